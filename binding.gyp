@@ -1,0 +1,24 @@
+{
+  "variables": { "werror%": 0 },
+  "target_defaults": {
+    "cflags!": ["-fno-exceptions"],
+    "cflags_cc!": ["-fno-exceptions", "-std=gnu++17", "-std=gnu++20", "-fno-rtti"],
+    "cflags_cc": ["-std=c++20", "-Wall", "-Wextra", "-Wno-missing-field-initializers", "-fvisibility=hidden"],
+    "conditions": [["werror==1", { "cflags_cc": ["-Werror"] }]]
+  },
+  "targets": [
+    {
+      "target_name": "vfio_soft",
+      "type": "static_library",
+      "cflags_cc": ["-fPIC"],
+      "sources": ["<!@(find native/soft -name '*.cc' | sort)"]
+    },
+    {
+      "target_name": "vfio",
+      "dependencies": ["vfio_soft"],
+      "sources": ["<!@(find native/kernel native/binding -name '*.cc' | sort)"],
+      "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
+      "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_CPP_EXCEPTIONS", "NODE_ADDON_API_DISABLE_DEPRECATED"]
+    }
+  ]
+}

@@ -1,0 +1,50 @@
+// The seam: the system calls on VFIO and iommufd files, and on their sysfs, that everything above runs on.
+//
+// Two implementations: native/kernel (the real calls) and native/soft (the software host, which takes the
+// same bytes and gives the same bytes and the same errno). Nothing above this line knows which one it has.
+//
+// Every call returns what the system call would return, with errors as -errno. Pointers may be anything that
+// a program can pass to a kernel: an implementation answers -EFAULT where they can't be reached, it never
+// crashes. All calls are safe from any thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace vfio {
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // Files. Descriptors are real on both implementations: they can be polled, passed on and compared.
+  [[nodiscard]] virtual int open(const char* path, int flags) = 0;
+  virtual int close(int fd) = 0;
+  [[nodiscard]] virtual int ioctl(int fd, unsigned long request, uintptr_t argument) = 0;
+  [[nodiscard]] virtual int64_t read(int fd, void* buffer, size_t size) = 0;
+  [[nodiscard]] virtual int64_t write(int fd, const void* buffer, size_t size) = 0;
+  [[nodiscard]] virtual int64_t pread(int fd, void* buffer, size_t size, uint64_t offset) = 0;
+  [[nodiscard]] virtual int64_t pwrite(int fd, const void* buffer, size_t size, uint64_t offset) = 0;
+
+  // Memory. The result is an address or -errno. Memory that is unmapped while a device can reach it stays
+  // until the device can't: the kernel pins the pages, the software host delays the unmapping.
+  [[nodiscard]] virtual int64_t mmap(void* hint, size_t length, int protection, int flags, int fd,
+                                     uint64_t offset) = 0;
+  virtual int munmap(void* address, size_t length) = 0;
+
+  // sysfs and device nodes, by path. `list` gives names in no particular order.
+  [[nodiscard]] virtual int64_t readlink(const char* path, char* buffer, size_t size) = 0;
+  [[nodiscard]] virtual int list(const char* path, std::vector<std::string>& names) = 0;
+
+  // Registers of a software device have no memory behind them: a load or store must be seen by its model.
+  // `trapped` says whether a mapping is such a one; accesses to it go through these two. The kernel has none.
+  [[nodiscard]] virtual bool trapped(const void* /*mapping*/) const { return false; }
+  [[nodiscard]] virtual uint64_t registerRead(const void* /*address*/, unsigned /*width*/) {
+    return ~uint64_t{0};
+  }
+  virtual void registerWrite(void* /*address*/, unsigned /*width*/, uint64_t /*value*/) {}
+};
+
+}  // namespace vfio

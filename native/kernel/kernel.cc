@@ -1,0 +1,68 @@
+#include "kernel.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+
+namespace vfio {
+namespace {
+
+template <typename T>
+T orErrno(T result) {
+  return result < 0 ? static_cast<T>(-errno) : result;
+}
+
+}  // namespace
+
+int KernelBackend::open(const char* path, int flags) { return orErrno(::open(path, flags | O_CLOEXEC)); }
+
+int KernelBackend::close(int fd) { return orErrno(::close(fd)); }
+
+int KernelBackend::ioctl(int fd, unsigned long request, uintptr_t argument) {
+  return orErrno(::ioctl(fd, request, argument));
+}
+
+int64_t KernelBackend::read(int fd, void* buffer, size_t size) { return orErrno(::read(fd, buffer, size)); }
+
+int64_t KernelBackend::write(int fd, const void* buffer, size_t size) {
+  return orErrno(::write(fd, buffer, size));
+}
+
+int64_t KernelBackend::pread(int fd, void* buffer, size_t size, uint64_t offset) {
+  return orErrno(::pread(fd, buffer, size, static_cast<off_t>(offset)));
+}
+
+int64_t KernelBackend::pwrite(int fd, const void* buffer, size_t size, uint64_t offset) {
+  return orErrno(::pwrite(fd, buffer, size, static_cast<off_t>(offset)));
+}
+
+int64_t KernelBackend::mmap(void* hint, size_t length, int protection, int flags, int fd, uint64_t offset) {
+  void* address = ::mmap(hint, length, protection, flags, fd, static_cast<off_t>(offset));
+  return address == MAP_FAILED ? -errno : reinterpret_cast<int64_t>(address);
+}
+
+int KernelBackend::munmap(void* address, size_t length) { return orErrno(::munmap(address, length)); }
+
+int64_t KernelBackend::readlink(const char* path, char* buffer, size_t size) {
+  return orErrno(::readlink(path, buffer, size));
+}
+
+int KernelBackend::list(const char* path, std::vector<std::string>& names) {
+  const std::unique_ptr<DIR, int (*)(DIR*)> directory(::opendir(path), ::closedir);
+  if (!directory) return -errno;
+  for (;;) {
+    errno = 0;
+    const dirent* entry = ::readdir(directory.get());
+    if (!entry) return -errno;
+    if (std::strcmp(entry->d_name, ".") != 0 && std::strcmp(entry->d_name, "..") != 0)
+      names.emplace_back(entry->d_name);
+  }
+}
+
+}  // namespace vfio

@@ -1,0 +1,23 @@
+// The kernel backend: the real system calls, and nothing else.
+#pragma once
+
+#include "../backend.h"
+
+namespace vfio {
+
+class KernelBackend final : public Backend {
+ public:
+  int open(const char* path, int flags) override;
+  int close(int fd) override;
+  int ioctl(int fd, unsigned long request, uintptr_t argument) override;
+  int64_t read(int fd, void* buffer, size_t size) override;
+  int64_t write(int fd, const void* buffer, size_t size) override;
+  int64_t pread(int fd, void* buffer, size_t size, uint64_t offset) override;
+  int64_t pwrite(int fd, const void* buffer, size_t size, uint64_t offset) override;
+  int64_t mmap(void* hint, size_t length, int protection, int flags, int fd, uint64_t offset) override;
+  int munmap(void* address, size_t length) override;
+  int64_t readlink(const char* path, char* buffer, size_t size) override;
+  int list(const char* path, std::vector<std::string>& names) override;
+};
+
+}  // namespace vfio

@@ -1,0 +1,36 @@
+// An open file description of the software host: what a descriptor leads to. Made by an open (or by a call
+// that returns a descriptor), shared by duplicates, destroyed at the last close. Every method runs with the
+// host's lock held.
+//
+// `user` arguments are the caller's addresses: reach them through mm/user_memory.h only.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+
+namespace vfio::soft {
+
+using UserAddress = uint64_t;
+
+class File {
+ public:
+  virtual ~File() = default;
+  [[nodiscard]] virtual int ioctl(unsigned long /*request*/, UserAddress /*argument*/) { return -ENOTTY; }
+  [[nodiscard]] virtual int64_t read(UserAddress /*user*/, size_t /*size*/) { return -EINVAL; }
+  [[nodiscard]] virtual int64_t write(UserAddress /*user*/, size_t /*size*/) { return -EINVAL; }
+  [[nodiscard]] virtual int64_t pread(UserAddress /*user*/, size_t /*size*/, uint64_t /*offset*/) {
+    return -EINVAL;
+  }
+  [[nodiscard]] virtual int64_t pwrite(UserAddress /*user*/, size_t /*size*/, uint64_t /*offset*/) {
+    return -EINVAL;
+  }
+  [[nodiscard]] virtual int64_t mmap(void* /*hint*/, size_t /*length*/, int /*protection*/, int /*flags*/,
+                                     uint64_t /*offset*/) {
+    return -ENODEV;
+  }
+};
+
+}  // namespace vfio::soft

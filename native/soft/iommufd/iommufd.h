@@ -1,0 +1,39 @@
+// The iommufd as other parts of the host see it: the file behind /dev/iommu, and the device objects that VFIO
+// makes in it. What is inside (object table, address spaces, page tables) is the business of this folder.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "../file.h"
+
+namespace vfio::soft {
+class Host;
+namespace iommu {
+class Endpoint;
+}
+}  // namespace vfio::soft
+
+namespace vfio::soft::iommufd {
+
+// A physical device bound to an iommufd. Made by `bind`, lives until its destruction, which detaches it,
+// gives back its id and the group's DMA ownership; it keeps the iommufd's context alive after /dev/iommu is
+// closed.
+class BoundDevice {
+ public:
+  virtual ~BoundDevice() = default;
+  [[nodiscard]] virtual uint32_t id() const = 0;
+  // `ptId` names an IOAS or a page table; on success it is the page table in use. Attaching again replaces.
+  [[nodiscard]] virtual int attach(uint32_t& ptId) = 0;
+  virtual void detach() = 0;  // nothing attached: no-op
+};
+
+// Opens /dev/iommu.
+[[nodiscard]] std::shared_ptr<File> openIommufd(Host& host);
+
+// VFIO_DEVICE_BIND_IOMMUFD: 0, -EBADFD (`file` is not an iommufd), -EPERM (ownership, unsafe interrupts),
+// -EBUSY ...
+[[nodiscard]] int bind(const std::shared_ptr<File>& file, iommu::Endpoint& endpoint,
+                       std::unique_ptr<BoundDevice>& out);
+
+}  // namespace vfio::soft::iommufd

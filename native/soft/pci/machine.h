@@ -1,0 +1,31 @@
+// The machine as system software sees it: PCI functions, the drivers that hold them, IOMMU groups, and the
+// sysfs and /dev trees that show all this.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../file.h"
+
+namespace vfio::soft {
+class Host;
+}
+
+namespace vfio::soft::pci {
+
+class Machine {
+ public:
+  virtual ~Machine() = default;
+
+  // The paths of the host: /dev/iommu, /dev/vfio/..., /sys/bus/pci/..., /sys/kernel/iommu_groups/...,
+  // /sys/class/... `open` gives 0 and a file, or -ENOENT, -EACCES, -EISDIR ...
+  [[nodiscard]] virtual int open(const std::string& path, int flags, std::shared_ptr<File>& out) = 0;
+  [[nodiscard]] virtual int readlink(const std::string& path, std::string& target) = 0;
+  [[nodiscard]] virtual int list(const std::string& path, std::vector<std::string>& names) = 0;
+};
+
+// The default machine: see its definition for the devices.
+[[nodiscard]] std::unique_ptr<Machine> makeDefaultMachine(Host& host);
+
+}  // namespace vfio::soft::pci
