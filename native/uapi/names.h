@@ -1,0 +1,97 @@
+// The kernel's name of a request, for messages. VFIO uses its numbers again for each kind of file, so the
+// kind is asked for. nullptr: that kind of file has no such request.
+#pragma once
+
+#include "iommufd.h"
+#include "vfio.h"
+
+namespace vfio::uapi {
+
+#define VFIO_UAPI_NAME(request) \
+  case request:                 \
+    return #request;
+
+// Where a number means one thing for type1 and another for sPAPR, the name is that of type1.
+constexpr const char* vfioContainerRequestName(uint32_t request) {
+  switch (request) {
+    VFIO_UAPI_NAME(VFIO_GET_API_VERSION)
+    VFIO_UAPI_NAME(VFIO_CHECK_EXTENSION)
+    VFIO_UAPI_NAME(VFIO_SET_IOMMU)
+    VFIO_UAPI_NAME(VFIO_IOMMU_GET_INFO)
+    VFIO_UAPI_NAME(VFIO_IOMMU_MAP_DMA)
+    VFIO_UAPI_NAME(VFIO_IOMMU_UNMAP_DMA)
+    VFIO_UAPI_NAME(VFIO_IOMMU_ENABLE)
+    VFIO_UAPI_NAME(VFIO_IOMMU_DISABLE)
+    VFIO_UAPI_NAME(VFIO_IOMMU_DIRTY_PAGES)
+    VFIO_UAPI_NAME(VFIO_IOMMU_SPAPR_UNREGISTER_MEMORY)
+    VFIO_UAPI_NAME(VFIO_IOMMU_SPAPR_TCE_CREATE)
+    VFIO_UAPI_NAME(VFIO_IOMMU_SPAPR_TCE_REMOVE)
+    VFIO_UAPI_NAME(VFIO_EEH_PE_OP)
+  }
+  return nullptr;
+}
+
+// /dev/iommu also answers container requests, for its compatibility IOAS.
+constexpr const char* iommufdRequestName(uint32_t request) {
+  switch (request) {
+    VFIO_UAPI_NAME(IOMMU_DESTROY)
+    VFIO_UAPI_NAME(IOMMU_IOAS_ALLOC)
+    VFIO_UAPI_NAME(IOMMU_IOAS_ALLOW_IOVAS)
+    VFIO_UAPI_NAME(IOMMU_IOAS_COPY)
+    VFIO_UAPI_NAME(IOMMU_IOAS_IOVA_RANGES)
+    VFIO_UAPI_NAME(IOMMU_IOAS_MAP)
+    VFIO_UAPI_NAME(IOMMU_IOAS_UNMAP)
+    VFIO_UAPI_NAME(IOMMU_OPTION)
+    VFIO_UAPI_NAME(IOMMU_VFIO_IOAS)
+    VFIO_UAPI_NAME(IOMMU_HWPT_ALLOC)
+    VFIO_UAPI_NAME(IOMMU_GET_HW_INFO)
+    VFIO_UAPI_NAME(IOMMU_HWPT_SET_DIRTY_TRACKING)
+    VFIO_UAPI_NAME(IOMMU_HWPT_GET_DIRTY_BITMAP)
+    VFIO_UAPI_NAME(IOMMU_HWPT_INVALIDATE)
+    VFIO_UAPI_NAME(IOMMU_FAULT_QUEUE_ALLOC)
+    VFIO_UAPI_NAME(IOMMU_IOAS_MAP_FILE)
+    VFIO_UAPI_NAME(IOMMU_VIOMMU_ALLOC)
+    VFIO_UAPI_NAME(IOMMU_VDEVICE_ALLOC)
+    VFIO_UAPI_NAME(IOMMU_IOAS_CHANGE_PROCESS)
+    VFIO_UAPI_NAME(IOMMU_VEVENTQ_ALLOC)
+    VFIO_UAPI_NAME(IOMMU_HW_QUEUE_ALLOC)
+    VFIO_UAPI_NAME(IOMMU_IOAS_NOIOMMU_GET_PA)
+  }
+  return vfioContainerRequestName(request);
+}
+
+constexpr const char* vfioGroupRequestName(uint32_t request) {
+  switch (request) {
+    VFIO_UAPI_NAME(VFIO_GROUP_GET_STATUS)
+    VFIO_UAPI_NAME(VFIO_GROUP_SET_CONTAINER)
+    VFIO_UAPI_NAME(VFIO_GROUP_UNSET_CONTAINER)
+    VFIO_UAPI_NAME(VFIO_GROUP_GET_DEVICE_FD)
+  }
+  return nullptr;
+}
+
+// Also of the migration data file, whose only request no device has.
+constexpr const char* vfioDeviceRequestName(uint32_t request) {
+  switch (request) {
+    VFIO_UAPI_NAME(VFIO_DEVICE_GET_INFO)
+    VFIO_UAPI_NAME(VFIO_DEVICE_GET_REGION_INFO)
+    VFIO_UAPI_NAME(VFIO_DEVICE_GET_IRQ_INFO)
+    VFIO_UAPI_NAME(VFIO_DEVICE_SET_IRQS)
+    VFIO_UAPI_NAME(VFIO_DEVICE_RESET)
+    VFIO_UAPI_NAME(VFIO_DEVICE_GET_PCI_HOT_RESET_INFO)
+    VFIO_UAPI_NAME(VFIO_DEVICE_PCI_HOT_RESET)
+    VFIO_UAPI_NAME(VFIO_DEVICE_QUERY_GFX_PLANE)
+    VFIO_UAPI_NAME(VFIO_DEVICE_GET_GFX_DMABUF)
+    VFIO_UAPI_NAME(VFIO_DEVICE_IOEVENTFD)
+    VFIO_UAPI_NAME(VFIO_DEVICE_FEATURE)
+    VFIO_UAPI_NAME(VFIO_DEVICE_BIND_IOMMUFD)
+    VFIO_UAPI_NAME(VFIO_DEVICE_ATTACH_IOMMUFD_PT)
+    VFIO_UAPI_NAME(VFIO_DEVICE_DETACH_IOMMUFD_PT)
+    VFIO_UAPI_NAME(VFIO_MIG_GET_PRECOPY_INFO)
+  }
+  return nullptr;
+}
+
+#undef VFIO_UAPI_NAME
+
+}  // namespace vfio::uapi
