@@ -22,6 +22,7 @@ class Backend {
   // Files. Descriptors are real on both implementations: they can be polled, passed on and compared.
   [[nodiscard]] virtual int open(const char* path, int flags) = 0;
   virtual int close(int fd) = 0;
+  [[nodiscard]] virtual int dup(int fd) = 0;  // close-on-exec
   [[nodiscard]] virtual int ioctl(int fd, unsigned long request, uintptr_t argument) = 0;
   [[nodiscard]] virtual int64_t read(int fd, void* buffer, size_t size) = 0;
   [[nodiscard]] virtual int64_t write(int fd, const void* buffer, size_t size) = 0;

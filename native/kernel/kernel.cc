@@ -24,6 +24,8 @@ int KernelBackend::open(const char* path, int flags) { return orErrno(::open(pat
 
 int KernelBackend::close(int fd) { return orErrno(::close(fd)); }
 
+int KernelBackend::dup(int fd) { return orErrno(::fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
+
 int KernelBackend::ioctl(int fd, unsigned long request, uintptr_t argument) {
   return orErrno(::ioctl(fd, request, argument));
 }

@@ -9,6 +9,7 @@ class KernelBackend final : public Backend {
  public:
   int open(const char* path, int flags) override;
   int close(int fd) override;
+  int dup(int fd) override;
   int ioctl(int fd, unsigned long request, uintptr_t argument) override;
   int64_t read(int fd, void* buffer, size_t size) override;
   int64_t write(int fd, const void* buffer, size_t size) override;

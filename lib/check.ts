@@ -1,0 +1,80 @@
+/** Checks on what a caller passed, of one form: Expected X for Y but received Z. (The addon has the same for what
+ * goes straight to it: native/binding/arguments.cc.) */
+import { inspect } from 'node:util';
+
+/** A 64-bit quantity going in: a bigint, or a number up to 2^53-1. */
+export type U64Like = bigint | number;
+
+const U64_MAX = 2n ** 64n - 1n;
+
+/** The error for a bad argument: RangeError for a number out of range, TypeError for a wrong type. */
+export function refusal(expected: string, name: string, received: unknown): TypeError | RangeError {
+  const type = typeof received;
+  const shown =
+    type === 'object' || type === 'function' || type === 'undefined'
+      ? inspect(received, { depth: 0, breakLength: Number.POSITIVE_INFINITY }).slice(0, 80)
+      : `${inspect(received).slice(0, 80)} of type ${type}`;
+  const range = type === 'number' || type === 'bigint';
+  const error = new (range ? RangeError : TypeError)(
+    `Expected ${expected} for ${name} but received ${shown}`,
+  );
+  return Object.assign(error, { code: range ? 'ERR_OUT_OF_RANGE' : 'ERR_INVALID_ARG_TYPE' });
+}
+
+export function u64(value: unknown, name: string): bigint {
+  if (typeof value === 'bigint' && value >= 0n && value <= U64_MAX) return value;
+  if (typeof value === 'number' && Number.isSafeInteger(value) && value >= 0) return BigInt(value);
+  throw refusal('an unsigned 64-bit integer (bigint, or number up to 2^53-1)', name, value);
+}
+
+export function integer(value: unknown, name: string, min: number, max: number): number {
+  if (typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max) return value;
+  throw refusal(`an integer from ${min} to ${max}`, name, value);
+}
+
+export function flag(value: unknown, name: string, otherwise: boolean): boolean {
+  if (value === undefined) return otherwise;
+  if (typeof value === 'boolean') return value;
+  throw refusal('a boolean', name, value);
+}
+
+export function text(value: unknown, name: string): string {
+  if (typeof value === 'string') return value;
+  throw refusal('a string', name, value);
+}
+
+export function oneOf<T extends string>(value: unknown, name: string, allowed: readonly T[]): T {
+  if (allowed.includes(value as T)) return value as T;
+  throw refusal(allowed.map((each) => `'${each}'`).join(' or '), name, value);
+}
+
+/** An options object: undefined is empty, anything but a plain object is refused. */
+export function options<T extends object>(value: T | undefined, name: string): Partial<T> {
+  if (value === undefined) return {};
+  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value;
+  throw refusal('an object', name, value);
+}
+
+export function array<T>(value: readonly T[], name: string): readonly T[] {
+  if (Array.isArray(value)) return value;
+  throw refusal('an array', name, value);
+}
+
+/** An instance of one of this package's classes. */
+export function instance<T extends object>(
+  value: unknown,
+  of: abstract new (...args: never[]) => T,
+  name: string,
+): T {
+  if (value instanceof of) return value;
+  throw refusal(`${/^[AEIOU]/.test(of.name) ? 'an' : 'a'} ${of.name}`, name, value);
+}
+
+/** A PCI address in full: 0000:00:10.0. The short form (00:10.0) is taken to be in domain 0000. */
+export function bdf(value: unknown, name = 'bdf'): string {
+  if (typeof value === 'string') {
+    const match = /^(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])$/i.exec(value);
+    if (match) return `${match[1] ?? '0000'}:${match[2]}:${match[3]}.${match[4]}`.toLowerCase();
+  }
+  throw refusal("a PCI address such as '0000:00:10.0'", name, value);
+}

@@ -1,0 +1,223 @@
+/**
+ * A VFIO device.
+ *
+ * Life: opened by Host.openDevice (or made of a descriptor), bound to an iommufd once and for its life, attached to
+ * address spaces in turn. Disposing it disables its interrupts, unmaps its regions, detaches and resets it: the kernel
+ * does so at the last close.
+ */
+import { instance, integer, oneOf, options, refusal } from './check.ts';
+import { PciConfig } from './config-space.ts';
+import { type VfioError, withWords } from './errors.ts';
+import type { Words } from './explain.ts';
+import { Handle } from './handle.ts';
+import { Ioas } from './ioas.ts';
+import { Iommufd } from './iommufd.ts';
+import { Irq } from './irq.ts';
+import { type NativeFile, native } from './native.ts';
+import { Region } from './region.ts';
+
+const regionNames = ['bar0', 'bar1', 'bar2', 'bar3', 'bar4', 'bar5', 'rom', 'config', 'vga'] as const;
+const irqNames = ['intx', 'msi', 'msix', 'err', 'req'] as const;
+
+/** The name of a region of a PCI device. */
+export type RegionName = (typeof regionNames)[number];
+/** The name of a kind of interrupt of a PCI device. */
+export type IrqName = (typeof irqNames)[number];
+
+/** What a device is and has (VFIO_DEVICE_GET_INFO). */
+export interface DeviceInfo {
+  readonly numRegions: number;
+  readonly numIrqs: number;
+  readonly pci: boolean;
+  readonly resettable: boolean;
+}
+
+/** What the host knows of a device that was opened through it. */
+export interface DeviceContext {
+  /** Puts a failed call into words. */
+  words(error: VfioError): Words | undefined;
+  /** The device was bound; returns what to call when it is closed. */
+  bound(): () => void;
+}
+
+export class VfioDevice extends Handle {
+  readonly #file: NativeFile;
+  readonly #bdf: string | null;
+  readonly #context: DeviceContext | undefined;
+  #closed: (() => void) | undefined;
+  readonly #regions = new Map<number, Region>();
+  readonly #irqs = new Map<number, Irq>();
+  #iommufd: Iommufd | undefined;
+  #id: number | null = null;
+  #info: DeviceInfo | undefined;
+  #config: PciConfig | undefined;
+
+  /** @internal */
+  constructor(parent: Handle | undefined, file: NativeFile, bdf: string | null, context?: DeviceContext) {
+    super(bdf === null ? 'VfioDevice' : `VfioDevice ${bdf}`, parent, [file]);
+    this.#file = file;
+    this.#bdf = bdf;
+    this.#context = context;
+  }
+
+  /**
+   * A device from a descriptor: another process's, another thread's. The descriptor is duplicated; the caller's stays
+   * open.
+   *
+   * @throws {VfioError} EBADF no such descriptor.
+   */
+  static fromFd(fd: number): VfioDevice {
+    return new VfioDevice(undefined, native.adopt(fd), null);
+  }
+
+  /** The file descriptor. Belongs to this object: don't close it. */
+  get fd(): number {
+    this.alive();
+    return this.#file.fd;
+  }
+
+  /** @internal */
+  get file(): NativeFile {
+    this.alive();
+    return this.#file;
+  }
+
+  /** The PCI address, where it is known. */
+  get bdf(): string | null {
+    return this.#bdf;
+  }
+
+  /** The device's id in its iommufd, once bound by {@link bind}. */
+  get id(): number | null {
+    return this.#id;
+  }
+
+  /** The iommufd that it is bound to. */
+  get iommufd(): Iommufd | null {
+    return this.#iommufd ?? null;
+  }
+
+  /** What it is and has. @throws {VfioError} EINVAL it is not bound. */
+  get info(): DeviceInfo {
+    this.alive();
+    this.#info ??= this.#file.deviceInfo();
+    return this.#info;
+  }
+
+  /**
+   * Binds the device to an iommufd (VFIO_DEVICE_BIND_IOMMUFD, Linux 6.6): takes DMA ownership of its group, opens and
+   * resets the device. Undone only by disposing it.
+   *
+   * @throws {VfioError} EPERM the group has another owner (a host driver, another iommufd), or interrupts are not
+   * isolated; EBUSY the group's file is open; EINVAL bound already, here or by another descriptor. `reason` says which.
+   */
+  bind(iommufd: Iommufd): void {
+    this.alive();
+    const file = instance(iommufd, Iommufd, 'iommufd').file;
+    try {
+      this.#id = this.#file.bindIommufd(file);
+    } catch (error) {
+      throw withWords(error, (failed) => this.#context?.words(failed));
+    }
+    this.#iommufd = iommufd;
+    this.#closed = this.#context?.bound();
+  }
+
+  /**
+   * Gives the device an address space (VFIO_DEVICE_ATTACH_IOMMUFD_PT, Linux 6.6; PASID 6.15), or another one: attached
+   * already, it is replaced, and on failure the old one stays. Returns the id of the hardware page table in use.
+   *
+   * @throws {VfioError} EADDRINUSE a mapping or allowed range lies where the device reserves addresses; EINVAL another
+   * device of the group rules it, or the alignment does not suit; EFAULT, ENOMEM memory can't be pinned; EOPNOTSUPP
+   * PASID.
+   */
+  attach(to: Ioas, o?: { pasid?: number }): number {
+    this.alive();
+    const { pasid } = options(o, 'options');
+    if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
+    const space = instance(to, Ioas, 'to');
+    try {
+      return this.#file.attach(space.id, pasid);
+    } catch (error) {
+      throw withWords(error, (failed) => this.#wordsForAttach(failed, space));
+    }
+  }
+
+  /** Takes the address space away: DMA is blocked. Not attached: nothing. */
+  detach(o?: { pasid?: number }): void {
+    this.alive();
+    const { pasid } = options(o, 'options');
+    if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
+    this.#file.detach(pasid);
+  }
+
+  /** A region by index or name. @throws {VfioError} EINVAL no such index. */
+  region(which: number | RegionName): Region {
+    this.alive();
+    const index = indexOf(which, regionNames, 'region');
+    let region = this.#regions.get(index);
+    if (!region) {
+      region = new Region(this, index, this.#file.regionInfo(index));
+      this.#regions.set(index, region);
+    }
+    return region;
+  }
+
+  /** Config space. */
+  get config(): PciConfig {
+    this.alive();
+    this.#config ??= new PciConfig(this.region('config'));
+    return this.#config;
+  }
+
+  /** A kind of interrupt by index or name. @throws {VfioError} EINVAL no such index. */
+  irq(which: number | IrqName): Irq {
+    this.alive();
+    const index = indexOf(which, irqNames, 'irq');
+    let irq = this.#irqs.get(index);
+    if (!irq) {
+      irq = new Irq(this, index, this.#file.irqInfo(index));
+      this.#irqs.set(index, irq);
+    }
+    return irq;
+  }
+
+  /**
+   * Resets the function (VFIO_DEVICE_RESET), off the event loop: it takes 100 ms and more on hardware.
+   *
+   * @throws {VfioError} EINVAL it has no reset; EAGAIN another reset is going on.
+   */
+  async reset(): Promise<void> {
+    this.alive();
+    try {
+      await this.#file.reset();
+    } catch (error) {
+      throw withWords(error, (failed) =>
+        failed.code === 'EINVAL'
+          ? { reason: `${this.#bdf ?? 'the device'} has no function reset` }
+          : undefined,
+      );
+    }
+  }
+
+  protected release(): void {
+    this.#closed?.();
+    this.#file.dispose();
+  }
+
+  #wordsForAttach(error: VfioError, space: Ioas): Words | undefined {
+    if (error.code === 'EADDRINUSE')
+      return {
+        reason: `${this.#bdf ?? 'the device'} reserves addresses that a mapping or an allowed range of IOAS ${space.id} uses, or a mapping is not aligned to its pages`,
+      };
+    if (error.code === 'ENOENT' && space.iommufd !== this.#iommufd)
+      return { reason: `IOAS ${space.id} is not of the iommufd that the device is bound to` };
+    return this.#context?.words(error);
+  }
+}
+
+function indexOf(which: unknown, names: readonly string[], what: string): number {
+  if (typeof which === 'number') return integer(which, what, 0, 0xffffffff);
+  if (typeof which !== 'string') throw refusal('an index or a name', what, which);
+  return names.indexOf(oneOf(which, what, names));
+}

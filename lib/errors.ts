@@ -1,0 +1,142 @@
+/**
+ * What goes wrong, in words. A failed system call is a VfioError; a bad argument is a TypeError or RangeError with
+ * Node's codes; a use after disposal has the code ERR_VFIO_DISPOSED.
+ */
+import { constants } from 'node:os';
+
+// Where two names share a number, the one that kernel documentation uses comes last and wins.
+const names = new Map<number, string>([
+  ...Object.entries(constants.errno).map(([name, number]) => [number, name] as const),
+  [constants.errno.EAGAIN, 'EAGAIN'],
+  [constants.errno.EOPNOTSUPP, 'EOPNOTSUPP'],
+  [35, 'EDEADLK'],
+  [77, 'EBADFD'],
+]);
+
+const meanings: Record<string, string> = {
+  EPERM: 'operation not permitted',
+  ENOENT: 'no such object',
+  EIO: 'input/output error',
+  ENXIO: 'no such device or address',
+  E2BIG: 'argument too big',
+  EBADF: 'bad file descriptor',
+  EAGAIN: 'resource busy, try again',
+  ENOMEM: 'out of memory, or over the locked-memory limit',
+  EACCES: 'permission denied',
+  EFAULT: 'bad address',
+  EBUSY: 'device or resource busy',
+  EEXIST: 'already there',
+  ENODEV: 'no such device',
+  EINVAL: 'invalid argument',
+  EMFILE: 'too many open files',
+  ENOTTY: 'not supported by this kernel or file',
+  ENOSPC: 'no room left',
+  ERANGE: 'out of range',
+  EDEADLK: 'would never end',
+  EOVERFLOW: 'value too large',
+  EBADFD: 'descriptor of a wrong kind',
+  EMSGSIZE: 'buffer too short',
+  EADDRINUSE: 'address range in use',
+  EOPNOTSUPP: 'operation not supported',
+  ETIMEDOUT: 'timed out',
+};
+
+/** The details of a {@link VfioError}. */
+export interface VfioErrorDetails {
+  syscall: string;
+  request?: string | undefined;
+  path?: string | undefined;
+  reason?: string | undefined;
+  hint?: string | undefined;
+}
+
+/**
+ * Thrown for every failed system call, on both backends. `code` and `errno` follow Node's system errors.
+ *
+ * `message` reads `EBUSY: device or resource busy, ioctl VFIO_DEVICE_BIND_IOMMUFD (reason)`.
+ */
+export class VfioError extends Error {
+  override readonly name = 'VfioError';
+  /** The error's name: `'EBUSY'`. */
+  readonly code: string;
+  /** The error's number, negative: `-16`. */
+  readonly errno: number;
+  /** The call that failed: `'open'`, `'ioctl'`, `'mmap'`, `'pread'` ... */
+  readonly syscall: string;
+  /** The ioctl's name: `'IOMMU_IOAS_MAP'`. */
+  declare readonly request?: string;
+  /** The file that the call was about, where it was given by path. */
+  declare readonly path?: string;
+  /** Why, in words, where that can be known: which device, which range, which limit. */
+  declare readonly reason?: string;
+  /** What can be done about it. */
+  declare readonly hint?: string;
+
+  constructor(errno: number, details: VfioErrorDetails) {
+    const number = Math.abs(errno);
+    const code = names.get(number) ?? `E${number}`;
+    const what = [details.syscall, details.request, details.path && `'${details.path}'`]
+      .filter(Boolean)
+      .join(' ');
+    super(
+      `${code}: ${meanings[code] ?? 'failed'}, ${what}` +
+        (details.reason ? ` (${details.reason})` : '') +
+        (details.hint ? `. ${details.hint}` : ''),
+    );
+    this.code = code;
+    this.errno = -number;
+    this.syscall = details.syscall;
+    if (details.request !== undefined) this.request = details.request;
+    if (details.path !== undefined) this.path = details.path;
+    if (details.reason !== undefined) this.reason = details.reason;
+    if (details.hint !== undefined) this.hint = details.hint;
+  }
+}
+
+/** The number of an error by name, positive. */
+export function errnoOf(code: string): number {
+  for (const [number, name] of names) if (name === code) return number;
+  throw new Error(`Expected the name of an error for code but received '${code}'`);
+}
+
+/** What the addon calls to make its errors. */
+export function makeSystemError(errno: number, syscall: string, request?: string, path?: string): VfioError {
+  return new VfioError(errno, { syscall, request, path });
+}
+
+/**
+ * Runs `call`; if it fails with a VfioError for which `explain` has words, throws it again with them. The words are
+ * worked out only on failure.
+ */
+export function explained<T>(
+  call: () => T,
+  explain: (error: VfioError) => { reason?: string | undefined; hint?: string | undefined } | undefined,
+): T {
+  try {
+    return call();
+  } catch (error) {
+    throw withWords(error, explain);
+  }
+}
+
+/** The same error with the words that `explain` has for it; anything but a VfioError as it is. */
+export function withWords(
+  error: unknown,
+  explain: (error: VfioError) => { reason?: string | undefined; hint?: string | undefined } | undefined,
+): unknown {
+  if (!(error instanceof VfioError)) return error;
+  const words = explain(error);
+  if (!words) return error;
+  const better = new VfioError(error.errno, {
+    reason: error.reason,
+    hint: error.hint,
+    ...definedIn(error),
+    ...words,
+  });
+  better.stack = `${better.name}: ${better.message}\n${error.stack?.split('\n').slice(1).join('\n') ?? ''}`;
+  return better;
+}
+
+function definedIn(error: VfioError): VfioErrorDetails {
+  return { syscall: error.syscall, request: error.request, path: error.path };
+}

@@ -1,0 +1,99 @@
+/** IOMMU groups as sysfs shows them: a live view. Group restrictions are limits of the hardware: shown, never hidden. */
+
+import type { IovaRange } from './dma-space.ts';
+import { VfioError } from './errors.ts';
+import type { NativeHost } from './native.ts';
+import { PciDevice } from './pci.ts';
+
+const GROUPS = '/sys/kernel/iommu_groups';
+
+/** Drivers that leave a group's DMA to user space, as the kernel counts them. */
+const HARMLESS = new Set(['vfio-pci', 'pci-stub', 'pcieport', 'vfio-platform', 'vfio_mdev']);
+
+export interface Blocker {
+  bdf: string;
+  driver: string | null;
+  reason: string;
+}
+
+export class IommuGroup {
+  /** The number in /sys/kernel/iommu_groups and /dev/vfio. */
+  readonly id: number;
+  readonly #host: NativeHost;
+
+  /** @internal */
+  constructor(host: NativeHost, id: number) {
+    this.#host = host;
+    this.id = id;
+  }
+
+  /** The default domain's type: 'DMA', 'DMA-FQ', 'identity' ... */
+  get type(): string {
+    return this.#host.readText(`${GROUPS}/${this.id}/type`)?.trim() ?? 'unknown';
+  }
+
+  /** The PCI devices in it, bridges included. */
+  get devices(): PciDevice[] {
+    const names = this.#host.list(`${GROUPS}/${this.id}/devices`);
+    if (names === null)
+      throw new VfioError(19, {
+        syscall: 'open',
+        path: `${GROUPS}/${this.id}`,
+        reason: `there is no group ${this.id} any more`,
+      });
+    return names
+      .filter((name) => name.includes(':'))
+      .sort()
+      .map((bdf) => new PciDevice(this.#host, bdf));
+  }
+
+  /** Addresses that can't be mapped for its devices, or that are mapped already. */
+  get reservedRegions(): (IovaRange & { type: string })[] {
+    const lines = this.#host.readText(`${GROUPS}/${this.id}/reserved_regions`) ?? '';
+    return lines
+      .split('\n')
+      .filter(Boolean)
+      .map((line) => {
+        const [start = '0', last = '0', type = ''] = line.split(' ');
+        return { start: BigInt(start), last: BigInt(last), type };
+      });
+  }
+
+  /**
+   * Who owns the DMA of the group (B1): 'kernel' when a member has a host driver, 'user' when a program uses one of
+   * them, else 'none'. Inferred from sysfs: a device in use by another program shows as 'none'.
+   */
+  get dmaOwner(): 'none' | 'kernel' | 'user' {
+    if (this.viability().blockers.length > 0) return 'kernel';
+    return this.devices.some(({ bdf }) => inUse.get(this.#host)?.has(bdf)) ? 'user' : 'none';
+  }
+
+  /** Whether user space may have the group now and, if not, which devices stand in the way. */
+  viability(): { viable: boolean; blockers: Blocker[] } {
+    const blockers: Blocker[] = [];
+    for (const { bdf, driver } of this.devices)
+      if (driver !== null && !HARMLESS.has(driver))
+        blockers.push({ bdf, driver, reason: `${bdf} is in use by driver ${driver}` });
+    return { viable: blockers.length === 0, blockers };
+  }
+
+  /** The same in a sentence. */
+  explain(): string {
+    const members = this.devices.map(({ bdf, driver }) => `${bdf} (${driver ?? 'no driver'})`).join(', ');
+    const { viable, blockers } = this.viability();
+    return viable
+      ? `Group ${this.id} can be used from user space. Members: ${members}.`
+      : `Group ${this.id} can't be used from user space: ${blockers.map((each) => each.reason).join('; ')}. Members: ${members}.`;
+  }
+}
+
+/** The devices that this process has bound, by host: for {@link IommuGroup.dmaOwner}. */
+const inUse = new WeakMap<NativeHost, Set<string>>();
+
+/** @internal A device was bound; returns what to call when it is closed. */
+export function markInUse(host: NativeHost, bdf: string): () => void {
+  const bound = inUse.get(host) ?? new Set();
+  inUse.set(host, bound);
+  bound.add(bdf);
+  return () => bound.delete(bdf);
+}

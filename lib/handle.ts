@@ -1,0 +1,87 @@
+/**
+ * What every handle has in common: it is disposed once, its live children first (newest first), and one that is
+ * dropped without being disposed is closed when it is collected, with a warning that says where it was opened.
+ *
+ * Life: made by its parent, which knows it weakly; it keeps its parent. So a handle that nobody holds is collected
+ * even while its parent lives. Descriptors belong to the native objects, which close them at the latest when the
+ * environment (main thread or worker) ends.
+ */
+
+/** Something native that a forgotten handle must let go of. */
+interface Releasable {
+  dispose(): void;
+}
+
+interface Forgotten {
+  kind: string;
+  opened: string | undefined;
+  resources: readonly Releasable[];
+}
+
+const forgotten = new FinalizationRegistry<Forgotten>(({ kind, opened, resources }) => {
+  for (const resource of resources) resource.dispose();
+  process.emitWarning(
+    `A ${kind} was collected without being disposed: it is closed now. ` +
+      (opened === undefined
+        ? 'Set NODE_ENV to other than "production" to see where it was opened.'
+        : `Opened\n${opened}`),
+    { type: 'VfioLeakWarning', code: 'VFIO_LEAK' },
+  );
+});
+
+/** The error for using a handle after its end. */
+export function disposedError(kind: string): Error & { code: string } {
+  return Object.assign(new Error(`The ${kind} was used after it was disposed`), {
+    code: 'ERR_VFIO_DISPOSED',
+  });
+}
+
+export abstract class Handle implements Disposable {
+  readonly #kind: string;
+  readonly #parent: Handle | undefined;
+  readonly #self: WeakRef<Handle>;
+  readonly #children = new Set<WeakRef<Handle>>();
+  #disposed = false;
+
+  /** `resources` are closed if the handle is forgotten; none: forgetting it is harmless. */
+  protected constructor(kind: string, parent: Handle | undefined, resources: readonly Releasable[]) {
+    this.#kind = kind;
+    this.#parent = parent;
+    this.#self = new WeakRef(this);
+    if (parent) {
+      parent.alive();
+      parent.#children.add(this.#self);
+    }
+    if (resources.length > 0) {
+      const opened =
+        process.env['NODE_ENV'] === 'production'
+          ? undefined
+          : new Error().stack?.split('\n').slice(3, 9).join('\n');
+      forgotten.register(this, { kind, opened, resources }, this.#self);
+    }
+  }
+
+  /** Whether the handle was disposed. */
+  get disposed(): boolean {
+    return this.#disposed;
+  }
+
+  /** Throws ERR_VFIO_DISPOSED if the handle is no more. */
+  protected alive(): void {
+    if (this.#disposed) throw disposedError(this.#kind);
+  }
+
+  /** Lets go of what is this handle's own. Called once, after its children were disposed. Must not throw. */
+  protected abstract release(): void;
+
+  /** Closes the handle; its live children first, newest first. Again: nothing. */
+  [Symbol.dispose](): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    for (const child of [...this.#children].reverse()) child.deref()?.[Symbol.dispose]();
+    this.#children.clear();
+    if (this.#parent) this.#parent.#children.delete(this.#self);
+    forgotten.unregister(this.#self);
+    this.release();
+  }
+}

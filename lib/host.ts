@@ -1,0 +1,244 @@
+/**
+ * The host: the machine's kernel, or the software host. The only place that knows which.
+ *
+ * Life: made by Host.open; disposing it disposes what was opened through it. A software host lives until it and all
+ * that was opened on it are gone.
+ */
+import { existsSync } from 'node:fs';
+import { release } from 'node:os';
+import { bdf as checkBdf, integer, oneOf, options, refusal } from './check.ts';
+import { VfioDevice } from './device.ts';
+import type { DmaSpace } from './dma-space.ts';
+import { VfioError, withWords } from './errors.ts';
+import { wordsForJoin, wordsForNode, wordsForOpen } from './explain-host.ts';
+import { IommuGroup, markInUse } from './groups.ts';
+import { Handle } from './handle.ts';
+import type { Ioas } from './ioas.ts';
+import { Iommufd } from './iommufd.ts';
+import { type NativeFile, type NativeHost, native } from './native.ts';
+import { PciDevice } from './pci.ts';
+
+export interface HostOptions {
+  /**
+   * 'auto' (default; the environment variable VFIO_BACKEND overrides it): the kernel where /dev/iommu or
+   * /dev/vfio/vfio exists, else software. A missing permission is an error with a hint, never a fall back.
+   */
+  backend?: 'auto' | 'kernel' | 'software';
+}
+
+/** One thing that a host has or lacks. */
+export interface HostCheck {
+  name: string;
+  ok: boolean;
+  detail: string;
+  fix?: string;
+}
+
+/** What a host can do and, for what it can't, why and how to fix it. */
+export interface HostReport {
+  backend: 'kernel' | 'software';
+  kernel: string;
+  checks: HostCheck[];
+}
+
+/** Device and address space together, whichever path made them. Disposing it gives both back. */
+export interface UserDevice extends Disposable {
+  readonly device: VfioDevice;
+  readonly dma: DmaSpace & { mappings(): { iova: bigint; length: bigint; writable: boolean }[] };
+  readonly via: 'cdev';
+}
+
+/** A translation that failed: what the IOMMU's fault log holds. */
+export interface DmaFault {
+  bdf: string;
+  iova: bigint;
+  length: bigint;
+  write: boolean;
+  /** In words: 'not mapped', 'not writable' ... */
+  reason: string;
+}
+
+/** What only a software host can be asked. */
+export interface SoftwareControls {
+  /** Translations that failed since last asked, oldest first. */
+  takeFaults(): DmaFault[];
+  /** Resolves once no device has work left. */
+  settle(): Promise<void>;
+}
+
+export class Host extends Handle {
+  readonly backend: 'kernel' | 'software';
+  /** Present on the software host only. */
+  declare readonly software?: SoftwareControls;
+  readonly #native: NativeHost;
+
+  private constructor(backend: 'kernel' | 'software') {
+    super('Host', undefined, []);
+    this.backend = backend;
+    this.#native = new native.Host(backend);
+    if (backend === 'software') {
+      const host = this.#native;
+      this.software = { takeFaults: () => host.takeFaults(), settle: () => host.settle() };
+    }
+  }
+
+  /** Opens the machine's kernel or a new software host: see {@link HostOptions.backend}. */
+  static open(o?: HostOptions): Host {
+    const wanted = oneOf(options(o, 'options').backend ?? process.env['VFIO_BACKEND'] ?? 'auto', 'backend', [
+      'auto',
+      'kernel',
+      'software',
+    ]);
+    if (wanted !== 'auto') return new Host(wanted);
+    return new Host(existsSync('/dev/iommu') || existsSync('/dev/vfio/vfio') ? 'kernel' : 'software');
+  }
+
+  /** What this host can do and, for what it can't, why and how to fix it. */
+  report(): HostReport {
+    this.alive();
+    const check = (name: string, ok: boolean, yes: string, no: string, fix: string): HostCheck =>
+      ok ? { name, ok, detail: yes } : { name, ok, detail: no, fix };
+    const groups = this.#native.list('/sys/kernel/iommu_groups')?.length ?? 0;
+    const nodes = new Set(this.#native.list('/dev') ?? []);
+    const vfio = this.#native.list('/sys/bus/pci/drivers/vfio-pci') !== null;
+    return {
+      backend: this.backend,
+      kernel: this.backend === 'kernel' ? release() : 'software',
+      checks: [
+        check(
+          'iommufd',
+          nodes.has('iommu'),
+          '/dev/iommu',
+          'no /dev/iommu',
+          'Linux 6.2 or later with CONFIG_IOMMUFD: "modprobe iommufd"',
+        ),
+        check('vfio-pci', vfio, 'the driver is there', 'no driver vfio-pci', '"modprobe vfio-pci"'),
+        check(
+          'IOMMU',
+          groups > 0,
+          `${groups} groups`,
+          'no IOMMU group: it is off or absent',
+          'Boot with intel_iommu=on or amd_iommu=on',
+        ),
+      ],
+    };
+  }
+
+  /** All PCI devices, by address. */
+  devices(): PciDevice[] {
+    this.alive();
+    return (this.#native.list('/sys/bus/pci/devices') ?? [])
+      .sort()
+      .map((bdf) => new PciDevice(this.#native, bdf));
+  }
+
+  /** A PCI device. @throws {VfioError} ENODEV there is none at this address. */
+  device(bdf: string): PciDevice {
+    this.alive();
+    const address = checkBdf(bdf);
+    if (this.#native.list(`/sys/bus/pci/devices/${address}`) === null)
+      throw new VfioError(19, {
+        syscall: 'open',
+        path: `/sys/bus/pci/devices/${address}`,
+        reason: `there is no PCI device ${address}`,
+      });
+    return new PciDevice(this.#native, address);
+  }
+
+  /** All IOMMU groups, by number. */
+  groups(): IommuGroup[] {
+    this.alive();
+    return (this.#native.list('/sys/kernel/iommu_groups') ?? [])
+      .map(Number)
+      .sort((a, b) => a - b)
+      .map((id) => new IommuGroup(this.#native, id));
+  }
+
+  /** An IOMMU group. @throws {VfioError} ENODEV there is no such group. */
+  group(id: number): IommuGroup {
+    this.alive();
+    integer(id, 'id', 0, 0x7fffffff);
+    if (this.#native.list(`/sys/kernel/iommu_groups/${id}`) === null)
+      throw new VfioError(19, {
+        syscall: 'open',
+        path: `/sys/kernel/iommu_groups/${id}`,
+        reason: `there is no group ${id}`,
+      });
+    return new IommuGroup(this.#native, id);
+  }
+
+  /** Opens /dev/iommu (Linux 6.2). @throws {VfioError} ENOENT no iommufd; EACCES: `reason` says who may. */
+  openIommufd(): Iommufd {
+    this.alive();
+    return new Iommufd(this, this.#open('/dev/iommu'));
+  }
+
+  /**
+   * Opens a device's character device (Linux 6.6): by PCI address, by path, or from a descriptor (duplicated). It must
+   * be with a VFIO driver: see {@link PciDevice.bind}.
+   *
+   * @throws {VfioError} ENODEV no such device, or it has no VFIO driver; EACCES: `reason` says who may.
+   */
+  openDevice(where: string | { path: string } | { fd: number }): VfioDevice {
+    this.alive();
+    if (typeof where === 'object' && where !== null) {
+      if ('fd' in where) return new VfioDevice(this, native.adopt(where.fd), null);
+      if ('path' in where && typeof where.path === 'string')
+        return new VfioDevice(this, this.#open(where.path), null);
+    }
+    if (typeof where !== 'string') throw refusal('a PCI address, { path } or { fd }', 'where', where);
+    const device = this.device(where);
+    const path = device.vfioNode;
+    if (path === null)
+      throw new VfioError(19, {
+        syscall: 'open',
+        path: `/sys/bus/pci/devices/${device.bdf}/vfio-dev`,
+        ...wordsForNode(device),
+      });
+    return new VfioDevice(this, this.#open(path), device.bdf, {
+      words: (error) => {
+        const group = device.group;
+        return wordsForJoin(error, device, group === null ? undefined : new IommuGroup(this.#native, group));
+      },
+      bound: () => markInUse(this.#native, device.bdf),
+    });
+  }
+
+  /**
+   * One call, any host (A3): opens the device, binds it to a new iommufd and attaches it to a new address space. What
+   * was done is undone if a step fails.
+   *
+   * @throws {VfioError} as {@link openDevice}, {@link VfioDevice.bind} and {@link VfioDevice.attach}; `reason` says
+   * which device, which group, and who else uses it (A4).
+   */
+  attach(bdf: string): UserDevice {
+    const opened: Disposable[] = [];
+    const close = () => {
+      for (const each of opened.splice(0).reverse()) each[Symbol.dispose]();
+    };
+    try {
+      const device = this.openDevice(checkBdf(bdf));
+      opened.push(device);
+      const iommufd = this.openIommufd();
+      // The device goes first at the end, so that its address space is free to go.
+      opened.unshift(iommufd);
+      device.bind(iommufd);
+      const dma: Ioas = iommufd.allocIoas();
+      device.attach(dma);
+      return { device, dma, via: 'cdev', [Symbol.dispose]: close };
+    } catch (error) {
+      close();
+      throw error;
+    }
+  }
+
+  protected release(): void {}
+
+  #open(path: string): NativeFile {
+    try {
+      return this.#native.open(path);
+    } catch (error) {
+      throw withWords(error, (failed) => wordsForOpen(failed, path));
+    }
+  }
+}

@@ -1,0 +1,22 @@
+/** vfio: PCI devices from TypeScript, through Linux VFIO and iommufd or on a software host. */
+export type { U64Like } from './check.ts';
+export { type PciCapability, PciConfig, type PciExtendedCapability } from './config-space.ts';
+export { type DeviceInfo, type IrqName, type RegionName, VfioDevice } from './device.ts';
+export { DmaBuffer, type MemorySlice } from './dma-buffer.ts';
+export type { DmaSpace, IovaRange, MapOptions, Mapping } from './dma-space.ts';
+export { VfioError } from './errors.ts';
+export { type Blocker, IommuGroup } from './groups.ts';
+export {
+  type DmaFault,
+  Host,
+  type HostCheck,
+  type HostOptions,
+  type HostReport,
+  type SoftwareControls,
+  type UserDevice,
+} from './host.ts';
+export { Ioas } from './ioas.ts';
+export { Iommufd } from './iommufd.ts';
+export { Interrupt, Irq } from './irq.ts';
+export { PciDevice } from './pci.ts';
+export { MappedRegion, Region } from './region.ts';

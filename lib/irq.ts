@@ -1,0 +1,302 @@
+/**
+ * Interrupts. An Irq is one kind of interrupt of a device (INTx, MSI, MSI-X, ERR, REQ) and lives with it. Enabling it
+ * makes Interrupts: handles on eventfds that the kernel signals.
+ *
+ * Life of an Interrupt: from enable until it is disposed, or its Irq is disabled or enabled anew, or the device is
+ * closed. Waiting is the event loop's own polling: there is no thread and no timer. Only a pending wait() keeps the
+ * process alive.
+ */
+import { integer, options, refusal } from './check.ts';
+import type { VfioDevice } from './device.ts';
+import { VfioError, withWords } from './errors.ts';
+import { disposedError, Handle } from './handle.ts';
+import { type NativeEventFd, type NativeIrqInfo, native } from './native.ts';
+
+export class Irq {
+  /** Its number: 0 INTx, 1 MSI, 2 MSI-X, 3 ERR, 4 REQ. */
+  readonly index: number;
+  readonly #device: VfioDevice;
+  readonly #info: NativeIrqInfo;
+  readonly #live = new Set<Interrupt>();
+
+  /** @internal */
+  constructor(device: VfioDevice, index: number, info: NativeIrqInfo) {
+    this.index = index;
+    this.#device = device;
+    this.#info = info;
+  }
+
+  /** How many vectors the device has of this kind; 0: it has none. */
+  get count(): number {
+    return this.#info.count;
+  }
+  /** Whether it can be masked and unmasked (INTx). */
+  get maskable(): boolean {
+    return this.#info.maskable;
+  }
+  /** Whether it masks itself each time it fires, and must be unmasked then (INTx). */
+  get automasked(): boolean {
+    return this.#info.automasked;
+  }
+  /** Whether vectors can be added while some are enabled. */
+  get resizable(): boolean {
+    return this.#info.resizable;
+  }
+
+  /**
+   * Connects vectors `start` to `start + vectors - 1` to new eventfds (VFIO_DEVICE_SET_IRQS) and returns an Interrupt
+   * for each. Default: all from `start` on.
+   *
+   * @throws {VfioError} EINVAL another kind is enabled on this device, or more vectors than are enabled already, of a
+   * kind that is not resizable; ENOSPC fewer vectors can be had (`reason` says how many).
+   */
+  enable(vectors?: number, o?: { start?: number }): Interrupt[] {
+    const start = integer(options(o, 'options').start ?? 0, 'start', 0, Math.max(0, this.count - 1));
+    if (this.count === 0) throw this.#absent();
+    const count = integer(vectors ?? this.count - start, 'vectors', 1, this.count - start);
+    const file = this.#device.file;
+    const made: Interrupt[] = [];
+    try {
+      for (let i = 0; i < count; i++) made.push(new Interrupt(this.#device, this, start + i));
+      let had: number;
+      try {
+        had = file.setIrqEventfds(
+          this.index,
+          start,
+          'trigger',
+          Int32Array.from(made, (each) => each.eventfd),
+        );
+      } catch (error) {
+        throw withWords(error, (failed) =>
+          failed.code === 'EINVAL'
+            ? {
+                reason:
+                  'another kind of interrupt is enabled on this device, or more vectors were asked than this kind allows to add',
+              }
+            : undefined,
+        );
+      }
+      if (had > 0)
+        throw new VfioError(28, {
+          syscall: 'ioctl',
+          request: 'VFIO_DEVICE_SET_IRQS',
+          reason: `${count} vectors were asked but only ${had} can be had; none was enabled`,
+        });
+    } catch (error) {
+      for (const each of made) each.abandon();
+      throw error;
+    }
+    // Vectors that had an eventfd have a new one now.
+    for (const old of this.#live) if (old.vector >= start && old.vector < start + count) old.abandon();
+    for (const each of made) this.#live.add(each);
+    return made;
+  }
+
+  /** Disables the kind: all its vectors. Nothing is enabled: nothing happens. */
+  disable(): void {
+    const file = this.#device.file;
+    if (this.#live.size === 0) return;
+    try {
+      file.setIrqs(this.index, 0, 0, 'trigger');
+    } finally {
+      for (const each of [...this.#live]) each.abandon();
+    }
+  }
+
+  /** Holds interrupts back. @throws {VfioError} ENOTTY this kind can't be masked. */
+  mask(vector = 0): void {
+    this.#act('mask', vector);
+  }
+
+  /** Lets interrupts through again. @throws {VfioError} ENOTTY this kind can't be masked. */
+  unmask(vector = 0): void {
+    this.#act('unmask', vector);
+  }
+
+  /** Makes the vector fire as if the device had (for testing). @throws {VfioError} EINVAL it is not enabled. */
+  trigger(vector = 0): void {
+    this.#act('trigger', vector);
+  }
+
+  /** @internal An Interrupt was disposed: its vector is disconnected. */
+  disconnect(interrupt: Interrupt): void {
+    if (!this.#live.delete(interrupt)) return;
+    if (this.#device.disposed) return;
+    if (this.#live.size === 0) this.#device.file.setIrqs(this.index, 0, 0, 'trigger');
+    else this.#device.file.setIrqEventfds(this.index, interrupt.vector, 'trigger', Int32Array.of(-1));
+  }
+
+  /** @internal */
+  forget(interrupt: Interrupt): void {
+    this.#live.delete(interrupt);
+  }
+
+  #act(action: 'mask' | 'unmask' | 'trigger', vector: number): void {
+    if (this.count === 0) throw this.#absent();
+    this.#device.file.setIrqs(this.index, integer(vector, 'vector', 0, this.count - 1), 1, action);
+  }
+
+  #absent(): VfioError {
+    return new VfioError(22, {
+      syscall: 'ioctl',
+      request: 'VFIO_DEVICE_SET_IRQS',
+      reason: `the device has no interrupt of kind ${this.index}`,
+    });
+  }
+}
+
+interface Waiter {
+  resolve(count: bigint): void;
+  reject(error: unknown): void;
+  stop(): void;
+}
+
+export class Interrupt extends Handle implements AsyncIterable<bigint> {
+  /** Which vector of its kind. */
+  readonly vector: number;
+  readonly #irq: Irq;
+  readonly #event: NativeEventFd;
+  readonly #waiters = new Set<Waiter>();
+  readonly #listeners = new Set<(count: bigint) => void>();
+  readonly #onReadable: () => void;
+
+  /** @internal */
+  constructor(device: VfioDevice, irq: Irq, vector: number) {
+    // The native object holds its callback weakly while nobody waits; this object holds it for good.
+    const onReadable = () => this?.fired();
+    const event = new native.EventFd(onReadable);
+    super('Interrupt', device, [event]);
+    this.#onReadable = onReadable;
+    this.#event = event;
+    this.#irq = irq;
+    this.vector = vector;
+  }
+
+  /** The eventfd. Belongs to this object: don't close it, and don't read it while waiting here. */
+  get eventfd(): number {
+    this.alive();
+    return this.#event.fd;
+  }
+
+  /**
+   * Resolves with how many times the interrupt fired since last asked: at least 1n. All who wait are told of the same
+   * firings. A pending wait keeps the process alive.
+   *
+   * @throws {VfioError} ETIMEDOUT after `timeout` milliseconds; the signal's reason when it is aborted; code
+   * ERR_VFIO_DISPOSED when the interrupt is disposed or disabled meanwhile.
+   */
+  wait(o?: { signal?: AbortSignal; timeout?: number }): Promise<bigint> {
+    this.alive();
+    const { signal, timeout } = options(o, 'options');
+    if (signal !== undefined && !(signal instanceof AbortSignal))
+      throw refusal('an AbortSignal', 'signal', signal);
+    if (timeout !== undefined) integer(timeout, 'timeout', 0, 2 ** 31 - 1);
+    if (signal?.aborted) return Promise.reject(signal.reason);
+    const already = this.#event.take();
+    if (already > 0n) return Promise.resolve(already);
+    return new Promise((resolve, reject) => {
+      const abort = () => fail(signal?.reason);
+      const timer =
+        timeout === undefined
+          ? undefined
+          : setTimeout(
+              () =>
+                fail(new VfioError(110, { syscall: 'poll', reason: `no interrupt within ${timeout} ms` })),
+              timeout,
+            );
+      const waiter: Waiter = {
+        resolve,
+        reject,
+        stop: () => {
+          clearTimeout(timer);
+          signal?.removeEventListener('abort', abort);
+          this.#waiters.delete(waiter);
+        },
+      };
+      const fail = (error: unknown) => {
+        waiter.stop();
+        this.#watch();
+        reject(error);
+      };
+      signal?.addEventListener('abort', abort, { once: true });
+      this.#waiters.add(waiter);
+      this.#watch();
+    });
+  }
+
+  /** How many times it fired since last asked, without waiting: 0n if none. */
+  poll(): bigint {
+    this.alive();
+    return this.#event.take();
+  }
+
+  /** Calls `listener` for each wake-up with how often it fired. Does not keep the process alive. */
+  on(event: 'interrupt', listener: (count: bigint) => void): this {
+    this.alive();
+    if (event !== 'interrupt') throw refusal("'interrupt'", 'event', event);
+    if (typeof listener !== 'function') throw refusal('a function', 'listener', listener);
+    this.#listeners.add(listener);
+    this.#watch();
+    return this;
+  }
+
+  /** Removes a listener. */
+  off(event: 'interrupt', listener: (count: bigint) => void): this {
+    if (event !== 'interrupt') throw refusal("'interrupt'", 'event', event);
+    this.#listeners.delete(listener);
+    if (!this.disposed) this.#watch();
+    return this;
+  }
+
+  /** Ends when the interrupt is disposed. */
+  async *[Symbol.asyncIterator](): AsyncIterator<bigint> {
+    while (!this.disposed) {
+      let count: bigint;
+      try {
+        count = await this.wait();
+      } catch (error) {
+        if (this.disposed) return;
+        throw error;
+      }
+      yield count;
+    }
+  }
+
+  /** @internal Its eventfd is connected to nothing any more: ends it without asking the kernel. */
+  abandon(): void {
+    this.#irq.forget(this);
+    this[Symbol.dispose]();
+  }
+
+  /** @internal The event loop says that the eventfd is readable. */
+  fired(): void {
+    if (this.disposed) return;
+    const count = this.#event.take();
+    if (count === 0n) return;
+    const waiters = [...this.#waiters];
+    for (const waiter of waiters) waiter.stop();
+    this.#watch();
+    for (const waiter of waiters) waiter.resolve(count);
+    for (const listener of this.#listeners) listener(count);
+  }
+
+  protected release(): void {
+    try {
+      this.#irq.disconnect(this);
+    } finally {
+      this.#event.dispose();
+      this.#listeners.clear();
+      for (const waiter of [...this.#waiters]) {
+        waiter.stop();
+        waiter.reject(disposedError('Interrupt'));
+      }
+      void this.#onReadable;
+    }
+  }
+
+  /** Polls while someone wants to know; keeps the loop alive while someone waits. */
+  #watch(): void {
+    if (this.#waiters.size + this.#listeners.size > 0) this.#event.watch(this.#waiters.size > 0);
+    else this.#event.unwatch();
+  }
+}

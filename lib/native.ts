@@ -1,0 +1,183 @@
+/**
+ * The addon: its types as TypeScript sees them, and finding and loading it.
+ *
+ * Nothing outside lib/ gets hold of these objects. Each class is one family of kernel calls; arguments are checked
+ * there, failures come out as VfioError (or TypeError and RangeError for bad arguments).
+ */
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { makeSystemError } from './errors.ts';
+
+type U64Like = bigint | number;
+
+export interface NativeRange {
+  start: bigint;
+  last: bigint;
+}
+
+/** DMA memory: native/binding/memory.h */
+export interface NativeMemory {
+  readonly address: bigint;
+  readonly size: number;
+  buffer(): ArrayBuffer;
+  read(offset: number, into: Uint8Array): void;
+  write(offset: number, from: Uint8Array): void;
+  dispose(): void;
+}
+
+/** A mapped region: native/binding/mapped.h */
+export interface NativeMapped {
+  read8(offset: number): number;
+  read16(offset: number): number;
+  read32(offset: number): number;
+  read64(offset: number): bigint;
+  write8(offset: number, value: number): void;
+  write16(offset: number, value: number): void;
+  write32(offset: number, value: number): void;
+  write64(offset: number, value: U64Like): void;
+  buffer(): ArrayBuffer;
+  dispose(): void;
+}
+
+export type IrqAction = 'trigger' | 'mask' | 'unmask';
+
+export interface NativeIrqInfo {
+  count: number;
+  eventfd: boolean;
+  maskable: boolean;
+  automasked: boolean;
+  resizable: boolean;
+}
+
+export interface NativeRegionInfo {
+  readable: boolean;
+  writable: boolean;
+  mmapable: boolean;
+  size: bigint;
+  offset: bigint;
+  sparse: { offset: bigint; size: bigint }[] | null;
+  type: { type: number; subtype: number } | null;
+  msixMappable: boolean;
+}
+
+/** An open file and the kernel calls on it: native/binding/file.h */
+export interface NativeFile {
+  readonly fd: number;
+  dispose(): void;
+
+  destroy(id: number): void;
+  ioasAlloc(): number;
+  ioasIovaRanges(ioas: number): { ranges: NativeRange[]; alignment: bigint };
+  ioasAllowIovas(ioas: number, startsAndLasts: BigUint64Array): void;
+  ioasMap(
+    ioas: number,
+    memory: NativeMemory,
+    offset: number,
+    length: number,
+    read: boolean,
+    write: boolean,
+    iova?: U64Like,
+  ): bigint;
+  ioasMapAsync(
+    ioas: number,
+    memory: NativeMemory,
+    offset: number,
+    length: number,
+    read: boolean,
+    write: boolean,
+    iova?: U64Like,
+  ): Promise<bigint>;
+  ioasCopy(
+    destination: number,
+    source: number,
+    length: U64Like,
+    sourceIova: U64Like,
+    read: boolean,
+    write: boolean,
+    iova?: U64Like,
+  ): bigint;
+  ioasUnmap(ioas: number, iova: U64Like, length: U64Like): bigint;
+  getOption(option: 'RLIMIT_MODE' | 'HUGE_PAGES', object: number): bigint;
+  setOption(option: 'RLIMIT_MODE' | 'HUGE_PAGES', object: number, value: U64Like): void;
+
+  bindIommufd(iommufd: NativeFile): number;
+  attach(ptId: number, pasid?: number): number;
+  detach(pasid?: number): void;
+  deviceInfo(): { numRegions: number; numIrqs: number; pci: boolean; resettable: boolean };
+  irqInfo(index: number): NativeIrqInfo;
+  setIrqs(index: number, start: number, count: number, action: IrqAction): number;
+  setIrqEventfds(index: number, start: number, action: IrqAction, eventfds: Int32Array): number;
+  reset(): Promise<void>;
+
+  regionInfo(index: number): NativeRegionInfo;
+  regionRead(position: bigint, width: 1 | 2 | 4): number;
+  regionRead(position: bigint, width: 8): bigint;
+  regionWrite(position: bigint, width: 1 | 2 | 4 | 8, value: U64Like): void;
+  readInto(position: bigint, into: Uint8Array): number;
+  writeFrom(position: bigint, from: Uint8Array): number;
+  mmap(position: bigint, length: bigint, readable: boolean, writable: boolean): NativeMapped;
+}
+
+/** native/binding/host_handle.h */
+export interface NativeHost {
+  open(path: string): NativeFile;
+  readText(path: string): string | null;
+  writeText(path: string, text: string): void;
+  writeTextAsync(path: string, text: string): Promise<number>;
+  readlink(path: string): string | null;
+  list(path: string): string[] | null;
+  takeFaults(): { bdf: string; iova: bigint; length: bigint; write: boolean; reason: string }[];
+  settle(): Promise<void>;
+}
+
+/** native/binding/event_fd.h */
+export interface NativeEventFd {
+  readonly fd: number;
+  take(): bigint;
+  watch(keepAlive: boolean): void;
+  unwatch(): void;
+  dispose(): void;
+}
+
+interface Addon {
+  Host: new (backend: 'kernel' | 'software') => NativeHost;
+  EventFd: new (onReadable: () => void) => NativeEventFd;
+  adopt(fd: number): NativeFile;
+  allocateMemory(size: U64Like, pageShift: number, numaNode?: number): NativeMemory;
+  memoryOfDescriptor(fd: number, offset: U64Like, length: U64Like): NativeMemory;
+  memoryOfAddress(address: U64Like, length: U64Like): NativeMemory;
+  initialize(makeError: typeof makeSystemError): void;
+}
+
+function load(): Addon {
+  const require = createRequire(import.meta.url);
+  // This file is lib/native.ts in a checkout and dist/lib/native.js in the package.
+  let root = dirname(fileURLToPath(import.meta.url));
+  const tried: string[] = [];
+  for (let level = 0; level < 2; level++) {
+    root = dirname(root);
+    try {
+      return (require('node-gyp-build') as (root: string) => Addon)(root);
+    } catch (error) {
+      const code = (error as { code?: unknown }).code;
+      if (code === 'ERR_DLOPEN_FAILED') throw error;
+      tried.push(
+        join(root, 'prebuilds', `${process.platform}-${process.arch}`),
+        join(root, 'build', 'Release', 'vfio.node'),
+      );
+    }
+  }
+  throw new Error(
+    [
+      `The native addon of vfio is missing for ${process.platform}-${process.arch}, Node ${process.versions.node}. Tried:`,
+      ...tried.map((path) => `  ${path}`),
+      process.platform === 'linux'
+        ? 'To build it here: install a C++ compiler, make and python3 (Debian: apt-get install g++ make python3), then run "npm rebuild vfio".'
+        : 'vfio runs on Linux only.',
+    ].join('\n'),
+  );
+}
+
+export const native = load();
+native.initialize(makeSystemError);

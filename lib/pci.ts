@@ -1,0 +1,209 @@
+/** PCI devices as sysfs shows them: a live view, nothing is kept. Binding and unbinding of drivers. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { text } from './check.ts';
+import { VfioError } from './errors.ts';
+import { wordsForBind } from './explain-host.ts';
+import type { NativeHost } from './native.ts';
+
+const DEVICES = '/sys/bus/pci/devices';
+const DRIVERS = '/sys/bus/pci/drivers';
+/** How long a driver may take to let go or to come up. */
+const PATIENCE = 5000;
+
+/** The driver and override that a device had before this process changed them, by host and address. */
+const before = new WeakMap<NativeHost, Map<string, { driver: string | null; override: string | null }>>();
+
+export class PciDevice {
+  /** The PCI address: '0000:00:10.0'. */
+  readonly bdf: string;
+  readonly #host: NativeHost;
+
+  /** @internal */
+  constructor(host: NativeHost, bdf: string) {
+    this.#host = host;
+    this.bdf = bdf;
+  }
+
+  get vendor(): number {
+    return this.#hex('vendor');
+  }
+  get device(): number {
+    return this.#hex('device');
+  }
+  get subsystemVendor(): number {
+    return this.#hex('subsystem_vendor');
+  }
+  get subsystemDevice(): number {
+    return this.#hex('subsystem_device');
+  }
+  /** 24 bits: class, subclass, programming interface. */
+  get classCode(): number {
+    return this.#hex('class');
+  }
+  get revision(): number {
+    return this.#hex('revision');
+  }
+  /** The driver that holds it. */
+  get driver(): string | null {
+    return basename(this.#host.readlink(`${DEVICES}/${this.bdf}/driver`));
+  }
+  get driverOverride(): string | null {
+    const value = this.#text('driver_override');
+    return value === null || value === '' || value === '(null)' ? null : value;
+  }
+  /** Its IOMMU group; null: no IOMMU translates it. */
+  get group(): number | null {
+    const name = basename(this.#host.readlink(`${DEVICES}/${this.bdf}/iommu_group`));
+    return name === null ? null : Number(name);
+  }
+  /** Its VFIO character device ('/dev/vfio/devices/vfio0'), while a VFIO driver holds it (Linux 6.6). */
+  get vfioNode(): string | null {
+    const name = this.#host.list(`${DEVICES}/${this.bdf}/vfio-dev`)?.[0];
+    if (name === undefined || this.#host.readText(`${DEVICES}/${this.bdf}/vfio-dev/${name}/dev`) === null)
+      return null;
+    return `/dev/vfio/devices/${name}`;
+  }
+  get numaNode(): number | null {
+    const node = Number(this.#text('numa_node') ?? -1);
+    return node < 0 ? null : node;
+  }
+  /** The IOMMU that translates it: 'dmar0'. */
+  get iommu(): string | null {
+    return basename(this.#host.readlink(`${DEVICES}/${this.bdf}/iommu`));
+  }
+  get sriov(): { totalVfs: number; numVfs: number } | null {
+    const total = this.#text('sriov_totalvfs');
+    return total === null
+      ? null
+      : { totalVfs: Number(total), numVfs: Number(this.#text('sriov_numvfs') ?? 0) };
+  }
+
+  /**
+   * Gives the device to `driver` (default 'vfio-pci') by driver_override; waits until it is there. On failure the
+   * driver and override that it had are put back.
+   *
+   * @throws {VfioError} ENODEV no such driver, or it refused the device; ETIMEDOUT the present driver does not let go
+   * within 5 seconds (something holds the device open); EACCES, EPERM not root.
+   */
+  async bind(driver = 'vfio-pci'): Promise<void> {
+    text(driver, 'driver');
+    const had = { driver: this.driver, override: this.driverOverride };
+    if (had.driver === driver) return;
+    if (this.#host.list(`${DRIVERS}/${driver}`) === null)
+      throw new VfioError(19, {
+        syscall: 'open',
+        path: `${DRIVERS}/${driver}`,
+        reason: `this kernel has no PCI driver ${driver}`,
+        hint: `Load it: "modprobe ${driver}"`,
+      });
+    this.#remember(had);
+    try {
+      await this.#unbind(had.driver);
+      this.#host.writeText(`${DEVICES}/${this.bdf}/driver_override`, `${driver}\n`);
+      await this.#probe(driver);
+    } catch (error) {
+      await this.#putBack(had);
+      throw error;
+    }
+  }
+
+  /**
+   * Takes the device from its driver. No driver: nothing.
+   *
+   * @throws {VfioError} ETIMEDOUT, EBUSY something holds the device open; EACCES, EPERM not root.
+   */
+  async unbind(): Promise<void> {
+    const had = { driver: this.driver, override: this.driverOverride };
+    this.#remember(had);
+    await this.#unbind(had.driver);
+  }
+
+  /** Gives the device back to the driver that it had before {@link bind}, or to the one that the kernel picks. */
+  async restore(): Promise<void> {
+    const had = before.get(this.#host)?.get(this.bdf);
+    const override = had?.override ?? null;
+    await this.#unbind(this.driver);
+    this.#setOverride(override);
+    if (had) {
+      if (had.driver !== null) await this.#write(`${DRIVERS}/${had.driver}/bind`, this.bdf);
+      before.get(this.#host)?.delete(this.bdf);
+    } else {
+      await this.#write('/sys/bus/pci/drivers_probe', this.bdf);
+    }
+  }
+
+  #remember(had: { driver: string | null; override: string | null }): void {
+    const known = before.get(this.#host) ?? new Map();
+    before.set(this.#host, known);
+    if (!known.has(this.bdf)) known.set(this.bdf, had);
+  }
+
+  async #putBack(had: { driver: string | null; override: string | null }): Promise<void> {
+    this.#setOverride(had.override);
+    if (had.driver !== null && this.driver === null)
+      await this.#write(`${DRIVERS}/${had.driver}/bind`, this.bdf);
+    before.get(this.#host)?.delete(this.bdf);
+  }
+
+  #setOverride(override: string | null): void {
+    this.#host.writeText(`${DEVICES}/${this.bdf}/driver_override`, `${override ?? ''}\n`);
+  }
+
+  async #unbind(driver: string | null): Promise<void> {
+    if (driver === null) return;
+    await this.#write(`${DRIVERS}/${driver}/unbind`, this.bdf);
+    await this.#until(() => this.driver === null, `driver ${driver} to let go of ${this.bdf}`);
+  }
+
+  async #probe(driver: string): Promise<void> {
+    await this.#write('/sys/bus/pci/drivers_probe', this.bdf);
+    if (this.driver === driver) return;
+    // Probing tells nothing when a driver refuses; binding by name does.
+    await this.#write(`${DRIVERS}/${driver}/bind`, this.bdf);
+    await this.#until(() => this.driver === driver, `driver ${driver} to take ${this.bdf}`);
+  }
+
+  /** A sysfs write that may wait for others: off the event loop, and not for ever. */
+  async #write(path: string, value: string): Promise<void> {
+    const over = new AbortController();
+    const result = await Promise.race([
+      this.#host.writeTextAsync(path, `${value}\n`),
+      sleep(PATIENCE, 'late' as const, { signal: over.signal, ref: true }),
+    ]).finally(() => over.abort());
+    if (result === 'late') throw this.#failure(110, path);
+    if (result < 0) throw this.#failure(-result, path);
+  }
+
+  async #until(reached: () => boolean, what: string): Promise<void> {
+    const end = Date.now() + PATIENCE;
+    while (!reached()) {
+      if (Date.now() > end)
+        throw new VfioError(110, { syscall: 'write', reason: `waited ${PATIENCE} ms for ${what}` });
+      await sleep(5);
+    }
+  }
+
+  #failure(errno: number, path: string): VfioError {
+    const bare = new VfioError(errno, { syscall: 'write', path });
+    return new VfioError(errno, { syscall: 'write', path, ...wordsForBind(bare, this) });
+  }
+
+  #text(attribute: string): string | null {
+    return this.#host.readText(`${DEVICES}/${this.bdf}/${attribute}`)?.trim() ?? null;
+  }
+
+  #hex(attribute: string): number {
+    const value = this.#text(attribute);
+    if (value === null)
+      throw new VfioError(19, {
+        syscall: 'open',
+        path: `${DEVICES}/${this.bdf}`,
+        reason: `there is no device ${this.bdf} any more`,
+      });
+    return Number(value);
+  }
+}
+
+export function basename(path: string | null): string | null {
+  return path === null ? null : path.slice(path.lastIndexOf('/') + 1);
+}

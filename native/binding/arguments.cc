@@ -1,0 +1,104 @@
+#include "arguments.h"
+
+#include <cmath>
+
+namespace vfio::binding {
+namespace {
+
+constexpr double kMaxSafeInteger = 9007199254740991.0;
+
+std::string describe(const Napi::Value& value) {
+  switch (value.Type()) {
+    case napi_undefined:
+      return "undefined";
+    case napi_null:
+      return "null";
+    case napi_string: {
+      std::string text = value.As<Napi::String>().Utf8Value();
+      if (text.size() > 40) text = text.substr(0, 40) + "...";
+      return "'" + text + "' of type string";
+    }
+    case napi_number:
+    case napi_boolean:
+    case napi_bigint: {
+      const char* type = value.IsNumber() ? "number" : value.IsBoolean() ? "boolean" : "bigint";
+      return value.ToString().Utf8Value() + (value.IsBigInt() ? "n" : "") + " of type " + type;
+    }
+    case napi_symbol:
+      return "a symbol";
+    case napi_function:
+      return "a function";
+    default:
+      return "an object";
+  }
+}
+
+}  // namespace
+
+void refuse(Napi::Env env, const char* expected, const char* name, const Napi::Value& received) {
+  const std::string message =
+      std::string("Expected ") + expected + " for " + name + " but received " + describe(received);
+  // A number where a number belongs is out of range; anything else is of a wrong type.
+  const bool range = received.IsNumber() || received.IsBigInt();
+  Napi::Error error = range ? static_cast<Napi::Error>(Napi::RangeError::New(env, message))
+                            : static_cast<Napi::Error>(Napi::TypeError::New(env, message));
+  error.Set("code", range ? "ERR_OUT_OF_RANGE" : "ERR_INVALID_ARG_TYPE");
+  throw error;
+}
+
+uint64_t Arguments::u64(size_t index, const char* name) const {
+  static constexpr const char* kExpected = "an unsigned 64-bit integer (bigint, or number up to 2^53-1)";
+  const napi_value value = info_[index];
+  double number;
+  if (napi_get_value_double(env(), value, &number) == napi_ok) {
+    if (!(number >= 0 && number <= kMaxSafeInteger && number == std::floor(number)))
+      refuse(env(), kExpected, name, info_[index]);
+    return static_cast<uint64_t>(number);
+  }
+  uint64_t result;
+  bool lossless;
+  if (napi_get_value_bigint_uint64(env(), value, &result, &lossless) != napi_ok || !lossless)
+    refuse(env(), kExpected, name, info_[index]);
+  return result;
+}
+
+std::optional<uint64_t> Arguments::optionalU64(size_t index, const char* name) const {
+  if (info_[index].IsUndefined()) return std::nullopt;
+  return u64(index, name);
+}
+
+uint64_t Arguments::unsignedNumber(size_t index, const char* name, uint64_t max) const {
+  double number;
+  if (napi_get_value_double(env(), info_[index], &number) == napi_ok && number >= 0 &&
+      number <= static_cast<double>(max) && number == std::floor(number))
+    return static_cast<uint64_t>(number);
+  const std::string expected = "an integer from 0 to " + std::to_string(max);
+  refuse(env(), expected.c_str(), name, info_[index]);
+}
+
+std::optional<uint32_t> Arguments::optionalU32(size_t index, const char* name) const {
+  if (info_[index].IsUndefined()) return std::nullopt;
+  return u32(index, name);
+}
+
+bool Arguments::boolean(size_t index, const char* name) const {
+  if (!info_[index].IsBoolean()) refuse(env(), "a boolean", name, info_[index]);
+  return info_[index].As<Napi::Boolean>().Value();
+}
+
+std::string Arguments::text(size_t index, const char* name) const {
+  if (!info_[index].IsString()) refuse(env(), "a string", name, info_[index]);
+  std::string text = info_[index].As<Napi::String>().Utf8Value();
+  if (text.find('\0') != std::string::npos) refuse(env(), "a string without NUL", name, info_[index]);
+  return text;
+}
+
+std::span<uint8_t> Arguments::bytes(size_t index, const char* name) const {
+  if (!info_[index].IsTypedArray() ||
+      info_[index].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
+    refuse(env(), "a Uint8Array", name, info_[index]);
+  const auto array = info_[index].As<Napi::Uint8Array>();
+  return {const_cast<uint8_t*>(array.Data()), array.ByteLength()};
+}
+
+}  // namespace vfio::binding

@@ -1,0 +1,36 @@
+#include "environment.h"
+
+#include <cstdlib>
+#include <string>
+
+namespace vfio::binding {
+namespace {
+
+Napi::Value textOrUndefined(Napi::Env env, const char* text) {
+  return text ? Napi::Value(Napi::String::New(env, text)) : env.Undefined();
+}
+
+}  // namespace
+
+Napi::Value makeErrno(Napi::Env env, int64_t error, const char* syscall, const char* request,
+                      const char* path) {
+  return Environment::of(env).makeError.Call({Napi::Number::New(env, static_cast<double>(std::llabs(error))),
+                                              Napi::String::New(env, syscall), textOrUndefined(env, request),
+                                              textOrUndefined(env, path)});
+}
+
+void throwErrno(Napi::Env env, int64_t error, const char* syscall, const char* request, const char* path) {
+  throw Napi::Error(env, makeErrno(env, error, syscall, request, path));
+}
+
+void throwCode(Napi::Env env, const char* code, const std::string& message) {
+  Napi::Error error = Napi::Error::New(env, message);
+  error.Set("code", code);
+  throw error;
+}
+
+void throwDisposed(Napi::Env env, const char* what) {
+  throwCode(env, "ERR_VFIO_DISPOSED", std::string("The ") + what + " was used after it was disposed");
+}
+
+}  // namespace vfio::binding

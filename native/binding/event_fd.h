@@ -1,0 +1,30 @@
+// An eventfd that JavaScript can wait on. The wait is the event loop's own polling: no thread, no timer. The
+// watcher exists only while someone waits, and keeps the loop alive only when asked to.
+#pragma once
+
+#include <napi.h>
+#include <uv.h>
+
+namespace vfio::binding {
+
+class EventFd final : public Napi::ObjectWrap<EventFd> {
+ public:
+  static Napi::Function define(Napi::Env env);
+  explicit EventFd(const Napi::CallbackInfo& info);  // new EventFd(onReadable)
+  ~EventFd() override;
+
+ private:
+  struct Watch;  // outlives this object by the turn of the loop that closing takes
+
+  Napi::Value fd(const Napi::CallbackInfo& info);
+  Napi::Value take(const Napi::CallbackInfo& info);   // the count since last asked: bigint, 0n if none
+  Napi::Value watch(const Napi::CallbackInfo& info);  // (keepAlive: boolean): calls onReadable when it fires
+  Napi::Value unwatch(const Napi::CallbackInfo& info);
+  Napi::Value dispose(const Napi::CallbackInfo& info);
+  void close();
+
+  int fd_ = -1;
+  Watch* watch_ = nullptr;
+};
+
+}  // namespace vfio::binding

@@ -1,0 +1,67 @@
+#include "file.h"
+
+namespace vfio::binding {
+namespace {
+
+constexpr napi_type_tag kTag{0x76f1'0a11'3c5d'4b02, 0x1f7c'90d3'a2e4'5b77};
+
+}  // namespace
+
+Napi::Function File::define(Napi::Env env) {
+  return DefineClass(env, "File",
+                     {InstanceAccessor<&File::fd>("fd"),
+                      InstanceMethod<&File::dispose>("dispose"),
+                      InstanceMethod<&File::destroy>("destroy"),
+                      InstanceMethod<&File::ioasAlloc>("ioasAlloc"),
+                      InstanceMethod<&File::ioasIovaRanges>("ioasIovaRanges"),
+                      InstanceMethod<&File::ioasAllowIovas>("ioasAllowIovas"),
+                      InstanceMethod<&File::ioasMap>("ioasMap"),
+                      InstanceMethod<&File::ioasMapAsync>("ioasMapAsync"),
+                      InstanceMethod<&File::ioasCopy>("ioasCopy"),
+                      InstanceMethod<&File::ioasUnmap>("ioasUnmap"),
+                      InstanceMethod<&File::getOption>("getOption"),
+                      InstanceMethod<&File::setOption>("setOption"),
+                      InstanceMethod<&File::bindIommufd>("bindIommufd"),
+                      InstanceMethod<&File::attach>("attach"),
+                      InstanceMethod<&File::detach>("detach"),
+                      InstanceMethod<&File::deviceInfo>("deviceInfo"),
+                      InstanceMethod<&File::irqInfo>("irqInfo"),
+                      InstanceMethod<&File::setIrqs>("setIrqs"),
+                      InstanceMethod<&File::setIrqEventfds>("setIrqEventfds"),
+                      InstanceMethod<&File::reset>("reset"),
+                      InstanceMethod<&File::regionInfo>("regionInfo"),
+                      InstanceMethod<&File::regionRead>("regionRead"),
+                      InstanceMethod<&File::regionWrite>("regionWrite"),
+                      InstanceMethod<&File::readInto>("readInto"),
+                      InstanceMethod<&File::writeFrom>("writeFrom"),
+                      InstanceMethod<&File::mmap>("mmap")});
+}
+
+File::File(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  napi_type_tag_object(info.Env(), info.This(), &kTag);
+}
+
+Napi::Object File::make(Napi::Env env, std::shared_ptr<Backend> backend, int fd) {
+  auto file = std::make_shared<OpenFile>(std::move(backend), fd);
+  Napi::Object object = Environment::of(env).file.New({});
+  Unwrap(object)->file_ = std::move(file);
+  return object;
+}
+
+File* File::from(const Napi::Value& value) {
+  bool ours = false;
+  if (!value.IsObject() || napi_check_object_type_tag(value.Env(), value, &kTag, &ours) != napi_ok || !ours)
+    return nullptr;
+  return Unwrap(value.As<Napi::Object>());
+}
+
+Napi::Value File::fd(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), live(info.Env()).fd);
+}
+
+Napi::Value File::dispose(const Napi::CallbackInfo& info) {
+  file_.reset();
+  return info.Env().Undefined();
+}
+
+}  // namespace vfio::binding

@@ -1,0 +1,150 @@
+#include "host_handle.h"
+
+#include <fcntl.h>
+
+#include <cerrno>
+
+#include "async.h"
+#include "file.h"
+#include "hosts.h"
+#include "memory.h"
+
+namespace vfio::binding {
+namespace {
+
+int64_t writeFile(Backend& backend, const std::string& path, const std::string& text) {
+  const int fd = backend.open(path.c_str(), O_WRONLY);
+  if (fd < 0) return fd;
+  const int64_t result = backend.write(fd, text.data(), text.size());
+  backend.close(fd);
+  return result;
+}
+
+}  // namespace
+
+Napi::Function HostHandle::define(Napi::Env env) {
+  return DefineClass(
+      env, "Host",
+      {InstanceMethod<&HostHandle::open>("open"), InstanceMethod<&HostHandle::readText>("readText"),
+       InstanceMethod<&HostHandle::writeText>("writeText"),
+       InstanceMethod<&HostHandle::writeTextAsync>("writeTextAsync"),
+       InstanceMethod<&HostHandle::readlink>("readlink"), InstanceMethod<&HostHandle::list>("list"),
+       InstanceMethod<&HostHandle::takeFaults>("takeFaults"), InstanceMethod<&HostHandle::settle>("settle")});
+}
+
+HostHandle::HostHandle(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  const std::string kind = Arguments(info).text(0, "backend");
+  if (kind == "kernel") {
+    backend_ = kernel();
+  } else if (kind == "software") {
+    software_ = makeSoftwareHost();
+    backend_ = software_;
+  } else {
+    refuse(info.Env(), "'kernel' or 'software'", "backend", info[0]);
+  }
+}
+
+Napi::Value HostHandle::adopt(const Napi::CallbackInfo& info) {
+  const int fd = Arguments(info).descriptor(0, "fd");
+  std::shared_ptr<Backend> backend = hostOf(fd);
+  const int copy = backend->dup(fd);
+  if (copy < 0) throwErrno(info.Env(), copy, "fcntl");
+  return File::make(info.Env(), std::move(backend), copy);
+}
+
+// (path) => File, open for reading and writing
+Napi::Value HostHandle::open(const Napi::CallbackInfo& info) {
+  const std::string path = Arguments(info).text(0, "path");
+  const int fd = backend_->open(path.c_str(), O_RDWR);
+  if (fd < 0) throwErrno(info.Env(), fd, "open", nullptr, path.c_str());
+  return File::make(info.Env(), backend_, fd);
+}
+
+// (path) => string, or null when there is no such file. A sysfs attribute is at most one page.
+Napi::Value HostHandle::readText(const Napi::CallbackInfo& info) {
+  const std::string path = Arguments(info).text(0, "path");
+  const int fd = backend_->open(path.c_str(), O_RDONLY);
+  if (fd == -ENOENT) return info.Env().Null();
+  if (fd < 0) throwErrno(info.Env(), fd, "open", nullptr, path.c_str());
+  std::string text;
+  char piece[4096];
+  int64_t got;
+  while ((got = backend_->read(fd, piece, sizeof piece)) > 0) text.append(piece, static_cast<size_t>(got));
+  backend_->close(fd);
+  if (got < 0) throwErrno(info.Env(), got, "read", nullptr, path.c_str());
+  return Napi::String::New(info.Env(), text);
+}
+
+// (path, text)
+Napi::Value HostHandle::writeText(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  const std::string path = arguments.text(0, "path");
+  const int64_t result = writeFile(*backend_, path, arguments.text(1, "text"));
+  if (result < 0) throwErrno(info.Env(), result, "write", nullptr, path.c_str());
+  return info.Env().Undefined();
+}
+
+// (path, text) => Promise<-errno or bytes>. Writing `unbind` waits as long as someone holds the device: never
+// on the event loop. The errno comes as a value, since what it means depends on the file.
+Napi::Value HostHandle::writeTextAsync(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  return AsyncCall::start(
+      info.Env(), {"write", nullptr},
+      [backend = backend_, path = arguments.text(0, "path"), text = arguments.text(1, "text")]() -> int64_t {
+        const int64_t result = writeFile(*backend, path, text);
+        return result < 0 ? -result : 0;
+      },
+      [](Napi::Env env, int64_t error) { return Napi::Number::New(env, static_cast<double>(-error)); });
+}
+
+// (path) => target, or null when there is no such link
+Napi::Value HostHandle::readlink(const Napi::CallbackInfo& info) {
+  const std::string path = Arguments(info).text(0, "path");
+  char target[4096];
+  const int64_t size = backend_->readlink(path.c_str(), target, sizeof target);
+  if (size == -ENOENT || size == -EINVAL) return info.Env().Null();
+  if (size < 0) throwErrno(info.Env(), size, "readlink", nullptr, path.c_str());
+  return Napi::String::New(info.Env(), target, static_cast<size_t>(size));
+}
+
+// (path) => names, or null when there is no such directory
+Napi::Value HostHandle::list(const Napi::CallbackInfo& info) {
+  const std::string path = Arguments(info).text(0, "path");
+  std::vector<std::string> names;
+  const int result = backend_->list(path.c_str(), names);
+  if (result == -ENOENT) return info.Env().Null();
+  if (result < 0) throwErrno(info.Env(), result, "getdents64", nullptr, path.c_str());
+  Napi::Array array = Napi::Array::New(info.Env(), names.size());
+  for (uint32_t i = 0; i < names.size(); ++i) array.Set(i, names[i]);
+  return array;
+}
+
+// () => { bdf, iova, length, write, reason }[] since last asked. Software only.
+Napi::Value HostHandle::takeFaults(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Napi::Array array = Napi::Array::New(env);
+  if (!software_) return array;
+  for (const soft::DmaFault& fault : software_->takeFaults()) {
+    Napi::Object entry = Napi::Object::New(env);
+    entry.Set("bdf", fault.bdf);
+    entry.Set("iova", Napi::BigInt::New(env, fault.iova));
+    entry.Set("length", Napi::BigInt::New(env, fault.length));
+    entry.Set("write", fault.write);
+    entry.Set("reason", fault.reason);
+    array.Set(array.Length(), entry);
+  }
+  return array;
+}
+
+// () => Promise<void>: once no device has work left. Software only; the kernel's devices can't be asked.
+Napi::Value HostHandle::settle(const Napi::CallbackInfo& info) {
+  return AsyncCall::start(
+      info.Env(), {"settle", nullptr},
+      [software = software_]() -> int64_t {
+        if (software) software->settle();
+        return 0;
+      },
+      [](Napi::Env env, int64_t) { return env.Undefined(); });
+}
+
+}  // namespace vfio::binding

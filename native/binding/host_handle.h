@@ -1,0 +1,35 @@
+// A host as JavaScript holds it: the kernel or one software host, and the calls that need no open file.
+#pragma once
+
+#include <napi.h>
+
+#include <memory>
+
+#include "../backend.h"
+#include "../soft/host.h"
+
+namespace vfio::binding {
+
+class HostHandle final : public Napi::ObjectWrap<HostHandle> {
+ public:
+  static Napi::Function define(Napi::Env env);
+  explicit HostHandle(const Napi::CallbackInfo& info);  // new Host('kernel' | 'software')
+
+  // (fd) => File: a duplicate of a descriptor, on whichever host it belongs to
+  static Napi::Value adopt(const Napi::CallbackInfo& info);
+
+ private:
+  Napi::Value open(const Napi::CallbackInfo& info);
+  Napi::Value readText(const Napi::CallbackInfo& info);
+  Napi::Value writeText(const Napi::CallbackInfo& info);
+  Napi::Value writeTextAsync(const Napi::CallbackInfo& info);
+  Napi::Value readlink(const Napi::CallbackInfo& info);
+  Napi::Value list(const Napi::CallbackInfo& info);
+  Napi::Value takeFaults(const Napi::CallbackInfo& info);
+  Napi::Value settle(const Napi::CallbackInfo& info);
+
+  std::shared_ptr<Backend> backend_;
+  std::shared_ptr<soft::Host> software_;  // null on the kernel
+};
+
+}  // namespace vfio::binding

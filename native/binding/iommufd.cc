@@ -1,0 +1,204 @@
+// The calls of /dev/iommu.
+#include <limits>
+#include <vector>
+
+#include "../uapi/iommufd.h"
+#include "async.h"
+#include "file.h"
+#include "memory.h"
+
+namespace vfio::binding {
+namespace {
+
+Napi::Value number(Napi::Env env, uint32_t value) { return Napi::Number::New(env, value); }
+Napi::Value bigint(Napi::Env env, uint64_t value) { return Napi::BigInt::New(env, value); }
+
+// What the device may do with memory: the flags that MAP and COPY share.
+uint32_t accessFlags(const Arguments& arguments, size_t index, const std::optional<uint64_t>& iova) {
+  return (arguments.boolean(index, "read") ? uapi::IOMMU_IOAS_MAP_READABLE : 0) |
+         (arguments.boolean(index + 1, "write") ? uapi::IOMMU_IOAS_MAP_WRITEABLE : 0) |
+         (iova ? uapi::IOMMU_IOAS_MAP_FIXED_IOVA : 0);
+}
+
+uint32_t optionId(const Arguments& arguments, size_t index) {
+  const std::string name = arguments.text(index, "option");
+  if (name == "RLIMIT_MODE") return uapi::IOMMU_OPTION_RLIMIT_MODE;
+  if (name == "HUGE_PAGES") return uapi::IOMMU_OPTION_HUGE_PAGES;
+  refuse(arguments.env(), "'RLIMIT_MODE' or 'HUGE_PAGES'", "option", arguments[index]);
+}
+
+// (ioas, memory, offset, length, read, write, iova?) as ioasMap and ioasMapAsync take them.
+struct MapCall {
+  uapi::iommu_ioas_map command{};
+  std::shared_ptr<Pages> pages;
+
+  explicit MapCall(const Arguments& arguments) {
+    const Napi::Env env = arguments.env();
+    const Memory* memory = Memory::from(arguments[1]);
+    if (!memory) refuse(env, "a DmaBuffer or a slice of one", "memory", arguments[1]);
+    if (!memory->pages()) throwDisposed(env, "DmaBuffer");
+    pages = memory->pages();
+    const uint64_t offset = arguments.u64(2, "offset");
+    const uint64_t length = arguments.u64(3, "length");
+    if (offset > pages->size() || length > pages->size() - offset)
+      refuse(env, "a length inside the buffer", "length", arguments[3]);
+    const std::optional<uint64_t> iova = arguments.optionalU64(6, "iova");
+    command.size = sizeof command;
+    command.ioas_id = arguments.u32(0, "ioas");
+    command.flags = accessFlags(arguments, 4, iova);
+    command.user_va = reinterpret_cast<uint64_t>(pages->address()) + offset;
+    command.length = length;
+    command.iova = iova.value_or(0);
+  }
+};
+
+}  // namespace
+
+// (id)
+Napi::Value File::destroy(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  uapi::iommu_destroy command{};
+  command.size = sizeof command;
+  command.id = arguments.u32(0, "id");
+  ioctl(info.Env(), uapi::IOMMU_DESTROY, "IOMMU_DESTROY", &command);
+  return info.Env().Undefined();
+}
+
+// () => id
+Napi::Value File::ioasAlloc(const Napi::CallbackInfo& info) {
+  uapi::iommu_ioas_alloc command{};
+  command.size = sizeof command;
+  ioctl(info.Env(), uapi::IOMMU_IOAS_ALLOC, "IOMMU_IOAS_ALLOC", &command);
+  return number(info.Env(), command.out_ioas_id);
+}
+
+// (ioas) => { ranges: { start, last }[], alignment }
+Napi::Value File::ioasIovaRanges(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const uint32_t ioas = Arguments(info).u32(0, "ioas");
+  OpenFile& file = live(env);
+  std::vector<uapi::iommu_iova_range> ranges(16);
+  uapi::iommu_ioas_iova_ranges command{};
+  for (;;) {
+    command = {};
+    command.size = sizeof command;
+    command.ioas_id = ioas;
+    command.num_iovas = static_cast<uint32_t>(ranges.size());
+    command.allowed_iovas = reinterpret_cast<uint64_t>(ranges.data());
+    const int result =
+        file.backend->ioctl(file.fd, uapi::IOMMU_IOAS_IOVA_RANGES, reinterpret_cast<uintptr_t>(&command));
+    if (result >= 0) break;
+    // Too short an array: the kernel has said how many there are.
+    if (result != -EMSGSIZE || command.num_iovas <= ranges.size())
+      throwErrno(env, result, "ioctl", "IOMMU_IOAS_IOVA_RANGES");
+    ranges.resize(command.num_iovas);
+  }
+  Napi::Array array = Napi::Array::New(env, command.num_iovas);
+  for (uint32_t i = 0; i < command.num_iovas; ++i) {
+    Napi::Object range = Napi::Object::New(env);
+    range.Set("start", bigint(env, ranges[i].start));
+    range.Set("last", bigint(env, ranges[i].last));
+    array.Set(i, range);
+  }
+  Napi::Object answer = Napi::Object::New(env);
+  answer.Set("ranges", array);
+  answer.Set("alignment", bigint(env, command.out_iova_alignment));
+  return answer;
+}
+
+// (ioas, startsAndLasts: BigUint64Array)
+Napi::Value File::ioasAllowIovas(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  const uint32_t ioas = arguments.u32(0, "ioas");
+  if (!info[1].IsTypedArray() || info[1].As<Napi::TypedArray>().TypedArrayType() != napi_biguint64_array)
+    refuse(info.Env(), "a BigUint64Array", "ranges", info[1]);
+  const auto pairs = info[1].As<Napi::BigUint64Array>();
+  // Copied: the array is JavaScript's, and its layout (start, last, start, last ...) is the struct's.
+  std::vector<uapi::iommu_iova_range> ranges(pairs.ElementLength() / 2);
+  for (size_t i = 0; i < ranges.size(); ++i) {
+    ranges[i].start = pairs[2 * i];
+    ranges[i].last = pairs[2 * i + 1];
+  }
+  uapi::iommu_ioas_allow_iovas command{};
+  command.size = sizeof command;
+  command.ioas_id = ioas;
+  command.num_iovas = static_cast<uint32_t>(ranges.size());
+  command.allowed_iovas = reinterpret_cast<uint64_t>(ranges.data());
+  ioctl(info.Env(), uapi::IOMMU_IOAS_ALLOW_IOVAS, "IOMMU_IOAS_ALLOW_IOVAS", &command);
+  return info.Env().Undefined();
+}
+
+// (ioas, memory, offset, length, read, write, iova?) => iova
+Napi::Value File::ioasMap(const Napi::CallbackInfo& info) {
+  MapCall call{Arguments(info)};
+  ioctl(info.Env(), uapi::IOMMU_IOAS_MAP, "IOMMU_IOAS_MAP", &call.command);
+  return bigint(info.Env(), call.command.iova);
+}
+
+// The same, off the event loop: => Promise<iova>
+Napi::Value File::ioasMapAsync(const Napi::CallbackInfo& info) {
+  (void)live(info.Env());
+  auto call = std::make_shared<MapCall>(Arguments(info));
+  return AsyncCall::start(
+      info.Env(), {"ioctl", "IOMMU_IOAS_MAP"},
+      [file = file_, call]() -> int64_t {
+        return file->backend->ioctl(file->fd, uapi::IOMMU_IOAS_MAP,
+                                    reinterpret_cast<uintptr_t>(&call->command));
+      },
+      [call](Napi::Env env, int64_t) { return bigint(env, call->command.iova); });
+}
+
+// (destination, source, length, sourceIova, read, write, iova?) => iova
+Napi::Value File::ioasCopy(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  const std::optional<uint64_t> iova = arguments.optionalU64(6, "iova");
+  uapi::iommu_ioas_copy command{};
+  command.size = sizeof command;
+  command.dst_ioas_id = arguments.u32(0, "destination");
+  command.src_ioas_id = arguments.u32(1, "source");
+  command.flags = accessFlags(arguments, 4, iova);
+  command.length = arguments.u64(2, "length");
+  command.src_iova = arguments.u64(3, "sourceIova");
+  command.dst_iova = iova.value_or(0);
+  ioctl(info.Env(), uapi::IOMMU_IOAS_COPY, "IOMMU_IOAS_COPY", &command);
+  return bigint(info.Env(), command.dst_iova);
+}
+
+// (ioas, iova, length) => bytes unmapped
+Napi::Value File::ioasUnmap(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  uapi::iommu_ioas_unmap command{};
+  command.size = sizeof command;
+  command.ioas_id = arguments.u32(0, "ioas");
+  command.iova = arguments.u64(1, "iova");
+  command.length = arguments.u64(2, "length");
+  ioctl(info.Env(), uapi::IOMMU_IOAS_UNMAP, "IOMMU_IOAS_UNMAP", &command);
+  return bigint(info.Env(), command.length);
+}
+
+// (option, object) => value
+Napi::Value File::getOption(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  uapi::iommu_option command{};
+  command.size = sizeof command;
+  command.option_id = optionId(arguments, 0);
+  command.op = uapi::IOMMU_OPTION_OP_GET;
+  command.object_id = arguments.u32(1, "object");
+  ioctl(info.Env(), uapi::IOMMU_OPTION, "IOMMU_OPTION", &command);
+  return bigint(info.Env(), command.val64);
+}
+
+// (option, object, value)
+Napi::Value File::setOption(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  uapi::iommu_option command{};
+  command.size = sizeof command;
+  command.option_id = optionId(arguments, 0);
+  command.op = uapi::IOMMU_OPTION_OP_SET;
+  command.object_id = arguments.u32(1, "object");
+  command.val64 = arguments.u64(2, "value");
+  ioctl(info.Env(), uapi::IOMMU_OPTION, "IOMMU_OPTION", &command);
+  return info.Env().Undefined();
+}
+
+}  // namespace vfio::binding

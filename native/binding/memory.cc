@@ -1,0 +1,207 @@
+#include "memory.h"
+
+#include <linux/mempolicy.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "arguments.h"
+#include "environment.h"
+#include "hosts.h"
+
+namespace vfio::binding {
+namespace {
+
+constexpr napi_type_tag kTag{0x76f1'0a11'3c5d'4b01, 0x9d2e'7c40'51b8'66a1};
+constexpr size_t kHugePage = size_t{2} << 20;
+// V8's own limit is higher and varies; a larger ArrayBuffer than this is refused by some supported version.
+constexpr size_t kLargestBuffer = size_t{1} << 32;
+
+size_t pageSize() {
+  static const auto size = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  return size;
+}
+
+bool roundUp(uint64_t size, size_t unit, size_t& rounded) {
+  return !__builtin_add_overflow(size, unit - 1, &rounded) && (rounded &= ~(unit - 1), rounded != 0);
+}
+
+}  // namespace
+
+Pages::~Pages() {
+  if (owned_) processMemory()->unmap(reinterpret_cast<uint64_t>(address_), size_);
+}
+
+Napi::Value externalBuffer(Napi::Env env, uint8_t* address, size_t size, std::shared_ptr<const void> owner) {
+  if (size > kLargestBuffer)
+    throwCode(env, "ERR_OUT_OF_RANGE",
+              "Expected at most 4 GiB for one ArrayBuffer but received " + std::to_string(size) +
+                  " bytes: use a slice, or read() and write()");
+  auto* kept = new std::shared_ptr<const void>(std::move(owner));
+  napi_value buffer = nullptr;
+  // VFIO_NO_EXTERNAL_BUFFERS lets a program be tested as it will run in Electron.
+  const char* forbidden = std::getenv("VFIO_NO_EXTERNAL_BUFFERS");
+  const napi_status status =
+      forbidden && *forbidden == '1'
+          ? napi_no_external_buffers_allowed
+          : napi_create_external_arraybuffer(
+                env, address, size,
+                [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<const void>*>(hint); },
+                kept, &buffer);
+  if (status == napi_ok) return {env, buffer};
+  delete kept;
+  if (status == napi_no_external_buffers_allowed)
+    throwCode(env, "EOPNOTSUPP",
+              "This runtime allows no ArrayBuffer over memory of its host's (Electron is one such): "
+              "use the accessor calls (read, write, read32, ...) instead");
+  throw Napi::Error::New(env);
+}
+
+Napi::Function Memory::define(Napi::Env env) {
+  return DefineClass(env, "Memory",
+                     {InstanceAccessor<&Memory::address>("address"), InstanceAccessor<&Memory::size>("size"),
+                      InstanceMethod<&Memory::buffer>("buffer"), InstanceMethod<&Memory::read>("read"),
+                      InstanceMethod<&Memory::write>("write"), InstanceMethod<&Memory::dispose>("dispose")});
+}
+
+Memory::Memory(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  napi_type_tag_object(info.Env(), info.This(), &kTag);
+}
+
+Napi::Object Memory::make(Napi::Env env, std::shared_ptr<Pages> pages) {
+  Napi::Object object = Environment::of(env).memory.New({});
+  Unwrap(object)->pages_ = std::move(pages);
+  return object;
+}
+
+Memory* Memory::from(const Napi::Value& value) {
+  bool ours = false;
+  if (!value.IsObject() || napi_check_object_type_tag(value.Env(), value, &kTag, &ours) != napi_ok || !ours)
+    return nullptr;
+  return Unwrap(value.As<Napi::Object>());
+}
+
+Napi::Value Memory::allocate(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  const uint64_t wanted = arguments.u64(0, "size");
+  const auto shift = static_cast<unsigned>(arguments.unsignedNumber(1, "pageShift", 30));
+  const std::optional<uint32_t> node = arguments.optionalU32(2, "numaNode");
+  size_t size;
+  if (!roundUp(wanted, shift ? size_t{1} << shift : pageSize(), size))
+    refuse(info.Env(), "a size from 1 byte to what memory holds", "size", info[0]);
+
+  // Ordinary memory of 2 MiB and more is aligned to 2 MiB, so that transparent huge pages can serve it and
+  // the kernel picks an IOVA that keeps them whole.
+  const bool align = !shift && size >= kHugePage;
+  const size_t reserve = align ? size + kHugePage : size;
+  if (reserve < size) throwErrno(info.Env(), ENOMEM, "mmap");
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE |
+                    (shift ? MAP_HUGETLB | static_cast<int>(shift << MAP_HUGE_SHIFT) : 0);
+  void* result = ::mmap(nullptr, reserve, PROT_READ | PROT_WRITE, flags, -1, 0);
+  if (result == MAP_FAILED) throwErrno(info.Env(), errno, "mmap");
+  auto* start = static_cast<uint8_t*>(result);
+  if (align) {
+    auto* aligned =
+        reinterpret_cast<uint8_t*>((reinterpret_cast<uint64_t>(start) + kHugePage - 1) & ~(kHugePage - 1));
+    if (aligned != start) ::munmap(start, static_cast<size_t>(aligned - start));
+    const size_t tail = reserve - static_cast<size_t>(aligned - start) - size;
+    if (tail) ::munmap(aligned + size, tail);
+    start = aligned;
+    ::madvise(start, size, MADV_HUGEPAGE);  // a hint: kernels without THP refuse it, and that's fine
+  }
+  auto pages = std::make_shared<Pages>(start, size, true);
+  // A child process must not get these pages: copy-on-write would move them away from under the device.
+  ::madvise(start, size, MADV_DONTFORK);
+  if (node) {
+    if (*node >= 1024) refuse(info.Env(), "a NUMA node from 0 to 1023", "numaNode", info[2]);
+    unsigned long mask[1024 / 64] = {};
+    mask[*node / 64] = 1ul << (*node % 64);
+    if (::syscall(SYS_mbind, start, size, MPOL_BIND, mask, 1024 + 1, 0) < 0)
+      throwErrno(info.Env(), errno, "mbind");
+  }
+  return make(info.Env(), std::move(pages));
+}
+
+Napi::Value Memory::ofDescriptor(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  const int fd = arguments.descriptor(0, "fd");
+  const uint64_t offset = arguments.u64(1, "offset");
+  const uint64_t length = arguments.u64(2, "length");
+  if (offset % pageSize() != 0) refuse(info.Env(), "a multiple of the page size", "offset", info[1]);
+  size_t size;
+  if (!roundUp(length, pageSize(), size))
+    refuse(info.Env(), "a length from 1 byte to the file's size", "length", info[2]);
+  // A page past the end of the file would be SIGBUS at the first touch.
+  const off_t end = ::lseek(fd, 0, SEEK_END);
+  if (end < 0) throwErrno(info.Env(), errno, "lseek");
+  if (offset > static_cast<uint64_t>(end) || length > static_cast<uint64_t>(end) - offset)
+    throwCode(info.Env(), "ERR_OUT_OF_RANGE",
+              "Expected offset and length inside the file of " + std::to_string(end) +
+                  " bytes but received " + std::to_string(offset) + " and " + std::to_string(length));
+  void* result = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(offset));
+  if (result == MAP_FAILED) throwErrno(info.Env(), errno, "mmap");
+  return make(info.Env(), std::make_shared<Pages>(static_cast<uint8_t*>(result), size, true));
+}
+
+Napi::Value Memory::ofAddress(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  const uint64_t address = arguments.u64(0, "address");
+  const uint64_t length = arguments.u64(1, "length");
+  if (length == 0 || address + length < address)
+    refuse(info.Env(), "a length of at least 1 that does not wrap", "length", info[1]);
+  return make(info.Env(), std::make_shared<Pages>(reinterpret_cast<uint8_t*>(address), length, false));
+}
+
+Napi::Value Memory::address(const Napi::CallbackInfo& info) {
+  if (!pages_) throwDisposed(info.Env(), "DmaBuffer");
+  return Napi::BigInt::New(info.Env(), reinterpret_cast<uint64_t>(pages_->address()));
+}
+
+Napi::Value Memory::size(const Napi::CallbackInfo& info) {
+  if (!pages_) throwDisposed(info.Env(), "DmaBuffer");
+  return Napi::Number::New(info.Env(), static_cast<double>(pages_->size()));
+}
+
+Napi::Value Memory::buffer(const Napi::CallbackInfo& info) {
+  if (!pages_) throwDisposed(info.Env(), "DmaBuffer");
+  if (!pages_->owned())
+    throwCode(info.Env(), "EOPNOTSUPP", "There is no view of memory that this package does not own");
+  return externalBuffer(info.Env(), pages_->address(), pages_->size(), pages_);
+}
+
+std::span<uint8_t> Memory::window(const Napi::CallbackInfo& info, size_t offsetIndex, size_t length) {
+  if (!pages_) throwDisposed(info.Env(), "DmaBuffer");
+  if (!pages_->owned())
+    throwCode(info.Env(), "EOPNOTSUPP", "There is no access to memory that this package does not own");
+  const uint64_t offset = Arguments(info).u64(offsetIndex, "offset");
+  if (offset > pages_->size() || length > pages_->size() - offset)
+    throwCode(info.Env(), "ERR_OUT_OF_RANGE",
+              "Expected an access inside " + std::to_string(pages_->size()) + " bytes but received offset " +
+                  std::to_string(offset) + " and length " + std::to_string(length));
+  return {pages_->address() + offset, length};
+}
+
+Napi::Value Memory::read(const Napi::CallbackInfo& info) {
+  const std::span<uint8_t> into = Arguments(info).bytes(1, "into");
+  const std::span<uint8_t> from = window(info, 0, into.size());
+  std::memmove(into.data(), from.data(), into.size());
+  return info.Env().Undefined();
+}
+
+Napi::Value Memory::write(const Napi::CallbackInfo& info) {
+  const std::span<uint8_t> from = Arguments(info).bytes(1, "from");
+  const std::span<uint8_t> into = window(info, 0, from.size());
+  std::memmove(into.data(), from.data(), from.size());
+  return info.Env().Undefined();
+}
+
+Napi::Value Memory::dispose(const Napi::CallbackInfo& info) {
+  pages_.reset();
+  return info.Env().Undefined();
+}
+
+}  // namespace vfio::binding

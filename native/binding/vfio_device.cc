@@ -1,0 +1,129 @@
+// The calls of a VFIO device's file, but for its regions.
+#include <cstring>
+#include <vector>
+
+#include "../uapi/vfio.h"
+#include "async.h"
+#include "file.h"
+
+namespace vfio::binding {
+namespace {
+
+uint32_t actionFlag(const Arguments& arguments, size_t index) {
+  const std::string name = arguments.text(index, "action");
+  if (name == "trigger") return uapi::VFIO_IRQ_SET_ACTION_TRIGGER;
+  if (name == "mask") return uapi::VFIO_IRQ_SET_ACTION_MASK;
+  if (name == "unmask") return uapi::VFIO_IRQ_SET_ACTION_UNMASK;
+  refuse(arguments.env(), "'trigger', 'mask' or 'unmask'", "action", arguments[index]);
+}
+
+}  // namespace
+
+// (iommufd: File) => device id
+Napi::Value File::bindIommufd(const Napi::CallbackInfo& info) {
+  const File* iommufd = File::from(info[0]);
+  if (!iommufd) refuse(info.Env(), "an Iommufd", "iommufd", info[0]);
+  uapi::vfio_device_bind_iommufd command{};
+  // Without a token the struct may be as short as it was at first, which every kernel takes.
+  command.argsz = uapi::vfio_device_bind_iommufd_min;
+  command.iommufd = iommufd->live(info.Env()).fd;
+  ioctl(info.Env(), uapi::VFIO_DEVICE_BIND_IOMMUFD, "VFIO_DEVICE_BIND_IOMMUFD", &command);
+  return Napi::Number::New(info.Env(), command.out_devid);
+}
+
+// (ptId, pasid?) => the page table in use
+Napi::Value File::attach(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  const std::optional<uint32_t> pasid = arguments.optionalU32(1, "pasid");
+  uapi::vfio_device_attach_iommufd_pt command{};
+  command.argsz = pasid ? sizeof command : uapi::vfio_device_attach_iommufd_pt_min;
+  command.flags = pasid ? uapi::VFIO_DEVICE_ATTACH_PASID : 0;
+  command.pt_id = arguments.u32(0, "to");
+  command.pasid = pasid.value_or(0);
+  ioctl(info.Env(), uapi::VFIO_DEVICE_ATTACH_IOMMUFD_PT, "VFIO_DEVICE_ATTACH_IOMMUFD_PT", &command);
+  return Napi::Number::New(info.Env(), command.pt_id);
+}
+
+// (pasid?)
+Napi::Value File::detach(const Napi::CallbackInfo& info) {
+  const std::optional<uint32_t> pasid = Arguments(info).optionalU32(0, "pasid");
+  uapi::vfio_device_detach_iommufd_pt command{};
+  command.argsz = pasid ? sizeof command : uapi::vfio_device_detach_iommufd_pt_min;
+  command.flags = pasid ? uapi::VFIO_DEVICE_DETACH_PASID : 0;
+  command.pasid = pasid.value_or(0);
+  ioctl(info.Env(), uapi::VFIO_DEVICE_DETACH_IOMMUFD_PT, "VFIO_DEVICE_DETACH_IOMMUFD_PT", &command);
+  return info.Env().Undefined();
+}
+
+// () => { numRegions, numIrqs, pci, resettable }
+Napi::Value File::deviceInfo(const Napi::CallbackInfo& info) {
+  uapi::vfio_device_info command{};
+  command.argsz = sizeof command;
+  ioctl(info.Env(), uapi::VFIO_DEVICE_GET_INFO, "VFIO_DEVICE_GET_INFO", &command);
+  Napi::Object answer = Napi::Object::New(info.Env());
+  answer.Set("numRegions", command.num_regions);
+  answer.Set("numIrqs", command.num_irqs);
+  answer.Set("pci", (command.flags & uapi::VFIO_DEVICE_FLAGS_PCI) != 0);
+  answer.Set("resettable", (command.flags & uapi::VFIO_DEVICE_FLAGS_RESET) != 0);
+  return answer;
+}
+
+// (index) => { count, eventfd, maskable, automasked, resizable }
+Napi::Value File::irqInfo(const Napi::CallbackInfo& info) {
+  uapi::vfio_irq_info command{};
+  command.argsz = sizeof command;
+  command.index = Arguments(info).u32(0, "index");
+  ioctl(info.Env(), uapi::VFIO_DEVICE_GET_IRQ_INFO, "VFIO_DEVICE_GET_IRQ_INFO", &command);
+  Napi::Object answer = Napi::Object::New(info.Env());
+  answer.Set("count", command.count);
+  answer.Set("eventfd", (command.flags & uapi::VFIO_IRQ_INFO_EVENTFD) != 0);
+  answer.Set("maskable", (command.flags & uapi::VFIO_IRQ_INFO_MASKABLE) != 0);
+  answer.Set("automasked", (command.flags & uapi::VFIO_IRQ_INFO_AUTOMASKED) != 0);
+  answer.Set("resizable", (command.flags & uapi::VFIO_IRQ_INFO_NORESIZE) == 0);
+  return answer;
+}
+
+// (index, start, count, action): with no data. The result is the call's own, see setIrqEventfds.
+Napi::Value File::setIrqs(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  uapi::vfio_irq_set command{};
+  command.argsz = sizeof command;
+  command.index = arguments.u32(0, "index");
+  command.start = arguments.u32(1, "start");
+  command.count = arguments.u32(2, "count");
+  command.flags = uapi::VFIO_IRQ_SET_DATA_NONE | actionFlag(arguments, 3);
+  return Napi::Number::New(info.Env(),
+                           ioctl(info.Env(), uapi::VFIO_DEVICE_SET_IRQS, "VFIO_DEVICE_SET_IRQS", &command));
+}
+
+// (index, start, action, eventfds: Int32Array) => 0, or how many vectors could be had when nothing was
+// enabled
+Napi::Value File::setIrqEventfds(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  if (!info[3].IsTypedArray() || info[3].As<Napi::TypedArray>().TypedArrayType() != napi_int32_array)
+    refuse(info.Env(), "an Int32Array", "eventfds", info[3]);
+  const auto eventfds = info[3].As<Napi::Int32Array>();
+  const size_t bytes = eventfds.ElementLength() * sizeof(int32_t);
+  uapi::vfio_irq_set header{};
+  header.argsz = static_cast<uint32_t>(sizeof header + bytes);
+  header.index = arguments.u32(0, "index");
+  header.start = arguments.u32(1, "start");
+  header.count = static_cast<uint32_t>(eventfds.ElementLength());
+  header.flags = uapi::VFIO_IRQ_SET_DATA_EVENTFD | actionFlag(arguments, 2);
+  std::vector<uint8_t> command(header.argsz);
+  std::memcpy(command.data(), &header, sizeof header);
+  if (bytes) std::memcpy(command.data() + sizeof header, eventfds.Data(), bytes);
+  return Napi::Number::New(
+      info.Env(), ioctl(info.Env(), uapi::VFIO_DEVICE_SET_IRQS, "VFIO_DEVICE_SET_IRQS", command.data()));
+}
+
+// () => Promise<void>: a function reset takes 100 ms and more, so it runs off the event loop
+Napi::Value File::reset(const Napi::CallbackInfo& info) {
+  (void)live(info.Env());
+  return AsyncCall::start(
+      info.Env(), {"ioctl", "VFIO_DEVICE_RESET"},
+      [file = file_]() -> int64_t { return file->backend->ioctl(file->fd, uapi::VFIO_DEVICE_RESET, 0); },
+      [](Napi::Env env, int64_t) { return env.Undefined(); });
+}
+
+}  // namespace vfio::binding
