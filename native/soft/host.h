@@ -8,11 +8,13 @@
 // their own.
 #pragma once
 
+#include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "../backend.h"
@@ -28,7 +30,7 @@ namespace mm {
 class Memory;
 }
 
-// What a descriptor of the host is made of underneath, so that it can be polled as the kernel's could.
+// What a descriptor of the host answers to poll, so that it can be waited on as the kernel's could.
 enum class FdKind {
   plain,     // always readable and writable, as a regular file
   pollable,  // readable when `Host::setReadable` says so, always writable
@@ -47,11 +49,13 @@ struct DmaFault {
 class Host final : public Backend {
  public:
   // The default machine. (A topology argument comes with the issue that needs it.)
-  Host();
+  // `memory` is the process's: hosts of one process share it.
+  explicit Host(std::shared_ptr<mm::Memory> memory);
   ~Host() override;
 
   int open(const char* path, int flags) override;
   int close(int fd) override;
+  int dup(int fd) override;
   int ioctl(int fd, unsigned long request, uintptr_t argument) override;
   int64_t read(int fd, void* buffer, size_t size) override;
   int64_t write(int fd, const void* buffer, size_t size) override;
@@ -71,31 +75,51 @@ class Host final : public Backend {
   void settle();                                     // returns when no device has work left
 
   // --- for the models below; the lock is held
-  [[nodiscard]] int install(std::shared_ptr<File> file, FdKind kind);  // a new descriptor, or -errno
-  [[nodiscard]] std::shared_ptr<File> file(int fd);                    // null if not ours
-  void setReadable(const File& file, bool readable);                   // for FdKind::pollable
+  // A new descriptor, or -errno. `flags` are those of open(2): the access mode and O_CLOEXEC count.
+  [[nodiscard]] int install(std::shared_ptr<File> file, FdKind kind, int flags);
+  [[nodiscard]] std::shared_ptr<File> file(int fd);   // null if not ours
+  void setReadable(const File& file, bool readable);  // for FdKind::pollable
   void reportFault(DmaFault fault);
   [[nodiscard]] pci::Machine& machine() { return *machine_; }
   [[nodiscard]] Engine& engine() { return *engine_; }
   [[nodiscard]] mm::Memory& memory() { return *memory_; }
 
-  // Registers with nothing behind them: an address range whose accesses go to `read` and `write` (called with
-  // the lock held; offset is from the start of the range). Used by device files' mmap; gone at munmap.
+  // What a mapping of a device file leads to. With `read` and `write` it is registers with nothing behind
+  // them: accesses to the range go to these two (with the lock held; `offset` is from the start of the
+  // range). `keeper` is held until the last part of the range is unmapped.
   struct Trap {
     size_t length;
     std::function<uint64_t(uint64_t offset, unsigned width)> read;
     std::function<void(uint64_t offset, unsigned width, uint64_t value)> write;
+    std::shared_ptr<File> keeper;
   };
-  [[nodiscard]] int64_t mapTrap(void* hint, Trap trap);
+  [[nodiscard]] int64_t mapTrap(void* hint, int flags, Trap trap);
+  // The same with the memory of `fd` mapped: loads and stores are plain.
+  [[nodiscard]] int64_t mapFile(void* hint, int protection, int flags, int fd, uint64_t offset, Trap trap);
 
  private:
-  struct Descriptor;
+  // A descriptor is one end of a socket pair. The inode of that end tells which file a number stands for,
+  // even after a dup or a reuse of the number behind our back; the end that we keep makes it readable, and
+  // hangs up exactly when the last duplicate is closed, however it was closed.
+  using Inode = std::pair<uint64_t, uint64_t>;  // device, inode
+  struct Description;
+  struct TrapPart {  // what is left of a trap: munmap may cut it
+    size_t length;
+    uint64_t offset;
+    std::shared_ptr<Trap> trap;
+  };
+  using Traps = std::map<uintptr_t, TrapPart>;
+  [[nodiscard]] Description* description(int fd);
+  [[nodiscard]] static int number(const Inode& inode, Description& description);
+  void reap();
+  void dropTraps(uintptr_t address, size_t length);
+  [[nodiscard]] std::pair<const TrapPart*, uint64_t> findTrap(const void* address, size_t length) const;
   mutable std::mutex mutex_;
-  std::unique_ptr<mm::Memory> memory_;
+  std::shared_ptr<mm::Memory> memory_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<pci::Machine> machine_;
-  std::unordered_map<int, Descriptor> descriptors_;
-  std::unordered_map<uint64_t, Trap> traps_;
+  std::map<Inode, std::unique_ptr<Description>> descriptions_;
+  Traps traps_;
   std::vector<DmaFault> faults_;
 };
 

@@ -5,6 +5,7 @@
 // everything.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -41,6 +42,8 @@ struct Unit {
   bool enforcesCoherency;
   bool isolatesInterrupts;
   bool tracksDirty;
+  bool nests = false;           // has two-stage translation: a table can be the parent of a guest's
+  bool allowsNoAccess = false;  // has leaf entries that neither read nor write (VT-d has not)
 };
 
 // A group of endpoints and the owner of its DMA (requirement B1). An owner is any address that stands for one
@@ -78,6 +81,10 @@ class Endpoint {
   // What its transactions are translated by. Null: the group has no owner and the kernel's default domain
   // rules, which lets through nothing of a device that no kernel driver uses: blocked.
   std::shared_ptr<Domain> domain;
+
+ private:
+  template <class Move>
+  bool transfer(uint64_t iova, size_t size, uint32_t access, std::optional<uint32_t> pasid, const Move& move);
 };
 
 }  // namespace vfio::soft::iommu

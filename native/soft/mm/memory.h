@@ -3,40 +3,67 @@
 //
 // A kernel pins page frames; a model in the same process holds addresses. So that a device never writes to
 // freed memory, `unmap` of a range that is pinned is put off until the last pin on it goes.
+//
+// Life: one Memory per process, shared by its hosts. It installs the fault handler (guard.h), which stays.
 #pragma once
+
+#include <unistd.h>
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
+#include <mutex>
+
+#include "span_tree.h"
 
 namespace vfio::soft::mm {
+
+#if defined(__x86_64__)
+constexpr uint64_t pageSize() { return 4096; }
+#else
+inline uint64_t pageSize() {
+  static const auto size = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  return size;
+}
+#endif
 
 class Memory {
  public:
   Memory();
 
   // Guarded copies between the host and user addresses: 0 or -EFAULT. With -EFAULT some bytes may have been
-  // copied.
+  // copied. Aligned pieces of 2, 4 and 8 bytes at the end of a copy (so: a whole small access) move at once.
   [[nodiscard]] static int copyIn(void* to, uint64_t user, size_t size);
   [[nodiscard]] static int copyOut(uint64_t user, const void* from, size_t size);
+  // The same for a range of zeroes.
+  [[nodiscard]] static int clear(uint64_t user, uint64_t size);
+  // Are all bytes zero? 1, 0 at the first that isn't, or -EFAULT if an address before that can't be read.
+  [[nodiscard]] static int allZero(uint64_t user, uint64_t size);
+  // How many of the first bytes could be copied; all of `size` if nothing was wrong.
+  [[nodiscard]] static size_t copyInSome(void* to, uint64_t user, size_t size);
+  [[nodiscard]] static size_t copyOutSome(uint64_t user, const void* from, size_t size);
 
   // Checks that [user, user+size) can be read (and written, with `write`) now, and keeps it from being
   // unmapped until unpin: 0 or -EFAULT. Pins count; page granular.
   [[nodiscard]] int pin(uint64_t user, uint64_t size, bool write);
   void unpin(uint64_t user, uint64_t size);
 
-  // munmap as the program sees it. Pinned parts go when their last pin does.
+  // munmap as the program sees it: 0 or -errno. Pinned parts go when their last pin does.
   int unmap(uint64_t address, size_t size);
 
  private:
-  // Pin counts per range [first, last] of bytes, non-overlapping; `dying` marks what was unmapped while
-  // pinned.
-  struct Pins {
-    uint64_t last;
-    uint64_t count;
+  // A run of pages with one count of pins. `dying` marks what was unmapped while pinned.
+  struct Run {
+    uint32_t count;
     bool dying;
   };
-  std::map<uint64_t, Pins> pins_;
+  using Runs = SpanTree<Run>;
+
+  // With the lock held:
+  void splitBefore(uint64_t address);
+  void joinBefore(uint64_t address);
+
+  std::mutex mutex_;  // hosts of one process share its memory
+  Runs runs_;         // bytes, whole pages; neighbours that are alike are one run
 };
 
 }  // namespace vfio::soft::mm

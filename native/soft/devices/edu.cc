@@ -1,0 +1,208 @@
+// One object: the register file, the buffer, and the two units that work on the engine (factorial and DMA).
+#include "edu.h"
+
+#include <array>
+
+namespace vfio::soft::devices {
+
+namespace {
+
+enum Register : uint64_t {
+  identification = 0x00,
+  liveness = 0x04,
+  factorial = 0x08,
+  status = 0x20,
+  interruptStatus = 0x24,
+  interruptRaise = 0x60,
+  interruptAcknowledge = 0x64,
+  firstWide = 0x80,  // from here on, 8-byte accesses work too
+  dmaSource = 0x80,
+  dmaDestination = 0x88,
+  dmaCount = 0x90,
+  dmaCommand = 0x98,
+};
+
+constexpr uint32_t statusComputing = 0x01;
+constexpr uint32_t statusInterrupt = 0x80;  // raise an interrupt when the factorial is done
+constexpr uint32_t interruptFactorial = 0x001;
+constexpr uint32_t interruptDma = 0x100;
+constexpr uint64_t commandRun = 1;
+constexpr uint64_t commandToMemory = 2;
+constexpr uint64_t commandInterrupt = 4;
+constexpr uint64_t bufferStart = 0x40000;
+constexpr uint64_t bufferSize = 4096;
+constexpr uint64_t dmaMask = (uint64_t{1} << 28) - 1;
+
+constexpr Description edu{
+    .vendor = 0x1234,
+    .device = 0x11e8,
+    .subsystemVendor = 0x1af4,
+    .subsystem = 0x1100,
+    .classCode = 0x00ff00,
+    .revision = 0x10,
+    .bars = {{{.kind = BarKind::memory32, .size = 1 << 20}}},
+    .interruptPin = 1,
+    .msiVectors = 1,
+};
+
+class Edu final : public Device {
+ public:
+  [[nodiscard]] const Description& description() const override { return edu; }
+  void plug(Port& port) override { port_ = &port; }
+  [[nodiscard]] uint64_t read(unsigned bar, uint64_t offset, unsigned width) override;
+  void write(unsigned bar, uint64_t offset, unsigned width, uint64_t value) override;
+  void reset() override;
+
+ private:
+  void startFactorial(uint32_t of);
+  void startDma(uint64_t command);
+  void transfer();
+  void raise(uint32_t bits);
+  void acknowledge(uint32_t bits);
+  [[nodiscard]] uint64_t reachable(uint64_t iova, bool write);
+
+  Port* port_ = nullptr;
+  uint32_t liveness_ = 0;
+  uint32_t factorial_ = 0;
+  uint32_t status_ = 0;
+  uint32_t interrupts_ = 0;
+  struct {
+    uint64_t source, destination, count, command;
+  } dma_{};
+  std::array<uint8_t, bufferSize> buffer_{};
+};
+
+// Registers below 0x80 take 4-byte accesses only, the DMA ones 4 and 8.
+bool widthFits(uint64_t offset, unsigned width) { return width == 4 || (offset >= firstWide && width == 8); }
+
+uint64_t Edu::read(unsigned, uint64_t offset, unsigned width) {
+  if (width < 4) return 0;  // not decoded at all
+  if (!widthFits(offset, width)) return ~uint64_t{0};
+  switch (offset) {
+    case identification:
+      return 0x010000ed;
+    case liveness:
+      return liveness_;
+    case factorial:
+      return factorial_;
+    case status:
+      return status_;
+    case interruptStatus:
+      return interrupts_;
+    case dmaSource:
+      return dma_.source;
+    case dmaDestination:
+      return dma_.destination;
+    case dmaCount:
+      return dma_.count;
+    case dmaCommand:
+      return dma_.command;
+    default:
+      return ~uint64_t{0};
+  }
+}
+
+void Edu::write(unsigned, uint64_t offset, unsigned width, uint64_t value) {
+  if (!widthFits(offset, width)) return;
+  const auto word = static_cast<uint32_t>(value);
+  const bool running = (dma_.command & commandRun) != 0;
+  switch (offset) {
+    case liveness:
+      liveness_ = ~word;
+      break;
+    case factorial:
+      startFactorial(word);
+      break;
+    case status:
+      status_ = (status_ & ~statusInterrupt) | (word & statusInterrupt);
+      break;
+    case interruptRaise:
+      raise(word);
+      break;
+    case interruptAcknowledge:
+      acknowledge(word);
+      break;
+    // A running transfer keeps its registers.
+    case dmaSource:
+      if (!running) dma_.source = value;
+      break;
+    case dmaDestination:
+      if (!running) dma_.destination = value;
+      break;
+    case dmaCount:
+      if (!running) dma_.count = value;
+      break;
+    case dmaCommand:
+      if (!running && (value & commandRun) != 0) startDma(value);
+      break;
+    default:
+      break;
+  }
+}
+
+// QEMU's device keeps its registers through a reset. Only what was under way ends, since its work is gone.
+void Edu::reset() {
+  dma_.command &= ~commandRun;
+  status_ &= ~statusComputing;
+}
+
+void Edu::startFactorial(uint32_t of) {
+  if ((status_ & statusComputing) != 0) return;
+  factorial_ = of;
+  status_ |= statusComputing;
+  port_->post(std::chrono::nanoseconds::zero(), [this] {
+    // Modulo 2^32 the product is 0 from 34! on: no need to hold the machine for 2^32 steps.
+    uint32_t product = 1;
+    for (uint32_t factor = factorial_; factor > 0 && product != 0; --factor) product *= factor;
+    factorial_ = product;
+    status_ &= ~statusComputing;
+    if ((status_ & statusInterrupt) != 0) raise(interruptFactorial);
+  });
+}
+
+void Edu::startDma(uint64_t command) {
+  dma_.command = command;
+  port_->post(std::chrono::nanoseconds::zero(), [this] { transfer(); });
+}
+
+// The device drives 28 address lines; what is above them is lost on the way.
+uint64_t Edu::reachable(uint64_t iova, bool write) {
+  if ((iova & ~dmaMask) != 0) port_->refuseDma(iova, dma_.count, write, "beyond the device's DMA mask");
+  return iova & dmaMask;
+}
+
+void Edu::transfer() {
+  const bool toMemory = (dma_.command & commandToMemory) != 0;
+  const uint64_t inside = (toMemory ? dma_.source : dma_.destination) - bufferStart;
+  const uint64_t iova = toMemory ? dma_.destination : dma_.source;
+  if (dma_.count > bufferSize || inside > bufferSize - dma_.count) {
+    port_->refuseDma(iova, dma_.count, toMemory, "outside the device's buffer");
+  } else if (toMemory) {
+    port_->dmaWrite(reachable(iova, true), buffer_.data() + inside, dma_.count, std::nullopt);
+  } else {
+    port_->dmaRead(reachable(iova, false), buffer_.data() + inside, dma_.count, std::nullopt);
+  }
+  dma_.command &= ~commandRun;
+  if ((dma_.command & commandInterrupt) != 0) raise(interruptDma);
+}
+
+void Edu::raise(uint32_t bits) {
+  interrupts_ |= bits;
+  if (interrupts_ == 0) return;
+  if (port_->messagesEnabled()) {
+    port_->sendMessage(0);
+  } else {
+    port_->setLine(true);
+  }
+}
+
+void Edu::acknowledge(uint32_t bits) {
+  interrupts_ &= ~bits;
+  if (interrupts_ == 0 && !port_->messagesEnabled()) port_->setLine(false);
+}
+
+}  // namespace
+
+std::unique_ptr<Device> makeEdu() { return std::make_unique<Edu>(); }
+
+}  // namespace vfio::soft::devices

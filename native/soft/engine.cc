@@ -1,0 +1,134 @@
+// The engine's thread: runs what is due, then sleeps until the next due time, a signalled eventfd, or a wake.
+// The lock is dropped between two jobs, so that system calls get their turn.
+#include "engine.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+namespace vfio::soft {
+
+namespace {
+
+// Takes an eventfd's count. False if there was none; never blocks.
+bool take(int fd) {
+  pollfd ready{fd, POLLIN, 0};
+  uint64_t count;
+  return poll(&ready, 1, 0) == 1 && (ready.revents & POLLIN) != 0 && ::read(fd, &count, sizeof count) > 0;
+}
+
+}  // namespace
+
+Engine::Engine(std::mutex& hostLock) : lock_(hostLock), wakeFd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  if (wakeFd_ < 0) throw std::system_error(errno, std::generic_category(), "eventfd");
+}
+
+Engine::~Engine() {
+  {
+    const std::lock_guard hold(lock_);
+    stopping_ = true;
+    wake();
+  }
+  if (thread_.joinable()) thread_.join();
+  ::close(wakeFd_);
+}
+
+void Engine::start() {
+  if (!thread_.joinable() && !stopping_) thread_ = std::thread(&Engine::run, this);
+}
+
+void Engine::wake() {
+  if (!asleep_) return;
+  asleep_ = false;
+  const uint64_t one = 1;
+  // Can't fail: the counter is emptied at each waking.
+  if (::write(wakeFd_, &one, sizeof one) < 0) return;
+}
+
+void Engine::post(const void* owner, std::chrono::nanoseconds delay, std::function<void()> job) {
+  const auto due = jobs_.emplace(Clock::now() + delay, Job{owner, std::move(job)});
+  if (due == jobs_.begin()) wake();
+  start();
+}
+
+void Engine::cancel(const void* owner) {
+  std::erase_if(jobs_, [owner](const auto& job) { return job.second.owner == owner; });
+  if (jobs_.empty()) idle_.notify_all();
+}
+
+uint64_t Engine::watch(int fd, std::function<void()> handler) {
+  const uint64_t id = nextWatch_++;
+  watches_.emplace(id, Watch{fd, std::move(handler)});
+  wake();
+  start();
+  return id;
+}
+
+void Engine::unwatch(uint64_t id) {
+  watches_.erase(id);
+  wake();  // the sleeping thread polls a descriptor that is about to close
+}
+
+void Engine::handleSignals() {
+  // A handler may end its own watch or others: look each one up again.
+  std::vector<uint64_t> ids;
+  ids.reserve(watches_.size());
+  for (const auto& [id, watch] : watches_) ids.push_back(id);
+  for (const uint64_t id : ids) {
+    const auto found = watches_.find(id);
+    if (found == watches_.end() || !take(found->second.fd)) continue;
+    const auto handler = found->second.handler;
+    handler();
+  }
+}
+
+void Engine::settle() {
+  std::unique_lock hold(lock_);
+  drain();
+  idle_.wait(hold, [this] { return jobs_.empty() || stopping_; });
+}
+
+void Engine::sleep(std::unique_lock<std::mutex>& hold) {
+  std::vector<pollfd> fds{{wakeFd_, POLLIN, 0}};
+  for (const auto& [id, watch] : watches_) fds.push_back({watch.fd, POLLIN, 0});
+  timespec timeout{};
+  const bool timed = !jobs_.empty();
+  if (timed) {
+    const auto left = std::max(jobs_.begin()->first - Clock::now(), Clock::duration::zero());
+    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(left);
+    timeout.tv_sec = seconds.count();
+    timeout.tv_nsec = std::chrono::nanoseconds(left - seconds).count();
+  }
+  asleep_ = true;
+  hold.unlock();
+  ppoll(fds.data(), fds.size(), timed ? &timeout : nullptr, nullptr);
+  hold.lock();
+  asleep_ = false;
+  take(wakeFd_);
+}
+
+void Engine::run() {
+  std::unique_lock hold(lock_);
+  while (!stopping_) {
+    drain();
+    if (jobs_.empty() || jobs_.begin()->first > Clock::now()) {
+      sleep(hold);
+      continue;
+    }
+    {
+      const Job job = std::move(jobs_.extract(jobs_.begin()).mapped());
+      job.run();
+    }
+    if (jobs_.empty()) idle_.notify_all();
+    hold.unlock();
+    hold.lock();
+  }
+  idle_.notify_all();
+}
+
+}  // namespace vfio::soft

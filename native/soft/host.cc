@@ -1,0 +1,372 @@
+// System calls arrive here: find the file, hold the lock, call it. What a call means is up to the files.
+#include "host.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <climits>
+#include <cstdlib>
+
+#include "engine.h"
+#include "mm/memory.h"
+#include "pci/machine.h"
+
+namespace vfio::soft {
+
+namespace {
+
+constexpr size_t pageSize = 4096;
+constexpr size_t maxTransfer = 0x7ffff000;  // what one read or write moves at most, on any Linux
+
+// A path as the kernel takes it from a program: 0, -EFAULT or -ENAMETOOLONG.
+int copyPath(const char* user, std::string& path) {
+  auto address = reinterpret_cast<uint64_t>(user);
+  while (path.size() < PATH_MAX) {
+    std::array<char, pageSize> chunk;
+    const size_t size = pageSize - address % pageSize;
+    if (mm::Memory::copyIn(chunk.data(), address, size) != 0) return -EFAULT;
+    const char* begin = chunk.data();
+    const char* end = std::find(begin, begin + size, '\0');
+    path.append(begin, end);
+    if (end != begin + size) return path.size() < PATH_MAX ? 0 : -ENAMETOOLONG;
+    address += size;
+  }
+  return -ENAMETOOLONG;
+}
+
+}  // namespace
+
+struct Host::Description {
+  std::shared_ptr<File> file;
+  int flags;
+  int fd;    // the number that it was given first
+  int peer;  // our end
+  bool readable;
+
+  [[nodiscard]] bool closed() const {
+    pollfd state{peer, 0, 0};
+    return poll(&state, 1, 0) == 1 && (state.revents & POLLHUP) != 0;
+  }
+};
+
+Host::Host(std::shared_ptr<mm::Memory> memory)
+    : memory_(std::move(memory)), engine_(std::make_unique<Engine>(mutex_)) {
+  machine_ = pci::makeDefaultMachine(*this);
+}
+
+Host::~Host() {
+  // First the thread, then the files (closing a device touches the machine), then the machine.
+  engine_.reset();
+  const std::lock_guard hold(mutex_);
+  engine_ = std::make_unique<Engine>(mutex_);  // closing files cancels jobs; this one never starts a thread
+  for (auto& [inode, description] : descriptions_) {
+    const int fd = number(inode, *description);
+    if (fd >= 0) ::close(fd);
+    ::close(description->peer);
+    description->file.reset();
+  }
+  descriptions_.clear();
+  for (const auto& [address, part] : traps_) ::munmap(reinterpret_cast<void*>(address), part.length);
+  traps_.clear();
+  machine_.reset();
+}
+
+// ---------------------------------------------------------------- descriptors
+
+Host::Description* Host::description(int fd) {
+  struct stat status {};
+  if (fstat(fd, &status) != 0) return nullptr;
+  const auto found = descriptions_.find({status.st_dev, status.st_ino});
+  return found == descriptions_.end() ? nullptr : found->second.get();
+}
+
+std::shared_ptr<File> Host::file(int fd) {
+  const auto* found = description(fd);
+  return found ? found->file : nullptr;
+}
+
+int Host::install(std::shared_ptr<File> file, FdKind kind, int flags) {
+  std::array<int, 2> ends{};
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) return -errno;
+  struct stat status {};
+  fstat(ends[0], &status);
+  if ((flags & O_CLOEXEC) == 0) fcntl(ends[0], F_SETFD, 0);
+  auto added = std::make_unique<Description>(Description{std::move(file), flags, ends[0], ends[1], false});
+  const auto& installed = *(descriptions_[{status.st_dev, status.st_ino}] = std::move(added));
+  if (kind == FdKind::plain) setReadable(*installed.file, true);
+  return ends[0];
+}
+
+void Host::setReadable(const File& file, bool readable) {
+  for (auto& [inode, description] : descriptions_) {
+    if (description->file.get() != &file || description->readable == readable) continue;
+    description->readable = readable;
+    char byte = 0;
+    const int fd = readable ? -1 : number(inode, *description);
+    const auto moved = readable ? send(description->peer, &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL)
+                                : recv(fd, &byte, 1, MSG_DONTWAIT);
+    if (moved < 0) return;  // all duplicates are closed: nobody is left to poll
+  }
+}
+
+// A number that the program has for this description: the first one, or whichever duplicate is left.
+int Host::number(const Inode& inode, Description& description) {
+  const auto leadsHere = [&inode](int fd) {
+    struct stat status {};
+    return fstat(fd, &status) == 0 && Inode{status.st_dev, status.st_ino} == inode;
+  };
+  if (leadsHere(description.fd)) return description.fd;
+  DIR* table = opendir("/proc/self/fd");
+  if (!table) return -1;
+  int found = -1;
+  while (const dirent* entry = ::readdir(table)) {
+    const int fd = std::atoi(entry->d_name);
+    if (fd <= 0 || !leadsHere(fd)) continue;
+    found = description.fd = fd;
+    break;
+  }
+  closedir(table);
+  return found;
+}
+
+// Drops the files whose last descriptor has gone.
+void Host::reap() {
+  for (auto it = descriptions_.begin(); it != descriptions_.end();) {
+    if (!it->second->closed()) {
+      ++it;
+      continue;
+    }
+    const auto gone = std::move(it->second);
+    it = descriptions_.erase(it);
+    ::close(gone->peer);
+  }
+}
+
+bool Host::owns(int fd) {
+  const std::lock_guard hold(mutex_);
+  return description(fd) != nullptr;
+}
+
+int Host::open(const char* path, int flags) {
+  std::string copy;
+  if (const int failed = copyPath(path, copy)) return failed;
+  const std::lock_guard hold(mutex_);
+  engine_->drain();
+  reap();
+  std::shared_ptr<File> opened;
+  if (const int failed = machine_->open(copy, flags, opened)) return failed;
+  return install(std::move(opened), FdKind::plain, flags);
+}
+
+int Host::close(int fd) {
+  const std::lock_guard hold(mutex_);
+  engine_->drain();
+  const auto* found = description(fd);
+  if (!found) return -EBADF;
+  const int failed = ::close(fd) == 0 ? 0 : -errno;
+  if (found->closed()) reap();
+  return failed;
+}
+
+int Host::dup(int fd) {
+  const std::lock_guard hold(mutex_);
+  if (!description(fd)) return -EBADF;
+  const int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  return copy < 0 ? -errno : copy;
+}
+
+int Host::ioctl(int fd, unsigned long request, uintptr_t argument) {
+  const std::lock_guard hold(mutex_);
+  engine_->drain();
+  const auto target = file(fd);
+  // The kernel's ioctl takes the low 32 bits of the request.
+  return target ? target->ioctl(static_cast<uint32_t>(request), argument) : -EBADF;
+}
+
+int64_t Host::read(int fd, void* buffer, size_t size) {
+  const std::lock_guard hold(mutex_);
+  engine_->drain();
+  const auto* found = description(fd);
+  if (!found || (found->flags & O_ACCMODE) == O_WRONLY) return -EBADF;
+  const auto target = found->file;
+  return target->read(reinterpret_cast<UserAddress>(buffer), std::min(size, maxTransfer));
+}
+
+int64_t Host::write(int fd, const void* buffer, size_t size) {
+  const std::lock_guard hold(mutex_);
+  engine_->drain();
+  const auto* found = description(fd);
+  if (!found || (found->flags & O_ACCMODE) == O_RDONLY) return -EBADF;
+  const auto target = found->file;
+  return target->write(reinterpret_cast<UserAddress>(buffer), std::min(size, maxTransfer));
+}
+
+int64_t Host::pread(int fd, void* buffer, size_t size, uint64_t offset) {
+  if (offset > INT64_MAX) return -EINVAL;
+  const std::lock_guard hold(mutex_);
+  engine_->drain();
+  const auto* found = description(fd);
+  if (!found || (found->flags & O_ACCMODE) == O_WRONLY) return -EBADF;
+  const auto target = found->file;
+  return target->pread(reinterpret_cast<UserAddress>(buffer), std::min(size, maxTransfer), offset);
+}
+
+int64_t Host::pwrite(int fd, const void* buffer, size_t size, uint64_t offset) {
+  if (offset > INT64_MAX) return -EINVAL;
+  const std::lock_guard hold(mutex_);
+  engine_->drain();
+  const auto* found = description(fd);
+  if (!found || (found->flags & O_ACCMODE) == O_RDONLY) return -EBADF;
+  const auto target = found->file;
+  return target->pwrite(reinterpret_cast<UserAddress>(buffer), std::min(size, maxTransfer), offset);
+}
+
+int64_t Host::readlink(const char* path, char* buffer, size_t size) {
+  if (size == 0 || size > INT_MAX) return -EINVAL;
+  std::string copy;
+  if (const int failed = copyPath(path, copy)) return failed;
+  const std::lock_guard hold(mutex_);
+  std::string target;
+  if (const int failed = machine_->readlink(copy, target)) return failed;
+  const size_t length = std::min(size, target.size());
+  if (mm::Memory::copyOut(reinterpret_cast<uint64_t>(buffer), target.data(), length) != 0) return -EFAULT;
+  return static_cast<int64_t>(length);
+}
+
+int Host::list(const char* path, std::vector<std::string>& names) {
+  std::string copy;
+  if (const int failed = copyPath(path, copy)) return failed;
+  const std::lock_guard hold(mutex_);
+  return machine_->list(copy, names);
+}
+
+// ---------------------------------------------------------------- memory
+
+int64_t Host::mmap(void* hint, size_t length, int protection, int flags, int fd, uint64_t offset) {
+  const std::lock_guard hold(mutex_);
+  engine_->drain();
+  Description* found = (flags & MAP_ANONYMOUS) == 0 ? description(fd) : nullptr;
+  int64_t result;
+  if (found) {
+    // The order of checks is that of the kernel's mmap, before the file is asked.
+    if (offset % pageSize != 0 || length == 0) return -EINVAL;
+    if (length > (uint64_t{1} << 47)) return -ENOMEM;
+    const int mode = found->flags & O_ACCMODE;
+    const int type = flags & MAP_TYPE;
+    if (type != MAP_PRIVATE && type != MAP_SHARED && type != MAP_SHARED_VALIDATE) return -EINVAL;
+    if (mode == O_WRONLY) return -EACCES;
+    if (type != MAP_PRIVATE && (protection & PROT_WRITE) != 0 && mode != O_RDWR) return -EACCES;
+    // A shared mapping through a descriptor that can't write counts as private, as in the kernel.
+    if (mode != O_RDWR && type != MAP_PRIVATE) flags = (flags & ~MAP_TYPE) | MAP_PRIVATE;
+    const auto target = found->file;
+    const size_t whole = (length + pageSize - 1) / pageSize * pageSize;
+    result = target->mmap(hint, whole, protection, flags, offset);
+  } else {
+    void* mapped = ::mmap(hint, length, protection, flags, fd, static_cast<off_t>(offset));
+    result = mapped == MAP_FAILED ? -errno : static_cast<int64_t>(reinterpret_cast<intptr_t>(mapped));
+    // MAP_FIXED over registers replaces them.
+    if (result >= 0) dropTraps(static_cast<uintptr_t>(result), length);
+  }
+  return result;
+}
+
+int Host::munmap(void* address, size_t length) {
+  const std::lock_guard hold(mutex_);
+  const auto start = reinterpret_cast<uintptr_t>(address);
+  if (start % pageSize != 0 || length == 0) return -EINVAL;
+  const size_t whole = (length + pageSize - 1) / pageSize * pageSize;
+  const int failed = memory_->unmap(start, whole);
+  if (failed == 0) dropTraps(start, whole);
+  return failed;
+}
+
+int64_t Host::mapTrap(void* hint, int flags, Trap trap) {
+  const int kept = flags & (MAP_FIXED | MAP_FIXED_NOREPLACE);
+  return mapFile(hint, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | kept, -1, 0, std::move(trap));
+}
+
+int64_t Host::mapFile(void* hint, int protection, int flags, int fd, uint64_t offset, Trap trap) {
+  const size_t length = trap.length;
+  void* mapped = ::mmap(hint, length, protection, flags, fd, static_cast<off_t>(offset));
+  if (mapped == MAP_FAILED) return -errno;
+  const auto address = reinterpret_cast<uintptr_t>(mapped);
+  dropTraps(address, length);
+  traps_.emplace(address, TrapPart{length, 0, std::make_shared<Trap>(std::move(trap))});
+  return static_cast<int64_t>(address);
+}
+
+// Takes [address, address + length) out of the traps, cutting those that it touches.
+void Host::dropTraps(uintptr_t address, size_t length) {
+  const uintptr_t end = address + length;
+  auto it = traps_.upper_bound(address);
+  if (it != traps_.begin()) --it;
+  while (it != traps_.end() && it->first < end) {
+    const auto [start, part] = *it;
+    if (start + part.length <= address) {
+      ++it;
+      continue;
+    }
+    it = traps_.erase(it);
+    if (start < address) traps_.emplace(start, TrapPart{address - start, part.offset, part.trap});
+    const uintptr_t last = start + part.length;
+    if (last > end) traps_.emplace(end, TrapPart{last - end, part.offset + (end - start), part.trap});
+  }
+}
+
+std::pair<const Host::TrapPart*, uint64_t> Host::findTrap(const void* address, size_t length) const {
+  const auto wanted = reinterpret_cast<uintptr_t>(address);
+  auto it = traps_.upper_bound(wanted);
+  if (it == traps_.begin()) return {nullptr, 0};
+  --it;
+  const uint64_t inside = wanted - it->first;
+  if (inside >= it->second.length || length > it->second.length - inside) return {nullptr, 0};
+  return {&it->second, it->second.offset + inside};
+}
+
+bool Host::trapped(const void* mapping) const {
+  const std::lock_guard hold(mutex_);
+  const auto* part = findTrap(mapping, 1).first;
+  return part && part->trap->read;
+}
+
+uint64_t Host::registerRead(const void* address, unsigned width) {
+  const std::lock_guard hold(mutex_);
+  engine_->drain();
+  const auto [part, offset] = findTrap(address, width);
+  if (!part || !part->trap->read) return ~uint64_t{0};
+  const auto trap = part->trap;
+  return trap->read(offset, width);
+}
+
+void Host::registerWrite(void* address, unsigned width, uint64_t value) {
+  const std::lock_guard hold(mutex_);
+  engine_->drain();
+  const auto [part, offset] = findTrap(address, width);
+  if (!part || !part->trap->write) return;
+  const auto trap = part->trap;
+  trap->write(offset, width, value);
+}
+
+// ---------------------------------------------------------------- controls
+
+std::vector<DmaFault> Host::takeFaults() {
+  const std::lock_guard hold(mutex_);
+  return std::exchange(faults_, {});
+}
+
+void Host::settle() { engine_->settle(); }
+
+void Host::reportFault(DmaFault fault) {
+  // A device in a loop must not fill memory: hardware logs overflow too. The oldest are what a test wants.
+  constexpr size_t most = 4096;
+  if (faults_.size() < most) faults_.push_back(std::move(fault));
+}
+
+}  // namespace vfio::soft

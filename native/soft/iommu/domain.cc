@@ -1,0 +1,187 @@
+#include "domain.h"
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+
+#include "../mm/memory.h"
+
+namespace vfio::soft::iommu {
+namespace {
+
+// A leaf is a user address with these bits; anything else that isn't 0 is the pointer to the next table. The
+// smallest page of any unit leaves eight bits at least.
+constexpr uint64_t kReadable = 1;
+constexpr uint64_t kWritable = 2;
+constexpr uint64_t kLeaf = 4;
+constexpr uint64_t kBitsOfLeaf = kReadable | kWritable | kLeaf;
+
+static_assert(kReadable == kRead && kWritable == kWrite);
+
+}  // namespace
+
+struct alignas(16) Domain::Table {
+  uint64_t entries[kEntries] = {};
+  unsigned used = 0;
+};
+
+namespace {
+
+template <class Table>
+Table* tableAt(uint64_t entry) {
+  return reinterpret_cast<Table*>(entry);
+}
+
+}  // namespace
+
+Domain::Domain(const Unit& unit)
+    : aperture_(unit.aperture),
+      pageSizes_(unit.pageSizes),
+      granuleShift_(static_cast<unsigned>(std::countr_zero(unit.pageSizes))),
+      levels_(1),
+      enforcesCoherency_(unit.enforcesCoherency),
+      allowsNoAccess_(unit.allowsNoAccess),
+      root_(new Table) {
+  const auto width = static_cast<unsigned>(std::bit_width(aperture_.last));
+  while (shiftOf(levels_) < width) ++levels_;
+}
+
+Domain::~Domain() {
+  destroy(root_, levels_ - 1);
+  delete spare_;
+}
+
+void Domain::destroy(Table* table, unsigned level) {
+  if (level != 0 && table->used != 0) {
+    for (const uint64_t entry : table->entries) {
+      if (entry != 0 && (entry & kLeaf) == 0) destroy(tableAt<Table>(entry), level - 1);
+    }
+  }
+  delete table;
+}
+
+bool Domain::enforceCoherency() {
+  forcesCoherency_ = enforcesCoherency_;
+  return forcesCoherency_;
+}
+
+int Domain::suits(const Unit& unit) const {
+  if (forcesCoherency_ && !unit.enforcesCoherency) return -EINVAL;
+  if (aperture_.start < unit.aperture.start || aperture_.last > unit.aperture.last) return -EINVAL;
+  return (pageSizes_ & ~unit.pageSizes) == 0 ? 0 : -EINVAL;
+}
+
+Domain::Table* Domain::takeTable() {
+  Table* const table = spare_ != nullptr ? spare_ : new Table;
+  spare_ = nullptr;
+  return table;
+}
+
+void Domain::giveBack(Table* table) {
+  if (spare_ == nullptr) {
+    spare_ = table;  // all its entries are 0
+  } else {
+    delete table;
+  }
+}
+
+unsigned Domain::leafLevel(uint64_t iova, uint64_t user, uint64_t left, bool small) const {
+  const unsigned aligned = static_cast<unsigned>(std::countr_zero(iova | user | (uint64_t{1} << 63)));
+  for (unsigned level = levels_ - 1; level > 0; --level) {
+    const unsigned shift = shiftOf(level);
+    if (shift > aligned || (pageSizes_ >> shift & 1) == 0) continue;
+    const uint64_t size = uint64_t{1} << shift;
+    if (size <= left && !(small && size > mm::pageSize())) return level;
+  }
+  return 0;
+}
+
+int Domain::map(uint64_t iova, uint64_t user, uint64_t size, uint32_t access, bool small) {
+  if (access == kNoAccess && !allowsNoAccess_) return -EINVAL;
+  const uint64_t rights = kLeaf | access;
+  while (size != 0) {
+    const unsigned level = leafLevel(iova, user, size, small);
+    Table* table = root_;
+    for (unsigned at = levels_ - 1; at > level; --at) {
+      uint64_t& entry = table->entries[indexOf(iova, at)];
+      if (entry == 0) {
+        entry = reinterpret_cast<uint64_t>(takeTable());
+        ++table->used;
+      }
+      table = tableAt<Table>(entry);
+    }
+    // The neighbours in the same table, as long as no larger page fits.
+    const unsigned shift = shiftOf(level);
+    const uint64_t step = uint64_t{1} << shift;
+    for (unsigned index = indexOf(iova, level); index < kEntries; ++index) {
+      table->entries[index] = user | rights;
+      ++table->used;
+      iova += step;
+      user += step;
+      size -= step;
+      if (size < step) break;
+    }
+  }
+  return 0;
+}
+
+void Domain::unmap(uint64_t iova, uint64_t size) {
+  if (size != 0) unmapIn(*root_, levels_ - 1, iova, iova + (size - 1));
+}
+
+void Domain::unmapIn(Table& table, unsigned level, uint64_t first, uint64_t last) {
+  const uint64_t span = uint64_t{1} << shiftOf(level);
+  for (unsigned index = indexOf(first, level);; ++index) {
+    uint64_t& entry = table.entries[index];
+    const uint64_t end = std::min(last, first | (span - 1));
+    if ((entry & kLeaf) != 0) {
+      entry = 0;
+      --table.used;
+    } else if (entry != 0) {
+      auto* const below = tableAt<Table>(entry);
+      unmapIn(*below, level - 1, first, end);
+      if (below->used == 0) {
+        entry = 0;
+        --table.used;
+        giveBack(below);
+      }
+    }
+    if (end == last) return;
+    first = end + 1;
+  }
+}
+
+std::optional<Domain::Run> Domain::translate(uint64_t iova, uint64_t limit) const {
+  std::optional<Run> run;
+  while (limit != 0 && iova >= aperture_.start && iova <= aperture_.last) {
+    const Table* table = root_;
+    unsigned level = levels_ - 1;
+    uint64_t entry = table->entries[indexOf(iova, level)];
+    while (entry != 0 && (entry & kLeaf) == 0) {
+      table = tableAt<Table>(entry);
+      entry = table->entries[indexOf(iova, --level)];
+    }
+    // Along this table while addresses go on.
+    const uint64_t mask = (uint64_t{1} << shiftOf(level)) - 1;
+    for (unsigned index = indexOf(iova, level);;) {
+      if ((entry & kLeaf) == 0) return run;
+      const uint64_t user = (entry & ~kBitsOfLeaf) + (iova & mask);
+      const auto access = static_cast<uint32_t>(entry & (kReadable | kWritable));
+      if (!run) {
+        run = Run{user, 0, access};
+      } else if (user != run->user + run->size || access != run->access) {
+        return run;
+      }
+      const uint64_t step = std::min(limit, mask - (iova & mask) + 1);
+      run->size += step;
+      iova += step;
+      limit -= step;
+      if (limit == 0 || ++index == kEntries) break;
+      entry = table->entries[index];
+    }
+    if (iova == 0) break;  // wrapped
+  }
+  return run;
+}
+
+}  // namespace vfio::soft::iommu

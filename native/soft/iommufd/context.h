@@ -1,0 +1,45 @@
+// One open /dev/iommu: its objects, its options, and the way in for its requests.
+//
+// Life: made by an open, destroyed at the last reference: of descriptors, and of bound devices, which keep it
+// after the descriptors are closed. It is also what stands for the user as the owner of groups.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+
+#include "../file.h"
+#include "device.h"
+#include "ioas.h"
+#include "object.h"
+#include "pages.h"
+
+namespace vfio::soft {
+class Host;
+}
+
+namespace vfio::soft::iommufd {
+
+class Context final : public File, public std::enable_shared_from_this<Context> {
+ public:
+  Context(Host& itsHost, AccountMode mode) : host(itsHost), accountMode(mode) {}
+  ~Context() override;
+
+  [[nodiscard]] int ioctl(unsigned long request, UserAddress argument) override;
+
+  // Removes what is removed with an object besides it: the compat IOAS may be that object.
+  [[nodiscard]] int remove(uint32_t id);
+
+  // A group's state in this file, for as long as one of its devices is bound here.
+  [[nodiscard]] std::shared_ptr<DeviceGroup> group(iommu::Group& group);
+
+  Host& host;
+  ObjectTable objects;
+  AccountMode accountMode;
+  Ioas* vfioIoas = nullptr;  // what the VFIO container requests work on; not a user of it
+
+ private:
+  std::map<const iommu::Group*, std::weak_ptr<DeviceGroup>> groups_;
+};
+
+}  // namespace vfio::soft::iommufd

@@ -1,0 +1,179 @@
+#include "io_pagetable.h"
+
+#include <algorithm>
+#include <cerrno>
+
+namespace vfio::soft::iommufd {
+
+IoPagetable::~IoPagetable() {
+  uint64_t unmapped = 0;
+  (void)unmapAll(unmapped);
+}
+
+int IoPagetable::map(uint64_t user, uint64_t length, uint32_t access, bool fixed, uint64_t& iova) {
+  Piece piece = {nullptr, 0, length};
+  const bool writable = (access & iommu::kWrite) != 0;
+  if (const int error = Pages::make(user, length, writable, piece.pages); error != 0) return error;
+  piece.startByte = user - piece.pages->user();
+  return mapPieces({&piece, 1}, length, access, fixed, iova);
+}
+
+int IoPagetable::gather(uint64_t iova, uint64_t length, std::vector<Piece>& pieces) const {
+  if (length == 0) return -EINVAL;
+  const uint64_t last = iova + (length - 1);
+  if (last < iova) return -EOVERFLOW;
+  for (uint64_t next = iova;;) {
+    const Areas::Entry* const area = areas_.find(next, next);
+    if (area == nullptr) break;
+    const uint64_t end = std::min(last, area->last);
+    area->value.pages->ref();
+    pieces.push_back({area->value.pages, area->value.startByte + (next - area->start), end - next + 1});
+    if (end == last) return 0;
+    next = end + 1;
+  }
+  for (const Piece& piece : pieces) piece.pages->unref();
+  pieces.clear();
+  return -ENOENT;
+}
+
+// All that a new place is checked for before memory is looked at, in the kernel's order.
+int IoPagetable::checkPlace(std::span<const Piece> pieces, uint64_t length, uint32_t access, bool fixed,
+                            uint64_t& iova) const {
+  if (length == 0 || (length & (alignment_ - 1)) != 0) return -EINVAL;
+  const uint64_t user = pieces.front().pages->user() + pieces.front().startByte;
+  if (const int error = fixed ? checkIova(iova, length) : chooseIova(user, length, iova); error != 0) {
+    return error;
+  }
+  for (const Piece& piece : pieces) {
+    if ((access & iommu::kWrite) != 0 && !piece.pages->writable()) return -EPERM;
+    if ((piece.startByte % mm::pageSize() & (alignment_ - 1)) != 0) return -EINVAL;
+  }
+  return 0;
+}
+
+int IoPagetable::checkIova(uint64_t iova, uint64_t length) const {
+  if ((iova & (alignment_ - 1)) != 0) return -EINVAL;
+  const uint64_t last = iova + (length - 1);
+  if (last < iova) return -EOVERFLOW;
+  if (reservedUnion_.find(iova, last) != nullptr) return -EINVAL;
+  return areas_.find(iova, last) != nullptr ? -EEXIST : 0;
+}
+
+int IoPagetable::mapPieces(std::span<Piece> pieces, uint64_t length, uint32_t access, bool fixed,
+                           uint64_t& iova) {
+  uint64_t place = iova;
+  int error = checkPlace(pieces, length, access, fixed, place);
+  uint64_t next = place;
+  size_t filled = 0;
+  for (; error == 0 && filled < pieces.size(); ++filled) {
+    const Piece& piece = pieces[filled];
+    error = fillDomains(next, next + (piece.length - 1), {piece.pages, piece.startByte, access});
+    if (error != 0) break;
+    next += piece.length;
+  }
+  if (error != 0) {
+    next = place;
+    for (size_t at = 0; at < pieces.size(); ++at) {
+      const Piece& piece = pieces[at];
+      if (at < filled) unfillDomains(next, next + (piece.length - 1), {piece.pages, piece.startByte, access});
+      next += piece.length;
+      piece.pages->unref();
+    }
+    return error;
+  }
+  iova = place;
+  for (const Piece& piece : pieces) {
+    areas_.insert(place, place + (piece.length - 1), {piece.pages, piece.startByte, access});
+    place += piece.length;
+  }
+  return 0;
+}
+
+int IoPagetable::unmap(uint64_t iova, uint64_t length, uint64_t& unmapped) {
+  if (length == 0) return -EINVAL;
+  const uint64_t last = iova + (length - 1);
+  if (last < iova) return -EOVERFLOW;
+  return unmapRange(iova, last, unmapped);
+}
+
+int IoPagetable::unmapRange(uint64_t start, uint64_t last, uint64_t& unmapped) {
+  while (const Areas::Entry* const found = areas_.find(start, last)) {
+    const Areas::Entry area = *found;
+    if (area.start < start || area.last > last) return -ENOENT;
+    areas_.erase(area.start);
+    unfillDomains(area.start, area.last, area.value);
+    area.value.pages->unref();
+    unmapped += area.last - area.start + 1;
+    if (area.last == last) break;
+    start = area.last + 1;
+  }
+  return 0;
+}
+
+int IoPagetable::cut(uint64_t last) {
+  const Areas::Entry* const found = areas_.find(last, last);
+  if (found == nullptr) return 0;
+  const Areas::Entry area = *found;
+  // At its first byte too: so the kernel has it.
+  if (last == area.start || last == area.last) return 0;
+  const uint64_t second = last + 1;
+  const uint64_t secondByte = area.value.startByte + (second - area.start);
+  if (((second | secondByte) & (alignment_ - 1)) != 0) return -EINVAL;
+  // A large page in a page table can't be cut.
+  if (!domains_.empty() && hugePages_) return -EINVAL;
+
+  Pages& pages = *area.value.pages;
+  if (!domains_.empty()) {
+    // The pins stay, now in two parts; nothing is newly pinned, so nothing can fail.
+    (void)pages.pin(memory_, area.value.startByte, second - area.start);
+    (void)pages.pin(memory_, secondByte, area.last - last);
+    pages.unpin(memory_, area.value.startByte, area.last - area.start + 1);
+  }
+  pages.ref();
+  areas_.erase(area.start);
+  areas_.insert(area.start, last, area.value);
+  areas_.insert(second, area.last, {&pages, secondByte, area.value.access});
+  return 0;
+}
+
+int IoPagetable::setAllowed(Allowed& fresh) {
+  const bool free = fresh.forEach([this](const Allowed::Entry& entry) {
+    return reservedUnion_.find(entry.start, entry.last) == nullptr;
+  });
+  if (!free) return -EADDRINUSE;
+  allowed_.swap(fresh);
+  return 0;
+}
+
+int IoPagetable::reserve(iommu::Range range, const void* owner) {
+  if (areas_.find(range.start, range.last) != nullptr) return -EADDRINUSE;
+  if (allowed_.find(range.start, range.last) != nullptr) return -EADDRINUSE;
+  reserved_.push_back({range, owner});
+  rebuildReserved();
+  return 0;
+}
+
+void IoPagetable::unreserve(const void* owner) {
+  if (std::erase_if(reserved_, [owner](const Reserved& one) { return one.owner == owner; }) != 0) {
+    rebuildReserved();
+  }
+}
+
+// Ranges of several owners overlap; what is asked for is what they cover together.
+void IoPagetable::rebuildReserved() {
+  std::vector<iommu::Range> ranges;
+  ranges.reserve(reserved_.size());
+  for (const Reserved& one : reserved_) ranges.push_back(one.range);
+  std::sort(ranges.begin(), ranges.end(),
+            [](const iommu::Range& a, const iommu::Range& b) { return a.start < b.start; });
+  reservedUnion_.clear();
+  for (size_t at = 0; at < ranges.size();) {
+    iommu::Range whole = ranges[at];
+    while (++at < ranges.size() && (whole.last == UINT64_MAX || ranges[at].start <= whole.last + 1)) {
+      whole.last = std::max(whole.last, ranges[at].last);
+    }
+    reservedUnion_.insert(whole.start, whole.last, {});
+  }
+}
+
+}  // namespace vfio::soft::iommufd

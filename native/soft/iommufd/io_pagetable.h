@@ -1,0 +1,116 @@
+// An address space: which IOVAs show which memory, which may not be used, and the page tables that are to
+// agree with that. What IOAS commands and the VFIO container requests work on; knows nothing of either.
+//
+// Areas are slices of pages objects; they never overlap. As long as no page table (domain) is added, areas
+// are promises only: nothing is pinned or even looked at. The first domain pins everything, every domain
+// gets every area before it appears, and the last to go releases the pins.
+//
+// Life: part of its IOAS. Domains are added and removed by their page-table objects, reserved ranges by the
+// domain or the device that brings them.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "../iommu/domain.h"
+#include "../mm/memory.h"
+#include "../mm/span_tree.h"
+#include "pages.h"
+
+namespace vfio::soft::iommufd {
+
+class IoPagetable {
+ public:
+  struct Nothing {};
+  using Allowed = mm::SpanTree<Nothing>;
+
+  // A slice of pages that is to become an area. The holder owns a reference to the pages.
+  struct Piece {
+    Pages* pages;
+    uint64_t startByte;
+    uint64_t length;
+  };
+
+  explicit IoPagetable(mm::Memory& memory) : memory_(memory) {}
+  ~IoPagetable();
+  IoPagetable(const IoPagetable&) = delete;
+  IoPagetable& operator=(const IoPagetable&) = delete;
+
+  // --- areas. With `fixed`, iova says where; else it is chosen, and said.
+  [[nodiscard]] int map(uint64_t user, uint64_t length, uint32_t access, bool fixed, uint64_t& iova);
+  // The slices that [iova, iova+length) is made of, with a reference each: 0, -EINVAL, -EOVERFLOW, -ENOENT at
+  // a hole.
+  [[nodiscard]] int gather(uint64_t iova, uint64_t length, std::vector<Piece>& pieces) const;
+  // Makes an area of each piece, one after the other, `length` bytes in all; takes over the references, also
+  // when it fails.
+  [[nodiscard]] int mapPieces(std::span<Piece> pieces, uint64_t length, uint32_t access, bool fixed,
+                              uint64_t& iova);
+  // Unmaps the areas in the range, lowest first, until one isn't inside it as a whole (-ENOENT). `unmapped`
+  // counts the bytes also then.
+  [[nodiscard]] int unmap(uint64_t iova, uint64_t length, uint64_t& unmapped);
+  [[nodiscard]] int unmapAll(uint64_t& unmapped) { return unmapRange(0, UINT64_MAX, unmapped); }
+  // Cuts the area that `last` lies in behind it, if there is one and it doesn't end there.
+  [[nodiscard]] int cut(uint64_t last);
+
+  // --- what may be used
+  // Replaces the list with `fresh` (the old one is there then), or -EADDRINUSE.
+  [[nodiscard]] int setAllowed(Allowed& fresh);
+  // Takes a range out of use in the name of `owner`: 0, or -EADDRINUSE when an area or an allowed range is in
+  // it.
+  [[nodiscard]] int reserve(iommu::Range range, const void* owner);
+  void unreserve(const void* owner);
+  // Shows the ranges that are not reserved, lowest first, until `take(start, last)` returns true.
+  template <class Take>
+  bool forUsable(const Take& take) const {
+    return reservedUnion_.firstGap(0, UINT64_MAX, 1, take);
+  }
+  [[nodiscard]] uint64_t alignment() const { return alignment_; }
+
+  // --- page tables
+  // Fills the domain with every area, then adds it: 0, or -EINVAL, -EADDRINUSE, -EFAULT and nothing changed.
+  [[nodiscard]] int addDomain(iommu::Domain& domain);
+  void removeDomain(iommu::Domain& domain);
+  [[nodiscard]] const std::vector<iommu::Domain*>& domains() const { return domains_; }
+  [[nodiscard]] int disableHugePages();
+  void enableHugePages();
+  [[nodiscard]] bool hugePages() const { return hugePages_; }
+
+ private:
+  struct Area {
+    Pages* pages;
+    uint64_t startByte;  // in the pages
+    uint32_t access;
+  };
+  using Areas = mm::SpanTree<Area>;
+  struct Reserved {
+    iommu::Range range;
+    const void* owner;
+  };
+
+  [[nodiscard]] int chooseIova(uint64_t user, uint64_t length, uint64_t& iova) const;
+  [[nodiscard]] int checkIova(uint64_t iova, uint64_t length) const;
+  [[nodiscard]] int checkPlace(std::span<const Piece> pieces, uint64_t length, uint32_t access, bool fixed,
+                               uint64_t& iova) const;
+  [[nodiscard]] int checkAlignment(uint64_t alignment) const;
+  [[nodiscard]] int recalculateAlignment();
+  [[nodiscard]] int unmapRange(uint64_t start, uint64_t last, uint64_t& unmapped);
+  void rebuildReserved();
+
+  [[nodiscard]] int fill(iommu::Domain& domain, uint64_t start, uint64_t last, const Area& area) const;
+  [[nodiscard]] int fillDomains(uint64_t start, uint64_t last, const Area& area);
+  void unfillDomains(uint64_t start, uint64_t last, const Area& area);
+  [[nodiscard]] int fillDomain(iommu::Domain& domain);
+  void unfillDomain(iommu::Domain& domain, const Areas::Entry* end);
+
+  mm::Memory& memory_;
+  Areas areas_;
+  Allowed allowed_;
+  std::vector<Reserved> reserved_;
+  mm::SpanTree<Nothing> reservedUnion_;
+  std::vector<iommu::Domain*> domains_;
+  uint64_t alignment_ = 1;
+  bool hugePages_ = true;
+};
+
+}  // namespace vfio::soft::iommufd

@@ -1,0 +1,31 @@
+// Instructions that may touch any address: where a fault would be a crash they stop and tell how far they
+// got. The price is nothing but the instructions; a fault costs one signal.
+//
+// A handler for SIGSEGV and SIGBUS recognises faults of these routines by the address of the instruction (a
+// non-canonical address raises a fault without an address) and sends every other fault on to the action that
+// was there before: Node's, V8's, a sanitizer's, or the default.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace vfio::soft::mm {
+
+// Installs the handler. More calls do nothing.
+void installGuard();
+
+// Copies upwards; returns the number of bytes not copied.
+[[nodiscard]] size_t guardedCopy(void* to, const void* from, size_t size);
+
+// Reads one byte of each page, or writes it with what it holds (atomically: other threads see nothing);
+// returns the number of pages from the first that couldn't be. `pages` > 0.
+[[nodiscard]] size_t guardedProbe(uint64_t address, size_t pages, size_t pageSize, bool write);
+
+// Ranges of device registers that are mapped for the program to touch directly. Where the device does not
+// answer (its memory decoding is off), such a touch would be SIGBUS and the end of the process; in a watched
+// range it finds zeroes instead, and the page stays so until it is mapped anew. Ranges are known by their
+// start. When there are more than a few thousand at once, the last ones are not watched.
+void watchRange(uintptr_t start, size_t length);
+void unwatchRange(uintptr_t start);
+
+}  // namespace vfio::soft::mm

@@ -1,0 +1,144 @@
+// Lays out the header and the capabilities. Which bits take writes follows what QEMU's functions do, since
+// the reference machine is made of them: outside header and capabilities, the space is scratch memory.
+#include "config.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "registers.h"
+
+namespace vfio::soft::pci {
+
+namespace {
+
+constexpr unsigned firstCapability = 0x40;
+
+}  // namespace
+
+ConfigSpace::ConfigSpace(const devices::Description& description)
+    : bytes_(description.express ? extendedSize : conventionalSize),
+      writable_(bytes_.size()),
+      clearable_(bytes_.size()) {
+  std::fill(writable_.begin() + headerEnd, writable_.begin() + conventionalSize, uint8_t{0xff});
+  set(regVendor, 2, description.vendor);
+  set(regDevice, 2, description.device);
+  set(regRevision, 1, description.revision);
+  set(regClass, 1, description.classCode);
+  set(regClass + 1, 2, description.classCode >> 8);
+  allow(regCommand, 2, commandIo | commandMemory | commandMaster | commandSerr | commandIntxDisable);
+  allowClear(regStatus, 2, statusErrors);
+  allow(regCacheLine, 1, 0xff);
+  allow(regInterruptLine, 1, 0xff);
+  set(regInterruptPin, 1, description.interruptPin);
+  const bool bridge = description.classCode >> 8 == 0x0604;
+  set(regHeaderType, 1, bridge ? 1 : 0);
+  if (!bridge) {
+    set(regSubsystemVendor, 2, description.subsystemVendor);
+    set(regSubsystem, 2, description.subsystem);
+  }
+  addBars(description);
+  unsigned next = firstCapability;
+  if (description.msix.vectors > 0) {
+    addMsix(next, description.msix);
+    next += 0x10;
+  }
+  if (description.msiVectors > 0) {
+    addMsi(next, description.msiVectors);
+    next += 0x20;
+  }
+  if (description.express) addExpress(next, description.functionReset);
+  seal();
+}
+
+void ConfigSpace::addBars(const devices::Description& description) {
+  for (unsigned i = 0; i < description.bars.size(); ++i) {
+    const auto& bar = description.bars[i];
+    if (bar.kind == devices::BarKind::none) continue;
+    const bool wide = bar.kind == devices::BarKind::memory64;
+    const uint64_t mask = ~(bar.size - 1);
+    const uint32_t type =
+        bar.kind == devices::BarKind::io ? barIo : (wide ? bar64 : 0) | (bar.prefetchable ? barPrefetch : 0);
+    set(regBar0 + 4 * i, 4, type);
+    allow(regBar0 + 4 * i, 4, static_cast<uint32_t>(mask));
+    if (wide) allow(regBar0 + 4 * ++i, 4, static_cast<uint32_t>(mask >> 32));
+  }
+}
+
+void ConfigSpace::addMsi(unsigned offset, unsigned vectors) {
+  const unsigned at = addCapability(capMsi, offset, 14);
+  set(at + msiFlags, 2, msi64 | std::bit_width(vectors - 1) << 1);
+  allow(at + msiFlags, 2, msiEnable | msiEnabledMask);
+  allow(at + msiAddress, 4, 0xfffffffc);
+  allow(at + msiAddressHigh, 4, 0xffffffff);
+  allow(at + msiData64, 2, 0xffff);
+}
+
+void ConfigSpace::addMsix(unsigned offset, const devices::MsixTable& table) {
+  const unsigned at = addCapability(capMsix, offset, 12);
+  set(at + msixFlags, 2, table.vectors - 1);
+  allow(at + msixFlags, 2, msixEnable | msixMaskAll);
+  set(at + msixTable, 4, table.table | table.bar);
+  set(at + msixPending, 4, table.pending | table.bar);
+}
+
+void ConfigSpace::addExpress(unsigned offset, bool functionReset) {
+  const unsigned at = addCapability(capExpress, offset, 60);
+  set(at + expressFlags, 2, 0x0002);  // an endpoint, version 2
+  set(at + expressDeviceCapabilities, 4, 0x8000 | (functionReset ? expressHasFlr : 0));
+  allow(at + expressDeviceControl, 2, 0x7fff | (functionReset ? expressStartFlr : 0));
+  set(at + expressDeviceControl, 2, 0x2810);
+  allow(at + expressDeviceControl2, 2, 0xffff);
+}
+
+uint32_t ConfigSpace::read(unsigned offset, unsigned width) const {
+  uint32_t value = 0;
+  for (unsigned i = 0; i < width; ++i) {
+    const uint32_t byte = offset + i < bytes_.size() ? bytes_[offset + i] : 0xff;
+    value |= byte << 8 * i;
+  }
+  return value;
+}
+
+void ConfigSpace::write(unsigned offset, unsigned width, uint32_t value) {
+  for (unsigned i = 0; i < width && offset + i < bytes_.size(); ++i) {
+    const auto byte = static_cast<uint8_t>(value >> 8 * i);
+    const uint8_t writable = writable_[offset + i];
+    const uint8_t clear = byte & clearable_[offset + i];
+    auto& stored = bytes_[offset + i];
+    stored = static_cast<uint8_t>(((stored & ~writable) | (byte & writable)) & ~clear);
+  }
+}
+
+void ConfigSpace::set(unsigned offset, unsigned width, uint32_t value) {
+  for (unsigned i = 0; i < width; ++i) bytes_[offset + i] = static_cast<uint8_t>(value >> 8 * i);
+}
+
+void ConfigSpace::allow(unsigned offset, unsigned width, uint32_t writable) {
+  for (unsigned i = 0; i < width; ++i) writable_[offset + i] = static_cast<uint8_t>(writable >> 8 * i);
+}
+
+void ConfigSpace::allowClear(unsigned offset, unsigned width, uint32_t clearable) {
+  for (unsigned i = 0; i < width; ++i) clearable_[offset + i] = static_cast<uint8_t>(clearable >> 8 * i);
+}
+
+unsigned ConfigSpace::addCapability(uint8_t id, unsigned offset, unsigned length) {
+  std::fill_n(bytes_.begin() + offset, length, uint8_t{0});
+  std::fill_n(writable_.begin() + offset, length, uint8_t{0});
+  set(offset, 1, id);
+  set(lastCapability_ == 0 ? static_cast<unsigned>(regCapabilities) : lastCapability_ + 1, 1, offset);
+  set(regStatus, 2, read(regStatus, 2) | statusCapabilities);
+  lastCapability_ = offset;
+  return offset;
+}
+
+unsigned ConfigSpace::findCapability(uint8_t id) const {
+  if ((read(regStatus, 2) & statusCapabilities) == 0) return 0;
+  unsigned at = read(regCapabilities, 1) & ~3U;
+  for (unsigned steps = 0; at >= headerEnd && steps < 48; ++steps) {
+    if (read(at, 1) == id) return at;
+    at = read(at + 1, 1) & ~3U;
+  }
+  return 0;
+}
+
+}  // namespace vfio::soft::pci

@@ -1,0 +1,69 @@
+// Drivers, and the bus logic that brings functions and drivers together: matching, driver_override, bind,
+// unbind, probing, dynamic ids.
+//
+// Life: drivers are registered with the machine and stay.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace vfio::soft::pci {
+
+class Function;
+
+struct Id {
+  static constexpr uint32_t any = 0xffffffff;
+  uint32_t vendor = any, device = any, subsystemVendor = any, subsystem = any;
+  uint32_t classCode = 0, classMask = 0;
+  [[nodiscard]] bool matches(const Function& function) const;
+};
+
+class Driver {
+ public:
+  std::string name;
+  std::vector<Id> ids;
+  bool dma = false;  // does DMA for the kernel: its functions make their group the kernel's
+  std::function<int(Function&)> probe = [](Function&) { return 0; };   // 0 or -errno
+  std::function<int(Function&)> remove = [](Function&) { return 0; };  // 0, or -EBUSY: stays bound
+  std::vector<Id> dynamicIds{};
+};
+
+class DriverCore {
+ public:
+  // `changed` is told of each function whose driver came or went.
+  using Changed = std::function<void(Function&, Driver&, bool bound)>;
+  explicit DriverCore(Changed changed) : changed_(std::move(changed)) {}
+
+  Driver& add(Driver driver);
+  void addFunction(Function& function) { functions_.push_back(&function); }
+  [[nodiscard]] const std::vector<std::unique_ptr<Driver>>& drivers() const { return drivers_; }
+  // At start-up: as drivers_probe, failures ignored.
+  void probeAll();
+
+  // What the files in sysfs do: 0 or -errno.
+  [[nodiscard]] int bind(Driver& driver, std::string_view text);
+  [[nodiscard]] int unbind(Driver& driver, std::string_view text);
+  [[nodiscard]] int probe(std::string_view text);
+  [[nodiscard]] int newId(Driver& driver, std::string_view text);
+  [[nodiscard]] int removeId(Driver& driver, std::string_view text);
+
+  bool autoprobe = true;
+
+ private:
+  [[nodiscard]] Function* find(std::string_view text) const;
+  [[nodiscard]] static bool matches(const Driver& driver, const Function& function);
+  [[nodiscard]] int attach(Driver& driver, Function& function, bool& refused);
+
+  Changed changed_;
+  std::vector<std::unique_ptr<Driver>> drivers_;
+  std::vector<Function*> functions_;
+};
+
+// The text without the one newline that shells add, up to a NUL.
+[[nodiscard]] std::string_view trimmed(std::string_view text);
+
+}  // namespace vfio::soft::pci

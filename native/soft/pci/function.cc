@@ -1,0 +1,307 @@
+// The hardware half of a function. Everything is pulled from config space when it matters (is bus mastering
+// on? are messages enabled?), so there is no second copy of a bit to keep in step.
+#include "function.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <system_error>
+
+#include "../engine.h"
+#include "../host.h"
+#include "../vfio/device.h"
+#include "registers.h"
+
+namespace vfio::soft::pci {
+
+namespace {
+
+constexpr uint32_t messageWindow = 0xfee00000;
+
+std::string name(const Bus& bus, uint8_t devfn) {
+  std::array<char, 16> text;
+  std::snprintf(text.data(), text.size(), "0000:%02x:%02x.%u", bus.number, devfn >> 3, devfn & 7U);
+  return text.data();
+}
+
+// The kernel's resource flags for a BAR, as it shows them in sysfs.
+uint64_t resourceFlags(const devices::Bar& bar) {
+  constexpr uint64_t io = 0x100, memory = 0x200, prefetch = 0x2000, sizeAligned = 0x40000, wide = 0x100000;
+  switch (bar.kind) {
+    case devices::BarKind::none:
+      return 0;
+    case devices::BarKind::io:
+      return io | sizeAligned | barIo;
+    default:
+      return memory | sizeAligned | (bar.prefetchable ? prefetch | barPrefetch : 0) |
+             (bar.kind == devices::BarKind::memory64 ? wide | bar64 : 0);
+  }
+}
+
+uint64_t load(const uint8_t* from, unsigned width) {
+  uint64_t value = 0;
+  std::memcpy(&value, from, width);
+  return value;
+}
+
+}  // namespace
+
+Function::Function(Host& host, const Place& place, std::unique_ptr<devices::Device> model, iommu::Unit& unit,
+                   iommu::Group& group)
+    : host(host),
+      bus(*place.bus),
+      devfn(place.devfn),
+      bdf(name(*place.bus, place.devfn)),
+      interrupt(place.interrupt),
+      config(model->description()),
+      endpoint(std::make_unique<iommu::Endpoint>(host, bdf, place.requesterId, unit, group)),
+      model_(std::move(model)) {
+  config.set(regInterruptLine, 1, place.interrupt);
+  config.set(regCommand, 2, place.command);
+  for (unsigned i = 0; i < resources.size(); ++i) {
+    const auto& bar = description().bars[i];
+    if (bar.kind == devices::BarKind::none) continue;
+    resources[i] = {place.addresses[i], bar.size, bar.kind, bar.prefetchable, resourceFlags(bar)};
+    config.write(regBar0 + 4 * i, 4, static_cast<uint32_t>(place.addresses[i]));
+    if (bar.kind == devices::BarKind::memory64) {
+      config.write(regBar0 + 4 * i + 4, 4, static_cast<uint32_t>(place.addresses[i] >> 32));
+    }
+    if (!bar.backed) continue;
+    const int fd = memfd_create("vfio-bar", MFD_CLOEXEC);
+    if (fd < 0 || ftruncate(fd, static_cast<off_t>(bar.size)) != 0) {
+      throw std::system_error(errno, std::generic_category(), "memory of a BAR");
+    }
+    void* bytes = ::mmap(nullptr, bar.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (bytes == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "memory of a BAR");
+    memory_[i] = {fd, static_cast<uint8_t*>(bytes)};
+  }
+  const auto vectors = description().msix.vectors;
+  msixTable_.assign(vectors * size_t{msixEntrySize}, 0);
+  for (unsigned i = 0; i < vectors; ++i) msixTable_[i * msixEntrySize + msixEntryControl] = 1;  // masked
+  msixPending_.assign(vectors, false);
+  bus.functions.push_back(this);
+  model_->plug(*this);
+}
+
+Function::~Function() {
+  host.engine().cancel(this);
+  for (unsigned i = 0; i < memory_.size(); ++i) {
+    if (memory_[i].bytes) ::munmap(memory_[i].bytes, resources[i].size);
+    if (memory_[i].fd >= 0) ::close(memory_[i].fd);
+  }
+}
+
+bool Function::isBridge() const { return (config.read(regHeaderType, 1) & 0x7f) == 1; }
+
+uint16_t Function::command() const { return static_cast<uint16_t>(config.read(regCommand, 2)); }
+
+// ---------------------------------------------------------------- the bus side
+
+uint32_t Function::configRead(unsigned offset, unsigned width) const {
+  uint32_t value = config.read(offset, width);
+  // Interrupt Status follows the pin, whether it is disabled or not.
+  for (unsigned i = 0; i < width; ++i) {
+    if (offset + i == regStatus && line_) value |= uint32_t{statusInterrupt} << 8 * i;
+  }
+  return value;
+}
+
+void Function::configWrite(unsigned offset, unsigned width, uint32_t value) {
+  const bool disabled = (command() & commandIntxDisable) != 0;
+  config.write(offset, width, value);
+  const unsigned express = config.findCapability(capExpress);
+  if (express != 0 && (config.read(express + expressDeviceControl, 2) & expressStartFlr) != 0) {
+    reset();
+    return;
+  }
+  if (disabled && (command() & commandIntxDisable) == 0) updateLine();
+  flushPending();
+}
+
+bool Function::decodes(unsigned bar) const {
+  const bool io = resources[bar].kind == devices::BarKind::io;
+  return (command() & (io ? commandIo : commandMemory)) != 0;
+}
+
+bool Function::inMsixTable(unsigned bar, uint64_t offset) const {
+  const auto& msix = description().msix;
+  return msix.vectors != 0 && bar == msix.bar && offset >= msix.table &&
+         offset < msix.table + msixTable_.size();
+}
+
+uint64_t Function::barRead(unsigned bar, uint64_t offset, unsigned width) {
+  if (bar >= resources.size() || offset > resources[bar].size || width > resources[bar].size - offset) {
+    return ~uint64_t{0};
+  }
+  if (!decodes(bar)) return ~uint64_t{0};
+  if (memory_[bar].bytes) return load(memory_[bar].bytes + offset, width);
+  const auto& msix = description().msix;
+  if (inMsixTable(bar, offset)) return load(msixTable_.data() + (offset - msix.table), width);
+  if (msix.vectors != 0 && bar == msix.bar && offset >= msix.pending &&
+      offset < msix.pending + (msix.vectors + 63) / 64 * 8) {
+    uint64_t value = 0;
+    for (unsigned i = 0; i < 8 * width; ++i) {
+      const uint64_t vector = 8 * (offset - msix.pending) + i;
+      if (vector < msix.vectors && msixPending_[vector]) value |= uint64_t{1} << i;
+    }
+    return value;
+  }
+  return model_->read(bar, offset, width);
+}
+
+void Function::barWrite(unsigned bar, uint64_t offset, unsigned width, uint64_t value) {
+  if (bar >= resources.size() || offset > resources[bar].size || width > resources[bar].size - offset) return;
+  if (!decodes(bar)) return;
+  if (memory_[bar].bytes) {
+    std::memcpy(memory_[bar].bytes + offset, &value, width);
+  } else if (inMsixTable(bar, offset)) {
+    std::memcpy(msixTable_.data() + (offset - description().msix.table), &value, width);
+    flushPending();
+  } else {
+    model_->write(bar, offset, width, value);
+  }
+}
+
+int Function::memoryFd(unsigned bar) const { return bar < memory_.size() ? memory_[bar].fd : -1; }
+
+uint8_t* Function::memory(unsigned bar) { return bar < memory_.size() ? memory_[bar].bytes : nullptr; }
+
+void Function::reset() {
+  host.engine().cancel(this);
+  config.reset();
+  for (unsigned i = 0; i < description().msix.vectors; ++i) {
+    std::fill_n(msixTable_.begin() + i * msixEntrySize, msixEntrySize, uint8_t{0});
+    msixTable_[i * msixEntrySize + msixEntryControl] = 1;
+  }
+  std::fill(msixPending_.begin(), msixPending_.end(), false);
+  line_ = false;
+  model_->reset();
+}
+
+int Function::tryReset() {
+  // The kernel goes through the methods in order. A bus reset is refused while other functions share the bus,
+  // even though the method was listed when the first of them was found.
+  const bool alone = bus.bridge != nullptr && bus.functions.size() == 1 && !isBridge();
+  const bool listed = std::find(resetMethods.begin(), resetMethods.end(), "bus") != resetMethods.end();
+  if (!hasFunctionReset() && !(alone && listed)) return -ENOTTY;
+  const auto state = saveState();
+  reset();
+  restoreState(state);
+  return 0;
+}
+
+Function::State Function::saveState() const {
+  State state{std::vector<uint32_t>(config.size() / 4), msixTable_};
+  for (unsigned i = 0; i < state.config.size(); ++i) state.config[i] = config.read(4 * i, 4);
+  return state;
+}
+
+void Function::restoreState(const State& state) {
+  msixTable_ = state.msixTable;
+  // BARs and capabilities before the command register, so that nothing decodes at a wrong address. The status
+  // half of it is left alone: writing it would clear errors.
+  for (auto i = static_cast<unsigned>(state.config.size()); i-- > 0;) {
+    if (i != regCommand / 4) config.write(4 * i, 4, state.config[i]);
+  }
+  configWrite(regCommand, 2, state.config[regCommand / 4] & 0xffff);
+}
+
+// ---------------------------------------------------------------- interrupts
+
+void Function::setInterruptHandler(InterruptHandler* handler) {
+  handler_ = handler;
+  if (!handler) return;
+  updateLine();
+  flushPending();
+}
+
+void Function::setLine(bool asserted) {
+  line_ = asserted;
+  updateLine();
+}
+
+void Function::updateLine() {
+  if (handler_ && line_ && (command() & commandIntxDisable) == 0) handler_->line();
+}
+
+bool Function::messagesEnabled() const {
+  const unsigned msi = config.findCapability(capMsi);
+  if (msi != 0 && (config.read(msi + msiFlags, 2) & msiEnable) != 0) return true;
+  const unsigned msix = config.findCapability(capMsix);
+  return msix != 0 && (config.read(msix + msixFlags, 2) & msixEnable) != 0;
+}
+
+bool Function::vectorMasked(unsigned vector) const {
+  const unsigned at = config.findCapability(capMsix);
+  return (config.read(at + msixFlags, 2) & msixMaskAll) != 0 ||
+         (msixTable_[vector * msixEntrySize + msixEntryControl] & 1) != 0;
+}
+
+void Function::sendMessage(unsigned vector) {
+  const unsigned msix = config.findCapability(capMsix);
+  const unsigned msi = config.findCapability(capMsi);
+  if (msix != 0 && (config.read(msix + msixFlags, 2) & msixEnable) != 0) {
+    if (vector >= msixPending_.size()) return;
+    if (vectorMasked(vector)) {
+      msixPending_[vector] = true;
+      return;
+    }
+  } else if (msi != 0 && (config.read(msi + msiFlags, 2) & msiEnable) != 0) {
+    // A device given fewer vectors than it has folds the rest onto them.
+    const unsigned granted = 1U << ((config.read(msi + msiFlags, 2) & msiEnabledMask) >> 4);
+    vector %= granted;
+  } else {
+    return;
+  }
+  // A message is a write to memory by the device.
+  if (!mayMaster(messageWindow, 4, true)) return;
+  if (handler_) handler_->message(vector);
+}
+
+void Function::setVector(unsigned vector, bool enabled) {
+  uint8_t* entry = msixTable_.data() + vector * msixEntrySize;
+  const std::array<uint32_t, 4> words{messageWindow, 0, vector, enabled ? 0U : 1U};
+  std::memcpy(entry, words.data(), sizeof words);
+  flushPending();
+}
+
+void Function::flushPending() {
+  const unsigned msix = config.findCapability(capMsix);
+  if (msix == 0 || (config.read(msix + msixFlags, 2) & msixEnable) == 0) return;
+  for (unsigned vector = 0; vector < msixPending_.size(); ++vector) {
+    if (!msixPending_[vector] || vectorMasked(vector)) continue;
+    msixPending_[vector] = false;
+    sendMessage(vector);
+  }
+}
+
+// ---------------------------------------------------------------- DMA and time
+
+bool Function::mayMaster(uint64_t address, uint64_t length, bool write) {
+  if ((command() & commandMaster) != 0) return true;
+  refuseDma(address, length, write, "bus mastering is off");
+  return false;
+}
+
+bool Function::dmaRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) {
+  return mayMaster(iova, size, false) && endpoint->dmaRead(iova, into, size, pasid);
+}
+
+bool Function::dmaWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) {
+  return mayMaster(iova, size, true) && endpoint->dmaWrite(iova, from, size, pasid);
+}
+
+void Function::refuseDma(uint64_t iova, uint64_t length, bool write, std::string reason) {
+  host.reportFault({bdf, iova, length, write, std::move(reason)});
+}
+
+void Function::post(std::chrono::nanoseconds delay, std::function<void()> job) {
+  host.engine().post(this, delay, std::move(job));
+}
+
+}  // namespace vfio::soft::pci

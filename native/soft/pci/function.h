@@ -1,0 +1,150 @@
+// One PCI function: its config space, BARs and interrupt logic, with a device model behind them and an IOMMU
+// endpoint in front of its DMA. What system software keeps about it (driver, driver_override, the VFIO
+// device) hangs on it too.
+//
+// Life: made with the machine's topology, lives as long as the machine.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "../devices/device.h"
+#include "../iommu/endpoint.h"
+#include "config.h"
+
+namespace vfio::soft {
+class Host;
+namespace cdev {
+class Device;
+}
+}  // namespace vfio::soft
+
+namespace vfio::soft::pci {
+
+class Driver;
+class Function;
+
+struct Bus {
+  uint8_t number = 0;
+  Function* bridge = nullptr;  // null: a root bus
+  std::vector<Function*> functions;
+};
+
+// Who takes a function's interrupts: the driver that holds it.
+class InterruptHandler {
+ public:
+  virtual void message(unsigned vector) = 0;
+  virtual void line() = 0;  // the pin is asserted and not disabled
+
+ protected:
+  ~InterruptHandler() = default;
+};
+
+// A BAR as firmware placed it. `address` 0: not there.
+struct Resource {
+  uint64_t address = 0;
+  uint64_t size = 0;
+  devices::BarKind kind = devices::BarKind::none;
+  bool prefetchable = false;
+  uint64_t flags = 0;  // as the kernel prints them in `resource`
+};
+
+class Function final : public devices::Port {
+ public:
+  struct Place {
+    Bus* bus;
+    uint8_t devfn;
+    uint16_t requesterId;  // what the IOMMU sees: a bridge to a conventional bus answers for all behind it
+    unsigned interrupt;    // the line that firmware routed
+    std::array<uint64_t, 6> addresses;
+    uint16_t command;  // as firmware left it
+  };
+  Function(Host& host, const Place& place, std::unique_ptr<devices::Device> model, iommu::Unit& unit,
+           iommu::Group& group);
+  ~Function() override;
+  Function(const Function&) = delete;
+  Function& operator=(const Function&) = delete;
+
+  // --- the bus side: what the processor can do to it
+  [[nodiscard]] uint32_t configRead(unsigned offset, unsigned width) const;
+  void configWrite(unsigned offset, unsigned width, uint32_t value);
+  [[nodiscard]] uint64_t barRead(unsigned bar, uint64_t offset, unsigned width);
+  void barWrite(unsigned bar, uint64_t offset, unsigned width, uint64_t value);
+  [[nodiscard]] int memoryFd(unsigned bar) const;  // of a backed BAR; -1 otherwise
+  // What any reset of the function does to the hardware. Config space included.
+  void reset();
+
+  // --- the driver side
+  void setInterruptHandler(InterruptHandler* handler);
+  [[nodiscard]] bool lineAsserted() const { return line_; }
+  // Messages that were held back by a mask go out when it is lifted.
+  void flushPending();
+  // Programs and unmasks an MSI-X vector, or masks it: the table is the host's, whatever the command says.
+  void setVector(unsigned vector, bool enabled);
+  // Functions that the hardware can't reset alone have none of this.
+  [[nodiscard]] bool hasFunctionReset() const { return description().functionReset; }
+  // pci_reset_function: 0, or -ENOTTY when no method works. Config space comes back as it was.
+  [[nodiscard]] int tryReset();
+  // Config space, and the MSI-X table that system software keeps a copy of.
+  struct State {
+    std::vector<uint32_t> config;
+    std::vector<uint8_t> msixTable;
+  };
+  [[nodiscard]] State saveState() const;
+  void restoreState(const State& state);
+
+  [[nodiscard]] const devices::Description& description() const { return model_->description(); }
+  [[nodiscard]] bool isBridge() const;
+  [[nodiscard]] uint16_t command() const;
+
+  // --- Port
+  bool dmaRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) override;
+  bool dmaWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) override;
+  void refuseDma(uint64_t iova, uint64_t length, bool write, std::string reason) override;
+  [[nodiscard]] bool messagesEnabled() const override;
+  void sendMessage(unsigned vector) override;
+  void setLine(bool asserted) override;
+  void post(std::chrono::nanoseconds delay, std::function<void()> job) override;
+  [[nodiscard]] uint8_t* memory(unsigned bar) override;
+
+  Host& host;
+  Bus& bus;
+  const uint8_t devfn;
+  const std::string bdf;
+  unsigned interrupt;
+  std::array<Resource, 6> resources{};
+  ConfigSpace config;
+  std::unique_ptr<iommu::Endpoint> endpoint;
+
+  // --- kept by system software
+  Driver* driver = nullptr;
+  std::optional<std::string> driverOverride;
+  std::string path;  // in sysfs: /sys/devices/pci0000:00/...
+  unsigned enableCount = 0;
+  std::vector<std::string> resetMethods;
+  std::unique_ptr<cdev::Device> vfio;  // while vfio-pci holds it
+
+ private:
+  struct Memory {
+    int fd = -1;
+    uint8_t* bytes = nullptr;
+  };
+  [[nodiscard]] bool decodes(unsigned bar) const;
+  [[nodiscard]] bool mayMaster(uint64_t address, uint64_t length, bool write);
+  void updateLine();
+  [[nodiscard]] bool inMsixTable(unsigned bar, uint64_t offset) const;
+  [[nodiscard]] bool vectorMasked(unsigned vector) const;
+
+  std::unique_ptr<devices::Device> model_;
+  std::array<Memory, 6> memory_{};
+  InterruptHandler* handler_ = nullptr;
+  bool line_ = false;
+  std::vector<uint8_t> msixTable_;
+  std::vector<bool> msixPending_;
+};
+
+}  // namespace vfio::soft::pci

@@ -1,0 +1,361 @@
+// Formats are the kernel's, to the byte: tools parse them.
+#include "sysfs.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+
+#include "registers.h"
+
+namespace vfio::soft::pci {
+
+namespace {
+
+const std::string busPath = "/sys/bus/pci";
+const std::string groupsPath = "/sys/kernel/iommu_groups";
+constexpr unsigned groupMajor = 252;
+constexpr unsigned deviceMajor = 251;
+
+template <typename... Values>
+std::string format(const char* pattern, Values... values) {
+  std::array<char, 160> text;
+  std::snprintf(text.data(), text.size(), pattern, values...);
+  return text.data();
+}
+
+// A store function out of one that gives 0 or -errno.
+template <typename Function>
+std::function<int64_t(std::string_view)> store(Function function) {
+  return [function](std::string_view text) -> int64_t { return function(text); };
+}
+
+std::string resourceText(const Function& function) {
+  // The BARs, the ROM and the six of SR-IOV; a bridge's windows besides.
+  const size_t lines = function.isBridge() ? 17 : 13;
+  std::string text;
+  for (size_t i = 0; i < lines; ++i) {
+    uint64_t start = 0, last = 0, flags = 0;
+    if (i < function.resources.size() && function.resources[i].address != 0) {
+      const auto& resource = function.resources[i];
+      start = resource.address;
+      last = start + resource.size - 1;
+      flags = resource.flags;
+    }
+    text += format("0x%016llx 0x%016llx 0x%016llx\n", static_cast<unsigned long long>(start),
+                   static_cast<unsigned long long>(last), static_cast<unsigned long long>(flags));
+  }
+  return text;
+}
+
+std::string modalias(const Function& function) {
+  const auto& d = function.description();
+  return format("pci:v%08Xd%08Xsv%08Xsd%08Xbc%02Xsc%02Xi%02X", d.vendor, d.device, d.subsystemVendor,
+                d.subsystem, d.classCode >> 16, d.classCode >> 8 & 0xff, d.classCode & 0xff);
+}
+
+const char* kindName(iommu::ReservedKind kind) {
+  switch (kind) {
+    case iommu::ReservedKind::direct:
+      return "direct";
+    case iommu::ReservedKind::directRelaxable:
+      return "direct-relaxable";
+    case iommu::ReservedKind::reserved:
+      return "reserved";
+    default:
+      return "msi";
+  }
+}
+
+std::string reservedText(const iommu::Group& group) {
+  std::vector<iommu::ReservedRegion> regions;
+  const auto add = [&regions](const iommu::ReservedRegion& region) {
+    const auto same = [&region](const iommu::ReservedRegion& other) {
+      return other.range.start == region.range.start && other.range.last == region.range.last &&
+             other.kind == region.kind;
+    };
+    if (std::none_of(regions.begin(), regions.end(), same)) regions.push_back(region);
+  };
+  for (const auto* member : group.members) {
+    for (const auto& region : member->unit.reserved) add(region);
+    for (const auto& region : member->reserved) add(region);
+  }
+  std::sort(regions.begin(), regions.end(),
+            [](const auto& a, const auto& b) { return a.range.start < b.range.start; });
+  std::string text;
+  for (const auto& region : regions) {
+    text += format("0x%016llx 0x%016llx %s\n", static_cast<unsigned long long>(region.range.start),
+                   static_cast<unsigned long long>(region.range.last), kindName(region.kind));
+  }
+  return text;
+}
+
+}  // namespace
+
+void Sysfs::addText(const std::string& path, std::string text) {
+  tree_.attribute(path, {[text = std::move(text)](std::string& out) {
+                           out = text;
+                           return 0;
+                         },
+                         nullptr});
+}
+
+void Sysfs::addBus() {
+  tree_.directory(busPath + "/devices");
+  tree_.directory(busPath + "/drivers");
+  tree_.directory(busPath + "/slots");
+  tree_.directory(groupsPath);
+  tree_.directory("/sys/class/vfio");
+  tree_.directory("/sys/class/vfio-dev");
+  tree_.directory("/sys/class/iommu");
+  tree_.attribute(busPath + "/drivers_probe",
+                  {nullptr, store([this](std::string_view text) { return core_.probe(text); })});
+  tree_.attribute(busPath + "/drivers_autoprobe", {[this](std::string& text) {
+                                                     text = core_.autoprobe ? "1\n" : "0\n";
+                                                     return 0;
+                                                   },
+                                                   store([this](std::string_view text) {
+                                                     core_.autoprobe = text.front() != '0';
+                                                     return 0;
+                                                   })});
+}
+
+void Sysfs::addDriver(Driver& driver) {
+  const std::string path = busPath + "/drivers/" + driver.name;
+  const auto add = [&](const char* name, int (DriverCore::*action)(Driver&, std::string_view)) {
+    tree_.attribute(path + "/" + name, {nullptr, store([this, &driver, action](std::string_view text) {
+                                          return (core_.*action)(driver, text);
+                                        })});
+  };
+  add("bind", &DriverCore::bind);
+  add("unbind", &DriverCore::unbind);
+  add("new_id", &DriverCore::newId);
+  add("remove_id", &DriverCore::removeId);
+}
+
+void Sysfs::addUnit(const iommu::Unit& unit) {
+  const std::string path = "/sys/devices/virtual/iommu/" + unit.name;
+  tree_.directory(path + "/devices");
+  tree_.link("/sys/class/iommu/" + unit.name, path);
+  tree_.link(path + "/subsystem", "/sys/class/iommu");
+  addText(path + "/intel-iommu/version", "1:0\n");
+  addText(path + "/intel-iommu/address", "fed90000\n");
+  addText(path + "/intel-iommu/cap", "d2008c222f0686\n");
+  addText(path + "/intel-iommu/ecap", "f00f4e\n");
+  addText(path + "/intel-iommu/domains_supported", "65536\n");
+}
+
+void Sysfs::addGroup(iommu::Group& group) {
+  const std::string path = groupsPath + "/" + std::to_string(group.id);
+  tree_.directory(path + "/devices");
+  tree_.attribute(path + "/reserved_regions", {[&group](std::string& text) {
+                                                 text = reservedText(group);
+                                                 return 0;
+                                               },
+                                               nullptr});
+  const auto type = std::make_shared<std::string>("identity");
+  tree_.attribute(path + "/type", {[type](std::string& text) {
+                                     text = *type + "\n";
+                                     return 0;
+                                   },
+                                   store([type, &group](std::string_view text) {
+                                     const std::string wanted(trimmed(text));
+                                     const bool known = wanted == "identity" || wanted == "DMA" ||
+                                                        wanted == "DMA-FQ" || wanted == "auto";
+                                     if (!known) return -EINVAL;
+                                     // Only this step needs no new domain.
+                                     const bool easy = wanted == "DMA-FQ" && *type == "DMA";
+                                     if (!easy && (group.owner != nullptr || group.kernelDrivers != 0)) {
+                                       return -EPERM;
+                                     }
+                                     *type = wanted == "auto" ? "identity" : wanted;
+                                     return 0;
+                                   })});
+}
+
+// ---------------------------------------------------------------- functions
+
+void Sysfs::addFunction(Function& function) {
+  const std::string& path = function.path;
+  addIdentity(function);
+  addOverride(function);
+  addReset(function);
+  tree_.flat(path + "/config",
+             {function.config.size(),
+              [&function](uint64_t offset) {
+                return static_cast<uint8_t>(function.configRead(static_cast<unsigned>(offset), 1));
+              },
+              [&function](uint64_t offset, unsigned width, uint32_t value) {
+                function.configWrite(static_cast<unsigned>(offset), width, value);
+              }});
+  tree_.link(busPath + "/devices/" + function.bdf, path);
+  tree_.link(path + "/subsystem", busPath);
+  const auto& endpoint = *function.endpoint;
+  const std::string group = groupsPath + "/" + std::to_string(endpoint.group.id);
+  tree_.link(path + "/iommu_group", group);
+  tree_.link(group + "/devices/" + function.bdf, path);
+  const std::string unit = "/sys/devices/virtual/iommu/" + endpoint.unit.name;
+  tree_.link(path + "/iommu", unit);
+  tree_.link(unit + "/devices/" + function.bdf, path);
+}
+
+void Sysfs::addIdentity(Function& function) {
+  const std::string& path = function.path;
+  const auto& d = function.description();
+  addText(path + "/vendor", format("0x%04x\n", d.vendor));
+  addText(path + "/device", format("0x%04x\n", d.device));
+  addText(path + "/subsystem_vendor", format("0x%04x\n", d.subsystemVendor));
+  addText(path + "/subsystem_device", format("0x%04x\n", d.subsystem));
+  addText(path + "/class", format("0x%06x\n", d.classCode));
+  addText(path + "/revision", format("0x%02x\n", d.revision));
+  addText(path + "/irq", format("%u\n", function.interrupt));
+  addText(path + "/numa_node", "-1\n");
+  addText(path + "/msi_bus", "1\n");
+  addText(path + "/modalias", modalias(function) + "\n");
+  addText(path + "/resource", resourceText(function));
+  addText(path + "/dma_mask_bits", "32\n");
+  addText(path + "/consistent_dma_mask_bits", "32\n");
+  if (function.isBridge()) {
+    addText(path + "/secondary_bus_number", format("%u\n", function.configRead(regSecondaryBus, 1)));
+    addText(path + "/subordinate_bus_number", format("%u\n", function.configRead(regSubordinateBus, 1)));
+  }
+  tree_.attribute(path + "/uevent",
+                  {[&function](std::string& text) {
+                     const auto& id = function.description();
+                     if (function.driver) text += "DRIVER=" + function.driver->name + "\n";
+                     text += format("PCI_CLASS=%X\nPCI_ID=%04X:%04X\n", id.classCode, id.vendor, id.device);
+                     text += format("PCI_SUBSYS_ID=%04X:%04X\n", id.subsystemVendor, id.subsystem);
+                     text += "PCI_SLOT_NAME=" + function.bdf + "\nMODALIAS=" + modalias(function) + "\n";
+                     return 0;
+                   },
+                   nullptr});
+  tree_.attribute(path + "/enable", {[&function](std::string& text) {
+                                       text = format("%u\n", function.enableCount);
+                                       return 0;
+                                     },
+                                     store([&function](std::string_view text) {
+                                       char* end = nullptr;
+                                       const std::string copy(trimmed(text));
+                                       const auto value = std::strtoul(copy.c_str(), &end, 0);
+                                       if (copy.empty() || *end != '\0') return -EINVAL;
+                                       if (function.driver) return -EBUSY;
+                                       if (value != 0) {
+                                         ++function.enableCount;
+                                       } else if (function.enableCount == 0) {
+                                         return -EIO;
+                                       } else {
+                                         --function.enableCount;
+                                       }
+                                       return 0;
+                                     })});
+}
+
+void Sysfs::addOverride(Function& function) {
+  tree_.attribute(function.path + "/driver_override",
+                  {[&function](std::string& text) {
+                     text = function.driverOverride.value_or("(null)") + "\n";
+                     return 0;
+                   },
+                   store([&function](std::string_view text) {
+                     constexpr size_t pageSize = 4096;
+                     if (text.size() >= pageSize - 1) return -EINVAL;
+                     // Text after a newline or a NUL is ignored; nothing left clears the override.
+                     const auto name = text.substr(0, text.find_first_of(std::string_view("\n\0", 2)));
+                     function.driverOverride.reset();
+                     if (!name.empty()) function.driverOverride = std::string(name);
+                     return 0;
+                   })});
+}
+
+void Sysfs::addReset(Function& function) {
+  if (function.resetMethods.empty()) return;
+  tree_.attribute(function.path + "/reset", {nullptr, store([&function](std::string_view text) {
+                                               char* end = nullptr;
+                                               const std::string copy(trimmed(text));
+                                               const auto value = std::strtoul(copy.c_str(), &end, 0);
+                                               if (copy.empty() || *end != '\0' || value != 1) return -EINVAL;
+                                               return function.tryReset();
+                                             })});
+  const auto supported = function.resetMethods;
+  tree_.attribute(function.path + "/reset_method",
+                  {[&function](std::string& text) {
+                     for (const auto& method : function.resetMethods)
+                       text += (text.empty() ? "" : " ") + method;
+                     if (!text.empty()) text += "\n";
+                     return 0;
+                   },
+                   store([&function, supported](std::string_view text) {
+                     std::vector<std::string> wanted;
+                     std::string name;
+                     for (const char c : std::string(trimmed(text)) + ' ') {
+                       if (c != ' ') {
+                         name += c;
+                       } else if (!name.empty()) {
+                         wanted.push_back(std::move(name));
+                         name.clear();
+                       }
+                     }
+                     if (wanted.size() == 1 && wanted.front() == "default") wanted = supported;
+                     for (const auto& method : wanted) {
+                       if (std::find(supported.begin(), supported.end(), method) == supported.end())
+                         return -EINVAL;
+                     }
+                     function.resetMethods = wanted;
+                     return 0;
+                   })});
+}
+
+// ---------------------------------------------------------------- drivers and VFIO
+
+void Sysfs::driverChanged(Function& function, Driver& driver, bool bound) {
+  const std::string path = busPath + "/drivers/" + driver.name;
+  if (bound) {
+    tree_.link(function.path + "/driver", path);
+    tree_.link(path + "/" + function.bdf, function.path);
+  } else {
+    tree_.remove(function.path + "/driver");
+    tree_.remove(path + "/" + function.bdf);
+  }
+}
+
+void Sysfs::addVfioGroup(const iommu::Group& group) {
+  const std::string name = std::to_string(group.id);
+  const std::string path = "/sys/devices/virtual/vfio/" + name;
+  const unsigned minor = nextGroupMinor_++;
+  addText(path + "/dev", format("%u:%u\n", groupMajor, minor));
+  addText(path + "/uevent", format("MAJOR=%u\nMINOR=%u\nDEVNAME=vfio/%s\n", groupMajor, minor, name.c_str()));
+  tree_.link(path + "/subsystem", "/sys/class/vfio");
+  tree_.link("/sys/class/vfio/" + name, path);
+  // Groups as files are not served yet.
+  tree_.device("/dev/vfio/" + name, [](int, std::shared_ptr<File>&) { return -ENODEV; });
+}
+
+void Sysfs::addVfio(Function& function, unsigned index, Opener open) {
+  const auto& group = function.endpoint->group;
+  if (vfioGroups_[group.id]++ == 0) addVfioGroup(group);
+  const std::string name = "vfio" + std::to_string(index);
+  const std::string path = function.path + "/vfio-dev/" + name;
+  addText(path + "/dev", format("%u:%u\n", deviceMajor, index));
+  addText(path + "/uevent",
+          format("MAJOR=%u\nMINOR=%u\nDEVNAME=vfio/devices/%s\n", deviceMajor, index, name.c_str()));
+  tree_.link(path + "/device", function.path);
+  tree_.link(path + "/subsystem", "/sys/class/vfio-dev");
+  tree_.link("/sys/class/vfio-dev/" + name, path);
+  tree_.device("/dev/vfio/devices/" + name, std::move(open));
+}
+
+void Sysfs::removeVfio(Function& function, unsigned index) {
+  const std::string name = "vfio" + std::to_string(index);
+  tree_.remove("/dev/vfio/devices/" + name);
+  tree_.remove("/sys/class/vfio-dev/" + name);
+  tree_.remove(function.path + "/vfio-dev");
+  const int group = function.endpoint->group.id;
+  if (--vfioGroups_[group] != 0) return;
+  const std::string groupName = std::to_string(group);
+  tree_.remove("/dev/vfio/" + groupName);
+  tree_.remove("/sys/class/vfio/" + groupName);
+  tree_.remove("/sys/devices/virtual/vfio/" + groupName);
+}
+
+}  // namespace vfio::soft::pci

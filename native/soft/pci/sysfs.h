@@ -1,0 +1,38 @@
+// Puts the machine into the file tree: what the kernel shows of functions, drivers, groups, IOMMUs and VFIO
+// devices, with its texts.
+#pragma once
+
+#include "driver.h"
+#include "function.h"
+#include "tree.h"
+
+namespace vfio::soft::pci {
+
+class Sysfs {
+ public:
+  Sysfs(Tree& tree, DriverCore& core) : tree_(tree), core_(core) {}
+
+  void addBus();
+  void addDriver(Driver& driver);
+  void addUnit(const iommu::Unit& unit);
+  void addGroup(iommu::Group& group);
+  void addFunction(Function& function);
+  // The function is in its group already; the links between the two.
+  void driverChanged(Function& function, Driver& driver, bool bound);
+  void addVfio(Function& function, unsigned index, Opener open);
+  void removeVfio(Function& function, unsigned index);
+
+ private:
+  void addText(const std::string& path, std::string text);
+  void addIdentity(Function& function);
+  void addOverride(Function& function);
+  void addReset(Function& function);
+  void addVfioGroup(const iommu::Group& group);
+
+  Tree& tree_;
+  DriverCore& core_;
+  std::map<int, unsigned> vfioGroups_;  // members with a VFIO device, by group; its character device exists
+  unsigned nextGroupMinor_ = 0;
+};
+
+}  // namespace vfio::soft::pci

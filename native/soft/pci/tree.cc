@@ -1,0 +1,270 @@
+// Paths, and the files that reading and writing attributes goes through.
+#include "tree.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <array>
+#include <deque>
+
+#include "../mm/memory.h"
+
+namespace vfio::soft::pci {
+
+namespace {
+
+constexpr size_t pageSize = 4096;
+constexpr size_t longestName = 255;
+constexpr int mostLinks = 40;
+
+std::vector<std::string> split(std::string_view path) {
+  std::vector<std::string> parts;
+  for (size_t at = 0; at < path.size();) {
+    const size_t end = std::min(path.find('/', at), path.size());
+    if (end > at) parts.emplace_back(path.substr(at, end - at));
+    at = end + 1;
+  }
+  return parts;
+}
+
+// Only for readlink and list of directories opened as files.
+class DirectoryFile final : public File {
+ public:
+  [[nodiscard]] int64_t read(UserAddress, size_t) override { return -EISDIR; }
+  [[nodiscard]] int64_t pread(UserAddress, size_t, uint64_t) override { return -EISDIR; }
+};
+
+// Text is made at the first read and at every read from the start, as the kernel's sequential files do.
+class AttributeFile final : public File {
+ public:
+  explicit AttributeFile(std::shared_ptr<Node> node) : node_(std::move(node)) {}
+
+  [[nodiscard]] int64_t read(UserAddress user, size_t size) override {
+    const int64_t moved = pread(user, size, position_);
+    if (moved > 0) position_ += static_cast<uint64_t>(moved);
+    return moved;
+  }
+  [[nodiscard]] int64_t pread(UserAddress user, size_t size, uint64_t offset) override {
+    if (!node_->attribute.show) return -EIO;
+    if (offset == 0 || !filled_) {
+      if (node_->gone) return -ENODEV;
+      text_.clear();
+      if (const int failed = node_->attribute.show(text_)) return failed;
+      filled_ = true;
+    }
+    if (offset >= text_.size()) return 0;
+    const size_t length = std::min(size, text_.size() - offset);
+    if (mm::Memory::copyOut(user, text_.data() + offset, length) != 0) return -EFAULT;
+    return static_cast<int64_t>(length);
+  }
+  [[nodiscard]] int64_t write(UserAddress user, size_t size) override {
+    const size_t length = std::min(size, pageSize);
+    std::array<char, pageSize> text;
+    if (mm::Memory::copyIn(text.data(), user, length) != 0) return -EFAULT;
+    if (node_->gone) return -ENODEV;
+    if (!node_->attribute.store) return -EIO;
+    if (length == 0) return 0;
+    const int64_t failed = node_->attribute.store({text.data(), length});
+    return failed < 0 ? failed : static_cast<int64_t>(length);
+  }
+  [[nodiscard]] int64_t pwrite(UserAddress user, size_t size, uint64_t) override { return write(user, size); }
+
+ private:
+  const std::shared_ptr<Node> node_;
+  std::string text_;
+  bool filled_ = false;
+  uint64_t position_ = 0;
+};
+
+class FlatFile final : public File {
+ public:
+  explicit FlatFile(std::shared_ptr<Node> node) : node_(std::move(node)) {}
+
+  [[nodiscard]] int64_t read(UserAddress user, size_t size) override {
+    const int64_t moved = pread(user, size, position_);
+    if (moved > 0) position_ += static_cast<uint64_t>(moved);
+    return moved;
+  }
+  [[nodiscard]] int64_t write(UserAddress user, size_t size) override {
+    const int64_t moved = pwrite(user, size, position_);
+    if (moved > 0) position_ += static_cast<uint64_t>(moved);
+    return moved;
+  }
+  [[nodiscard]] int64_t pread(UserAddress user, size_t size, uint64_t offset) override {
+    std::array<uint8_t, pageSize> bytes;
+    const size_t length = clamp(size, offset);
+    if (node_->gone) return -ENODEV;
+    for (size_t i = 0; i < length; ++i) bytes[i] = node_->flat.read(offset + i);
+    if (mm::Memory::copyOut(user, bytes.data(), length) != 0) return -EFAULT;
+    return static_cast<int64_t>(length);
+  }
+  [[nodiscard]] int64_t pwrite(UserAddress user, size_t size, uint64_t offset) override {
+    std::array<uint8_t, pageSize> bytes;
+    if (offset >= node_->flat.size && size > 0) return -EFBIG;
+    const size_t length = clamp(size, offset);
+    if (mm::Memory::copyIn(bytes.data(), user, length) != 0) return -EFAULT;
+    if (node_->gone) return -ENODEV;
+    for (size_t i = 0; i < length;) {
+      const uint64_t at = offset + i;
+      const unsigned width = at % 4 == 0 && length - i >= 4 ? 4 : at % 2 == 0 && length - i >= 2 ? 2 : 1;
+      uint32_t value = 0;
+      for (unsigned k = 0; k < width; ++k) value |= uint32_t{bytes[i + k]} << 8 * k;
+      node_->flat.write(at, width, value);
+      i += width;
+    }
+    return static_cast<int64_t>(length);
+  }
+
+ private:
+  [[nodiscard]] size_t clamp(size_t size, uint64_t offset) const {
+    const uint64_t left = offset < node_->flat.size ? node_->flat.size - offset : 0;
+    return std::min({size, static_cast<size_t>(left), pageSize});
+  }
+  const std::shared_ptr<Node> node_;
+  uint64_t position_ = 0;
+};
+
+void markGone(Node& node) {
+  node.gone = true;
+  for (auto& [name, child] : node.children) markGone(*child);
+}
+
+}  // namespace
+
+// ---------------------------------------------------------------- building
+
+Node& Tree::make(const std::string& path) {
+  Node* node = root_.get();
+  for (const auto& part : split(path)) {
+    auto& child = node->children[part];
+    if (!child) child = std::make_shared<Node>();
+    node = child.get();
+  }
+  return *node;
+}
+
+void Tree::link(const std::string& path, const std::string& target) {
+  auto from = split(path);
+  const auto to = split(target);
+  from.pop_back();
+  // Up to a strict ancestor of the target, as sysfs computes it.
+  size_t common = 0;
+  while (common < from.size() && common + 1 < to.size() && from[common] == to[common]) ++common;
+  std::string relative;
+  for (size_t i = common; i < from.size(); ++i) relative += "../";
+  for (size_t i = common; i < to.size(); ++i) relative += (i > common ? "/" : "") + to[i];
+  auto& node = make(path);
+  node.kind = Node::Kind::link;
+  node.target = relative;
+}
+
+void Tree::attribute(const std::string& path, Attribute attribute) {
+  auto& node = make(path);
+  node.kind = Node::Kind::attribute;
+  node.attribute = std::move(attribute);
+}
+
+void Tree::flat(const std::string& path, Flat flat) {
+  auto& node = make(path);
+  node.kind = Node::Kind::flat;
+  node.flat = std::move(flat);
+}
+
+void Tree::device(const std::string& path, Opener opener) {
+  auto& node = make(path);
+  node.kind = Node::Kind::device;
+  node.opener = std::move(opener);
+}
+
+void Tree::remove(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  auto& parent = make(path.substr(0, slash));
+  const auto found = parent.children.find(path.substr(slash + 1));
+  if (found == parent.children.end()) return;
+  markGone(*found->second);
+  parent.children.erase(found);
+}
+
+// ---------------------------------------------------------------- walking
+
+int Tree::find(const std::string& path, bool follow, std::shared_ptr<Node>& out) {
+  if (path.empty() || path.front() != '/') return -ENOENT;
+  auto parts = split(path);
+  std::deque<std::string> left(parts.begin(), parts.end());
+  const bool mustBeDirectory = path.back() == '/';
+  std::vector<std::shared_ptr<Node>> trail{root_};
+  int links = 0;
+  while (!left.empty()) {
+    const std::string part = std::move(left.front());
+    left.pop_front();
+    if (part.size() > longestName) return -ENAMETOOLONG;
+    if (trail.back()->kind != Node::Kind::directory) return -ENOTDIR;
+    if (part == ".") continue;
+    if (part == "..") {
+      if (trail.size() > 1) trail.pop_back();
+      continue;
+    }
+    const auto found = trail.back()->children.find(part);
+    if (found == trail.back()->children.end()) return -ENOENT;
+    const auto& node = found->second;
+    const bool last = left.empty();
+    if (node->kind == Node::Kind::link && (!last || follow || mustBeDirectory)) {
+      if (++links > mostLinks) return -ELOOP;
+      const auto target = split(node->target);
+      left.insert(left.begin(), target.begin(), target.end());
+      continue;
+    }
+    trail.push_back(node);
+  }
+  if (mustBeDirectory && trail.back()->kind != Node::Kind::directory) return -ENOTDIR;
+  out = trail.back();
+  return 0;
+}
+
+int Tree::open(const std::string& path, int flags, std::shared_ptr<File>& out) {
+  std::shared_ptr<Node> node;
+  const int failed = find(path, (flags & O_NOFOLLOW) == 0, node);
+  if (failed == -ENOENT && (flags & O_CREAT) != 0 && !path.empty()) return -EACCES;  // as sysfs says
+  if (failed) return failed;
+  if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL)) return -EEXIST;
+  if (node->kind == Node::Kind::link) return -ELOOP;
+  const int mode = flags & O_ACCMODE;
+  const bool reads = mode != O_WRONLY;
+  const bool writes = mode != O_RDONLY;
+  if (node->kind == Node::Kind::directory) {
+    if (writes || (flags & O_CREAT) != 0) return -EISDIR;
+    out = std::make_shared<DirectoryFile>();
+    return 0;
+  }
+  if ((flags & O_DIRECTORY) != 0) return -ENOTDIR;
+  switch (node->kind) {
+    case Node::Kind::device:
+      return node->opener(flags, out);
+    case Node::Kind::flat:
+      out = std::make_shared<FlatFile>(node);
+      return 0;
+    default:
+      // sysfs holds even root to the permissions of an attribute.
+      if ((reads && !node->attribute.show) || (writes && !node->attribute.store)) return -EACCES;
+      out = std::make_shared<AttributeFile>(node);
+      return 0;
+  }
+}
+
+int Tree::readlink(const std::string& path, std::string& target) {
+  std::shared_ptr<Node> node;
+  if (const int failed = find(path, false, node)) return failed;
+  if (node->kind != Node::Kind::link) return -EINVAL;
+  target = node->target;
+  return 0;
+}
+
+int Tree::list(const std::string& path, std::vector<std::string>& names) {
+  std::shared_ptr<Node> node;
+  if (const int failed = find(path, true, node)) return failed;
+  if (node->kind != Node::Kind::directory) return -ENOTDIR;
+  for (const auto& [name, child] : node->children) names.push_back(name);
+  return 0;
+}
+
+}  // namespace vfio::soft::pci

@@ -1,0 +1,69 @@
+// A small file tree: what the host shows of /sys and /dev. Directories, symbolic links, attributes whose text
+// is made when it is read, flat files (config space), and nodes whose open is somebody else's business.
+//
+// Life: the tree belongs to the machine; nodes come and go with drivers and groups. An open attribute keeps
+// its node: reading it after it left the tree gives -ENODEV, as with the kernel's.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "../file.h"
+
+namespace vfio::soft::pci {
+
+struct Attribute {
+  std::function<int(std::string& text)> show;      // 0 or -errno; null: write-only
+  std::function<int64_t(std::string_view)> store;  // 0 (all was taken) or -errno; null: read-only
+};
+
+struct Flat {
+  uint64_t size = 0;
+  std::function<uint8_t(uint64_t offset)> read;
+  std::function<void(uint64_t offset, unsigned width, uint32_t value)> write;
+};
+
+using Opener = std::function<int(int flags, std::shared_ptr<File>& out)>;
+
+struct Node {
+  enum class Kind { directory, link, attribute, flat, device };
+  Kind kind = Kind::directory;
+  std::map<std::string, std::shared_ptr<Node>, std::less<>> children;
+  std::string target;
+  Attribute attribute;
+  Flat flat;
+  Opener opener;
+  bool gone = false;
+};
+
+class Tree {
+ public:
+  Tree() : root_(std::make_shared<Node>()) {}
+
+  // Building. Paths are absolute and go through no links; missing directories are made.
+  void directory(const std::string& path) { make(path); }
+  void link(const std::string& path, const std::string& target);  // `target` absolute; shown relative
+  void attribute(const std::string& path, Attribute attribute);
+  void flat(const std::string& path, Flat flat);
+  void device(const std::string& path, Opener opener);
+  void remove(const std::string& path);
+
+  [[nodiscard]] int open(const std::string& path, int flags, std::shared_ptr<File>& out);
+  [[nodiscard]] int readlink(const std::string& path, std::string& target);
+  [[nodiscard]] int list(const std::string& path, std::vector<std::string>& names);
+
+ private:
+  // Resolves as the kernel does: links are followed (the last one only with `follow`), ".." of a link's
+  // target is the target's parent. 0 and a node, or -ENOENT, -ENOTDIR, -ELOOP, -ENAMETOOLONG.
+  [[nodiscard]] int find(const std::string& path, bool follow, std::shared_ptr<Node>& out);
+  Node& make(const std::string& path);
+
+  std::shared_ptr<Node> root_;
+};
+
+}  // namespace vfio::soft::pci

@@ -1,0 +1,67 @@
+// Config space as a program sees it through VFIO: the hardware's, with some bits virtual. Where the kernel
+// acts on a write (command register, MSI control, power state, function level reset) it acts here too.
+//
+// Life: made when the device is opened, dies when it is closed.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "../file.h"
+#include "permissions.h"
+
+namespace vfio::soft::pci {
+class Function;
+}
+
+namespace vfio::soft::cdev {
+
+class Interrupts;
+
+class ConfigView {
+ public:
+  ConfigView(pci::Function& function, Interrupts& interrupts);
+
+  // `offset` inside the region. Bytes moved, or -EFAULT (also for any access that leaves the space).
+  [[nodiscard]] int64_t read(UserAddress user, size_t size, uint64_t offset);
+  [[nodiscard]] int64_t write(UserAddress user, size_t size, uint64_t offset);
+
+  [[nodiscard]] bool memoryEnabled() const;
+  [[nodiscard]] uint8_t interruptPin() const;
+  [[nodiscard]] bool powered() const;  // not in D3hot
+
+ private:
+  static constexpr uint8_t unassigned = 0xff;
+  struct Chunk {
+    unsigned offset, width;  // in config space
+    unsigned start;          // of the capability
+    const Permissions* permissions;
+  };
+  void addCapabilities();
+  void addExtended();
+  void fill(unsigned offset, unsigned length);
+  [[nodiscard]] unsigned variableLength(uint8_t id, unsigned offset) const;
+  [[nodiscard]] Chunk chunk(unsigned offset, size_t left) const;
+  [[nodiscard]] uint32_t load(const Chunk& chunk);
+  void store(const Chunk& chunk, uint32_t value);
+  void storeMixed(const Chunk& chunk, uint32_t value);
+  void fixBars();
+  void afterCommand(const Chunk& chunk, uint32_t value);
+  void afterMsi(const Chunk& chunk);
+  void afterReset(const Chunk& chunk);
+  [[nodiscard]] uint32_t get(unsigned offset, unsigned width) const;
+  void put(unsigned offset, unsigned width, uint32_t value);
+
+  pci::Function& function_;
+  Interrupts& interrupts_;
+  std::vector<uint8_t> shadow_;  // the virtual bits
+  std::vector<uint8_t> owner_;   // per byte: index into permissions_, or unassigned
+  std::vector<Permissions> permissions_;
+  std::vector<uint8_t> ids_;      // capability ids, parallel to permissions_; 0 is the header
+  std::vector<unsigned> starts_;  // parallel to permissions_
+  Permissions unassigned_;
+  std::vector<uint32_t> realBars_;  // for recovery after a reset that went around us
+  bool barsDirty_ = true;
+};
+
+}  // namespace vfio::soft::cdev

@@ -1,0 +1,78 @@
+// The interrupts of an open device: which kind is active, and the eventfds that they lead to. The rules and
+// the order of checks are those of the kernel's VFIO_DEVICE_SET_IRQS.
+//
+// Life: made when the device is opened; its destruction disables everything.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+
+#include "../../uapi/vfio.h"
+#include "../pci/function.h"
+#include "eventfd.h"
+
+namespace vfio::soft::cdev {
+
+class ConfigView;
+
+class Interrupts final : public pci::InterruptHandler {
+ public:
+  Interrupts(Host& host, pci::Function& function);
+  ~Interrupts();
+  Interrupts(const Interrupts&) = delete;
+  Interrupts& operator=(const Interrupts&) = delete;
+
+  // Vectors of an index; 0: the function has none of it.
+  [[nodiscard]] unsigned count(uint32_t index, uint8_t pin) const;
+  // A request whose header was checked. `data` has the whole array. 0, -errno, or a positive number of
+  // vectors that could have been had.
+  [[nodiscard]] int set(const uapi::vfio_irq_set& request, std::span<const uint8_t> data);
+  void disable();
+
+  // The virtual INTx disable bit.
+  void setDisabled(bool disabled);
+  [[nodiscard]] bool messagesActive() const { return active_ == uapi::VFIO_PCI_MSI_IRQ_INDEX; }
+  [[nodiscard]] unsigned grantedLog2() const { return grantedLog2_; }
+  void requestRelease();  // the REQ interrupt
+  void releaseSingles();  // ERR and REQ go with the close
+
+  void message(unsigned vector) override;
+  void line() override;
+
+ private:
+  using Trigger = std::shared_ptr<EventFd>;
+  [[nodiscard]] bool idle() const { return active_ >= uapi::VFIO_PCI_ERR_IRQ_INDEX; }
+  [[nodiscard]] bool lineActive() const { return active_ == uapi::VFIO_PCI_INTX_IRQ_INDEX; }
+  [[nodiscard]] int setLineMask(const uapi::vfio_irq_set& request, std::span<const uint8_t> data, bool mask);
+  [[nodiscard]] int setLineTrigger(const uapi::vfio_irq_set& request, std::span<const uint8_t> data);
+  [[nodiscard]] int setMessages(const uapi::vfio_irq_set& request, std::span<const uint8_t> data);
+  [[nodiscard]] int setSingle(Trigger& trigger, const uapi::vfio_irq_set& request,
+                              std::span<const uint8_t> data);
+  [[nodiscard]] int setBlock(unsigned start, unsigned count, std::span<const uint8_t> data);
+  [[nodiscard]] int setVector(unsigned vector, int fd);
+  void enableMessages(uint32_t index, unsigned vectors);
+  void disableMessages();
+  void disableLine();
+  void mask();
+  void unmask();
+  void sendLine();
+  void writeCommandBit(bool disabled);
+
+  Host& host_;
+  pci::Function& function_;
+  uint32_t active_ = uapi::VFIO_PCI_NUM_IRQS;
+  std::map<unsigned, Trigger> vectors_;  // of messages
+  unsigned granted_ = 0;
+  unsigned grantedLog2_ = 0;
+  Trigger line_;
+  Trigger unmaskFd_;
+  uint64_t unmaskWatch_ = 0;
+  bool masked_ = false;
+  bool disabled_ = false;
+  Trigger error_;
+  Trigger request_;
+};
+
+}  // namespace vfio::soft::cdev

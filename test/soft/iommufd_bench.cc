@@ -1,0 +1,169 @@
+// What mapping, translating and DMA cost on the software host, and how many bytes a mapping takes. Prints
+// figures; judges nothing.
+#include <malloc.h>
+#include <time.h>
+
+#include <algorithm>
+#include <chrono>
+#include <random>
+
+#include "iommufd_harness.h"
+
+namespace vfio::soft::pci {
+std::unique_ptr<Machine> makeDefaultMachine(Host&) { return std::make_unique<check::NoMachine>(); }
+}  // namespace vfio::soft::pci
+
+namespace vfio::soft::check {
+namespace {
+
+// Time of this thread, so that what else runs on the machine counts less.
+struct Clock {
+  using duration = std::chrono::nanoseconds;
+  using rep = duration::rep;
+  using period = duration::period;
+  using time_point = std::chrono::time_point<Clock>;
+  static constexpr bool is_steady = true;
+  static time_point now() {
+    timespec time = {};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return time_point(std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec));
+  }
+};
+
+double since(Clock::time_point start) {
+  return std::chrono::duration<double, std::nano>(Clock::now() - start).count();
+}
+
+size_t heap() {
+  const struct mallinfo2 info = mallinfo2();
+  return info.uordblks + info.hblkhd;
+}
+
+// `live` mappings of 4 KiB each, of separate pages in random order of address, at IOVAs chosen by the host.
+void mappings(Host& host, uint64_t live) {
+  iommu::Unit unit = vtd();
+  iommu::Group group = {1, {}};
+  iommu::Endpoint nic(host, "0000:01:00.0", 0x100, unit, group);
+  Fd fd(host);
+  std::unique_ptr<iommufd::BoundDevice> device;
+  const uint32_t ioas = fd.ioas();
+  uint32_t pt = ioas;
+  if (iommufd::bind(fd.file, nic, device) != 0 || device->attach(pt) != 0) return;
+
+  // Every other page, so that no two pins are neighbours: the worst case of their book-keeping.
+  Buffer buffer(live * 2 * kPage);
+  std::mt19937_64 random(3);
+  std::vector<uint64_t> pages(live);
+  for (uint64_t at = 0; at < live; ++at) pages[at] = buffer.user() + at * 2 * kPage;
+  std::ranges::shuffle(pages, random);
+  std::vector<uint64_t> iovas(live);
+
+  const size_t before = heap();
+  const auto start = Clock::now();
+  for (uint64_t at = 0; at < live; ++at) {
+    if (fd.map(ioas, kBoth, pages[at], kPage, iovas[at]) != 0) std::printf("map failed\n");
+  }
+  const double filling = since(start) / static_cast<double>(live);
+  const double bytes = static_cast<double>(heap() - before) / static_cast<double>(live);
+
+  // One more, again and again, in place of a random one.
+  constexpr int kRounds = 200000;
+  const auto exchange = Clock::now();
+  for (int round = 0; round < kRounds; ++round) {
+    const uint64_t at = random() % live;
+    if (fd.unmap(ioas, iovas[at], kPage) != 0) std::printf("unmap failed\n");
+    if (fd.map(ioas, kBoth, pages[at], kPage, iovas[at]) != 0) std::printf("map failed\n");
+  }
+  const double pair = since(exchange) / kRounds;
+  // The same one, fixed.
+  const auto fixed = Clock::now();
+  for (int round = 0; round < kRounds; ++round) {
+    if (fd.mapAt(ioas, uint64_t{1} << 40, pages[0], kPage) != 0) std::printf("map failed\n");
+    if (fd.unmap(ioas, uint64_t{1} << 40, kPage) != 0) std::printf("unmap failed\n");
+  }
+  const double same = since(fixed) / kRounds;
+
+  uint64_t sum = 0;
+  const auto walks = Clock::now();
+  for (int round = 0; round < kRounds; ++round) {
+    const auto run = nic.domain->translate(iovas[random() % live], 8);
+    sum += run ? run->user : 0;
+  }
+  const double translate = since(walks) / kRounds;
+  std::printf(
+      "%8llu mappings: fill %4.0f ns; unmap+map of a random one %4.0f ns, of one %4.0f ns; "
+      "translate %3.0f ns; %.0f bytes each%s\n",
+      static_cast<unsigned long long>(live), filling, pair, same, translate, bytes,
+      sum == 0 ? " (nothing translated)" : "");
+}
+
+void transfer(Host& host, const char* name, uint64_t piece) {
+  iommu::Unit unit = vtd();
+  iommu::Group group = {1, {}};
+  iommu::Endpoint nic(host, "0000:01:00.0", 0x100, unit, group);
+  Fd fd(host);
+  std::unique_ptr<iommufd::BoundDevice> device;
+  const uint32_t ioas = fd.ioas();
+  uint32_t pt = ioas;
+  if (iommufd::bind(fd.file, nic, device) != 0 || device->attach(pt) != 0) return;
+  constexpr uint64_t kSize = 64 << 20;
+  Buffer target(kSize);
+  Buffer source(kSize);
+  std::memset(target.bytes(), 1, kSize);
+  std::memset(source.bytes(), 2, kSize);
+  // With small pieces also the addresses of neighbours are apart.
+  for (uint64_t at = 0; at < kSize; at += piece) {
+    const uint64_t shown = piece == kSize ? 0 : (at ^ piece);
+    if (fd.mapAt(ioas, 0x100000000 + at, target.user() + shown, piece) != 0) std::printf("map failed\n");
+  }
+  double plain = 1e18;
+  double read = 1e18;
+  double write = 1e18;
+  for (int round = 0; round < 9; ++round) {
+    auto start = Clock::now();
+    std::memcpy(target.bytes(), source.bytes(), kSize);
+    plain = std::min(plain, since(start));
+    start = Clock::now();
+    if (!nic.dmaWrite(0x100000000, source.bytes(), kSize)) std::printf("DMA failed\n");
+    write = std::min(write, since(start));
+    start = Clock::now();
+    if (!nic.dmaRead(0x100000000, source.bytes(), kSize)) std::printf("DMA failed\n");
+    read = std::min(read, since(start));
+  }
+  std::printf("64 MiB DMA, %s: write %.2f, read %.2f of memcpy's speed (%.1f GB/s)\n", name, plain / write,
+              plain / read, static_cast<double>(kSize) / plain);
+}
+
+void small(Host& host) {
+  (void)host;
+  char bytes[64] = {};
+  Buffer buffer(kPage);
+  for (const size_t size : {4, 16, 40, 64}) {
+    constexpr int kRounds = 2000000;
+    int errors = 0;
+    const auto start = Clock::now();
+    for (int round = 0; round < kRounds; ++round) {
+      errors += mm::Memory::copyIn(bytes, buffer.user(), size) != 0 ? 1 : 0;
+    }
+    std::printf("guarded copy of %zu bytes: %.1f ns%s\n", size, since(start) / kRounds,
+                errors != 0 ? " (failed)" : "");
+  }
+  constexpr int kRounds = 20000;
+  int errors = 0;
+  const auto start = Clock::now();
+  for (int round = 0; round < kRounds; ++round) errors += mm::Memory::copyIn(bytes, 8, 8) != 0 ? 1 : 0;
+  std::printf("guarded copy that faults: %.0f ns%s\n", since(start) / kRounds,
+              errors != kRounds ? " (didn't)" : "");
+}
+
+}  // namespace
+}  // namespace vfio::soft::check
+
+int main() {
+  using namespace vfio::soft::check;
+  vfio::soft::Host host(std::make_shared<vfio::soft::mm::Memory>());
+  small(host);
+  for (const uint64_t live : {1000, 100000, 1000000}) mappings(host, live);
+  transfer(host, "one mapping", 64 << 20);
+  transfer(host, "4 KiB mappings", 4096);
+}
