@@ -1,5 +1,5 @@
 {
-  "variables": { "werror%": 0 },
+  "variables": { "werror%": 0, "bench%": 0 },
   "target_defaults": {
     "cflags!": ["-fno-exceptions"],
     "cflags_cc!": ["-fno-exceptions", "-std=gnu++17", "-std=gnu++20", "-fno-rtti"],
@@ -11,14 +11,34 @@
       "target_name": "vfio_soft",
       "type": "static_library",
       "cflags_cc": ["-fPIC"],
-      "sources": ["<!@(find native/soft -name '*.cc' | sort)"]
+      "sources": ["<!@(find native/guard native/soft -name '*.cc' | sort)"]
     },
     {
       "target_name": "vfio",
       "dependencies": ["vfio_soft"],
       "sources": ["<!@(find native/kernel native/binding -name '*.cc' | sort)"],
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
-      "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_CPP_EXCEPTIONS", "NODE_ADDON_API_DISABLE_DEPRECATED"]
+      "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_CPP_EXCEPTIONS", "NODE_ADDON_API_DISABLE_DEPRECATED",
+                  "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS"]
     }
+  ],
+  "conditions": [
+    [
+      "bench==1",
+      {
+        "targets": [
+          {
+            "target_name": "vfio_bench",
+            "dependencies": ["vfio_soft"],
+            "type": "shared_library",
+            "sources": ["<!@(find bench/native -name '*.cc' | sort)"],
+            "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
+            "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_CPP_EXCEPTIONS", "NODE_ADDON_API_DISABLE_DEPRECATED"],
+            "cflags!": ["-O3"],
+            "cflags": ["-O2"]
+          }
+        ]
+      }
+    ]
   ]
 }

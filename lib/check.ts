@@ -1,6 +1,7 @@
 /** Checks on what a caller passed, of one form: Expected X for Y but received Z. (The addon has the same for what
  * goes straight to it: native/binding/arguments.cc.) */
 import { inspect } from 'node:util';
+import { Handle } from './handle.ts';
 
 /** A 64-bit quantity going in: a bigint, or a number up to 2^53-1. */
 export type U64Like = bigint | number;
@@ -60,13 +61,13 @@ export function array<T>(value: readonly T[], name: string): readonly T[] {
   throw refusal('an array', name, value);
 }
 
-/** An instance of one of this package's classes. */
+/** An instance of one of this package's classes: made by it, and not a look-alike. */
 export function instance<T extends object>(
   value: unknown,
   of: abstract new (...args: never[]) => T,
   name: string,
 ): T {
-  if (value instanceof of) return value;
+  if (value instanceof of && (!(value instanceof Handle) || Handle.made(value))) return value;
   throw refusal(`${/^[AEIOU]/.test(of.name) ? 'an' : 'a'} ${of.name}`, name, value);
 }
 

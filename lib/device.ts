@@ -136,8 +136,12 @@ export class VfioDevice extends Handle {
     const { pasid } = options(o, 'options');
     if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
     const space = instance(to, Ioas, 'to');
+    const { id } = space;
+    // The kernel would take the id for that of an object of the device's own iommufd.
+    if (this.#iommufd?.differs(space.iommufd))
+      throw refusal('an Ioas of the iommufd that the device is bound to', 'to', to);
     try {
-      return this.#file.attach(space.id, pasid);
+      return this.#file.attach(id, pasid);
     } catch (error) {
       throw withWords(error, (failed) => this.#wordsForAttach(failed, space));
     }

@@ -22,6 +22,8 @@ export interface MemorySlice {
 /** Pages and who needs them: the buffer itself, and its mappings. */
 export class Pages {
   readonly native: NativeMemory;
+  /** Whether the buffer was disposed: no new mappings then. */
+  disposed = false;
   #users = 1;
 
   constructor(memory: NativeMemory) {
@@ -37,20 +39,22 @@ export class Pages {
   }
 }
 
-/** What an address space maps: a window on pages. */
+/** What an address space maps: a window on pages. Addresses are below 2^47: exact as numbers. */
 export interface Window {
   readonly pages: Pages;
+  readonly address: number;
   readonly offset: number;
   readonly size: number;
 }
 
-const windows = new WeakMap<object, () => Window>();
+const windows = new WeakMap<object, Window>();
 
 /** The window that `memory` is, for mapping. */
 export function windowOf(memory: DmaBuffer | MemorySlice): Window {
-  const window = typeof memory === 'object' && memory !== null ? windows.get(memory) : undefined;
-  if (!window) throw refusal('a DmaBuffer or a slice of one', 'memory', memory);
-  return window();
+  const window = windows.get(memory);
+  if (window === undefined) throw refusal('a DmaBuffer or a slice of one', 'memory', memory);
+  if (window.pages.disposed) throw disposedError('DmaBuffer');
+  return window;
 }
 
 const pageShifts = { '2M': 21, '1G': 30 } as const;
@@ -66,16 +70,12 @@ export class DmaBuffer implements Disposable {
   readonly #address: bigint;
   readonly #size: number;
   #buffer: ArrayBuffer | undefined;
-  #disposed = false;
 
   private constructor(memory: NativeMemory) {
     this.#pages = new Pages(memory);
     this.#address = memory.address;
     this.#size = memory.size;
-    windows.set(this, () => {
-      this.#alive();
-      return { pages: this.#pages, offset: 0, size: this.#size };
-    });
+    windows.set(this, { pages: this.#pages, address: Number(this.#address), offset: 0, size: this.#size });
   }
 
   /**
@@ -129,7 +129,8 @@ export class DmaBuffer implements Disposable {
   }
 
   /**
-   * The memory as an ArrayBuffer. Remains valid after disposal. If it was transferred away, a new one is made.
+   * The memory as an ArrayBuffer. Remains valid after disposal. If it was transferred away, a new one is made. One that
+   * another thread got that way reads as zeroes after the end of this one.
    *
    * @throws code 'EOPNOTSUPP' where the runtime allows no external buffers (Electron): use {@link read} and
    * {@link write}.
@@ -171,21 +172,23 @@ export class DmaBuffer implements Disposable {
         return new Uint8Array(whole.buffer, offset, length);
       },
     };
-    windows.set(slice, () => {
-      this.#alive();
-      return { pages: this.#pages, offset, size: length };
+    windows.set(slice, {
+      pages: this.#pages,
+      address: Number(this.#address) + offset,
+      offset,
+      size: length,
     });
     return slice;
   }
 
   #alive(): void {
-    if (this.#disposed) throw disposedError('DmaBuffer');
+    if (this.#pages.disposed) throw disposedError('DmaBuffer');
   }
 
   /** Gives the buffer up. The pages stay as long as views or mappings of them do. Again: nothing. */
   [Symbol.dispose](): void {
-    if (this.#disposed) return;
-    this.#disposed = true;
+    if (this.#pages.disposed) return;
+    this.#pages.disposed = true;
     this.#buffer = undefined;
     this.#pages.drop();
   }

@@ -21,7 +21,7 @@ interface Forgotten {
 const forgotten = new FinalizationRegistry<Forgotten>(({ kind, opened, resources }) => {
   for (const resource of resources) resource.dispose();
   process.emitWarning(
-    `A ${kind} was collected without being disposed: it is closed now. ` +
+    `${/^[AEIOU]/.test(kind) ? 'An' : 'A'} ${kind} was collected without being disposed: it is closed now. ` +
       (opened === undefined
         ? 'Set NODE_ENV to other than "production" to see where it was opened.'
         : `Opened\n${opened}`),
@@ -45,6 +45,9 @@ export abstract class Handle implements Disposable {
 
   /** `resources` are closed if the handle is forgotten; none: forgetting it is harmless. */
   protected constructor(kind: string, parent: Handle | undefined, resources: readonly Releasable[]) {
+    // The finalizer must not meet what a caller of an internal constructor made up.
+    if (resources.some((each) => typeof each?.dispose !== 'function'))
+      throw new TypeError(`Expected Host to make a ${kind} but received a call of its constructor`);
     this.#kind = kind;
     this.#parent = parent;
     this.#self = new WeakRef(this);
@@ -59,6 +62,11 @@ export abstract class Handle implements Disposable {
           : new Error().stack?.split('\n').slice(3, 9).join('\n');
       forgotten.register(this, { kind, opened, resources }, this.#self);
     }
+  }
+
+  /** @internal Is this a handle in truth, and not by its prototype alone? */
+  static made(value: object): boolean {
+    return #kind in value;
   }
 
   /** Whether the handle was disposed. */

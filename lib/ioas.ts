@@ -12,24 +12,35 @@ import { explained, VfioError, withWords } from './errors.ts';
 import { type MapRequest, wordsForMap } from './explain.ts';
 import { Handle } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
-import type { NativeFile } from './native.ts';
+import type { NativeFile, NativeIoasCalls } from './native.ts';
 
 const EVERYTHING = 2n ** 64n - 1n;
 
-/** A mapping in an IOAS: the kernel's, and the pages that it keeps. */
+/**
+ * A mapping in an IOAS: the kernel's, and the pages that it keeps. Numbers as the addon gives them: a number where it
+ * is exact, which costs less, else a bigint.
+ */
 class IoasMapping implements Mapping {
-  readonly iova: bigint;
-  readonly length: bigint;
-  readonly pages: Pages | null;
+  readonly at: U64Like;
+  readonly size: number;
+  readonly pages: Pages;
   readonly writable: boolean;
   readonly #space: Ioas;
 
-  constructor(space: Ioas, iova: bigint, length: bigint, pages: Pages | null, writable: boolean) {
+  constructor(space: Ioas, at: U64Like, size: number, pages: Pages, writable: boolean) {
     this.#space = space;
-    this.iova = iova;
-    this.length = length;
+    this.at = at;
+    this.size = size;
     this.pages = pages;
     this.writable = writable;
+  }
+
+  get iova(): bigint {
+    return BigInt(this.at);
+  }
+
+  get length(): bigint {
+    return BigInt(this.size);
   }
 
   get space(): Ioas {
@@ -37,7 +48,35 @@ class IoasMapping implements Mapping {
   }
 
   [Symbol.dispose](): void {
-    if (!this.#space.disposed && this.#space.holds(this)) this.#space.unmap(this.iova, this.length);
+    if (!this.#space.disposed && this.#space.holds(this)) this.#space.unmap(this.at, this.size);
+  }
+}
+
+/**
+ * The live mappings by address. A place that was emptied is kept for the next mapping there (drivers map the same
+ * addresses again and again, and a Map's delete costs as much as all the rest), until they outnumber the live ones.
+ */
+class Mappings {
+  readonly #places = new Map<U64Like, IoasMapping | undefined>();
+  #live = 0;
+
+  get(at: U64Like): IoasMapping | undefined {
+    return this.#places.get(at);
+  }
+
+  add(mapping: IoasMapping): void {
+    this.#places.set(mapping.at, mapping);
+    this.#live++;
+  }
+
+  remove(mapping: IoasMapping): void {
+    this.#places.set(mapping.at, undefined);
+    if (this.#places.size > 2 * --this.#live + 64)
+      for (const [at, held] of this.#places) if (held === undefined) this.#places.delete(at);
+  }
+
+  live(): IoasMapping[] {
+    return [...this.#places.values()].filter((each) => each !== undefined);
   }
 }
 
@@ -45,7 +84,10 @@ export class Ioas extends Handle implements DmaSpace {
   readonly #iommufd: Iommufd;
   readonly #file: NativeFile;
   readonly #id: number;
-  readonly #mappings = new Map<bigint, IoasMapping>();
+  readonly #calls: NativeIoasCalls;
+  readonly #mappings = new Mappings();
+  /** How many mapAsync are under way. */
+  #pending = 0;
 
   /** @internal */
   constructor(iommufd: Iommufd, file: NativeFile, id: number) {
@@ -54,6 +96,7 @@ export class Ioas extends Handle implements DmaSpace {
     this.#iommufd = iommufd;
     this.#file = file;
     this.#id = id;
+    this.#calls = file.ioasCalls(id);
   }
 
   /** The IOAS's id in its iommufd. */
@@ -70,7 +113,8 @@ export class Ioas extends Handle implements DmaSpace {
   /** The live mappings, by ascending IOVA. */
   mappings(): { iova: bigint; length: bigint; writable: boolean }[] {
     this.alive();
-    return [...this.#mappings.values()]
+    return this.#mappings
+      .live()
       .sort((a, b) => (a.iova < b.iova ? -1 : 1))
       .map(({ iova, length, writable }) => ({ iova, length, writable }));
   }
@@ -92,14 +136,13 @@ export class Ioas extends Handle implements DmaSpace {
    */
   allowIovas(ranges: readonly { start: U64Like; last: U64Like }[]): void {
     this.alive();
-    const flat = new BigUint64Array(array(ranges, 'ranges').length * 2);
-    ranges.forEach((range, i) => {
+    const flat: bigint[] = [];
+    for (const [i, range] of array(ranges, 'ranges').entries()) {
       if (typeof range !== 'object' || range === null)
         throw refusal('{ start, last }', `ranges[${i}]`, range);
-      flat[2 * i] = u64(range.start, `ranges[${i}].start`);
-      flat[2 * i + 1] = u64(range.last, `ranges[${i}].last`);
-    });
-    this.#file.ioasAllowIovas(this.#id, flat);
+      flat.push(u64(range.start, `ranges[${i}].start`), u64(range.last, `ranges[${i}].last`));
+    }
+    this.#file.ioasAllowIovas(this.#id, BigUint64Array.from(flat));
   }
 
   /**
@@ -114,18 +157,24 @@ export class Ioas extends Handle implements DmaSpace {
    */
   map(memory: DmaBuffer | MemorySlice, o?: MapOptions): Mapping {
     this.alive();
-    const { pages, offset, size } = windowOf(memory);
-    // Taken apart by hand and not by a helper: this is the hot path.
-    const iova = o?.iova;
-    const read = o?.read ?? true;
-    const write = o?.write ?? true;
-    let at: bigint;
-    try {
-      at = this.#file.ioasMap(this.#id, pages.native, offset, size, read, write, iova);
-    } catch (error) {
-      throw this.#explainMap(error, { iova, size, address: pages.native.address + BigInt(offset) });
+    let iova: U64Like | undefined;
+    let read = true;
+    let write = true;
+    if (o !== undefined) {
+      const wanted = options(o, 'options');
+      iova = wanted.iova;
+      read = flag(wanted.read, 'read', true);
+      write = flag(wanted.write, 'write', true);
     }
-    return this.#record(at, BigInt(size), pages, write);
+    // After the options, whose getters may have disposed it: nothing comes between this and the call.
+    const { pages, address, size } = windowOf(memory);
+    let at: U64Like;
+    try {
+      at = this.#calls.map(address, size, (read ? 1 : 0) + (write ? 2 : 0), iova);
+    } catch (error) {
+      throw this.#explainMap(error, { iova, size, address: BigInt(address) });
+    }
+    return this.#record(at, size, pages, write);
   }
 
   /**
@@ -134,20 +183,22 @@ export class Ioas extends Handle implements DmaSpace {
    */
   async mapAsync(memory: DmaBuffer | MemorySlice, o?: MapOptions): Promise<Mapping> {
     this.alive();
-    const { pages, offset, size } = windowOf(memory);
+    const { pages, address, offset, size } = windowOf(memory);
     const { iova, read, write } = options(o, 'options');
     const writable = flag(write, 'write', true);
     pages.hold();
+    this.#pending++;
     try {
       const at = await this.#file
         .ioasMapAsync(this.#id, pages.native, offset, size, flag(read, 'read', true), writable, iova)
         .catch((error: unknown) => {
-          throw this.#explainMap(error, { iova, size, address: pages.native.address + BigInt(offset) });
+          throw this.#explainMap(error, { iova, size, address: BigInt(address) });
         });
       // If it was disposed meanwhile, the mapping is lost with it: say so rather than hand out a dead one.
       this.alive();
-      return this.#record(at, BigInt(size), pages, writable);
+      return this.#record(at, size, pages, writable);
     } finally {
+      if (--this.#pending === 0 && this.disposed) this.#end();
       pages.drop();
     }
   }
@@ -175,9 +226,9 @@ export class Ioas extends Handle implements DmaSpace {
           writable,
           iova,
         ),
-      (error) => this.#wordsForMap(error, { iova, size: Number(source.length), address: 0n }),
+      (error) => this.#wordsForMap(error, { iova, size: source.size, address: 0n }),
     );
-    return this.#record(at, source.length, source.pages, writable);
+    return this.#record(at, source.size, source.pages, writable);
   }
 
   /**
@@ -188,25 +239,24 @@ export class Ioas extends Handle implements DmaSpace {
    */
   unmap(iova: U64Like, length: U64Like): bigint {
     this.alive();
-    let bytes: bigint;
+    let bytes: U64Like;
     try {
-      bytes = this.#file.ioasUnmap(this.#id, iova, length);
+      bytes = this.#calls.unmap(iova, length);
     } catch (error) {
       throw this.#afterFailedUnmap(error, iova, length);
     }
-    const start = BigInt(iova);
-    const only = this.#mappings.get(start);
-    if (only !== undefined && only.length === bytes) this.#forget(only);
-    else this.#forgetWithin(start, start + BigInt(length) - 1n);
-    return bytes;
+    const only = this.#mappings.get(keyOf(iova));
+    if (only !== undefined && only.size === bytes) this.#forget(only);
+    else this.#forgetWithin(BigInt(iova), BigInt(iova) + BigInt(length) - 1n);
+    return BigInt(bytes);
   }
 
   /** Unmaps everything and returns how many bytes that were. */
   unmapAll(): bigint {
     this.alive();
-    const bytes = this.#file.ioasUnmap(this.#id, 0n, EVERYTHING);
+    const bytes = this.#calls.unmap(0, EVERYTHING);
     this.#forgetWithin(0n, EVERYTHING);
-    return bytes;
+    return BigInt(bytes);
   }
 
   /**
@@ -227,35 +277,51 @@ export class Ioas extends Handle implements DmaSpace {
 
   /** @internal Is this mapping one of the live ones? */
   holds(mapping: Mapping): boolean {
-    return this.#mappings.get(mapping.iova) === mapping;
+    return this.#mappings.get(keyOf(mapping.iova)) === mapping;
   }
 
   protected release(): void {
-    // Devices lose the memory now, whether or not the kernel's object can go yet.
-    this.#file.ioasUnmap(this.#id, 0n, EVERYTHING);
+    // What a mapAsync is still about to map must go too, and its id must not be another's by then: the last one ends it.
+    if (this.#pending === 0) this.#end();
+    else this.#clear();
+  }
+
+  #end(): void {
+    this.#clear();
+    // EBUSY, something is still attached: the empty IOAS goes when the iommufd does.
+    this.#quietly(() => this.#file.destroy(this.#id));
+  }
+
+  /** Devices lose the memory, whether or not the kernel's object can go. */
+  #clear(): void {
+    this.#quietly(() => this.#calls.unmap(0, EVERYTHING));
     this.#forgetWithin(0n, EVERYTHING);
+  }
+
+  /** Disposing does not fail: the object may be gone (Iommufd.destroy), or the iommufd closed. */
+  #quietly(call: () => void): void {
     try {
-      this.#file.destroy(this.#id);
+      call();
     } catch (error) {
-      // Something is still attached: the empty IOAS goes when the iommufd does.
-      if (!(error instanceof VfioError && error.code === 'EBUSY')) throw error;
+      if (!(error instanceof VfioError) && (error as { code?: unknown }).code !== 'ERR_VFIO_DISPOSED')
+        throw error;
     }
   }
 
-  #record(iova: bigint, length: bigint, pages: Pages | null, writable: boolean): IoasMapping {
-    const mapping = new IoasMapping(this, iova, length, pages, writable);
-    pages?.hold();
-    this.#mappings.set(iova, mapping);
+  #record(at: U64Like, size: number, pages: Pages, writable: boolean): IoasMapping {
+    const mapping = new IoasMapping(this, keyOf(at), size, pages, writable);
+    pages.hold();
+    this.#mappings.add(mapping);
     return mapping;
   }
 
   #forget(mapping: IoasMapping): void {
-    this.#mappings.delete(mapping.iova);
-    mapping.pages?.drop();
+    this.#mappings.remove(mapping);
+    mapping.pages.drop();
   }
 
   #forgetWithin(start: bigint, last: bigint): void {
-    for (const mapping of this.#mappings.values())
+    for (const mapping of this.#mappings.live())
       if (mapping.iova >= start && mapping.iova + mapping.length - 1n <= last) this.#forget(mapping);
   }
 
@@ -287,4 +353,9 @@ export class Ioas extends Handle implements DmaSpace {
 
 function range(start: bigint, length: bigint): string {
   return `[0x${start.toString(16)}, 0x${(start + length - 1n).toString(16)}]`;
+}
+
+/** One key for one address, whichever way it was given: a number where it is exact. */
+function keyOf(iova: U64Like): U64Like {
+  return typeof iova === 'bigint' && iova <= Number.MAX_SAFE_INTEGER ? Number(iova) : iova;
 }

@@ -11,11 +11,13 @@ import { type NativeFile, native } from './native.ts';
 
 export class Iommufd extends Handle {
   readonly #file: NativeFile;
+  readonly #adopted: boolean;
 
   /** @internal */
   constructor(parent: Handle | undefined, file: NativeFile) {
     super('Iommufd', parent, [file]);
     this.#file = file;
+    this.#adopted = parent === undefined;
   }
 
   /**
@@ -38,6 +40,11 @@ export class Iommufd extends Handle {
   get file(): NativeFile {
     this.alive();
     return this.#file;
+  }
+
+  /** @internal Surely another than `other`? One from a descriptor may be the same, and nobody can tell. */
+  differs(other: Iommufd): boolean {
+    return other !== this && !this.#adopted && !other.#adopted;
   }
 
   /** Makes an I/O address space (IOMMU_IOAS_ALLOC, Linux 6.2). */

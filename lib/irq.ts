@@ -6,7 +6,7 @@
  * closed. Waiting is the event loop's own polling: there is no thread and no timer. Only a pending wait() keeps the
  * process alive.
  */
-import { integer, options, refusal } from './check.ts';
+import { integer, options, refusal, type U64Like } from './check.ts';
 import type { VfioDevice } from './device.ts';
 import { VfioError, withWords } from './errors.ts';
 import { disposedError, Handle } from './handle.ts';
@@ -158,12 +158,14 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
   readonly #event: NativeEventFd;
   readonly #waiters = new Set<Waiter>();
   readonly #listeners = new Set<(count: bigint) => void>();
-  readonly #onReadable: () => void;
+  readonly #onReadable: (count: U64Like) => void;
+  /** Fired while nobody waited, but noticed already. */
+  #noticed = 0n;
 
   /** @internal */
   constructor(device: VfioDevice, irq: Irq, vector: number) {
     // The native object holds its callback weakly while nobody waits; this object holds it for good.
-    const onReadable = () => this?.fired();
+    const onReadable = (count: U64Like) => this.fired(BigInt(count));
     const event = new native.EventFd(onReadable);
     super('Interrupt', device, [event]);
     this.#onReadable = onReadable;
@@ -192,7 +194,7 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
       throw refusal('an AbortSignal', 'signal', signal);
     if (timeout !== undefined) integer(timeout, 'timeout', 0, 2 ** 31 - 1);
     if (signal?.aborted) return Promise.reject(signal.reason);
-    const already = this.#event.take();
+    const already = this.#take();
     if (already > 0n) return Promise.resolve(already);
     return new Promise((resolve, reject) => {
       const abort = () => fail(signal?.reason);
@@ -227,7 +229,7 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
   /** How many times it fired since last asked, without waiting: 0n if none. */
   poll(): bigint {
     this.alive();
-    return this.#event.take();
+    return this.#take();
   }
 
   /** Calls `listener` for each wake-up with how often it fired. Does not keep the process alive. */
@@ -243,6 +245,7 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
   /** Removes a listener. */
   off(event: 'interrupt', listener: (count: bigint) => void): this {
     if (event !== 'interrupt') throw refusal("'interrupt'", 'event', event);
+    if (typeof listener !== 'function') throw refusal('a function', 'listener', listener);
     this.#listeners.delete(listener);
     if (!this.disposed) this.#watch();
     return this;
@@ -268,15 +271,19 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
     this[Symbol.dispose]();
   }
 
-  /** @internal The event loop says that the eventfd is readable. */
-  fired(): void {
-    if (this.disposed) return;
-    const count = this.#event.take();
-    if (count === 0n) return;
+  /** @internal The event loop read `count` from the eventfd. */
+  fired(count: bigint): void {
+    if (this.#waiters.size + this.#listeners.size === 0) {
+      this.#noticed += count;
+      return;
+    }
+    // Those who wait come first: what is left to do can be done while they are under way.
     const waiters = [...this.#waiters];
-    for (const waiter of waiters) waiter.stop();
-    this.#watch();
-    for (const waiter of waiters) waiter.resolve(count);
+    for (const waiter of waiters) {
+      waiter.resolve(count);
+      waiter.stop();
+    }
+    if (waiters.length > 0) this.#watch();
     for (const listener of this.#listeners) listener(count);
   }
 
@@ -297,6 +304,12 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
   /** Polls while someone wants to know; keeps the loop alive while someone waits. */
   #watch(): void {
     if (this.#waiters.size + this.#listeners.size > 0) this.#event.watch(this.#waiters.size > 0);
-    else this.#event.unwatch();
+    else this.#event.rest();
+  }
+
+  #take(): bigint {
+    const count = this.#noticed + this.#event.take();
+    this.#noticed = 0n;
+    return count;
   }
 }

@@ -61,6 +61,13 @@ export interface NativeRegionInfo {
   msixMappable: boolean;
 }
 
+/** The hot calls of an address space. What comes out is a number where that is exact. */
+export interface NativeIoasCalls {
+  /** `access`: 1 the device may read, 2 it may write. */
+  map(address: number, length: number, access: number, iova?: U64Like): U64Like;
+  unmap(iova: U64Like, length: U64Like): U64Like;
+}
+
 /** An open file and the kernel calls on it: native/binding/file.h */
 export interface NativeFile {
   readonly fd: number;
@@ -70,15 +77,7 @@ export interface NativeFile {
   ioasAlloc(): number;
   ioasIovaRanges(ioas: number): { ranges: NativeRange[]; alignment: bigint };
   ioasAllowIovas(ioas: number, startsAndLasts: BigUint64Array): void;
-  ioasMap(
-    ioas: number,
-    memory: NativeMemory,
-    offset: number,
-    length: number,
-    read: boolean,
-    write: boolean,
-    iova?: U64Like,
-  ): bigint;
+  ioasCalls(ioas: number): NativeIoasCalls;
   ioasMapAsync(
     ioas: number,
     memory: NativeMemory,
@@ -97,7 +96,6 @@ export interface NativeFile {
     write: boolean,
     iova?: U64Like,
   ): bigint;
-  ioasUnmap(ioas: number, iova: U64Like, length: U64Like): bigint;
   getOption(option: 'RLIMIT_MODE' | 'HUGE_PAGES', object: number): bigint;
   setOption(option: 'RLIMIT_MODE' | 'HUGE_PAGES', object: number, value: U64Like): void;
 
@@ -136,13 +134,13 @@ export interface NativeEventFd {
   readonly fd: number;
   take(): bigint;
   watch(keepAlive: boolean): void;
-  unwatch(): void;
+  rest(): void;
   dispose(): void;
 }
 
 interface Addon {
   Host: new (backend: 'kernel' | 'software') => NativeHost;
-  EventFd: new (onReadable: () => void) => NativeEventFd;
+  EventFd: new (onReadable: (count: U64Like) => void) => NativeEventFd;
   adopt(fd: number): NativeFile;
   allocateMemory(size: U64Like, pageShift: number, numaNode?: number): NativeMemory;
   memoryOfDescriptor(fd: number, offset: U64Like, length: U64Like): NativeMemory;

@@ -1,6 +1,6 @@
 /** PCI devices as sysfs shows them: a live view, nothing is kept. Binding and unbinding of drivers. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { text } from './check.ts';
+import { refusal, text } from './check.ts';
 import { VfioError } from './errors.ts';
 import { wordsForBind } from './explain-host.ts';
 import type { NativeHost } from './native.ts';
@@ -86,7 +86,9 @@ export class PciDevice {
    * within 5 seconds (something holds the device open); EACCES, EPERM not root.
    */
   async bind(driver = 'vfio-pci'): Promise<void> {
-    text(driver, 'driver');
+    // A name is part of a path: it must not lead elsewhere.
+    if (!/^[^/\s\0]+$/.test(text(driver, 'driver')) || driver === '.' || driver === '..')
+      throw refusal("the name of a driver such as 'vfio-pci'", 'driver', driver);
     const had = { driver: this.driver, override: this.driverOverride };
     if (had.driver === driver) return;
     if (this.#host.list(`${DRIVERS}/${driver}`) === null)

@@ -133,8 +133,8 @@ export class Region {
  * A mapped BAR. Each accessor call is one load or store instruction of exactly that width, in program order: never
  * split, merged, repeated or dropped. Offsets are multiples of the width.
  *
- * Touching a mapped BAR after the device's memory decoding was switched off, or while it sleeps, raises SIGBUS on real
- * hardware.
+ * An accessor throws a VfioError with code EIO while the device does not answer: its memory decoding is off, or it
+ * sleeps.
  */
 export class MappedRegion extends Handle {
   readonly #mapped: NativeMapped;
@@ -155,7 +155,8 @@ export class MappedRegion extends Handle {
 
   /**
    * The mapping as an ArrayBuffer, for memory-like BARs and for speed. An engine may merge, drop or (in a DataView)
-   * split accesses to it: docs/registers.md says which forms are safe. Stays mapped while it is referenced.
+   * split accesses to it: docs/registers.md says which forms are safe. Once the region is disposed, or where the device
+   * did not answer, it reads as zeroes.
    *
    * @throws code 'EOPNOTSUPP' for the registers of a software device, and where the runtime allows no external
    * buffers (Electron): use the accessors.

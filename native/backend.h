@@ -8,6 +8,7 @@
 // crashes. All calls are safe from any thread.
 #pragma once
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -40,12 +41,15 @@ class Backend {
   [[nodiscard]] virtual int list(const char* path, std::vector<std::string>& names) = 0;
 
   // Registers of a software device have no memory behind them: a load or store must be seen by its model.
-  // `trapped` says whether a mapping is such a one; accesses to it go through these two. The kernel has none.
+  // `trapped` says whether a mapping is such a one; accesses to it go through these two: 0, or -EIO when the
+  // device does not answer. The kernel has none.
   [[nodiscard]] virtual bool trapped(const void* /*mapping*/) const { return false; }
-  [[nodiscard]] virtual uint64_t registerRead(const void* /*address*/, unsigned /*width*/) {
-    return ~uint64_t{0};
+  [[nodiscard]] virtual int registerRead(const void* /*address*/, unsigned /*width*/, uint64_t& /*value*/) {
+    return -EIO;
   }
-  virtual void registerWrite(void* /*address*/, unsigned /*width*/, uint64_t /*value*/) {}
+  [[nodiscard]] virtual int registerWrite(void* /*address*/, unsigned /*width*/, uint64_t /*value*/) {
+    return -EIO;
+  }
 };
 
 }  // namespace vfio

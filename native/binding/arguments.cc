@@ -5,8 +5,6 @@
 namespace vfio::binding {
 namespace {
 
-constexpr double kMaxSafeInteger = 9007199254740991.0;
-
 std::string describe(const Napi::Value& value) {
   switch (value.Type()) {
     case napi_undefined:
@@ -46,34 +44,42 @@ void refuse(Napi::Env env, const char* expected, const char* name, const Napi::V
   throw error;
 }
 
-uint64_t Arguments::u64(size_t index, const char* name) const {
-  static constexpr const char* kExpected = "an unsigned 64-bit integer (bigint, or number up to 2^53-1)";
-  const napi_value value = info_[index];
+uint64_t u64Of(Napi::Env env, napi_value value, const char* name) {
   double number;
-  if (napi_get_value_double(env(), value, &number) == napi_ok) {
-    if (!(number >= 0 && number <= kMaxSafeInteger && number == std::floor(number)))
-      refuse(env(), kExpected, name, info_[index]);
-    return static_cast<uint64_t>(number);
+  if (napi_get_value_double(env, value, &number) == napi_ok) {
+    if (number >= 0 && number <= kMaxSafeInteger && number == std::floor(number))
+      return static_cast<uint64_t>(number);
+  } else {
+    uint64_t result;
+    bool lossless;
+    if (napi_get_value_bigint_uint64(env, value, &result, &lossless) == napi_ok && lossless) return result;
   }
-  uint64_t result;
-  bool lossless;
-  if (napi_get_value_bigint_uint64(env(), value, &result, &lossless) != napi_ok || !lossless)
-    refuse(env(), kExpected, name, info_[index]);
-  return result;
+  refuse(env, "an unsigned 64-bit integer (bigint, or number up to 2^53-1)", name, Napi::Value(env, value));
 }
 
-std::optional<uint64_t> Arguments::optionalU64(size_t index, const char* name) const {
-  if (info_[index].IsUndefined()) return std::nullopt;
-  return u64(index, name);
+std::optional<uint64_t> optionalU64Of(Napi::Env env, napi_value value, const char* name) {
+  napi_valuetype type;
+  if (napi_typeof(env, value, &type) == napi_ok && type == napi_undefined) return std::nullopt;
+  return u64Of(env, value, name);
 }
 
-uint64_t Arguments::unsignedNumber(size_t index, const char* name, uint64_t max) const {
+uint64_t unsignedOf(Napi::Env env, napi_value value, const char* name, uint64_t max) {
   double number;
-  if (napi_get_value_double(env(), info_[index], &number) == napi_ok && number >= 0 &&
+  if (napi_get_value_double(env, value, &number) == napi_ok && number >= 0 &&
       number <= static_cast<double>(max) && number == std::floor(number))
     return static_cast<uint64_t>(number);
   const std::string expected = "an integer from 0 to " + std::to_string(max);
-  refuse(env(), expected.c_str(), name, info_[index]);
+  refuse(env, expected.c_str(), name, Napi::Value(env, value));
+}
+
+uint64_t Arguments::u64(size_t index, const char* name) const { return u64Of(env(), info_[index], name); }
+
+std::optional<uint64_t> Arguments::optionalU64(size_t index, const char* name) const {
+  return optionalU64Of(env(), info_[index], name);
+}
+
+uint64_t Arguments::unsignedNumber(size_t index, const char* name, uint64_t max) const {
+  return unsignedOf(env(), info_[index], name, max);
 }
 
 std::optional<uint32_t> Arguments::optionalU32(size_t index, const char* name) const {

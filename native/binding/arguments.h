@@ -13,6 +13,13 @@ namespace vfio::binding {
 // TypeError or RangeError, as Node's own: codes ERR_INVALID_ARG_TYPE and ERR_OUT_OF_RANGE.
 [[noreturn]] void refuse(Napi::Env env, const char* expected, const char* name, const Napi::Value& received);
 
+constexpr double kMaxSafeInteger = 9007199254740991.0;
+
+// One argument, of a call that has no CallbackInfo (bound.h). As Arguments::u64 and unsignedNumber.
+[[nodiscard]] uint64_t u64Of(Napi::Env env, napi_value value, const char* name);
+[[nodiscard]] std::optional<uint64_t> optionalU64Of(Napi::Env env, napi_value value, const char* name);
+[[nodiscard]] uint64_t unsignedOf(Napi::Env env, napi_value value, const char* name, uint64_t max);
+
 class Arguments {
  public:
   explicit Arguments(const Napi::CallbackInfo& info) : info_(info) {}

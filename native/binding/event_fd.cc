@@ -6,6 +6,7 @@
 #include <cerrno>
 
 #include "arguments.h"
+#include "bound.h"
 #include "environment.h"
 
 namespace vfio::binding {
@@ -34,16 +35,21 @@ struct EventFd::Watch {
 
   static void onReadable(uv_poll_t* poll, int status, int) {
     auto* self = static_cast<Watch*>(poll->data);
-    if (self->closing || status < 0) return;
+    uint64_t count = 0;
+    if (self->closing || status < 0 || ::read(self->fd, &count, sizeof count) < 0) return;
     const Napi::Env env(self->env);
     const Napi::HandleScope scope(env);
     napi_value callback = nullptr;
     napi_value receiver = nullptr;
     napi_value ignored = nullptr;
     napi_get_reference_value(self->env, self->callback, &callback);
-    if (!callback) return;
+    if (!callback) {
+      uv_poll_stop(poll);  // its object was collected
+      return;
+    }
     napi_get_global(self->env, &receiver);
-    if (napi_make_callback(self->env, self->context, receiver, callback, 0, nullptr, &ignored) ==
+    const napi_value argument = u64To(env, count);
+    if (napi_make_callback(self->env, self->context, receiver, callback, 1, &argument, &ignored) ==
         napi_pending_exception) {
       napi_value error = nullptr;
       napi_get_and_clear_last_exception(self->env, &error);
@@ -55,7 +61,7 @@ struct EventFd::Watch {
 Napi::Function EventFd::define(Napi::Env env) {
   return DefineClass(env, "EventFd",
                      {InstanceAccessor<&EventFd::fd>("fd"), InstanceMethod<&EventFd::take>("take"),
-                      InstanceMethod<&EventFd::watch>("watch"), InstanceMethod<&EventFd::unwatch>("unwatch"),
+                      InstanceMethod<&EventFd::watch>("watch"), InstanceMethod<&EventFd::rest>("rest"),
                       InstanceMethod<&EventFd::dispose>("dispose")});
 }
 
@@ -81,7 +87,10 @@ EventFd::EventFd(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   napi_create_reference(env, info[0], 0, &watch->callback);
   napi_async_init(env, nullptr, Napi::String::New(env, "vfio.Interrupt"), &watch->context);
   napi_add_async_cleanup_hook(
-      env, [](napi_async_cleanup_hook_handle, void* data) { static_cast<Watch*>(data)->owner->close(); },
+      env,
+      [](napi_async_cleanup_hook_handle, void* data) {
+        if (EventFd* owner = static_cast<Watch*>(data)->owner) owner->close();
+      },
       watch, &watch->hook);
   fd_ = fd;
   watch_ = watch;
@@ -94,6 +103,7 @@ void EventFd::close() {
   Watch* watch = watch_;
   watch_ = nullptr;
   fd_ = -1;
+  watch->owner = nullptr;
   napi_delete_reference(watch->env, watch->callback);
   napi_async_destroy(watch->env, watch->context);
   watch->close();
@@ -119,21 +129,27 @@ Napi::Value EventFd::watch(const Napi::CallbackInfo& info) {
   if (fd_ < 0) throwDisposed(info.Env(), "Interrupt");
   auto* handle = reinterpret_cast<uv_handle_t*>(&watch_->poll);
   keepAlive ? uv_ref(handle) : uv_unref(handle);
-  if (uv_is_active(handle)) return info.Env().Undefined();
-  if (const int status = uv_poll_start(&watch_->poll, UV_READABLE, Watch::onReadable); status < 0)
-    throwErrno(info.Env(), status, "epoll_ctl");
-  napi_reference_ref(info.Env(), watch_->callback, nullptr);  // who waits must not be collected
+  if (!uv_is_active(handle))
+    if (const int status = uv_poll_start(&watch_->poll, UV_READABLE, Watch::onReadable); status < 0)
+      throwErrno(info.Env(), status, "epoll_ctl");
+  hold(info.Env(), true);
   return info.Env().Undefined();
 }
 
-Napi::Value EventFd::unwatch(const Napi::CallbackInfo& info) {
-  if (watch_) {
-    uv_unref(reinterpret_cast<uv_handle_t*>(&watch_->poll));
-    if (uv_is_active(reinterpret_cast<uv_handle_t*>(&watch_->poll)))
-      napi_reference_unref(info.Env(), watch_->callback, nullptr);
-    uv_poll_stop(&watch_->poll);
-  }
+// Polling goes on: starting and stopping it would cost each wait two system calls.
+Napi::Value EventFd::rest(const Napi::CallbackInfo& info) {
+  if (!watch_) return info.Env().Undefined();
+  uv_unref(reinterpret_cast<uv_handle_t*>(&watch_->poll));
+  hold(info.Env(), false);
   return info.Env().Undefined();
+}
+
+// Who waits must not be collected; who doesn't, may be.
+void EventFd::hold(Napi::Env env, bool on) {
+  if (held_ == on) return;
+  held_ = on;
+  on ? napi_reference_ref(env, watch_->callback, nullptr)
+     : napi_reference_unref(env, watch_->callback, nullptr);
 }
 
 Napi::Value EventFd::dispose(const Napi::CallbackInfo& info) {

@@ -15,10 +15,9 @@ Napi::Function File::define(Napi::Env env) {
                       InstanceMethod<&File::ioasAlloc>("ioasAlloc"),
                       InstanceMethod<&File::ioasIovaRanges>("ioasIovaRanges"),
                       InstanceMethod<&File::ioasAllowIovas>("ioasAllowIovas"),
-                      InstanceMethod<&File::ioasMap>("ioasMap"),
+                      InstanceMethod<&File::ioasCalls>("ioasCalls"),
                       InstanceMethod<&File::ioasMapAsync>("ioasMapAsync"),
                       InstanceMethod<&File::ioasCopy>("ioasCopy"),
-                      InstanceMethod<&File::ioasUnmap>("ioasUnmap"),
                       InstanceMethod<&File::getOption>("getOption"),
                       InstanceMethod<&File::setOption>("setOption"),
                       InstanceMethod<&File::bindIommufd>("bindIommufd"),
@@ -44,7 +43,7 @@ File::File(const Napi::CallbackInfo& info) : ObjectWrap(info) {
 Napi::Object File::make(Napi::Env env, std::shared_ptr<Backend> backend, int fd) {
   auto file = std::make_shared<OpenFile>(std::move(backend), fd);
   Napi::Object object = Environment::of(env).file.New({});
-  Unwrap(object)->file_ = std::move(file);
+  Unwrap(object)->slot_->file = std::move(file);
   return object;
 }
 
@@ -56,11 +55,13 @@ File* File::from(const Napi::Value& value) {
 }
 
 Napi::Value File::fd(const Napi::CallbackInfo& info) {
+  // Unlike a method, an accessor is called on whatever object someone borrows it for.
+  if (from(info.This()) != this) refuse(info.Env(), "a File", "this", info.This());
   return Napi::Number::New(info.Env(), live(info.Env()).fd);
 }
 
 Napi::Value File::dispose(const Napi::CallbackInfo& info) {
-  file_.reset();
+  slot_->file.reset();
   return info.Env().Undefined();
 }
 

@@ -30,7 +30,12 @@ class File final : public Napi::ObjectWrap<File> {
   explicit File(const Napi::CallbackInfo& info);
   static Napi::Object make(Napi::Env env, std::shared_ptr<Backend> backend, int fd);
   static File* from(const Napi::Value& value);
-  [[nodiscard]] const std::shared_ptr<OpenFile>& open() const { return file_; }
+  [[nodiscard]] const std::shared_ptr<OpenFile>& open() const { return slot_->file; }
+
+  // What the object and its bound functions share, so that disposing ends both.
+  struct Slot {
+    std::shared_ptr<OpenFile> file;
+  };
 
  private:
   Napi::Value fd(const Napi::CallbackInfo& info);
@@ -41,10 +46,9 @@ class File final : public Napi::ObjectWrap<File> {
   Napi::Value ioasAlloc(const Napi::CallbackInfo& info);
   Napi::Value ioasIovaRanges(const Napi::CallbackInfo& info);
   Napi::Value ioasAllowIovas(const Napi::CallbackInfo& info);
-  Napi::Value ioasMap(const Napi::CallbackInfo& info);
+  Napi::Value ioasCalls(const Napi::CallbackInfo& info);
   Napi::Value ioasMapAsync(const Napi::CallbackInfo& info);
   Napi::Value ioasCopy(const Napi::CallbackInfo& info);
-  Napi::Value ioasUnmap(const Napi::CallbackInfo& info);
   Napi::Value getOption(const Napi::CallbackInfo& info);
   Napi::Value setOption(const Napi::CallbackInfo& info);
 
@@ -68,8 +72,8 @@ class File final : public Napi::ObjectWrap<File> {
 
   // The file, or ERR_VFIO_DISPOSED.
   [[nodiscard]] OpenFile& live(Napi::Env env) const {
-    if (!file_) throwDisposed(env, "handle");
-    return *file_;
+    if (!slot_->file) throwDisposed(env, "handle");
+    return *slot_->file;
   }
 
   // One ioctl: its result, or a VfioError.
@@ -80,7 +84,7 @@ class File final : public Napi::ObjectWrap<File> {
     return result;
   }
 
-  std::shared_ptr<OpenFile> file_;
+  const std::shared_ptr<Slot> slot_ = std::make_shared<Slot>();
 };
 
 }  // namespace vfio::binding

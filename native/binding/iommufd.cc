@@ -4,6 +4,7 @@
 
 #include "../uapi/iommufd.h"
 #include "async.h"
+#include "bound.h"
 #include "file.h"
 #include "memory.h"
 
@@ -27,7 +28,50 @@ uint32_t optionId(const Arguments& arguments, size_t index) {
   refuse(arguments.env(), "'RLIMIT_MODE' or 'HUGE_PAGES'", "option", arguments[index]);
 }
 
-// (ioas, memory, offset, length, read, write, iova?) as ioasMap and ioasMapAsync take them.
+// An address space of a file that may be disposed any time.
+struct Space {
+  std::shared_ptr<File::Slot> slot;
+  uint32_t ioas;
+
+  int ioctl(Napi::Env env, unsigned long request, const char* name, void* argument) const {
+    if (!slot->file) throwDisposed(env, "Iommufd");
+    const OpenFile& file = *slot->file;
+    const int result = file.backend->ioctl(file.fd, request, reinterpret_cast<uintptr_t>(argument));
+    if (result < 0) throwErrno(env, result, "ioctl", name);
+    return result;
+  }
+};
+
+// (address, length, flags, iova?) => iova. The caller keeps the memory: lib/ioas.ts.
+napi_value map(Napi::Env env, const napi_value* arguments, Space& space) {
+  uapi::iommu_ioas_map command{};
+  command.size = sizeof command;
+  command.ioas_id = space.ioas;
+  command.user_va = u64Of(env, arguments[0], "address");
+  command.length = u64Of(env, arguments[1], "length");
+  const uint64_t access = unsignedOf(env, arguments[2], "access", 3);
+  command.flags = ((access & 1) != 0 ? uapi::IOMMU_IOAS_MAP_READABLE : 0) |
+                  ((access & 2) != 0 ? uapi::IOMMU_IOAS_MAP_WRITEABLE : 0);
+  if (const std::optional<uint64_t> iova = optionalU64Of(env, arguments[3], "iova")) {
+    command.flags |= uapi::IOMMU_IOAS_MAP_FIXED_IOVA;
+    command.iova = *iova;
+  }
+  space.ioctl(env, uapi::IOMMU_IOAS_MAP, "IOMMU_IOAS_MAP", &command);
+  return u64To(env, command.iova);
+}
+
+// (iova, length) => bytes unmapped
+napi_value unmap(Napi::Env env, const napi_value* arguments, Space& space) {
+  uapi::iommu_ioas_unmap command{};
+  command.size = sizeof command;
+  command.ioas_id = space.ioas;
+  command.iova = u64Of(env, arguments[0], "iova");
+  command.length = u64Of(env, arguments[1], "length");
+  space.ioctl(env, uapi::IOMMU_IOAS_UNMAP, "IOMMU_IOAS_UNMAP", &command);
+  return u64To(env, command.length);
+}
+
+// (ioas, memory, offset, length, read, write, iova?) as ioasMapAsync takes them.
 struct MapCall {
   uapi::iommu_ioas_map command{};
   std::shared_ptr<Pages> pages;
@@ -128,20 +172,24 @@ Napi::Value File::ioasAllowIovas(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// (ioas, memory, offset, length, read, write, iova?) => iova
-Napi::Value File::ioasMap(const Napi::CallbackInfo& info) {
-  MapCall call{Arguments(info)};
-  ioctl(info.Env(), uapi::IOMMU_IOAS_MAP, "IOMMU_IOAS_MAP", &call.command);
-  return bigint(info.Env(), call.command.iova);
+// (ioas) => { map, unmap }: the hot calls of an address space, as functions of their own
+Napi::Value File::ioasCalls(const Napi::CallbackInfo& info) {
+  const uint32_t ioas = Arguments(info).u32(0, "ioas");
+  (void)live(info.Env());
+  auto space = std::make_shared<Space>(Space{slot_, ioas});
+  Napi::Object calls = Napi::Object::New(info.Env());
+  calls.Set("map", bind<Space, map>(info.Env(), "map", space));
+  calls.Set("unmap", bind<Space, unmap>(info.Env(), "unmap", space));
+  return calls;
 }
 
-// The same, off the event loop: => Promise<iova>
+// (ioas, memory, offset, length, read, write, iova?) => Promise<iova>, off the event loop
 Napi::Value File::ioasMapAsync(const Napi::CallbackInfo& info) {
   (void)live(info.Env());
   auto call = std::make_shared<MapCall>(Arguments(info));
   return AsyncCall::start(
       info.Env(), {"ioctl", "IOMMU_IOAS_MAP"},
-      [file = file_, call]() -> int64_t {
+      [file = open(), call]() -> int64_t {
         return file->backend->ioctl(file->fd, uapi::IOMMU_IOAS_MAP,
                                     reinterpret_cast<uintptr_t>(&call->command));
       },
@@ -162,18 +210,6 @@ Napi::Value File::ioasCopy(const Napi::CallbackInfo& info) {
   command.dst_iova = iova.value_or(0);
   ioctl(info.Env(), uapi::IOMMU_IOAS_COPY, "IOMMU_IOAS_COPY", &command);
   return bigint(info.Env(), command.dst_iova);
-}
-
-// (ioas, iova, length) => bytes unmapped
-Napi::Value File::ioasUnmap(const Napi::CallbackInfo& info) {
-  const Arguments arguments(info);
-  uapi::iommu_ioas_unmap command{};
-  command.size = sizeof command;
-  command.ioas_id = arguments.u32(0, "ioas");
-  command.iova = arguments.u64(1, "iova");
-  command.length = arguments.u64(2, "length");
-  ioctl(info.Env(), uapi::IOMMU_IOAS_UNMAP, "IOMMU_IOAS_UNMAP", &command);
-  return bigint(info.Env(), command.length);
 }
 
 // (option, object) => value

@@ -1,74 +1,105 @@
 #include "mapped.h"
 
-#include <bit>
+#include <sys/mman.h>
 
+#include <bit>
+#include <cerrno>
+
+#include "bound.h"
 #include "memory.h"
 
 namespace vfio::binding {
 
 static_assert(std::endian::native == std::endian::little, "PCI registers are little endian");
 
+Mapping::~Mapping() {
+  guard::unwatchRange(reinterpret_cast<uintptr_t>(address));
+  backend->munmap(address, length);
+}
+
+void Mapping::retire() {
+  (void)backend->mmap(address, length, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+}
+
+namespace {
+
+uint8_t* at(Napi::Env env, napi_value argument, const Mapped::Slot& slot, size_t width) {
+  if (!slot.mapping) throwDisposed(env, "MappedRegion");
+  const Mapping& mapping = *slot.mapping;
+  const uint64_t offset = u64Of(env, argument, "offset");
+  if (offset % width != 0 || offset >= mapping.length || width > mapping.length - offset) {
+    const std::string expected =
+        "a multiple of " + std::to_string(width) + " below " + std::to_string(mapping.length);
+    refuse(env, expected.c_str(), "offset", Napi::Value(env, argument));
+  }
+  return mapping.address + offset;
+}
+
+// (offset) => number, or bigint at 64 bits
+template <typename Word>
+napi_value read(Napi::Env env, const napi_value* arguments, Mapped::Slot& slot) {
+  const uint8_t* address = at(env, arguments[0], slot, sizeof(Word));
+  uint64_t value = 0;
+  const bool answered = slot.mapping->trapped
+                            ? slot.mapping->backend->registerRead(address, sizeof(Word), value) == 0
+                            : guard::load(address, sizeof(Word), value);
+  if (!answered) throwErrno(env, EIO, "load");
+  return registerValue(env, sizeof(Word), value);
+}
+
+// (offset, value)
+template <typename Word>
+napi_value write(Napi::Env env, const napi_value* arguments, Mapped::Slot& slot) {
+  uint8_t* address = at(env, arguments[0], slot, sizeof(Word));
+  const uint64_t value = registerArgument(env, arguments[1], sizeof(Word));
+  const bool answered = slot.mapping->trapped
+                            ? slot.mapping->backend->registerWrite(address, sizeof(Word), value) == 0
+                            : guard::store(address, sizeof(Word), value);
+  if (!answered) throwErrno(env, EIO, "store");
+  return nullptr;
+}
+
+}  // namespace
+
 Napi::Function Mapped::define(Napi::Env env) {
   return DefineClass(
       env, "Mapped",
-      {InstanceMethod<&Mapped::read<uint8_t>>("read8"), InstanceMethod<&Mapped::read<uint16_t>>("read16"),
-       InstanceMethod<&Mapped::read<uint32_t>>("read32"), InstanceMethod<&Mapped::read<uint64_t>>("read64"),
-       InstanceMethod<&Mapped::write<uint8_t>>("write8"), InstanceMethod<&Mapped::write<uint16_t>>("write16"),
-       InstanceMethod<&Mapped::write<uint32_t>>("write32"),
-       InstanceMethod<&Mapped::write<uint64_t>>("write64"), InstanceMethod<&Mapped::buffer>("buffer"),
-       InstanceMethod<&Mapped::dispose>("dispose")});
+      {InstanceMethod<&Mapped::buffer>("buffer"), InstanceMethod<&Mapped::dispose>("dispose")});
 }
 
 Napi::Object Mapped::make(Napi::Env env, std::shared_ptr<Mapping> mapping) {
   Napi::Object object = Environment::of(env).mapped.New({});
-  Unwrap(object)->mapping_ = std::move(mapping);
+  auto slot = std::make_shared<Slot>(Slot{std::move(mapping)});
+  object.Set("read8", bind<Slot, read<uint8_t>>(env, "read8", slot));
+  object.Set("read16", bind<Slot, read<uint16_t>>(env, "read16", slot));
+  object.Set("read32", bind<Slot, read<uint32_t>>(env, "read32", slot));
+  object.Set("read64", bind<Slot, read<uint64_t>>(env, "read64", slot));
+  object.Set("write8", bind<Slot, write<uint8_t>>(env, "write8", slot));
+  object.Set("write16", bind<Slot, write<uint16_t>>(env, "write16", slot));
+  object.Set("write32", bind<Slot, write<uint32_t>>(env, "write32", slot));
+  object.Set("write64", bind<Slot, write<uint64_t>>(env, "write64", slot));
+  Unwrap(object)->slot_ = std::move(slot);
   return object;
-}
-
-uint8_t* Mapped::at(const Arguments& arguments, size_t width) const {
-  if (!mapping_) throwDisposed(arguments.env(), "MappedRegion");
-  const uint64_t offset = arguments.u64(0, "offset");
-  if (offset % width != 0 || offset >= mapping_->length || width > mapping_->length - offset) {
-    const std::string expected =
-        "a multiple of " + std::to_string(width) + " below " + std::to_string(mapping_->length);
-    refuse(arguments.env(), expected.c_str(), "offset", arguments[0]);
-  }
-  return mapping_->address + offset;
-}
-
-template <typename Word>
-Napi::Value Mapped::read(const Napi::CallbackInfo& info) {
-  uint8_t* address = at(Arguments(info), sizeof(Word));
-  const auto value = mapping_->trapped
-                         ? static_cast<Word>(mapping_->backend->registerRead(address, sizeof(Word)))
-                         : *reinterpret_cast<const volatile Word*>(address);
-  return registerValue(info.Env(), sizeof(Word), value);
-}
-
-template <typename Word>
-Napi::Value Mapped::write(const Napi::CallbackInfo& info) {
-  const Arguments arguments(info);
-  uint8_t* address = at(arguments, sizeof(Word));
-  const auto value = static_cast<Word>(registerArgument(arguments, 1, sizeof(Word)));
-  if (mapping_->trapped)
-    mapping_->backend->registerWrite(address, sizeof(Word), value);
-  else
-    *reinterpret_cast<volatile Word*>(address) = value;
-  return info.Env().Undefined();
 }
 
 // () => ArrayBuffer over the registers themselves
 Napi::Value Mapped::buffer(const Napi::CallbackInfo& info) {
-  if (!mapping_) throwDisposed(info.Env(), "MappedRegion");
-  if (mapping_->trapped)
+  if (!slot_ || !slot_->mapping) throwDisposed(info.Env(), "MappedRegion");
+  const auto& mapping = slot_->mapping;
+  if (mapping->trapped)
     throwCode(info.Env(), "EOPNOTSUPP",
               "There is no ArrayBuffer over the registers of a software device: it must see each access. "
               "Use the accessor calls (read32, write32, ...)");
-  return externalBuffer(info.Env(), mapping_->address, mapping_->length, mapping_);
+  return externalBuffer(info.Env(), mapping->address, mapping->length, mapping,
+                        [mapping] { mapping->retire(); });
 }
 
 Napi::Value Mapped::dispose(const Napi::CallbackInfo& info) {
-  mapping_.reset();
+  if (slot_ && slot_->mapping) {
+    slot_->mapping->retire();
+    slot_->mapping.reset();
+  }
   return info.Env().Undefined();
 }
 

@@ -1,9 +1,10 @@
 // A mapped piece of a region. Each access is one load or store instruction of exactly its width, in program
-// order: never split, merged, repeated, dropped or made a read-modify-write. Where the mapping is a software
-// device's registers, the access goes to its model instead.
+// order: never split, merged, repeated, dropped or made a read-modify-write (the guarded copy is assembly and
+// has one instruction for each of the four widths). Where the mapping is a software device's registers, the
+// access goes to its model instead. A device that does not answer is EIO, not a crash.
 //
-// The pages stay mapped until the Mapped object is disposed or collected and every ArrayBuffer over it is
-// too.
+// Life: disposing it lets go of the device at once. The addresses stay reserved, as zeroes, until every
+// ArrayBuffer over them is collected; forgotten without disposal, device and addresses go together then.
 #pragma once
 
 #include <napi.h>
@@ -11,6 +12,7 @@
 #include <memory>
 
 #include "../backend.h"
+#include "../guard/guard.h"
 #include "register_value.h"
 
 namespace vfio::binding {
@@ -21,32 +23,39 @@ class Mapping {
       : backend(std::move(backend)),
         address(address),
         length(length),
-        trapped(this->backend->trapped(address)) {}
-  ~Mapping() { backend->munmap(address, length); }
+        trapped(this->backend->trapped(address)) {
+    guard::install();
+    guard::watchRange(reinterpret_cast<uintptr_t>(address), length);
+  }
+  ~Mapping();
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
   const std::shared_ptr<Backend> backend;
   uint8_t* const address;
   const size_t length;
   const bool trapped;
+
+  // Lets go of the device while the addresses stay: what still looks at them sees zeroes.
+  void retire();
 };
 
 class Mapped final : public Napi::ObjectWrap<Mapped> {
  public:
   static Napi::Function define(Napi::Env env);
   explicit Mapped(const Napi::CallbackInfo& info) : ObjectWrap(info) {}
+  // With read8 to write64 as functions of its own, bound to the mapping.
   static Napi::Object make(Napi::Env env, std::shared_ptr<Mapping> mapping);
 
+  // What the bound functions and the object share, so that disposing ends both.
+  struct Slot {
+    std::shared_ptr<Mapping> mapping;
+  };
+
  private:
-  template <typename Word>
-  Napi::Value read(const Napi::CallbackInfo& info);
-  template <typename Word>
-  Napi::Value write(const Napi::CallbackInfo& info);
   Napi::Value buffer(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
-  uint8_t* at(const Arguments& arguments, size_t width) const;
 
-  std::shared_ptr<Mapping> mapping_;
+  std::shared_ptr<Slot> slot_;
 };
 
 }  // namespace vfio::binding

@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -17,6 +18,7 @@ namespace vfio::binding {
 namespace {
 
 constexpr napi_type_tag kTag{0x76f1'0a11'3c5d'4b01, 0x9d2e'7c40'51b8'66a1};
+constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE, which older headers lack
 constexpr size_t kHugePage = size_t{2} << 20;
 // V8's own limit is higher and varies; a larger ArrayBuffer than this is refused by some supported version.
 constexpr size_t kLargestBuffer = size_t{1} << 32;
@@ -36,22 +38,49 @@ Pages::~Pages() {
   if (owned_) processMemory()->unmap(reinterpret_cast<uint64_t>(address_), size_);
 }
 
-Napi::Value externalBuffer(Napi::Env env, uint8_t* address, size_t size, std::shared_ptr<const void> owner) {
+namespace {
+
+// What an external ArrayBuffer keeps. When an environment ends, Node gives back the memory of all its
+// buffers, also of one whose bytes another thread has by now (ArrayBuffer.prototype.transfer, and from there
+// postMessage). That thread must not touch unmapped memory, nor what comes to be in its place: the addresses
+// are never used again then.
+struct KeptByBuffer {
+  std::shared_ptr<const void> owner;
+  std::function<void()> retire;
+  KeptByBuffer* next = nullptr;
+
+  static void release(napi_env env, void*, void* data) {
+    auto* self = static_cast<KeptByBuffer*>(data);
+    // No JavaScript can run any more: the environment ends.
+    napi_value global = nullptr;
+    bool ignored = false;
+    if (napi_get_global(env, &global) == napi_ok &&
+        napi_has_named_property(env, global, "Object", &ignored) == napi_ok) {
+      delete self;
+      return;
+    }
+    static std::atomic<KeptByBuffer*> retired = nullptr;  // reachable, so no leak to a sanitizer
+    self->retire();
+    self->next = retired.exchange(self);
+  }
+};
+
+}  // namespace
+
+Napi::Value externalBuffer(Napi::Env env, uint8_t* address, size_t size, std::shared_ptr<const void> owner,
+                           std::function<void()> retire) {
   if (size > kLargestBuffer)
     throwCode(env, "ERR_OUT_OF_RANGE",
               "Expected at most 4 GiB for one ArrayBuffer but received " + std::to_string(size) +
                   " bytes: use a slice, or read() and write()");
-  auto* kept = new std::shared_ptr<const void>(std::move(owner));
+  auto* kept = new KeptByBuffer{std::move(owner), std::move(retire)};
   napi_value buffer = nullptr;
   // VFIO_NO_EXTERNAL_BUFFERS lets a program be tested as it will run in Electron.
   const char* forbidden = std::getenv("VFIO_NO_EXTERNAL_BUFFERS");
   const napi_status status =
       forbidden && *forbidden == '1'
           ? napi_no_external_buffers_allowed
-          : napi_create_external_arraybuffer(
-                env, address, size,
-                [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<const void>*>(hint); },
-                kept, &buffer);
+          : napi_create_external_arraybuffer(env, address, size, KeptByBuffer::release, kept, &buffer);
   if (status == napi_ok) return {env, buffer};
   delete kept;
   if (status == napi_no_external_buffers_allowed)
@@ -99,8 +128,8 @@ Napi::Value Memory::allocate(const Napi::CallbackInfo& info) {
   const bool align = !shift && size >= kHugePage;
   const size_t reserve = align ? size + kHugePage : size;
   if (reserve < size) throwErrno(info.Env(), ENOMEM, "mmap");
-  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE |
-                    (shift ? MAP_HUGETLB | static_cast<int>(shift << MAP_HUGE_SHIFT) : 0);
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS |
+                    (shift ? MAP_HUGETLB | static_cast<int>(shift << MAP_HUGE_SHIFT) : MAP_NORESERVE);
   void* result = ::mmap(nullptr, reserve, PROT_READ | PROT_WRITE, flags, -1, 0);
   if (result == MAP_FAILED) throwErrno(info.Env(), errno, "mmap");
   auto* start = static_cast<uint8_t*>(result);
@@ -123,6 +152,10 @@ Napi::Value Memory::allocate(const Napi::CallbackInfo& info) {
     if (::syscall(SYS_mbind, start, size, MPOL_BIND, mask, 1024 + 1, 0) < 0)
       throwErrno(info.Env(), errno, "mbind");
   }
+  // A huge page that is not there when it is touched is SIGBUS: take them all now. (EINVAL: before
+  // Linux 5.14, where the pool's reservation must do.)
+  if (shift && ::madvise(start, size, kPopulateWrite) < 0 && errno != EINVAL)
+    throwErrno(info.Env(), ENOMEM, "madvise");
   return make(info.Env(), std::move(pages));
 }
 
@@ -139,9 +172,8 @@ Napi::Value Memory::ofDescriptor(const Napi::CallbackInfo& info) {
   const off_t end = ::lseek(fd, 0, SEEK_END);
   if (end < 0) throwErrno(info.Env(), errno, "lseek");
   if (offset > static_cast<uint64_t>(end) || length > static_cast<uint64_t>(end) - offset)
-    throwCode(info.Env(), "ERR_OUT_OF_RANGE",
-              "Expected offset and length inside the file of " + std::to_string(end) +
-                  " bytes but received " + std::to_string(offset) + " and " + std::to_string(length));
+    refuse(info.Env(), ("offset and length inside the file's " + std::to_string(end) + " bytes").c_str(),
+           "length", info[2]);
   void* result = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(offset));
   if (result == MAP_FAILED) throwErrno(info.Env(), errno, "mmap");
   return make(info.Env(), std::make_shared<Pages>(static_cast<uint8_t*>(result), size, true));
@@ -156,12 +188,15 @@ Napi::Value Memory::ofAddress(const Napi::CallbackInfo& info) {
   return make(info.Env(), std::make_shared<Pages>(reinterpret_cast<uint8_t*>(address), length, false));
 }
 
+// Unlike a method, an accessor is called on whatever object someone borrows it for.
 Napi::Value Memory::address(const Napi::CallbackInfo& info) {
+  if (from(info.This()) != this) refuse(info.Env(), "a Memory", "this", info.This());
   if (!pages_) throwDisposed(info.Env(), "DmaBuffer");
   return Napi::BigInt::New(info.Env(), reinterpret_cast<uint64_t>(pages_->address()));
 }
 
 Napi::Value Memory::size(const Napi::CallbackInfo& info) {
+  if (from(info.This()) != this) refuse(info.Env(), "a Memory", "this", info.This());
   if (!pages_) throwDisposed(info.Env(), "DmaBuffer");
   return Napi::Number::New(info.Env(), static_cast<double>(pages_->size()));
 }
@@ -170,7 +205,12 @@ Napi::Value Memory::buffer(const Napi::CallbackInfo& info) {
   if (!pages_) throwDisposed(info.Env(), "DmaBuffer");
   if (!pages_->owned())
     throwCode(info.Env(), "EOPNOTSUPP", "There is no view of memory that this package does not own");
-  return externalBuffer(info.Env(), pages_->address(), pages_->size(), pages_);
+  uint8_t* const address = pages_->address();
+  const size_t size = pages_->size();
+  return externalBuffer(info.Env(), address, size, pages_, [address, size] {
+    (void)::mmap(address, size, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  });
 }
 
 std::span<uint8_t> Memory::window(const Napi::CallbackInfo& info, size_t offsetIndex, size_t length) {
@@ -179,9 +219,11 @@ std::span<uint8_t> Memory::window(const Napi::CallbackInfo& info, size_t offsetI
     throwCode(info.Env(), "EOPNOTSUPP", "There is no access to memory that this package does not own");
   const uint64_t offset = Arguments(info).u64(offsetIndex, "offset");
   if (offset > pages_->size() || length > pages_->size() - offset)
-    throwCode(info.Env(), "ERR_OUT_OF_RANGE",
-              "Expected an access inside " + std::to_string(pages_->size()) + " bytes but received offset " +
-                  std::to_string(offset) + " and length " + std::to_string(length));
+    refuse(info.Env(),
+           ("an offset that leaves " + std::to_string(length) + " of the buffer's " +
+            std::to_string(pages_->size()) + " bytes")
+               .c_str(),
+           "offset", info[offsetIndex]);
   return {pages_->address() + offset, length};
 }
 

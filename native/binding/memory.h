@@ -5,6 +5,7 @@
 
 #include <napi.h>
 
+#include <functional>
 #include <memory>
 #include <span>
 
@@ -56,7 +57,9 @@ class Memory final : public Napi::ObjectWrap<Memory> {
 };
 
 // An ArrayBuffer over memory that is not V8's, which keeps `owner` until it is collected. Throws EOPNOTSUPP
-// where the runtime has no external buffers (Electron).
-Napi::Value externalBuffer(Napi::Env env, uint8_t* address, size_t size, std::shared_ptr<const void> owner);
+// where the runtime has no external buffers (Electron). At the end of the environment, when another thread
+// may have the bytes, `retire` puts zeroes in their place, and the addresses are never used again.
+Napi::Value externalBuffer(Napi::Env env, uint8_t* address, size_t size, std::shared_ptr<const void> owner,
+                           std::function<void()> retire);
 
 }  // namespace vfio::binding

@@ -20,9 +20,9 @@ inline Napi::Value registerValue(Napi::Env env, size_t width, uint64_t value) {
   return Napi::Number::New(env, static_cast<double>(value));
 }
 
-inline uint64_t registerArgument(const Arguments& arguments, size_t index, size_t width) {
-  if (width == 8) return arguments.u64(index, "value");
-  return arguments.unsignedNumber(index, "value", (uint64_t{1} << (8 * width)) - 1);
+inline uint64_t registerArgument(Napi::Env env, napi_value value, size_t width) {
+  if (width == 8) return u64Of(env, value, "value");
+  return unsignedOf(env, value, "value", (uint64_t{1} << (8 * width)) - 1);
 }
 
 // A region moved fewer bytes than one access has: it ends there.

@@ -122,7 +122,7 @@ Napi::Value File::reset(const Napi::CallbackInfo& info) {
   (void)live(info.Env());
   return AsyncCall::start(
       info.Env(), {"ioctl", "VFIO_DEVICE_RESET"},
-      [file = file_]() -> int64_t { return file->backend->ioctl(file->fd, uapi::VFIO_DEVICE_RESET, 0); },
+      [file = open()]() -> int64_t { return file->backend->ioctl(file->fd, uapi::VFIO_DEVICE_RESET, 0); },
       [](Napi::Env env, int64_t) { return env.Undefined(); });
 }
 

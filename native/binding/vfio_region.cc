@@ -107,7 +107,7 @@ Napi::Value File::regionWrite(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
   const uint64_t position = arguments.u64(0, "offset");
   const size_t width = accessWidth(arguments, 1);
-  const uint64_t value = registerArgument(arguments, 2, width);
+  const uint64_t value = registerArgument(env, arguments[2], width);
   OpenFile& file = live(env);
   const int64_t result = file.backend->pwrite(file.fd, &value, width, position);
   if (result < 0) throwErrno(env, result, "pwrite");

@@ -336,22 +336,26 @@ bool Host::trapped(const void* mapping) const {
   return part && part->trap->read;
 }
 
-uint64_t Host::registerRead(const void* address, unsigned width) {
+int Host::registerRead(const void* address, unsigned width, uint64_t& value) {
   const std::lock_guard hold(mutex_);
   engine_->drain();
   const auto [part, offset] = findTrap(address, width);
-  if (!part || !part->trap->read) return ~uint64_t{0};
+  if (!part || !part->trap->read) return -EIO;
   const auto trap = part->trap;
-  return trap->read(offset, width);
+  if (!trap->answers()) return -EIO;
+  value = trap->read(offset, width);
+  return 0;
 }
 
-void Host::registerWrite(void* address, unsigned width, uint64_t value) {
+int Host::registerWrite(void* address, unsigned width, uint64_t value) {
   const std::lock_guard hold(mutex_);
   engine_->drain();
   const auto [part, offset] = findTrap(address, width);
-  if (!part || !part->trap->write) return;
+  if (!part || !part->trap->write) return -EIO;
   const auto trap = part->trap;
+  if (!trap->answers()) return -EIO;
   trap->write(offset, width, value);
+  return 0;
 }
 
 // ---------------------------------------------------------------- controls

@@ -66,8 +66,8 @@ class Host final : public Backend {
   int64_t readlink(const char* path, char* buffer, size_t size) override;
   int list(const char* path, std::vector<std::string>& names) override;
   bool trapped(const void* mapping) const override;
-  uint64_t registerRead(const void* address, unsigned width) override;
-  void registerWrite(void* address, unsigned width, uint64_t value) override;
+  int registerRead(const void* address, unsigned width, uint64_t& value) override;
+  int registerWrite(void* address, unsigned width, uint64_t value) override;
 
   // --- controls: what a test may ask of the machine that no system call can
   [[nodiscard]] bool owns(int fd);  // is this descriptor one of ours (by number or by what is behind it)?
@@ -84,11 +84,12 @@ class Host final : public Backend {
   [[nodiscard]] Engine& engine() { return *engine_; }
   [[nodiscard]] mm::Memory& memory() { return *memory_; }
 
-  // What a mapping of a device file leads to. With `read` and `write` it is registers with nothing behind
-  // them: accesses to the range go to these two (with the lock held; `offset` is from the start of the
+  // What a mapping of a device file leads to. With `answers`, `read` and `write` it is registers with nothing
+  // behind them: accesses to the range go to these (with the lock held; `offset` is from the start of the
   // range). `keeper` is held until the last part of the range is unmapped.
   struct Trap {
     size_t length;
+    std::function<bool()> answers;  // does the device decode the range now?
     std::function<uint64_t(uint64_t offset, unsigned width)> read;
     std::function<void(uint64_t offset, unsigned width, uint64_t value)> write;
     std::shared_ptr<File> keeper;

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "guard.h"
+#include "../../guard/guard.h"
 
 namespace vfio::soft::mm {
 namespace {
@@ -17,22 +17,22 @@ void* asTarget(uint64_t user) { return reinterpret_cast<void*>(user); }
 
 }  // namespace
 
-Memory::Memory() { installGuard(); }
+Memory::Memory() { guard::install(); }
 
 size_t Memory::copyInSome(void* to, uint64_t user, size_t size) {
-  return size - guardedCopy(to, asPointer(user), size);
+  return size - guard::copy(to, asPointer(user), size);
 }
 
 size_t Memory::copyOutSome(uint64_t user, const void* from, size_t size) {
-  return size - guardedCopy(asTarget(user), from, size);
+  return size - guard::copy(asTarget(user), from, size);
 }
 
 int Memory::copyIn(void* to, uint64_t user, size_t size) {
-  return guardedCopy(to, asPointer(user), size) == 0 ? 0 : -EFAULT;
+  return guard::copy(to, asPointer(user), size) == 0 ? 0 : -EFAULT;
 }
 
 int Memory::copyOut(uint64_t user, const void* from, size_t size) {
-  return guardedCopy(asTarget(user), from, size) == 0 ? 0 : -EFAULT;
+  return guard::copy(asTarget(user), from, size) == 0 ? 0 : -EFAULT;
 }
 
 int Memory::clear(uint64_t user, uint64_t size) {
@@ -92,15 +92,16 @@ int Memory::pin(uint64_t user, uint64_t size, bool write) {
   const std::lock_guard hold(mutex_);
   const uint64_t first = pageStart(user);
   const uint64_t last = pageStart(user + (size - 1)) + (pageSize() - 1);
-  for (const Runs::Entry* run = runs_.find(first, last); run != nullptr;) {
+  // Mostly nothing is pinned here, nor beside it.
+  const Runs::Entry* run = runs_.find(first - (first != 0 ? 1 : 0), last + (last != UINT64_MAX ? 1 : 0));
+  const bool alone = run == nullptr;
+  while (run != nullptr && run->start <= last) {
     // To the program a dying run is unmapped.
-    if (run->value.dying) return -EFAULT;
+    if (run->value.dying && run->last >= first) return -EFAULT;
     run = run->last >= last ? nullptr : runs_.find(run->last + 1, last);
   }
-  if (guardedProbe(first, (last - first) / pageSize() + 1, pageSize(), write) != 0) return -EFAULT;
-
-  // Mostly nothing is pinned here, nor beside it.
-  if (runs_.find(first - (first != 0 ? 1 : 0), last + (last != UINT64_MAX ? 1 : 0)) == nullptr) {
+  if (guard::probe(first, (last - first) / pageSize() + 1, pageSize(), write) != 0) return -EFAULT;
+  if (alone) {
     runs_.insert(first, last, Run{1, false});
     return 0;
   }

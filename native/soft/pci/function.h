@@ -72,6 +72,7 @@ class Function final : public devices::Port {
   // --- the bus side: what the processor can do to it
   [[nodiscard]] uint32_t configRead(unsigned offset, unsigned width) const;
   void configWrite(unsigned offset, unsigned width, uint32_t value);
+  [[nodiscard]] bool decodes(unsigned bar) const;  // does it answer to the BAR's addresses?
   [[nodiscard]] uint64_t barRead(unsigned bar, uint64_t offset, unsigned width);
   void barWrite(unsigned bar, uint64_t offset, unsigned width, uint64_t value);
   [[nodiscard]] int memoryFd(unsigned bar) const;  // of a backed BAR; -1 otherwise
@@ -133,7 +134,6 @@ class Function final : public devices::Port {
     int fd = -1;
     uint8_t* bytes = nullptr;
   };
-  [[nodiscard]] bool decodes(unsigned bar) const;
   [[nodiscard]] bool mayMaster(uint64_t address, uint64_t length, bool write);
   void updateLine();
   [[nodiscard]] bool inMsixTable(unsigned bar, uint64_t offset) const;

@@ -113,8 +113,8 @@ int64_t Session::mmap(std::shared_ptr<File> keeper, void* hint, size_t length, i
   if (const int fd = function_.memoryFd(bar); fd >= 0) {
     return device_.host.mapFile(hint, protection, flags, fd, start, std::move(trap));
   }
-  // Mapped registers answer while decoding is on, and like an empty bus when it is off.
   pci::Function& function = function_;
+  trap.answers = [&function, bar] { return function.decodes(bar); };
   trap.read = [&function, bar, start](uint64_t at, unsigned width) {
     return function.barRead(bar, start + at, width);
   };

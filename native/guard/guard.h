@@ -9,17 +9,22 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace vfio::soft::mm {
+namespace vfio::guard {
 
 // Installs the handler. More calls do nothing.
-void installGuard();
+void install();
 
 // Copies upwards; returns the number of bytes not copied.
-[[nodiscard]] size_t guardedCopy(void* to, const void* from, size_t size);
+[[nodiscard]] size_t copy(void* to, const void* from, size_t size);
 
 // Reads one byte of each page, or writes it with what it holds (atomically: other threads see nothing);
 // returns the number of pages from the first that couldn't be. `pages` > 0.
-[[nodiscard]] size_t guardedProbe(uint64_t address, size_t pages, size_t pageSize, bool write);
+[[nodiscard]] size_t probe(uint64_t address, size_t pages, size_t pageSize, bool write);
+
+// One load or store of `width` bytes (1, 2, 4 or 8), aligned: exactly one instruction that touches memory.
+// False: the address could not be reached, and nothing was.
+[[nodiscard]] bool load(const void* address, unsigned width, uint64_t& value);
+[[nodiscard]] bool store(void* address, unsigned width, uint64_t value);
 
 // Ranges of device registers that are mapped for the program to touch directly. Where the device does not
 // answer (its memory decoding is off), such a touch would be SIGBUS and the end of the process; in a watched
@@ -28,4 +33,4 @@ void installGuard();
 void watchRange(uintptr_t start, size_t length);
 void unwatchRange(uintptr_t start);
 
-}  // namespace vfio::soft::mm
+}  // namespace vfio::guard

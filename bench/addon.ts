@@ -1,0 +1,37 @@
+/** The baselines in C++: bench/native. */
+import { fileURLToPath } from 'node:url';
+import type { NativeFile } from '../lib/native.ts';
+
+/** A thread that signals an eventfd a little after it was asked to. */
+interface Bell {
+  ring(eventfd: number): void;
+  /** Nanoseconds since its last write. */
+  elapsed(): number;
+  /** Waits `times` times with epoll_wait: nanoseconds from the write on. */
+  epoll(times: number): Float64Array;
+  dispose(): void;
+}
+
+interface Addon {
+  loads(words: Uint32Array, times: number, first: number): number;
+  stores(words: Uint32Array, times: number, first: number): number;
+  mapUnmap(
+    file: NativeFile,
+    ioas: number,
+    address: bigint,
+    length: number,
+    iova: bigint | undefined,
+    times: number,
+  ): void;
+  firstDma(): void;
+  Bell: new () => Bell;
+}
+
+// From dist/bench. Not called .node, or who looks for the package's addon in build/Release might find this one.
+const path = fileURLToPath(new URL('../../build/Release/vfio_bench.so', import.meta.url));
+
+export function loadAddon(): Addon {
+  const module = { exports: {} as Addon };
+  process.dlopen(module, path);
+  return module.exports;
+}

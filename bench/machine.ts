@@ -1,0 +1,13 @@
+/** A device of a new software host, ready for use. */
+import { Host, type UserDevice } from '../lib/index.ts';
+
+export const edu = '0000:00:10.0';
+/** Has 1 MiB of plain memory as BAR 2. */
+export const memoryDevice = '0000:00:14.0';
+
+export async function withDevice<T>(bdf: string, use: (user: UserDevice) => T | Promise<T>): Promise<T> {
+  using host = Host.open({ backend: 'software' });
+  await host.device(bdf).bind();
+  using user = host.attach(bdf);
+  return await use(user);
+}

@@ -1,0 +1,17 @@
+// The baselines of the benchmarks: the same jobs in plain C++, in the same process as what they are compared
+// with. Each file adds its functions to the addon; bench/addon.ts has their types.
+#pragma once
+
+#include <napi.h>
+
+namespace vfio::bench {
+
+void addRegisters(Napi::Env env, Napi::Object exports);
+void addMappings(Napi::Env env, Napi::Object exports);
+void addInterrupts(Napi::Env env, Napi::Object exports);
+void addStart(Napi::Env env, Napi::Object exports);
+
+// Throws a failed system call. `result` is -errno; others pass through.
+int64_t checked(Napi::Env env, int64_t result, const char* what);
+
+}  // namespace vfio::bench

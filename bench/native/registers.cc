@@ -1,0 +1,44 @@
+// Loads and stores of a mapping by a volatile loop: one access an iteration, over a window that is a power of
+// two, as bench/registers.ts has it.
+#include "bench.h"
+
+namespace vfio::bench {
+namespace {
+
+struct Window {
+  volatile uint32_t* at;
+  uint32_t mask;
+  uint32_t times;
+
+  explicit Window(const Napi::CallbackInfo& info) {
+    auto words = info[0].As<Napi::Uint32Array>();
+    at = words.Data();
+    mask = static_cast<uint32_t>(words.ElementLength() - 1);
+    times = info[1].As<Napi::Number>().Uint32Value();
+  }
+};
+
+// (words: Uint32Array, times, first: unused) => sum
+Napi::Value loads(const Napi::CallbackInfo& info) {
+  const Window window(info);
+  uint32_t sum = 0;
+  for (uint32_t i = 0; i < window.times; ++i) sum += window.at[i & window.mask];
+  return Napi::Number::New(info.Env(), static_cast<int32_t>(sum));
+}
+
+// (words: Uint32Array, times, first) => 0
+Napi::Value stores(const Napi::CallbackInfo& info) {
+  const Window window(info);
+  const uint32_t first = info[2].As<Napi::Number>().Uint32Value();
+  for (uint32_t i = 0; i < window.times; ++i) window.at[i & window.mask] = first + i;
+  return Napi::Number::New(info.Env(), 0);
+}
+
+}  // namespace
+
+void addRegisters(Napi::Env env, Napi::Object exports) {
+  exports.Set("loads", Napi::Function::New<loads>(env, "loads"));
+  exports.Set("stores", Napi::Function::New<stores>(env, "stores"));
+}
+
+}  // namespace vfio::bench

@@ -1,0 +1,767 @@
+/**
+ * What a caller must not pass, for every public call: wrong types, negative numbers, NaN, 2^64, unaligned, zero length,
+ * disposed and foreign handles. Each is refused with the right error in the package's one form of words, and leaves
+ * everything as it was. A new public call without an entry here fails the first test.
+ */
+import { closeSync, mkdtempSync, openSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import {
+  DmaBuffer,
+  Host,
+  type Interrupt,
+  Ioas,
+  Iommufd,
+  type Irq,
+  type MappedRegion,
+  type Mapping,
+  type PciConfig,
+  type PciDevice,
+  type Region,
+  VfioDevice,
+  VfioError,
+} from '../lib/index.ts';
+import { backend, EDU, openHost } from './support/backends.ts';
+import { Edu, Reg } from './support/edu.ts';
+import { classes, surface } from './support/surface.ts';
+
+let host: Host;
+let iommufd: Iommufd;
+let ioas: Ioas;
+let other: Ioas;
+let sysfs: PciDevice;
+let device: VfioDevice;
+let region: Region;
+let config: PciConfig;
+let mapped: MappedRegion;
+let irq: Irq;
+let interrupt: Interrupt;
+let memory: DmaBuffer;
+let mapping: Mapping;
+let edu: Edu;
+let folder: string;
+let file: number;
+let disposedMemory: DmaBuffer;
+let disposedIoas: Ioas;
+let disposedIommufd: Iommufd;
+let unmapped: Mapping;
+
+/** A descriptor that this process surely does not have. */
+const NO_FD = 1_000_000;
+
+beforeAll(async () => {
+  host = openHost();
+  sysfs = host.device(EDU);
+  await sysfs.bind();
+  iommufd = host.openIommufd();
+  device = host.openDevice(EDU);
+  device.bind(iommufd);
+  ioas = iommufd.allocIoas();
+  other = iommufd.allocIoas();
+  device.attach(ioas);
+  region = device.region('bar0');
+  config = device.config;
+  edu = new Edu(device);
+  mapped = edu.registers;
+  irq = device.irq('msi');
+  interrupt = irq.enable(1)[0]!;
+  memory = DmaBuffer.alloc(0x2000);
+  memory.write(0, Buffer.alloc(0x2000, 0x5a));
+  mapping = ioas.map(memory, { iova: 0x10000 });
+  folder = mkdtempSync(join(tmpdir(), 'vfio-bad-input-'));
+  writeFileSync(join(folder, 'memory'), Buffer.alloc(0x3000));
+  file = openSync(join(folder, 'memory'), 'r+');
+  disposedMemory = DmaBuffer.alloc(4096);
+  disposedMemory[Symbol.dispose]();
+  disposedIoas = iommufd.allocIoas();
+  disposedIoas[Symbol.dispose]();
+  disposedIommufd = host.openIommufd();
+  disposedIommufd[Symbol.dispose]();
+  unmapped = ioas.map(memory, { iova: 0x40000 });
+  unmapped[Symbol.dispose]();
+});
+
+afterAll(() => {
+  memory[Symbol.dispose]();
+  host[Symbol.dispose]();
+  closeSync(file);
+  rmSync(folder, { recursive: true });
+});
+
+/** All that a call could have changed. */
+async function state() {
+  // Eventfds are closed in the next turn of the loop.
+  for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve));
+  // Where the kernel would map next shows what allowIovas did, which nothing else tells.
+  using page = DmaBuffer.alloc(4096);
+  const next = ioas.map(page);
+  next[Symbol.dispose]();
+  const bytes = Buffer.alloc(memory.size);
+  memory.read(0, bytes);
+  return {
+    next: next.iova,
+    mappings: [ioas.mappings(), other.mappings()],
+    ranges: ioas.iovaRanges(),
+    hugePages: ioas.hugePages,
+    rlimitMode: iommufd.rlimitMode,
+    config: Array.from({ length: 64 }, (_, at) => config.read8(at)),
+    registers: Object.values(Reg).map((at) => mapped.read32(at)),
+    wide: [Reg.source, Reg.destination, Reg.count, Reg.command].map((at) => mapped.read64(at)),
+    fired: interrupt.poll(),
+    memory: bytes.every((each) => each === 0x5a),
+    alive: [host, iommufd, ioas, device, mapped, interrupt].map((each) => each.disposed),
+    device: [device.id, device.iommufd === iommufd, sysfs.driver, sysfs.driverOverride],
+    descriptors: readdirSync('/proc/self/fd').length,
+  };
+}
+
+interface Refused {
+  readonly bad: unknown;
+  readonly call: () => unknown;
+  /** The argument that the complaint names; or the code of an error that is not about an argument's form. */
+  readonly of?: string;
+  readonly code?: string | RegExp;
+}
+
+/** Each of `bad` is refused as argument `of`. */
+function refuses(of: string, bad: readonly unknown[], call: (bad: never) => unknown): Refused[] {
+  return bad.map((each) => ({ bad: each, of, call: () => call(each as never) }));
+}
+
+/** Each of `bad` is of the right form, and refused by the host or by the object's state. */
+function fails(code: string | RegExp, bad: readonly unknown[], call: (bad: never) => unknown): Refused[] {
+  return bad.map((each) => ({ bad: each, code, call: () => call(each as never) }));
+}
+
+const NUMBERLIKE = { valueOf: () => 0, toString: () => '0', [Symbol.toPrimitive]: () => 0 };
+const ODD = ['0', '0x1000', '', null, true, {}, [], [0], Symbol('odd'), () => 0, new Date(0), NUMBERLIKE];
+const NO_NUMBER = [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
+const u64s = [...ODD, ...NO_NUMBER, -1, 0.5, 2 ** 53, 2 ** 64, -1n, 2n ** 64n, -(2n ** 63n), 2n ** 200n];
+const integers = (max: number) => [...ODD, ...NO_NUMBER, -1, 0.5, max + 1, 2 ** 64, 1n, -1n, 2n ** 64n];
+const booleans = ['true', '', null, {}, [], Symbol('odd'), () => true, 0, 1, Number.NaN, 1n];
+const texts = [undefined, null, true, 0, 1n, {}, [], ['vfio-pci'], Symbol('odd'), () => ''];
+const objects = [null, true, 'x', 5, 5n, Symbol('odd'), [], [1]];
+const functions = [undefined, null, true, 'x', 5, {}, []];
+const bytes = [
+  undefined,
+  null,
+  'bytes',
+  5,
+  [1, 2],
+  {},
+  new Uint16Array(2),
+  new Uint8ClampedArray(2),
+  new DataView(new ArrayBuffer(8)),
+  new ArrayBuffer(8),
+  new SharedArrayBuffer(8),
+  Object.create(Uint8Array.prototype),
+  new Proxy(new Uint8Array(8), {}),
+];
+const addresses = [
+  ...texts,
+  '',
+  'zz',
+  '0000:00:10',
+  '0000:00:10.8',
+  '0000:00:20.0',
+  '10.0',
+  '../../..',
+  '0000:00:10.0/..',
+  '0000:00:10.0\0',
+  ' 0000:00:10.0',
+  '0'.repeat(1_000_000),
+];
+const notMemory = () => [
+  undefined,
+  null,
+  5,
+  'memory',
+  {},
+  [],
+  new Uint8Array(4096),
+  Buffer.alloc(4096),
+  new ArrayBuffer(4096),
+  new SharedArrayBuffer(4096),
+  memory.buffer,
+  memory.bytes,
+  { address: memory.address, size: memory.size },
+  { ...memory.slice(0, 4096) },
+  Object.create(memory),
+  Object.create(memory.slice(0, 4096)),
+  new Proxy(memory, {}),
+  Object.create(DmaBuffer.prototype),
+  mapped,
+  mapped.length,
+  mapping,
+  ioas,
+];
+const notOf = (of: { prototype: object }, real: object) => [
+  undefined,
+  null,
+  0,
+  1,
+  'x',
+  {},
+  Object.create(of.prototype),
+  Object.create(real),
+  new Proxy(real, {}),
+  host,
+  memory,
+  of.prototype,
+];
+
+/** map and mapAsync take the same. */
+function mapCases(map: (memory: never, options?: never) => unknown): Refused[] {
+  const where = (iova: unknown) => map(memory as never, { iova } as never);
+  return [
+    ...refuses('memory', notMemory(), (bad) => map(bad)),
+    ...refuses('options', objects, (bad) => map(memory as never, bad)),
+    ...refuses('iova', u64s, where),
+    ...refuses('read', booleans, (read) => map(memory as never, { read } as never)),
+    ...refuses('write', booleans, (write) => map(memory as never, { write } as never)),
+    ...fails('ERR_VFIO_DISPOSED', [disposedMemory], (bad) => map(bad)),
+    // Unaligned, neither read nor write, in the reserved window of message interrupts, over the end.
+    ...fails('EINVAL', [1, 0x1001, 0x20800n], where),
+    ...fails('EINVAL', [{ read: false, write: false }], (bad) => map(memory as never, bad)),
+    ...fails('EINVAL', [memory.slice(1, 4096), memory.slice(0, 100)], (bad) => map(bad)),
+    ...fails(/EINVAL|EADDRINUSE/, backend === 'kernel' ? [] : [0xfee00000], where),
+    ...fails(/EINVAL|EOVERFLOW/, [2n ** 64n - 0x1000n, 2n ** 64n - 1n], where),
+    ...fails('EEXIST', [0x10000, 0xf000, 0x11000n], where),
+  ];
+}
+
+/** Offsets and values of a register access of `width` bytes. */
+function accessCases(
+  width: number,
+  end: number,
+  offsets: readonly unknown[],
+  read: ((offset: never) => unknown) | undefined,
+  write?: (offset: never, value: never) => unknown,
+): Refused[] {
+  const past = [end, end - width + 1, end * 2, Number.MAX_SAFE_INTEGER];
+  const values = width === 8 ? u64s : integers(2 ** (8 * width) - 1);
+  if (read) return refuses('offset', [...offsets, ...past], read);
+  return [
+    ...refuses('offset', [...offsets, ...past], (bad) => write?.(bad, (width === 8 ? 0n : 0) as never)),
+    ...refuses('value', [undefined, ...values], (bad) => write?.(Reg.liveness as never, bad)),
+  ];
+}
+
+const END = 0x100000; // of the edu device's BAR0
+const offset = () => [undefined, ...integers(Number.MAX_SAFE_INTEGER)];
+const nothing = () => [];
+
+/** What each public call refuses. `nothing`: it takes no argument that could be wrong. */
+const table: Record<string, () => Refused[]> = {
+  'static Host.open': () => [
+    ...refuses('options', objects, (bad) => Host.open(bad)),
+    ...refuses('backend', ['', 'x', 'Kernel', true, 5, {}, []], (bad) => Host.open({ backend: bad })),
+  ],
+  'Host.report': nothing,
+  'Host.devices': nothing,
+  'Host.device': () => [
+    ...refuses('bdf', addresses, (bad) => host.device(bad)),
+    ...fails('ENODEV', ['0000:7f:1f.7', 'ffff:ff:1f.7'], (bad) => host.device(bad)),
+  ],
+  'Host.groups': nothing,
+  'Host.group': () => [
+    ...refuses('id', [undefined, ...integers(0x7fffffff)], (bad) => host.group(bad)),
+    ...fails('ENODEV', [0x7fffffff, 99999], (bad) => host.group(bad)),
+  ],
+  'Host.openIommufd': nothing,
+  'Host.openDevice': () => [
+    ...refuses(
+      'where',
+      [undefined, null, 5, true, {}, [], { path: 5 }, { path: null }, { bdf: EDU }],
+      (bad) => host.openDevice(bad),
+    ),
+    ...refuses('bdf', ['', 'zz', '../..', '0000:00:10.8'], (bad) => host.openDevice(bad)),
+    ...refuses('path', ['/dev/vfio/devices/vfio0\0'], (path) => host.openDevice({ path })),
+    ...refuses('fd', [undefined, ...integers(0x7fffffff)], (fd) => host.openDevice({ fd })),
+    ...fails('EBADF', [NO_FD, 0x7fffffff], (fd) => host.openDevice({ fd })),
+    ...fails('ENOENT', ['', '/dev/vfio/devices/none'], (path) => host.openDevice({ path })),
+    ...fails('ENODEV', ['0000:7f:1f.7'], (bad) => host.openDevice(bad)),
+  ],
+  'Host.attach': () => [
+    ...refuses('bdf', addresses, (bad) => host.attach(bad)),
+    ...fails('ENODEV', ['0000:7f:1f.7'], (bad) => host.attach(bad)),
+    ...fails(/EINVAL|EPERM|EBUSY/, [EDU], (bad) => host.attach(bad)), // it is in use here
+  ],
+
+  'static Iommufd.fromFd': () => [
+    ...refuses('fd', [undefined, ...integers(0x7fffffff)], (bad) => Iommufd.fromFd(bad)),
+    ...fails('EBADF', [NO_FD, 0x7fffffff], (bad) => Iommufd.fromFd(bad)),
+  ],
+  'Iommufd.allocIoas': nothing,
+  'Iommufd.rlimitMode=': () =>
+    refuses('rlimitMode', [...texts, '', 'User', 'system'], (bad) => {
+      iommufd.rlimitMode = bad;
+    }),
+  'Iommufd.destroy': () => [
+    ...refuses('id', [undefined, ...integers(0xffffffff)], (bad) => iommufd.destroy(bad)),
+    ...fails('ENOENT', [0, 12345, 0xffffffff], (bad) => iommufd.destroy(bad)),
+    ...fails('EBUSY', [ioas.id, device.id], (bad) => iommufd.destroy(bad)),
+  ],
+
+  'Ioas.mappings': nothing,
+  'Ioas.iovaRanges': nothing,
+  'Ioas.allowIovas': () => [
+    ...refuses('ranges', [undefined, null, 5, 'x', {}, new Set(), { length: 1, 0: {} }], (bad) =>
+      ioas.allowIovas(bad),
+    ),
+    ...refuses('ranges\\[1\\]', [undefined, null, 5, 'x', Symbol('x')], (bad) =>
+      ioas.allowIovas([{ start: 0, last: 1 }, bad]),
+    ),
+    ...refuses('ranges\\[0\\]', [new Array(1 << 28)], (holes) => ioas.allowIovas(holes)),
+    ...refuses('ranges\\[0\\]\\.start', [undefined, ...u64s], (start) =>
+      ioas.allowIovas([{ start, last: 1 }]),
+    ),
+    ...refuses('ranges\\[0\\]\\.last', [undefined, ...u64s], (last) => ioas.allowIovas([{ start: 0, last }])),
+    ...fails(
+      'EINVAL',
+      [
+        [{ start: 1, last: 0 }],
+        [{ start: 0x1000, last: 0x1000 }],
+        [
+          { start: 0x1000, last: 0x2fff },
+          { start: 0x2000, last: 0x3fff },
+        ],
+      ],
+      (bad) => ioas.allowIovas(bad),
+    ),
+  ],
+  'Ioas.map': () => mapCases((...args: [never, never?]) => ioas.map(...args)),
+  'Ioas.mapAsync': () => mapCases((...args: [never, never?]) => ioas.mapAsync(...args)),
+  'Ioas.copy': () => [
+    ...refuses(
+      'from',
+      [
+        undefined,
+        null,
+        5,
+        {},
+        { ...mapping },
+        Object.create(null),
+        memory,
+        ioas,
+        new Ioas(iommufd, iommufd.file, 1),
+      ],
+      (bad) => other.copy(bad),
+    ),
+    ...refuses('options', objects, (bad) => other.copy(mapping, bad)),
+    ...refuses('iova', u64s, (iova) => other.copy(mapping, { iova })),
+    ...refuses('read', booleans, (read) => other.copy(mapping, { read })),
+    ...refuses('write', booleans, (write) => other.copy(mapping, { write })),
+    ...fails('EEXIST', [0x10000], (iova) => ioas.copy(mapping, { iova })),
+    ...fails('EINVAL', [0x10001], (iova) => ioas.copy(mapping, { iova })),
+    ...fails('ENOENT', [unmapped], (bad) => other.copy(bad)),
+  ],
+  'Ioas.unmap': () => [
+    ...refuses('iova', [undefined, ...u64s], (bad) => ioas.unmap(bad, 4096)),
+    ...refuses('length', [undefined, ...u64s], (bad) => ioas.unmap(0x10000, bad)),
+    ...fails('EINVAL', [0, 0n], (bad) => ioas.unmap(0x10000, bad)),
+    ...fails('ENOENT', [0x8000, 1n], (bad) => ioas.unmap(bad, 4096)), // nothing there
+    ...fails('ENOENT', [1, 0x1000, 0x1fff], (bad) => ioas.unmap(0x10000, bad)), // cuts a mapping
+    ...fails('EOVERFLOW', [2n ** 64n - 1n], (bad) => ioas.unmap(0x10000, bad)),
+  ],
+  'Ioas.unmapAll': nothing,
+  'Ioas.hugePages=': () =>
+    refuses('hugePages', booleans, (bad) => {
+      ioas.hugePages = bad;
+    }),
+
+  'static VfioDevice.fromFd': () => [
+    ...refuses('fd', [undefined, ...integers(0x7fffffff)], (bad) => VfioDevice.fromFd(bad)),
+    ...fails('EBADF', [NO_FD, 0x7fffffff], (bad) => VfioDevice.fromFd(bad)),
+  ],
+  'VfioDevice.bind': () => [
+    ...refuses('iommufd', [...notOf(Iommufd, iommufd), ioas, device], (bad) => device.bind(bad)),
+    ...fails('ERR_VFIO_DISPOSED', [disposedIommufd], (bad) => device.bind(bad)),
+    ...fails('EINVAL', [iommufd], (bad) => device.bind(bad)), // it is bound already
+  ],
+  'VfioDevice.attach': () => [
+    ...refuses('to', [...notOf(Ioas, ioas), iommufd, device], (bad) => device.attach(bad)),
+    ...refuses('options', objects, (bad) => device.attach(ioas, bad)),
+    ...refuses('pasid', integers(0xfffff), (pasid) => device.attach(ioas, { pasid })),
+    ...fails('ERR_VFIO_DISPOSED', [disposedIoas], (bad) => device.attach(bad)),
+  ],
+  'VfioDevice.detach': () => [
+    ...refuses('options', objects, (bad) => device.detach(bad)),
+    ...refuses('pasid', integers(0xfffff), (pasid) => device.detach({ pasid })),
+  ],
+  'VfioDevice.region': () => [
+    ...refuses('region', [...ODD, undefined, 'bar6', 'BAR0', 1n], (bad) => device.region(bad)),
+    ...refuses('region', [...NO_NUMBER, -1, 0.5, 2 ** 32, 2 ** 64], (bad) => device.region(bad)),
+    ...fails('EINVAL', [9, 0xffffffff], (bad) => device.region(bad)),
+  ],
+  'VfioDevice.irq': () => [
+    ...refuses('irq', [...ODD, undefined, 'legacy', 'MSI', 1n], (bad) => device.irq(bad)),
+    ...refuses('irq', [...NO_NUMBER, -1, 0.5, 2 ** 32, 2 ** 64], (bad) => device.irq(bad)),
+    ...fails('EINVAL', [5, 0xffffffff], (bad) => device.irq(bad)),
+  ],
+  'VfioDevice.reset': nothing,
+
+  'PciConfig.read8': () => accessCases(1, config.size, offset(), (o) => config.read8(o)),
+  'PciConfig.read16': () => accessCases(2, config.size, [...offset(), 1, 3], (o) => config.read16(o)),
+  'PciConfig.read32': () => accessCases(4, config.size, [...offset(), 1, 2], (o) => config.read32(o)),
+  'PciConfig.write8': () => accessCases(1, config.size, offset(), undefined, (o, v) => config.write8(o, v)),
+  'PciConfig.write16': () =>
+    accessCases(2, config.size, [...offset(), 1, 3], undefined, (o, v) => config.write16(o, v)),
+  'PciConfig.write32': () =>
+    accessCases(4, config.size, [...offset(), 1, 2], undefined, (o, v) => config.write32(o, v)),
+  'PciConfig.busMaster=': () =>
+    refuses('value', [undefined, ...booleans], (bad) => {
+      config.busMaster = bad;
+    }),
+  'PciConfig.memory=': () =>
+    refuses('value', [undefined, ...booleans], (bad) => {
+      config.memory = bad;
+    }),
+  'PciConfig.capabilities': nothing,
+  'PciConfig.extendedCapabilities': nothing,
+
+  'Region.read8': () => accessCases(1, END, offset(), (o) => region.read8(o)),
+  'Region.read16': () => accessCases(2, END, offset(), (o) => region.read16(o)),
+  'Region.read32': () => accessCases(4, END, offset(), (o) => region.read32(o)),
+  'Region.read64': () => accessCases(8, END, offset(), (o) => region.read64(o)),
+  'Region.write8': () => accessCases(1, END, offset(), undefined, (o, v) => region.write8(o, v)),
+  'Region.write16': () => accessCases(2, END, offset(), undefined, (o, v) => region.write16(o, v)),
+  'Region.write32': () => accessCases(4, END, offset(), undefined, (o, v) => region.write32(o, v)),
+  'Region.write64': () => accessCases(8, END, offset(), undefined, (o, v) => region.write64(o, v)),
+  'Region.readInto': () => [
+    ...refuses('offset', [...offset(), END], (bad) => region.readInto(bad, new Uint8Array(4))),
+    ...refuses('into', bytes, (bad) => region.readInto(0, bad)),
+  ],
+  'Region.writeFrom': () => [
+    ...refuses('offset', [...offset(), END], (bad) => region.writeFrom(bad, new Uint8Array(4))),
+    ...refuses('from', bytes, (bad) => region.writeFrom(0, bad)),
+  ],
+  'Region.mmap': () => [
+    ...refuses('options', objects, (bad) => region.mmap(bad)),
+    ...refuses('offset', [...u64s.filter((each) => each !== null), END + 4096], (bad) =>
+      region.mmap({ offset: bad }),
+    ),
+    ...refuses('length', [...u64s.filter((each) => each !== null), END + 4096, 2n ** 64n - 1n], (bad) =>
+      region.mmap({ length: bad }),
+    ),
+    ...refuses('length', [END, END - 4095], (length) => region.mmap({ offset: 4096, length })),
+    ...fails('EINVAL', [{ length: 0 }, { offset: 1 }, { offset: END }], (bad) => region.mmap(bad)),
+    ...fails('EINVAL', [{}, { length: 0 }], (bad) => device.region('bar5').mmap(bad)), // it has none
+    ...fails('EINVAL', [{}, { length: 4 }], (bad) => device.region('config').mmap(bad)),
+  ],
+
+  'MappedRegion.read8': () => accessCases(1, END, [undefined, ...u64s], (o) => mapped.read8(o)),
+  'MappedRegion.read16': () => accessCases(2, END, [undefined, ...u64s, 1, 3n], (o) => mapped.read16(o)),
+  'MappedRegion.read32': () => accessCases(4, END, [undefined, ...u64s, 1, 2n], (o) => mapped.read32(o)),
+  'MappedRegion.read64': () => accessCases(8, END, [undefined, ...u64s, 1, 4n], (o) => mapped.read64(o)),
+  'MappedRegion.write8': () =>
+    accessCases(1, END, [undefined, ...u64s], undefined, (o, v) => mapped.write8(o, v)),
+  'MappedRegion.write16': () =>
+    accessCases(2, END, [undefined, ...u64s, 1, 3n], undefined, (o, v) => mapped.write16(o, v)),
+  'MappedRegion.write32': () =>
+    accessCases(4, END, [undefined, ...u64s, 1, 2n], undefined, (o, v) => mapped.write32(o, v)),
+  'MappedRegion.write64': () => [
+    ...refuses('offset', [undefined, ...u64s, 1, 4n, END], (bad) => mapped.write64(bad, 0n)),
+    ...refuses('value', [undefined, ...u64s], (bad) => mapped.write64(Reg.source, bad)),
+  ],
+
+  'Irq.enable': () => [
+    ...refuses('vectors', [...integers(1).filter((each) => each !== null), 0], (bad) => irq.enable(bad)),
+    ...refuses('options', objects, (bad) => irq.enable(1, bad)),
+    ...refuses('start', [...integers(0).filter((each) => each !== null), 1], (start) =>
+      irq.enable(1, { start }),
+    ),
+    ...fails('EINVAL', [1], (bad) => device.irq('intx').enable(bad)), // MSI is enabled
+    ...fails('EINVAL', [undefined, 1], (bad) => device.irq('msix').enable(bad)), // it has none
+  ],
+  'Irq.disable': nothing,
+  'Irq.mask': () => [
+    ...refuses('vector', integers(0), (bad) => irq.mask(bad)),
+    ...fails('ENOTTY', [0], (bad) => irq.mask(bad)),
+  ],
+  'Irq.unmask': () => [
+    ...refuses('vector', integers(0), (bad) => irq.unmask(bad)),
+    ...fails('ENOTTY', [0], (bad) => irq.unmask(bad)),
+  ],
+  'Irq.trigger': () => [
+    ...refuses('vector', integers(0), (bad) => irq.trigger(bad)),
+    ...fails('EINVAL', [0], (bad) => device.irq('intx').trigger(bad)), // it is not enabled
+    ...fails('EINVAL', [0], (bad) => device.irq('msix').trigger(bad)), // it has none
+  ],
+
+  'Interrupt.wait': () => [
+    ...refuses('options', objects, (bad) => interrupt.wait(bad)),
+    ...refuses('timeout', integers(2 ** 31 - 1), (timeout) => interrupt.wait({ timeout })),
+    ...refuses('signal', [null, 5, 'x', {}, new EventTarget(), new AbortController()], (signal) =>
+      interrupt.wait({ signal }),
+    ),
+  ],
+  'Interrupt.poll': nothing,
+  'Interrupt.on': () => [
+    ...refuses('event', [...texts, '', 'close'], (bad) => interrupt.on(bad, () => {})),
+    ...refuses('listener', functions, (bad) => interrupt.on('interrupt', bad)),
+  ],
+  'Interrupt.off': () => [
+    ...refuses('event', [...texts, '', 'close'], (bad) => interrupt.off(bad, () => {})),
+    ...refuses('listener', functions, (bad) => interrupt.off('interrupt', bad)),
+  ],
+  'Interrupt.[Symbol.asyncIterator]': nothing,
+
+  'static DmaBuffer.alloc': () => [
+    ...refuses('size', [undefined, ...u64s, 0, 0n, 2n ** 64n - 1n, 2n ** 64n - 4095n], (bad) =>
+      DmaBuffer.alloc(bad),
+    ),
+    ...refuses('options', objects, (bad) => DmaBuffer.alloc(4096, bad)),
+    ...refuses('hugePages', [null, true, 2, 21, '', '4K', '2m', {}], (hugePages) =>
+      DmaBuffer.alloc(4096, { hugePages }),
+    ),
+    ...refuses('numaNode', integers(1023), (numaNode) => DmaBuffer.alloc(4096, { numaNode })),
+    ...fails(/EINVAL|EPERM|ENOSYS/, [1023], (numaNode) => DmaBuffer.alloc(4096, { numaNode })),
+    ...fails('ENOMEM', [2 ** 53 - 1, 2n ** 63n, 2n ** 64n - 4096n], (bad) => DmaBuffer.alloc(bad)),
+  ],
+  'static DmaBuffer.fromFd': () => [
+    ...refuses('fd', [undefined, ...integers(0x7fffffff)], (bad) => DmaBuffer.fromFd(bad, { length: 4096 })),
+    ...refuses('options', objects, (bad) => DmaBuffer.fromFd(file, bad)),
+    ...refuses('length', [undefined, ...u64s, 0, 0n, 2n ** 64n - 1n, 0x3001, 2 ** 52], (length) =>
+      DmaBuffer.fromFd(file, { length }),
+    ),
+    ...refuses('length', [undefined], () => DmaBuffer.fromFd(file, undefined as never)),
+    ...refuses('offset', [...u64s, 1, 0x800n], (bad) =>
+      DmaBuffer.fromFd(file, { offset: bad, length: 4096 }),
+    ),
+    ...fails('ERR_OUT_OF_RANGE', [0x3000, 2n ** 63n, 2n ** 64n - 4096n], (bad) =>
+      DmaBuffer.fromFd(file, { offset: bad, length: 4096 }),
+    ),
+    ...fails('EBADF', [NO_FD], (bad) => DmaBuffer.fromFd(bad, { length: 4096 })),
+    // A device is not memory.
+    ...fails(/ESPIPE|ERR_OUT_OF_RANGE|ENODEV|EINVAL/, [device.fd, iommufd.fd, interrupt.eventfd], (bad) =>
+      DmaBuffer.fromFd(bad, { length: 4096 }),
+    ),
+  ],
+  'static DmaBuffer.unsafeFromAddress': () => [
+    ...refuses('address', [undefined, ...u64s], (bad) => DmaBuffer.unsafeFromAddress(bad, 4096)),
+    ...refuses('length', [undefined, ...u64s, 0, 0n], (bad) => DmaBuffer.unsafeFromAddress(0x1000, bad)),
+    ...refuses('length', [2n ** 64n - 0xfffn], (bad) => DmaBuffer.unsafeFromAddress(0x1000, bad)),
+  ],
+  'DmaBuffer.read': () => [
+    ...refuses('offset', [undefined, ...u64s, 0x2000 - 3, 0x2000, 2 ** 52, 2n ** 64n - 1n], (bad) =>
+      memory.read(bad, new Uint8Array(4)),
+    ),
+    ...refuses('into', bytes, (bad) => memory.read(0, bad)),
+    ...refuses('offset', [0], (bad) => memory.read(bad, new Uint8Array(0x2001))),
+  ],
+  'DmaBuffer.write': () => [
+    ...refuses('offset', [undefined, ...u64s, 0x2000 - 3, 0x2000, 2 ** 52, 2n ** 64n - 1n], (bad) =>
+      memory.write(bad, new Uint8Array(4)),
+    ),
+    ...refuses('from', bytes, (bad) => memory.write(0, bad)),
+    ...refuses('offset', [0], (bad) => memory.write(bad, new Uint8Array(0x2001))),
+  ],
+  'DmaBuffer.slice': () => [
+    ...refuses('offset', [undefined, ...integers(0x2000)], (bad) => memory.slice(bad, 1)),
+    ...refuses('length', [undefined, ...integers(0x2000), 0], (bad) => memory.slice(0, bad)),
+    ...refuses('length', [0x1001], (bad) => memory.slice(0x1000, bad)),
+    ...refuses('length', [1], (bad) => memory.slice(0x2000, bad)),
+  ],
+
+  'PciDevice.bind': () => [
+    ...refuses(
+      'driver',
+      [...texts.slice(1), '', '.', '..', 'vfio-pci/../nvme', '/', 'a b', 'a\n', 'a\0'],
+      (bad) => sysfs.bind(bad),
+    ),
+    ...fails('ENODEV', ['no-such-driver', 'x'.repeat(200)], (bad) => sysfs.bind(bad)),
+  ],
+  'PciDevice.unbind': nothing,
+  'PciDevice.restore': nothing,
+  'IommuGroup.viability': nothing,
+  'IommuGroup.explain': nothing,
+  'Handle.[Symbol.dispose]': nothing,
+  'DmaBuffer.[Symbol.dispose]': nothing,
+};
+
+/** Reachable from JavaScript, but no part of the API: the package's own use. None may crash (see the last tests). */
+const internal = [
+  'static Handle.made',
+  'Handle.alive',
+  'Host.release',
+  'Iommufd.release',
+  'Iommufd.differs',
+  'Ioas.release',
+  'Ioas.holds',
+  'VfioDevice.release',
+  'MappedRegion.release',
+  'Irq.disconnect',
+  'Irq.forget',
+  'Interrupt.abandon',
+  'Interrupt.fired',
+  'Interrupt.release',
+];
+
+test('the table knows every public call, and no other', () => {
+  const found = [...surface().values()].filter(({ kind }) => kind !== 'getter').map(({ name }) => name);
+  expect([...Object.keys(table), ...internal].sort()).toEqual(found.sort());
+});
+
+function show(value: unknown): string {
+  if (typeof value === 'object' && value !== null) return Object.prototype.toString.call(value);
+  return `${typeof value} ${String(value).slice(0, 40)}`;
+}
+
+describe('refused with the right error, and nothing has changed:', () => {
+  for (const [name, cases] of Object.entries(table)) {
+    if (cases === nothing) continue;
+    test(name, async () => {
+      const before = await state();
+      for (const { bad, call, of, code } of cases()) {
+        const error = await Promise.resolve()
+          .then(call)
+          .then(
+            () => expect.fail(`${name} took ${show(bad)}${of === undefined ? '' : ` for ${of}`}`),
+            (thrown: unknown) => thrown,
+          );
+        const what = `${name}, given ${show(bad)}: ${error}`;
+        if (of !== undefined) {
+          const number = typeof bad === 'number' || typeof bad === 'bigint';
+          expect(error, what).toBeInstanceOf(number ? RangeError : TypeError);
+          expect(error, what).toHaveProperty('code', number ? 'ERR_OUT_OF_RANGE' : 'ERR_INVALID_ARG_TYPE');
+          expect((error as Error).message, what).toMatch(
+            new RegExp(`^Expected .+ for ${of} but received .+`),
+          );
+        } else {
+          expect(error, what).toHaveProperty('code', expect.stringMatching(code as RegExp | string));
+          if (/^E[A-Z]+$/.test((error as { code: string }).code)) {
+            expect(error, what).toBeInstanceOf(VfioError);
+            expect((error as VfioError).errno, what).toBeLessThan(0);
+            expect((error as VfioError).message, what).toMatch(/^E[A-Z0-9]+: /);
+          }
+        }
+        expect((error as Error).message.length, what).toBeLessThan(2000);
+      }
+      expect(await state()).toEqual(before);
+    });
+  }
+});
+
+describe('a caller that works against the checks', () => {
+  const sly = (key: string, act: () => void, value: unknown) =>
+    Object.defineProperty({}, key, {
+      get() {
+        act();
+        return value;
+      },
+    }) as never;
+
+  test('disposing the handle or the memory from a getter of the options is harmless', async () => {
+    using own = host.openIommufd();
+    const space = own.allocIoas();
+    const page = DmaBuffer.alloc(4096);
+    const end = (each: Disposable) => () => each[Symbol.dispose]();
+    expect(() => space.map(page, sly('iova', end(page), 0x1000))).toThrow(/disposed/);
+    const second = DmaBuffer.alloc(4096);
+    expect(() => space.map(second, sly('write', end(space), true))).toThrow();
+    const third = own.allocIoas();
+    await expect(third.mapAsync(second, sly('iova', end(third), 0x1000))).rejects.toThrow();
+    using copied = own.allocIoas();
+    using held = copied.map(second);
+    expect(() => copied.copy(held, sly('iova', end(own), 0x8000))).toThrow();
+  });
+
+  test('disposing a mapped region, an interrupt or the device from within a call is harmless', async () => {
+    using own = openHost();
+    if (backend === 'kernel') device[Symbol.dispose]();
+    await own.device(EDU).bind();
+    const user = own.attach(EDU);
+    const bar = user.device.region('bar0');
+    expect(() => bar.mmap(sly('length', () => user[Symbol.dispose](), 4096))).toThrow(/disposed/);
+    const again = own.attach(EDU);
+    const [fires] = again.device.irq('msi').enable(1);
+    const waits = async () => fires?.wait(sly('timeout', () => fires[Symbol.dispose](), 10));
+    await expect(waits()).rejects.toThrow(/disposed/);
+  });
+
+  test('an iterable, a huge or a proxied list of ranges is harmless', () => {
+    using own = openHost();
+    using fd = own.openIommufd();
+    const space = fd.allocIoas();
+    const endless = new Proxy([], { get: (_, key) => (key === 'length' ? 2 ** 40 : undefined) });
+    expect(() => space.allowIovas(endless)).toThrow();
+    expect(space.iovaRanges().ranges).toHaveLength(1);
+  });
+});
+
+/** Arguments of every kind, for calls that must merely survive them. */
+const junk = () => [undefined, null, 0, -1, Number.NaN, 2n ** 64n, 'x', Symbol('x'), {}, [], () => {}, host];
+
+test('a constructor called by anyone but the package makes nothing that could crash, even when it is collected', async () => {
+  const failures: unknown[] = [];
+  const onFailure = (error: unknown) => failures.push(error);
+  process.on('uncaughtException', onFailure);
+  try {
+    for (const [name, made] of Object.entries(classes)) {
+      for (const first of junk()) {
+        for (const second of [undefined, {}, first]) {
+          try {
+            const object = Reflect.construct(made, [first, second, first]) as Partial<Disposable>;
+            // An instance that came about is of no use, and goes without a word.
+            if (name !== 'Host') object[Symbol.dispose]?.();
+          } catch (error) {
+            expect(error).toBeInstanceOf(Error);
+          }
+        }
+      }
+    }
+    for (let round = 0; round < 5; round++) {
+      globalThis.gc?.();
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    expect(failures).toEqual([]);
+  } finally {
+    process.off('uncaughtException', onFailure);
+  }
+});
+
+test('no method crashes on anything, whether or not it is meant to be called', async () => {
+  for (const mistake of junk()) {
+    using own = Host.open({ backend: 'software' });
+    await own.device(EDU).bind();
+    const user = own.attach(EDU);
+    const space = user.device.iommufd!.allocIoas();
+    const buffer = DmaBuffer.alloc(4096);
+    const msi = user.device.irq('msi');
+    const [fires] = msi.enable(1);
+    const victims: object[] = [
+      buffer,
+      space.map(buffer),
+      user.device.config,
+      user.device.region(0),
+      user.device.region(0).mmap(),
+      fires!,
+      msi,
+      space,
+      user.device.iommufd!,
+      user.device,
+      own,
+    ];
+    const pending: Promise<unknown>[] = [];
+    for (const victim of victims) {
+      const prototype = Object.getPrototypeOf(victim) as object;
+      for (let each = prototype; each !== Object.prototype; each = Object.getPrototypeOf(each) as object) {
+        for (const key of Reflect.ownKeys(each)) {
+          const { value, set } = Object.getOwnPropertyDescriptor(each, key) ?? {};
+          const call: unknown = set ?? value;
+          if (typeof call !== 'function' || key === 'constructor') continue;
+          try {
+            const result: unknown = call.call(victim, mistake, mistake, mistake);
+            if (result instanceof Promise) pending.push(result.catch(() => {}));
+          } catch (error) {
+            expect(error).toBeInstanceOf(Error);
+          }
+        }
+      }
+    }
+    own[Symbol.dispose]();
+    await Promise.all(pending);
+  }
+});

@@ -1,0 +1,132 @@
+/** What the host shows of itself: devices, drivers, groups, and binding of drivers. */
+import { expect, test } from 'vitest';
+import { Host } from '../lib/index.ts';
+import { backend, EDU, GROUP_OF_TWO, needs, openHost } from './support/backends.ts';
+
+test('devices are listed by address with their identity', () => {
+  using host = openHost();
+  const edu = host.devices().find((each) => each.bdf === EDU);
+  expect(edu).toMatchObject({
+    vendor: 0x1234,
+    device: 0x11e8,
+    classCode: 0x00ff00,
+    revision: 0x10,
+    numaNode: null,
+    iommu: 'dmar0',
+    sriov: null,
+  });
+  expect(edu?.subsystemVendor).toBe(0x1af4);
+  expect(edu?.subsystemDevice).toBe(0x1100);
+  expect(host.device('00:10.0').bdf).toBe(EDU);
+  expect(() => host.device('0000:00:1f.7')).toThrow(expect.objectContaining({ code: 'ENODEV' }));
+});
+
+test('A5: a group shows its members, their drivers, its type and its reserved regions', () => {
+  using host = openHost();
+  const group = host.groups().find((each) => each.devices.some(({ bdf }) => bdf === EDU));
+  expect(group?.devices.map(({ bdf }) => bdf)).toEqual([EDU]);
+  expect(group?.reservedRegions).toContainEqual({ start: 0xfee00000n, last: 0xfeefffffn, type: 'msi' });
+  expect(['DMA', 'DMA-FQ', 'identity']).toContain(group?.type);
+  expect(group?.explain()).toContain(`Group ${group?.id} can be used`);
+  expect(() => host.group(4711)).toThrow(expect.objectContaining({ code: 'ENODEV' }));
+});
+
+test('A5: two devices behind a conventional bridge are in one group', () => {
+  using host = openHost();
+  const [first, second] = GROUP_OF_TWO.map((bdf) => host.device(bdf));
+  expect(first?.group).toBe(second?.group);
+  expect(first?.group).not.toBe(host.device(EDU).group);
+  expect(host.group(first?.group ?? -1).devices.map(({ bdf }) => bdf)).toEqual(
+    expect.arrayContaining([...GROUP_OF_TWO]),
+  );
+});
+
+test('A5: dmaOwner follows who uses the group', async () => {
+  using host = openHost();
+  await host.device(EDU).bind();
+  const group = host.group(host.device(EDU).group ?? -1);
+  expect(group.dmaOwner).toBe('none');
+  {
+    using _user = host.attach(EDU);
+    expect(group.dmaOwner).toBe('user');
+  }
+  expect(group.dmaOwner).toBe('none');
+});
+
+test('a driver is bound by driver_override and restored', async () => {
+  using host = openHost();
+  const device = host.device(EDU);
+  await device.unbind();
+  expect(device.driver).toBeNull();
+  expect(device.vfioNode).toBeNull();
+  using fresh = openHost();
+  const again = fresh === host || backend === 'software' ? device : fresh.device(EDU);
+  await again.bind();
+  expect(again.driver).toBe('vfio-pci');
+  expect(again.driverOverride).toBe('vfio-pci');
+  expect(again.vfioNode).toMatch(/vfio\d+$/);
+  await again.bind('pci-stub').catch((error: unknown) => {
+    // The guest's kernel may be built without it; then the device must be as before.
+    expect(error).toMatchObject({ code: 'ENODEV', reason: expect.stringContaining('no PCI driver') });
+  });
+  await again.restore();
+  expect(again.driver === null || again.driver === 'vfio-pci').toBe(true);
+  await again.bind();
+});
+
+test('a driver that does not exist is refused before anything is touched', async () => {
+  using host = openHost();
+  const device = host.device(EDU);
+  await device.bind();
+  await expect(device.bind('no-such-driver')).rejects.toThrow(
+    expect.objectContaining({ code: 'ENODEV', hint: expect.stringContaining('modprobe no-such-driver') }),
+  );
+  expect(device.driver).toBe('vfio-pci');
+});
+
+test('a bridge is refused by vfio-pci, and has its driver back', async () => {
+  using host = openHost();
+  const bridge = host.devices().find((each) => each.driver === 'pcieport');
+  if (!bridge) throw new Error('there is no bridge');
+  await expect(bridge.bind()).rejects.toThrow(expect.objectContaining({ syscall: 'write' }));
+  expect(bridge.driver).toBe('pcieport');
+  expect(bridge.driverOverride).toBeNull();
+});
+
+test('unbinding a device that is held open ends in words, and not in a hang', async (ctx) => {
+  needs(ctx, {
+    backends: ['software'],
+    because:
+      'on a kernel the blocked write stays until the device is closed, and the next tests need the device',
+  });
+  using host = openHost();
+  await host.device(EDU).bind();
+  using _user = host.attach(EDU);
+  await expect(host.device(EDU).unbind()).rejects.toThrow(expect.objectContaining({ code: 'EBUSY' }));
+});
+
+test('the report says what the host has', () => {
+  using host = openHost();
+  const report = host.report();
+  expect(report.backend).toBe(backend);
+  expect(report.checks.every((each) => each.ok)).toBe(true);
+});
+
+test('the backend is chosen by option, by VFIO_BACKEND, or by what is there', () => {
+  const before = process.env['VFIO_BACKEND'];
+  try {
+    process.env['VFIO_BACKEND'] = 'software';
+    using host = Host.open();
+    expect(host.backend).toBe('software');
+    process.env['VFIO_BACKEND'] = 'nonsense';
+    expect(() => Host.open()).toThrow(
+      "Expected 'auto' or 'kernel' or 'software' for backend but received 'nonsense'",
+    );
+    delete process.env['VFIO_BACKEND'];
+    using automatic = Host.open({ backend: 'auto' });
+    expect(['kernel', 'software']).toContain(automatic.backend);
+  } finally {
+    if (before === undefined) delete process.env['VFIO_BACKEND'];
+    else process.env['VFIO_BACKEND'] = before;
+  }
+});

@@ -1,0 +1,649 @@
+/**
+ * Handles: used after their end, disposed in every order, foreign, forgotten, half made. Nothing of this may crash the
+ * process, leave a descriptor open or let a device reach memory that is no longer its own.
+ */
+import { readdirSync } from 'node:fs';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import {
+  DmaBuffer,
+  Host,
+  type Interrupt,
+  type Ioas,
+  Iommufd,
+  type MappedRegion,
+  type Mapping,
+  type PciDevice,
+  type UserDevice,
+  VfioDevice,
+} from '../lib/index.ts';
+import { backend, EDU, GROUP_OF_TWO, needs, openHost } from './support/backends.ts';
+import { collect, descriptors, descriptorsAtRest, descriptorsSettle, turn } from './support/collect.ts';
+import { BUFFER, Edu, startJob } from './support/edu.ts';
+import { callsOf } from './support/surface.ts';
+
+interface Everything {
+  readonly host: Host;
+  readonly iommufd: Iommufd;
+  readonly device: VfioDevice;
+  readonly ioas: Ioas;
+  readonly memory: DmaBuffer;
+  readonly mapping: Mapping;
+  readonly edu: Edu;
+  readonly mapped: MappedRegion;
+  readonly interrupt: Interrupt;
+}
+
+/** One of each, step by step and not by Host.attach, so that each can be disposed alone. */
+async function everything(): Promise<Everything> {
+  const host = openHost();
+  await host.device(EDU).bind();
+  const iommufd = host.openIommufd();
+  const device = host.openDevice(EDU);
+  device.bind(iommufd);
+  const ioas = iommufd.allocIoas();
+  device.attach(ioas);
+  const memory = DmaBuffer.alloc(4096);
+  const mapping = ioas.map(memory, { iova: 0x10000 });
+  const edu = new Edu(device);
+  const [interrupt] = device.irq('msi').enable(1);
+  return { host, iommufd, device, ioas, memory, mapping, edu, mapped: edu.registers, interrupt: interrupt! };
+}
+
+const outcome = (call: () => unknown): Promise<unknown> =>
+  Promise.resolve()
+    .then(call)
+    .then(
+      (value) => value,
+      (error: unknown) => error,
+    );
+
+describe('after disposal', () => {
+  // What stays true of a handle that is no more, and what is the package's own business.
+  const exempt = new Set([
+    'Handle.disposed',
+    'Handle.[Symbol.dispose]',
+    'DmaBuffer.[Symbol.dispose]',
+    'VfioDevice.bdf',
+    'VfioDevice.id',
+    'VfioDevice.iommufd',
+    'Ioas.iommufd',
+    'MappedRegion.length',
+    'Interrupt.[Symbol.asyncIterator]', // ends
+    'Interrupt.off',
+    'Host.release',
+    'Iommufd.release',
+    'Iommufd.differs',
+    'Ioas.release',
+    'Ioas.holds',
+    'VfioDevice.release',
+    'MappedRegion.release',
+    'Interrupt.release',
+    'Interrupt.abandon',
+    'Interrupt.fired',
+    // A Region, an Irq or a PciConfig is no handle. What it was told when it was made, it still knows.
+    'Region.size',
+    'Region.readable',
+    'Region.writable',
+    'Region.mmapable',
+    'Region.sparse',
+    'Region.type',
+    'Irq.count',
+    'Irq.maskable',
+    'Irq.automasked',
+    'Irq.resizable',
+    'Irq.disconnect',
+    'Irq.forget',
+    'PciConfig.size',
+    'PciConfig.extendedCapabilities', // of a conventional device: none, whatever config space says
+  ]);
+  // Good arguments, for the calls that look at them first.
+  const good: Record<string, unknown[]> = {
+    'Host.device': [EDU],
+    'Host.openDevice': [EDU],
+    'Host.attach': [EDU],
+    'PciConfig.busMaster=': [true],
+    'PciConfig.memory=': [true],
+    'Region.mmap': [{ length: 4096 }],
+  };
+
+  test('every method, getter and setter says ERR_VFIO_DISPOSED', async () => {
+    const all = await everything();
+    const { host, iommufd, device, ioas, memory, mapped, interrupt } = all;
+    const views = [device.region('bar0'), device.irq('msi'), device.config];
+    device.irq('msi').disable();
+    memory[Symbol.dispose]();
+    host[Symbol.dispose]();
+    const tried: string[] = [];
+    for (const handle of [host, iommufd, device, ioas, memory, mapped, interrupt, ...views]) {
+      for (const { name, call } of callsOf(Object.getPrototypeOf(handle))) {
+        if (exempt.has(name)) continue;
+        tried.push(name);
+        const error = await outcome(() => call.apply(handle, good[name] ?? []));
+        expect(error, name).toMatchObject({ code: 'ERR_VFIO_DISPOSED' });
+        expect(error, name).toHaveProperty(
+          'message',
+          expect.stringMatching(/^The .+ was used after it was disposed$/),
+        );
+      }
+    }
+    expect(tried.length).toBeGreaterThan(70);
+  });
+
+  test('what stays answers as before, and a loop over an interrupt ends', async () => {
+    const { host, device, iommufd, mapped, interrupt } = await everything();
+    const { id } = device;
+    const fired: bigint[] = [];
+    const loop = (async () => {
+      for await (const count of interrupt) fired.push(count);
+    })();
+    host[Symbol.dispose]();
+    await loop;
+    expect(fired).toEqual([]);
+    expect([device.id, device.bdf, device.iommufd, mapped.length]).toEqual([id, EDU, iommufd, 0x100000]);
+    for (const each of [host, device, iommufd, mapped, interrupt]) expect(each.disposed).toBe(true);
+    interrupt.off('interrupt', () => {});
+  });
+
+  test('again and again is nothing', async () => {
+    const all = await everything();
+    const before = descriptors();
+    for (const each of [
+      all.mapping,
+      all.interrupt,
+      all.mapped,
+      all.memory,
+      all.ioas,
+      all.device,
+      all.iommufd,
+    ])
+      for (let time = 0; time < 3; time++) each[Symbol.dispose]();
+    for (let time = 0; time < 3; time++) all.host[Symbol.dispose]();
+    await turn();
+    expect(descriptors()).toBeLessThan(before);
+  });
+
+  test('a wait that is pending is rejected, a listener hears nothing more', async () => {
+    const { host, device, interrupt } = await everything();
+    using _ = host;
+    const heard: bigint[] = [];
+    interrupt.on('interrupt', (count) => heard.push(count));
+    const waiting = [interrupt.wait(), interrupt.wait({ timeout: 60_000 })].map((each) =>
+      outcome(() => each),
+    );
+    device[Symbol.dispose]();
+    for (const each of await Promise.all(waiting)) expect(each).toMatchObject({ code: 'ERR_VFIO_DISPOSED' });
+    await turn();
+    expect(heard).toEqual([]);
+  });
+
+  test('an address space that was destroyed by its id, or is still in use, goes without a complaint', async () => {
+    const { host, iommufd, device, ioas, memory } = await everything();
+    using _ = host;
+    const gone = iommufd.allocIoas();
+    gone.map(memory);
+    iommufd.destroy(gone.id);
+    gone[Symbol.dispose]();
+    ioas[Symbol.dispose]();
+    const last = iommufd.allocIoas();
+    iommufd.destroy(last.id);
+    iommufd[Symbol.dispose]();
+    expect([iommufd.disposed, last.disposed, device.disposed]).toEqual([true, true, false]);
+  });
+
+  test('using gives everything back at the end of the block', async () => {
+    const before = await descriptorsAtRest();
+    await (async () => {
+      using host = openHost();
+      using job = await startJob(host);
+      using memory = DmaBuffer.alloc(4096);
+      using mapping = job.dma.map(memory);
+      using interrupt = job.msi();
+      expect(mapping.iova > 0n && interrupt.eventfd > 0).toBe(true);
+    })();
+    expect(await descriptorsSettle(before)).toBe(before);
+  });
+});
+
+function* permutations<T>(of: readonly T[]): Generator<T[]> {
+  if (of.length === 0) yield [];
+  for (const [at, first] of of.entries())
+    for (const rest of permutations([...of.slice(0, at), ...of.slice(at + 1)])) yield [first, ...rest];
+}
+
+describe('in whatever order they are disposed', () => {
+  const names = ['host', 'iommufd', 'ioas', 'mapping', 'device', 'mapped', 'interrupt'] as const;
+  const owners: Readonly<Record<string, readonly string[]>> = {
+    iommufd: ['host'],
+    ioas: ['host', 'iommufd'],
+    mapping: ['host', 'iommufd', 'ioas'],
+    device: ['host'],
+    mapped: ['host', 'device'],
+    interrupt: ['host', 'device'],
+  };
+  // Orders that differ only in disposing again what went with its owner are one.
+  const distinct = new Map(
+    [...permutations(names)].map((order) => [
+      order
+        .filter((name, at) => !owners[name]?.some((owner) => order.slice(0, at).includes(owner as never)))
+        .join(),
+      order,
+    ]),
+  );
+  // Each order takes the device anew, which takes a second in the guest: there it is a spread of them.
+  const orders = [...distinct.values()].filter((_, at) => backend === 'software' || at % 20 === 0);
+
+  test('with DMA in flight: no crash, no descriptor left, memory given away stays untouched', async () => {
+    const count = await descriptorsAtRest();
+    // A function of its own: the stack of the test must not hold what is disposed.
+    const dispose = async (order: readonly (typeof names)[number][], at: number) => {
+      const each = await everything();
+      const { memory, edu, interrupt } = each;
+      const waiting = outcome(() => interrupt.wait());
+      memory.write(0, Buffer.alloc(4096, 1));
+      edu.start(BUFFER, 0x10000n, 2048, true, true);
+      // The buffer itself goes first, last or in between.
+      for (const [position, name] of order.entries()) {
+        if (position === at % (names.length + 1)) memory[Symbol.dispose]();
+        each[name][Symbol.dispose]();
+      }
+      memory[Symbol.dispose]();
+      using next = DmaBuffer.alloc(4096);
+      next.write(0, Buffer.alloc(4096, 2));
+      const seen = Buffer.alloc(4096);
+      next.read(0, seen);
+      expect(seen.every((byte) => byte === 2)).toBe(true);
+      expect(await waiting).toSatisfy(
+        (end) => end === 1n || (end as { code: string }).code === 'ERR_VFIO_DISPOSED',
+      );
+      await turn();
+    };
+    for (const [at, order] of orders.entries()) await dispose(order, at);
+    expect(orders.length).toBeGreaterThan(20);
+    expect(await descriptorsSettle(count)).toBe(count);
+  }, 120_000);
+
+  test('a mapping that a device writes to is out of its reach when any of its owners is gone', async () => {
+    for (const name of ['host', 'iommufd', 'ioas', 'mapping'] as const) {
+      const each = await everything();
+      each.memory.write(0, Buffer.alloc(4096, 7));
+      each[name][Symbol.dispose]();
+      if (!each.device.disposed) {
+        await each.edu.store(0x10000n, 64);
+        expect(each.memory.bytes[0], name).toBe(7);
+      }
+      each.host[Symbol.dispose]();
+      each.memory[Symbol.dispose]();
+    }
+  });
+
+  test('an address space disposed during mapAsync takes the late mapping with it', async () => {
+    const { host, iommufd, ioas, device, edu } = await everything();
+    using _ = host;
+    using memory = DmaBuffer.alloc(4 << 20);
+    memory.write(0, Buffer.alloc(4096, 7));
+    const late = [0x400000, 0x800000, 0xc00000].map((iova) => outcome(() => ioas.mapAsync(memory, { iova })));
+    ioas[Symbol.dispose]();
+    // The id of the one that is going must not be another's, where the late mapping would land.
+    const next = iommufd.allocIoas();
+    for (const each of await Promise.all(late)) expect(each).toBeInstanceOf(Error);
+    expect(next.mappings()).toEqual([]);
+    // The device is still attached to what is left of it.
+    for (const iova of [0x400000n, 0x800000n, 0xc00000n]) await edu.store(iova, 64);
+    expect(memory.bytes[0]).toBe(7);
+    device.attach(next);
+    for (const iova of [0x400000n, 0x800000n, 0xc00000n]) await edu.store(iova, 64);
+    expect(memory.bytes[0]).toBe(7);
+    expect(next.unmapAll()).toBe(0n);
+  });
+});
+
+describe('foreign handles', () => {
+  test('an address space of another iommufd is refused, though its id exists here too', async () => {
+    const { host, device, ioas, memory, edu } = await everything();
+    using _ = host;
+    using stranger = host.openIommufd();
+    const others = [stranger.allocIoas(), stranger.allocIoas(), stranger.allocIoas()];
+    const same = others.find((each) => each.id === ioas.id);
+    expect(same).toBeDefined();
+    for (const each of others)
+      expect(() => device.attach(each)).toThrow(
+        /^Expected an Ioas of the iommufd that the device is bound to for to/,
+      );
+    // Still attached to its own.
+    memory.write(0, Buffer.of(1, 2, 3, 4));
+    await edu.fetch(0x10000n, 4);
+    await edu.store(0x10100n, 4);
+    expect([...memory.bytes.subarray(0x100, 0x104)]).toEqual([1, 2, 3, 4]);
+  });
+
+  test('one that came by a descriptor may be the same: the kernel decides', async () => {
+    const { host, device, iommufd } = await everything();
+    using _ = host;
+    using twin = Iommufd.fromFd(iommufd.fd);
+    const space = twin.allocIoas();
+    expect(device.attach(space)).toBeGreaterThan(0);
+    device.detach();
+  });
+
+  test('a mapping of another iommufd can not be copied', async () => {
+    const { host, ioas } = await everything();
+    using _ = host;
+    using stranger = host.openIommufd();
+    using memory = DmaBuffer.alloc(4096);
+    const theirs = stranger.allocIoas().map(memory);
+    expect(() => ioas.copy(theirs)).toThrow(/^Expected a mapping of the same iommufd for from/);
+    expect(ioas.mappings()).toHaveLength(1);
+  });
+
+  test('an iommufd of another host, or a descriptor of another kind, is refused by the call', async () => {
+    using host = openHost();
+    await host.device(EDU).bind();
+    using elsewhere = Host.open({ backend: 'software' });
+    using device = host.openDevice(EDU);
+    using stranger = elsewhere.openIommufd();
+    const refused = expect.objectContaining({
+      name: 'VfioError',
+      code: expect.stringMatching(/^E(BADFD?|INVAL)$/),
+    });
+    expect(() => device.bind(stranger)).toThrow(refused);
+    using noIommufd = Iommufd.fromFd(device.fd);
+    expect(() => device.bind(noIommufd)).toThrow(refused);
+    expect(() => noIommufd.allocIoas()).toThrow(expect.objectContaining({ code: 'EINVAL' })); // it is not bound
+    using noDevice = VfioDevice.fromFd(stranger.fd);
+    expect(() => noDevice.info).toThrow(expect.objectContaining({ code: 'ENOTTY' }));
+    expect(() => noDevice.region(0)).toThrow(expect.objectContaining({ code: 'ENOTTY' }));
+    await expect(noDevice.reset()).rejects.toMatchObject({ code: 'ENOTTY' });
+    using iommufd = host.openIommufd();
+    device.bind(iommufd);
+    expect(device.id).toBe(1);
+  });
+
+  test('a descriptor that is no device at all fails in each call and closes', async () => {
+    const before = descriptors();
+    for (const fd of [0, 1, 2]) {
+      using device = VfioDevice.fromFd(fd);
+      using iommufd = Iommufd.fromFd(fd);
+      expect(() => device.info).toThrow(expect.objectContaining({ name: 'VfioError' }));
+      expect(() => device.irq(0)).toThrow(expect.objectContaining({ name: 'VfioError' }));
+      expect(() => device.bind(iommufd)).toThrow(expect.objectContaining({ name: 'VfioError' }));
+      expect(() => iommufd.allocIoas()).toThrow(expect.objectContaining({ name: 'VfioError' }));
+      expect(() => iommufd.rlimitMode).toThrow(expect.objectContaining({ name: 'VfioError' }));
+    }
+    expect(descriptors()).toBe(before);
+  });
+
+  test('a foreign this is a TypeError in every method, getter and setter', async () => {
+    const all = await everything();
+    using _ = all.host;
+    const { memory, device } = all;
+    const objects = [
+      all.host,
+      all.iommufd,
+      device,
+      all.ioas,
+      memory,
+      all.mapping,
+      all.mapped,
+      all.interrupt,
+      device.region('bar0'),
+      device.irq('msi'),
+      device.config,
+      all.host.device(EDU),
+      all.host.group(all.host.device(EDU).group!),
+    ];
+    // These do not look at what they are called on before they have something to do, or take all that can be read.
+    const idle =
+      /\.(release|differs|abandon|forget|alive|made|disconnect|\[Symbol\.asyncIterator\]|extendedCapabilities|bytes|off|on)$|^(PciConfig|IoasMapping)\./;
+    for (const object of objects) {
+      const prototype = Object.getPrototypeOf(object) as object;
+      for (const { name, call } of callsOf(prototype)) {
+        const impostors = [
+          undefined,
+          null,
+          5,
+          'x',
+          {},
+          () => {},
+          Object.create(prototype),
+          Object.create(object),
+          new Proxy(object, {}),
+          ...objects.filter((each) => callsOf(Object.getPrototypeOf(each)).every((its) => its.call !== call)),
+        ];
+        for (const impostor of impostors) {
+          const result = await outcome(() => call.call(impostor));
+          // A number may be told of an undefined bound first: it is refused all the same.
+          const refused = result instanceof TypeError || result instanceof RangeError;
+          if (!idle.test(name)) expect(refused, `${name} on ${typeof impostor}: ${result}`).toBe(true);
+        }
+      }
+    }
+    expect(all.ioas.mappings()).toHaveLength(1);
+    expect(device.disposed || memory.address === 0n).toBe(false);
+  });
+
+  test('the addon, should a caller reach it, takes no foreign this, no empty object and no other type', async () => {
+    const all = await everything();
+    using _ = all.host;
+    const file = all.iommufd.file;
+    const memory = (all.mapping as unknown as { pages: { native: object } }).pages.native;
+    const natives: object[] = [file, memory];
+    const junk = [undefined, null, 0, -1, 1n, 'x', {}, file, memory, new Uint8Array(4), Symbol('x')];
+    for (const native of natives) {
+      const made = Object.getPrototypeOf(native).constructor as new () => object;
+      const empty = [new made(), Reflect.construct(made, [], Object) as object];
+      const methods = Reflect.ownKeys(made.prototype).filter((key) => key !== 'constructor');
+      expect(methods.length).toBeGreaterThan(4);
+      for (const key of methods) {
+        const { get, value } = Object.getOwnPropertyDescriptor(made.prototype, key)!;
+        const call = (get ?? value) as (...args: unknown[]) => unknown;
+        for (const on of [{}, null, ...natives.filter((each) => each !== native), Object.create(native)])
+          expect(await outcome(() => call.call(on)), String(key)).toBeInstanceOf(Error);
+        for (const on of empty)
+          for (const argument of junk)
+            await outcome(() =>
+              call.call(on, argument, argument, argument, argument, argument, argument, argument),
+            );
+        if (key === 'dispose' || key === 'destroy') continue;
+        for (const argument of junk) await outcome(() => call.call(native, argument, argument, argument));
+      }
+    }
+    expect(all.ioas.mappings()).toHaveLength(1);
+  });
+});
+
+describe('a forgotten handle', () => {
+  async function warnings(): Promise<NodeJS.ErrnoException[]> {
+    const heard: NodeJS.ErrnoException[] = [];
+    const hear = (warning: NodeJS.ErrnoException) => {
+      if (warning.name === 'VfioLeakWarning') heard.push(warning);
+    };
+    await collect(); // what earlier tests left is not meant
+    process.on('warning', hear);
+    onTestFinished(() => void process.off('warning', hear));
+    return heard;
+  }
+
+  /** In a frame of its own, so that nothing on the stack holds what it makes. */
+  const forget = (make: () => unknown) => void make();
+
+  test('is closed when it is collected, with a warning that names where it was opened', async () => {
+    const heard = await warnings();
+    using host = openHost();
+    await host.device(EDU).bind();
+    const before = descriptors();
+    forget(() => host.openIommufd());
+    forget(() => host.openDevice(EDU));
+    expect(descriptors()).toBeGreaterThan(before);
+    await collect(() => heard.length === 2);
+    expect(heard.map((each) => each.code)).toEqual(['VFIO_LEAK', 'VFIO_LEAK']);
+    for (const kind of ['An Iommufd', 'A VfioDevice 0000:00:10.0']) {
+      const { message } = heard.find((each) => each.message.startsWith(kind)) ?? { message: '' };
+      expect(message).toContain(`${kind} was collected without being disposed: it is closed now. Opened`);
+      expect(message).toContain('handles.test.ts');
+    }
+    expect(descriptors()).toBe(before);
+    // The device is free for the next one.
+    using user = host.attach(EDU);
+    expect(user.device.id).toBe(1);
+  });
+
+  test('in production says how to learn where', async () => {
+    const heard = await warnings();
+    using host = openHost();
+    const { NODE_ENV } = process.env;
+    process.env['NODE_ENV'] = 'production';
+    try {
+      forget(() => host.openIommufd());
+    } finally {
+      if (NODE_ENV === undefined) delete process.env['NODE_ENV'];
+      else process.env['NODE_ENV'] = NODE_ENV;
+    }
+    await collect(() => heard.length === 1);
+    expect(heard[0]?.message).toMatch(/Set NODE_ENV to other than "production"/);
+    expect(heard[0]?.message).not.toMatch(/handles\.test\.ts/);
+  });
+
+  test('may be a device with all that was made of it: registers, interrupts, DMA in flight', async () => {
+    const heard = await warnings();
+    const before = await descriptorsAtRest();
+    await (async () => {
+      const each = await everything();
+      each.edu.start(BUFFER, 0x10000n, 2048, true, true);
+    })();
+    await collect(() => heard.length === 4 && descriptors() === before);
+    expect(heard.map((each) => /^An? (\w+)/.exec(each.message)?.[1]).sort()).toEqual([
+      'Interrupt',
+      'Iommufd',
+      'MappedRegion',
+      'VfioDevice',
+    ]);
+    expect(await descriptorsSettle(before)).toBe(before);
+  });
+
+  test('what was disposed is collected in silence', async () => {
+    const heard = await warnings();
+    const { host, memory } = await everything();
+    memory[Symbol.dispose]();
+    host[Symbol.dispose]();
+    await collect();
+    expect(heard).toEqual([]);
+  });
+
+  test('an address space, a mapping or a buffer is forgotten in silence: it goes with its owner', async () => {
+    const heard = await warnings();
+    using host = openHost();
+    using iommufd = host.openIommufd();
+    forget(() => iommufd.allocIoas().map(DmaBuffer.alloc(4096)));
+    await collect();
+    expect(heard).toEqual([]);
+  });
+
+  test('one that someone waits on is not forgotten', async () => {
+    const heard = await warnings();
+    using host = openHost();
+    using job = await startJob(host);
+    const waiting = (() => job.msi().wait({ timeout: 20_000 }))();
+    await collect();
+    job.device.irq('msi').trigger(0);
+    expect(await waiting).toBe(1n);
+    expect(heard).toEqual([]);
+  });
+});
+
+describe('failing half-way undoes what was done', () => {
+  test('attach of a device that is in use leaves nothing open, and the first user undisturbed', async () => {
+    using host = openHost();
+    using job = await startJob(host);
+    const before = descriptors();
+    expect(() => host.attach(EDU)).toThrow(expect.objectContaining({ name: 'VfioError' }));
+    expect(descriptors()).toBe(before);
+    expect(job.device.config.vendor).toBe(0x1234);
+    expect(host.group(host.device(EDU).group!).dmaOwner).toBe('user');
+  });
+
+  test('attach of a device whose group belongs to another iommufd leaves nothing open', async (ctx) => {
+    needs(ctx, {
+      guest: ['intel', 'amd'],
+      because: 'a group of two needs a bridge that the IOMMU sees as one',
+    });
+    using host = openHost();
+    for (const each of GROUP_OF_TWO) await host.device(each).bind();
+    using first = host.attach(GROUP_OF_TWO[0]);
+    const before = descriptors();
+    expect(() => host.attach(GROUP_OF_TWO[1])).toThrow(expect.objectContaining({ code: 'EPERM' }));
+    expect(descriptors()).toBe(before);
+    first[Symbol.dispose]();
+    using second = host.attach(GROUP_OF_TWO[1]);
+    expect(second.device.id).toBe(1);
+  });
+
+  test('attach that fails in any of its steps leaves no descriptor and no bound device', async () => {
+    using host = openHost();
+    await host.device(EDU).bind();
+    const before = descriptors();
+    const steps: [object, string][] = [
+      [Host.prototype, 'openDevice'],
+      [Host.prototype, 'openIommufd'],
+      [VfioDevice.prototype, 'bind'],
+      [Iommufd.prototype, 'allocIoas'],
+      [VfioDevice.prototype, 'attach'],
+    ];
+    for (const [prototype, name] of steps) {
+      const real = Object.getOwnPropertyDescriptor(prototype, name)!;
+      for (const when of ['before', 'after'] as const) {
+        Object.defineProperty(prototype, name, {
+          ...real,
+          value(this: object, ...args: unknown[]) {
+            // What a step made before it failed is its own to undo: only bind and attach return nothing new.
+            if (when === 'after' && (name === 'bind' || name === 'attach')) real.value.apply(this, args);
+            throw new Error(`${name} failed`);
+          },
+        });
+        try {
+          expect(() => host.attach(EDU)).toThrow(`${name} failed`);
+        } finally {
+          Object.defineProperty(prototype, name, real);
+        }
+        expect(descriptors(), `${name} fails ${when}`).toBe(before);
+        expect(host.group(host.device(EDU).group!).dmaOwner).toBe('none');
+        const user: UserDevice = host.attach(EDU);
+        expect(user.device.id).toBe(1);
+        user[Symbol.dispose]();
+        user[Symbol.dispose]();
+      }
+    }
+    expect(descriptors()).toBe(before);
+  });
+
+  test('enabling a kind of interrupt that is refused leaves no eventfd', async () => {
+    using host = openHost();
+    using job = await startJob(host);
+    using interrupt = job.msi();
+    const before = await descriptorsAtRest();
+    for (let time = 0; time < 10; time++)
+      expect(() => job.device.irq('intx').enable()).toThrow(expect.objectContaining({ code: 'EINVAL' }));
+    expect(await descriptorsSettle(before)).toBe(before);
+    job.device.irq('msi').trigger(0);
+    expect(await interrupt.wait({ timeout: 20_000 })).toBe(1n);
+  });
+
+  test('binding to a driver that refuses puts the old one back', async () => {
+    using host = openHost();
+    const device: PciDevice = host.device(EDU);
+    await device.bind();
+    const had = [device.driver, device.driverOverride];
+    await expect(device.bind('pcieport')).rejects.toMatchObject({ name: 'VfioError' });
+    expect([device.driver, device.driverOverride]).toEqual(had);
+  });
+
+  test('opening does not leave descriptors behind for as many as fail', () => {
+    using host = openHost();
+    const before = readdirSync('/proc/self/fd').length;
+    for (let time = 0; time < 50; time++) {
+      expect(() => host.openDevice({ path: '/dev/vfio/devices/none' })).toThrow();
+      expect(() => host.openDevice('0000:7f:1f.7')).toThrow();
+      expect(() => Iommufd.fromFd(1_000_000)).toThrow();
+    }
+    expect(readdirSync('/proc/self/fd').length).toBe(before);
+  });
+});

@@ -1,0 +1,32 @@
+#!/bin/bash
+# Runs the test suite against a real kernel: boots the guest and runs vitest in it on the kernel backend. Arguments go to
+# vitest. The report (VFIO_TEST_REPORT, default test-report/kernel.json) and the guest's kernel log end up beside it.
+#   npm run test:kernel [-- test/some.test.ts -t 'a name']          variables: see run-guest.sh
+set -euo pipefail
+started=$SECONDS
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cd "$here/../.."
+report=$(realpath -m "${VFIO_TEST_REPORT:-test-report/kernel.json}")
+mkdir -p "$(dirname "$report")"
+rm -f "$report"
+
+VFIO_GUEST_IMAGE=${VFIO_GUEST_IMAGE:-$("$here/build-kernel.sh")}
+built=$SECONDS
+export VFIO_GUEST_IMAGE VFIO_TEST_BACKEND=kernel VFIO_TEST_REPORT=$report
+export CI=true # no progress display that redraws the screen
+SHARE=$(dirname "$report")
+export SHARE
+code=0
+"$here/run-guest.sh" -- node node_modules/vitest/vitest.mjs run "$@" || code=$?
+
+# A kernel that complains has found a bug, in us or in itself, even if every test passed.
+complaints=$(grep -aE 'WARNING:|BUG:|Oops|refcount_t:' "$SHARE/console.log" | tr -d '\r' || true)
+if [[ -n $complaints ]]; then
+  printf 'the guest kernel complained (%s):\n%s\n' "$SHARE/console.log" "$(head -20 <<<"$complaints")"
+fi
+echo "kernel: $((built - started)) s to find or build, $((SECONDS - built)) s in the guest"
+if ((code == 0)) && [[ ! -s $report ]]; then
+  echo "the run left no report" >&2
+  code=1
+fi
+exit "$code"

@@ -1,0 +1,576 @@
+/**
+ * How long DMA memory lives. Its pages outlive every view, slice and mapping; whatever happens to an ArrayBuffer while a
+ * device can write is harmless. And what may be mapped: memory that the package owns, or that is marked unsafe.
+ */
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
+import { DmaBuffer, type Host, type MemorySlice } from '../lib/index.ts';
+import { backend, openHost } from './support/backends.ts';
+import { collect, descriptors } from './support/collect.ts';
+import { type Job, startJob } from './support/edu.ts';
+import { run } from './support/program.ts';
+
+let host: Host;
+let job: Job;
+beforeEach(async () => {
+  host = openHost();
+  job = await startJob(host);
+});
+afterEach(() => {
+  job[Symbol.dispose]();
+  host[Symbol.dispose]();
+});
+
+const IOVA = 0x10000n;
+/** How much one transfer moves: QEMU's edu can not move all of its 4096 bytes at once. */
+const PIECE = 2048;
+const code = (expected: string | RegExp) =>
+  expect.objectContaining({
+    code: typeof expected === 'string' ? expected : expect.stringMatching(expected),
+  });
+
+/** Fills the device's own buffer with `value`, so that it can be stored somewhere. */
+async function load(value: number): Promise<void> {
+  using source = DmaBuffer.alloc(4096);
+  source.write(0, Buffer.alloc(4096, value));
+  using mapping = job.dma.map(source, { iova: 0x8000000 });
+  await job.edu.fetch(mapping.iova, PIECE);
+}
+
+/** What a device sees at `iova`: read into the device, and stored where it can be looked at. */
+async function seenByDevice(iova: bigint, count: number): Promise<Buffer> {
+  using target = DmaBuffer.alloc(4096);
+  using mapping = job.dma.map(target, { iova: 0x8000000 });
+  await job.edu.fetch(iova, count);
+  await job.edu.store(mapping.iova, count);
+  const seen = Buffer.alloc(count);
+  target.read(0, seen);
+  return seen;
+}
+
+const all = (bytes: Uint8Array, value: number) => bytes.every((each) => each === value);
+
+/** Is any part of this page in the process's address space? */
+function isMapped(address: bigint): boolean {
+  return readFileSync('/proc/self/maps', 'utf8')
+    .split('\n')
+    .some((line) => {
+      const [, start, end] = /^([0-9a-f]+)-([0-9a-f]+) /.exec(line) ?? [];
+      return start !== undefined && BigInt(`0x${start}`) <= address && address < BigInt(`0x${end}`);
+    });
+}
+
+/** Many buffers full of `value`: where memory that was given away by mistake would be used again. */
+function crowd(value: number): DmaBuffer[] {
+  return Array.from({ length: 64 }, () => {
+    const each = DmaBuffer.alloc(4096);
+    each.write(0, Buffer.alloc(4096, value));
+    return each;
+  });
+}
+
+function untouched(buffers: DmaBuffer[], value: number): boolean {
+  const bytes = Buffer.alloc(4096);
+  return buffers.every((each) => {
+    each.read(0, bytes);
+    each[Symbol.dispose]();
+    return all(bytes, value);
+  });
+}
+
+describe('a buffer', () => {
+  test('is zeroed, page aligned, in whole pages, and 2 MiB aligned from 2 MiB on', () => {
+    for (const [size, rounded, alignment] of [
+      [1, 4096, 4096],
+      [4096, 4096, 4096],
+      [4097n, 8192, 4096],
+      [2 << 20, 2 << 20, 2 << 20],
+      [(2 << 20) + 1, (2 << 20) + 4096, 2 << 20],
+      [5 << 20, 5 << 20, 2 << 20],
+    ] as const) {
+      using memory = DmaBuffer.alloc(size);
+      expect(memory.size).toBe(rounded);
+      expect(memory.address % BigInt(alignment)).toBe(0n);
+      expect(memory.buffer.byteLength).toBe(rounded);
+      expect(Buffer.compare(memory.bytes, Buffer.alloc(rounded))).toBe(0);
+    }
+  });
+
+  test('is not inherited by child processes: copy-on-write would move it from under the device', () => {
+    using memory = DmaBuffer.alloc(4096);
+    const smaps = readFileSync('/proc/self/smaps', 'utf8').split(/\n(?=[0-9a-f]+-[0-9a-f]+ )/);
+    const its = smaps.find((each) => {
+      const [start, end] = each
+        .split(' ', 1)[0]!
+        .split('-')
+        .map((text) => BigInt(`0x${text}`));
+      return start! <= memory.address && memory.address < end!;
+    });
+    expect(its).toMatch(/^VmFlags:.* dc( |$)/m);
+  });
+
+  test('its pages go when it is disposed and nothing else needs them', async () => {
+    const memory = DmaBuffer.alloc(16 << 20);
+    const { address } = memory;
+    expect(isMapped(address)).toBe(true);
+    memory[Symbol.dispose]();
+    expect(isMapped(address)).toBe(false);
+  });
+
+  test('one that is forgotten goes when it is collected', async () => {
+    const address = (() => DmaBuffer.alloc(16 << 20).address)();
+    expect(await collect(() => !isMapped(address))).toBe(true);
+  });
+
+  test('huge pages come from the pool, or the error is ENOMEM', () => {
+    for (const [hugePages, kib, size] of [
+      ['2M', 2048, 2 << 20],
+      ['1G', 1048576, 1 << 30],
+    ] as const) {
+      const pool = `/sys/kernel/mm/hugepages/hugepages-${kib}kB/free_hugepages`;
+      const free = existsSync(pool) ? Number(readFileSync(pool, 'utf8')) : 0;
+      if (free === 0) {
+        expect(() => DmaBuffer.alloc(1, { hugePages })).toThrow(code(/^(ENOMEM|EINVAL)$/));
+        continue;
+      }
+      using memory = DmaBuffer.alloc(1, { hugePages });
+      expect(memory.size).toBe(size);
+      expect(memory.address % BigInt(size)).toBe(0n);
+      memory.write(size - 4, Buffer.of(1, 2, 3, 4));
+    }
+  });
+
+  test('failing allocations leave nothing mapped', () => {
+    const lines = () => readFileSync('/proc/self/maps', 'utf8').split('\n').length;
+    const before = lines();
+    for (let time = 0; time < 100; time++) {
+      expect(() => DmaBuffer.alloc(4 << 20, { numaNode: 1023 })).toThrow();
+      expect(() => DmaBuffer.alloc(2 ** 53 - 1)).toThrow();
+    }
+    expect(Math.abs(lines() - before)).toBeLessThan(20);
+  });
+});
+
+describe('views', () => {
+  test('stay readable and writable after the buffer is disposed and collected', async () => {
+    const { bytes, slice, address } = (() => {
+      const memory = DmaBuffer.alloc(8192);
+      const slice = memory.slice(4096, 4096).bytes;
+      const view = { bytes: memory.bytes, slice, address: memory.address };
+      memory[Symbol.dispose]();
+      return view;
+    })();
+    await collect();
+    const others = crowd(3);
+    bytes.fill(9);
+    expect(slice[0]).toBe(9);
+    expect(isMapped(address)).toBe(true);
+    expect(untouched(others, 3)).toBe(true);
+  });
+
+  test('keep the pages of a buffer that nobody holds, and let go of them when they are collected', async () => {
+    const kept = [(() => DmaBuffer.alloc(16 << 20).buffer)()];
+    await collect();
+    const [buffer] = kept;
+    expect(buffer?.byteLength).toBe(16 << 20);
+    new Uint8Array(buffer!)[(16 << 20) - 1] = 1;
+    const address = await (async () => {
+      const memory = DmaBuffer.alloc(16 << 20);
+      const views: unknown[] = [memory.bytes, memory.slice(0, 4096).bytes, memory.buffer];
+      const { address } = memory;
+      memory[Symbol.dispose]();
+      await collect();
+      expect(isMapped(address)).toBe(true);
+      views.length = 0;
+      return address;
+    })();
+    expect(await collect(() => !isMapped(address))).toBe(true);
+  });
+
+  test('are all of the same bytes, and the same ArrayBuffer each time', () => {
+    using memory = DmaBuffer.alloc(8192);
+    expect(memory.buffer).toBe(memory.buffer);
+    memory.bytes[4096] = 5;
+    expect(memory.slice(4096, 10).bytes[0]).toBe(5);
+    expect(memory.slice(4096, 10).bytes).toHaveLength(10);
+  });
+
+  test('a slice knows its address, and ends with its buffer for mapping, not for reading', () => {
+    const memory = DmaBuffer.alloc(8192);
+    const slice: MemorySlice = memory.slice(4096, 4096);
+    expect([slice.address, slice.size]).toEqual([memory.address + 4096n, 4096]);
+    const { bytes } = slice;
+    memory[Symbol.dispose]();
+    expect(bytes).toHaveLength(4096);
+    expect(() => job.dma.map(slice)).toThrow(code('ERR_VFIO_DISPOSED'));
+  });
+});
+
+describe('whatever happens to an ArrayBuffer while a device can write is harmless:', () => {
+  /** Ways to take an ArrayBuffer away from its owner. Each may be refused. */
+  const ways: Record<string, (buffer: ArrayBuffer) => unknown> = {
+    'structuredClone with transfer': (buffer) => structuredClone(buffer, { transfer: [buffer] }),
+    'postMessage with transfer': (buffer) => {
+      const { port1, port2 } = new MessageChannel();
+      port1.postMessage(buffer, [buffer]);
+      const received = receiveMessageOnPort(port2)?.message;
+      port1.close();
+      return received;
+    },
+    'ArrayBuffer.prototype.transfer': (buffer) =>
+      (buffer as ArrayBuffer & { transfer(): unknown }).transfer(),
+    'ArrayBuffer.prototype.transfer to another length': (buffer) =>
+      (buffer as ArrayBuffer & { transfer(length: number): unknown }).transfer(16),
+    'ArrayBuffer.prototype.transferToFixedLength': (buffer) =>
+      (buffer as ArrayBuffer & { transferToFixedLength(): unknown }).transferToFixedLength(),
+    'ArrayBuffer.prototype.resize': (buffer) =>
+      (buffer as ArrayBuffer & { resize(n: number): void }).resize(0),
+  };
+
+  for (const [name, take] of Object.entries(ways)) {
+    test(name, async () => {
+      await load(0x66);
+      using memory = DmaBuffer.alloc(4096);
+      using mapping = job.dma.map(memory, { iova: IOVA });
+      let taken: unknown[] = [];
+      job.edu.start(0x40000n, mapping.iova, PIECE, true);
+      try {
+        taken = [take(memory.buffer)];
+      } catch (error) {
+        expect(error).toBeInstanceOf(Error);
+      }
+      await job.edu.idle();
+      expect(taken.length).toBeLessThan(2);
+      taken = [];
+      await collect();
+      const others = crowd(1);
+      await job.edu.store(mapping.iova, PIECE);
+      const seen = Buffer.alloc(PIECE);
+      memory.read(0, seen);
+      expect(all(seen, 0x66)).toBe(true);
+      expect(all(memory.bytes.subarray(0, PIECE), 0x66)).toBe(true);
+      expect(memory.buffer.byteLength).toBe(4096);
+      expect(untouched(others, 1)).toBe(true);
+    });
+  }
+
+  test('transferred by a worker that ends, it is readable in the thread that has it, or it was refused', async () => {
+    // In a process of its own: should this go wrong, it ends in a segmentation fault.
+    const ended = await run(`
+      import { Worker } from 'node:worker_threads';
+      const worker = new Worker(
+        \`const { parentPort, workerData } = require('node:worker_threads');
+        import(workerData).then(({ DmaBuffer }) => {
+          const { buffer } = DmaBuffer.alloc(1 << 20);
+          new Uint8Array(buffer).fill(7);
+          const moved = buffer.transfer ? buffer.transfer() : buffer;
+          try {
+            parentPort.postMessage(moved, [moved]);
+          } catch {
+            parentPort.postMessage(null);
+          }
+        });\`,
+        { eval: true, workerData: PACKAGE, execArgv: [] },
+      );
+      const received = await new Promise((resolve) => worker.once('message', resolve));
+      await new Promise((resolve) => worker.once('exit', resolve));
+      const bytes = new Uint8Array(received ?? 0);
+      console.log(bytes.every((each) => each === 7 || each === 0));
+    `);
+    expect(ended).toEqual({ code: 0, signal: null, stdout: 'true\n', stderr: '' });
+  });
+
+  test('dropped and collected', async () => {
+    await load(0x66);
+    using memory = DmaBuffer.alloc(4096);
+    using mapping = job.dma.map(memory, { iova: IOVA });
+    memory.bytes.fill(1);
+    await collect();
+    await job.edu.store(mapping.iova, PIECE);
+    expect(all(memory.bytes.subarray(0, PIECE), 0x66)).toBe(true);
+  });
+});
+
+describe('a mapping keeps its memory', () => {
+  test('after the buffer is disposed and collected, until it is unmapped', async () => {
+    await load(0x66);
+    const address = (() => {
+      const memory = DmaBuffer.alloc(4096);
+      memory.write(0, Buffer.alloc(4096, 1));
+      job.dma.map(memory, { iova: IOVA });
+      memory[Symbol.dispose]();
+      return memory;
+    })();
+    expect(() => address.address).toThrow(code('ERR_VFIO_DISPOSED'));
+    await collect();
+    const others = crowd(2);
+    expect(all(await seenByDevice(IOVA, 64), 1)).toBe(true);
+    await load(0x66);
+    await job.edu.store(IOVA, PIECE);
+    expect(untouched(others, 2)).toBe(true);
+    expect(all(await seenByDevice(IOVA, 64), 0x66)).toBe(true);
+    expect(job.dma.unmap(IOVA, 4096)).toBe(4096n);
+  });
+
+  test('its pages are in the process as long as it is, and gone with it', async () => {
+    const memory = DmaBuffer.alloc(16 << 20);
+    const { address } = memory;
+    const mapping = job.dma.map(memory, { iova: 0x1000000 });
+    memory[Symbol.dispose]();
+    await collect();
+    expect(isMapped(address)).toBe(true);
+    mapping[Symbol.dispose]();
+    expect(await collect(() => !isMapped(address))).toBe(true);
+  });
+
+  test('a copy keeps it after the original is gone, a slice keeps all of it', async () => {
+    using memory = DmaBuffer.alloc(8192);
+    memory.write(4096, Buffer.alloc(4096, 5));
+    const iommufd = job.device.iommufd!;
+    const source = iommufd.allocIoas();
+    const first = source.map(memory.slice(4096, 4096));
+    const { iova } = (job.dma as typeof source).copy(first, { iova: IOVA });
+    memory[Symbol.dispose]();
+    source[Symbol.dispose]();
+    await collect();
+    const others = crowd(2);
+    expect(all(await seenByDevice(iova, PIECE), 5)).toBe(true);
+    expect(untouched(others, 2)).toBe(true);
+  });
+
+  test('the address space and the buffer forgotten while the device writes on: nothing is overwritten', async () => {
+    await load(0x66);
+    const { dma } = job.user;
+    (() => {
+      const memory = DmaBuffer.alloc(4096);
+      dma.map(memory, { iova: IOVA });
+    })();
+    await collect();
+    const others = crowd(2);
+    for (let time = 0; time < 8; time++) await job.edu.store(IOVA, PIECE);
+    expect(untouched(others, 2)).toBe(true);
+  });
+
+  test('twice mapped, it goes with the last mapping', async () => {
+    const memory = DmaBuffer.alloc(16 << 20);
+    const { address } = memory;
+    const mappings = [0x1000000, 0x4000000].map((iova) => job.dma.map(memory, { iova }));
+    memory[Symbol.dispose]();
+    mappings[0]?.[Symbol.dispose]();
+    await collect();
+    expect(isMapped(address)).toBe(true);
+    job.dma.unmapAll();
+    expect(await collect(() => !isMapped(address))).toBe(true);
+    mappings[1]?.[Symbol.dispose]();
+  });
+
+  test('mapAsync keeps it while it is under way', async () => {
+    const memory = DmaBuffer.alloc(16 << 20);
+    const pending = job.dma.mapAsync(memory, { iova: 0x1000000 });
+    memory[Symbol.dispose]();
+    await collect();
+    const mapping = await pending;
+    expect([mapping.iova, mapping.length]).toEqual([0x1000000n, BigInt(16 << 20)]);
+    await load(0x66);
+    await job.edu.store(0x1000000n, PIECE);
+    expect(all(await seenByDevice(0x1000000n, 64), 0x66)).toBe(true);
+  });
+});
+
+describe('only memory of the package can be mapped', () => {
+  test('anything else is refused, and nothing is mapped', () => {
+    using memory = DmaBuffer.alloc(4096);
+    const slice = memory.slice(0, 4096);
+    for (const foreign of [
+      new ArrayBuffer(4096),
+      new SharedArrayBuffer(4096),
+      new Uint8Array(4096),
+      Buffer.alloc(4096),
+      memory.buffer,
+      memory.bytes,
+      slice.bytes,
+      { ...slice },
+      Object.create(slice),
+      { address: memory.address, size: 4096 },
+      memory.address,
+      job.edu.registers,
+    ])
+      expect(() => job.dma.map(foreign as never)).toThrow(
+        /^Expected a DmaBuffer or a slice of one for memory/,
+      );
+    expect(job.user.dma.mappings()).toEqual([]);
+  });
+
+  test('memory that is marked unsafe is mapped by its address; there are no views of it', async () => {
+    using memory = DmaBuffer.alloc(8192);
+    memory.write(4096, Buffer.alloc(4096, 8));
+    using unsafe = DmaBuffer.unsafeFromAddress(memory.address + 4096n, 4096);
+    expect([unsafe.address, unsafe.size]).toEqual([memory.address + 4096n, 4096]);
+    using _ = job.dma.map(unsafe, { iova: IOVA });
+    expect(all(await seenByDevice(IOVA, PIECE), 8)).toBe(true);
+    expect(() => unsafe.buffer).toThrow(code('EOPNOTSUPP'));
+    expect(() => unsafe.bytes).toThrow(code('EOPNOTSUPP'));
+    expect(() => unsafe.read(0, new Uint8Array(1))).toThrow(code('EOPNOTSUPP'));
+    expect(() => unsafe.write(0, new Uint8Array(1))).toThrow(code('EOPNOTSUPP'));
+    expect(() => unsafe.slice(0, 4096).bytes).toThrow(code('EOPNOTSUPP'));
+  });
+
+  test('unsafe memory that is not there can not be mapped: EFAULT', () => {
+    for (const address of [0x1000n, 0x7fff_ffff_f000n, 0xffff_8000_0000_0000n, 2n ** 64n - 0x2000n]) {
+      using unsafe = DmaBuffer.unsafeFromAddress(address, 4096);
+      expect(() => job.dma.map(unsafe), address.toString(16)).toThrow(
+        code(/^(EFAULT|EINVAL|EOVERFLOW|ERR_OUT_OF_RANGE)$/),
+      );
+    }
+    using endless = DmaBuffer.unsafeFromAddress(0x1000, 2n ** 63n);
+    expect(() => job.dma.map(endless)).toThrow();
+    expect(job.user.dma.mappings()).toEqual([]);
+  });
+
+  test('unsafe memory that goes while it is mapped does not crash the process', async () => {
+    const memory = DmaBuffer.alloc(1 << 20);
+    using unsafe = DmaBuffer.unsafeFromAddress(memory.address, 1 << 20);
+    using mapping = job.dma.map(unsafe, { iova: 0x1000000 });
+    memory[Symbol.dispose]();
+    const others = crowd(4);
+    await job.edu.fetch(mapping.iova, PIECE);
+    await job.edu.store(mapping.iova, PIECE);
+    expect(untouched(others, 4)).toBe(true);
+  });
+});
+
+describe("a file's memory", () => {
+  // Only memory file systems let a device write to their pages for long.
+  let folder: string;
+  beforeAll(() => {
+    if (!existsSync('/dev/shm')) mkdirSync('/dev/shm');
+    folder = mkdtempSync('/dev/shm/vfio-test-');
+  });
+  afterAll(() => rmSync(folder, { recursive: true }));
+
+  function file(size: number, flags = 'r+'): number {
+    const path = join(folder, `${size}${flags}`);
+    writeFileSync(path, Buffer.alloc(size));
+    const fd = openSync(path, flags);
+    onTestFinished(() => {
+      try {
+        closeSync(fd);
+      } catch {
+        // the test did
+      }
+    });
+    return fd;
+  }
+
+  test('is shared with it, by view and by device, also when the descriptor is closed', async () => {
+    const fd = file(16384);
+    using memory = DmaBuffer.fromFd(fd, { offset: 4096, length: 8192 });
+    expect(memory.size).toBe(8192);
+    writeSync(fd, Buffer.of(1, 2, 3), 0, 3, 4096);
+    expect([...memory.bytes.subarray(0, 3)]).toEqual([1, 2, 3]);
+    await load(0x66);
+    using _ = job.dma.map(memory, { iova: IOVA });
+    await job.edu.store(IOVA + 4096n, PIECE);
+    const seen = Buffer.alloc(PIECE);
+    readSync(fd, seen, 0, PIECE, 8192);
+    expect(all(seen, 0x66)).toBe(true);
+    closeSync(fd);
+    memory.write(0, Buffer.of(9));
+    expect(readFileSync(join(folder, '16384r+'))[4096]).toBe(9);
+  });
+
+  test('takes no page past its end, none that is not aligned, and no file of another kind', () => {
+    const fd = file(8192);
+    expect(() => DmaBuffer.fromFd(fd, { length: 8193 })).toThrow(RangeError);
+    expect(() => DmaBuffer.fromFd(fd, { offset: 4096, length: 4097 })).toThrow(RangeError);
+    expect(() => DmaBuffer.fromFd(fd, { offset: 1, length: 1 })).toThrow(RangeError);
+    expect(() => DmaBuffer.fromFd(fd, { offset: 8192, length: 1 })).toThrow(RangeError);
+    using page = DmaBuffer.fromFd(fd, { offset: 4096n, length: 1n });
+    expect(page.size).toBe(4096);
+    expect(() => DmaBuffer.fromFd(file(4096, 'r'), { length: 4096 })).toThrow(code('EACCES'));
+    const directory = openSync(folder, 'r');
+    expect(() => DmaBuffer.fromFd(directory, { length: 4096 })).toThrow();
+    closeSync(directory);
+    const before = descriptors();
+    expect(() => DmaBuffer.fromFd(1_000_000, { length: 4096 })).toThrow(code('EBADF'));
+    expect(descriptors()).toBe(before);
+  });
+});
+
+describe('read and write', () => {
+  test('copy exactly what was asked for, from and to any kind of bytes', () => {
+    using memory = DmaBuffer.alloc(4096);
+    memory.write(10, Buffer.from('hello'));
+    memory.write(4096, new Uint8Array(0));
+    memory.write(4092, new Uint8Array(Uint32Array.of(0x04030201).buffer));
+    const shared = new Uint8Array(new SharedArrayBuffer(7), 1, 6);
+    memory.read(10, shared);
+    expect(Buffer.from(shared).toString('latin1')).toBe('hello\0');
+    const whole = Buffer.alloc(4096);
+    memory.read(0, whole);
+    expect([whole[9], whole[10], whole[15], ...whole.subarray(4092)]).toEqual([0, 104, 0, 1, 2, 3, 4]);
+    memory.write(0, memory.bytes); // onto itself
+    memory.write(1, memory.bytes.subarray(0, 4095)); // overlapping
+    expect(Buffer.from(memory.bytes.subarray(11, 16)).toString()).toBe('hello');
+  });
+
+  test('take a detached array for one of no bytes', () => {
+    using memory = DmaBuffer.alloc(4096);
+    const bytes = new Uint8Array(8).fill(1);
+    structuredClone(bytes.buffer, { transfer: [bytes.buffer] });
+    memory.read(0, bytes);
+    memory.write(0, bytes);
+    expect(memory.bytes[0]).toBe(0);
+    expect(job.device.region('config').readInto(0, bytes)).toBe(0);
+  });
+});
+
+describe('where the runtime allows no external buffers (VFIO_NO_EXTERNAL_BUFFERS=1)', () => {
+  beforeEach(() => {
+    process.env['VFIO_NO_EXTERNAL_BUFFERS'] = '1';
+  });
+  afterEach(() => {
+    delete process.env['VFIO_NO_EXTERNAL_BUFFERS'];
+  });
+  const refused = expect.objectContaining({
+    code: 'EOPNOTSUPP',
+    message: expect.stringMatching(/allows no ArrayBuffer .* use the accessor calls/),
+  });
+
+  test('a view is refused in words that say what to use instead', () => {
+    using memory = DmaBuffer.alloc(4096);
+    expect(() => memory.buffer).toThrow(refused);
+    expect(() => memory.bytes).toThrow(refused);
+    expect(() => memory.slice(0, 4).bytes).toThrow(refused);
+    if (backend === 'kernel') expect(() => job.edu.registers.buffer).toThrow(refused);
+    else expect(() => job.edu.registers.buffer).toThrow(code('EOPNOTSUPP'));
+    delete process.env['VFIO_NO_EXTERNAL_BUFFERS'];
+    expect(memory.buffer.byteLength).toBe(4096);
+  });
+
+  test('the whole job is done by accessors: registers, DMA both ways, an interrupt', async () => {
+    using memory = DmaBuffer.alloc(8192);
+    using mapping = job.dma.map(memory);
+    using interrupt = job.msi();
+    memory.write(0, Buffer.from('through the accessors'));
+    await job.edu.fetch(mapping.iova, 32);
+    job.edu.start(0x40000n, mapping.iova + 4096n, 32, true, true);
+    expect(await interrupt.wait({ timeout: 20_000 })).toBe(1n);
+    const back = Buffer.alloc(21);
+    memory.read(4096, back);
+    expect(back.toString()).toBe('through the accessors');
+  });
+});

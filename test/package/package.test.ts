@@ -1,0 +1,159 @@
+/**
+ * What `npm install vfio` gives to somebody else: the tarball is made from a copy of this checkout, so that the checkout's
+ * own build stays as it is, and installed in an empty folder where PATH has nothing but Node.
+ */
+import { execFileSync, spawnSync } from 'node:child_process';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+
+const root = join(import.meta.dirname, '../..');
+const made = new Set(['.git', 'build', 'dist', 'node_modules', 'prebuilds', 'test-report']);
+const work = mkdtempSync(join(tmpdir(), 'vfio-package-'));
+const app = join(work, 'app');
+const installed = join(app, 'node_modules/vfio');
+const tools = join(work, 'bin');
+
+/** npm sets these for its scripts; a second npm would take them for its own. */
+const environment = Object.fromEntries(
+  Object.entries(process.env).filter(
+    ([name]) => !/^npm_(?!config_)|^VFIO_|^VITEST|^NODE_ENV$|^INIT_CWD$/i.test(name),
+  ),
+);
+const withoutCompiler = { ...environment, PATH: tools };
+
+function npm(cwd: string, env: NodeJS.ProcessEnv, ...args: string[]): string {
+  const cli = process.env['npm_execpath'];
+  if (!cli) throw new Error('run this as: npm run test:package');
+  return execFileSync(process.execPath, [cli, '--no-audit', '--no-fund', ...args], {
+    cwd,
+    env,
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+}
+
+function node(...args: string[]): { status: number | null; stdout: string; stderr: string } {
+  // Not the machine's own VFIO, if it has one.
+  const env = { ...withoutCompiler, VFIO_BACKEND: 'software' };
+  return spawnSync(process.execPath, args, { cwd: app, env, encoding: 'utf8', timeout: 60_000 });
+}
+
+function install(): void {
+  rmSync(app, { recursive: true, force: true });
+  mkdirSync(app);
+  writeFileSync(join(app, 'package.json'), '{ "private": true, "type": "module" }\n');
+  const tarball = readdirSync(work).find((name) => name.endsWith('.tgz')) ?? 'missing.tgz';
+  npm(app, withoutCompiler, 'install', '--ignore-scripts', join(work, tarball));
+}
+
+/** The first fenced block of the README that is marked as an example: ```js example */
+function readmeExample(): string {
+  const readme = readFileSync(join(root, 'README.md'), 'utf8');
+  const block = /^```(?:js|ts)[^\n]*\bexample\b[^\n]*\n([\s\S]*?)^```/m.exec(readme);
+  if (!block?.[1]) throw new Error('README.md has no ```js example or ```ts example block');
+  return block[1];
+}
+
+beforeAll(() => {
+  mkdirSync(tools);
+  symlinkSync(process.execPath, join(tools, 'node'));
+  const checkout = join(work, 'checkout');
+  cpSync(root, checkout, {
+    recursive: true,
+    filter: (path) => path === root || !made.has(path.slice(root.length + 1)),
+  });
+  symlinkSync(join(root, 'node_modules'), join(checkout, 'node_modules'));
+  npm(checkout, environment, 'run', 'prebuild');
+  npm(checkout, environment, 'pack', '--pack-destination', work);
+});
+
+afterAll(() => {
+  rmSync(work, { recursive: true, force: true });
+});
+
+describe('installed with no compiler and no install scripts, the package', () => {
+  beforeAll(install);
+
+  test('has what it needs and nothing else', () => {
+    const files = readdirSync(installed, { recursive: true, withFileTypes: true })
+      .filter((entry) => entry.isFile())
+      .map((entry) => join(entry.parentPath, entry.name).slice(installed.length + 1));
+    const allowed = /^(dist\/lib|native|prebuilds)\/|^(package\.json|binding\.gyp|README\.md|LICENSE)$/;
+    expect(files.filter((file) => !allowed.test(file))).toEqual([]);
+    expect(files).toContain('dist/lib/index.js');
+    expect(files).toContain('dist/lib/index.d.ts');
+    expect(files.filter((file) => /^prebuilds\/linux-[a-z0-9]+\/.*\.node$/.test(file))).toHaveLength(1);
+  });
+
+  test('loads', () => {
+    const { status, stdout, stderr } = node(
+      '-e',
+      "import('vfio').then((m) => console.log(typeof m.Host.open))",
+    );
+    expect({ status, stdout, stderr }).toEqual({ status: 0, stdout: 'function\n', stderr: '' });
+  });
+
+  test("runs the README's first example", () => {
+    writeFileSync(join(app, 'example.mjs'), readmeExample());
+    const { status, stdout, stderr } = node('example.mjs');
+    expect({ status, stderr }, stdout).toEqual({ status: 0, stderr: '' });
+    expect(stdout).not.toBe('');
+  });
+
+  test('has types that a strict TypeScript program compiles against', () => {
+    const source =
+      "import { Host } from 'vfio';\nusing host: Host = Host.open({ backend: 'software' });\nhost.devices();\n";
+    writeFileSync(join(app, 'program.ts'), source);
+    const flags = '--noEmit --strict --target esnext --module nodenext --types node'.split(' ');
+    const tsc = spawnSync(
+      process.execPath,
+      [
+        join(root, 'node_modules/typescript/bin/tsc'),
+        ...flags,
+        '--typeRoots',
+        join(root, 'node_modules/@types'),
+        'program.ts',
+      ],
+      { cwd: app, encoding: 'utf8' },
+    );
+    expect(tsc.stdout).toBe('');
+    expect(tsc.status).toBe(0);
+  });
+});
+
+describe('without a prebuilt binary for this machine, the package', () => {
+  beforeEach(() => {
+    install();
+    rmSync(join(installed, 'prebuilds'), { recursive: true });
+  });
+
+  test('says at load which files it tried and what to do', () => {
+    const { status, stderr } = node('-e', "import('vfio')");
+    expect(status).not.toBe(0);
+    expect(stderr).toContain(join(installed, 'build/Release'));
+    expect(stderr).toContain(join(installed, 'prebuilds', `linux-${process.arch}`));
+    expect(stderr).toContain('npm rebuild');
+    expect(stderr).toMatch(/compiler/);
+  });
+
+  test('compiles from its own sources with npm rebuild', () => {
+    npm(app, environment, 'rebuild', 'vfio');
+    expect(existsSync(join(installed, 'build/Release/vfio.node'))).toBe(true);
+    expect(node('-e', "import('vfio').then((m) => console.log(typeof m.Host.open))").stdout).toBe(
+      'function\n',
+    );
+  });
+});

@@ -1,0 +1,12 @@
+import { defineConfig } from 'vitest/config';
+
+/** The packaging tests compile the addon twice and install packages: minutes, so they have a script of their own. */
+export default defineConfig({
+  test: {
+    include: ['test/package/**/*.test.ts'],
+    reporters: ['default', './test/support/reporter.ts'],
+    pool: 'forks',
+    testTimeout: 300_000,
+    hookTimeout: 300_000,
+  },
+});

@@ -1,0 +1,83 @@
+/**
+ * Which backend this run of the suite is on, and how a test says what it needs of it.
+ *
+ * The same test files run on both. VFIO_TEST_BACKEND chooses: `software` (the default; any machine) or `kernel` (inside
+ * the guest of test/kernel, which is the only place where these tests may take devices away from a kernel).
+ */
+import { beforeEach, type TestContext } from 'vitest';
+import { Host } from '../../lib/index.ts';
+
+export type Backend = 'software' | 'kernel';
+export type GuestIommu = 'intel' | 'amd' | 'virtio' | 'none';
+
+function oneOf<T extends string>(name: string, allowed: readonly T[], fallback: T): T {
+  const value = process.env[name] || fallback;
+  const found = allowed.find((each) => each === value);
+  if (found === undefined)
+    throw new Error(`Expected ${name} to be ${allowed.join(' or ')} but it is '${value}'`);
+  return found;
+}
+
+export const backend = oneOf<Backend>('VFIO_TEST_BACKEND', ['software', 'kernel'], 'software');
+
+/** The guest's IOMMU on the kernel backend; null on the software one. */
+export const guestIommu =
+  backend === 'kernel' && process.env['VFIO_GUEST']
+    ? oneOf<GuestIommu>('VFIO_GUEST', ['intel', 'amd', 'virtio', 'none'], 'intel')
+    : null;
+
+if (backend === 'kernel' && guestIommu === null) {
+  throw new Error('the kernel backend is tested inside the guest only: npm run test:kernel');
+}
+
+/** The test devices: at the same addresses on both backends. */
+export const EDU = '0000:00:10.0';
+/** Two edu devices behind one bridge, so in one group (in the guest, with the bridge as a third; virtio: in none). */
+export const GROUP_OF_TWO = ['0000:03:01.0', '0000:03:02.0'] as const;
+export const NVME = '0000:01:00.0';
+/** QEMU's pci-testdev: BAR0 is registers, BAR1 is I/O ports. */
+export const PCI_TESTDEV = '0000:00:13.0';
+/** QEMU's ivshmem-plain: BAR2 is 1 MiB of plain memory. */
+export const IVSHMEM = '0000:00:14.0';
+
+export interface Need {
+  /** The backends that this can run on; all by default. */
+  readonly backends?: readonly Backend[];
+  /** The guest IOMMUs that this can run on, on the kernel backend; all by default. */
+  readonly guest?: readonly GuestIommu[];
+  /** Why: printed with the skipped test. */
+  readonly because: string;
+}
+
+/** Why this run does not meet `need`; null if it does. */
+export function unmet(need: Need): string | null {
+  if (need.backends && !need.backends.includes(backend)) {
+    return `needs the ${need.backends.join(' or ')} backend: ${need.because}`;
+  }
+  if (guestIommu !== null && need.guest && !need.guest.includes(guestIommu)) {
+    return `needs a guest with IOMMU=${need.guest.join(' or ')}: ${need.because}`;
+  }
+  return null;
+}
+
+/**
+ * Skips, with the reason, what this run can't do.
+ *
+ *     test('...', (ctx) => { needs(ctx, { backends: ['kernel'], because: '...' }); ... })     one test
+ *     describe('...', () => { needs({ backends: ['kernel'], because: '...' }); ... })         all tests of a describe
+ *
+ * The second form stops a test before its own `beforeEach` hooks, if called above them, but not before `beforeAll`.
+ */
+export function needs(need: Need): void;
+export function needs(ctx: TestContext, need: Need): void;
+export function needs(...args: [Need] | [TestContext, Need]): void {
+  const reason = unmet(args.length === 1 ? args[0] : args[1]);
+  if (reason === null) return;
+  if (args.length === 1) beforeEach((ctx) => ctx.skip(reason));
+  else args[0].skip(reason);
+}
+
+/** The host that this run is about. The caller disposes it. */
+export function openHost(): Host {
+  return Host.open({ backend });
+}

@@ -1,0 +1,138 @@
+/**
+ * Programs of their own, in a child process or in a worker, written as users write them: against the compiled package.
+ * For what the test's own process can't show: how a process ends, what a worker leaves behind.
+ */
+import { spawn } from 'node:child_process';
+import { existsSync, readdirSync, statSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { Worker } from 'node:worker_threads';
+import { backend, EDU } from './backends.ts';
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
+
+/** The compiled package, if it is what lib/ has now. */
+function compiled(): string {
+  for (const name of readdirSync(join(root, 'lib'))) {
+    const source = join(root, 'lib', name);
+    const built = join(root, 'dist', 'lib', name.replace(/\.ts$/, '.js'));
+    if (!existsSync(built)) throw new Error(`dist/lib is not complete: run "npm run build:ts" (no ${built})`);
+    if (statSync(built).mtimeMs < statSync(source).mtimeMs)
+      throw new Error(`dist/lib is older than lib/${name}: run "npm run build:ts"`);
+  }
+  return pathToFileURL(join(root, 'dist', 'lib', 'index.js')).href;
+}
+
+/** What every program begins with: the package, the backend and the test device; `openEdu` does the main job's steps. */
+function prelude(): string {
+  return `
+    import * as vfio from ${JSON.stringify(compiled())};
+    const PACKAGE = ${JSON.stringify(compiled())};
+    import { setTimeout as sleep } from 'node:timers/promises';
+    const { Host, DmaBuffer, VfioDevice, Iommufd } = vfio;
+    const EDU = ${JSON.stringify(EDU)};
+    const turn = () => new Promise((resolve) => setImmediate(resolve));
+    async function openEdu(backend = ${JSON.stringify(backend)}) {
+      const host = Host.open({ backend });
+      await host.device(EDU).bind();
+      const user = host.attach(EDU);
+      return { host, user, ...drive(user.device), dma: user.dma };
+    }
+    function drive(device) {
+      device.config.busMaster = true;
+      const registers = device.region('bar0').mmap();
+      const start = (source, destination, count, command) => {
+        registers.write64(0x80, source);
+        registers.write64(0x88, destination);
+        registers.write64(0x90, count);
+        registers.write64(0x98, 1 | command);
+      };
+      const idle = async () => {
+        while (registers.read64(0x98) & 1n) await sleep(1);
+      };
+      const factorial = async (of) => {
+        registers.write32(0x08, of);
+        while (registers.read32(0x20) & 1) await sleep(1);
+        return registers.read32(0x08);
+      };
+      return { device, registers, start, idle, factorial };
+    }
+    /** Registers, DMA out and back, an interrupt: returns what came back. */
+    async function job({ device, dma, factorial, start, registers }, text) {
+      const memory = DmaBuffer.alloc(8192);
+      const mapping = dma.map(memory);
+      memory.write(0, Buffer.from(text));
+      const [interrupt] = device.irq('msi').enable(1);
+      const move = async (source, destination, command) => {
+        start(source, destination, text.length, command | 4);
+        await interrupt.wait({ timeout: 20_000 });
+        registers.write32(0x64, registers.read32(0x24));
+      };
+      await move(mapping.iova, 0x40000n, 0);
+      await move(0x40000n, mapping.iova + 4096n, 2);
+      const back = Buffer.alloc(text.length);
+      memory.read(4096, back);
+      interrupt[Symbol.dispose]();
+      mapping[Symbol.dispose]();
+      memory[Symbol.dispose]();
+      return [await factorial(10), back.toString()];
+    }
+  `;
+}
+
+export interface Ended {
+  readonly code: number | null;
+  readonly signal: NodeJS.Signals | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** Runs `body`, a module with top-level await, in a process of its own, to its end. */
+export function run(body: string, env: NodeJS.ProcessEnv = {}, seconds = 60): Promise<Ended> {
+  const child = spawn(process.execPath, ['--expose-gc', '--input-type=module', '--eval', prelude() + body], {
+    cwd: root,
+    env: { ...process.env, ...env, NODE_OPTIONS: '' },
+    timeout: seconds * 1000,
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  const output = { stdout: '', stderr: '' };
+  for (const name of ['stdout', 'stderr'] as const)
+    child[name].setEncoding('utf8').on('data', (text) => {
+      output[name] += text;
+    });
+  return new Promise((resolve, reject) => {
+    child.on('error', reject);
+    child.on('close', (code, signal) => resolve({ code, signal, ...output }));
+  });
+}
+
+/** Listened for from the start: a worker's last message and its end may come in one turn. */
+const ends = new WeakMap<Worker, Promise<number>>();
+
+/** Starts `body` as a worker thread of this process. `workerData` and `parentPort` are at hand there. */
+export function work(body: string, workerData?: unknown): Worker {
+  const text = `import { parentPort, workerData } from 'node:worker_threads';${prelude()}${body}`;
+  const url = new URL(`data:text/javascript,${encodeURIComponent(text)}`);
+  const worker = new Worker(url, { workerData, execArgv: [] });
+  const ended = new Promise<number>((resolve, reject) => {
+    worker.once('exit', resolve);
+    worker.once('error', reject);
+  });
+  ended.catch(() => {}); // not everyone asks
+  ends.set(worker, ended);
+  return worker;
+}
+
+/** The next message of a worker; its error, or that it ended without one, is a rejection. */
+export function message(worker: Worker): Promise<unknown> {
+  return new Promise((resolve, reject) => {
+    worker.once('message', resolve);
+    worker.once('error', reject);
+    worker.once('exit', (code) => reject(new Error(`the worker ended with ${code} and said nothing`)));
+  });
+}
+
+/** Waits until a worker has ended by itself, and returns its exit code; its error is a rejection. */
+export function end(worker: Worker): Promise<number> {
+  return ends.get(worker) ?? Promise.reject(new Error('not a worker of this file'));
+}

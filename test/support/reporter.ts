@@ -1,0 +1,95 @@
+/**
+ * Ends a run with what counts: how many tests passed, failed and were skipped on which backend, and why each was
+ * skipped. Writes the same as JSON to the file named by VFIO_TEST_REPORT, if any.
+ */
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
+import type { SerializedError } from 'vitest';
+import type { Reporter, TestModule, Vitest } from 'vitest/node';
+
+export interface Report {
+  readonly backend: string;
+  readonly node: string;
+  readonly seconds: number;
+  readonly passed: number;
+  readonly failed: number;
+  readonly failures: readonly string[];
+  readonly skipped: readonly { readonly test: string; readonly reason: string }[];
+}
+
+export default class SummaryReporter implements Reporter {
+  #started = performance.now();
+  #vitest: Vitest | undefined;
+
+  onInit(vitest: Vitest): void {
+    this.#vitest = vitest;
+  }
+
+  onTestRunStart(): void {
+    this.#started = performance.now();
+  }
+
+  onTestRunEnd(modules: readonly TestModule[], unhandled: readonly SerializedError[]): void {
+    const filtered = this.#vitest?.config.testNamePattern !== undefined;
+    const report = summarize(modules, unhandled, filtered, (performance.now() - this.#started) / 1000);
+    print(report);
+    const file = process.env['VFIO_TEST_REPORT'];
+    if (!file) return;
+    mkdirSync(dirname(file), { recursive: true });
+    writeFileSync(file, `${JSON.stringify(report, null, 2)}\n`);
+  }
+}
+
+function summarize(
+  modules: readonly TestModule[],
+  unhandled: readonly SerializedError[],
+  filtered: boolean,
+  seconds: number,
+): Report {
+  let passed = 0;
+  const failures: string[] = [];
+  const skipped: { test: string; reason: string }[] = [];
+  for (const module of modules) {
+    const file = module.relativeModuleId;
+    // A file or a describe that failed outside its tests (an import, a beforeAll) is a failure of its own.
+    if (module.errors().length > 0) failures.push(`${file}: ${module.errors()[0]?.message}`);
+    for (const suite of module.children.allSuites()) {
+      if (suite.errors().length > 0)
+        failures.push(`${file} > ${suite.fullName}: ${suite.errors()[0]?.message}`);
+    }
+    for (const test of module.children.allTests()) {
+      const name = `${file} > ${test.fullName}`;
+      const result = test.result();
+      if (result.state === 'passed') passed += 1;
+      else if (result.state === 'failed') failures.push(name);
+      else if (result.state === 'pending') failures.push(`${name} (never finished)`);
+      else if (result.note) skipped.push({ test: name, reason: result.note });
+      // What -t left out looks the same as test.skip, but nobody asked for it.
+      else if (!filtered)
+        skipped.push({ test: name, reason: `marked ${test.options.mode}, with no reason given` });
+    }
+  }
+  for (const error of unhandled) failures.push(`outside any test: ${error.message}`);
+  return {
+    backend: process.env['VFIO_TEST_BACKEND'] || 'software',
+    node: process.version,
+    seconds: Math.round(seconds * 10) / 10,
+    passed,
+    failed: failures.length,
+    failures,
+    skipped,
+  };
+}
+
+function print(report: Report): void {
+  const guest = process.env['VFIO_GUEST'] ? ` (guest, IOMMU=${process.env['VFIO_GUEST']})` : '';
+  const lines = [
+    '',
+    `${report.backend} backend${guest}, Node ${report.node}: ${report.passed} passed, ${report.failed} failed, ` +
+      `${report.skipped.length} skipped, in ${report.seconds} s`,
+    ...report.failures.map((name) => `  failed   ${name}`),
+    ...report.skipped.map(({ test, reason }) => `  skipped  ${test}\n           ${reason}`),
+    '',
+  ];
+  process.stdout.write(`${lines.join('\n')}\n`);
+}

@@ -1,0 +1,319 @@
+/**
+ * Worker threads. The addon loads in several at once; a descriptor passes from one to another; a worker that is stopped
+ * in the middle of anything leaves the process whole and nothing open.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Worker } from 'node:worker_threads';
+import { afterEach, describe, expect, test } from 'vitest';
+import { DmaBuffer } from '../lib/index.ts';
+import { backend, EDU, openHost } from './support/backends.ts';
+import { descriptorsAtRest, descriptorsSettle } from './support/collect.ts';
+import { startJob } from './support/edu.ts';
+import { end, message, run, work } from './support/program.ts';
+
+const running = new Set<Worker>();
+afterEach(async () => {
+  for (const worker of running) await worker.terminate();
+  running.clear();
+});
+
+function start(...args: Parameters<typeof work>): Worker {
+  const worker = work(...args);
+  running.add(worker);
+  worker.once('exit', () => running.delete(worker));
+  return worker;
+}
+
+const patient = { timeout: 60_000 };
+
+describe('several threads', () => {
+  test(
+    'load the addon at once, and each runs the main job on a software host of its own',
+    patient,
+    async () => {
+      const before = await descriptorsAtRest();
+      const texts = ['one', 'two two', 'three three three', 'four'];
+      const workers = texts.map((text) =>
+        start(
+          `
+        const results = [];
+        for (let round = 0; round < 5; round++) {
+          const edu = await openEdu('software');
+          results.push(await job(edu, workerData));
+          edu.host[Symbol.dispose]();
+        }
+        parentPort.postMessage(results);
+      `,
+          text,
+        ),
+      );
+      const results = await Promise.all(
+        workers.map(async (worker) => [await message(worker), await end(worker)]),
+      );
+      for (const [at, text] of texts.entries())
+        expect(results[at]).toEqual([Array.from({ length: 5 }, () => [3628800, text]), 0]);
+      // This thread's own is not disturbed.
+      await (async () => {
+        using host = openHost();
+        using own = await startJob(host);
+        expect(own.device.config.vendor).toBe(0x1234);
+      })();
+      expect(await descriptorsSettle(before)).toBe(before);
+    },
+  );
+
+  test('one after another, none leaves a descriptor behind', patient, async () => {
+    const count = backend === 'software' ? 8 : 3;
+    const rounds: number[] = [];
+    for (let round = 0; round < count; round++) {
+      // Nothing is disposed: the end of a worker closes all that it opened.
+      const worker = start(`
+        const edu = await openEdu('software');
+        edu.dma.map(DmaBuffer.alloc(1 << 20));
+        edu.device.irq('msi').enable(1)[0].on('interrupt', () => {});
+        edu.registers.write32(0x60, 1);
+        parentPort.postMessage(0);
+      `);
+      await message(worker);
+      expect(await end(worker)).toBe(0);
+      rounds.push(await descriptorsAtRest());
+    }
+    expect(rounds.at(-1)).toBeLessThanOrEqual(rounds[0]!);
+  });
+});
+
+describe('a descriptor', () => {
+  test(
+    'of a device and of an iommufd works in another thread, by what fromFd makes of it',
+    patient,
+    async () => {
+      using host = openHost();
+      await host.device(EDU).bind();
+      using iommufd = host.openIommufd();
+      using device = host.openDevice(EDU);
+      device.bind(iommufd);
+      const before = await descriptorsAtRest();
+      const worker = start(
+        `
+      const iommufd = Iommufd.fromFd(workerData.iommufd);
+      const device = VfioDevice.fromFd(workerData.device);
+      const dma = iommufd.allocIoas();
+      device.attach(dma);
+      const result = await job({ ...drive(device), dma }, 'in the worker');
+      const { vendor } = device.config;
+      const own = device.fd !== workerData.device && iommufd.fd !== workerData.iommufd;
+      device.detach();
+      for (const each of [iommufd, device]) each[Symbol.dispose]();
+      parentPort.postMessage({ result, vendor, own, info: [device.disposed, iommufd.disposed] });
+    `,
+        { iommufd: iommufd.fd, device: device.fd },
+      );
+      expect(await message(worker)).toEqual({
+        result: [3628800, 'in the worker'],
+        vendor: 0x1234,
+        own: true,
+        info: [true, true],
+      });
+      expect(await end(worker)).toBe(0);
+      expect(await descriptorsSettle(before)).toBe(before);
+      // The worker had duplicates: these are as they were.
+      expect(device.config.vendor).toBe(0x1234);
+      using ioas = iommufd.allocIoas();
+      device.attach(ioas);
+      using memory = DmaBuffer.alloc(4096);
+      expect(ioas.map(memory).length).toBe(4096n);
+    },
+  );
+
+  test('keeps working when the thread that opened it has disposed its own', patient, async () => {
+    const host = openHost();
+    await host.device(EDU).bind();
+    const user = host.attach(EDU);
+    const worker = start(
+      `
+      const device = VfioDevice.fromFd(workerData);
+      const { registers, factorial } = drive(device);
+      parentPort.postMessage('ready');
+      await new Promise((resolve) => parentPort.once('message', resolve));
+      registers.write32(0x04, 0xcafe);
+      parentPort.postMessage([registers.read32(0x04), await factorial(5), device.config.device]);
+    `,
+      user.device.fd,
+    );
+    expect(await message(worker)).toBe('ready');
+    user[Symbol.dispose]();
+    host[Symbol.dispose]();
+    const answer = message(worker);
+    worker.postMessage('go on');
+    expect(await answer).toEqual([~0xcafe >>> 0, 120, 0x11e8]);
+    await end(worker);
+  });
+
+  test('that is closed, or no descriptor, is an error in the other thread too', patient, async () => {
+    const host = openHost();
+    const iommufd = host.openIommufd();
+    const { fd } = iommufd;
+    host[Symbol.dispose]();
+    const worker = start(
+      `
+      const codes = [];
+      for (const call of [() => Iommufd.fromFd(1_000_000), () => VfioDevice.fromFd(-1), () => Iommufd.fromFd(workerData).allocIoas()])
+        try {
+          call();
+          codes.push('none');
+        } catch (error) {
+          codes.push(error.code);
+        }
+      parentPort.postMessage(codes);
+    `,
+      fd,
+    );
+    const codes = (await message(worker)) as string[];
+    expect(codes.slice(0, 2)).toEqual(['EBADF', 'ERR_OUT_OF_RANGE']);
+    // Its number may be another file's by now.
+    expect(codes[2]).toMatch(/^E(BADF|NOTTY|INVAL|OPNOTSUPP)$/);
+    await end(worker);
+  });
+});
+
+describe('a worker that is stopped', () => {
+  // Each says `at work` once it is in the middle of it. Software hosts: on either backend, what is under test is ours.
+  const middles: Record<string, string> = {
+    'in a pending wait': `
+      const edu = await openEdu('software');
+      const [interrupt] = edu.device.irq('msi').enable(1);
+      const waiting = [interrupt.wait(), interrupt.wait({ timeout: 60_000 })];
+      parentPort.postMessage('at work');
+      await Promise.all(waiting);`,
+    'while interrupts fire': `
+      const edu = await openEdu('software');
+      const irq = edu.device.irq('msi');
+      const [interrupt] = irq.enable(1);
+      parentPort.postMessage('at work');
+      interrupt.on('interrupt', () => irq.trigger(0));
+      irq.trigger(0);
+      for await (const _ of interrupt) irq.trigger(0);`,
+    'in mapAsync': `
+      const edu = await openEdu('software');
+      const memory = DmaBuffer.alloc(64 << 20);
+      parentPort.postMessage('at work');
+      for (;;) {
+        const mappings = await Promise.all(Array.from({ length: 8 }, () => edu.dma.mapAsync(memory)));
+        for (const each of mappings) each[Symbol.dispose]();
+      }`,
+    'in reset': `
+      const edu = await openEdu('software');
+      parentPort.postMessage('at work');
+      for (;;) await Promise.allSettled(Array.from({ length: 8 }, () => edu.device.reset()));`,
+    'in calls one after another': `
+      const edu = await openEdu('software');
+      const memory = DmaBuffer.alloc(4096);
+      parentPort.postMessage('at work');
+      for (;;) {
+        edu.registers.write32(0x04, 1);
+        edu.dma.map(memory)[Symbol.dispose]();
+        edu.device.irq('msi').enable(1)[0][Symbol.dispose]();
+        try {
+          edu.registers.read32(1);
+        } catch {}
+        edu.dma.iovaRanges();
+        memory.bytes.fill(1);
+        edu.host.devices().map((each) => each.driver);
+      }`,
+    'while it opens and closes': `
+      parentPort.postMessage('at work');
+      for (;;) (await openEdu('software')).host[Symbol.dispose]();`,
+    'while a device does DMA': `
+      const edu = await openEdu('software');
+      const memory = DmaBuffer.alloc(4096);
+      const { iova } = edu.dma.map(memory);
+      parentPort.postMessage('at work');
+      for (;;) {
+        edu.start(0x40000n, iova, 2048, 2);
+        await turn();
+      }`,
+  };
+  for (const [name, body] of Object.entries(middles)) {
+    test(`${name} leaves the process whole and nothing open`, patient, async () => {
+      const before = await descriptorsAtRest();
+      for (let round = 0; round < (backend === 'software' ? 10 : 3); round++) {
+        const worker = start(body);
+        expect(await message(worker)).toBe('at work');
+        await sleep(round * 3);
+        expect(await worker.terminate()).toBe(1);
+      }
+      expect(await descriptorsSettle(before)).toBe(before);
+      using host = openHost();
+      using own = await startJob(host);
+      expect(own.device.config.vendor).toBe(0x1234);
+    });
+  }
+
+  test('by process.exit or by an error of its own leaves nothing either', patient, async () => {
+    const before = await descriptorsAtRest();
+    const begin = `
+      const edu = await openEdu('software');
+      const [interrupt] = edu.device.irq('msi').enable(1);
+      interrupt.wait().catch(() => {});
+      edu.dma.mapAsync(DmaBuffer.alloc(16 << 20));
+      edu.device.reset().catch(() => {});
+      parentPort.postMessage('at work');`;
+    const exits = start(`${begin} process.exit(3);`);
+    expect(await message(exits)).toBe('at work');
+    expect(await end(exits)).toBe(3);
+    const throws = start(`${begin} setImmediate(() => { throw new Error('on purpose'); });`);
+    expect(await message(throws)).toBe('at work');
+    await expect(end(throws)).rejects.toThrow('on purpose');
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(await descriptorsSettle(before)).toBe(before);
+  });
+
+  test('right after its interrupts were disposed and collected', patient, async () => {
+    const before = await descriptorsAtRest();
+    for (let round = 0; round < 5; round++) {
+      const worker = start(`
+        import v8 from 'node:v8';
+        import vm from 'node:vm';
+        v8.setFlagsFromString('--expose-gc');
+        const gc = vm.runInNewContext('gc');
+        const edu = await openEdu('software');
+        const irq = edu.device.irq('msi');
+        for (let time = 0; time < 100; time++) irq.enable(1)[0][Symbol.dispose]();
+        gc();
+        parentPort.postMessage('at work');
+        setImmediate(() => process.exit(0));
+      `);
+      expect(await message(worker)).toBe('at work');
+      expect(await end(worker)).toBe(0);
+    }
+    expect(await descriptorsSettle(before)).toBe(before);
+  });
+
+  test(
+    'does not hold up the end of the process, nor does the process crash with workers at work',
+    patient,
+    async () => {
+      const ended = await run(`
+      import { Worker } from 'node:worker_threads';
+      const body = \`
+        const { parentPort, workerData } = require('node:worker_threads');
+        import(workerData).then(async ({ Host, DmaBuffer }) => {
+          const host = Host.open({ backend: 'software' });
+          await host.device('\${EDU}').bind();
+          const { device, dma } = host.attach('\${EDU}');
+          const memory = DmaBuffer.alloc(16 << 20);
+          parentPort.postMessage(0);
+          for (;;) {
+            device.reset().catch(() => {});
+            (await dma.mapAsync(memory))[Symbol.dispose]();
+          }
+        });\`;
+      const workers = Array.from({ length: 3 }, () => new Worker(body, { eval: true, workerData: PACKAGE, execArgv: [] }));
+      await Promise.all(workers.map((worker) => new Promise((resolve) => worker.once('message', resolve))));
+      console.log('at work');
+      process.exit(0);
+    `);
+      expect(ended).toEqual({ code: 0, signal: null, stdout: 'at work\n', stderr: '' });
+    },
+  );
+});

@@ -1,0 +1,20 @@
+import { defineConfig } from 'vitest/config';
+
+// The guest runs on a software CPU: everything takes some ten times longer there.
+const guest = Boolean(process.env['VFIO_GUEST']);
+
+export default defineConfig({
+  test: {
+    include: ['test/**/*.test.ts'],
+    exclude: ['test/package/**'],
+    reporters: ['default', './test/support/reporter.ts'],
+    pool: 'forks',
+    execArgv: ['--expose-gc'],
+    testTimeout: guest ? 60_000 : 10_000,
+    hookTimeout: guest ? 60_000 : 10_000,
+    // One machine, one set of devices: on a real kernel the files take turns. They share one process there, because
+    // starting one takes 6 seconds.
+    fileParallelism: !guest,
+    isolate: !guest,
+  },
+});
