@@ -1,4 +1,5 @@
 /** Map and unmap of one page through TypeScript, against the same two ioctls from C++ on the same file. */
+import { fileOf } from '../lib/handle.ts';
 import { DmaBuffer, Ioas } from '../lib/index.ts';
 import { loadAddon } from './addon.ts';
 import { edu, withDevice } from './machine.ts';
@@ -13,7 +14,7 @@ async function mapUnmap(iova: bigint | undefined): Promise<Comparison> {
     using memory = DmaBuffer.alloc(PAGE);
     memory.bytes.fill(1);
     const addon = loadAddon();
-    const { file } = dma.iommufd;
+    const file = fileOf(dma.iommufd);
     const { id } = dma;
     const { address } = memory;
     const length = BigInt(PAGE);

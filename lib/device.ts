@@ -9,7 +9,7 @@ import { instance, integer, oneOf, options, refusal } from './check.ts';
 import { PciConfig } from './config-space.ts';
 import { type VfioError, withWords } from './errors.ts';
 import type { Words } from './explain.ts';
-import { Handle } from './handle.ts';
+import { fileOf, Handle, keepFile } from './handle.ts';
 import { Ioas } from './ioas.ts';
 import { Iommufd } from './iommufd.ts';
 import { Irq } from './irq.ts';
@@ -54,8 +54,10 @@ export class VfioDevice extends Handle {
 
   /** @internal */
   constructor(parent: Handle | undefined, file: NativeFile, bdf: string | null, context?: DeviceContext) {
-    super(bdf === null ? 'VfioDevice' : `VfioDevice ${bdf}`, parent, [file]);
+    const kind = bdf === null ? 'VfioDevice' : `VfioDevice ${bdf}`;
+    super(kind, parent, [file]);
     this.#file = file;
+    keepFile(this, kind, file);
     this.#bdf = bdf;
     this.#context = context;
   }
@@ -74,12 +76,6 @@ export class VfioDevice extends Handle {
   get fd(): number {
     this.alive();
     return this.#file.fd;
-  }
-
-  /** @internal */
-  get file(): NativeFile {
-    this.alive();
-    return this.#file;
   }
 
   /** The PCI address, where it is known. */
@@ -113,7 +109,7 @@ export class VfioDevice extends Handle {
    */
   bind(iommufd: Iommufd): void {
     this.alive();
-    const file = instance(iommufd, Iommufd, 'iommufd').file;
+    const file = fileOf(instance(iommufd, Iommufd, 'iommufd'));
     try {
       this.#id = this.#file.bindIommufd(file);
     } catch (error) {

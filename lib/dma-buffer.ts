@@ -45,6 +45,8 @@ export interface Window {
   readonly address: number;
   readonly offset: number;
   readonly size: number;
+  /** The size once more: 64-bit quantities go out as bigint, and making one costs as much as a system call's entry. */
+  readonly length: bigint;
 }
 
 const windows = new WeakMap<object, Window>();
@@ -75,7 +77,13 @@ export class DmaBuffer implements Disposable {
     this.#pages = new Pages(memory);
     this.#address = memory.address;
     this.#size = memory.size;
-    windows.set(this, { pages: this.#pages, address: Number(this.#address), offset: 0, size: this.#size });
+    windows.set(this, {
+      pages: this.#pages,
+      address: Number(this.#address),
+      offset: 0,
+      size: this.#size,
+      length: BigInt(this.#size),
+    });
   }
 
   /**
@@ -177,6 +185,7 @@ export class DmaBuffer implements Disposable {
       address: Number(this.#address) + offset,
       offset,
       size: length,
+      length: BigInt(length),
     });
     return slice;
   }

@@ -7,6 +7,8 @@
  * environment (main thread or worker) ends.
  */
 
+import type { NativeFile } from './native.ts';
+
 /** Something native that a forgotten handle must let go of. */
 interface Releasable {
   dispose(): void;
@@ -34,6 +36,23 @@ export function disposedError(kind: string): Error & { code: string } {
   return Object.assign(new Error(`The ${kind} was used after it was disposed`), {
     code: 'ERR_VFIO_DISPOSED',
   });
+}
+
+const files = new WeakMap<object, { file: NativeFile; kind: string }>();
+
+/**
+ * The open file of a handle, or ERR_VFIO_DISPOSED. For this package's own modules: no user's code gets hold of a file,
+ * whose calls trust their caller with addresses.
+ */
+export function fileOf(handle: Handle): NativeFile {
+  const held = files.get(handle);
+  if (held === undefined || handle.disposed) throw disposedError(held?.kind ?? 'handle');
+  return held.file;
+}
+
+/** Tells {@link fileOf} of a handle's file. */
+export function keepFile(handle: Handle, kind: string, file: NativeFile): void {
+  files.set(handle, { file, kind });
 }
 
 export abstract class Handle implements Disposable {

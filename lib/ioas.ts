@@ -6,7 +6,7 @@
  * else with its iommufd.
  */
 import { array, flag, instance, options, refusal, type U64Like, u64 } from './check.ts';
-import { type DmaBuffer, type MemorySlice, type Pages, windowOf } from './dma-buffer.ts';
+import { type DmaBuffer, type MemorySlice, type Pages, type Window, windowOf } from './dma-buffer.ts';
 import type { DmaSpace, IovaRange, MapOptions, Mapping } from './dma-space.ts';
 import { explained, VfioError, withWords } from './errors.ts';
 import { type MapRequest, wordsForMap } from './explain.ts';
@@ -23,24 +23,27 @@ const EVERYTHING = 2n ** 64n - 1n;
 class IoasMapping implements Mapping {
   readonly at: U64Like;
   readonly size: number;
+  readonly length: bigint;
   readonly pages: Pages;
   readonly writable: boolean;
   readonly #space: Ioas;
 
-  constructor(space: Ioas, at: U64Like, size: number, pages: Pages, writable: boolean) {
+  constructor(
+    space: Ioas,
+    at: U64Like,
+    window: Pick<Window, 'pages' | 'size' | 'length'>,
+    writable: boolean,
+  ) {
     this.#space = space;
     this.at = at;
-    this.size = size;
-    this.pages = pages;
+    this.size = window.size;
+    this.length = window.length;
+    this.pages = window.pages;
     this.writable = writable;
   }
 
   get iova(): bigint {
     return BigInt(this.at);
-  }
-
-  get length(): bigint {
-    return BigInt(this.size);
   }
 
   get space(): Ioas {
@@ -167,14 +170,15 @@ export class Ioas extends Handle implements DmaSpace {
       write = flag(wanted.write, 'write', true);
     }
     // After the options, whose getters may have disposed it: nothing comes between this and the call.
-    const { pages, address, size } = windowOf(memory);
+    const window = windowOf(memory);
+    const { address, size } = window;
     let at: U64Like;
     try {
       at = this.#calls.map(address, size, (read ? 1 : 0) + (write ? 2 : 0), iova);
     } catch (error) {
       throw this.#explainMap(error, { iova, size, address: BigInt(address) });
     }
-    return this.#record(at, size, pages, write);
+    return this.#record(at, window, write);
   }
 
   /**
@@ -183,7 +187,8 @@ export class Ioas extends Handle implements DmaSpace {
    */
   async mapAsync(memory: DmaBuffer | MemorySlice, o?: MapOptions): Promise<Mapping> {
     this.alive();
-    const { pages, address, offset, size } = windowOf(memory);
+    const window = windowOf(memory);
+    const { pages, address, offset, size } = window;
     const { iova, read, write } = options(o, 'options');
     const writable = flag(write, 'write', true);
     pages.hold();
@@ -196,7 +201,7 @@ export class Ioas extends Handle implements DmaSpace {
         });
       // If it was disposed meanwhile, the mapping is lost with it: say so rather than hand out a dead one.
       this.alive();
-      return this.#record(at, size, pages, writable);
+      return this.#record(at, window, writable);
     } finally {
       if (--this.#pending === 0 && this.disposed) this.#end();
       pages.drop();
@@ -228,7 +233,7 @@ export class Ioas extends Handle implements DmaSpace {
         ),
       (error) => this.#wordsForMap(error, { iova, size: source.size, address: 0n }),
     );
-    return this.#record(at, source.size, source.pages, writable);
+    return this.#record(at, source, writable);
   }
 
   /**
@@ -248,7 +253,7 @@ export class Ioas extends Handle implements DmaSpace {
     const only = this.#mappings.get(keyOf(iova));
     if (only !== undefined && only.size === bytes) this.#forget(only);
     else this.#forgetWithin(BigInt(iova), BigInt(iova) + BigInt(length) - 1n);
-    return BigInt(bytes);
+    return only !== undefined && only.size === bytes ? only.length : BigInt(bytes);
   }
 
   /** Unmaps everything and returns how many bytes that were. */
@@ -308,9 +313,9 @@ export class Ioas extends Handle implements DmaSpace {
     }
   }
 
-  #record(at: U64Like, size: number, pages: Pages, writable: boolean): IoasMapping {
-    const mapping = new IoasMapping(this, keyOf(at), size, pages, writable);
-    pages.hold();
+  #record(at: U64Like, window: Pick<Window, 'pages' | 'size' | 'length'>, writable: boolean): IoasMapping {
+    const mapping = new IoasMapping(this, keyOf(at), window, writable);
+    window.pages.hold();
     this.#mappings.add(mapping);
     return mapping;
   }
@@ -357,5 +362,7 @@ function range(start: bigint, length: bigint): string {
 
 /** One key for one address, whichever way it was given: a number where it is exact. */
 function keyOf(iova: U64Like): U64Like {
-  return typeof iova === 'bigint' && iova <= Number.MAX_SAFE_INTEGER ? Number(iova) : iova;
+  if (typeof iova === 'number') return iova;
+  const number = Number(iova);
+  return number <= Number.MAX_SAFE_INTEGER ? number : iova;
 }

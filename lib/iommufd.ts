@@ -5,7 +5,7 @@
  * keep the kernel's side of it until they are closed.
  */
 import { integer, oneOf } from './check.ts';
-import { Handle } from './handle.ts';
+import { Handle, keepFile } from './handle.ts';
 import { Ioas } from './ioas.ts';
 import { type NativeFile, native } from './native.ts';
 
@@ -17,6 +17,7 @@ export class Iommufd extends Handle {
   constructor(parent: Handle | undefined, file: NativeFile) {
     super('Iommufd', parent, [file]);
     this.#file = file;
+    keepFile(this, 'Iommufd', file);
     this.#adopted = parent === undefined;
   }
 
@@ -34,12 +35,6 @@ export class Iommufd extends Handle {
   get fd(): number {
     this.alive();
     return this.#file.fd;
-  }
-
-  /** @internal */
-  get file(): NativeFile {
-    this.alive();
-    return this.#file;
   }
 
   /** @internal Surely another than `other`? One from a descriptor may be the same, and nobody can tell. */

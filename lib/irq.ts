@@ -9,7 +9,7 @@
 import { integer, options, refusal, type U64Like } from './check.ts';
 import type { VfioDevice } from './device.ts';
 import { VfioError, withWords } from './errors.ts';
-import { disposedError, Handle } from './handle.ts';
+import { disposedError, fileOf, Handle } from './handle.ts';
 import { type NativeEventFd, type NativeIrqInfo, native } from './native.ts';
 
 export class Irq {
@@ -54,7 +54,7 @@ export class Irq {
     const start = integer(options(o, 'options').start ?? 0, 'start', 0, Math.max(0, this.count - 1));
     if (this.count === 0) throw this.#absent();
     const count = integer(vectors ?? this.count - start, 'vectors', 1, this.count - start);
-    const file = this.#device.file;
+    const file = fileOf(this.#device);
     const made: Interrupt[] = [];
     try {
       for (let i = 0; i < count; i++) made.push(new Interrupt(this.#device, this, start + i));
@@ -94,7 +94,7 @@ export class Irq {
 
   /** Disables the kind: all its vectors. Nothing is enabled: nothing happens. */
   disable(): void {
-    const file = this.#device.file;
+    const file = fileOf(this.#device);
     if (this.#live.size === 0) return;
     try {
       file.setIrqs(this.index, 0, 0, 'trigger');
@@ -122,8 +122,8 @@ export class Irq {
   disconnect(interrupt: Interrupt): void {
     if (!this.#live.delete(interrupt)) return;
     if (this.#device.disposed) return;
-    if (this.#live.size === 0) this.#device.file.setIrqs(this.index, 0, 0, 'trigger');
-    else this.#device.file.setIrqEventfds(this.index, interrupt.vector, 'trigger', Int32Array.of(-1));
+    if (this.#live.size === 0) fileOf(this.#device).setIrqs(this.index, 0, 0, 'trigger');
+    else fileOf(this.#device).setIrqEventfds(this.index, interrupt.vector, 'trigger', Int32Array.of(-1));
   }
 
   /** @internal */
@@ -133,7 +133,7 @@ export class Irq {
 
   #act(action: 'mask' | 'unmask' | 'trigger', vector: number): void {
     if (this.count === 0) throw this.#absent();
-    this.#device.file.setIrqs(this.index, integer(vector, 'vector', 0, this.count - 1), 1, action);
+    fileOf(this.#device).setIrqs(this.index, integer(vector, 'vector', 0, this.count - 1), 1, action);
   }
 
   #absent(): VfioError {

@@ -8,7 +8,7 @@
 import { integer, options, refusal, type U64Like, u64 } from './check.ts';
 import type { VfioDevice } from './device.ts';
 import { withWords } from './errors.ts';
-import { Handle } from './handle.ts';
+import { fileOf, Handle } from './handle.ts';
 import type { NativeFile, NativeMapped, NativeRegionInfo } from './native.ts';
 
 export class Region {
@@ -112,7 +112,7 @@ export class Region {
   }
 
   #file(): NativeFile {
-    return this.#device.file;
+    return fileOf(this.#device);
   }
 
   /** The position in the device's file. What does not fit in the region must not reach the next one. */

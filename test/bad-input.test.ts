@@ -7,6 +7,7 @@ import { closeSync, mkdtempSync, openSync, readdirSync, rmSync, writeFileSync } 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { fileOf } from '../lib/handle.ts';
 import {
   DmaBuffer,
   Host,
@@ -345,7 +346,7 @@ const table: Record<string, () => Refused[]> = {
         Object.create(null),
         memory,
         ioas,
-        new Ioas(iommufd, iommufd.file, 1),
+        new Ioas(iommufd, fileOf(iommufd), 1),
       ],
       (bad) => other.copy(bad),
     ),

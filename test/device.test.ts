@@ -1,5 +1,6 @@
 /** A bound device: what it has, config space, regions, interrupts, reset. By number: behaviours of docs/behaviours.md. */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { fileOf } from '../lib/handle.ts';
 import { DmaBuffer, type Host, type Ioas, type Iommufd, VfioDevice } from '../lib/index.ts';
 import { EDU, GROUP_OF_TWO, NVME, needs, openHost } from './support/backends.ts';
 import { type Job, Reg, startJob } from './support/edu.ts';
@@ -91,7 +92,7 @@ describe('binding', () => {
     using device = host.openDevice(EDU);
     using another = host.openDevice(EDU);
     // A foreign file in an Iommufd's clothes: the kernel must look, not the types.
-    expect(() => device.file.bindIommufd(another.file)).toThrow(code('EBADFD'));
+    expect(() => fileOf(device).bindIommufd(fileOf(another))).toThrow(code('EBADFD'));
   });
 
   test('a device from a duplicate of its descriptor is the same device (10)', () => {
