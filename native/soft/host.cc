@@ -81,14 +81,24 @@ Host::~Host() {
 // ---------------------------------------------------------------- descriptors
 
 Host::Description* Host::description(int fd) {
+  const auto number = static_cast<size_t>(fd);
+  if (fd >= 0 && number < numbers_.size()) numbers_[number] = nullptr;
   struct stat status {};
   if (fstat(fd, &status) != 0) return nullptr;
   const auto found = descriptions_.find({status.st_dev, status.st_ino});
-  return found == descriptions_.end() ? nullptr : found->second.get();
+  if (found == descriptions_.end()) return nullptr;
+  if (numbers_.size() <= number) numbers_.resize(number + 1);
+  return numbers_[number] = found->second.get();
+}
+
+Host::Description* Host::known(int fd) {
+  const auto number = static_cast<size_t>(fd);
+  if (fd >= 0 && number < numbers_.size() && numbers_[number]) return numbers_[number];
+  return description(fd);
 }
 
 std::shared_ptr<File> Host::file(int fd) {
-  const auto* found = description(fd);
+  const auto* found = known(fd);
   return found ? found->file : nullptr;
 }
 
@@ -145,6 +155,7 @@ void Host::reap() {
     }
     const auto gone = std::move(it->second);
     it = descriptions_.erase(it);
+    std::replace(numbers_.begin(), numbers_.end(), gone.get(), static_cast<Description*>(nullptr));
     ::close(gone->peer);
   }
 }
@@ -171,6 +182,7 @@ int Host::close(int fd) {
   const auto* found = description(fd);
   if (!found) return -EBADF;
   const int failed = ::close(fd) == 0 ? 0 : -errno;
+  numbers_[static_cast<size_t>(fd)] = nullptr;
   if (found->closed()) reap();
   return failed;
 }
@@ -193,7 +205,7 @@ int Host::ioctl(int fd, unsigned long request, uintptr_t argument) {
 int64_t Host::read(int fd, void* buffer, size_t size) {
   const std::lock_guard hold(mutex_);
   engine_->drain();
-  const auto* found = description(fd);
+  const auto* found = known(fd);
   if (!found || (found->flags & O_ACCMODE) == O_WRONLY) return -EBADF;
   const auto target = found->file;
   return target->read(reinterpret_cast<UserAddress>(buffer), std::min(size, maxTransfer));
@@ -202,7 +214,7 @@ int64_t Host::read(int fd, void* buffer, size_t size) {
 int64_t Host::write(int fd, const void* buffer, size_t size) {
   const std::lock_guard hold(mutex_);
   engine_->drain();
-  const auto* found = description(fd);
+  const auto* found = known(fd);
   if (!found || (found->flags & O_ACCMODE) == O_RDONLY) return -EBADF;
   const auto target = found->file;
   return target->write(reinterpret_cast<UserAddress>(buffer), std::min(size, maxTransfer));
@@ -212,7 +224,7 @@ int64_t Host::pread(int fd, void* buffer, size_t size, uint64_t offset) {
   if (offset > INT64_MAX) return -EINVAL;
   const std::lock_guard hold(mutex_);
   engine_->drain();
-  const auto* found = description(fd);
+  const auto* found = known(fd);
   if (!found || (found->flags & O_ACCMODE) == O_WRONLY) return -EBADF;
   const auto target = found->file;
   return target->pread(reinterpret_cast<UserAddress>(buffer), std::min(size, maxTransfer), offset);
@@ -222,7 +234,7 @@ int64_t Host::pwrite(int fd, const void* buffer, size_t size, uint64_t offset) {
   if (offset > INT64_MAX) return -EINVAL;
   const std::lock_guard hold(mutex_);
   engine_->drain();
-  const auto* found = description(fd);
+  const auto* found = known(fd);
   if (!found || (found->flags & O_ACCMODE) == O_RDONLY) return -EBADF;
   const auto target = found->file;
   return target->pwrite(reinterpret_cast<UserAddress>(buffer), std::min(size, maxTransfer), offset);

@@ -111,6 +111,9 @@ class Host final : public Backend {
   };
   using Traps = std::map<uintptr_t, TrapPart>;
   [[nodiscard]] Description* description(int fd);
+  // The same, trusting that a number which led to a description still does: asking costs as much as the call.
+  // A number that was closed behind our back is noticed at the next open, close or dup of it.
+  [[nodiscard]] Description* known(int fd);
   [[nodiscard]] static int number(const Inode& inode, Description& description);
   void reap();
   void dropTraps(uintptr_t address, size_t length);
@@ -120,6 +123,7 @@ class Host final : public Backend {
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<pci::Machine> machine_;
   std::map<Inode, std::unique_ptr<Description>> descriptions_;
+  std::vector<Description*> numbers_;  // by descriptor; null: not known
   Traps traps_;
   std::vector<DmaFault> faults_;
 };
