@@ -105,7 +105,8 @@ export class DmaBuffer implements Disposable {
 
   /**
    * Maps `length` bytes of a file at `offset` (page aligned), shared: a memfd, a hugetlbfs file. The descriptor may be
-   * closed afterwards. A file that shrinks later takes its pages away (SIGBUS on touch): seal a memfd against it.
+   * closed afterwards. A file that shrinks later takes its pages away: views of them show zeroes then, {@link read} and
+   * {@link write} throw EFAULT.
    *
    * @throws {VfioError} EBADF, EACCES (not open for reading and writing), ENODEV. @throws {RangeError} beyond the
    * file's end.

@@ -22,7 +22,10 @@ export function wordsForBind(error: VfioError, device: PciDevice): Words {
         ? {
             reason: `another device of group ${device.group} is in use by user space: drivers that do DMA for the kernel must wait`,
           }
-        : { reason: `${bdf} is held by driver ${device.driver}` };
+        : {
+            reason: `${bdf} is held by driver ${device.driver}, and something has the device open`,
+            hint: 'Close it first',
+          };
     case 'ENODEV':
       return { reason: `the driver does not take ${bdf}` };
     case 'EINVAL':

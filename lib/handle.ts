@@ -18,9 +18,13 @@ interface Forgotten {
   kind: string;
   opened: string | undefined;
   resources: readonly Releasable[];
+  /** Takes it off its parent's list. */
+  leave(): void;
 }
 
-const forgotten = new FinalizationRegistry<Forgotten>(({ kind, opened, resources }) => {
+const forgotten = new FinalizationRegistry<Forgotten>(({ kind, opened, resources, leave }) => {
+  leave();
+  if (resources.length === 0) return;
   for (const resource of resources) resource.dispose();
   process.emitWarning(
     `${/^[AEIOU]/.test(kind) ? 'An' : 'A'} ${kind} was collected without being disposed: it is closed now. ` +
@@ -69,18 +73,16 @@ export abstract class Handle implements Disposable {
       throw new TypeError(`Expected Host to make a ${kind} but received a call of its constructor`);
     this.#kind = kind;
     this.#parent = parent;
-    this.#self = new WeakRef(this);
-    if (parent) {
-      parent.alive();
-      parent.#children.add(this.#self);
-    }
-    if (resources.length > 0) {
-      const opened =
-        process.env['NODE_ENV'] === 'production'
-          ? undefined
-          : new Error().stack?.split('\n').slice(3, 9).join('\n');
-      forgotten.register(this, { kind, opened, resources }, this.#self);
-    }
+    const self = new WeakRef<Handle>(this);
+    this.#self = self;
+    parent?.alive();
+    const siblings = parent === undefined ? undefined : parent.#children;
+    siblings?.add(self);
+    const opened =
+      resources.length === 0 || process.env['NODE_ENV'] === 'production'
+        ? undefined
+        : new Error().stack?.split('\n').slice(3, 9).join('\n');
+    forgotten.register(this, { kind, opened, resources, leave: () => siblings?.delete(self) }, self);
   }
 
   /** @internal Is this a handle in truth, and not by its prototype alone? */

@@ -232,7 +232,9 @@ export class Host extends Handle {
     }
   }
 
-  protected release(): void {}
+  protected release(): void {
+    this.#native.dispose();
+  }
 
   #open(path: string): NativeFile {
     try {

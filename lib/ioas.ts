@@ -16,6 +16,9 @@ import type { NativeFile, NativeIoasCalls } from './native.ts';
 
 const EVERYTHING = 2n ** 64n - 1n;
 
+/** What a mapping keeps: nothing that a caller may get hold of. */
+let pagesOf: (mapping: IoasMapping) => Pages;
+
 /**
  * A mapping in an IOAS: the kernel's, and the pages that it keeps. Numbers as the addon gives them: a number where it
  * is exact, which costs less, else a bigint.
@@ -24,8 +27,8 @@ class IoasMapping implements Mapping {
   readonly at: U64Like;
   readonly size: number;
   readonly length: bigint;
-  readonly pages: Pages;
   readonly writable: boolean;
+  readonly #pages: Pages;
   readonly #space: Ioas;
 
   constructor(
@@ -38,12 +41,16 @@ class IoasMapping implements Mapping {
     this.at = at;
     this.size = window.size;
     this.length = window.length;
-    this.pages = window.pages;
+    this.#pages = window.pages;
     this.writable = writable;
   }
 
   get iova(): bigint {
     return BigInt(this.at);
+  }
+
+  static {
+    pagesOf = (mapping) => mapping.#pages;
   }
 
   get space(): Ioas {
@@ -233,7 +240,7 @@ export class Ioas extends Handle implements DmaSpace {
         ),
       (error) => this.#wordsForMap(error, { iova, size: source.size, address: 0n }),
     );
-    return this.#record(at, source, writable);
+    return this.#record(at, { pages: pagesOf(source), size: source.size, length: source.length }, writable);
   }
 
   /**
@@ -322,7 +329,7 @@ export class Ioas extends Handle implements DmaSpace {
 
   #forget(mapping: IoasMapping): void {
     this.#mappings.remove(mapping);
-    mapping.pages.drop();
+    pagesOf(mapping).drop();
   }
 
   #forgetWithin(start: bigint, last: bigint): void {

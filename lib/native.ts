@@ -119,6 +119,7 @@ export interface NativeFile {
 
 /** native/binding/host_handle.h */
 export interface NativeHost {
+  dispose(): void;
   open(path: string): NativeFile;
   readText(path: string): string | null;
   writeText(path: string, text: string): void;

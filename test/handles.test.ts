@@ -4,6 +4,7 @@
  */
 import { readdirSync } from 'node:fs';
 import { describe, expect, onTestFinished, test } from 'vitest';
+import { windowOf } from '../lib/dma-buffer.ts';
 import { fileOf } from '../lib/handle.ts';
 import {
   DmaBuffer,
@@ -426,7 +427,7 @@ describe('foreign handles', () => {
     const all = await everything();
     using _ = all.host;
     const file = fileOf(all.iommufd);
-    const memory = (all.mapping as unknown as { pages: { native: object } }).pages.native;
+    const memory = windowOf(all.memory).pages.native;
     const natives: object[] = [file, memory];
     const junk = [undefined, null, 0, -1, 1n, 'x', {}, file, memory, new Uint8Array(4), Symbol('x')];
     for (const native of natives) {

@@ -5,6 +5,7 @@
 import {
   closeSync,
   existsSync,
+  ftruncateSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -14,6 +15,7 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
@@ -573,4 +575,24 @@ describe('where the runtime allows no external buffers (VFIO_NO_EXTERNAL_BUFFERS
     memory.read(4096, back);
     expect(back.toString()).toBe('through the accessors');
   });
+});
+
+test('a file that shrinks takes its pages away: words or zeroes, and no crash', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'vfio-shrink-'));
+  const fd = openSync(join(folder, 'pages'), 'w+');
+  try {
+    ftruncateSync(fd, 8192);
+    using memory = DmaBuffer.fromFd(fd, { length: 8192 });
+    memory.bytes.fill(7);
+    const { bytes } = memory;
+    ftruncateSync(fd, 4096);
+    const into = new Uint8Array(16);
+    expect(() => memory.read(4096, into)).toThrow(expect.objectContaining({ code: 'EFAULT' }));
+    expect(() => memory.write(4096, into)).toThrow(expect.objectContaining({ code: 'EFAULT' }));
+    expect(bytes[0]).toBe(7);
+    expect(bytes[5000]).toBe(0);
+  } finally {
+    closeSync(fd);
+    rmSync(folder, { recursive: true });
+  }
 });

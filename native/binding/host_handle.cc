@@ -29,7 +29,8 @@ Napi::Function HostHandle::define(Napi::Env env) {
        InstanceMethod<&HostHandle::writeText>("writeText"),
        InstanceMethod<&HostHandle::writeTextAsync>("writeTextAsync"),
        InstanceMethod<&HostHandle::readlink>("readlink"), InstanceMethod<&HostHandle::list>("list"),
-       InstanceMethod<&HostHandle::takeFaults>("takeFaults"), InstanceMethod<&HostHandle::settle>("settle")});
+       InstanceMethod<&HostHandle::takeFaults>("takeFaults"), InstanceMethod<&HostHandle::settle>("settle"),
+       InstanceMethod<&HostHandle::dispose>("dispose")});
 }
 
 HostHandle::HostHandle(const Napi::CallbackInfo& info) : ObjectWrap(info) {
@@ -55,7 +56,7 @@ Napi::Value HostHandle::adopt(const Napi::CallbackInfo& info) {
 // (path) => File, open for reading and writing
 Napi::Value HostHandle::open(const Napi::CallbackInfo& info) {
   const std::string path = Arguments(info).text(0, "path");
-  const int fd = backend_->open(path.c_str(), O_RDWR);
+  const int fd = live(info.Env()).open(path.c_str(), O_RDWR);
   if (fd < 0) throwErrno(info.Env(), fd, "open", nullptr, path.c_str());
   return File::make(info.Env(), backend_, fd);
 }
@@ -63,14 +64,15 @@ Napi::Value HostHandle::open(const Napi::CallbackInfo& info) {
 // (path) => string, or null when there is no such file. A sysfs attribute is at most one page.
 Napi::Value HostHandle::readText(const Napi::CallbackInfo& info) {
   const std::string path = Arguments(info).text(0, "path");
-  const int fd = backend_->open(path.c_str(), O_RDONLY);
+  Backend& backend = live(info.Env());
+  const int fd = backend.open(path.c_str(), O_RDONLY);
   if (fd == -ENOENT) return info.Env().Null();
   if (fd < 0) throwErrno(info.Env(), fd, "open", nullptr, path.c_str());
   std::string text;
   char piece[4096];
   int64_t got;
-  while ((got = backend_->read(fd, piece, sizeof piece)) > 0) text.append(piece, static_cast<size_t>(got));
-  backend_->close(fd);
+  while ((got = backend.read(fd, piece, sizeof piece)) > 0) text.append(piece, static_cast<size_t>(got));
+  backend.close(fd);
   if (got < 0) throwErrno(info.Env(), got, "read", nullptr, path.c_str());
   return Napi::String::New(info.Env(), text);
 }
@@ -79,7 +81,7 @@ Napi::Value HostHandle::readText(const Napi::CallbackInfo& info) {
 Napi::Value HostHandle::writeText(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
   const std::string path = arguments.text(0, "path");
-  const int64_t result = writeFile(*backend_, path, arguments.text(1, "text"));
+  const int64_t result = writeFile(live(info.Env()), path, arguments.text(1, "text"));
   if (result < 0) throwErrno(info.Env(), result, "write", nullptr, path.c_str());
   return info.Env().Undefined();
 }
@@ -88,6 +90,7 @@ Napi::Value HostHandle::writeText(const Napi::CallbackInfo& info) {
 // on the event loop. The errno comes as a value, since what it means depends on the file.
 Napi::Value HostHandle::writeTextAsync(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
+  (void)live(info.Env());
   return AsyncCall::start(
       info.Env(), {"write", nullptr},
       [backend = backend_, path = arguments.text(0, "path"), text = arguments.text(1, "text")]() -> int64_t {
@@ -101,7 +104,7 @@ Napi::Value HostHandle::writeTextAsync(const Napi::CallbackInfo& info) {
 Napi::Value HostHandle::readlink(const Napi::CallbackInfo& info) {
   const std::string path = Arguments(info).text(0, "path");
   char target[4096];
-  const int64_t size = backend_->readlink(path.c_str(), target, sizeof target);
+  const int64_t size = live(info.Env()).readlink(path.c_str(), target, sizeof target);
   if (size == -ENOENT || size == -EINVAL) return info.Env().Null();
   if (size < 0) throwErrno(info.Env(), size, "readlink", nullptr, path.c_str());
   return Napi::String::New(info.Env(), target, static_cast<size_t>(size));
@@ -111,7 +114,7 @@ Napi::Value HostHandle::readlink(const Napi::CallbackInfo& info) {
 Napi::Value HostHandle::list(const Napi::CallbackInfo& info) {
   const std::string path = Arguments(info).text(0, "path");
   std::vector<std::string> names;
-  const int result = backend_->list(path.c_str(), names);
+  const int result = live(info.Env()).list(path.c_str(), names);
   if (result == -ENOENT) return info.Env().Null();
   if (result < 0) throwErrno(info.Env(), result, "getdents64", nullptr, path.c_str());
   Napi::Array array = Napi::Array::New(info.Env(), names.size());
@@ -145,6 +148,18 @@ Napi::Value HostHandle::settle(const Napi::CallbackInfo& info) {
         return 0;
       },
       [](Napi::Env env, int64_t) { return env.Undefined(); });
+}
+
+Backend& HostHandle::live(Napi::Env env) const {
+  if (!backend_) throwDisposed(env, "Host");
+  return *backend_;
+}
+
+// Files that are open on it keep a software host until they are closed.
+Napi::Value HostHandle::dispose(const Napi::CallbackInfo& info) {
+  backend_.reset();
+  software_.reset();
+  return info.Env().Undefined();
 }
 
 }  // namespace vfio::binding

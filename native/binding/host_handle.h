@@ -27,6 +27,8 @@ class HostHandle final : public Napi::ObjectWrap<HostHandle> {
   Napi::Value list(const Napi::CallbackInfo& info);
   Napi::Value takeFaults(const Napi::CallbackInfo& info);
   Napi::Value settle(const Napi::CallbackInfo& info);
+  Napi::Value dispose(const Napi::CallbackInfo& info);
+  [[nodiscard]] Backend& live(Napi::Env env) const;
 
   std::shared_ptr<Backend> backend_;
   std::shared_ptr<soft::Host> software_;  // null on the kernel

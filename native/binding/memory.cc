@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "../guard/guard.h"
 #include "arguments.h"
 #include "environment.h"
 #include "hosts.h"
@@ -32,9 +33,15 @@ bool roundUp(uint64_t size, size_t unit, size_t& rounded) {
   return !__builtin_add_overflow(size, unit - 1, &rounded) && (rounded &= ~(unit - 1), rounded != 0);
 }
 
+// Pages of a file that has shrunk are not there any more.
+void move(Napi::Env env, void* into, const void* from, size_t size) {
+  if (guard::copy(into, from, size) != 0) throwErrno(env, EFAULT, "copy");
+}
+
 }  // namespace
 
 Pages::~Pages() {
+  if (watched_) guard::unwatchRange(reinterpret_cast<uintptr_t>(address_));
   if (owned_) processMemory()->unmap(reinterpret_cast<uint64_t>(address_), size_);
 }
 
@@ -66,6 +73,12 @@ struct KeptByBuffer {
 };
 
 }  // namespace
+
+void Pages::watch() {
+  guard::install();
+  guard::watchRange(reinterpret_cast<uintptr_t>(address_), size_);
+  watched_ = true;
+}
 
 Napi::Value externalBuffer(Napi::Env env, uint8_t* address, size_t size, std::shared_ptr<const void> owner,
                            std::function<void()> retire) {
@@ -176,7 +189,9 @@ Napi::Value Memory::ofDescriptor(const Napi::CallbackInfo& info) {
            "length", info[2]);
   void* result = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(offset));
   if (result == MAP_FAILED) throwErrno(info.Env(), errno, "mmap");
-  return make(info.Env(), std::make_shared<Pages>(static_cast<uint8_t*>(result), size, true));
+  auto pages = std::make_shared<Pages>(static_cast<uint8_t*>(result), size, true);
+  pages->watch();
+  return make(info.Env(), std::move(pages));
 }
 
 Napi::Value Memory::ofAddress(const Napi::CallbackInfo& info) {
@@ -230,14 +245,14 @@ std::span<uint8_t> Memory::window(const Napi::CallbackInfo& info, size_t offsetI
 Napi::Value Memory::read(const Napi::CallbackInfo& info) {
   const std::span<uint8_t> into = Arguments(info).bytes(1, "into");
   const std::span<uint8_t> from = window(info, 0, into.size());
-  std::memmove(into.data(), from.data(), into.size());
+  move(info.Env(), into.data(), from.data(), into.size());
   return info.Env().Undefined();
 }
 
 Napi::Value Memory::write(const Napi::CallbackInfo& info) {
   const std::span<uint8_t> from = Arguments(info).bytes(1, "from");
   const std::span<uint8_t> into = window(info, 0, from.size());
-  std::memmove(into.data(), from.data(), from.size());
+  move(info.Env(), into.data(), from.data(), from.size());
   return info.Env().Undefined();
 }
 

@@ -20,11 +20,14 @@ class Pages {
   [[nodiscard]] uint8_t* address() const { return address_; }
   [[nodiscard]] size_t size() const { return size_; }
   [[nodiscard]] bool owned() const { return owned_; }
+  // A file's pages: should the file shrink, a view of them finds zeroes and the process does not die of it.
+  void watch();
 
  private:
   uint8_t* address_;
   size_t size_;
   bool owned_;
+  bool watched_ = false;
 };
 
 class Memory final : public Napi::ObjectWrap<Memory> {
