@@ -4,8 +4,11 @@
  */
 
 async function ours(): Promise<void> {
-  const { DmaBuffer, Host } = await import('../lib/index.ts');
-  const { edu } = await import('./machine.ts');
+  // What users load: the package in one file.
+  const { DmaBuffer, Host }: typeof import('../lib/index.ts') = await import(
+    new URL('../vfio.js', import.meta.url).href
+  );
+  const edu = '0000:00:10.0';
   using host = Host.open({ backend: 'software' });
   await host.device(edu).bind();
   using user = host.attach(edu);

@@ -91,9 +91,10 @@ describe('installed with no compiler and no install scripts, the package', () =>
     const files = readdirSync(installed, { recursive: true, withFileTypes: true })
       .filter((entry) => entry.isFile())
       .map((entry) => join(entry.parentPath, entry.name).slice(installed.length + 1));
-    const allowed = /^(dist\/lib|native|prebuilds)\/|^(package\.json|binding\.gyp|README\.md|LICENSE)$/;
+    const allowed =
+      /^(dist\/lib\/.*\.d\.ts$|native\/|prebuilds\/)|^(dist\/vfio\.js|package\.json|binding\.gyp|README\.md|LICENSE)$/;
     expect(files.filter((file) => !allowed.test(file))).toEqual([]);
-    expect(files).toContain('dist/lib/index.js');
+    expect(files).toContain('dist/vfio.js');
     expect(files).toContain('dist/lib/index.d.ts');
     expect(files.filter((file) => /^prebuilds\/linux-[a-z0-9]+\/.*\.node$/.test(file))).toHaveLength(1);
   });
