@@ -87,9 +87,25 @@ export interface Ended {
   readonly stderr: string;
 }
 
-/** Runs `body`, a module with top-level await, in a process of its own, to its end. */
-export function run(body: string, env: NodeJS.ProcessEnv = {}, seconds = 60): Promise<Ended> {
-  const child = spawn(process.execPath, ['--expose-gc', '--input-type=module', '--eval', prelude() + body], {
+/**
+ * Runs `body`, a module with top-level await, in a process of its own, to its end; started by the command `through` if
+ * one is given (setpriv, prlimit).
+ */
+export function run(
+  body: string,
+  env: NodeJS.ProcessEnv = {},
+  seconds = 60,
+  through: readonly string[] = [],
+): Promise<Ended> {
+  const [command = '', ...rest] = [
+    ...through,
+    process.execPath,
+    '--expose-gc',
+    '--input-type=module',
+    '--eval',
+    prelude() + body,
+  ];
+  const child = spawn(command, rest, {
     cwd: root,
     env: { ...process.env, ...env, NODE_OPTIONS: '' },
     timeout: seconds * 1000,
