@@ -30,11 +30,13 @@ Napi::Function bind(Napi::Env env, const char* name, std::shared_ptr<Object> obj
       return nullptr;
     }
   };
-  napi_create_function(env, name, NAPI_AUTO_LENGTH, call, kept, &function);
-  napi_add_finalizer(
-      env, function, kept,
-      [](napi_env, void* data, void*) { delete static_cast<std::shared_ptr<Object>*>(data); }, nullptr,
-      nullptr);
+  const auto drop = [](napi_env, void* data, void*) { delete static_cast<std::shared_ptr<Object>*>(data); };
+  // Both can fail while a worker is being stopped.
+  if (napi_create_function(env, name, NAPI_AUTO_LENGTH, call, kept, &function) != napi_ok ||
+      napi_add_finalizer(env, function, kept, drop, nullptr, nullptr) != napi_ok) {
+    delete kept;
+    throw Napi::Error::New(env);
+  }
   return {env, function};
 }
 

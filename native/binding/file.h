@@ -28,6 +28,7 @@ class File final : public Napi::ObjectWrap<File> {
  public:
   static Napi::Function define(Napi::Env env);
   explicit File(const Napi::CallbackInfo& info);
+  ~File() override { slot_->file.reset(); }
   static Napi::Object make(Napi::Env env, std::shared_ptr<Backend> backend, int fd);
   static File* from(const Napi::Value& value);
   [[nodiscard]] const std::shared_ptr<OpenFile>& open() const { return slot_->file; }

@@ -71,6 +71,7 @@ Napi::Function Mapped::define(Napi::Env env) {
 Napi::Object Mapped::make(Napi::Env env, std::shared_ptr<Mapping> mapping) {
   Napi::Object object = Environment::of(env).mapped.New({});
   auto slot = std::make_shared<Slot>(Slot{std::move(mapping)});
+  Unwrap(object)->slot_ = slot;
   object.Set("read8", bind<Slot, read<uint8_t>>(env, "read8", slot));
   object.Set("read16", bind<Slot, read<uint16_t>>(env, "read16", slot));
   object.Set("read32", bind<Slot, read<uint32_t>>(env, "read32", slot));
@@ -79,7 +80,6 @@ Napi::Object Mapped::make(Napi::Env env, std::shared_ptr<Mapping> mapping) {
   object.Set("write16", bind<Slot, write<uint16_t>>(env, "write16", slot));
   object.Set("write32", bind<Slot, write<uint32_t>>(env, "write32", slot));
   object.Set("write64", bind<Slot, write<uint64_t>>(env, "write64", slot));
-  Unwrap(object)->slot_ = std::move(slot);
   return object;
 }
 

@@ -43,6 +43,9 @@ class Mapped final : public Napi::ObjectWrap<Mapped> {
  public:
   static Napi::Function define(Napi::Env env);
   explicit Mapped(const Napi::CallbackInfo& info) : ObjectWrap(info) {}
+  ~Mapped() override {
+    if (slot_) slot_->mapping.reset();
+  }
   // With read8 to write64 as functions of its own, bound to the mapping.
   static Napi::Object make(Napi::Env env, std::shared_ptr<Mapping> mapping);
 
