@@ -8,7 +8,7 @@
 import { instance, integer, oneOf, options, refusal } from './check.ts';
 import { PciConfig } from './config-space.ts';
 import { type VfioError, withWords } from './errors.ts';
-import type { Words } from './explain.ts';
+import { type Words, wordsForMemlock } from './explain.ts';
 import { fileOf, Handle, keepFile } from './handle.ts';
 import { Ioas } from './ioas.ts';
 import { Iommufd } from './iommufd.ts';
@@ -48,6 +48,8 @@ export class VfioDevice extends Handle {
   readonly #regions = new Map<number, Region>();
   readonly #irqs = new Map<number, Irq>();
   #iommufd: Iommufd | undefined;
+  /** What it is attached to: kept, so that no address space is collected under a device. */
+  readonly #spaces = new Map<number | undefined, Ioas>();
   #id: number | null = null;
   #info: DeviceInfo | undefined;
   #config: PciConfig | undefined;
@@ -137,7 +139,9 @@ export class VfioDevice extends Handle {
     if (this.#iommufd?.differs(space.iommufd))
       throw refusal('an Ioas of the iommufd that the device is bound to', 'to', to);
     try {
-      return this.#file.attach(id, pasid);
+      const table = this.#file.attach(id, pasid);
+      this.#spaces.set(pasid, space);
+      return table;
     } catch (error) {
       throw withWords(error, (failed) => this.#wordsForAttach(failed, space));
     }
@@ -149,6 +153,7 @@ export class VfioDevice extends Handle {
     const { pasid } = options(o, 'options');
     if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
     this.#file.detach(pasid);
+    this.#spaces.delete(pasid);
   }
 
   /** A region by index or name. @throws {VfioError} EINVAL no such index. */
@@ -212,6 +217,12 @@ export class VfioDevice extends Handle {
       };
     if (error.code === 'ENOENT' && space.iommufd !== this.#iommufd)
       return { reason: `IOAS ${space.id} is not of the iommufd that the device is bound to` };
+    if (error.code === 'ENOMEM')
+      return wordsForMemlock(space.mappings().reduce((sum, each) => sum + Number(each.length), 0));
+    if (error.code === 'EFAULT')
+      return {
+        reason: `memory that is mapped in IOAS ${space.id} can't be pinned for the device: it is not there, or not writable`,
+      };
     return this.#context?.words(error);
   }
 }

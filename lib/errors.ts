@@ -39,6 +39,8 @@ const meanings: Record<string, string> = {
   EADDRINUSE: 'address range in use',
   EOPNOTSUPP: 'operation not supported',
   ETIMEDOUT: 'timed out',
+  ECANCELED: 'cancelled',
+  ESPIPE: 'not a file that can be positioned',
 };
 
 /** The details of a {@link VfioError}. */

@@ -16,7 +16,8 @@ export interface Words {
 export interface MapRequest {
   iova: U64Like | undefined;
   size: number;
-  address: bigint;
+  /** Undefined for a copy, whose memory is the source's. */
+  address: bigint | undefined;
 }
 
 /** What is known of the space that it was to go into. */
@@ -71,6 +72,7 @@ export function wordsForMap(error: VfioError, request: MapRequest, space: SpaceS
     case 'ENOMEM':
       return wordsForMemlock(request.size);
     case 'EFAULT':
+      if (request.address === undefined) return { reason: 'the source memory can no longer be pinned' };
       return {
         reason: `the memory at ${span(request.address, request.address + size - 1n)} can't be pinned for the device: not mapped, read-only where the device may write, or a device's own registers`,
       };
@@ -85,6 +87,9 @@ export function wordsForMap(error: VfioError, request: MapRequest, space: SpaceS
 export function wordsForMemlock(need: number): Words | undefined {
   const limit = memlockLimit();
   if (limit === undefined || limit === Number.POSITIVE_INFINITY) return undefined;
+  // CAP_IPC_LOCK (bit 14) lifts the limit: then it was something else.
+  const capabilities = /^CapEff:\s+([0-9a-f]+)/m.exec(proc('/proc/self/status'))?.[1];
+  if (capabilities !== undefined && ((BigInt(`0x${capabilities}`) >> 14n) & 1n) === 1n) return undefined;
   const status = proc('/proc/self/status');
   const pinned =
     (Number(/^VmPin:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) +

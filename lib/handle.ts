@@ -7,7 +7,7 @@
  * environment (main thread or worker) ends.
  */
 
-import type { NativeFile } from './native.ts';
+import { type NativeFile, native } from './native.ts';
 
 /** Something native that a forgotten handle must let go of. */
 interface Releasable {
@@ -54,8 +54,15 @@ export function fileOf(handle: Handle): NativeFile {
   return held.file;
 }
 
+/** Refuses a file that this package did not open: constructors are within everybody's reach. */
+export function genuine(kind: string, file: unknown): void {
+  if (!native.isFile(file))
+    throw new TypeError(`Expected Host to make a ${kind} but received a call of its constructor`);
+}
+
 /** Tells {@link fileOf} of a handle's file. */
 export function keepFile(handle: Handle, kind: string, file: NativeFile): void {
+  genuine(kind, file);
   files.set(handle, { file, kind });
 }
 

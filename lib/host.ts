@@ -84,6 +84,8 @@ export class Host extends Handle {
 
   /** Opens the machine's kernel or a new software host: see {@link HostOptions.backend}. */
   static open(o?: HostOptions): Host {
+    for (const name of Object.keys(options(o, 'options')))
+      if (name !== 'backend') throw refusal("only 'backend'", 'options', name);
     const wanted = oneOf(options(o, 'options').backend ?? process.env['VFIO_BACKEND'] ?? 'auto', 'backend', [
       'auto',
       'kernel',

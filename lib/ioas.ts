@@ -5,52 +5,65 @@
  * unmapped. Disposing an IOAS unmaps everything in it; the kernel's object goes at once if nothing is attached to it,
  * else with its iommufd.
  */
+import { constants } from 'node:os';
 import { array, flag, instance, options, refusal, type U64Like, u64 } from './check.ts';
 import { type DmaBuffer, type MemorySlice, type Pages, type Window, windowOf } from './dma-buffer.ts';
 import type { DmaSpace, IovaRange, MapOptions, Mapping } from './dma-space.ts';
 import { explained, VfioError, withWords } from './errors.ts';
 import { type MapRequest, wordsForMap } from './explain.ts';
-import { Handle } from './handle.ts';
+import { genuine, Handle } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
 import type { NativeFile, NativeIoasCalls } from './native.ts';
 
 const EVERYTHING = 2n ** 64n - 1n;
 
-/** What a mapping keeps: nothing that a caller may get hold of. */
+/** What a mapping is made of: out of a caller's reach. */
 let pagesOf: (mapping: IoasMapping) => Pages;
+let placeOf: (mapping: IoasMapping) => U64Like;
+let sizeOf: (mapping: IoasMapping) => number;
 
 /**
- * A mapping in an IOAS: the kernel's, and the pages that it keeps. Numbers as the addon gives them: a number where it
- * is exact, which costs less, else a bigint.
+ * A mapping in an IOAS: the kernel's, and the pages that it keeps. Its place is as the addon gave it: a number where
+ * that is exact, which costs less, else a bigint.
  */
 class IoasMapping implements Mapping {
-  readonly at: U64Like;
-  readonly size: number;
-  readonly length: bigint;
-  readonly writable: boolean;
+  readonly #place: U64Like;
+  readonly #size: number;
+  readonly #length: bigint;
+  readonly #writable: boolean;
   readonly #pages: Pages;
   readonly #space: Ioas;
 
+  static {
+    pagesOf = (mapping) => mapping.#pages;
+    placeOf = (mapping) => mapping.#place;
+    sizeOf = (mapping) => mapping.#size;
+  }
+
   constructor(
     space: Ioas,
-    at: U64Like,
+    place: U64Like,
     window: Pick<Window, 'pages' | 'size' | 'length'>,
     writable: boolean,
   ) {
     this.#space = space;
-    this.at = at;
-    this.size = window.size;
-    this.length = window.length;
+    this.#place = place;
+    this.#size = window.size;
+    this.#length = window.length;
     this.#pages = window.pages;
-    this.writable = writable;
+    this.#writable = writable;
   }
 
   get iova(): bigint {
-    return BigInt(this.at);
+    return BigInt(this.#place);
   }
 
-  static {
-    pagesOf = (mapping) => mapping.#pages;
+  get length(): bigint {
+    return this.#length;
+  }
+
+  get writable(): boolean {
+    return this.#writable;
   }
 
   get space(): Ioas {
@@ -58,8 +71,13 @@ class IoasMapping implements Mapping {
   }
 
   [Symbol.dispose](): void {
-    if (!this.#space.disposed && this.#space.holds(this)) this.#space.unmap(this.at, this.size);
+    if (!this.#space.disposed && this.#space.holds(this)) this.#space.unmap(this.#place, this.#size);
   }
+}
+
+/** A mapAsync under way, and what was unmapped meanwhile. */
+interface Pending {
+  readonly unmapped: IovaRange[];
 }
 
 /**
@@ -75,12 +93,12 @@ class Mappings {
   }
 
   add(mapping: IoasMapping): void {
-    this.#places.set(mapping.at, mapping);
+    this.#places.set(placeOf(mapping), mapping);
     this.#live++;
   }
 
   remove(mapping: IoasMapping): void {
-    this.#places.set(mapping.at, undefined);
+    this.#places.set(placeOf(mapping), undefined);
     if (this.#places.size > 2 * --this.#live + 64)
       for (const [at, held] of this.#places) if (held === undefined) this.#places.delete(at);
   }
@@ -96,17 +114,25 @@ export class Ioas extends Handle implements DmaSpace {
   readonly #id: number;
   readonly #calls: NativeIoasCalls;
   readonly #mappings = new Mappings();
-  /** How many mapAsync are under way. */
-  #pending = 0;
+  /** The mapAsync under way. */
+  readonly #pending = new Set<Pending>();
 
   /** @internal */
   constructor(iommufd: Iommufd, file: NativeFile, id: number) {
-    // Forgetting an IOAS is harmless: it goes with its iommufd.
-    super('Ioas', iommufd, []);
+    genuine('Ioas', file);
+    const calls = file.ioasCalls(id);
+    super('Ioas', iommufd, [
+      {
+        dispose() {
+          quietly(() => calls.unmap(0, EVERYTHING));
+          quietly(() => file.destroy(id));
+        },
+      },
+    ]);
     this.#iommufd = iommufd;
     this.#file = file;
     this.#id = id;
-    this.#calls = file.ioasCalls(id);
+    this.#calls = calls;
   }
 
   /** The IOAS's id in its iommufd. */
@@ -176,7 +202,8 @@ export class Ioas extends Handle implements DmaSpace {
       read = flag(wanted.read, 'read', true);
       write = flag(wanted.write, 'write', true);
     }
-    // After the options, whose getters may have disposed it: nothing comes between this and the call.
+    // After the options, whose getters may have disposed either: nothing comes between this and the call.
+    this.alive();
     const window = windowOf(memory);
     const { address, size } = window;
     let at: U64Like;
@@ -194,25 +221,47 @@ export class Ioas extends Handle implements DmaSpace {
    */
   async mapAsync(memory: DmaBuffer | MemorySlice, o?: MapOptions): Promise<Mapping> {
     this.alive();
+    const { iova, read, write } = options(o, 'options');
+    const readable = flag(read, 'read', true);
+    const writable = flag(write, 'write', true);
+    this.alive();
     const window = windowOf(memory);
     const { pages, address, offset, size } = window;
-    const { iova, read, write } = options(o, 'options');
-    const writable = flag(write, 'write', true);
+    const pending: Pending = { unmapped: [] };
     pages.hold();
-    this.#pending++;
+    this.#pending.add(pending);
     try {
       const at = await this.#file
-        .ioasMapAsync(this.#id, pages.native, offset, size, flag(read, 'read', true), writable, iova)
+        .ioasMapAsync(this.#id, pages.native, offset, size, readable, writable, iova)
         .catch((error: unknown) => {
           throw this.#explainMap(error, { iova, size, address: BigInt(address) });
         });
       // If it was disposed meanwhile, the mapping is lost with it: say so rather than hand out a dead one.
       this.alive();
+      this.#refuseUnmapped(BigInt(at), BigInt(size), pending);
       return this.#record(at, window, writable);
     } finally {
-      if (--this.#pending === 0 && this.disposed) this.#end();
+      this.#pending.delete(pending);
+      if (this.#pending.size === 0 && this.disposed) this.#end();
       pages.drop();
     }
+  }
+
+  /**
+   * What was mapped off the loop may have been unmapped again before its completion arrived here, and nobody can tell
+   * which came first: such a mapping ends now.
+   */
+  #refuseUnmapped(start: bigint, size: bigint, pending: Pending): void {
+    const last = start + size - 1n;
+    if (!pending.unmapped.some((each) => each.start <= start && each.last >= last)) return;
+    // Whatever is recorded there now was mapped later, and is not this one.
+    const taken = this.#mappings.live().some((each) => each.iova <= last && each.iova + each.length > start);
+    if (!taken) quietly(() => this.#calls.unmap(start, size));
+    throw new VfioError(constants.errno.ECANCELED, {
+      syscall: 'ioctl',
+      request: 'IOMMU_IOAS_MAP',
+      reason: `${range(start, size)} was unmapped while it was being mapped`,
+    });
   }
 
   /**
@@ -226,21 +275,26 @@ export class Ioas extends Handle implements DmaSpace {
     const source = instance(from, IoasMapping, 'from');
     if (source.space.#iommufd !== this.#iommufd) throw refusal('a mapping of the same iommufd', 'from', from);
     const { iova, read, write } = options(o, 'options');
+    const readable = flag(read, 'read', true);
     const writable = flag(write, 'write', source.writable);
+    this.alive();
+    // The kernel would copy whatever is mapped there by now.
+    if (!source.space.holds(source))
+      throw new VfioError(constants.errno.ENOENT, {
+        syscall: 'ioctl',
+        request: 'IOMMU_IOAS_COPY',
+        reason: 'the source is not mapped any more',
+      });
     const at = explained(
       () =>
-        this.#file.ioasCopy(
-          this.#id,
-          source.space.id,
-          source.length,
-          source.iova,
-          flag(read, 'read', true),
-          writable,
-          iova,
-        ),
-      (error) => this.#wordsForMap(error, { iova, size: source.size, address: 0n }),
+        this.#file.ioasCopy(this.#id, source.space.id, source.length, source.iova, readable, writable, iova),
+      (error) => this.#wordsForMap(error, { iova, size: sizeOf(source), address: undefined }),
     );
-    return this.#record(at, { pages: pagesOf(source), size: source.size, length: source.length }, writable);
+    return this.#record(
+      at,
+      { pages: pagesOf(source), size: sizeOf(source), length: source.length },
+      writable,
+    );
   }
 
   /**
@@ -257,16 +311,18 @@ export class Ioas extends Handle implements DmaSpace {
     } catch (error) {
       throw this.#afterFailedUnmap(error, iova, length);
     }
+    if (this.#pending.size > 0) this.#notePending(BigInt(iova), BigInt(iova) + BigInt(length) - 1n);
     const only = this.#mappings.get(keyOf(iova));
-    if (only !== undefined && only.size === bytes) this.#forget(only);
+    if (only !== undefined && sizeOf(only) === bytes) this.#forget(only);
     else this.#forgetWithin(BigInt(iova), BigInt(iova) + BigInt(length) - 1n);
-    return only !== undefined && only.size === bytes ? only.length : BigInt(bytes);
+    return only !== undefined && sizeOf(only) === bytes ? only.length : BigInt(bytes);
   }
 
   /** Unmaps everything and returns how many bytes that were. */
   unmapAll(): bigint {
     this.alive();
     const bytes = this.#calls.unmap(0, EVERYTHING);
+    this.#notePending(0n, EVERYTHING);
     this.#forgetWithin(0n, EVERYTHING);
     return BigInt(bytes);
   }
@@ -294,30 +350,24 @@ export class Ioas extends Handle implements DmaSpace {
 
   protected release(): void {
     // What a mapAsync is still about to map must go too, and its id must not be another's by then: the last one ends it.
-    if (this.#pending === 0) this.#end();
+    if (this.#pending.size === 0) this.#end();
     else this.#clear();
   }
 
   #end(): void {
     this.#clear();
     // EBUSY, something is still attached: the empty IOAS goes when the iommufd does.
-    this.#quietly(() => this.#file.destroy(this.#id));
+    quietly(() => this.#file.destroy(this.#id));
   }
 
   /** Devices lose the memory, whether or not the kernel's object can go. */
   #clear(): void {
-    this.#quietly(() => this.#calls.unmap(0, EVERYTHING));
+    quietly(() => this.#calls.unmap(0, EVERYTHING));
     this.#forgetWithin(0n, EVERYTHING);
   }
 
-  /** Disposing does not fail: the object may be gone (Iommufd.destroy), or the iommufd closed. */
-  #quietly(call: () => void): void {
-    try {
-      call();
-    } catch (error) {
-      if (!(error instanceof VfioError) && (error as { code?: unknown }).code !== 'ERR_VFIO_DISPOSED')
-        throw error;
-    }
+  #notePending(start: bigint, last: bigint): void {
+    for (const each of this.#pending) each.unmapped.push({ start, last });
   }
 
   #record(at: U64Like, window: Pick<Window, 'pages' | 'size' | 'length'>, writable: boolean): IoasMapping {
@@ -346,6 +396,7 @@ export class Ioas extends Handle implements DmaSpace {
       const end = iova + length - 1n;
       return iova <= last && end >= start && (iova < start || end > last);
     });
+    this.#notePending(start, last);
     if (cut && cut.iova >= start) this.#forgetWithin(start, cut.iova - 1n);
     return withWords(error, () => ({
       reason: cut
@@ -359,7 +410,13 @@ export class Ioas extends Handle implements DmaSpace {
   }
 
   #wordsForMap(error: VfioError, request: MapRequest) {
-    return wordsForMap(error, request, { ...this.iovaRanges(), mappings: this.mappings() });
+    let usable: { ranges: IovaRange[]; alignment: bigint };
+    try {
+      usable = this.iovaRanges();
+    } catch {
+      return undefined; // the space itself is gone: the first error says so
+    }
+    return wordsForMap(error, request, { ...usable, mappings: this.mappings() });
   }
 }
 
@@ -372,4 +429,14 @@ function keyOf(iova: U64Like): U64Like {
   if (typeof iova === 'number') return iova;
   const number = Number(iova);
   return number <= Number.MAX_SAFE_INTEGER ? number : iova;
+}
+
+/** Disposing does not fail: the object may be gone (Iommufd.destroy), or the iommufd closed. */
+function quietly(call: () => void): void {
+  try {
+    call();
+  } catch (error) {
+    if (!(error instanceof VfioError) && (error as { code?: unknown }).code !== 'ERR_VFIO_DISPOSED')
+      throw error;
+  }
 }

@@ -12,6 +12,7 @@ import { type NativeFile, native } from './native.ts';
 export class Iommufd extends Handle {
   readonly #file: NativeFile;
   readonly #adopted: boolean;
+  readonly #spaces = new Map<number, WeakRef<Ioas>>();
 
   /** @internal */
   constructor(parent: Handle | undefined, file: NativeFile) {
@@ -46,7 +47,9 @@ export class Iommufd extends Handle {
   allocIoas(): Ioas {
     this.alive();
     const id = this.#file.ioasAlloc();
-    return new Ioas(this, this.#file, id);
+    const space = new Ioas(this, this.#file, id);
+    this.#spaces.set(id, new WeakRef(space));
+    return space;
   }
 
   /**
@@ -66,13 +69,17 @@ export class Iommufd extends Handle {
   }
 
   /**
-   * Destroys any object by its id (IOMMU_DESTROY, Linux 6.2). Objects of this package do it when they are disposed.
+   * Destroys any object by its id (IOMMU_DESTROY, Linux 6.2). Objects of this package do it when they are disposed; the
+   * handle of one that is destroyed this way is disposed with it.
    *
    * @throws {VfioError} ENOENT no such object; EBUSY something uses it.
    */
   destroy(id: number): void {
     this.alive();
     this.#file.destroy(integer(id, 'id', 0, 0xffffffff));
+    // Its id will be another's: the handle is over too.
+    this.#spaces.get(id)?.deref()?.[Symbol.dispose]();
+    this.#spaces.delete(id);
   }
 
   protected release(): void {

@@ -95,9 +95,11 @@ export class Irq {
   /** Disables the kind: all its vectors. Nothing is enabled: nothing happens. */
   disable(): void {
     const file = fileOf(this.#device);
-    if (this.#live.size === 0) return;
     try {
       file.setIrqs(this.index, 0, 0, 'trigger');
+    } catch (error) {
+      // EINVAL: nothing of the kind is enabled, by whomever.
+      if (!(error instanceof VfioError && error.code === 'EINVAL')) throw error;
     } finally {
       for (const each of [...this.#live]) each.abandon();
     }
@@ -122,8 +124,13 @@ export class Irq {
   disconnect(interrupt: Interrupt): void {
     if (!this.#live.delete(interrupt)) return;
     if (this.#device.disposed) return;
-    if (this.#live.size === 0) fileOf(this.#device).setIrqs(this.index, 0, 0, 'trigger');
-    else fileOf(this.#device).setIrqEventfds(this.index, interrupt.vector, 'trigger', Int32Array.of(-1));
+    try {
+      if (this.#live.size === 0) fileOf(this.#device).setIrqs(this.index, 0, 0, 'trigger');
+      else fileOf(this.#device).setIrqEventfds(this.index, interrupt.vector, 'trigger', Int32Array.of(-1));
+    } catch (error) {
+      // Another handle of the device may have disabled it already; disposing does not fail.
+      if (!(error instanceof VfioError)) throw error;
+    }
   }
 
   /** @internal */
@@ -284,7 +291,16 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
       waiter.stop();
     }
     if (waiters.length > 0) this.#watch();
-    for (const listener of this.#listeners) listener(count);
+    for (const listener of this.#listeners) {
+      try {
+        listener(count);
+      } catch (error) {
+        // An uncaught exception as any callback's, but the other listeners hear of the interrupt too.
+        queueMicrotask(() => {
+          throw error;
+        });
+      }
+    }
   }
 
   protected release(): void {

@@ -143,6 +143,7 @@ interface Addon {
   Host: new (backend: 'kernel' | 'software') => NativeHost;
   EventFd: new (onReadable: (count: U64Like) => void) => NativeEventFd;
   adopt(fd: number): NativeFile;
+  isFile(value: unknown): value is NativeFile;
   allocateMemory(size: U64Like, pageShift: number, numaNode?: number): NativeMemory;
   memoryOfDescriptor(fd: number, offset: U64Like, length: U64Like): NativeMemory;
   memoryOfAddress(address: U64Like, length: U64Like): NativeMemory;

@@ -98,13 +98,15 @@ export class PciDevice {
         reason: `this kernel has no PCI driver ${driver}`,
         hint: `Load it: "modprobe ${driver}"`,
       });
-    this.#remember(had);
+    const first = this.#remember(had);
     try {
       await this.#unbind(had.driver);
-      this.#host.writeText(`${DEVICES}/${this.bdf}/driver_override`, `${driver}\n`);
+      await this.#write(`${DEVICES}/${this.bdf}/driver_override`, driver);
       await this.#probe(driver);
     } catch (error) {
-      await this.#putBack(had);
+      // What can't be put back either is not worth hiding the first error.
+      await this.#putBack(had).catch(() => undefined);
+      if (first) before.get(this.#host)?.delete(this.bdf);
       throw error;
     }
   }
@@ -120,9 +122,13 @@ export class PciDevice {
     await this.#unbind(had.driver);
   }
 
-  /** Gives the device back to the driver that it had before {@link bind}, or to the one that the kernel picks. */
+  /**
+   * Gives the device back to the driver that it had before {@link bind}; one that another process gave to vfio-pci, to
+   * the driver that the kernel picks. A device that no VFIO driver holds and that was never bound here is left alone.
+   */
   async restore(): Promise<void> {
     const had = before.get(this.#host)?.get(this.bdf);
+    if (had === undefined && this.driver !== 'vfio-pci') return;
     const override = had?.override ?? null;
     await this.#unbind(this.driver);
     this.#setOverride(override);
@@ -134,17 +140,19 @@ export class PciDevice {
     }
   }
 
-  #remember(had: { driver: string | null; override: string | null }): void {
+  /** Keeps what the device had before this process first changed it; says whether this was the first time. */
+  #remember(had: { driver: string | null; override: string | null }): boolean {
     const known = before.get(this.#host) ?? new Map();
     before.set(this.#host, known);
-    if (!known.has(this.bdf)) known.set(this.bdf, had);
+    if (known.has(this.bdf)) return false;
+    known.set(this.bdf, had);
+    return true;
   }
 
   async #putBack(had: { driver: string | null; override: string | null }): Promise<void> {
     this.#setOverride(had.override);
     if (had.driver !== null && this.driver === null)
       await this.#write(`${DRIVERS}/${had.driver}/bind`, this.bdf);
-    before.get(this.#host)?.delete(this.bdf);
   }
 
   #setOverride(override: string | null): void {

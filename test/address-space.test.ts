@@ -155,10 +155,56 @@ describe('copy', () => {
     expect(ioas.copy(source, { write: false }).length).toBe(0x1000n);
   });
 
-  test('of what is gone is ENOENT', () => {
-    const source = ioas.map(memory(0x1000));
+  test('of what is gone is ENOENT, also when something else is mapped there by now', () => {
+    const source = ioas.map(memory(0x1000), { iova: 0x5000 });
     ioas.unmapAll();
-    expect(() => ioas.copy(source)).toThrow(code('ENOENT'));
+    ioas.map(memory(0x1000), { iova: 0x5000 });
+    expect(() => ioas.copy(source)).toThrow(
+      expect.objectContaining({ code: 'ENOENT', reason: 'the source is not mapped any more' }),
+    );
+  });
+});
+
+describe('bookkeeping', () => {
+  test('a mapAsync that was unmapped before it was known ends, and what came after it stays', async () => {
+    const pending = ioas.mapAsync(memory(0x1000), { iova: 0x5000 });
+    ioas.unmapAll();
+    // The pool thread may come before or after: nothing is left of it, and nobody is told that there is.
+    await expect(pending).rejects.toThrow(code('ECANCELED'));
+    using later = ioas.map(memory(0x1000), { iova: 0x5000 });
+    expect(ioas.mappings()).toHaveLength(1);
+    later[Symbol.dispose]();
+    expect(ioas.map(memory(0x1000), { iova: 0x5000 }).iova).toBe(0x5000n);
+  });
+
+  test('an options getter that ends the space in the middle of a map does not map into its successor', () => {
+    const options = {
+      get iova() {
+        ioas[Symbol.dispose]();
+        iommufd.allocIoas();
+        return 0x5000;
+      },
+    };
+    expect(() => ioas.map(memory(0x1000), options)).toThrow(code('ERR_VFIO_DISPOSED'));
+  });
+
+  test('destroying a space by its id ends its handle: the next one of that id is not touched by it', () => {
+    const { id } = ioas;
+    iommufd.destroy(id);
+    expect(ioas.disposed).toBe(true);
+    const next = iommufd.allocIoas();
+    expect(next.id).toBe(id);
+    next.map(memory(0x1000), { iova: 0x5000 });
+    ioas[Symbol.dispose]();
+    expect(next.unmap(0x5000, 0x1000)).toBe(0x1000n);
+  });
+
+  test('a mapping can not be altered', () => {
+    const mapping = ioas.map(memory(0x1000), { iova: 0x5000 });
+    expect(() => Object.assign(mapping, { iova: 0n })).toThrow(TypeError);
+    expect(() => Object.assign(mapping, { length: 1n })).toThrow(TypeError);
+    mapping[Symbol.dispose]();
+    expect(ioas.mappings()).toEqual([]);
   });
 });
 

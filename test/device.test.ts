@@ -2,7 +2,7 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { fileOf } from '../lib/handle.ts';
 import { DmaBuffer, type Host, type Ioas, type Iommufd, VfioDevice } from '../lib/index.ts';
-import { EDU, GROUP_OF_TWO, NVME, needs, openHost } from './support/backends.ts';
+import { backend, EDU, GROUP_OF_TWO, IVSHMEM, NVME, needs, openHost } from './support/backends.ts';
 import { type Job, Reg, startJob } from './support/edu.ts';
 
 const code = (expected: string) => expect.objectContaining({ code: expected });
@@ -311,4 +311,38 @@ test('PCI Express: extended config space, MSI-X vectors one by one, function res
   await device.reset();
   expect(device.config.vendor).toBe(0x1b36);
   (user.dma as Ioas).unmapAll();
+});
+
+test('MSI-X: vectors are enabled one by one, each with its own eventfd, and the table is out of reach (92)', async () => {
+  // ivshmem rings its own doorbell on the software host; in the guest an NVMe controller serves.
+  const bdf = backend === 'software' ? IVSHMEM : NVME;
+  using host = openHost();
+  await host.device(bdf).bind();
+  using user = host.attach(bdf);
+  const { device } = user;
+  device.config.busMaster = true;
+  expect(device.config.capabilities().map((each) => each.name)).toContain('MSI-X');
+  const msix = device.irq('msix');
+  expect(msix).toMatchObject({ maskable: false, resizable: true });
+  expect(msix.count).toBeGreaterThanOrEqual(4);
+  const [first] = msix.enable(1);
+  const [third] = msix.enable(1, { start: 2 });
+  if (backend === 'software') device.region('bar0').write32(0x0c, 2);
+  else msix.trigger(2);
+  expect(await third?.wait({ timeout: 20_000 })).toBe(1n);
+  expect(first?.poll()).toBe(0n);
+  expect(() => msix.trigger(1)).not.toThrow();
+  expect(() => msix.enable(msix.count + 1)).toThrow('Expected an integer from 1 to');
+  third?.[Symbol.dispose]();
+  msix.trigger(0);
+  expect(await first?.wait({ timeout: 20_000 })).toBe(1n);
+  const table = backend === 'software' ? device.region('bar1') : device.region('bar0');
+  const at =
+    backend === 'software'
+      ? 0
+      : device.config.read32(
+          (device.config.capabilities().find((each) => each.id === 0x11)?.offset ?? 0) + 4,
+        ) & ~7;
+  expect(table.read32(at)).toBe(0xffffffff);
+  msix.disable();
 });

@@ -136,3 +136,22 @@ test('A4: a group that a host driver holds a part of: the error says which devic
   using user = host.attach('0000:03:01.0');
   expect(user.via).toBe('cdev');
 });
+
+test('without a descriptor left, opening is an error and no crash', async (ctx) => {
+  needs(ctx, { backends: ['software'], because: 'a kernel host opens nothing before it is asked to' });
+  const ended = await run(
+    `const hosts = []; let error;
+     try { for (let i = 0; i < 200; i++) hosts.push(Host.open({ backend: 'software' })); } catch (e) { error = e; }
+     console.log(error.code, error.syscall);`,
+    {},
+    60,
+    ['prlimit', '--nofile=80:80'],
+  );
+  expect(ended).toMatchObject({ code: 0, stdout: 'EMFILE eventfd\n', stderr: '' });
+});
+
+test('options that nobody knows are refused, not ignored', () => {
+  expect(() => Host.open({ software: {} } as object)).toThrow(
+    "Expected only 'backend' for options but received 'software'",
+  );
+});

@@ -512,9 +512,10 @@ describe('a forgotten handle', () => {
       const each = await everything();
       each.edu.start(BUFFER, 0x10000n, 2048, true, true);
     })();
-    await collect(() => heard.length === 4 && descriptors() === before);
+    await collect(() => heard.length === 5 && descriptors() === before);
     expect(heard.map((each) => /^An? (\w+)/.exec(each.message)?.[1]).sort()).toEqual([
       'Interrupt',
+      'Ioas',
       'Iommufd',
       'MappedRegion',
       'VfioDevice',
@@ -531,13 +532,32 @@ describe('a forgotten handle', () => {
     expect(heard).toEqual([]);
   });
 
-  test('an address space, a mapping or a buffer is forgotten in silence: it goes with its owner', async () => {
+  test('a mapping or a buffer is forgotten in silence: it goes with its owner', async () => {
+    const heard = await warnings();
+    using host = openHost();
+    using iommufd = host.openIommufd();
+    const ioas = iommufd.allocIoas();
+    forget(() => ioas.map(DmaBuffer.alloc(4096)));
+    await collect();
+    expect(heard).toEqual([]);
+    expect(ioas.unmapAll()).toBe(4096n);
+  });
+
+  test('an address space that is forgotten is emptied and destroyed, but not while a device is attached to it', async () => {
     const heard = await warnings();
     using host = openHost();
     using iommufd = host.openIommufd();
     forget(() => iommufd.allocIoas().map(DmaBuffer.alloc(4096)));
+    await collect(() => heard.length === 1);
+    expect(heard[0]?.message).toMatch(/^An Ioas was collected/);
+    using next = iommufd.allocIoas();
+    expect(next.id).toBe(1);
+    await host.device(EDU).bind();
+    using device = host.openDevice(EDU);
+    device.bind(iommufd);
+    forget(() => device.attach(iommufd.allocIoas()));
     await collect();
-    expect(heard).toEqual([]);
+    expect(heard).toHaveLength(1);
   });
 
   test('one that someone waits on is not forgotten', async () => {

@@ -596,3 +596,21 @@ test('a file that shrinks takes its pages away: words or zeroes, and no crash', 
     rmSync(folder, { recursive: true });
   }
 });
+
+test('copies within a buffer come out right when they overlap', () => {
+  using memory = DmaBuffer.alloc(4096);
+  for (const [from, to] of [
+    [0, 3],
+    [3, 0],
+    [0, 1000],
+  ] as const) {
+    const { bytes } = memory;
+    bytes.forEach((_, i) => {
+      bytes[i] = (i * 7) & 0xff;
+    });
+    const expected = Uint8Array.from(bytes);
+    expected.copyWithin(to, from, from + 2000);
+    memory.write(to, bytes.subarray(from, from + 2000));
+    expect(Buffer.compare(bytes, expected)).toBe(0);
+  }
+});

@@ -10,6 +10,11 @@
 namespace vfio::binding {
 namespace {
 
+// (value) => is it a File of this addon?
+Napi::Value isFile(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), File::from(info[0]) != nullptr);
+}
+
 // (makeError)
 Napi::Value initialize(const Napi::CallbackInfo& info) {
   if (!info[0].IsFunction()) refuse(info.Env(), "a function", "makeError", info[0]);
@@ -27,6 +32,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   exports.Set("Host", environment->host.Value());
   exports.Set("EventFd", EventFd::define(env));
   exports.Set("adopt", Napi::Function::New<HostHandle::adopt>(env, "adopt"));
+  exports.Set("isFile", Napi::Function::New<isFile>(env, "isFile"));
   exports.Set("allocateMemory", Napi::Function::New<Memory::allocate>(env, "allocateMemory"));
   exports.Set("memoryOfDescriptor", Napi::Function::New<Memory::ofDescriptor>(env, "memoryOfDescriptor"));
   exports.Set("memoryOfAddress", Napi::Function::New<Memory::ofAddress>(env, "memoryOfAddress"));

@@ -44,6 +44,8 @@ class AsyncCall final : public Napi::AsyncWorker {
       deferred_.Resolve(convert_(Env(), result_));
   }
 
+  void OnError(const Napi::Error& error) override { deferred_.Reject(error.Value()); }
+
   Naming naming_;
   std::function<int64_t()> run_;
   std::function<Napi::Value(Napi::Env, int64_t)> convert_;

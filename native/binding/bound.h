@@ -5,6 +5,7 @@
 
 #include <napi.h>
 
+#include <exception>
 #include <memory>
 
 #include "arguments.h"
@@ -27,8 +28,10 @@ Napi::Function bind(Napi::Env env, const char* name, std::shared_ptr<Object> obj
       return Run(raw, arguments, **static_cast<std::shared_ptr<Object>*>(data));
     } catch (const Napi::Error& error) {
       error.ThrowAsJavaScriptException();
-      return nullptr;
+    } catch (const std::exception& error) {
+      napi_throw_error(raw, nullptr, error.what());
     }
+    return nullptr;
   };
   const auto drop = [](napi_env, void* data, void*) { delete static_cast<std::shared_ptr<Object>*>(data); };
   // Both can fail while a worker is being stopped.

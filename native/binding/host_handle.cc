@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include <cerrno>
+#include <system_error>
 
 #include "async.h"
 #include "file.h"
@@ -38,7 +39,11 @@ HostHandle::HostHandle(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   if (kind == "kernel") {
     backend_ = kernel();
   } else if (kind == "software") {
-    software_ = makeSoftwareHost();
+    try {
+      software_ = makeSoftwareHost();
+    } catch (const std::system_error& error) {
+      throwErrno(info.Env(), error.code().value(), "eventfd");
+    }
     backend_ = software_;
   } else {
     refuse(info.Env(), "'kernel' or 'software'", "backend", info[0]);

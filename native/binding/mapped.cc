@@ -13,7 +13,7 @@ namespace vfio::binding {
 static_assert(std::endian::native == std::endian::little, "PCI registers are little endian");
 
 Mapping::~Mapping() {
-  guard::unwatchRange(reinterpret_cast<uintptr_t>(address));
+  guard::unwatchRange(watch);
   backend->munmap(address, length);
 }
 
@@ -41,9 +41,10 @@ template <typename Word>
 napi_value read(Napi::Env env, const napi_value* arguments, Mapped::Slot& slot) {
   const uint8_t* address = at(env, arguments[0], slot, sizeof(Word));
   uint64_t value = 0;
-  const bool answered = slot.mapping->trapped
-                            ? slot.mapping->backend->registerRead(address, sizeof(Word), value) == 0
-                            : guard::load(address, sizeof(Word), value);
+  const bool answered =
+      slot.mapping->trapped
+          ? slot.mapping->backend->registerRead(address, sizeof(Word), value) == 0
+          : !guard::replaced(slot.mapping->watch) && guard::load(address, sizeof(Word), value);
   if (!answered) throwErrno(env, EIO, "load");
   return registerValue(env, sizeof(Word), value);
 }
@@ -53,9 +54,10 @@ template <typename Word>
 napi_value write(Napi::Env env, const napi_value* arguments, Mapped::Slot& slot) {
   uint8_t* address = at(env, arguments[0], slot, sizeof(Word));
   const uint64_t value = registerArgument(env, arguments[1], sizeof(Word));
-  const bool answered = slot.mapping->trapped
-                            ? slot.mapping->backend->registerWrite(address, sizeof(Word), value) == 0
-                            : guard::store(address, sizeof(Word), value);
+  const bool answered =
+      slot.mapping->trapped
+          ? slot.mapping->backend->registerWrite(address, sizeof(Word), value) == 0
+          : !guard::replaced(slot.mapping->watch) && guard::store(address, sizeof(Word), value);
   if (!answered) throwErrno(env, EIO, "store");
   return nullptr;
 }
@@ -91,6 +93,7 @@ Napi::Value Mapped::buffer(const Napi::CallbackInfo& info) {
     throwCode(info.Env(), "EOPNOTSUPP",
               "There is no ArrayBuffer over the registers of a software device: it must see each access. "
               "Use the accessor calls (read32, write32, ...)");
+  if (!mapping->watch) throwCode(info.Env(), "ENOSPC", "More than 4096 mappings have views already");
   return externalBuffer(info.Env(), mapping->address, mapping->length, mapping,
                         [mapping] { mapping->retire(); });
 }

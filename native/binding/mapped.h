@@ -13,6 +13,7 @@
 
 #include "../backend.h"
 #include "../guard/guard.h"
+#include "memory.h"
 #include "register_value.h"
 
 namespace vfio::binding {
@@ -25,7 +26,7 @@ class Mapping {
         length(length),
         trapped(this->backend->trapped(address)) {
     guard::install();
-    guard::watchRange(reinterpret_cast<uintptr_t>(address), length);
+    watch = guard::watchRange(reinterpret_cast<uintptr_t>(address), length, pageSize());
   }
   ~Mapping();
   Mapping(const Mapping&) = delete;
@@ -34,6 +35,7 @@ class Mapping {
   uint8_t* const address;
   const size_t length;
   const bool trapped;
+  guard::Watch* watch = nullptr;  // null: no room, so no views
 
   // Lets go of the device while the addresses stay: what still looks at them sees zeroes.
   void retire();

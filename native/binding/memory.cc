@@ -1,14 +1,17 @@
 #include "memory.h"
 
+#include <linux/magic.h>
 #include <linux/mempolicy.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <vector>
 
 #include "../guard/guard.h"
 #include "arguments.h"
@@ -24,24 +27,26 @@ constexpr size_t kHugePage = size_t{2} << 20;
 // V8's own limit is higher and varies; a larger ArrayBuffer than this is refused by some supported version.
 constexpr size_t kLargestBuffer = size_t{1} << 32;
 
-size_t pageSize() {
-  static const auto size = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
-  return size;
-}
-
 bool roundUp(uint64_t size, size_t unit, size_t& rounded) {
   return !__builtin_add_overflow(size, unit - 1, &rounded) && (rounded &= ~(unit - 1), rounded != 0);
 }
 
 // Pages of a file that has shrunk are not there any more.
-void move(Napi::Env env, void* into, const void* from, size_t size) {
+void move(Napi::Env env, uint8_t* into, const uint8_t* from, size_t size) {
+  // The guarded copy goes upwards.
+  std::vector<uint8_t> aside;
+  if (into > from && into < from + size) {
+    aside.resize(size);
+    if (guard::copy(aside.data(), from, size) != 0) throwErrno(env, EFAULT, "copy");
+    from = aside.data();
+  }
   if (guard::copy(into, from, size) != 0) throwErrno(env, EFAULT, "copy");
 }
 
 }  // namespace
 
 Pages::~Pages() {
-  if (watched_) guard::unwatchRange(reinterpret_cast<uintptr_t>(address_));
+  guard::unwatchRange(watch_);
   if (owned_) processMemory()->unmap(reinterpret_cast<uint64_t>(address_), size_);
 }
 
@@ -74,10 +79,15 @@ struct KeptByBuffer {
 
 }  // namespace
 
-void Pages::watch() {
+bool Pages::watch(size_t pageSize) {
   guard::install();
-  guard::watchRange(reinterpret_cast<uintptr_t>(address_), size_);
-  watched_ = true;
+  watch_ = guard::watchRange(reinterpret_cast<uintptr_t>(address_), size_, pageSize);
+  return watch_ != nullptr;
+}
+
+size_t pageSize() {
+  static const auto size = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  return size;
 }
 
 Napi::Value externalBuffer(Napi::Env env, uint8_t* address, size_t size, std::shared_ptr<const void> owner,
@@ -177,9 +187,13 @@ Napi::Value Memory::ofDescriptor(const Napi::CallbackInfo& info) {
   const int fd = arguments.descriptor(0, "fd");
   const uint64_t offset = arguments.u64(1, "offset");
   const uint64_t length = arguments.u64(2, "length");
-  if (offset % pageSize() != 0) refuse(info.Env(), "a multiple of the page size", "offset", info[1]);
+  // A file of huge pages is mapped by whole ones.
+  struct statfs system {};
+  if (::fstatfs(fd, &system) < 0) throwErrno(info.Env(), errno, "fstatfs");
+  const size_t unit = system.f_type == HUGETLBFS_MAGIC ? static_cast<size_t>(system.f_bsize) : pageSize();
+  if (offset % unit != 0) refuse(info.Env(), "a multiple of the page size", "offset", info[1]);
   size_t size;
-  if (!roundUp(length, pageSize(), size))
+  if (!roundUp(length, unit, size))
     refuse(info.Env(), "a length from 1 byte to the file's size", "length", info[2]);
   // A page past the end of the file would be SIGBUS at the first touch.
   const off_t end = ::lseek(fd, 0, SEEK_END);
@@ -190,7 +204,7 @@ Napi::Value Memory::ofDescriptor(const Napi::CallbackInfo& info) {
   void* result = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(offset));
   if (result == MAP_FAILED) throwErrno(info.Env(), errno, "mmap");
   auto pages = std::make_shared<Pages>(static_cast<uint8_t*>(result), size, true);
-  pages->watch();
+  if (!pages->watch(unit)) throwErrno(info.Env(), ENOSPC, "mmap");
   return make(info.Env(), std::move(pages));
 }
 

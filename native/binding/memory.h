@@ -9,7 +9,13 @@
 #include <memory>
 #include <span>
 
+namespace vfio::guard {
+class Watch;
+}
+
 namespace vfio::binding {
+
+size_t pageSize();
 
 class Pages {
  public:
@@ -21,13 +27,14 @@ class Pages {
   [[nodiscard]] size_t size() const { return size_; }
   [[nodiscard]] bool owned() const { return owned_; }
   // A file's pages: should the file shrink, a view of them finds zeroes and the process does not die of it.
-  void watch();
+  // False: there is no room for more.
+  [[nodiscard]] bool watch(size_t pageSize);
 
  private:
   uint8_t* address_;
   size_t size_;
   bool owned_;
-  bool watched_ = false;
+  guard::Watch* watch_ = nullptr;
 };
 
 class Memory final : public Napi::ObjectWrap<Memory> {

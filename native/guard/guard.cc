@@ -371,23 +371,31 @@ bool recover(void* context) {
   return true;
 }
 
-// Watched ranges, for a signal handler to read: a slot is taken by its start and is live once it has a
-// length.
-struct Watched {
+}  // namespace
+
+// A watched range, for a signal handler to read: taken by its start, live once it has a length.
+class Watch {
+ public:
   std::atomic<uintptr_t> start{0};
   std::atomic<size_t> length{0};
+  std::atomic<size_t> pageSize{0};
+  std::atomic<bool> replaced{false};
 };
-std::array<Watched, 4096> watched;
+
+namespace {
+
+std::array<Watch, 4096> watches;
 
 // Puts a page of zeroes where a device did not answer.
 bool replacePage(uintptr_t at) {
-  for (const Watched& range : watched) {
+  for (Watch& range : watches) {
     const size_t length = range.length.load(std::memory_order_acquire);
     const uintptr_t start = range.start.load(std::memory_order_relaxed);
     if (length == 0 || at < start || at - start >= length) continue;
-    constexpr uintptr_t kPage = 4096;
-    void* page = reinterpret_cast<void*>(at & ~(kPage - 1));
-    return mmap(page, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) !=
+    const size_t size = range.pageSize.load(std::memory_order_relaxed);
+    void* page = reinterpret_cast<void*>(at & ~(size - 1));
+    range.replaced.store(true);
+    return mmap(page, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) !=
            MAP_FAILED;
   }
   return false;
@@ -449,22 +457,26 @@ bool store(void* address, unsigned width, uint64_t value) {
   return failed == 0;
 }
 
-void watchRange(uintptr_t start, size_t length) {
-  for (Watched& range : watched) {
+Watch* watchRange(uintptr_t start, size_t length, size_t pageSize) {
+  for (Watch& range : watches) {
     uintptr_t none = 0;
     if (!range.start.compare_exchange_strong(none, start)) continue;
+    range.pageSize.store(pageSize);
+    range.replaced.store(false);
     range.length.store(length, std::memory_order_release);
-    return;
+    return &range;
   }
+  return nullptr;
 }
 
-void unwatchRange(uintptr_t start) {
-  for (Watched& range : watched) {
-    if (range.start.load() != start) continue;
-    range.length.store(0);
-    range.start.store(0);
-    return;
-  }
+void unwatchRange(Watch* watch) {
+  if (watch == nullptr) return;
+  watch->length.store(0);
+  watch->start.store(0);
+}
+
+bool replaced(const Watch* watch) {
+  return watch != nullptr && watch->replaced.load(std::memory_order_relaxed);
 }
 
 size_t copy(void* to, const void* from, size_t size) { return vfio_guard_copy(to, from, size); }

@@ -29,8 +29,12 @@ void install();
 // Ranges of device registers that are mapped for the program to touch directly. Where the device does not
 // answer (its memory decoding is off), such a touch would be SIGBUS and the end of the process; in a watched
 // range it finds zeroes instead, and the page stays so until it is mapped anew. Ranges are known by their
-// start. When there are more than a few thousand at once, the last ones are not watched.
-void watchRange(uintptr_t start, size_t length);
-void unwatchRange(uintptr_t start);
+// start. There is room for 4096 at once.
+class Watch;
+// Null: there is no room. `pageSize` is that of the mapping.
+[[nodiscard]] Watch* watchRange(uintptr_t start, size_t length, size_t pageSize);
+void unwatchRange(Watch* watch);
+// Was a page of the range replaced by zeroes? Then what is read there is not the device's.
+[[nodiscard]] bool replaced(const Watch* watch);
 
 }  // namespace vfio::guard

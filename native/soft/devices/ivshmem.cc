@@ -4,6 +4,9 @@ namespace vfio::soft::devices {
 
 namespace {
 
+constexpr unsigned vectors = 4;
+constexpr uint64_t doorbell = 0x0c;
+
 constexpr Description sharedMemory{
     .vendor = 0x1af4,
     .device = 0x1110,
@@ -12,18 +15,27 @@ constexpr Description sharedMemory{
     .classCode = 0x050000,
     .revision = 1,
     .bars = {{{.kind = BarKind::memory32, .size = 256},
-              {},
+              {.kind = BarKind::memory32, .size = 4096},
               {.kind = BarKind::memory64, .size = 1 << 20, .prefetchable = true, .backed = true}}},
+    .msix = {.vectors = vectors, .bar = 1, .table = 0, .pending = 0x800},
 };
 
 class SharedMemory final : public Device {
  public:
   [[nodiscard]] const Description& description() const override { return sharedMemory; }
-  void plug(Port&) override {}
-  // Interrupt mask, status, position and doorbell: without a peer all are zero and writes have no effect.
+  void plug(Port& port) override { port_ = &port; }
+  // Mask, status and number are all zero.
   [[nodiscard]] uint64_t read(unsigned, uint64_t, unsigned) override { return 0; }
-  void write(unsigned, uint64_t, unsigned, uint64_t) override {}
+  void write(unsigned bar, uint64_t offset, unsigned, uint64_t value) override {
+    const auto vector = static_cast<unsigned>(value & 0xffff);
+    const bool here = (value >> 16 & 0xffff) == 0;
+    if (bar == 0 && offset == doorbell && here && vector < vectors && port_->messagesEnabled())
+      port_->sendMessage(vector);
+  }
   void reset() override {}
+
+ private:
+  Port* port_ = nullptr;
 };
 
 }  // namespace

@@ -4,7 +4,7 @@
 //   0000:00:10.0  edu                                             group 2
 //   0000:00:11.0  root port, nothing behind it yet                group 3   pcieport
 //   0000:00:12.0  root port                                       group 4   pcieport
-//   0000:00:14.0  ivshmem: BAR2 is plain memory                   group 5
+//   0000:00:14.0  ivshmem: MSI-X, and BAR2 is plain memory        group 5
 //   0000:02:00.0  bridge to a conventional bus, below 12.0        group 7
 //   0000:03:01.0, 0000:03:02.0  edu, behind it: indistinguishable to the IOMMU, so in its group
 //
@@ -115,7 +115,7 @@ DefaultMachine::DefaultMachine(Host& host)
       add({&root, 0x88, 0x0088, 22, {0xfe501000}, decoding | commandMaster}, makePassive(rootPort), 3);
   auto& port2 =
       add({&root, 0x90, 0x0090, 22, {0xfe502000}, decoding | commandMaster}, makePassive(rootPort), 4);
-  add({&root, 0xa0, 0x00a0, 0, {0xfe503000, 0, 0xfea00000}, decoding}, devices::makeSharedMemory(), 5);
+  add({&root, 0xa0, 0x00a0, 0, {0xfe503000, 0xfe504000, 0xfea00000}, decoding}, devices::makeSharedMemory(), 5);
   addBus(1, &port1);
   Bus& behindPort = addBus(2, &port2);
   auto& bridge =
