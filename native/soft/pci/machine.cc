@@ -115,7 +115,8 @@ DefaultMachine::DefaultMachine(Host& host)
       add({&root, 0x88, 0x0088, 22, {0xfe501000}, decoding | commandMaster}, makePassive(rootPort), 3);
   auto& port2 =
       add({&root, 0x90, 0x0090, 22, {0xfe502000}, decoding | commandMaster}, makePassive(rootPort), 4);
-  add({&root, 0xa0, 0x00a0, 0, {0xfe503000, 0xfe504000, 0xfea00000}, decoding}, devices::makeSharedMemory(), 5);
+  add({&root, 0xa0, 0x00a0, 0, {0xfe503000, 0xfe504000, 0xfea00000}, decoding}, devices::makeSharedMemory(),
+      5);
   addBus(1, &port1);
   Bus& behindPort = addBus(2, &port2);
   auto& bridge =
