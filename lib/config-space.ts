@@ -2,6 +2,7 @@
 import { refusal } from './check.ts';
 import type { Region } from './region.ts';
 
+/** An entry of the capability list. */
 export interface PciCapability {
   /** Capability id; see `name`. */
   id: number;
@@ -11,6 +12,7 @@ export interface PciCapability {
   offset: number;
 }
 
+/** An entry of the extended capability list. */
 export interface PciExtendedCapability extends PciCapability {
   version: number;
 }
@@ -60,6 +62,10 @@ const HAS_CAPABILITIES = 1 << 4;
 const CAPABILITY_POINTER = 0x34;
 const EXTENDED = 0x100;
 
+/**
+ * A device's PCI config space. Offsets are bytes and multiples of the width; each access is one `pread` or `pwrite`.
+ * VFIO virtualises BARs, interrupt registers and the command register's decoding: writing a BAR moves nothing.
+ */
 export class PciConfig {
   readonly #region: Region;
 
@@ -73,28 +79,36 @@ export class PciConfig {
     return Number(this.#region.size);
   }
 
+  /** Reads 8 bits. */
   read8(o: number): number {
     return this.#region.read8(o);
   }
+  /** Reads 16 bits; `o` a multiple of 2. */
   read16(o: number): number {
     return this.#region.read16(aligned(o, 2));
   }
+  /** Reads 32 bits; `o` a multiple of 4. */
   read32(o: number): number {
     return this.#region.read32(aligned(o, 4));
   }
+  /** Writes 8 bits. Bits that VFIO keeps to itself are ignored. */
   write8(o: number, v: number): void {
     this.#region.write8(o, v);
   }
+  /** Writes 16 bits; `o` a multiple of 2. */
   write16(o: number, v: number): void {
     this.#region.write16(aligned(o, 2), v);
   }
+  /** Writes 32 bits; `o` a multiple of 4. */
   write32(o: number, v: number): void {
     this.#region.write32(aligned(o, 4), v);
   }
 
+  /** Vendor id. */
   get vendor(): number {
     return this.read16(0);
   }
+  /** Device id. */
   get device(): number {
     return this.read16(2);
   }

@@ -26,9 +26,13 @@ export type IrqName = (typeof irqNames)[number];
 
 /** What a device is and has (VFIO_DEVICE_GET_INFO). */
 export interface DeviceInfo {
+  /** How many regions it may have: the highest index + 1. */
   readonly numRegions: number;
+  /** How many kinds of interrupt it may have: the highest index + 1. */
   readonly numIrqs: number;
+  /** Whether it is a PCI device. */
   readonly pci: boolean;
+  /** Whether {@link VfioDevice.reset} works. */
   readonly resettable: boolean;
 }
 
@@ -40,6 +44,7 @@ export interface DeviceContext {
   bound(): () => void;
 }
 
+/** A device in the hands of this program (VFIO character device, Linux 6.6). */
 export class VfioDevice extends Handle {
   readonly #file: NativeFile;
   readonly #bdf: string | null;
@@ -147,7 +152,12 @@ export class VfioDevice extends Handle {
     }
   }
 
-  /** Takes the address space away: DMA is blocked. Not attached: nothing. */
+  /**
+   * Takes the address space away: DMA is blocked (VFIO_DEVICE_DETACH_IOMMUFD_PT, Linux 6.6; PASID 6.15). Not attached:
+   * nothing.
+   *
+   * @throws {VfioError} EINVAL the device is not bound, or the kernel knows no PASID.
+   */
   detach(o?: { pasid?: number }): void {
     this.alive();
     const { pasid } = options(o, 'options');

@@ -27,13 +27,16 @@ export interface Mapping extends Disposable {
   readonly length: bigint;
 }
 
+/** An I/O address space as a driver sees it. Errors: see {@link Ioas}. */
 export interface DmaSpace {
   /** Usable ranges and the alignment in bytes that iova, length and address must have. */
   iovaRanges(): { ranges: IovaRange[]; alignment: bigint };
+  /** Makes memory reachable by the device. */
   map(memory: DmaBuffer | MemorySlice, options?: MapOptions): Mapping;
   /** The same, off the event loop: pinning much memory takes long. */
   mapAsync(memory: DmaBuffer | MemorySlice, options?: MapOptions): Promise<Mapping>;
   /** Unmaps every mapping that lies wholly in the range; returns how many bytes that were. */
   unmap(iova: U64Like, length: U64Like): bigint;
+  /** Unmaps everything; returns how many bytes that were. */
   unmapAll(): bigint;
 }

@@ -10,12 +10,20 @@ const GROUPS = '/sys/kernel/iommu_groups';
 /** Drivers that leave a group's DMA to user space, as the kernel counts them. */
 const HARMLESS = new Set(['vfio-pci', 'pci-stub', 'pcieport', 'vfio-platform', 'vfio_mdev']);
 
+/** A device that keeps its group from user space. */
 export interface Blocker {
+  /** Its PCI address. */
   bdf: string;
+  /** The driver that holds it. */
   driver: string | null;
+  /** The same in words. */
   reason: string;
 }
 
+/**
+ * An IOMMU group as sysfs shows it: the devices that the IOMMU can't tell apart, which one owner must have together. A
+ * live view, read anew at each access.
+ */
 export class IommuGroup {
   /** The number in /sys/kernel/iommu_groups and /dev/vfio. */
   readonly id: number;

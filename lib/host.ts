@@ -28,15 +28,20 @@ export interface HostOptions {
 
 /** One thing that a host has or lacks. */
 export interface HostCheck {
+  /** What was looked for. */
   name: string;
+  /** Whether it is there. */
   ok: boolean;
+  /** What was found. */
   detail: string;
+  /** What can be done, where it is not. */
   fix?: string;
 }
 
 /** What a host can do and, for what it can't, why and how to fix it. */
 export interface HostReport {
   backend: 'kernel' | 'software';
+  /** The kernel's release; 'software' on the software host. */
   kernel: string;
   checks: HostCheck[];
 }
@@ -44,7 +49,9 @@ export interface HostReport {
 /** Device and address space together, whichever path made them. Disposing it gives both back. */
 export interface UserDevice extends Disposable {
   readonly device: VfioDevice;
+  /** The address space that it is attached to. */
   readonly dma: DmaSpace & { mappings(): { iova: bigint; length: bigint; writable: boolean }[] };
+  /** Which way it was opened: by its character device. */
   readonly via: 'cdev';
 }
 
@@ -66,7 +73,12 @@ export interface SoftwareControls {
   settle(): Promise<void>;
 }
 
+/**
+ * The machine's kernel, or a software host. Disposing it disposes what was opened through it; a software host itself
+ * lives until its last file is closed.
+ */
 export class Host extends Handle {
+  /** Which one it is. */
   readonly backend: 'kernel' | 'software';
   /** Present on the software host only. */
   declare readonly software?: SoftwareControls;

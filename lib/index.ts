@@ -4,7 +4,7 @@ export { type PciCapability, PciConfig, type PciExtendedCapability } from './con
 export { type DeviceInfo, type IrqName, type RegionName, VfioDevice } from './device.ts';
 export { DmaBuffer, type MemorySlice } from './dma-buffer.ts';
 export type { DmaSpace, IovaRange, MapOptions, Mapping } from './dma-space.ts';
-export { VfioError } from './errors.ts';
+export { VfioError, type VfioErrorDetails } from './errors.ts';
 export { type Blocker, IommuGroup } from './groups.ts';
 export {
   type DmaFault,

@@ -108,6 +108,10 @@ class Mappings {
   }
 }
 
+/**
+ * An I/O address space of an iommufd (Linux 6.2). Ranges are inclusive; addresses and lengths are bytes, and multiples of
+ * `iovaRanges().alignment`: 1 while nothing is attached, the IOMMU's smallest page then.
+ */
 export class Ioas extends Handle implements DmaSpace {
   readonly #iommufd: Iommufd;
   readonly #file: NativeFile;

@@ -9,6 +9,7 @@ import { Handle, keepFile } from './handle.ts';
 import { Ioas } from './ioas.ts';
 import { type NativeFile, native } from './native.ts';
 
+/** An open /dev/iommu (Linux 6.2). */
 export class Iommufd extends Handle {
   readonly #file: NativeFile;
   readonly #adopted: boolean;

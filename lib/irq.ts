@@ -12,6 +12,7 @@ import { VfioError, withWords } from './errors.ts';
 import { disposedError, fileOf, Handle } from './handle.ts';
 import { type NativeEventFd, type NativeIrqInfo, native } from './native.ts';
 
+/** One kind of interrupt of a device. */
 export class Irq {
   /** Its number: 0 INTx, 1 MSI, 2 MSI-X, 3 ERR, 4 REQ. */
   readonly index: number;
@@ -158,6 +159,7 @@ interface Waiter {
   stop(): void;
 }
 
+/** One enabled vector: an eventfd that the kernel signals when it fires. */
 export class Interrupt extends Handle implements AsyncIterable<bigint> {
   /** Which vector of its kind. */
   readonly vector: number;
@@ -189,7 +191,8 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
 
   /**
    * Resolves with how many times the interrupt fired since last asked: at least 1n. All who wait are told of the same
-   * firings. A pending wait keeps the process alive.
+   * firings. A pending wait keeps the process alive. Bad arguments and a disposed interrupt are thrown at once, not as a
+   * rejection.
    *
    * @throws {VfioError} ETIMEDOUT after `timeout` milliseconds; the signal's reason when it is aborted; code
    * ERR_VFIO_DISPOSED when the interrupt is disposed or disabled meanwhile.

@@ -13,6 +13,10 @@ const PATIENCE = 5000;
 /** The driver and override that a device had before this process changed them, by host and address. */
 const before = new WeakMap<NativeHost, Map<string, { driver: string | null; override: string | null }>>();
 
+/**
+ * A PCI device as sysfs shows it: a live view, read anew at each access. A device that has gone is a VfioError ENODEV
+ * for its ids, null for the rest.
+ */
 export class PciDevice {
   /** The PCI address: '0000:00:10.0'. */
   readonly bdf: string;
@@ -24,15 +28,19 @@ export class PciDevice {
     this.bdf = bdf;
   }
 
+  /** Vendor id, 16 bits. */
   get vendor(): number {
     return this.#hex('vendor');
   }
+  /** Device id, 16 bits. */
   get device(): number {
     return this.#hex('device');
   }
+  /** Subsystem vendor id, 16 bits. */
   get subsystemVendor(): number {
     return this.#hex('subsystem_vendor');
   }
+  /** Subsystem id, 16 bits. */
   get subsystemDevice(): number {
     return this.#hex('subsystem_device');
   }
@@ -40,6 +48,7 @@ export class PciDevice {
   get classCode(): number {
     return this.#hex('class');
   }
+  /** Revision, 8 bits. */
   get revision(): number {
     return this.#hex('revision');
   }
@@ -47,6 +56,7 @@ export class PciDevice {
   get driver(): string | null {
     return basename(this.#host.readlink(`${DEVICES}/${this.bdf}/driver`));
   }
+  /** The only driver that may take it, if one was set (driver_override, Linux 3.16). */
   get driverOverride(): string | null {
     const value = this.#text('driver_override');
     return value === null || value === '' || value === '(null)' ? null : value;
@@ -63,6 +73,7 @@ export class PciDevice {
       return null;
     return `/dev/vfio/devices/${name}`;
   }
+  /** The NUMA node that it is nearest to; null: unknown. */
   get numaNode(): number | null {
     const node = Number(this.#text('numa_node') ?? -1);
     return node < 0 ? null : node;
@@ -71,6 +82,7 @@ export class PciDevice {
   get iommu(): string | null {
     return basename(this.#host.readlink(`${DEVICES}/${this.bdf}/iommu`));
   }
+  /** Its virtual functions: how many it can have and has; null: it is no SR-IOV physical function (Linux 3.8). */
   get sriov(): { totalVfs: number; numVfs: number } | null {
     const total = this.#text('sriov_totalvfs');
     return total === null

@@ -11,6 +11,13 @@ import { withWords } from './errors.ts';
 import { fileOf, Handle } from './handle.ts';
 import type { NativeFile, NativeMapped, NativeRegionInfo } from './native.ts';
 
+/**
+ * A region of a device. Each access is one `pread` or `pwrite` on the device's file; offsets are bytes from the start of
+ * the region, and an access must lie inside it.
+ *
+ * All accessors throw a VfioError: EIO the device's memory decoding is off; EINVAL, EFAULT the region can't be accessed
+ * so; and RangeError for an offset outside.
+ */
 export class Region {
   /** Its number: 0 to 5 the BARs, 6 ROM, 7 config space, 8 VGA, 9 on the device's own. */
   readonly index: number;
@@ -28,12 +35,15 @@ export class Region {
   get size(): bigint {
     return this.#info.size;
   }
+  /** Whether it can be read (VFIO_REGION_INFO_FLAG_READ). */
   get readable(): boolean {
     return this.#info.readable;
   }
+  /** Whether it can be written (VFIO_REGION_INFO_FLAG_WRITE). */
   get writable(): boolean {
     return this.#info.writable;
   }
+  /** Whether it, or the parts in {@link sparse}, can be mapped (VFIO_REGION_INFO_FLAG_MMAP). */
   get mmapable(): boolean {
     return this.#info.mmapable;
   }
@@ -46,12 +56,15 @@ export class Region {
     return this.#info.type;
   }
 
+  /** Reads 8 bits at byte `o`. */
   read8(o: number): number {
     return this.#file().regionRead(this.#at(o, 1), 1);
   }
+  /** Reads 16 bits, little endian. */
   read16(o: number): number {
     return this.#file().regionRead(this.#at(o, 2), 2);
   }
+  /** Reads 32 bits, little endian. */
   read32(o: number): number {
     return this.#file().regionRead(this.#at(o, 4), 4);
   }
@@ -59,12 +72,15 @@ export class Region {
   read64(o: number): bigint {
     return this.#file().regionRead(this.#at(o, 8), 8);
   }
+  /** Writes 8 bits: `v` from 0 to 2^8-1. */
   write8(o: number, v: number): void {
     this.#file().regionWrite(this.#at(o, 1), 1, v);
   }
+  /** Writes 16 bits, little endian: `v` from 0 to 2^16-1. */
   write16(o: number, v: number): void {
     this.#file().regionWrite(this.#at(o, 2), 2, v);
   }
+  /** Writes 32 bits, little endian: `v` from 0 to 2^32-1. */
   write32(o: number, v: number): void {
     this.#file().regionWrite(this.#at(o, 4), 4, v);
   }
@@ -167,27 +183,35 @@ export class MappedRegion extends Handle {
     return this.#buffer;
   }
 
+  /** One 8-bit load at byte `o`. */
   read8(o: number): number {
     return this.#mapped.read8(o);
   }
+  /** One 16-bit load; `o` a multiple of 2. */
   read16(o: number): number {
     return this.#mapped.read16(o);
   }
+  /** One 32-bit load; `o` a multiple of 4. */
   read32(o: number): number {
     return this.#mapped.read32(o);
   }
+  /** One 64-bit load; `o` a multiple of 8. */
   read64(o: number): bigint {
     return this.#mapped.read64(o);
   }
+  /** One 8-bit store: `v` from 0 to 2^8-1. */
   write8(o: number, v: number): void {
     this.#mapped.write8(o, v);
   }
+  /** One 16-bit store: `v` from 0 to 2^16-1; `o` a multiple of 2. */
   write16(o: number, v: number): void {
     this.#mapped.write16(o, v);
   }
+  /** One 32-bit store: `v` from 0 to 2^32-1; `o` a multiple of 4. */
   write32(o: number, v: number): void {
     this.#mapped.write32(o, v);
   }
+  /** One 64-bit store; `o` a multiple of 8. */
   write64(o: number, v: U64Like): void {
     this.#mapped.write64(o, v);
   }
