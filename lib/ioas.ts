@@ -7,7 +7,7 @@
  */
 import { constants } from 'node:os';
 import { array, flag, instance, options, refusal, type U64Like, u64 } from './check.ts';
-import { type DmaBuffer, type MemorySlice, type Pages, type Window, windowOf } from './dma-buffer.ts';
+import { type DmaBuffer, type MemorySlice, type Window, windowOf } from './dma-buffer.ts';
 import type { DmaSpace, IovaRange, MapOptions, Mapping } from './dma-space.ts';
 import { explained, VfioError, withWords } from './errors.ts';
 import { type MapRequest, wordsForMap } from './explain.ts';
@@ -18,9 +18,8 @@ import type { NativeFile, NativeIoasCalls } from './native.ts';
 const EVERYTHING = 2n ** 64n - 1n;
 
 /** What a mapping is made of: out of a caller's reach. */
-let pagesOf: (mapping: IoasMapping) => Pages;
+let windowBehind: (mapping: IoasMapping) => Window;
 let placeOf: (mapping: IoasMapping) => U64Like;
-let sizeOf: (mapping: IoasMapping) => number;
 
 /**
  * A mapping in an IOAS: the kernel's, and the pages that it keeps. Its place is as the addon gave it: a number where
@@ -28,29 +27,19 @@ let sizeOf: (mapping: IoasMapping) => number;
  */
 class IoasMapping implements Mapping {
   readonly #place: U64Like;
-  readonly #size: number;
-  readonly #length: bigint;
+  readonly #window: Window;
   readonly #writable: boolean;
-  readonly #pages: Pages;
   readonly #space: Ioas;
 
   static {
-    pagesOf = (mapping) => mapping.#pages;
+    windowBehind = (mapping) => mapping.#window;
     placeOf = (mapping) => mapping.#place;
-    sizeOf = (mapping) => mapping.#size;
   }
 
-  constructor(
-    space: Ioas,
-    place: U64Like,
-    window: Pick<Window, 'pages' | 'size' | 'length'>,
-    writable: boolean,
-  ) {
+  constructor(space: Ioas, place: U64Like, window: Window, writable: boolean) {
     this.#space = space;
     this.#place = place;
-    this.#size = window.size;
-    this.#length = window.length;
-    this.#pages = window.pages;
+    this.#window = window;
     this.#writable = writable;
   }
 
@@ -59,7 +48,7 @@ class IoasMapping implements Mapping {
   }
 
   get length(): bigint {
-    return this.#length;
+    return this.#window.length;
   }
 
   get writable(): boolean {
@@ -71,7 +60,7 @@ class IoasMapping implements Mapping {
   }
 
   [Symbol.dispose](): void {
-    if (!this.#space.disposed && this.#space.holds(this)) this.#space.unmap(this.#place, this.#size);
+    if (!this.#space.disposed && this.#space.holds(this)) this.#space.unmap(this.#place, this.#window.size);
   }
 }
 
@@ -292,13 +281,9 @@ export class Ioas extends Handle implements DmaSpace {
     const at = explained(
       () =>
         this.#file.ioasCopy(this.#id, source.space.id, source.length, source.iova, readable, writable, iova),
-      (error) => this.#wordsForMap(error, { iova, size: sizeOf(source), address: undefined }),
+      (error) => this.#wordsForMap(error, { iova, size: windowBehind(source).size, address: undefined }),
     );
-    return this.#record(
-      at,
-      { pages: pagesOf(source), size: sizeOf(source), length: source.length },
-      writable,
-    );
+    return this.#record(at, windowBehind(source), writable);
   }
 
   /**
@@ -317,9 +302,9 @@ export class Ioas extends Handle implements DmaSpace {
     }
     if (this.#pending.size > 0) this.#notePending(BigInt(iova), BigInt(iova) + BigInt(length) - 1n);
     const only = this.#mappings.get(keyOf(iova));
-    if (only !== undefined && sizeOf(only) === bytes) this.#forget(only);
+    if (only !== undefined && windowBehind(only).size === bytes) this.#forget(only);
     else this.#forgetWithin(BigInt(iova), BigInt(iova) + BigInt(length) - 1n);
-    return only !== undefined && sizeOf(only) === bytes ? only.length : BigInt(bytes);
+    return only !== undefined && windowBehind(only).size === bytes ? only.length : BigInt(bytes);
   }
 
   /** Unmaps everything and returns how many bytes that were. */
@@ -374,7 +359,7 @@ export class Ioas extends Handle implements DmaSpace {
     for (const each of this.#pending) each.unmapped.push({ start, last });
   }
 
-  #record(at: U64Like, window: Pick<Window, 'pages' | 'size' | 'length'>, writable: boolean): IoasMapping {
+  #record(at: U64Like, window: Window, writable: boolean): IoasMapping {
     const mapping = new IoasMapping(this, keyOf(at), window, writable);
     window.pages.hold();
     this.#mappings.add(mapping);
@@ -383,7 +368,7 @@ export class Ioas extends Handle implements DmaSpace {
 
   #forget(mapping: IoasMapping): void {
     this.#mappings.remove(mapping);
-    pagesOf(mapping).drop();
+    windowBehind(mapping).pages.drop();
   }
 
   #forgetWithin(start: bigint, last: bigint): void {
