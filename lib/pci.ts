@@ -1,7 +1,7 @@
 /** PCI devices as sysfs shows them: a live view, nothing is kept. Binding and unbinding of drivers. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { refusal, text } from './check.ts';
-import { VfioError } from './errors.ts';
+import { VfioError, withWords } from './errors.ts';
 import { wordsForBind } from './explain-host.ts';
 import type { NativeHost } from './native.ts';
 
@@ -116,10 +116,14 @@ export class PciDevice {
       await this.#write(`${DEVICES}/${this.bdf}/driver_override`, driver);
       await this.#probe(driver);
     } catch (error) {
-      // What can't be put back either is not worth hiding the first error.
-      await this.#putBack(had).catch(() => undefined);
+      const left = await this.#putBack(had).then(
+        () => '',
+        (second: unknown) => `; and it could not be put back as it was: ${String(second)}`,
+      );
       if (first) before.get(this.#host)?.delete(this.bdf);
-      throw error;
+      throw left === ''
+        ? error
+        : withWords(error, (failed) => ({ reason: `${failed.reason ?? failed.code}${left}` }));
     }
   }
 
