@@ -19,6 +19,7 @@
 
 #include "../backend.h"
 #include "file.h"
+#include "options.h"
 
 namespace vfio::soft {
 
@@ -48,9 +49,8 @@ struct DmaFault {
 
 class Host final : public Backend {
  public:
-  // The default machine. (A topology argument comes with the issue that needs it.)
   // `memory` is the process's: hosts of one process share it.
-  explicit Host(std::shared_ptr<mm::Memory> memory);
+  explicit Host(std::shared_ptr<mm::Memory> memory, HostOptions options = {});
   ~Host() override;
 
   int open(const char* path, int flags) override;
@@ -83,6 +83,11 @@ class Host final : public Backend {
   [[nodiscard]] pci::Machine& machine() { return *machine_; }
   [[nodiscard]] Engine& engine() { return *engine_; }
   [[nodiscard]] mm::Memory& memory() { return *memory_; }
+  [[nodiscard]] const HostOptions& options() const { return options_; }
+  // Does it answer as this release or a later one?
+  [[nodiscard]] bool since(unsigned major, unsigned minor) const {
+    return options_.kernel >= KernelVersion{major, minor};
+  }
 
   // What a mapping of a device file leads to. With `answers`, `read` and `write` it is registers with nothing
   // behind them: accesses to the range go to these (with the lock held; `offset` is from the start of the
@@ -119,6 +124,7 @@ class Host final : public Backend {
   void dropTraps(uintptr_t address, size_t length);
   [[nodiscard]] std::pair<const TrapPart*, uint64_t> findTrap(const void* address, size_t length) const;
   mutable std::mutex mutex_;
+  const HostOptions options_;
   std::shared_ptr<mm::Memory> memory_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<pci::Machine> machine_;

@@ -15,7 +15,19 @@
 
 namespace vfio::soft::iommufd {
 
-enum class ObjectKind { ioas, pagingHwpt, device };
+enum class ObjectKind {
+  ioas,
+  pagingHwpt,
+  nestedHwpt,
+  device,
+  access,
+  faultQueue,
+  viommu,
+  vdevice,
+  veventQueue,
+  hwQueue,
+  selftest,
+};
 
 class Object {
  public:

@@ -1,0 +1,42 @@
+// What a software host is to be: which kernel it answers as, and which machine it has.
+#pragma once
+
+#include <charconv>
+#include <compare>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace vfio::soft {
+
+// The uAPI level: commands, flags and errors are those of this release. "6.12" is its long-term series, with
+// what was carried back into it (docs/software-host.md).
+struct KernelVersion {
+  unsigned major;
+  unsigned minor;
+
+  auto operator<=>(const KernelVersion&) const = default;
+
+  // "6.12"; nothing else is a version.
+  [[nodiscard]] static std::optional<KernelVersion> parse(std::string_view text) {
+    KernelVersion version{};
+    const char* const end = text.data() + text.size();
+    const auto major = std::from_chars(text.data(), end, version.major);
+    if (major.ec != std::errc() || major.ptr == end || *major.ptr != '.') return std::nullopt;
+    const auto minor = std::from_chars(major.ptr + 1, end, version.minor);
+    if (minor.ec != std::errc() || minor.ptr != end) return std::nullopt;
+    return version;
+  }
+};
+
+inline constexpr KernelVersion kOldestKernel{6,
+                                             6};  // the first with device files and page tables of one's own
+inline constexpr KernelVersion kNewestKernel{7, 3};
+
+struct HostOptions {
+  KernelVersion kernel = kNewestKernel;
+  std::string topology;   // JSON text; empty: the default machine
+  bool selftest = false;  // the kernel's test-only command and its mock devices, for its self-test
+};
+
+}  // namespace vfio::soft
