@@ -119,6 +119,8 @@ void pins() {
   const uint64_t at = buffer.user();
   claim("pin for writing", 0, memory.pin(at, 8 * kPage, true));
   claim("pin twice", 0, memory.pin(at + 2 * kPage + 5, kPage, false));
+  claim("a page knows its pins", memory.pins(at + 8 * kPage - 1) == 1 && memory.pins(at + 3 * kPage) == 2 &&
+                                     memory.pins(at + 8 * kPage) == 0);
   claim("unmap of pinned memory", 0, memory.unmap(at, 6 * kPage));
   claim("it stays while it is pinned", mapped(at) && mapped(at + 5 * kPage));
   claim("pinning what was unmapped faults", -EFAULT, memory.pin(at, kPage, false));
@@ -622,6 +624,72 @@ void translation(Host& host) {
   claim("translation agrees with a plain model over 4000 steps", same);
 }
 
+using Dirty = std::vector<std::pair<uint64_t, uint64_t>>;
+
+Dirty dirtyOf(iommu::Domain& domain, uint64_t iova, uint64_t size, bool clear) {
+  Dirty out;
+  domain.collectDirty(iova, size, clear,
+                      [&out](uint64_t at, uint64_t length) { out.emplace_back(at, length); });
+  return out;
+}
+
+void dirtyBits() {
+  // The kernel's mock IOMMU: pages of half a processor page, large ones of 1 MiB.
+  constexpr uint64_t kHalf = kPage / 2;
+  constexpr uint64_t kHuge = 512 * kHalf;
+  constexpr uint64_t kBase = uint64_t{1} << 24;
+  constexpr uint64_t kUser = uint64_t{1} << 32;
+  const iommu::Unit mock = {"mock", {kBase, (uint64_t{1} << 31) - 1}, kHalf | kHuge, {}, false, true, true};
+  iommu::Domain domain(mock);
+  claim("half pages map", 0, domain.map(kBase + kHalf, kUser + kHalf, 5 * kHalf, iommu::kWrite, false));
+  claim("and are one run of memory", 5 * kHalf, domain.translate(kBase + kHalf, kHuge)->size);
+  domain.setDirtyTracking(true);
+  domain.markDirty(kBase + 2 * kHalf + 1, kHalf);
+  claim(
+      "a write makes each page that it touches dirty",
+      dirtyOf(domain, kBase, kHuge, false) == Dirty{{kBase + 2 * kHalf, kHalf}, {kBase + 3 * kHalf, kHalf}});
+  claim("bits that weren't cleared stay, and those outside aren't shown",
+        dirtyOf(domain, kBase, 3 * kHalf, true) == Dirty{{kBase + 2 * kHalf, kHalf}});
+  claim("cleared ones are gone", dirtyOf(domain, kBase, kHuge, false) == Dirty{{kBase + 3 * kHalf, kHalf}});
+  domain.setDirtyTracking(false);
+  claim("turned off, bits stay", dirtyOf(domain, kBase, kHuge, false).size() == 1);
+  domain.setDirtyTracking(true);
+  claim("turned on, they are cleared", dirtyOf(domain, kBase, kHuge, false).empty());
+  domain.markDirty(kBase + kHalf, 1);
+  domain.unmap(kBase + kHalf, 5 * kHalf);
+  claim("map anew", 0, domain.map(kBase, kUser, kHuge + kHalf, iommu::kWrite, false));
+  claim("a new mapping is clean", dirtyOf(domain, 0, UINT64_MAX, false).empty());
+  domain.markDirty(kBase + 5, 8);
+  claim("a large page is dirty as a whole", dirtyOf(domain, kBase, 1, false) == Dirty{{kBase, kHuge}});
+  claim("and from where one asks, as long as it is",
+        dirtyOf(domain, kBase + kHalf, 1, false) == Dirty{{kBase + kHalf, kHuge}});
+  const auto run = domain.translate(kBase + 3 * kHalf, kHalf);
+  claim("a dirty leaf translates as before",
+        run && run->user == kUser + 3 * kHalf && run->size == kHalf && run->access == iommu::kWrite);
+  domain.markDirty(kBase - kHalf, kBase);
+  claim("what isn't mapped can't be dirty",
+        dirtyOf(domain, 0, UINT64_MAX, true) == Dirty{{kBase, kHuge}, {kBase + kHuge, kHalf}});
+}
+
+void dirtyWrites(Host& host) {
+  iommu::Unit unit = vtd();
+  iommu::Group group = {7, {}};
+  iommu::Endpoint nic(host, "0000:07:00.0", 0x700, unit, group);
+  Buffer buffer(4 * kPage);
+  nic.domain = std::make_shared<iommu::Domain>(unit);
+  iommu::Domain& domain = *nic.domain;
+  claim("map", 0, domain.map(0, buffer.user(), 4 * kPage, iommu::kRead | iommu::kWrite, false));
+  char bytes[16] = {};
+  claim("DMA", nic.dmaWrite(0, bytes, sizeof(bytes)));
+  domain.setDirtyTracking(true);
+  claim("DMA that reads", nic.dmaRead(0, bytes, sizeof(bytes)));
+  claim("reading makes nothing dirty", dirtyOf(domain, 0, 4 * kPage, false).empty());
+  claim("DMA that writes", nic.dmaWrite(2 * kPage - 8, bytes, sizeof(bytes)));
+  claim("writing does", dirtyOf(domain, 0, 4 * kPage, false) == Dirty{{kPage, kPage}, {2 * kPage, kPage}});
+  domain.unmap(0, 4 * kPage);
+  nic.domain.reset();
+}
+
 }  // namespace
 }  // namespace vfio::soft::check
 
@@ -640,6 +708,8 @@ int main() {
   devices(host);
   container(host);
   translation(host);
+  dirtyBits();
+  dirtyWrites(host);
   std::printf("%d claims failed\n", failures);
   return failures == 0 ? 0 : 1;
 }

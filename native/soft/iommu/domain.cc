@@ -7,19 +7,6 @@
 #include "../mm/memory.h"
 
 namespace vfio::soft::iommu {
-namespace {
-
-// A leaf is a user address with these bits; anything else that isn't 0 is the pointer to the next table. The
-// smallest page of any unit leaves eight bits at least.
-constexpr uint64_t kReadable = 1;
-constexpr uint64_t kWritable = 2;
-constexpr uint64_t kLeaf = 4;
-constexpr uint64_t kBitsOfLeaf = kReadable | kWritable | kLeaf;
-
-static_assert(kReadable == kRead && kWritable == kWrite);
-
-}  // namespace
-
 struct alignas(16) Domain::Table {
   uint64_t entries[kEntries] = {};
   unsigned used = 0;
@@ -148,6 +135,33 @@ void Domain::unmapIn(Table& table, unsigned level, uint64_t first, uint64_t last
     }
     if (end == last) return;
     first = end + 1;
+  }
+}
+
+uint64_t* Domain::walk(uint64_t iova, unsigned& level) const {
+  level = levels_ - 1;
+  uint64_t* entry = &root_->entries[indexOf(iova, level)];
+  while (*entry != 0 && (*entry & kLeaf) == 0) {
+    entry = &tableAt<Table>(*entry)->entries[indexOf(iova, --level)];
+  }
+  return entry;
+}
+
+void Domain::setDirtyTracking(bool on) {
+  if (on) visitDirty(aperture_.start, aperture_.last, true, [](uint64_t, uint64_t) {});
+  dirtyTracking_ = on;
+}
+
+void Domain::markDirty(uint64_t iova, uint64_t size) {
+  if (size == 0) return;
+  const uint64_t last = std::min(iova + (size - 1), aperture_.last);
+  while (iova <= last) {
+    unsigned level = 0;
+    uint64_t* const entry = walk(iova, level);
+    if (*entry != 0) *entry |= kDirty;
+    const uint64_t next = (iova | ((uint64_t{1} << shiftOf(level)) - 1)) + 1;
+    if (next <= iova) return;
+    iova = next;
   }
 }
 

@@ -2,13 +2,15 @@
 //
 // The table is a radix tree of 512-entry tables whose leaves, at any level that the unit has a page size for,
 // hold a user address where hardware holds a physical one. It keeps nothing alive: who maps has pinned.
-// An unmap takes effect with the next transaction; translations are not cached anywhere else, so there is
-// nothing to invalidate.
+// Dirty bits are where hardware has them: in the leaves. So a large page is dirty as a whole, and a bit is
+// gone with its mapping. An unmap takes effect with the next transaction; translations are not cached
+// anywhere else, so there is nothing to invalidate.
 //
 // Life: made by the owner of an address space (iommufd's page tables), shared with the endpoints that are
 // attached to it, gone with the last of them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -53,9 +55,30 @@ class Domain {
   };
   [[nodiscard]] std::optional<Run> translate(uint64_t iova, uint64_t limit) const;
 
+  // --- dirty tracking: which pages did devices write to? Whether the unit can is its users' business.
+  // Turning it on, also when it is on, starts with no bit set; turning it off leaves them.
+  void setDirtyTracking(bool on);
+  [[nodiscard]] bool dirtyTracking() const { return dirtyTracking_; }
+  // What a write transaction to [iova, iova+size) does, tracking or not: sets the bit of each mapped page.
+  void markDirty(uint64_t iova, uint64_t size);
+  // Shows `visit(iova, size)` the dirty pages met in [iova, iova+size), and clears their bits if asked to. As
+  // the kernel's drivers do it: in steps of whole pages from where it began. So if that was inside a large
+  // page, what is shown and the next step are as long as that page, from there.
+  template <class Visit>
+  void collectDirty(uint64_t iova, uint64_t size, bool clear, const Visit& visit) {
+    if (size != 0) visitDirty(iova, std::min(iova + (size - 1), aperture_.last), clear, visit);
+  }
+
  private:
   static constexpr unsigned kBits = 9;
   static constexpr unsigned kEntries = 1U << kBits;
+  // A leaf is a user address with these bits; anything else that isn't 0 is the pointer to the next table.
+  // The smallest page of any unit leaves eight bits at least.
+  static constexpr uint64_t kReadable = kRead;
+  static constexpr uint64_t kWritable = kWrite;
+  static constexpr uint64_t kLeaf = 4;
+  static constexpr uint64_t kDirty = 8;
+  static constexpr uint64_t kBitsOfLeaf = kReadable | kWritable | kLeaf | kDirty;
   struct Table;
 
   [[nodiscard]] unsigned shiftOf(unsigned level) const { return granuleShift_ + level * kBits; }
@@ -68,6 +91,10 @@ class Domain {
   void giveBack(Table* table);
   void destroy(Table* table, unsigned level);
   void unmapIn(Table& table, unsigned level, uint64_t first, uint64_t last);
+  // The entry that ends the walk at `iova`, a leaf or 0, and its level. Within the aperture.
+  [[nodiscard]] uint64_t* walk(uint64_t iova, unsigned& level) const;
+  template <class Visit>
+  void visitDirty(uint64_t iova, uint64_t last, bool clear, const Visit& visit);
 
   Range aperture_;
   uint64_t pageSizes_;
@@ -76,8 +103,25 @@ class Domain {
   bool enforcesCoherency_;
   bool forcesCoherency_ = false;
   bool allowsNoAccess_;
+  bool dirtyTracking_ = false;
   Table* root_;
   Table* spare_ = nullptr;  // an empty table kept, so that map and unmap of one page don't allocate each time
 };
+
+template <class Visit>
+void Domain::visitDirty(uint64_t iova, uint64_t last, bool clear, const Visit& visit) {
+  while (iova <= last) {
+    unsigned level = 0;
+    uint64_t* const entry = walk(iova, level);
+    const uint64_t page = uint64_t{1} << shiftOf(level);
+    if ((*entry & kDirty) != 0) {
+      if (clear) *entry &= ~kDirty;
+      visit(iova, page);
+    }
+    const uint64_t next = *entry != 0 ? iova + page : (iova | (page - 1)) + 1;
+    if (next <= iova) return;
+    iova = next;
+  }
+}
 
 }  // namespace vfio::soft::iommu

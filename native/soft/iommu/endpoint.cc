@@ -64,6 +64,7 @@ bool Endpoint::transfer(uint64_t iova, size_t size, uint32_t access, std::option
     if (!run) return fault("not mapped");
     if ((run->access & access) == 0) return fault(access == kWrite ? "not writable" : "not readable");
     const size_t done = move(run->user, run->size);
+    if (access == kWrite && domain->dirtyTracking()) domain->markDirty(iova, done);
     iova += done;
     size -= done;
     // Pinned memory that the program took away all the same: protected it, or truncated its file.

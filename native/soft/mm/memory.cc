@@ -154,6 +154,12 @@ void Memory::unpin(uint64_t user, uint64_t size) {
   if (last != UINT64_MAX) joinBefore(last + 1);
 }
 
+unsigned Memory::pins(uint64_t address) {
+  const std::lock_guard hold(mutex_);
+  const Runs::Entry* const run = runs_.find(address, address);
+  return run == nullptr ? 0 : run->value.count;
+}
+
 int Memory::unmap(uint64_t address, size_t size) {
   const std::lock_guard hold(mutex_);
   // The kernel's own checks, before anything is unmapped.

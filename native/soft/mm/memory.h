@@ -46,6 +46,8 @@ class Memory {
   // unmapped until unpin: 0 or -EFAULT. Pins count; page granular.
   [[nodiscard]] int pin(uint64_t user, uint64_t size, bool write);
   void unpin(uint64_t user, uint64_t size);
+  // How many pins the page of `address` has.
+  [[nodiscard]] unsigned pins(uint64_t address);
 
   // munmap as the program sees it: 0 or -errno. Pinned parts go when their last pin does.
   int unmap(uint64_t address, size_t size);
