@@ -163,7 +163,7 @@ void small(Host& host) {
 
 int main() {
   using namespace vfio::soft::check;
-  vfio::soft::Host host(std::make_shared<vfio::soft::mm::Memory>());
+  vfio::soft::Host host(std::make_shared<vfio::soft::mm::Memory>(), {.kernel = {6, 12}});
   small(host);
   for (const uint64_t live : {1000, 100000, 1000000}) mappings(host, live);
   transfer(host, "one mapping", 64 << 20);

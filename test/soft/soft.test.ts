@@ -3,9 +3,9 @@
  * the addon is linked with. (`npm run test:sanitizers` runs the same programs under sanitizers.)
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, expect, test } from 'vitest';
 import { needs } from '../support/backends.ts';
@@ -25,13 +25,19 @@ function build(name: string, ...more: string[]): string {
   return program;
 }
 
-test.each(['iommufd', 'vfio'])('every claim of %s.cc holds', { timeout: 300_000 }, (name) => {
+/** Every program here that makes claims. */
+const checks = readdirSync(here)
+  .filter((file) => file.endsWith('.cc'))
+  .map((file) => basename(file, '.cc'))
+  .filter((name) => name !== 'iommufd_bench' && name !== 'vfio_trace');
+
+test.each(checks)('every claim of %s.cc holds', { timeout: 300_000 }, (name) => {
   const program = build(name);
   const run = spawnSync(program, [], { encoding: 'utf8' });
   const claims = run.stdout.split('\n').filter((line) => /^\s*(ok|FAIL)\b/.test(line));
   expect(claims.filter((line) => line.includes('FAIL'))).toEqual([]);
   expect(run.status, run.stderr).toBe(0);
-  expect(claims.length).toBeGreaterThan(30);
+  expect(claims.length).toBeGreaterThan(5);
 });
 
 needs({ backends: ['software'], because: 'it is about the software host alone' });

@@ -124,7 +124,7 @@ uint64_t count(int event) {
 }
 
 void wholeJob() {
-  soft::Host host(memory());
+  soft::Host host(memory(), {.kernel = {6, 12}});
   check(toVfio(host, "0000:00:10.0"), "driver_override and drivers_probe give the edu to vfio-pci");
   const int device = host.open("/dev/vfio/devices/vfio0", O_RDWR | O_CLOEXEC);
   const int iommufd = host.open("/dev/iommu", O_RDWR | O_CLOEXEC);
@@ -198,7 +198,7 @@ void wholeJob() {
 }
 
 void memoryBar() {
-  soft::Host host(memory());
+  soft::Host host(memory(), {.kernel = {6, 12}});
   check(toVfio(host, "0000:00:14.0"), "the memory device goes to vfio-pci");
   const int device = host.open("/dev/vfio/devices/vfio0", O_RDWR);
   const int iommufd = host.open("/dev/iommu", O_RDWR);
@@ -219,7 +219,7 @@ void memoryBar() {
 }
 
 void sharedGroup() {
-  soft::Host host(memory());
+  soft::Host host(memory(), {.kernel = {6, 12}});
   check(toVfio(host, "0000:03:01.0") && toVfio(host, "0000:03:02.0"), "both functions go to vfio-pci");
   const int first = host.open("/dev/vfio/devices/vfio0", O_RDWR);
   const int second = host.open("/dev/vfio/devices/vfio1", O_RDWR);
@@ -248,7 +248,7 @@ void sharedGroup() {
 }
 
 void descriptors() {
-  soft::Host host(memory());
+  soft::Host host(memory(), {.kernel = {6, 12}});
   check(toVfio(host, "0000:00:10.0"), "the edu goes to vfio-pci");
   int device = host.open("/dev/vfio/devices/vfio0", O_RDWR);
   const int iommufd = host.open("/dev/iommu", O_RDWR);
@@ -282,7 +282,7 @@ void descriptors() {
 }
 
 void threads() {
-  soft::Host host(memory());
+  soft::Host host(memory(), {.kernel = {6, 12}});
   check(toVfio(host, "0000:00:10.0"), "the edu goes to vfio-pci");
   const int device = host.open("/dev/vfio/devices/vfio0", O_RDWR);
   const int iommufd = host.open("/dev/iommu", O_RDWR);

@@ -676,7 +676,8 @@ int main(int, char** arguments) {
   if (which == "kernel") {
     host = std::make_unique<KernelBackend>();
   } else {
-    host = std::make_unique<soft::Host>(std::make_shared<soft::mm::Memory>());
+    host = std::make_unique<soft::Host>(std::make_shared<soft::mm::Memory>(),
+                                        soft::HostOptions{.kernel = {6, 12}});
   }
   sysfs();
   bindDrivers();

@@ -14,14 +14,15 @@ struct Command {
   Context& context;
   UserAddress user;   // the caller's struct
   uint32_t userSize;  // what the caller says its size is
+  uint32_t size;      // of the struct in the kernel that the host answers as; what is behind reads as zero
   void* bytes;
 
   template <class Struct>
   [[nodiscard]] Struct& as() const {
     return *static_cast<Struct*>(bytes);
   }
-  // Writes the struct back, no more of it than the caller knows: 0 or -EFAULT.
-  [[nodiscard]] int respond(size_t size) const;
+  // Writes the struct back, no more of it than caller and kernel know: 0 or -EFAULT.
+  [[nodiscard]] int respond(size_t length) const;
 };
 
 using Handler = int (*)(Command& command);
@@ -39,6 +40,27 @@ int vfioIoas(Command& command);
 // hwpt.cc, hw_info.cc
 int hwptAlloc(Command& command);
 int getHwInfo(Command& command);
+// dirty.cc, nested.cc, fault_queue.cc
+int hwptSetDirtyTracking(Command& command);
+int hwptGetDirtyBitmap(Command& command);
+int hwptInvalidate(Command& command);
+int faultQueueAlloc(Command& command);
+// ioas_file.cc
+int ioasMapFile(Command& command);
+int ioasChangeProcess(Command& command);
+int ioasNoiommuGetPa(Command& command);
+// viommu.cc, vdevice.cc, vevent_queue.cc, hw_queue.cc
+int viommuAlloc(Command& command);
+int vdeviceAlloc(Command& command);
+int veventqAlloc(Command& command);
+int hwQueueAlloc(Command& command);
+
+// ../selftest/: the kernel's test-only command, there only with HostOptions::selftest. Its struct (of that
+// folder, test_command.h) has this size, and must be given at least up to its last field.
+inline constexpr uint32_t kTestRequest = 0x3ba0;
+inline constexpr uint32_t kTestSize = 72;
+inline constexpr uint32_t kTestMinimum = 68;
+int selftestCommand(Command& command);
 
 // vfio_compat.cc: the requests of a VFIO container, for numbers that are none of iommufd's.
 [[nodiscard]] int vfioRequest(Context& context, uint32_t request, UserAddress argument);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <iterator>
 
 #include "../../uapi/iommufd.h"
@@ -16,39 +15,95 @@ namespace {
 
 int destroy(Command& command) { return command.context.remove(command.as<uapi::iommu_destroy>().id); }
 
+// From which release on a struct has this size.
+struct Size {
+  uint32_t bytes;
+  KernelVersion since;
+};
+
 struct Entry {
   uint32_t request;
-  uint32_t size;
   uint32_t minimum;
+  Size sizes[3];  // newest first; the last one says since when there is the command
   Handler handle;
 };
 
-// The commands in the order of their numbers. Numbers behind the last one are unknown, as in a kernel that
-// hasn't got them: dirty tracking (0x8b) and what came after it.
+// A command whose struct has been the same since its release.
+template <class Struct>
+constexpr Entry plain(uint32_t request, KernelVersion since, Handler handle) {
+  return {request, sizeof(Struct), {{sizeof(Struct), since}}, handle};
+}
+
+constexpr KernelVersion kAlways = {6, 2};
+
+// The commands in the order of their numbers, which is that of their releases. Numbers behind the last one
+// that a kernel has are unknown to it.
 constexpr uint32_t kFirst = 0x80;
 constexpr Entry kCommands[] = {
-    {uapi::IOMMU_DESTROY, sizeof(uapi::iommu_destroy), sizeof(uapi::iommu_destroy), destroy},
-    {uapi::IOMMU_IOAS_ALLOC, sizeof(uapi::iommu_ioas_alloc), sizeof(uapi::iommu_ioas_alloc), ioasAlloc},
-    {uapi::IOMMU_IOAS_ALLOW_IOVAS, sizeof(uapi::iommu_ioas_allow_iovas), sizeof(uapi::iommu_ioas_allow_iovas),
-     ioasAllowIovas},
-    {uapi::IOMMU_IOAS_COPY, sizeof(uapi::iommu_ioas_copy), sizeof(uapi::iommu_ioas_copy), ioasCopy},
-    {uapi::IOMMU_IOAS_IOVA_RANGES, sizeof(uapi::iommu_ioas_iova_ranges), sizeof(uapi::iommu_ioas_iova_ranges),
-     ioasIovaRanges},
-    {uapi::IOMMU_IOAS_MAP, sizeof(uapi::iommu_ioas_map), sizeof(uapi::iommu_ioas_map), ioasMap},
-    {uapi::IOMMU_IOAS_UNMAP, sizeof(uapi::iommu_ioas_unmap), sizeof(uapi::iommu_ioas_unmap), ioasUnmap},
-    {uapi::IOMMU_OPTION, sizeof(uapi::iommu_option), sizeof(uapi::iommu_option), option},
-    {uapi::IOMMU_VFIO_IOAS, sizeof(uapi::iommu_vfio_ioas), sizeof(uapi::iommu_vfio_ioas), vfioIoas},
-    {uapi::IOMMU_HWPT_ALLOC, sizeof(uapi::iommu_hwpt_alloc), uapi::iommu_hwpt_alloc_min, hwptAlloc},
-    {uapi::IOMMU_GET_HW_INFO, sizeof(uapi::iommu_hw_info), uapi::iommu_hw_info_min, getHwInfo},
+    plain<uapi::iommu_destroy>(uapi::IOMMU_DESTROY, kAlways, destroy),
+    plain<uapi::iommu_ioas_alloc>(uapi::IOMMU_IOAS_ALLOC, kAlways, ioasAlloc),
+    plain<uapi::iommu_ioas_allow_iovas>(uapi::IOMMU_IOAS_ALLOW_IOVAS, kAlways, ioasAllowIovas),
+    plain<uapi::iommu_ioas_copy>(uapi::IOMMU_IOAS_COPY, kAlways, ioasCopy),
+    plain<uapi::iommu_ioas_iova_ranges>(uapi::IOMMU_IOAS_IOVA_RANGES, kAlways, ioasIovaRanges),
+    plain<uapi::iommu_ioas_map>(uapi::IOMMU_IOAS_MAP, kAlways, ioasMap),
+    plain<uapi::iommu_ioas_unmap>(uapi::IOMMU_IOAS_UNMAP, kAlways, ioasUnmap),
+    plain<uapi::iommu_option>(uapi::IOMMU_OPTION, kAlways, option),
+    plain<uapi::iommu_vfio_ioas>(uapi::IOMMU_VFIO_IOAS, kAlways, vfioIoas),
+    {uapi::IOMMU_HWPT_ALLOC,
+     uapi::iommu_hwpt_alloc_min,
+     {{sizeof(uapi::iommu_hwpt_alloc), {6, 11}}, {40, {6, 7}}, {24, {6, 6}}},
+     hwptAlloc},
+    {uapi::IOMMU_GET_HW_INFO,
+     uapi::iommu_hw_info_min,
+     {{sizeof(uapi::iommu_hw_info), {6, 7}}, {32, {6, 6}}},
+     getHwInfo},
+    plain<uapi::iommu_hwpt_set_dirty_tracking>(uapi::IOMMU_HWPT_SET_DIRTY_TRACKING, {6, 7},
+                                               hwptSetDirtyTracking),
+    plain<uapi::iommu_hwpt_get_dirty_bitmap>(uapi::IOMMU_HWPT_GET_DIRTY_BITMAP, {6, 7}, hwptGetDirtyBitmap),
+    plain<uapi::iommu_hwpt_invalidate>(uapi::IOMMU_HWPT_INVALIDATE, {6, 8}, hwptInvalidate),
+    plain<uapi::iommu_fault_alloc>(uapi::IOMMU_FAULT_QUEUE_ALLOC, {6, 11}, faultQueueAlloc),
+    plain<uapi::iommu_ioas_map_file>(uapi::IOMMU_IOAS_MAP_FILE, {6, 13}, ioasMapFile),
+    {uapi::IOMMU_VIOMMU_ALLOC,
+     uapi::iommu_viommu_alloc_min,
+     {{sizeof(uapi::iommu_viommu_alloc), {6, 17}}, {24, {6, 13}}},
+     viommuAlloc},
+    plain<uapi::iommu_vdevice_alloc>(uapi::IOMMU_VDEVICE_ALLOC, {6, 13}, vdeviceAlloc),
+    plain<uapi::iommu_ioas_change_process>(uapi::IOMMU_IOAS_CHANGE_PROCESS, {6, 13}, ioasChangeProcess),
+    plain<uapi::iommu_veventq_alloc>(uapi::IOMMU_VEVENTQ_ALLOC, {6, 15}, veventqAlloc),
+    plain<uapi::iommu_hw_queue_alloc>(uapi::IOMMU_HW_QUEUE_ALLOC, {6, 17}, hwQueueAlloc),
+    plain<uapi::iommu_ioas_noiommu_get_pa>(uapi::IOMMU_IOAS_NOIOMMU_GET_PA, {7, 3}, ioasNoiommuGetPa),
 };
 
-constexpr size_t kLargest =
-    std::max_element(std::begin(kCommands), std::end(kCommands), [](const Entry& a, const Entry& b) {
-      return a.size < b.size;
-    })->size;
+// A kernel built with its tests has a command far behind the others, and holes between.
+constexpr Entry kTest = {kTestRequest, kTestMinimum, {{kTestSize, kAlways}}, selftestCommand};
+constexpr Entry kHole = {};
 
-// The struct as this kernel knows it: a shorter one is continued with zeroes, a longer one must be zero where
-// it goes on.
+constexpr size_t kLargest = std::max(
+    kTest.sizes[0].bytes,
+    std::max_element(std::begin(kCommands), std::end(kCommands),
+                     [](const Entry& a, const Entry& b) { return a.sizes[0].bytes < b.sizes[0].bytes; })
+        ->sizes[0]
+        .bytes);
+
+// The size of its struct in this kernel; 0: it has no such command.
+uint32_t sizeIn(const Entry& entry, KernelVersion kernel) {
+  for (const Size& size : entry.sizes) {
+    if (size.bytes != 0 && kernel >= size.since) return size.bytes;
+  }
+  return 0;
+}
+
+// What this kernel has in its table at a number; null: the table ends before it.
+const Entry* findCommand(uint32_t nr, const HostOptions& options) {
+  const uint32_t at = nr - kFirst;
+  if (nr < kFirst) return nullptr;
+  if (at < std::size(kCommands) && sizeIn(kCommands[at], options.kernel) != 0) return &kCommands[at];
+  if (!options.selftest || nr > (kTestRequest & 0xff)) return nullptr;
+  return nr == (kTestRequest & 0xff) ? &kTest : &kHole;
+}
+
+// The struct as this kernel knows it, into zeroes, with which a shorter one is continued. A longer one must
+// be zero where it goes on.
 int copyStruct(void* to, size_t size, UserAddress user, uint32_t userSize) {
   const size_t common = std::min<size_t>(size, userSize);
   if (userSize > size) {
@@ -56,32 +111,31 @@ int copyStruct(void* to, size_t size, UserAddress user, uint32_t userSize) {
     if (zero < 0) return zero;
     if (zero == 0) return -E2BIG;
   }
-  std::memset(to, 0, size);
   return mm::Memory::copyIn(to, user, common);
 }
 
 }  // namespace
 
-int Command::respond(size_t size) const {
-  return mm::Memory::copyOut(user, bytes, std::min<size_t>(size, userSize));
+int Command::respond(size_t length) const {
+  return mm::Memory::copyOut(user, bytes, std::min<size_t>({length, userSize, size}));
 }
 
 Context::~Context() { objects.removeAll(); }
 
 int Context::ioctl(unsigned long request, UserAddress argument) {
   const auto number = static_cast<uint32_t>(request);
-  const uint32_t nr = number & 0xff;
-  if (nr < kFirst || nr - kFirst >= std::size(kCommands)) return vfioRequest(*this, number, argument);
+  const Entry* const entry = findCommand(number & 0xff, host.options());
+  if (entry == nullptr) return vfioRequest(*this, number, argument);
 
   uint32_t userSize = 0;
   if (mm::Memory::copyIn(&userSize, argument, sizeof(userSize)) != 0) return -EFAULT;
-  const Entry& entry = kCommands[nr - kFirst];
-  if (entry.request != number) return -ENOTTY;
-  if (userSize < entry.minimum) return -EINVAL;
-  alignas(8) unsigned char bytes[kLargest];
-  if (const int error = copyStruct(bytes, entry.size, argument, userSize); error != 0) return error;
-  Command command = {*this, argument, userSize, bytes};
-  return entry.handle(command);
+  if (entry->request != number) return -ENOTTY;
+  if (userSize < entry->minimum) return -EINVAL;
+  const uint32_t size = sizeIn(*entry, host.options().kernel);
+  alignas(8) unsigned char bytes[kLargest] = {};
+  if (const int error = copyStruct(bytes, size, argument, userSize); error != 0) return error;
+  Command command = {*this, argument, userSize, size, bytes};
+  return entry->handle(command);
 }
 
 int Context::remove(uint32_t id) {

@@ -1,0 +1,31 @@
+// Commands whose code has not landed yet. Each is refused as a kernel refuses what its hardware can't do. Who
+// brings a command takes its line out; the file goes with the last one.
+#include <cerrno>
+
+#include "command.h"
+
+namespace vfio::soft::iommufd {
+
+// dirty.cc
+int hwptSetDirtyTracking(Command&) { return -EOPNOTSUPP; }
+int hwptGetDirtyBitmap(Command&) { return -EOPNOTSUPP; }
+// nested.cc
+int hwptInvalidate(Command&) { return -EOPNOTSUPP; }
+// fault_queue.cc
+int faultQueueAlloc(Command&) { return -EOPNOTSUPP; }
+// ioas_file.cc
+int ioasMapFile(Command&) { return -EOPNOTSUPP; }
+int ioasChangeProcess(Command&) { return -EOPNOTSUPP; }
+int ioasNoiommuGetPa(Command&) { return -EOPNOTSUPP; }
+// viommu.cc
+int viommuAlloc(Command&) { return -EOPNOTSUPP; }
+// vdevice.cc
+int vdeviceAlloc(Command&) { return -EOPNOTSUPP; }
+// vevent_queue.cc
+int veventqAlloc(Command&) { return -EOPNOTSUPP; }
+// hw_queue.cc
+int hwQueueAlloc(Command&) { return -EOPNOTSUPP; }
+// ../selftest/
+int selftestCommand(Command&) { return -EOPNOTSUPP; }
+
+}  // namespace vfio::soft::iommufd
