@@ -157,20 +157,40 @@ void Device::detach() {
   --users;
 }
 
+// --- binding
+
+int Device::bind(Context& context, iommu::Endpoint& endpoint, Device*& out) {
+  std::shared_ptr<DeviceGroup> group = context.group(endpoint.group);
+  // A device that could raise any interrupt by a write must not be in a program's hands.
+  for (const iommu::Endpoint* member : endpoint.group.members) {
+    if (!member->unit.isolatesInterrupts) return -EPERM;
+  }
+  if (const int error = endpoint.group.claim(&context); error != 0) return error;
+  Device* const device = context.objects.create<Device>(context, endpoint, std::move(group));
+  if (device == nullptr) {
+    endpoint.group.release(&context);
+    return -EBUSY;
+  }
+  ++device->users;
+  ObjectTable::publish(*device);
+  out = device;
+  return 0;
+}
+
+void Device::unbind(Device& device) {
+  device.detach();
+  --device.users;
+  (void)device.context.remove(device.id);
+}
+
 // --- what VFIO has of it
 
 namespace {
 
 class Binding final : public BoundDevice {
  public:
-  Binding(std::shared_ptr<Context> context, Device& device) : context_(std::move(context)), device_(device) {
-    ++device_.users;
-  }
-  ~Binding() override {
-    device_.detach();
-    --device_.users;
-    (void)context_->remove(device_.id);
-  }
+  Binding(std::shared_ptr<Context> context, Device& device) : context_(std::move(context)), device_(device) {}
+  ~Binding() override { Device::unbind(device_); }
   Binding(const Binding&) = delete;
   Binding& operator=(const Binding&) = delete;
 
@@ -188,18 +208,8 @@ class Binding final : public BoundDevice {
 int bind(const std::shared_ptr<File>& file, iommu::Endpoint& endpoint, std::unique_ptr<BoundDevice>& out) {
   std::shared_ptr<Context> context = std::dynamic_pointer_cast<Context>(file);
   if (context == nullptr) return -EBADFD;
-  std::shared_ptr<DeviceGroup> group = context->group(endpoint.group);
-  // A device that could raise any interrupt by a write must not be in a program's hands.
-  for (const iommu::Endpoint* member : endpoint.group.members) {
-    if (!member->unit.isolatesInterrupts) return -EPERM;
-  }
-  if (const int error = endpoint.group.claim(context.get()); error != 0) return error;
-  Device* const device = context->objects.create<Device>(*context, endpoint, std::move(group));
-  if (device == nullptr) {
-    endpoint.group.release(context.get());
-    return -EBUSY;
-  }
-  ObjectTable::publish(*device);
+  Device* device = nullptr;
+  if (const int error = Device::bind(*context, endpoint, device); error != 0) return error;
   out = std::make_unique<Binding>(std::move(context), *device);
   return 0;
 }

@@ -1,8 +1,8 @@
 // The device object: a physical device that VFIO has bound to the file, and what iommufd keeps of its group.
 //
-// Life: a Device is made by `bind` and removed by its driver (the BoundDevice given out), never by DESTROY:
-// the driver counts as a user. While it is bound its group belongs to the file. A DeviceGroup lives as long
-// as one of its devices is bound.
+// Life: a Device is made by `bind` and removed by its driver's `unbind` (the BoundDevice given out is one),
+// never by DESTROY: the driver counts as a user. While it is bound its group belongs to the file. A
+// DeviceGroup lives as long as one of its devices is bound.
 #pragma once
 
 #include <cstdint>
@@ -33,6 +33,11 @@ class Device final : public Object {
   // Takes over one claim on the group.
   Device(Context& itsContext, iommu::Endpoint& itsEndpoint, std::shared_ptr<DeviceGroup> itsGroup);
   ~Device() override;
+
+  // Takes the group for the context and makes the object, of which the caller is a user until `unbind`: 0,
+  // -EPERM (ownership, unsafe interrupts), -EBUSY (no id left).
+  [[nodiscard]] static int bind(Context& context, iommu::Endpoint& endpoint, Device*& out);
+  static void unbind(Device& device);
 
   // Attaches, or when it is attached replaces: 0 and the page table in use, or -errno and nothing changed.
   [[nodiscard]] int change(uint32_t& ptId);
