@@ -56,6 +56,19 @@ export function options<T extends object>(value: T | undefined, name: string): P
   throw refusal('an object', name, value);
 }
 
+/** The same, with no other properties than these: a misspelt option would else do nothing. */
+export function known<T extends object>(
+  value: T | undefined,
+  name: string,
+  names: readonly (keyof T & string)[],
+): Partial<T> {
+  const found = options(value, name);
+  for (const key of Object.keys(found))
+    if (!names.includes(key as keyof T & string))
+      throw refusal(`only ${names.map((each) => `'${each}'`).join(' and ')}`, name, key);
+  return found;
+}
+
 export function array<T>(value: readonly T[], name: string): readonly T[] {
   if (Array.isArray(value)) return value;
   throw refusal('an array', name, value);

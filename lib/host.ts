@@ -5,8 +5,7 @@
  * that was opened on it are gone.
  */
 import { existsSync } from 'node:fs';
-import { release } from 'node:os';
-import { bdf as checkBdf, integer, oneOf, options, refusal } from './check.ts';
+import { bdf as checkBdf, integer, known, oneOf, refusal } from './check.ts';
 import { VfioDevice } from './device.ts';
 import type { DmaSpace } from './dma-space.ts';
 import { VfioError, withWords } from './errors.ts';
@@ -17,6 +16,7 @@ import type { Ioas } from './ioas.ts';
 import { Iommufd } from './iommufd.ts';
 import { type NativeFile, type NativeHost, native } from './native.ts';
 import { PciDevice } from './pci.ts';
+import { type Topology, topologyText } from './topology.ts';
 
 export interface HostOptions {
   /**
@@ -24,6 +24,20 @@ export interface HostOptions {
    * /dev/vfio/vfio exists, else software. A missing permission is an error with a hint, never a fall back.
    */
   backend?: 'auto' | 'kernel' | 'software';
+  /** What the software host is to be, where it is chosen. Refused with `backend: 'kernel'`. */
+  software?: SoftwareOptions;
+}
+
+/** What a software host is to be. */
+export interface SoftwareOptions {
+  /**
+   * The kernel release that it answers as, '6.6' to '7.3': later commands give ENOTTY, later flags EOPNOTSUPP, and
+   * errors that changed are that release's. '6.12' is its long-term series, with what was carried back into it. Default:
+   * the newest known, '7.3'.
+   */
+  kernel?: string;
+  /** The machine: docs/topology.md. Default: the one of docs/software-host.md. */
+  topology?: Topology;
 }
 
 /** One thing that a host has or lacks. */
@@ -41,7 +55,7 @@ export interface HostCheck {
 /** What a host can do and, for what it can't, why and how to fix it. */
 export interface HostReport {
   backend: 'kernel' | 'software';
-  /** The kernel's release; 'software' on the software host. */
+  /** The kernel's release: the running one's, or the one that the software host answers as. */
   kernel: string;
   checks: HostCheck[];
 }
@@ -84,10 +98,17 @@ export class Host extends Handle {
   declare readonly software?: SoftwareControls;
   readonly #native: NativeHost;
 
-  private constructor(backend: 'kernel' | 'software') {
+  private constructor(backend: 'kernel' | 'software', software?: SoftwareOptions) {
+    const { kernel, topology } = known(software, 'software', ['kernel', 'topology']);
+    // Before the handle is made: what is refused leaves nothing behind.
+    const made = new native.Host(
+      backend,
+      kernel,
+      topology === undefined ? undefined : topologyText(topology, 'software.topology'),
+    );
     super('Host', undefined, []);
     this.backend = backend;
-    this.#native = new native.Host(backend);
+    this.#native = made;
     if (backend === 'software') {
       const host = this.#native;
       this.software = { takeFaults: () => host.takeFaults(), settle: () => host.settle() };
@@ -96,15 +117,17 @@ export class Host extends Handle {
 
   /** Opens the machine's kernel or a new software host: see {@link HostOptions.backend}. */
   static open(o?: HostOptions): Host {
-    for (const name of Object.keys(options(o, 'options')))
-      if (name !== 'backend') throw refusal("only 'backend'", 'options', name);
-    const wanted = oneOf(options(o, 'options').backend ?? process.env['VFIO_BACKEND'] ?? 'auto', 'backend', [
+    const { backend, software } = known(o, 'options', ['backend', 'software']);
+    const wanted = oneOf(backend ?? process.env['VFIO_BACKEND'] ?? 'auto', 'backend', [
       'auto',
       'kernel',
       'software',
     ]);
-    if (wanted !== 'auto') return new Host(wanted);
-    return new Host(existsSync('/dev/iommu') || existsSync('/dev/vfio/vfio') ? 'kernel' : 'software');
+    if (backend === 'kernel' && software !== undefined)
+      throw refusal("no software host's options with backend 'kernel'", 'software', software);
+    const found = existsSync('/dev/iommu') || existsSync('/dev/vfio/vfio') ? 'kernel' : 'software';
+    const chosen = wanted === 'auto' ? found : wanted;
+    return new Host(chosen, chosen === 'software' ? software : undefined);
   }
 
   /** What this host can do and, for what it can't, why and how to fix it. */
@@ -117,7 +140,7 @@ export class Host extends Handle {
     const vfio = this.#native.list('/sys/bus/pci/drivers/vfio-pci') !== null;
     return {
       backend: this.backend,
-      kernel: this.backend === 'kernel' ? release() : 'software',
+      kernel: this.#native.release(),
       checks: [
         check(
           'iommufd',

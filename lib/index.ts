@@ -13,6 +13,7 @@ export {
   type HostOptions,
   type HostReport,
   type SoftwareControls,
+  type SoftwareOptions,
   type UserDevice,
 } from './host.ts';
 export { Ioas } from './ioas.ts';
@@ -20,3 +21,4 @@ export { Iommufd } from './iommufd.ts';
 export { Interrupt, Irq } from './irq.ts';
 export { PciDevice } from './pci.ts';
 export { MappedRegion, Region } from './region.ts';
+export type { DeviceModel, IommuModel, Topology } from './topology.ts';

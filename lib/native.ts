@@ -72,6 +72,7 @@ export interface NativeIoasCalls {
 export interface NativeFile {
   readonly fd: number;
   dispose(): void;
+  release(): string;
 
   destroy(id: number): void;
   ioasAlloc(): number;
@@ -120,6 +121,7 @@ export interface NativeFile {
 /** native/binding/host_handle.h */
 export interface NativeHost {
   dispose(): void;
+  release(): string;
   open(path: string): NativeFile;
   readText(path: string): string | null;
   writeText(path: string, text: string): void;
@@ -140,7 +142,7 @@ export interface NativeEventFd {
 }
 
 interface Addon {
-  Host: new (backend: 'kernel' | 'software') => NativeHost;
+  Host: new (backend: 'kernel' | 'software', kernel?: string, topology?: string) => NativeHost;
   EventFd: new (onReadable: (count: U64Like) => void) => NativeEventFd;
   adopt(fd: number): NativeFile;
   isFile(value: unknown): value is NativeFile;

@@ -40,6 +40,10 @@ class Backend {
   [[nodiscard]] virtual int64_t readlink(const char* path, char* buffer, size_t size) = 0;
   [[nodiscard]] virtual int list(const char* path, std::vector<std::string>& names) = 0;
 
+  // Which kernel this is, as uname(2) says: "6.12.117". A software host answers as a release that it was
+  // told: "6.12".
+  [[nodiscard]] virtual std::string release() const = 0;
+
   // Registers of a software device have no memory behind them: a load or store must be seen by its model.
   // `trapped` says whether a mapping is such a one; accesses to it go through these two: 0, or -EIO when the
   // device does not answer. The kernel has none.

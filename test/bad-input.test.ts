@@ -257,7 +257,23 @@ const nothing = () => [];
 const table: Record<string, () => Refused[]> = {
   'static Host.open': () => [
     ...refuses('options', objects, (bad) => Host.open(bad)),
+    ...refuses('options', [{ backends: 'kernel' }, { Backend: 'kernel' }], (bad) => Host.open(bad)),
     ...refuses('backend', ['', 'x', 'Kernel', true, 5, {}, []], (bad) => Host.open({ backend: bad })),
+    ...refuses('software', objects, (software) => Host.open({ backend: 'software', software })),
+    ...refuses('software', [{ kernels: '6.12' }, { seed: 1 }], (software) =>
+      Host.open({ backend: 'software', software }),
+    ),
+    ...refuses('software', [{}, { kernel: '6.12' }], (software) =>
+      Host.open({ backend: 'kernel', software }),
+    ),
+    ...refuses(
+      'software\\.kernel',
+      [null, 6.12, 6, '', '6', '6.', '.6', '6.12.1', ' 6.12', '6.12 ', 'v6.12', '6.5', '6.20', '7.4', '0.0'],
+      (kernel) => Host.open({ backend: 'software', software: { kernel } }),
+    ),
+    ...refuses('software\\.topology', [null, true, '', '{}', 5, []], (topology) =>
+      Host.open({ backend: 'software', software: { topology } }),
+    ),
   ],
   'Host.report': nothing,
   'Host.devices': nothing,

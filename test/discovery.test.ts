@@ -1,4 +1,5 @@
 /** What the host shows of itself: devices, drivers, groups, and binding of drivers. */
+import { release } from 'node:os';
 import { expect, test } from 'vitest';
 import { Host } from '../lib/index.ts';
 import { backend, EDU, GROUP_OF_TWO, openHost } from './support/backends.ts';
@@ -119,6 +120,7 @@ test('the report says what the host has', () => {
   using host = openHost();
   const report = host.report();
   expect(report.backend).toBe(backend);
+  expect(report.kernel).toBe(backend === 'kernel' ? release() : '7.3');
   expect(report.checks.every((each) => each.ok)).toBe(true);
 });
 

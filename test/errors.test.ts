@@ -151,7 +151,7 @@ test('without a descriptor left, opening is an error and no crash', async (ctx) 
 });
 
 test('options that nobody knows are refused, not ignored', () => {
-  expect(() => Host.open({ software: {} } as object)).toThrow(
-    "Expected only 'backend' for options but received 'software'",
+  expect(() => Host.open({ hardware: {} } as object)).toThrow(
+    "Expected only 'backend' and 'software' for options but received 'hardware'",
   );
 });

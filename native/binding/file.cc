@@ -11,6 +11,7 @@ Napi::Function File::define(Napi::Env env) {
   return DefineClass(env, "File",
                      {InstanceAccessor<&File::fd>("fd"),
                       InstanceMethod<&File::dispose>("dispose"),
+                      InstanceMethod<&File::release>("release"),
                       InstanceMethod<&File::destroy>("destroy"),
                       InstanceMethod<&File::ioasAlloc>("ioasAlloc"),
                       InstanceMethod<&File::ioasIovaRanges>("ioasIovaRanges"),
@@ -63,6 +64,11 @@ Napi::Value File::fd(const Napi::CallbackInfo& info) {
 Napi::Value File::dispose(const Napi::CallbackInfo& info) {
   slot_->file.reset();
   return info.Env().Undefined();
+}
+
+// () => the release of the kernel that it is a file of
+Napi::Value File::release(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(), live(info.Env()).backend->release());
 }
 
 }  // namespace vfio::binding

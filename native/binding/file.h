@@ -41,6 +41,7 @@ class File final : public Napi::ObjectWrap<File> {
  private:
   Napi::Value fd(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
+  Napi::Value release(const Napi::CallbackInfo& info);
 
   // iommufd.cc
   Napi::Value destroy(const Napi::CallbackInfo& info);

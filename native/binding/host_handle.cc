@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include <cerrno>
+#include <stdexcept>
 #include <system_error>
 
 #include "async.h"
@@ -21,13 +22,29 @@ int64_t writeFile(Backend& backend, const std::string& path, const std::string& 
   return result;
 }
 
+// (kernel?, topology?): what a software host is to be
+soft::HostOptions softwareOptions(const Arguments& arguments, size_t index) {
+  soft::HostOptions options;
+  if (!arguments[index].IsUndefined()) {
+    const auto kernel = soft::KernelVersion::parse(arguments.text(index, "software.kernel"));
+    if (!kernel || !soft::isKnown(*kernel)) {
+      const std::string expected =
+          "a release from '" + soft::kOldestKernel.text() + "' to '" + soft::kNewestKernel.text() + "'";
+      refuse(arguments.env(), expected.c_str(), "software.kernel", arguments[index]);
+    }
+    options.kernel = *kernel;
+  }
+  if (!arguments[index + 1].IsUndefined()) options.topology = arguments.text(index + 1, "software.topology");
+  return options;
+}
+
 }  // namespace
 
 Napi::Function HostHandle::define(Napi::Env env) {
   return DefineClass(
       env, "Host",
-      {InstanceMethod<&HostHandle::open>("open"), InstanceMethod<&HostHandle::readText>("readText"),
-       InstanceMethod<&HostHandle::writeText>("writeText"),
+      {InstanceMethod<&HostHandle::open>("open"), InstanceMethod<&HostHandle::release>("release"),
+       InstanceMethod<&HostHandle::readText>("readText"), InstanceMethod<&HostHandle::writeText>("writeText"),
        InstanceMethod<&HostHandle::writeTextAsync>("writeTextAsync"),
        InstanceMethod<&HostHandle::readlink>("readlink"), InstanceMethod<&HostHandle::list>("list"),
        InstanceMethod<&HostHandle::takeFaults>("takeFaults"), InstanceMethod<&HostHandle::settle>("settle"),
@@ -35,12 +52,17 @@ Napi::Function HostHandle::define(Napi::Env env) {
 }
 
 HostHandle::HostHandle(const Napi::CallbackInfo& info) : ObjectWrap(info) {
-  const std::string kind = Arguments(info).text(0, "backend");
+  const Arguments arguments(info);
+  const std::string kind = arguments.text(0, "backend");
   if (kind == "kernel") {
     backend_ = kernel();
   } else if (kind == "software") {
     try {
-      software_ = makeSoftwareHost();
+      software_ = makeSoftwareHost(softwareOptions(arguments, 1));
+    } catch (const std::invalid_argument& error) {
+      Napi::TypeError refused = Napi::TypeError::New(info.Env(), error.what());
+      refused.Set("code", "ERR_INVALID_ARG_TYPE");
+      throw refused;
     } catch (const std::system_error& error) {
       throwErrno(info.Env(), error.code().value(), "eventfd");
     }
@@ -64,6 +86,11 @@ Napi::Value HostHandle::open(const Napi::CallbackInfo& info) {
   const int fd = live(info.Env()).open(path.c_str(), O_RDWR);
   if (fd < 0) throwErrno(info.Env(), fd, "open", nullptr, path.c_str());
   return File::make(info.Env(), backend_, fd);
+}
+
+// () => the kernel's release, or the one that a software host answers as
+Napi::Value HostHandle::release(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(), live(info.Env()).release());
 }
 
 // (path) => string, or null when there is no such file. A sysfs attribute is at most one page.

@@ -13,13 +13,14 @@ namespace vfio::binding {
 class HostHandle final : public Napi::ObjectWrap<HostHandle> {
  public:
   static Napi::Function define(Napi::Env env);
-  explicit HostHandle(const Napi::CallbackInfo& info);  // new Host('kernel' | 'software')
+  explicit HostHandle(const Napi::CallbackInfo& info);  // new Host('kernel' | 'software', kernel?, topology?)
 
   // (fd) => File: a duplicate of a descriptor, on whichever host it belongs to
   static Napi::Value adopt(const Napi::CallbackInfo& info);
 
  private:
   Napi::Value open(const Napi::CallbackInfo& info);
+  Napi::Value release(const Napi::CallbackInfo& info);
   Napi::Value readText(const Napi::CallbackInfo& info);
   Napi::Value writeText(const Napi::CallbackInfo& info);
   Napi::Value writeTextAsync(const Napi::CallbackInfo& info);

@@ -1,6 +1,7 @@
 #include "hosts.h"
 
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "../kernel/kernel.h"
@@ -26,8 +27,8 @@ const std::shared_ptr<soft::mm::Memory>& processMemory() {
   return memory;
 }
 
-std::shared_ptr<soft::Host> makeSoftwareHost() {
-  auto host = std::make_shared<soft::Host>(processMemory());
+std::shared_ptr<soft::Host> makeSoftwareHost(soft::HostOptions options) {
+  auto host = std::make_shared<soft::Host>(processMemory(), std::move(options));
   const std::lock_guard guard(lock);
   std::erase_if(softwareHosts(), [](const auto& weak) { return weak.expired(); });
   softwareHosts().push_back(host);

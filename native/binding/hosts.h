@@ -14,8 +14,8 @@ namespace vfio::binding {
 // The one kernel.
 std::shared_ptr<Backend> kernel();
 
-// A new software host with the default machine.
-std::shared_ptr<soft::Host> makeSoftwareHost();
+// A new software host. Throws std::invalid_argument, with words, for a machine that can't be built.
+std::shared_ptr<soft::Host> makeSoftwareHost(soft::HostOptions options);
 
 // This process's memory: one for all hosts, since a page may be mapped for devices of several.
 const std::shared_ptr<soft::mm::Memory>& processMemory();

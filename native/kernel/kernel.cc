@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -65,6 +66,11 @@ int KernelBackend::list(const char* path, std::vector<std::string>& names) {
     if (std::strcmp(entry->d_name, ".") != 0 && std::strcmp(entry->d_name, "..") != 0)
       names.emplace_back(entry->d_name);
   }
+}
+
+std::string KernelBackend::release() const {
+  utsname names{};
+  return ::uname(&names) == 0 ? names.release : "";
 }
 
 }  // namespace vfio

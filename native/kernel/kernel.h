@@ -19,6 +19,7 @@ class KernelBackend final : public Backend {
   int munmap(void* address, size_t length) override;
   int64_t readlink(const char* path, char* buffer, size_t size) override;
   int list(const char* path, std::vector<std::string>& names) override;
+  std::string release() const override;
 };
 
 }  // namespace vfio

@@ -259,6 +259,8 @@ int Host::list(const char* path, std::vector<std::string>& names) {
   return machine_->list(copy, names);
 }
 
+std::string Host::release() const { return options_.kernel.text(); }
+
 // ---------------------------------------------------------------- memory
 
 int64_t Host::mmap(void* hint, size_t length, int protection, int flags, int fd, uint64_t offset) {

@@ -17,6 +17,8 @@ struct KernelVersion {
 
   auto operator<=>(const KernelVersion&) const = default;
 
+  [[nodiscard]] std::string text() const { return std::to_string(major) + "." + std::to_string(minor); }
+
   // "6.12"; nothing else is a version.
   [[nodiscard]] static std::optional<KernelVersion> parse(std::string_view text) {
     KernelVersion version{};
@@ -32,6 +34,11 @@ struct KernelVersion {
 inline constexpr KernelVersion kOldestKernel{6,
                                              6};  // the first with device files and page tables of one's own
 inline constexpr KernelVersion kNewestKernel{7, 3};
+
+// Was there such a release, and is it one that a host can answer as? 6.19 was followed by 7.0.
+[[nodiscard]] constexpr bool isKnown(KernelVersion kernel) {
+  return kernel >= kOldestKernel && kernel <= kNewestKernel && (kernel.major != 6 || kernel.minor <= 19);
+}
 
 struct HostOptions {
   KernelVersion kernel = kNewestKernel;
