@@ -40,6 +40,11 @@ inline void claim(const std::string& text, int64_t expected, int64_t actual) {
   }
 }
 
+inline void claim(const std::string& text, const std::string& expected, const std::string& actual) {
+  claim(text, expected == actual);
+  if (expected != actual) std::printf("     expected %s, got %s\n", expected.c_str(), actual.c_str());
+}
+
 constexpr uint64_t kPage = 4096;
 constexpr uint32_t kRead = uapi::IOMMU_IOAS_MAP_READABLE;
 constexpr uint32_t kWrite = uapi::IOMMU_IOAS_MAP_WRITEABLE;

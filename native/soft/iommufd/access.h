@@ -1,13 +1,15 @@
 // A user of an address space inside the kernel: what an mdev's driver has instead of page tables, to reach
 // the program's memory by IOVA. (The kernel's own test devices are the other user.)
 //
-// Life: made by its driver in a context, removed by it, never by DESTROY. While it is attached to an IOAS it
-// is a user of that; while it has pages pinned, unmapping them calls `unmapped` first, which must give them
-// back.
+// Life: made by its driver in a context, which it keeps alive; removed by dropping the handle, never by
+// DESTROY. While it is attached to an IOAS it is a user of that; while it has pages pinned, unmapping them
+// calls `unmapped` first, which must give them back: as long as it doesn't, the unmapping is tried again, a
+// hundred times. It is also called, for everything, when the access leaves an IOAS.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "object.h"
@@ -22,30 +24,47 @@ class Access final : public Object {
   static constexpr ObjectKind kKind = ObjectKind::access;
   using Unmapped = std::function<void(uint64_t iova, uint64_t length)>;
 
-  // `pins`: it will pin pages, so its IOAS gets an alignment of a page.
-  Access(Context& itsContext, bool pins, Unmapped unmapped);
-  ~Access() override;
+  struct Release {
+    std::shared_ptr<Context> context;
+    void operator()(Access* access) const;
+  };
+  using Handle = std::unique_ptr<Access, Release>;
 
-  // Attaches to an IOAS: 0, -EINVAL (it is attached already), -ENOENT, -EADDRINUSE. `replace` moves an
-  // attached one: -ENOENT when it isn't.
+  // `pins`: it will pin pages, so its IOAS gets an alignment of a page. Null: no id is free (-EBUSY).
+  [[nodiscard]] static Handle make(std::shared_ptr<Context> context, bool pins, Unmapped unmapped);
+
+  // Attaches to an IOAS: 0, -EINVAL (it is attached already), -ENOENT, -EADDRINUSE (what is mapped there
+  // doesn't fit the alignment).
   [[nodiscard]] int attach(uint32_t ioasId);
+  // Moves to another IOAS, or changes nothing: as above, and -ENOENT when it isn't attached.
   [[nodiscard]] int replace(uint32_t ioasId);
-  void detach();
+  void detach();  // not attached: no-op
 
-  // Pins [iova, iova+length) and gives the address of each page: 0, -EINVAL, -EOVERFLOW, -ENOENT (a hole, not
-  // attached), -EPERM (read-only), -EFAULT, -ENOMEM.
+  // Pins [iova, iova+length) and gives the address of each page: 0, -EINVAL (it doesn't start at a page, is
+  // being unmapped, or the access was not made to pin), -EOVERFLOW, -ENOENT (a hole, not attached), -EPERM
+  // (mapped without this right), -EFAULT, -ENOMEM. Unpinning takes the very ranges that were pinned.
   [[nodiscard]] int pinPages(uint64_t iova, uint64_t length, bool write, std::vector<uint64_t>& pages);
   void unpinPages(uint64_t iova, uint64_t length);
-  // Reads or writes memory by IOVA: 0 or -errno as above.
-  [[nodiscard]] int rw(uint64_t iova, void* data, uint64_t length, bool write);
+  // Copies between `data` and the memory at `iova`: 0 or -errno as above, with some bytes copied. `pinning`
+  // reaches pages as a device would, instead of as the program.
+  [[nodiscard]] int rw(uint64_t iova, void* data, uint64_t length, bool write, bool pinning = false);
 
   [[nodiscard]] Ioas* ioas() const { return ioas_; }
+  [[nodiscard]] uint64_t alignment() const;
+  void notifyUnmapped(uint64_t iova, uint64_t length) const { unmapped_(iova, length); }
+
+  Access(Context& context, bool pins, Unmapped unmapped);  // for `make`
+  ~Access() override;
 
  private:
+  [[nodiscard]] int change(uint32_t ioasId);
+  [[nodiscard]] int change(Ioas* fresh);
+
   Context& context_;
   const bool pins_;
   const Unmapped unmapped_;
-  Ioas* ioas_ = nullptr;
+  Ioas* ioas_ = nullptr;    // null from the moment of leaving on, so that nothing is newly pinned
+  Ioas* pinned_ = nullptr;  // until everything is unpinned
 };
 
 }  // namespace vfio::soft::iommufd

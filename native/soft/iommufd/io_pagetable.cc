@@ -4,6 +4,11 @@
 #include <cerrno>
 
 namespace vfio::soft::iommufd {
+namespace {
+
+constexpr unsigned kUnmapTries = 100;
+
+}  // namespace
 
 IoPagetable::~IoPagetable() {
   uint64_t unmapped = 0;
@@ -97,9 +102,19 @@ int IoPagetable::unmap(uint64_t iova, uint64_t length, uint64_t& unmapped) {
 }
 
 int IoPagetable::unmapRange(uint64_t start, uint64_t last, uint64_t& unmapped) {
-  while (const Areas::Entry* const found = areas_.find(start, last)) {
+  unsigned tries = 0;
+  while (Areas::Entry* const found = areas_.find(start, last)) {
     const Areas::Entry area = *found;
     if (area.start < start || area.last > last) return -ENOENT;
+    if (area.start != start) tries = 0;
+    if (area.value.accesses != 0) {
+      start = area.start;
+      found->value.closed = 1;
+      notifyUnmapped(area.start, area.last - area.start + 1);
+      // Somebody doesn't answer.
+      if (++tries > kUnmapTries) return -EDEADLK;
+      continue;
+    }
     areas_.erase(area.start);
     unfillDomains(area.start, area.last, area.value);
     area.value.pages->unref();
@@ -116,10 +131,12 @@ int IoPagetable::cut(uint64_t last) {
   const Areas::Entry area = *found;
   // At its first byte too: so the kernel has it.
   if (last == area.start || last == area.last) return 0;
+  if (area.value.closed != 0) return -EBUSY;
   const uint64_t second = last + 1;
   const uint64_t secondByte = area.value.startByte + (second - area.start);
   if (((second | secondByte) & (alignment_ - 1)) != 0) return -EINVAL;
-  // A large page in a page table can't be cut.
+  // Nor can pins of users inside the kernel be told apart, or a large page in a page table be cut.
+  if (area.value.accesses != 0) return -EINVAL;
   if (!domains_.empty() && hugePages_) return -EINVAL;
 
   Pages& pages = *area.value.pages;

@@ -20,6 +20,8 @@
 
 namespace vfio::soft::iommufd {
 
+class Access;
+
 class IoPagetable {
  public:
   struct Nothing {};
@@ -46,8 +48,8 @@ class IoPagetable {
   // when it fails.
   [[nodiscard]] int mapPieces(std::span<Piece> pieces, uint64_t length, uint32_t access, bool fixed,
                               uint64_t& iova);
-  // Unmaps the areas in the range, lowest first, until one isn't inside it as a whole (-ENOENT). `unmapped`
-  // counts the bytes also then.
+  // Unmaps the areas in the range, lowest first, until one isn't inside it as a whole (-ENOENT) or a user
+  // inside the kernel doesn't let go of it (-EDEADLK). `unmapped` counts the bytes also then.
   [[nodiscard]] int unmap(uint64_t iova, uint64_t length, uint64_t& unmapped);
   [[nodiscard]] int unmapAll(uint64_t& unmapped) { return unmapRange(0, UINT64_MAX, unmapped); }
   // Cuts the area that `last` lies in behind it, if there is one and it doesn't end there.
@@ -74,6 +76,15 @@ class IoPagetable {
   [[nodiscard]] const std::vector<iommu::Domain*>& domains() const { return domains_; }
   [[nodiscard]] int disableHugePages();
   void enableHugePages();
+
+  // --- users inside the kernel, as Access has them: that there is one, and what it does with [iova, last].
+  [[nodiscard]] int addAccess(Access& access);  // 0, or -EADDRINUSE
+  void removeAccess(const Access& access);
+  [[nodiscard]] int pinForAccess(uint64_t iova, uint64_t last, bool write, std::vector<uint64_t>& pages);
+  void unpinForAccess(uint64_t iova, uint64_t last);
+  [[nodiscard]] int copyForAccess(uint64_t iova, uint64_t last, unsigned char* data, bool write,
+                                  bool pinning);
+
   [[nodiscard]] bool hugePages() const { return hugePages_; }
 
  private:
@@ -81,6 +92,8 @@ class IoPagetable {
     Pages* pages;
     uint64_t startByte;  // in the pages
     uint32_t access;
+    uint32_t accesses : 31 = 0;  // pins of users inside the kernel
+    uint32_t closed : 1 = 0;     // is being unmapped: takes no more of them
   };
   using Areas = mm::SpanTree<Area>;
   struct Reserved {
@@ -96,6 +109,9 @@ class IoPagetable {
   [[nodiscard]] int recalculateAlignment();
   [[nodiscard]] int unmapRange(uint64_t start, uint64_t last, uint64_t& unmapped);
   void rebuildReserved();
+  void notifyUnmapped(uint64_t iova, uint64_t length) const;
+  template <class Visit>
+  [[nodiscard]] int forAreas(uint64_t iova, uint64_t last, const Visit& visit);
 
   [[nodiscard]] int fill(iommu::Domain& domain, uint64_t start, uint64_t last, const Area& area) const;
   [[nodiscard]] int fillDomains(uint64_t start, uint64_t last, const Area& area);
@@ -109,6 +125,7 @@ class IoPagetable {
   std::vector<Reserved> reserved_;
   mm::SpanTree<Nothing> reservedUnion_;
   std::vector<iommu::Domain*> domains_;
+  std::vector<Access*> accesses_;
   uint64_t alignment_ = 1;
   bool hugePages_ = true;
 };

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cerrno>
 
+#include "access.h"
 #include "io_pagetable.h"
 
 namespace vfio::soft::iommufd {
@@ -79,6 +80,7 @@ int IoPagetable::checkAlignment(uint64_t alignment) const {
 int IoPagetable::recalculateAlignment() {
   uint64_t alignment = hugePages_ ? 1 : mm::pageSize();
   for (const iommu::Domain* domain : domains_) alignment = std::max(alignment, domain->smallestPage());
+  for (const Access* access : accesses_) alignment = std::max(alignment, access->alignment());
   if (alignment > alignment_) {
     if (const int error = checkAlignment(alignment); error != 0) return error;
   }

@@ -42,6 +42,14 @@ void Pages::unpinUncounted(mm::Memory& memory, uint64_t first, uint64_t last) co
   });
 }
 
+int Pages::reach(mm::Memory& memory, uint64_t startByte, uint64_t length) const {
+  const uint64_t first = startByte / mm::pageSize();
+  const uint64_t last = (startByte + (length - 1)) / mm::pageSize();
+  if (const int error = pinUncounted(memory, first, last); error != 0) return error;
+  unpinUncounted(memory, first, last);
+  return 0;
+}
+
 namespace {
 
 // Makes `at` the first page of a run.

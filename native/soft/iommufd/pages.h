@@ -33,6 +33,8 @@ class Pages {
   // pinned.
   [[nodiscard]] int pin(mm::Memory& memory, uint64_t startByte, uint64_t length);
   void unpin(mm::Memory& memory, uint64_t startByte, uint64_t length);
+  // Could these pages be pinned now? 0 or -EFAULT.
+  [[nodiscard]] int reach(mm::Memory& memory, uint64_t startByte, uint64_t length) const;
 
  private:
   using Counts = mm::SpanTree<uint32_t>;  // users by page number

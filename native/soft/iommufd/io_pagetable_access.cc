@@ -1,0 +1,97 @@
+// How users inside the kernel reach the memory of an address space by IOVA: they pin its pages, or copy.
+#include <algorithm>
+#include <cerrno>
+
+#include "access.h"
+#include "io_pagetable.h"
+
+namespace vfio::soft::iommufd {
+
+int IoPagetable::addAccess(Access& access) {
+  accesses_.push_back(&access);
+  const int error = recalculateAlignment();
+  if (error != 0) accesses_.pop_back();
+  return error;
+}
+
+void IoPagetable::removeAccess(const Access& access) {
+  std::erase(accesses_, &access);
+  (void)recalculateAlignment();  // only ever gets finer here
+}
+
+// By a copy of the list: who is told may leave.
+void IoPagetable::notifyUnmapped(uint64_t iova, uint64_t length) const {
+  const std::vector<Access*> told = accesses_;
+  for (const Access* access : told) access->notifyUnmapped(iova, length);
+}
+
+// Shows the parts of the areas that [iova, last] is made of, lowest first, until `visit` returns other than 0
+// (which is returned). 0: all of it was shown; -ENOENT: up to a hole.
+template <class Visit>
+int IoPagetable::forAreas(uint64_t iova, uint64_t last, const Visit& visit) {
+  for (uint64_t next = iova;;) {
+    Areas::Entry* const area = areas_.find(next, next);
+    if (area == nullptr) return -ENOENT;
+    const uint64_t end = std::min(last, area->last);
+    if (const int error = visit(*area, next, end); error != 0) return error;
+    if (end == last) return 0;
+    next = end + 1;
+  }
+}
+
+int IoPagetable::pinForAccess(uint64_t iova, uint64_t last, bool write, std::vector<uint64_t>& pages) {
+  const uint64_t page = mm::pageSize();
+  uint64_t pinned = iova;  // up to here, if this fails
+  const int error = forAreas(iova, last, [&](Areas::Entry& entry, uint64_t first, uint64_t end) {
+    Area& area = entry.value;
+    const uint64_t startByte = area.startByte + (first - entry.start);
+    const uint64_t lastByte = area.startByte + (end - entry.start);
+    // Pages that lie one behind the other in the list must do so in IOVAs.
+    if (area.closed != 0 || startByte % page != 0) return -EINVAL;
+    if (end != last && lastByte % page != page - 1) return -EINVAL;
+    if ((area.access & (write ? iommu::kWrite : iommu::kRead)) == 0) return -EPERM;
+    if (const int failed = area.pages->pin(memory_, startByte, end - first + 1); failed != 0) return failed;
+    ++area.accesses;
+    for (uint64_t at = startByte; at <= lastByte; at += page) pages.push_back(area.pages->user() + at);
+    pinned = end + 1;
+    return 0;
+  });
+  if (error != 0) {
+    if (pinned != iova) unpinForAccess(iova, pinned - 1);
+    pages.clear();
+  }
+  return error;
+}
+
+void IoPagetable::unpinForAccess(uint64_t iova, uint64_t last) {
+  (void)forAreas(iova, last, [this](Areas::Entry& entry, uint64_t first, uint64_t end) {
+    Area& area = entry.value;
+    if (area.accesses == 0) return -EINVAL;  // its driver is wrong
+    --area.accesses;
+    area.pages->unpin(memory_, area.startByte + (first - entry.start), end - first + 1);
+    return 0;
+  });
+}
+
+int IoPagetable::copyForAccess(uint64_t iova, uint64_t last, unsigned char* data, bool write, bool pinning) {
+  const uint64_t page = mm::pageSize();
+  return forAreas(iova, last, [&](Areas::Entry& entry, uint64_t first, uint64_t end) {
+    const Area& area = entry.value;
+    if (area.closed != 0) return -EINVAL;
+    if ((area.access & (write ? iommu::kWrite : iommu::kRead)) == 0) return -EPERM;
+    const uint64_t startByte = area.startByte + (first - entry.start);
+    const uint64_t length = end - first + 1;
+    // A single page is reached with the right that is asked for, several with those of the mapping.
+    const bool several = startByte / page != (startByte + length - 1) / page;
+    if (pinning && several) {
+      if (const int error = area.pages->reach(memory_, startByte, length); error != 0) return error;
+    }
+    const uint64_t user = area.pages->user() + startByte;
+    const int error =
+        write ? mm::Memory::copyOut(user, data, length) : mm::Memory::copyIn(data, user, length);
+    data += length;
+    return error;
+  });
+}
+
+}  // namespace vfio::soft::iommufd
