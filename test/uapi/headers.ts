@@ -1,11 +1,11 @@
 // Reads C headers for names, and asks a compiler for what the names mean. The parser knows the few forms that these
 // headers have and throws on any other, so that nothing is passed over.
 import { execFile } from 'node:child_process';
-import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
+import { kernelSource } from '../support/kernel-source.ts';
 
 const run = promisify(execFile);
 const root = path.resolve(import.meta.dirname, '../..');
@@ -122,39 +122,10 @@ export async function ask(includes: readonly string[], flags: readonly string[],
   }
 }
 
-const archive = '/usr/src/linux-source-6.12.tar.xz';
-
-/** Why there are no kernel headers to compare with, or undefined when there are. */
-export const missing = existsSync(archive)
-  ? undefined
-  : `${archive} is missing: apt-get install linux-source-6.12`;
-
-/**
- * The directory with linux/NAME for each name, out of Debian's kernel source. Unpacking reads most of the archive, ten
- * seconds or so, and is therefore done once for each version of the package.
- */
+/** The directory with linux/NAME for each name. */
 export async function kernelHeaders(names: readonly string[]): Promise<string> {
-  const { size, mtimeMs } = await stat(archive);
-  const cache = path.join(root, 'node_modules/.cache/vfio-uapi');
-  const directory = path.join(cache, `${size}-${Math.floor(mtimeMs)}`);
-  if (names.every((name) => existsSync(path.join(directory, 'linux', name)))) return directory;
-  await mkdir(cache, { recursive: true });
-  const fresh = await mkdtemp(path.join(cache, 'unpacking-'));
-  const members = names.map((name) => `linux-source-6.12/include/uapi/linux/${name}`);
-  await run('tar', [
-    '-I',
-    'xz -T0',
-    '-xf',
-    archive,
-    '-C',
-    fresh,
-    '--strip-components=3',
-    '--occurrence=1',
-    ...members,
-  ]);
-  await rm(directory, { recursive: true, force: true });
-  await rename(fresh, directory);
-  return directory;
+  const members = names.map((name) => `include/uapi/linux/${name}`);
+  return path.join(await kernelSource('uapi', members), 'include/uapi');
 }
 
 export async function parseFiles(files: readonly string[]): Promise<Names> {

@@ -125,6 +125,15 @@ int IoPagetable::unmapRange(uint64_t start, uint64_t last, uint64_t& unmapped) {
   return 0;
 }
 
+std::optional<uint64_t> IoPagetable::nthArea(uint32_t number) const {
+  std::optional<uint64_t> start;
+  areas_.forEach([&](const Areas::Entry& area) {
+    if (number == 0) start = area.start;
+    return number-- != 0;
+  });
+  return start;
+}
+
 int IoPagetable::cut(uint64_t last) {
   const Areas::Entry* const found = areas_.find(last, last);
   if (found == nullptr) return 0;

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -52,6 +53,8 @@ class IoPagetable {
   // inside the kernel doesn't let go of it (-EDEADLK). `unmapped` counts the bytes also then.
   [[nodiscard]] int unmap(uint64_t iova, uint64_t length, uint64_t& unmapped);
   [[nodiscard]] int unmapAll(uint64_t& unmapped) { return unmapRange(0, UINT64_MAX, unmapped); }
+  // Where the area with this number, from 0 and lowest first, begins; nothing: there are not so many.
+  [[nodiscard]] std::optional<uint64_t> nthArea(uint32_t number) const;
   // Cuts the area that `last` lies in behind it, if there is one and it doesn't end there.
   [[nodiscard]] int cut(uint64_t last);
 

@@ -6,6 +6,7 @@
 #include "../../uapi/iommufd.h"
 #include "../host.h"
 #include "../mm/memory.h"
+#include "../selftest/nth_area.h"
 #include "command.h"
 
 namespace vfio::soft::iommufd {
@@ -98,6 +99,7 @@ int ioasMap(Command& command) {
 
 int ioasCopy(Command& command) {
   auto& arguments = command.as<uapi::iommu_ioas_copy>();
+  selftest::convertIova(command.context, arguments.src_ioas_id, arguments.src_iova, arguments.flags);
   if ((arguments.flags & ~kMapFlags) != 0) return -EOPNOTSUPP;
   if (arguments.length == UINT64_MAX || arguments.src_iova == UINT64_MAX ||
       arguments.dst_iova == UINT64_MAX) {

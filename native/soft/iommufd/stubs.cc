@@ -25,7 +25,5 @@ int vdeviceAlloc(Command&) { return -EOPNOTSUPP; }
 int veventqAlloc(Command&) { return -EOPNOTSUPP; }
 // hw_queue.cc
 int hwQueueAlloc(Command&) { return -EOPNOTSUPP; }
-// ../selftest/
-int selftestCommand(Command&) { return -EOPNOTSUPP; }
 
 }  // namespace vfio::soft::iommufd

@@ -1,0 +1,51 @@
+// The kernel's mock access: an in-kernel user of an address space that a program drives through a
+// descriptor, and the ranges that it holds pinned.
+//
+// Life: a file made by the test-only command; its last close gives back the pages and the access. It keeps
+// the context after /dev/iommu is closed, as every access does.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "../file.h"
+#include "../iommufd/access.h"
+#include "../iommufd/context.h"
+
+namespace vfio::soft::selftest {
+
+class MockAccess final : public File {
+ public:
+  // Null: no id is free.
+  [[nodiscard]] static std::shared_ptr<MockAccess> make(const std::shared_ptr<iommufd::Context>& context,
+                                                        bool pins);
+  ~MockAccess() override { release(); }
+  // What the last close does.
+  void release();
+
+  // Pins a range and keeps it under a number of its own: 0 or -errno. A `user` that isn't 0 is what the pages
+  // must be, else -EBADE.
+  [[nodiscard]] int pin(uint64_t iova, uint64_t length, uint64_t user, bool write, uint32_t& item);
+  // Gives such a range back: 0 or -ENOENT.
+  [[nodiscard]] int giveBack(uint32_t item);
+
+  [[nodiscard]] iommufd::Access& access() { return *access_; }
+  [[nodiscard]] bool pins() const { return pins_; }
+
+ private:
+  struct Item {
+    uint32_t id;
+    uint64_t iova;
+    uint64_t length;
+  };
+  void unmapped(uint64_t iova, uint64_t length);
+
+  iommufd::Access::Handle access_;
+  mm::Memory* memory_ = nullptr;
+  bool pins_ = false;
+  std::vector<Item> items_;
+  uint32_t nextItem_ = 0;
+};
+
+}  // namespace vfio::soft::selftest
