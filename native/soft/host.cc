@@ -114,6 +114,11 @@ int Host::install(std::shared_ptr<File> file, FdKind kind, int flags) {
   return ends[0];
 }
 
+void Host::uninstall(int fd) {
+  ::close(fd);
+  reap();
+}
+
 void Host::setReadable(const File& file, bool readable) {
   for (auto& [inode, description] : descriptions_) {
     if (description->file.get() != &file || description->readable == readable) continue;

@@ -78,6 +78,7 @@ class Host final : public Backend {
   // --- for the models below; the lock is held
   // A new descriptor, or -errno. `flags` are those of open(2): the access mode and O_CLOEXEC count.
   [[nodiscard]] int install(std::shared_ptr<File> file, FdKind kind, int flags);
+  void uninstall(int fd);  // of a call that fails after all: nobody has seen the number
   [[nodiscard]] std::shared_ptr<File> file(int fd);   // null if not ours
   void setReadable(const File& file, bool readable);  // for FdKind::pollable
   void reportFault(DmaFault fault);

@@ -391,7 +391,7 @@ void devices(Host& host) {
   claim("... the id is unchanged", ioas, pt);
   Fd::Ranges ranges = fd.ranges(ioas);
   claim("... and the ranges", ranges.count == 1 && ranges.alignment == 1);
-  claim("... and nothing is pinned or attached", nic.domain == nullptr);
+  claim("... and nothing is pinned or attached", nic.translation() == nullptr);
   claim("without it", 0, fd.unmap(ioas, 0x900000, kPage));
   claim("a mapping in the MSI window", 0, fd.mapAt(ioas, 0xfee00000, buffer.user(), kPage));
   claim("attach EADDRINUSE", -EADDRINUSE, device->attach(pt));
@@ -470,7 +470,7 @@ void devices(Host& host) {
   pt = ioas;
   claim("a second device shares the auto page table", 0, l->attach(pt));
   claim("so it does", 3, pt);
-  claim("its whole group moves", right.domain == nic.domain);
+  claim("its whole group moves", right.translation() == nic.translation());
   claim("the other member's region is taken: EADDRINUSE", -EADDRINUSE, r->attach(pt));
   const uint32_t second_ioas = fd.ioas();
   pt = second_ioas;
@@ -484,12 +484,14 @@ void devices(Host& host) {
                                                                   ranges.list[1].last == 0xfedfffff);
   pt = ioas;
   claim("moving back through one member fails for the other's region", -EADDRINUSE, l->attach(pt));
-  claim("... and nothing has moved",
-        fd.ranges(second_ioas).count == 3 && right.domain == left.domain && left.domain != nic.domain);
+  claim("... and nothing has moved", fd.ranges(second_ioas).count == 3 &&
+                                         right.translation() == left.translation() &&
+                                         left.translation() != nic.translation());
   l->detach();
-  claim("the group stays with its last member", right.domain != nullptr && left.domain == right.domain);
+  claim("the group stays with its last member",
+        right.translation() != nullptr && left.translation() == right.translation());
   r->detach();
-  claim("detached: blocked", right.domain == nullptr && left.domain == nullptr);
+  claim("detached: blocked", right.translation() == nullptr && left.translation() == nullptr);
   claim("the ranges are wide again", 1, fd.ranges(second_ioas).count);
   r->detach();
 
@@ -513,7 +515,7 @@ void devices(Host& host) {
   l.reset();
   r.reset();
   claim("unbound, the group is free", group.owner == nullptr && pair.owner == nullptr);
-  claim("and its DMA blocked", nic.domain == nullptr);
+  claim("and its DMA blocked", nic.translation() == nullptr);
 }
 
 void container(Host& host) {
@@ -674,8 +676,9 @@ void dirtyWrites(Host& host) {
   iommu::Group group = {7, {}};
   iommu::Endpoint nic(host, "0000:07:00.0", 0x700, unit, group);
   Buffer buffer(4 * kPage);
-  nic.domain = std::make_shared<iommu::Domain>(unit);
-  iommu::Domain& domain = *nic.domain;
+  const auto table = std::make_shared<iommu::Domain>(unit);
+  nic.attach(std::nullopt, {table, nullptr});
+  iommu::Domain& domain = *table;
   claim("map", 0, domain.map(0, buffer.user(), 4 * kPage, iommu::kRead | iommu::kWrite, false));
   char bytes[16] = {};
   claim("DMA", nic.dmaWrite(0, bytes, sizeof(bytes)));
@@ -685,7 +688,7 @@ void dirtyWrites(Host& host) {
   claim("DMA that writes", nic.dmaWrite(2 * kPage - 8, bytes, sizeof(bytes)));
   claim("writing does", dirtyOf(domain, 0, 4 * kPage, false) == Dirty{{kPage, kPage}, {2 * kPage, kPage}});
   domain.unmap(0, 4 * kPage);
-  nic.domain.reset();
+  nic.attach(std::nullopt, {});
 }
 
 }  // namespace

@@ -54,6 +54,7 @@ bool Domain::enforceCoherency() {
 
 int Domain::suits(const Unit& unit) const {
   if (forcesCoherency_ && !unit.enforcesCoherency) return -EINVAL;
+  if (offersDirtyTracking_ && !unit.tracksDirty) return -EINVAL;
   if (aperture_.start < unit.aperture.start || aperture_.last > unit.aperture.last) return -EINVAL;
   return (pageSizes_ & ~unit.pageSizes) == 0 ? 0 : -EINVAL;
 }
@@ -196,6 +197,17 @@ std::optional<Domain::Run> Domain::translate(uint64_t iova, uint64_t limit) cons
     if (iova == 0) break;  // wrapped
   }
   return run;
+}
+
+Translation::Reach Domain::reach(uint64_t iova, uint64_t limit, uint32_t access) {
+  const auto fault = [](const char* reason, bool missing) {
+    return Reach{.reason = reason, .missing = missing};
+  };
+  if (iova < aperture_.start || iova > aperture_.last) return fault("beyond the aperture", false);
+  const std::optional<Run> run = translate(iova, limit);
+  if (!run) return fault("not mapped", true);
+  if ((run->access & access) == 0) return fault(access == kWrite ? "not writable" : "not readable", true);
+  return {.user = run->user, .size = run->size, .domain = this, .iova = iova};
 }
 
 }  // namespace vfio::soft::iommu

@@ -16,18 +16,15 @@
 #include <optional>
 
 #include "endpoint.h"
+#include "translation.h"
 
 namespace vfio::soft::iommu {
 
-enum Access : uint32_t { kNoAccess = 0, kRead = 1, kWrite = 2 };
-
-class Domain {
+class Domain final : public Translation {
  public:
   // A page table for endpoints behind `unit`.
   explicit Domain(const Unit& unit);
-  ~Domain();
-  Domain(const Domain&) = delete;
-  Domain& operator=(const Domain&) = delete;
+  ~Domain() override;
 
   [[nodiscard]] const Range& aperture() const { return aperture_; }
   [[nodiscard]] uint64_t pageSizes() const { return pageSizes_; }
@@ -37,7 +34,7 @@ class Domain {
   [[nodiscard]] bool enforceCoherency();
 
   // 0, or -EINVAL when an endpoint behind `unit` can't be translated by this table.
-  [[nodiscard]] int suits(const Unit& unit) const;
+  [[nodiscard]] int suits(const Unit& unit) const override;
 
   // Maps [iova, iova+size) of which nothing is mapped, in the largest pages that fit, or with `small` no
   // larger than the processor's. Aligned to smallestPage() on both sides. 0 or -EINVAL (no access rights on a
@@ -54,8 +51,13 @@ class Domain {
     uint32_t access;
   };
   [[nodiscard]] std::optional<Run> translate(uint64_t iova, uint64_t limit) const;
+  // The same for a transaction.
+  [[nodiscard]] Reach reach(uint64_t iova, uint64_t limit, uint32_t access) override;
 
-  // --- dirty tracking: which pages did devices write to? Whether the unit can is its users' business.
+  // --- dirty tracking: which pages did devices write to? Where it is offered, only units that keep dirty
+  // bits can walk the table.
+  void offerDirtyTracking() { offersDirtyTracking_ = true; }
+  [[nodiscard]] bool offersDirtyTracking() const { return offersDirtyTracking_; }
   // Turning it on, also when it is on, starts with no bit set; turning it off leaves them.
   void setDirtyTracking(bool on);
   [[nodiscard]] bool dirtyTracking() const { return dirtyTracking_; }
@@ -103,6 +105,7 @@ class Domain {
   bool enforcesCoherency_;
   bool forcesCoherency_ = false;
   bool allowsNoAccess_;
+  bool offersDirtyTracking_ = false;
   bool dirtyTracking_ = false;
   Table* root_;
   Table* spare_ = nullptr;  // an empty table kept, so that map and unmap of one page don't allocate each time

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
+#include "../../uapi/iommufd_data.h"
+#include "../engine.h"
 #include "../host.h"
 #include "../mm/memory.h"
 #include "domain.h"
@@ -24,53 +27,179 @@ void Group::release(const void* by) {
 Endpoint::Endpoint(Host& itsHost, std::string itsBdf, uint16_t itsRequesterId, Unit& itsUnit, Group& itsGroup)
     : host(itsHost), bdf(std::move(itsBdf)), requesterId(itsRequesterId), unit(itsUnit), group(itsGroup) {
   // Members can't be told apart, so one that appears is translated as the others are.
-  if (!group.members.empty()) domain = group.members.front()->domain;
+  if (!group.members.empty()) {
+    plain_ = group.members.front()->plain_;
+    pasids_ = group.members.front()->pasids_;
+  }
   group.members.push_back(this);
 }
 
-Endpoint::~Endpoint() { std::erase(group.members, this); }
+Endpoint::~Endpoint() {
+  host.engine().cancel(this);
+  std::erase(group.members, this);
+}
+
+const Attachment* Endpoint::attachment(std::optional<uint32_t> pasid) const {
+  if (!pasid) return plain_.translation != nullptr ? &plain_ : nullptr;
+  const auto found = pasids_.find(*pasid);
+  return found != pasids_.end() ? &found->second : nullptr;
+}
+
+void Endpoint::attach(std::optional<uint32_t> pasid, const Attachment& to) {
+  if (!pasid) {
+    plain_ = to;
+  } else if (to.translation != nullptr) {
+    pasids_[*pasid] = to;
+  } else {
+    pasids_.erase(*pasid);
+  }
+  // Requests whose group isn't complete are lost with the table that they were for.
+  if (to.pageRequests == nullptr) {
+    std::erase_if(partial_, [&](const PageRequest& request) { return request.pasid == pasid; });
+  }
+}
+
+// ---------------------------------------------------------------- DMA
+
+const char* Endpoint::move(Transfer& transfer, bool& missing) {
+  missing = false;
+  const bool write = transfer.access == kWrite;
+  while (transfer.size != 0) {
+    const Attachment* const by = attachment(transfer.pasid);
+    if (by == nullptr) return plain_.translation == nullptr ? "blocked" : "no address space for this PASID";
+    const Translation::Reach reach = by->translation->reach(transfer.iova, transfer.size, transfer.access);
+    if (reach.size == 0) {
+      missing = reach.missing && by->pageRequests != nullptr;
+      return reach.reason;
+    }
+    const size_t done = write ? mm::Memory::copyOutSome(reach.user, transfer.bytes, reach.size)
+                              : mm::Memory::copyInSome(transfer.bytes, reach.user, reach.size);
+    if (write && reach.domain->dirtyTracking()) reach.domain->markDirty(reach.iova, done);
+    transfer.iova += done;
+    transfer.bytes += done;
+    transfer.size -= done;
+    // Pinned memory that the program took away all the same: protected it, or truncated its file.
+    if (done != reach.size) return "no memory behind the mapping";
+  }
+  return nullptr;
+}
+
+void Endpoint::fail(const Transfer& transfer, const char* reason) {
+  host.reportFault({bdf, transfer.iova, transfer.size, transfer.access == kWrite, reason});
+}
 
 bool Endpoint::dmaRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) {
-  auto* bytes = static_cast<char*>(into);
-  return transfer(iova, size, kRead, pasid, [&bytes](uint64_t user, size_t length) {
-    const size_t done = mm::Memory::copyInSome(bytes, user, length);
-    bytes += done;
-    return done;
-  });
+  Transfer transfer{iova, size, static_cast<char*>(into), kRead, pasid, {}};
+  bool missing = false;
+  const char* const reason = move(transfer, missing);
+  if (reason != nullptr) fail(transfer, reason);
+  return reason == nullptr;
 }
 
 bool Endpoint::dmaWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) {
-  const auto* bytes = static_cast<const char*>(from);
-  return transfer(iova, size, kWrite, pasid, [&bytes](uint64_t user, size_t length) {
-    const size_t done = mm::Memory::copyOutSome(user, bytes, length);
-    bytes += done;
-    return done;
-  });
+  // Only read, since it is a write to memory.
+  Transfer transfer{iova, size, static_cast<char*>(const_cast<void*>(from)), kWrite, pasid, {}};
+  bool missing = false;
+  const char* const reason = move(transfer, missing);
+  if (reason != nullptr) fail(transfer, reason);
+  return reason == nullptr;
 }
 
-template <class Move>
-bool Endpoint::transfer(uint64_t iova, size_t size, uint32_t access, std::optional<uint32_t> pasid,
-                        const Move& move) {
-  const auto fault = [&](const char* reason) {
-    host.reportFault({bdf, iova, size, access == kWrite, reason});
-    return false;
-  };
-  while (size != 0) {
-    if (domain == nullptr) return fault("blocked");
-    if (pasid) return fault("no address space for this PASID");
-    if (iova < domain->aperture().start || iova > domain->aperture().last)
-      return fault("beyond the aperture");
-    const std::optional<Domain::Run> run = domain->translate(iova, size);
-    if (!run) return fault("not mapped");
-    if ((run->access & access) == 0) return fault(access == kWrite ? "not writable" : "not readable");
-    const size_t done = move(run->user, run->size);
-    if (access == kWrite && domain->dirtyTracking()) domain->markDirty(iova, done);
-    iova += done;
-    size -= done;
-    // Pinned memory that the program took away all the same: protected it, or truncated its file.
-    if (done != run->size) return fault("no memory behind the mapping");
+void Endpoint::startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) {
+  proceed({iova, size, static_cast<char*>(into), kRead, pasid, std::move(done)});
+}
+
+void Endpoint::startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
+                          Done done) {
+  proceed({iova, size, static_cast<char*>(const_cast<void*>(from)), kWrite, pasid, std::move(done)});
+}
+
+void Endpoint::proceed(Transfer transfer) {
+  bool missing = false;
+  const char* const reason = move(transfer, missing);
+  if (reason != nullptr && missing && canRequestPages()) {
+    askFor(std::move(transfer));
+    return;
   }
-  return true;
+  if (reason != nullptr) fail(transfer, reason);
+  transfer.done(reason == nullptr);
+}
+
+void Endpoint::dropTransfers() {
+  waiting_.clear();
+  host.engine().cancel(this);
+}
+
+// ---------------------------------------------------------------- page requests
+
+// Asks for all the pages that the rest of a transfer has to have, as one group.
+void Endpoint::askFor(Transfer transfer) {
+  constexpr uint64_t kPage = 4096;
+  constexpr unsigned kMost = 32;         // of a group
+  constexpr uint32_t kGroups = 1U << 9;  // a group's index has nine bits
+  const auto outstanding = [this](uint32_t group) {
+    return std::ranges::any_of(waiting_, [group](const Transfer& other) { return other.group == group; });
+  };
+  while (outstanding(nextGroup_ % kGroups)) ++nextGroup_;
+  transfer.group = nextGroup_++ % kGroups;
+
+  const uint32_t permissions =
+      transfer.access == kWrite ? uapi::IOMMU_PGFAULT_PERM_WRITE : uapi::IOMMU_PGFAULT_PERM_READ;
+  std::vector<PageRequest> requests;
+  const uint64_t last = transfer.iova + (transfer.size - 1);
+  for (uint64_t page = transfer.iova & ~(kPage - 1); page <= last && requests.size() < kMost; page += kPage) {
+    const Translation::Reach reach =
+        attachment(transfer.pasid)->translation->reach(std::max(page, transfer.iova), 1, transfer.access);
+    if (reach.size == 0 && reach.missing) {
+      requests.push_back({page, permissions, transfer.group, transfer.pasid, false});
+    }
+    if (page + kPage < page) break;
+  }
+  requests.back().last = true;
+  waiting_.push_back(std::move(transfer));
+  for (const PageRequest& request : requests) (void)this->request(request);
+}
+
+int Endpoint::request(const PageRequest& request) {
+  const Attachment* by = attachment(request.pasid);
+  if (by == nullptr && request.pasid && unit.guestPasids && plain_.translation != nullptr &&
+      plain_.translation->nested()) {
+    by = &plain_;
+  }
+  if (by == nullptr || by->pageRequests == nullptr) {
+    if (request.last) respond(request.group, PageResponse::invalid);
+    return -EINVAL;
+  }
+  if (!request.last) {
+    partial_.push_back(request);
+    return 0;
+  }
+  std::vector<PageRequest> whole;
+  std::erase_if(partial_, [&](const PageRequest& earlier) {
+    if (earlier.group != request.group) return false;
+    whole.push_back(earlier);
+    return true;
+  });
+  whole.push_back(request);
+  by->pageRequests->take(*this, std::move(whole));
+  return 0;
+}
+
+void Endpoint::respond(uint32_t group, PageResponse response) {
+  const auto found =
+      std::ranges::find_if(waiting_, [group](const Transfer& transfer) { return transfer.group == group; });
+  if (found == waiting_.end()) return;  // was reset meanwhile, or it was only a request
+  // The device goes on where devices work, and not inside the call that answered.
+  auto transfer = std::make_shared<Transfer>(std::move(*found));
+  waiting_.erase(found);
+  host.engine().post(this, std::chrono::nanoseconds::zero(), [this, transfer, response] {
+    if (response == PageResponse::success) {
+      proceed(std::move(*transfer));
+    } else {
+      fail(*transfer, "the page request was refused");
+      transfer->done(false);
+    }
+  });
 }
 
 }  // namespace vfio::soft::iommu

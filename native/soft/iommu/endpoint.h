@@ -1,24 +1,28 @@
 // What an IOMMU sees of a device: an endpoint that issues transactions with a requester id, in a group with
 // the endpoints that it can't be told apart from. Made with its PCI function, dies with it.
 //
-// Translation takes (endpoint, PASID, address) from the first day; a domain that maps nothing blocks
-// everything.
+// Translation takes (endpoint, PASID, address); what leads nowhere is blocked.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
+
+#include "page_request.h"
+#include "translation.h"
 
 namespace vfio::soft {
 class Host;
 }
 
 namespace vfio::soft::iommu {
-
-class Domain;
 
 struct Range {
   uint64_t start;
@@ -42,8 +46,16 @@ struct Unit {
   bool enforcesCoherency;
   bool isolatesInterrupts;
   bool tracksDirty;
-  bool nests = false;           // has two-stage translation: a table can be the parent of a guest's
-  bool allowsNoAccess = false;  // has leaf entries that neither read nor write (VT-d has not)
+  bool nests = false;               // has two-stage translation: a table can be the parent of a guest's
+  bool allowsNoAccess = false;      // has leaf entries that neither read nor write (VT-d has not)
+  MakeNested makeNested = nullptr;  // a guest's table with a domain for a parent; null: it has none of these
+  unsigned pasidBits = 0;
+  PageRequestKind pageRequests = PageRequestKind::none;
+  bool guestPasids = false;  // PASIDs are the guest's, in its nested table: requests with one go there
+  // First-stage tables of VT-d: five levels, supervisor requests, extended accessed flags.
+  bool fiveLevels = false;
+  bool supervisorRequests = false;
+  bool extendedAccessed = false;
 };
 
 // A group of endpoints and the owner of its DMA (requirement B1). An owner is any address that stands for one
@@ -60,6 +72,12 @@ struct Group {
   void release(const void* by);
 };
 
+// What translates the transactions of an endpoint with one PASID, or without any.
+struct Attachment {
+  std::shared_ptr<Translation> translation;    // null: blocked
+  PageRequestHandler* pageRequests = nullptr;  // null: a missing page is a fault. Its owner outlives this
+};
+
 class Endpoint {
  public:
   Endpoint(Host& host, std::string bdf, uint16_t requesterId, Unit& unit, Group& group);
@@ -72,19 +90,63 @@ class Endpoint {
   bool dmaRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid = std::nullopt);
   bool dmaWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid = std::nullopt);
 
+  // The same for a device that can wait: for pages that are missing it asks, if there is somebody to ask, and
+  // goes on when it has them. `done` is told the outcome, at once or later on the engine. The memory stays
+  // the device's until then.
+  using Done = std::function<void(bool)>;
+  void startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done);
+  void startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid, Done done);
+  // Drops the transfers that wait; their `done` is not called.
+  void dropTransfers();
+
+  // A page request of the device: 0, or -EINVAL when nobody takes it, which the device learns as `invalid`.
+  [[nodiscard]] int request(const PageRequest& request);
+  // The answer to a group of them.
+  void respond(uint32_t group, PageResponse response);
+  // Can it ask for pages? Both it and its unit have to be able to.
+  [[nodiscard]] bool canRequestPages() const {
+    return pageRequests && unit.pageRequests != PageRequestKind::none;
+  }
+  [[nodiscard]] unsigned usablePasidBits() const { return std::min(pasidBits, unit.pasidBits); }
+
+  // Without a PASID, and by PASID.
+  [[nodiscard]] const Attachment* attachment(std::optional<uint32_t> pasid) const;
+  [[nodiscard]] const std::shared_ptr<Translation>& translation() const { return plain_.translation; }
+  void attach(std::optional<uint32_t> pasid, const Attachment& to);  // nothing: detaches
+
   Host& host;
   const std::string bdf;
   const uint16_t requesterId;
   Unit& unit;
   Group& group;
   std::vector<ReservedRegion> reserved;  // this endpoint's own, besides the unit's
-  // What its transactions are translated by. Null: the group has no owner and the kernel's default domain
-  // rules, which lets through nothing of a device that no kernel driver uses: blocked.
-  std::shared_ptr<Domain> domain;
+  // What the device can do, if the unit can too.
+  unsigned pasidBits = 0;
+  bool pageRequests = false;
 
  private:
-  template <class Move>
-  bool transfer(uint64_t iova, size_t size, uint32_t access, std::optional<uint32_t> pasid, const Move& move);
+  struct Transfer {
+    uint64_t iova;
+    size_t size;
+    char* bytes;  // the device's; only read when it writes to memory
+    uint32_t access;
+    std::optional<uint32_t> pasid;
+    Done done;
+    uint32_t group = 0;  // of its page requests, while it waits
+  };
+  // Moves as much as can be moved: null when that is all, or why not. `missing`: pages can be asked for.
+  [[nodiscard]] const char* move(Transfer& transfer, bool& missing);
+  void proceed(Transfer transfer);
+  void askFor(Transfer transfer);
+  void fail(const Transfer& transfer, const char* reason);
+
+  // With no PASID. Without a translation the group has no owner and the kernel's default domain rules, which
+  // lets through nothing of a device that no kernel driver uses: blocked.
+  Attachment plain_;
+  std::map<uint32_t, Attachment> pasids_;
+  std::vector<PageRequest> partial_;  // of groups whose last request hasn't come
+  std::list<Transfer> waiting_;
+  uint32_t nextGroup_ = 0;
 };
 
 }  // namespace vfio::soft::iommu

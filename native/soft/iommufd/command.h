@@ -39,11 +39,11 @@ int option(Command& command);
 int vfioIoas(Command& command);
 // hwpt.cc, hw_info.cc
 int hwptAlloc(Command& command);
+int hwptInvalidate(Command& command);
 int getHwInfo(Command& command);
-// dirty.cc, nested.cc, fault_queue.cc
+// dirty.cc, fault_queue.cc
 int hwptSetDirtyTracking(Command& command);
 int hwptGetDirtyBitmap(Command& command);
-int hwptInvalidate(Command& command);
 int faultQueueAlloc(Command& command);
 // ioas_file.cc
 int ioasMapFile(Command& command);

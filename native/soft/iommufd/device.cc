@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "../host.h"
 #include "context.h"
+#include "fault_queue.h"
 #include "hwpt.h"
 #include "ioas.h"
 #include "iommufd.h"
@@ -15,7 +17,15 @@ Device::Device(Context& itsContext, iommu::Endpoint& itsEndpoint, std::shared_pt
 
 Device::~Device() { group_->group.release(&context); }
 
-bool Device::attached() const { return std::ranges::find(group_->attached, this) != group_->attached.end(); }
+bool Device::attached(uint32_t pasid) const {
+  const auto found = group_->attached.find(pasid);
+  return found != group_->attached.end() &&
+         std::ranges::find(found->second.devices, this) != found->second.devices.end();
+}
+
+void Attach::take(iommu::Endpoint& from, std::vector<iommu::PageRequest> group) {
+  hwpt->faultQueue->report(*this, from, std::move(group));
+}
 
 // --- the steps
 
@@ -33,69 +43,114 @@ int Device::reserveFor(Ioas& ioas) const {
   return 0;
 }
 
-// All members of the group, bound or not, or none: 0 or -EINVAL.
-int Device::translateGroupBy(const PagingHwpt* hwpt) const {
-  const std::vector<iommu::Endpoint*>& members = group_->group.members;
-  if (hwpt != nullptr) {
-    for (const iommu::Endpoint* member : members) {
-      if (const int error = hwpt->domain->suits(member->unit); error != 0) return error;
-    }
+// Can the group be translated by this table?
+int Device::checkHardware(const Hwpt& hwpt, uint32_t pasid, bool replaces) const {
+  // Tables for PASIDs and the one without have to be of the kind that goes together.
+  const auto plain = group_->attached.find(kNoPasid);
+  if (pasid == kNoPasid) {
+    const bool others = group_->attached.upper_bound(kNoPasid) != group_->attached.end();
+    if (!hwpt.pasidCompatible && others) return -EINVAL;
+  } else {
+    if (!hwpt.pasidCompatible) return -EINVAL;
+    if (plain != group_->attached.end() && !plain->second.hwpt->pasidCompatible) return -EINVAL;
   }
-  for (iommu::Endpoint* member : members) member->domain = hwpt != nullptr ? hwpt->domain : nullptr;
-  return 0;
+  // Through 6.15 iommufd turned page requests on before it asked the unit for anything else; now the units'
+  // drivers do, last.
+  const bool early = !context.host.since(6, 16);
+  const bool wantsRequests = hwpt.faultQueue != nullptr && !endpoint.canRequestPages();
+  if (early && wantsRequests && !(replaces && group_->attached.at(pasid).hwpt->faultQueue != nullptr)) {
+    return -ENODEV;
+  }
+  for (const iommu::Endpoint* member : group_->group.members) {
+    if (pasid != kNoPasid && pasid >> member->usablePasidBits() != 0) return -EINVAL;
+    if (pasid != kNoPasid && member->usablePasidBits() == 0) return -EINVAL;
+    if (const int error = hwpt.translation->suits(member->unit); error != 0) return error;
+  }
+  return wantsRequests ? -ENODEV : 0;
 }
 
-int Device::attachTo(PagingHwpt& hwpt) {
-  if (group_->hwpt != nullptr && group_->hwpt != &hwpt) return -EINVAL;
-  if (const int error = reserveFor(hwpt.ioas); error != 0) return error;
+// All members of the group, bound or not.
+void Device::translateGroupBy(const Hwpt* hwpt, uint32_t pasid, Attach* by) const {
+  iommu::Attachment to;
+  if (hwpt != nullptr) {
+    to.translation = hwpt->translation;
+    if (hwpt->faultQueue != nullptr) to.pageRequests = by;
+  }
+  const auto as = pasid == kNoPasid ? std::nullopt : std::optional(pasid);
+  for (iommu::Endpoint* member : group_->group.members) member->attach(as, to);
+}
+
+int Device::attachTo(Hwpt& hwpt, uint32_t pasid) {
+  const auto found = group_->attached.find(pasid);
+  const bool first = found == group_->attached.end();
+  if (!first && found->second.hwpt != &hwpt) return -EINVAL;
+  Ioas& ioas = hwpt.paging().ioas;
+  if (pasid == kNoPasid) {
+    if (const int error = reserveFor(ioas); error != 0) return error;
+  }
   // The first device brings the group; the others only their reserved regions.
-  if (group_->attached.empty()) {
-    if (const int error = translateGroupBy(&hwpt); error != 0) {
-      hwpt.ioas.table.unreserve(this);
+  if (first) {
+    if (const int error = checkHardware(hwpt, pasid, false); error != 0) {
+      if (pasid == kNoPasid) ioas.table.unreserve(this);
       return error;
     }
-    group_->hwpt = &hwpt;
+  }
+  Attach& attach = group_->attached[pasid];
+  if (first) {
+    attach.hwpt = &hwpt;
+    attach.reporter = this;
+    translateGroupBy(&hwpt, pasid, &attach);
   }
   ++hwpt.users;
-  group_->attached.push_back(this);
+  attach.devices.push_back(this);
   return 0;
 }
 
-PagingHwpt& Device::detachFrom() {
-  PagingHwpt& hwpt = *group_->hwpt;
-  std::erase(group_->attached, this);
-  if (group_->attached.empty()) {
-    (void)translateGroupBy(nullptr);
-    group_->hwpt = nullptr;
+Hwpt& Device::detachFrom(uint32_t pasid) {
+  Attach& attach = group_->attached.at(pasid);
+  Hwpt& hwpt = *attach.hwpt;
+  std::erase(attach.devices, this);
+  if (attach.devices.empty()) {
+    translateGroupBy(nullptr, pasid, nullptr);
+    if (hwpt.faultQueue != nullptr) hwpt.faultQueue->refuse(attach);
+    group_->attached.erase(pasid);
+  } else if (attach.reporter == this) {
+    attach.reporter = attach.devices.front();
   }
-  hwpt.ioas.table.unreserve(this);
+  if (pasid == kNoPasid) hwpt.paging().ioas.table.unreserve(this);
   return hwpt;
 }
 
 // Moves the whole group.
-int Device::replaceWith(PagingHwpt& hwpt, PagingHwpt*& left) {
-  if (group_->hwpt == nullptr || !attached()) return -EINVAL;
+int Device::replaceWith(Hwpt& hwpt, uint32_t pasid, Hwpt*& left) {
   left = nullptr;
-  PagingHwpt& old = *group_->hwpt;
+  if (!attached(pasid)) return -EINVAL;
+  Attach& attach = group_->attached.at(pasid);
+  Hwpt& old = *attach.hwpt;
   if (&hwpt == &old) return 0;
 
-  const bool moves = &hwpt.ioas != &old.ioas;
-  const auto unreserveAll = [this](Ioas& ioas) {
-    for (const Device* device : group_->attached) ioas.table.unreserve(device);
+  Ioas& to = hwpt.paging().ioas;
+  Ioas& from = old.paging().ioas;
+  const bool moves = pasid == kNoPasid && &to != &from;
+  const auto unreserveAll = [&attach](Ioas& ioas) {
+    for (const Device* device : attach.devices) ioas.table.unreserve(device);
   };
   int error = 0;
-  for (size_t at = 0; moves && error == 0 && at < group_->attached.size(); ++at) {
-    error = group_->attached[at]->reserveFor(hwpt.ioas);
+  for (size_t at = 0; moves && error == 0 && at < attach.devices.size(); ++at) {
+    error = attach.devices[at]->reserveFor(to);
   }
-  if (error == 0) error = translateGroupBy(&hwpt);
+  if (error == 0) error = checkHardware(hwpt, pasid, true);
   if (error != 0) {
     // The kernel gives back the new space's ranges also when it is the old space too; so does this.
-    unreserveAll(hwpt.ioas);
+    if (pasid == kNoPasid) unreserveAll(to);
     return error;
   }
-  if (moves) unreserveAll(old.ioas);
-  group_->hwpt = &hwpt;
-  const auto count = static_cast<unsigned>(group_->attached.size());
+  attach.hwpt = &hwpt;
+  attach.reporter = this;
+  translateGroupBy(&hwpt, pasid, &attach);
+  if (old.faultQueue != nullptr) old.faultQueue->refuse(attach);
+  if (moves) unreserveAll(from);
+  const auto count = static_cast<unsigned>(attach.devices.size());
   hwpt.users += count;
   old.users -= count - 1;
   left = &old;
@@ -104,23 +159,26 @@ int Device::replaceWith(PagingHwpt& hwpt, PagingHwpt*& left) {
 
 // --- attaching by id
 
-int Device::join(PagingHwpt& hwpt, PagingHwpt*& left) {
-  return attached() ? replaceWith(hwpt, left) : attachTo(hwpt);
+int Device::join(Hwpt& hwpt, uint32_t pasid, Hwpt*& left) {
+  return attached(pasid) ? replaceWith(hwpt, pasid, left) : attachTo(hwpt, pasid);
 }
 
 // The first auto page table of the address space that takes the device, or a new one.
-int Device::joinAuto(Ioas& ioas, uint32_t& ptId, PagingHwpt*& left) {
+int Device::joinAuto(Ioas& ioas, uint32_t pasid, uint32_t& ptId, Hwpt*& left) {
   for (PagingHwpt* hwpt : ioas.hwpts) {
     if (!hwpt->autoDomain) continue;
-    const int error = join(*hwpt, left);
+    const int error = join(*hwpt, pasid, left);
     if (error == 0) ptId = hwpt->id;
     if (error != -EINVAL) return error;
   }
-  const bool attach = !attached();
+  const bool attach = !attached(pasid);
   PagingHwpt* hwpt = nullptr;
-  if (const int error = PagingHwpt::make(context, ioas, *this, 0, attach, hwpt); error != 0) return error;
+  if (const int error = PagingHwpt::make(context, ioas, *this, 0, {}, attach ? &pasid : nullptr, hwpt);
+      error != 0) {
+    return error;
+  }
   if (!attach) {
-    if (const int error = replaceWith(*hwpt, left); error != 0) {
+    if (const int error = replaceWith(*hwpt, pasid, left); error != 0) {
       context.objects.abort(*hwpt);
       return error;
     }
@@ -132,28 +190,33 @@ int Device::joinAuto(Ioas& ioas, uint32_t& ptId, PagingHwpt*& left) {
 }
 
 // Gives up one use of a page table that the device has left.
-void Device::put(PagingHwpt& hwpt) {
+void Device::put(Hwpt& hwpt) {
   --hwpt.users;
-  if (hwpt.autoDomain) (void)context.remove(hwpt.id);  // -EBUSY: others are attached to it
+  if (hwpt.kind == ObjectKind::pagingHwpt && static_cast<PagingHwpt&>(hwpt).autoDomain) {
+    (void)context.remove(hwpt.id);  // -EBUSY: others are attached to it
+  }
 }
 
-int Device::change(uint32_t& ptId) {
+int Device::change(uint32_t& ptId, uint32_t pasid) {
   Object* const target = context.objects.find(ptId);
   if (target == nullptr) return -ENOENT;
-  const bool wasAttached = attached();
-  PagingHwpt* left = nullptr;
+  const bool wasAttached = attached(pasid);
+  Hwpt* left = nullptr;
   int error = -EINVAL;
-  if (target->kind == ObjectKind::pagingHwpt) error = join(static_cast<PagingHwpt&>(*target), left);
-  if (target->kind == ObjectKind::ioas) error = joinAuto(static_cast<Ioas&>(*target), ptId, left);
+  if (target->kind == ObjectKind::pagingHwpt || target->kind == ObjectKind::nestedHwpt) {
+    error = join(static_cast<Hwpt&>(*target), pasid, left);
+  } else if (target->kind == ObjectKind::ioas) {
+    error = joinAuto(static_cast<Ioas&>(*target), pasid, ptId, left);
+  }
   if (error != 0) return error;
   if (left != nullptr) put(*left);
   if (!wasAttached) ++users;
   return 0;
 }
 
-void Device::detach() {
-  if (!attached()) return;
-  put(detachFrom());
+void Device::detach(uint32_t pasid) {
+  if (!attached(pasid)) return;
+  put(detachFrom(pasid));
   --users;
 }
 
@@ -178,7 +241,9 @@ int Device::bind(Context& context, iommu::Endpoint& endpoint, Device*& out) {
 }
 
 void Device::unbind(Device& device) {
-  device.detach();
+  std::vector<uint32_t> pasids;
+  for (const auto& [pasid, attach] : device.group_->attached) pasids.push_back(pasid);
+  for (const uint32_t pasid : pasids) device.detach(pasid);
   --device.users;
   (void)device.context.remove(device.id);
 }
@@ -195,8 +260,8 @@ class Binding final : public BoundDevice {
   Binding& operator=(const Binding&) = delete;
 
   [[nodiscard]] uint32_t id() const override { return device_.id; }
-  [[nodiscard]] int attach(uint32_t& ptId) override { return device_.change(ptId); }
-  void detach() override { device_.detach(); }
+  [[nodiscard]] int attach(uint32_t& ptId, uint32_t pasid) override { return device_.change(ptId, pasid); }
+  void detach(uint32_t pasid) override { device_.detach(pasid); }
 
  private:
   const std::shared_ptr<Context> context_;
@@ -204,6 +269,8 @@ class Binding final : public BoundDevice {
 };
 
 }  // namespace
+
+bool isIommufd(const File& file) { return dynamic_cast<const Context*>(&file) != nullptr; }
 
 int bind(const std::shared_ptr<File>& file, iommu::Endpoint& endpoint, std::unique_ptr<BoundDevice>& out) {
   std::shared_ptr<Context> context = std::dynamic_pointer_cast<Context>(file);

@@ -2,10 +2,12 @@
 //
 // Life: a Device is made by `bind` and removed by its driver's `unbind` (the BoundDevice given out is one),
 // never by DESTROY: the driver counts as a user. While it is bound its group belongs to the file. A
-// DeviceGroup lives as long as one of its devices is bound.
+// DeviceGroup lives as long as one of its devices is bound. An Attach lives from the first device of a group
+// that is attached for a PASID (or without one) to the last, through every replacing.
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -16,15 +18,27 @@ namespace vfio::soft::iommufd {
 
 class Context;
 class Device;
+class Hwpt;
 class Ioas;
-class PagingHwpt;
 
-// The devices of one group are translated by one page table.
+// PASID 0 is what stands for no PASID in the kernel, and in here.
+inline constexpr uint32_t kNoPasid = 0;
+
+// The devices of one group are translated by one page table, for one PASID or without any. It takes their
+// page requests to the fault queue of that table.
+class Attach final : public iommu::PageRequestHandler {
+ public:
+  void take(iommu::Endpoint& from, std::vector<iommu::PageRequest> group) override;
+
+  Hwpt* hwpt = nullptr;
+  std::vector<Device*> devices;
+  Device* reporter = nullptr;  // whose id page requests carry: the one that attached
+};
+
 struct DeviceGroup {
   explicit DeviceGroup(iommu::Group& itsGroup) : group(itsGroup) {}
   iommu::Group& group;
-  PagingHwpt* hwpt = nullptr;
-  std::vector<Device*> attached;
+  std::map<uint32_t, Attach> attached;  // by PASID
 };
 
 class Device final : public Object {
@@ -39,26 +53,28 @@ class Device final : public Object {
   [[nodiscard]] static int bind(Context& context, iommu::Endpoint& endpoint, Device*& out);
   static void unbind(Device& device);
 
-  // Attaches, or when it is attached replaces: 0 and the page table in use, or -errno and nothing changed.
-  [[nodiscard]] int change(uint32_t& ptId);
-  void detach();
-  [[nodiscard]] bool attached() const;
+  // Attaches, or replaces when it is attached for that PASID: 0 and the page table in use, or -errno and
+  // nothing changed.
+  [[nodiscard]] int change(uint32_t& ptId, uint32_t pasid = kNoPasid);
+  void detach(uint32_t pasid = kNoPasid);  // nothing attached: no-op
+  [[nodiscard]] bool attached(uint32_t pasid = kNoPasid) const;
 
   // The steps of that. `attachTo` is for a device that isn't attached, `replaceWith` for one that is: 0 and
   // the table that it left (null: none), of which it still is a user.
-  [[nodiscard]] int attachTo(PagingHwpt& hwpt);
-  [[nodiscard]] int replaceWith(PagingHwpt& hwpt, PagingHwpt*& left);
-  PagingHwpt& detachFrom();
+  [[nodiscard]] int attachTo(Hwpt& hwpt, uint32_t pasid);
+  [[nodiscard]] int replaceWith(Hwpt& hwpt, uint32_t pasid, Hwpt*& left);
+  Hwpt& detachFrom(uint32_t pasid);
 
   Context& context;
   iommu::Endpoint& endpoint;
 
  private:
-  [[nodiscard]] int join(PagingHwpt& hwpt, PagingHwpt*& left);
-  [[nodiscard]] int joinAuto(Ioas& ioas, uint32_t& ptId, PagingHwpt*& left);
+  [[nodiscard]] int join(Hwpt& hwpt, uint32_t pasid, Hwpt*& left);
+  [[nodiscard]] int joinAuto(Ioas& ioas, uint32_t pasid, uint32_t& ptId, Hwpt*& left);
   [[nodiscard]] int reserveFor(Ioas& ioas) const;
-  [[nodiscard]] int translateGroupBy(const PagingHwpt* hwpt) const;
-  void put(PagingHwpt& hwpt);
+  [[nodiscard]] int checkHardware(const Hwpt& hwpt, uint32_t pasid, bool replaces) const;
+  void translateGroupBy(const Hwpt* hwpt, uint32_t pasid, Attach* by) const;
+  void put(Hwpt& hwpt);
 
   const std::shared_ptr<DeviceGroup> group_;
 };

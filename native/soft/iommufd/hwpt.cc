@@ -2,17 +2,35 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "../../uapi/iommufd.h"
 #include "../../uapi/iommufd_data.h"
+#include "../host.h"
+#include "../mm/memory.h"
 #include "command.h"
 #include "device.h"
+#include "fault_queue.h"
 #include "ioas.h"
 
 namespace vfio::soft::iommufd {
 
-PagingHwpt::PagingHwpt(Ioas& itsIoas, const iommu::Unit& unit, bool isNestParent)
-    : Object(kKind), ioas(itsIoas), domain(std::make_shared<iommu::Domain>(unit)), nestParent(isNestParent) {
+Hwpt::~Hwpt() {
+  if (faultQueue != nullptr) --faultQueue->users;
+}
+
+void Hwpt::setFaultQueue(FaultQueue& queue) {
+  faultQueue = &queue;
+  ++queue.users;
+}
+
+// ---------------------------------------------------------------- filled by the kernel
+
+PagingHwpt::PagingHwpt(Ioas& itsIoas, const iommu::Unit& itsUnit)
+    : PagingHwpt(itsIoas, itsUnit, std::make_shared<iommu::Domain>(itsUnit)) {}
+
+PagingHwpt::PagingHwpt(Ioas& itsIoas, const iommu::Unit& itsUnit, std::shared_ptr<iommu::Domain> itsDomain)
+    : Hwpt(kKind, itsDomain), ioas(itsIoas), unit(itsUnit), domain(std::move(itsDomain)) {
   ++ioas.users;
 }
 
@@ -21,23 +39,49 @@ PagingHwpt::~PagingHwpt() {
   --ioas.users;
 }
 
-int PagingHwpt::make(Context& context, Ioas& ioas, Device& device, uint32_t flags, bool attach,
-                     PagingHwpt*& out) {
-  const iommu::Unit& unit = device.endpoint.unit;
-  constexpr uint32_t kFlags = uapi::IOMMU_HWPT_ALLOC_NEST_PARENT | uapi::IOMMU_HWPT_ALLOC_DIRTY_TRACKING;
-  if ((flags & ~kFlags) != 0) return -EOPNOTSUPP;
-  if ((flags & uapi::IOMMU_HWPT_ALLOC_DIRTY_TRACKING) != 0 && !unit.tracksDirty) return -EOPNOTSUPP;
-  const bool nestParent = (flags & uapi::IOMMU_HWPT_ALLOC_NEST_PARENT) != 0;
-  if (nestParent && !unit.nests) return -EOPNOTSUPP;
+namespace {
 
-  PagingHwpt* const hwpt = context.objects.create<PagingHwpt>(ioas, unit, nestParent);
+// The flags that this kernel knows on a table of its own.
+uint32_t pagingFlags(const Host& host) {
+  uint32_t flags = 0;
+  if (host.since(6, 7)) flags |= uapi::IOMMU_HWPT_ALLOC_NEST_PARENT | uapi::IOMMU_HWPT_ALLOC_DIRTY_TRACKING;
+  if (host.since(6, 13)) flags |= uapi::IOMMU_HWPT_FAULT_ID_VALID;
+  if (host.since(6, 15)) flags |= uapi::IOMMU_HWPT_ALLOC_PASID;
+  return flags;
+}
+
+// ... and on a guest's.
+uint32_t nestedFlags(const Host& host) {
+  uint32_t flags = 0;
+  if (host.since(6, 11)) flags |= uapi::IOMMU_HWPT_FAULT_ID_VALID;
+  if (host.since(6, 15)) flags |= uapi::IOMMU_HWPT_ALLOC_PASID;
+  return flags;
+}
+
+}  // namespace
+
+int PagingHwpt::make(Context& context, Ioas& ioas, Device& device, uint32_t flags,
+                     const iommu::UserData& data, const uint32_t* attachAs, PagingHwpt*& out) {
+  const iommu::Unit& unit = device.endpoint.unit;
+  if ((flags & ~pagingFlags(context.host)) != 0) return -EOPNOTSUPP;
+  const bool dirty = (flags & uapi::IOMMU_HWPT_ALLOC_DIRTY_TRACKING) != 0;
+  const bool nestParent = (flags & uapi::IOMMU_HWPT_ALLOC_NEST_PARENT) != 0;
+  if (dirty && !unit.tracksDirty) return -EOPNOTSUPP;
+  if (nestParent && (!unit.nests || (flags & uapi::IOMMU_HWPT_FAULT_ID_VALID) != 0)) return -EOPNOTSUPP;
+  // Data is for units that take some with this kind of table; none does.
+  if (data.length != 0) return -EOPNOTSUPP;
+
+  PagingHwpt* const hwpt = context.objects.create<PagingHwpt>(ioas, unit);
   if (hwpt == nullptr) return -EBUSY;
+  if (dirty) hwpt->domain->offerDirtyTracking();
+  hwpt->nestParent = nestParent;
+  hwpt->pasidCompatible = (flags & uapi::IOMMU_HWPT_ALLOC_PASID) != 0;
   // Before anything is mapped: hardware keeps it in each entry.
   if (unit.enforcesCoherency) hwpt->enforcesCoherency = hwpt->domain->enforceCoherency();
-  int error = attach ? device.attachTo(*hwpt) : 0;
+  int error = attachAs != nullptr ? device.attachTo(*hwpt, *attachAs) : 0;
   if (error == 0) {
     error = ioas.table.addDomain(*hwpt->domain);
-    if (error != 0 && attach) device.detachFrom();
+    if (error != 0 && attachAs != nullptr) (void)device.detachFrom(*attachAs);
   }
   if (error != 0) {
     context.objects.abort(*hwpt);
@@ -48,6 +92,60 @@ int PagingHwpt::make(Context& context, Ioas& ioas, Device& device, uint32_t flag
   return 0;
 }
 
+// ---------------------------------------------------------------- written by a guest
+
+NestedHwpt::NestedHwpt(PagingHwpt& itsParent, Object& usedObject,
+                       std::shared_ptr<iommu::NestedTable> itsTable)
+    : Hwpt(kKind, itsTable), parent(itsParent), used(usedObject), table(std::move(itsTable)) {
+  ++used.users;
+}
+
+NestedHwpt::~NestedHwpt() { --used.users; }
+
+int NestedHwpt::make(Context& context, PagingHwpt& parent, const Device& device, uint32_t flags,
+                     const iommu::UserData& data, NestedHwpt*& out) {
+  const iommu::Unit& unit = device.endpoint.unit;
+  if ((flags & ~nestedFlags(context.host)) != 0 || data.length == 0) return -EOPNOTSUPP;
+  if (unit.makeNested == nullptr) return -EOPNOTSUPP;
+  // One maker is one driver, and a parent has to be of the same.
+  const bool sameDriver = parent.unit.makeNested == unit.makeNested;
+  if (parent.autoDomain || !parent.nestParent || !sameDriver) return -EINVAL;
+  std::shared_ptr<iommu::NestedTable> table;
+  if (const int error = unit.makeNested(unit, parent.domain, data, table); error != 0) return error;
+  NestedHwpt* const hwpt = context.objects.create<NestedHwpt>(parent, parent, std::move(table));
+  if (hwpt == nullptr) return -EBUSY;
+  hwpt->pasidCompatible = (flags & uapi::IOMMU_HWPT_ALLOC_PASID) != 0;
+  out = hwpt;
+  return 0;
+}
+
+// ---------------------------------------------------------------- the commands
+
+namespace {
+
+// The table that was asked for, not yet published.
+int make(Command& command, const uapi::iommu_hwpt_alloc& arguments, Device& device, Object& parent,
+         Hwpt*& out) {
+  const iommu::UserData data = {arguments.data_type, arguments.data_uptr, arguments.data_len};
+  if (parent.kind == ObjectKind::ioas) {
+    PagingHwpt* hwpt = nullptr;
+    const int error = PagingHwpt::make(command.context, static_cast<Ioas&>(parent), device, arguments.flags,
+                                       data, nullptr, hwpt);
+    out = hwpt;
+    return error;
+  }
+  if (parent.kind == ObjectKind::pagingHwpt) {
+    NestedHwpt* hwpt = nullptr;
+    const int error = NestedHwpt::make(command.context, static_cast<PagingHwpt&>(parent), device,
+                                       arguments.flags, data, hwpt);
+    out = hwpt;
+    return error;
+  }
+  return -EINVAL;
+}
+
+}  // namespace
+
 int hwptAlloc(Command& command) {
   auto& arguments = command.as<uapi::iommu_hwpt_alloc>();
   if (arguments.__reserved != 0) return -EOPNOTSUPP;
@@ -55,33 +153,55 @@ int hwptAlloc(Command& command) {
   Context& context = command.context;
   Device* const device = context.objects.find<Device>(arguments.dev_id);
   if (device == nullptr) return -ENOENT;
-  const Object* const parent = context.objects.find(arguments.pt_id);
+  Object* const parent = context.objects.find(arguments.pt_id);
   if (parent == nullptr) return -EINVAL;
 
-  if (parent->kind == ObjectKind::pagingHwpt) {
-    // A guest's table. Of the reasons against it only "the parent is none" is left on units that don't nest.
-    if ((arguments.flags & ~uapi::IOMMU_HWPT_FAULT_ID_VALID) != 0 || arguments.data_len == 0) {
-      return -EOPNOTSUPP;
+  Hwpt* hwpt = nullptr;
+  if (const int error = make(command, arguments, *device, *parent, hwpt); error != 0) return error;
+  int error = 0;
+  if ((arguments.flags & uapi::IOMMU_HWPT_FAULT_ID_VALID) != 0) {
+    FaultQueue* const queue = context.objects.find<FaultQueue>(arguments.fault_id);
+    if (queue != nullptr) {
+      hwpt->setFaultQueue(*queue);
+    } else {
+      error = -ENOENT;
     }
-    const auto& table = static_cast<const PagingHwpt&>(*parent);
-    return table.autoDomain || !table.nestParent ? -EINVAL : -EOPNOTSUPP;
   }
-  Ioas* const ioas = context.objects.find<Ioas>(arguments.pt_id);
-  if (ioas == nullptr) return -EINVAL;
-
-  // Data is for units that take some with this kind of table; none does.
-  if (arguments.data_len != 0) return -EOPNOTSUPP;
-  PagingHwpt* hwpt = nullptr;
-  if (const int error = PagingHwpt::make(context, *ioas, *device, arguments.flags, false, hwpt); error != 0) {
-    return error;
+  if (error == 0) {
+    arguments.out_hwpt_id = hwpt->id;
+    error = command.respond(sizeof(arguments));
   }
-  arguments.out_hwpt_id = hwpt->id;
-  if (const int error = command.respond(sizeof(arguments)); error != 0) {
+  if (error != 0) {
     context.objects.abort(*hwpt);
     return error;
   }
   ObjectTable::publish(*hwpt);
   return 0;
+}
+
+// The count of entries is told on every path.
+int hwptInvalidate(Command& command) {
+  auto& arguments = command.as<uapi::iommu_hwpt_invalidate>();
+  iommu::UserArray array = {arguments.data_type, arguments.data_uptr, arguments.entry_len,
+                            arguments.entry_num};
+  const auto run = [&] {
+    constexpr uint32_t kMostEntries = 1U << 19;
+    if (arguments.__reserved != 0) return -EOPNOTSUPP;
+    if (array.entries != 0 && (array.user == 0 || array.entryLength == 0 ||
+                               array.entryLength > mm::pageSize() || array.entries > kMostEntries)) {
+      return -EINVAL;
+    }
+    Object* const object = command.context.objects.find(arguments.hwpt_id);
+    if (object == nullptr) return -ENOENT;
+    if (object->kind == ObjectKind::nestedHwpt) {
+      return static_cast<NestedHwpt&>(*object).table->invalidate(array);
+    }
+    // Since there are virtual IOMMUs, several kinds of object can be meant.
+    return command.context.host.since(6, 13) ? -EINVAL : -ENOENT;
+  };
+  const int error = run();
+  arguments.entry_num = array.handled;
+  return command.respond(sizeof(arguments)) != 0 ? -EFAULT : error;
 }
 
 }  // namespace vfio::soft::iommufd

@@ -9,6 +9,7 @@
 // domain or the device that brings them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -45,6 +46,18 @@ class IoPagetable {
   // The slices that [iova, iova+length) is made of, with a reference each: 0, -EINVAL, -EOVERFLOW, -ENOENT at
   // a hole.
   [[nodiscard]] int gather(uint64_t iova, uint64_t length, std::vector<Piece>& pieces) const;
+  // Shows which parts of areas [iova, last] begins with, until its end or the first hole.
+  template <class Visit>
+  void forMapped(uint64_t iova, uint64_t last, const Visit& visit) const {
+    for (uint64_t next = iova;;) {
+      const Areas::Entry* const area = areas_.find(next, next);
+      if (area == nullptr) return;
+      const uint64_t end = std::min(last, area->last);
+      visit(next, end);
+      if (end == last) return;
+      next = end + 1;
+    }
+  }
   // Makes an area of each piece, one after the other, `length` bytes in all; takes over the references, also
   // when it fails.
   [[nodiscard]] int mapPieces(std::span<Piece> pieces, uint64_t length, uint32_t access, bool fixed,

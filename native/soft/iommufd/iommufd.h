@@ -24,12 +24,15 @@ class BoundDevice {
   virtual ~BoundDevice() = default;
   [[nodiscard]] virtual uint32_t id() const = 0;
   // `ptId` names an IOAS or a page table; on success it is the page table in use. Attaching again replaces.
-  [[nodiscard]] virtual int attach(uint32_t& ptId) = 0;
-  virtual void detach() = 0;  // nothing attached: no-op
+  // With a PASID, what is attached is for transactions with that PASID; 0 means none.
+  [[nodiscard]] virtual int attach(uint32_t& ptId, uint32_t pasid = 0) = 0;
+  virtual void detach(uint32_t pasid = 0) = 0;  // nothing attached: no-op
 };
 
 // Opens /dev/iommu.
 [[nodiscard]] std::shared_ptr<File> openIommufd(Host& host);
+
+[[nodiscard]] bool isIommufd(const File& file);
 
 // VFIO_DEVICE_BIND_IOMMUFD: 0, -EBADFD (`file` is not an iommufd), -EPERM (ownership, unsafe interrupts),
 // -EBUSY ...

@@ -6,13 +6,6 @@
 
 namespace vfio::soft::iommufd {
 
-// dirty.cc
-int hwptSetDirtyTracking(Command&) { return -EOPNOTSUPP; }
-int hwptGetDirtyBitmap(Command&) { return -EOPNOTSUPP; }
-// nested.cc
-int hwptInvalidate(Command&) { return -EOPNOTSUPP; }
-// fault_queue.cc
-int faultQueueAlloc(Command&) { return -EOPNOTSUPP; }
 // ioas_file.cc
 int ioasMapFile(Command&) { return -EOPNOTSUPP; }
 int ioasChangeProcess(Command&) { return -EOPNOTSUPP; }

@@ -1,0 +1,57 @@
+// Page tables that a guest wrote, in the format of one kind of unit, on top of a domain that maps the guest's
+// physical addresses. What they say is read at each translation, from the program's memory.
+//
+// Formats are plugged in by the unit (Unit::makeNested): each is a class with a maker of its own.
+//
+// Life: made by HWPT_ALLOC, shared with the endpoints attached to it; keeps its parent.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "../file.h"
+#include "domain.h"
+#include "translation.h"
+
+namespace vfio::soft::iommu {
+
+// Driver data of a request: `length` bytes of the format `type` in the caller's memory.
+struct UserData {
+  uint32_t type;
+  UserAddress user;
+  uint32_t length;
+
+  // Copies it if it is of this type and of this size: 0, -EINVAL, -EFAULT.
+  [[nodiscard]] int copy(uint32_t expected, void* to, size_t size) const;
+};
+
+// The same for an array of entries; `handled` tells how many have been.
+struct UserArray {
+  uint32_t type;
+  UserAddress user;
+  uint32_t entryLength;
+  uint32_t entries;
+  uint32_t handled = 0;
+
+  [[nodiscard]] int copy(uint32_t expected, uint32_t index, void* to, size_t size) const {
+    return UserData{type, user + uint64_t{entryLength} * index, entryLength}.copy(expected, to, size);
+  }
+};
+
+class NestedTable : public Translation {
+ public:
+  explicit NestedTable(std::shared_ptr<Domain> itsParent) : parent(std::move(itsParent)) {}
+
+  [[nodiscard]] bool nested() const final { return true; }
+  // Forgets what is cached of some of the table: 0 or -errno; `array.handled` is told also then.
+  [[nodiscard]] virtual int invalidate(UserArray& array) = 0;
+
+  const std::shared_ptr<Domain> parent;
+
+ protected:
+  // Accesses of the table itself, aligned, at an address of the parent: false when that leads nowhere.
+  [[nodiscard]] bool load(uint64_t address, uint64_t& word) const;
+  [[nodiscard]] bool store(uint64_t address, uint64_t word) const;
+};
+
+}  // namespace vfio::soft::iommu

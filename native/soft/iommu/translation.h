@@ -1,0 +1,49 @@
+// What translates transactions: the face that page tables show to endpoints.
+//
+//   Domain       (domain.h)  the kernel fills it from an address space
+//   NestedTable  (nested.h)  a guest wrote it; it leads to the addresses of a Domain below it
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+namespace vfio::soft::iommu {
+
+class Domain;
+struct Unit;
+
+enum Access : uint32_t { kNoAccess = 0, kRead = 1, kWrite = 2 };
+
+class Translation {
+ public:
+  Translation() = default;
+  virtual ~Translation() = default;
+  Translation(const Translation&) = delete;
+  Translation& operator=(const Translation&) = delete;
+
+  // Where a transaction's bytes are: at consecutive addresses of the process, and in which domain.
+  struct Reach {
+    uint64_t user = 0;
+    uint64_t size = 0;             // 0: the transaction can't go on, for a `reason`
+    Domain* domain = nullptr;      // whose dirty bits a write sets,
+    uint64_t iova = 0;             // ... and where
+    const char* reason = nullptr;  // in words, for the fault log
+    bool missing = false;  // system software could put that right: a page request is in place, a fault isn't
+  };
+  // As many of the first `limit` (> 0) bytes from `iova` as are in one piece and allow `access` (kRead or
+  // kWrite).
+  [[nodiscard]] virtual Reach reach(uint64_t iova, uint64_t limit, uint32_t access) = 0;
+
+  // 0, or -errno when an endpoint behind `unit` can't be translated by this.
+  [[nodiscard]] virtual int suits(const Unit& unit) const = 0;
+
+  [[nodiscard]] virtual bool nested() const { return false; }
+};
+
+// Makes a nested table of what `data` says: 0, or -errno as the unit's driver has it.
+class NestedTable;
+struct UserData;
+using MakeNested = int (*)(const Unit& unit, const std::shared_ptr<Domain>& parent, const UserData& data,
+                           std::shared_ptr<NestedTable>& out);
+
+}  // namespace vfio::soft::iommu

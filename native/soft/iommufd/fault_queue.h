@@ -1,0 +1,79 @@
+// The fault queue: page requests of devices whose page table has one, on their way to the program and back.
+//
+// A group of requests waits to be read, then (under a cookie) to be answered; if its device is detached from
+// the page table, or the queue goes, the kernel answers it `invalid`.
+//
+// Life: made by FAULT_QUEUE_ALLOC with its file, which is a user of it and keeps the iommufd's context. Page
+// tables with this queue are users too.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "../file.h"
+#include "../iommu/page_request.h"
+#include "object.h"
+
+namespace vfio::soft {
+class Host;
+}
+
+namespace vfio::soft::iommufd {
+
+class Attach;
+class Context;
+class FaultQueue;
+
+class FaultFile final : public File {
+ public:
+  FaultFile(std::shared_ptr<Context> context, FaultQueue& queue);
+  ~FaultFile() override;
+  FaultFile(const FaultFile&) = delete;
+  FaultFile& operator=(const FaultFile&) = delete;
+
+  [[nodiscard]] int64_t read(UserAddress user, size_t size) override;
+  [[nodiscard]] int64_t write(UserAddress user, size_t size) override;
+  // It has no positions.
+  [[nodiscard]] int64_t pread(UserAddress, size_t, uint64_t) override { return -ESPIPE; }
+  [[nodiscard]] int64_t pwrite(UserAddress, size_t, uint64_t) override { return -ESPIPE; }
+
+ private:
+  friend FaultQueue;
+  const std::shared_ptr<Context> context_;
+  FaultQueue* queue_;  // null: it could not be made after all
+};
+
+class FaultQueue final : public Object {
+ public:
+  static constexpr ObjectKind kKind = ObjectKind::faultQueue;
+  explicit FaultQueue(Host& host) : Object(kKind), host_(host) {}
+  ~FaultQueue() override;
+
+  // A whole group, that `from` sent while it was attached by `via`.
+  void report(const Attach& via, iommu::Endpoint& from, std::vector<iommu::PageRequest> requests);
+  // Answers `invalid` to all that came by `via`.
+  void refuse(const Attach& via);
+
+ private:
+  friend FaultFile;
+  struct Group {
+    const Attach* via;
+    iommu::Endpoint* from;
+    std::vector<iommu::PageRequest> requests;
+  };
+  [[nodiscard]] int64_t read(UserAddress user, size_t size);
+  [[nodiscard]] int64_t write(UserAddress user, size_t size);
+  [[nodiscard]] uint32_t freeCookie() const;
+  static void answer(const Group& group, iommu::PageResponse response);
+  void showReadable();
+
+  Host& host_;
+  FaultFile* file_ = nullptr;  // while it is open
+  std::list<Group> waiting_;
+  std::map<uint32_t, Group> read_;  // by cookie
+};
+
+}  // namespace vfio::soft::iommufd
