@@ -58,7 +58,7 @@ struct Host::Description {
 
 Host::Host(std::shared_ptr<mm::Memory> memory, HostOptions options)
     : options_(std::move(options)), memory_(std::move(memory)), engine_(std::make_unique<Engine>(mutex_)) {
-  machine_ = pci::makeDefaultMachine(*this);
+  machine_ = pci::makeMachine(*this);
 }
 
 Host::~Host() {

@@ -8,6 +8,27 @@
 
 namespace vfio::soft::devices {
 
+// QEMU's, of the reference guest.
+inline constexpr Description hostBridge{.vendor = 0x8086,
+                                        .device = 0x29c0,
+                                        .subsystemVendor = 0x1af4,
+                                        .subsystem = 0x1100,
+                                        .classCode = 0x060000};
+inline constexpr Description rootPort{.vendor = 0x1b36,
+                                      .device = 0x000c,
+                                      .subsystemVendor = 0x1b36,
+                                      .classCode = 0x060400,
+                                      .bars = {{{.kind = BarKind::memory32, .size = 4096}}},
+                                      .interruptPin = 1,
+                                      .express = true};
+// To a conventional bus.
+inline constexpr Description conventionalBridge{.vendor = 0x1b36,
+                                                .device = 0x000e,
+                                                .classCode = 0x060400,
+                                                .bars = {{{.kind = BarKind::memory64, .size = 256}}},
+                                                .interruptPin = 1,
+                                                .express = true};
+
 // A device with this description, whose BARs read as zero.
 [[nodiscard]] std::unique_ptr<Device> makePassive(const Description& description);
 

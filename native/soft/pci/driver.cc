@@ -73,12 +73,6 @@ int DriverCore::attach(Driver& driver, Function& function, bool& refused) {
   return 0;
 }
 
-void DriverCore::probeAll() {
-  for (const auto* function : functions_) {
-    if (probe(function->bdf) != 0) continue;  // stays without a driver
-  }
-}
-
 int DriverCore::bind(Driver& driver, std::string_view text) {
   auto* function = find(text);
   if (!function || !matches(driver, *function)) return -ENODEV;

@@ -41,8 +41,6 @@ class DriverCore {
   Driver& add(Driver driver);
   void addFunction(Function& function) { functions_.push_back(&function); }
   [[nodiscard]] const std::vector<std::unique_ptr<Driver>>& drivers() const { return drivers_; }
-  // At start-up: as drivers_probe, failures ignored.
-  void probeAll();
 
   // What the files in sysfs do: 0 or -errno.
   [[nodiscard]] int bind(Driver& driver, std::string_view text);

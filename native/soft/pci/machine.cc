@@ -1,28 +1,21 @@
-// The default machine: the reference guest, without what nobody drives from user space.
-//
-//   0000:00:00.0  host bridge                                     group 0
-//   0000:00:10.0  edu                                             group 2
-//   0000:00:11.0  root port, nothing behind it yet                group 3   pcieport
-//   0000:00:12.0  root port                                       group 4   pcieport
-//   0000:00:14.0  ivshmem: MSI-X, and BAR2 is plain memory        group 5
-//   0000:02:00.0  bridge to a conventional bus, below 12.0        group 7
-//   0000:03:01.0, 0000:03:02.0  edu, behind it: indistinguishable to the IOMMU, so in its group
-//
-// Numbers of groups follow the guest; 1 and 6 are functions that are not here.
+// A machine built from its topology: the default one is a topology too.
 #include "machine.h"
 
+#include <algorithm>
 #include <cerrno>
+#include <cstring>
+#include <iterator>
 #include <list>
 #include <set>
 
 #include "../devices/bridge.h"
-#include "../devices/edu.h"
-#include "../devices/ivshmem.h"
 #include "../host.h"
 #include "../iommufd/iommufd.h"
 #include "../vfio/device.h"
+#include "default_topology.h"
 #include "driver.h"
 #include "function.h"
+#include "placement.h"
 #include "registers.h"
 #include "sysfs.h"
 #include "tree.h"
@@ -31,29 +24,27 @@ namespace vfio::soft::pci {
 
 namespace {
 
-constexpr devices::Description hostBridge{.vendor = 0x8086,
-                                          .device = 0x29c0,
-                                          .subsystemVendor = 0x1af4,
-                                          .subsystem = 0x1100,
-                                          .classCode = 0x060000};
-constexpr devices::Description rootPort{.vendor = 0x1b36,
-                                        .device = 0x000c,
-                                        .subsystemVendor = 0x1b36,
-                                        .classCode = 0x060400,
-                                        .bars = {{{.kind = devices::BarKind::memory32, .size = 4096}}},
-                                        .interruptPin = 1,
-                                        .express = true};
-constexpr devices::Description conventionalBridge{
-    .vendor = 0x1b36,
-    .device = 0x000e,
-    .classCode = 0x060400,
-    .bars = {{{.kind = devices::BarKind::memory64, .size = 256}}},
-    .interruptPin = 1,
-    .express = true};
+// Until units come in kinds of their own, all are VT-d's with what the topology says.
+iommu::Unit makeUnit(const UnitSpec& spec, size_t index) {
+  iommu::Unit unit{.name = "dmar" + std::to_string(index),
+                   .aperture = {0, (uint64_t{1} << 48) - 1},
+                   .pageSizes = uint64_t{1} << 12 | uint64_t{1} << 21 | uint64_t{1} << 30,
+                   .reserved = {{{0xfee00000, 0xfeefffff}, iommu::ReservedKind::msi}},
+                   .enforcesCoherency = true,
+                   .isolatesInterrupts = true,
+                   .tracksDirty = false};
+  if (spec.apertures) unit.aperture = {spec.apertures->front().start, spec.apertures->back().last};
+  unit.pageSizes = spec.pageSizes.value_or(unit.pageSizes);
+  unit.reserved = spec.reserved.value_or(unit.reserved);
+  unit.tracksDirty = spec.dirtyTracking.value_or(unit.tracksDirty);
+  unit.enforcesCoherency = spec.enforcesCoherency.value_or(unit.enforcesCoherency);
+  unit.isolatesInterrupts = spec.isolatesInterrupts.value_or(unit.isolatesInterrupts);
+  return unit;
+}
 
-class DefaultMachine final : public Machine {
+class TopologyMachine final : public Machine {
  public:
-  explicit DefaultMachine(Host& host);
+  explicit TopologyMachine(Host& host);
 
   [[nodiscard]] int open(const std::string& path, int flags, std::shared_ptr<File>& out) override {
     return tree_.open(path, flags, out);
@@ -66,10 +57,11 @@ class DefaultMachine final : public Machine {
   }
 
  private:
-  Bus& addBus(uint8_t number, Function* bridge);
-  Function& add(const Function::Place& place, std::unique_ptr<devices::Device> model, int group);
+  Bus& bus(uint8_t number, Function* bridge);
+  Function& add(DeviceSpec& spec, Function* bridge);
   iommu::Group& group(int id);
   void addDrivers();
+  void start(Function& function, const DeviceSpec& spec);
   [[nodiscard]] int probeVfio(Function& function);
   [[nodiscard]] int removeVfio(Function& function);
 
@@ -77,26 +69,24 @@ class DefaultMachine final : public Machine {
   Tree tree_;
   DriverCore core_;
   Sysfs sysfs_;
-  iommu::Unit unit_;
+  std::list<iommu::Unit> units_;
   std::list<iommu::Group> groups_;
   std::list<Bus> buses_;
   std::list<std::unique_ptr<Function>> functions_;
   std::set<unsigned> vfioIndexes_;
 };
 
-DefaultMachine::DefaultMachine(Host& host)
+TopologyMachine::TopologyMachine(Host& host)
     : host_(host),
       core_([this](Function& f, Driver& d, bool bound) { sysfs_.driverChanged(f, d, bound); }),
-      sysfs_(tree_, core_),
-      unit_{.name = "dmar0",
-            .aperture = {0, (uint64_t{1} << 48) - 1},
-            .pageSizes = uint64_t{1} << 12 | uint64_t{1} << 21 | uint64_t{1} << 30,
-            .reserved = {{{0xfee00000, 0xfeefffff}, iommu::ReservedKind::msi}},
-            .enforcesCoherency = true,
-            .isolatesInterrupts = true,
-            .tracksDirty = false} {
+      sysfs_(tree_, core_) {
+  const std::string& text = host.options().topology;
+  Topology topology = readTopology(text.empty() ? defaultTopology : text);
+  const auto order = place(topology);
   sysfs_.addBus();
-  sysfs_.addUnit(unit_);
+  for (const auto& spec : topology.iommus) {
+    sysfs_.addUnit(units_.emplace_back(makeUnit(spec, units_.size())));
+  }
   tree_.device("/dev/iommu", [this](int, std::shared_ptr<File>& out) {
     out = iommufd::openIommufd(host_);
     return 0;
@@ -104,51 +94,25 @@ DefaultMachine::DefaultMachine(Host& host)
   // Containers are not served yet: as on a kernel whose container module is missing.
   tree_.device("/dev/vfio/vfio", [](int, std::shared_ptr<File>&) { return -ENODEV; });
   addDrivers();
-
-  using devices::makeEdu;
-  using devices::makePassive;
-  constexpr uint16_t decoding = commandIo | commandMemory | commandSerr;
-  Bus& root = addBus(0, nullptr);
-  add({&root, 0x00, 0x0000, 0, {}, decoding}, makePassive(hostBridge), 0);
-  add({&root, 0x80, 0x0080, 10, {0xfe400000}, decoding}, makeEdu(), 2);
-  auto& port1 =
-      add({&root, 0x88, 0x0088, 22, {0xfe501000}, decoding | commandMaster}, makePassive(rootPort), 3);
-  auto& port2 =
-      add({&root, 0x90, 0x0090, 22, {0xfe502000}, decoding | commandMaster}, makePassive(rootPort), 4);
-  add({&root, 0xa0, 0x00a0, 0, {0xfe503000, 0xfe504000, 0xfea00000}, decoding}, devices::makeSharedMemory(),
-      5);
-  addBus(1, &port1);
-  Bus& behindPort = addBus(2, &port2);
-  auto& bridge =
-      add({&behindPort, 0x00, 0x0200, 11, {0xfe000000}, decoding}, makePassive(conventionalBridge), 7);
-  Bus& conventional = addBus(3, &bridge);
-  // The bridge takes over their transactions, with its secondary bus and device 0 for an id.
-  auto& first = add({&conventional, 0x08, 0x0300, 11, {0xfde00000}, decoding}, makeEdu(), 7);
-  add({&conventional, 0x10, 0x0300, 10, {0xfdf00000}, decoding}, makeEdu(), 7);
-  // Found while it was alone on its bus, so the kernel lists the bus reset; it works no longer.
-  first.resetMethods = {"bus"};
-  bridge.resetMethods = {"pm", "bus"};
-
-  const auto numberBuses = [](Function& function, uint8_t secondary, uint8_t subordinate) {
-    function.config.set(regPrimaryBus, 1, function.bus.number);
-    function.config.set(regSecondaryBus, 1, secondary);
-    function.config.set(regSubordinateBus, 1, subordinate);
-  };
-  numberBuses(port1, 1, 1);
-  numberBuses(port2, 2, 3);
-  numberBuses(bridge, 3, 3);
+  std::vector<Function*> functions(topology.devices.size());
+  for (const size_t index : order) {
+    auto& spec = topology.devices[index];
+    functions[index] = &add(spec, spec.behind ? functions[spec.parent] : nullptr);
+  }
   for (const auto& function : functions_) {
     sysfs_.addFunction(*function);
     core_.addFunction(*function);
   }
-  core_.probeAll();
+  for (const size_t index : order) start(*functions[index], topology.devices[index]);
 }
 
-Bus& DefaultMachine::addBus(uint8_t number, Function* bridge) {
-  return buses_.emplace_back(Bus{number, bridge, {}});
+Bus& TopologyMachine::bus(uint8_t number, Function* bridge) {
+  const auto found =
+      std::find_if(buses_.begin(), buses_.end(), [number](const Bus& bus) { return bus.number == number; });
+  return found != buses_.end() ? *found : buses_.emplace_back(Bus{number, bridge, {}});
 }
 
-iommu::Group& DefaultMachine::group(int id) {
+iommu::Group& TopologyMachine::group(int id) {
   for (auto& group : groups_) {
     if (group.id == id) return group;
   }
@@ -157,16 +121,54 @@ iommu::Group& DefaultMachine::group(int id) {
   return added;
 }
 
-Function& DefaultMachine::add(const Function::Place& place, std::unique_ptr<devices::Device> model,
-                              int group) {
-  auto& added = *functions_.emplace_back(
-      std::make_unique<Function>(host_, place, std::move(model), unit_, this->group(group)));
-  const auto* bridge = place.bus->bridge;
-  added.path = (bridge ? bridge->path : "/sys/devices/pci0000:00") + "/" + added.bdf;
+Function& TopologyMachine::add(DeviceSpec& spec, Function* bridge) {
+  const bool isBridge = spec.kind != DeviceSpec::Kind::endpoint;
+  auto& itsBus = bus(spec.address.bus, bridge);
+  const bool first = itsBus.functions.empty();
+  const auto command = static_cast<uint16_t>(commandIo | commandMemory | commandSerr |
+                                             (spec.kind == DeviceSpec::Kind::rootPort ? commandMaster : 0));
+  auto& unit = *std::next(units_.begin(), static_cast<std::ptrdiff_t>(spec.unit));
+  auto& added = *functions_.emplace_back(std::make_unique<Function>(
+      host_,
+      Function::Place{&itsBus, spec.address.devfn, spec.requesterId, spec.interrupt, spec.placed, command},
+      std::move(spec.model), unit, group(spec.groupId)));
+  const std::string root = "/sys/devices/pci" + spec.address.text().substr(0, std::strlen("0000:00"));
+  added.path = (bridge ? bridge->path : root) + "/" + added.bdf;
+  if (added.hasFunctionReset()) added.resetMethods.emplace_back("flr");
+  if (spec.kind == DeviceSpec::Kind::conventionalBridge) added.resetMethods.emplace_back("pm");
+  // The kernel lists the bus reset of what was alone on its bus when it was found, even if it is no longer.
+  if (bridge && first) added.resetMethods.emplace_back("bus");
+  if (isBridge) {
+    added.config.set(regPrimaryBus, 1, spec.address.bus);
+    added.config.set(regSecondaryBus, 1, spec.secondary);
+    added.config.set(regSubordinateBus, 1, spec.subordinate);
+  }
   return added;
 }
 
-void DefaultMachine::addDrivers() {
+// Gives a function to the driver that it starts on.
+void TopologyMachine::start(Function& function, const DeviceSpec& spec) {
+  if (!spec.driver) {
+    if (core_.probe(function.bdf) != 0) return;  // stays without a driver
+    return;
+  }
+  if (!*spec.driver) return;
+  const std::string& name = **spec.driver;
+  const auto& drivers = core_.drivers();
+  const auto found =
+      std::find_if(drivers.begin(), drivers.end(), [&name](const auto& each) { return each->name == name; });
+  Driver* driver = found == drivers.end() ? nullptr : found->get();
+  if (!driver) {
+    driver = &core_.add({.name = name, .ids = {}, .dma = true});
+    sysfs_.addDriver(*driver);
+  }
+  const auto fits = [&function](const Id& id) { return id.matches(function); };
+  if (std::none_of(driver->ids.begin(), driver->ids.end(), fits)) function.driverOverride = name;
+  if (core_.probe(function.bdf) != 0 || function.driver != driver)
+    spec.refuse("driver", "a driver that takes this device", '"' + name + '"');
+}
+
+void TopologyMachine::addDrivers() {
   sysfs_.addDriver(core_.add({.name = "vfio-pci",
                               .ids = {},
                               .probe = [this](Function& function) { return probeVfio(function); },
@@ -177,7 +179,8 @@ void DefaultMachine::addDrivers() {
                               .probe =
                                   [](Function& function) {
                                     // Ports only: the bridge to a conventional bus is none.
-                                    if (function.description().device != rootPort.device) return -ENODEV;
+                                    if (function.description().device != devices::rootPort.device)
+                                      return -ENODEV;
                                     ++function.enableCount;
                                     return 0;
                                   },
@@ -191,7 +194,7 @@ void DefaultMachine::addDrivers() {
       core_.add({.name = "nvme", .ids = {{.classCode = 0x010802, .classMask = 0xffffff}}, .dma = true}));
 }
 
-int DefaultMachine::probeVfio(Function& function) {
+int TopologyMachine::probeVfio(Function& function) {
   if (function.isBridge()) return -EINVAL;
   unsigned index = 0;
   while (vfioIndexes_.contains(index)) ++index;
@@ -206,7 +209,7 @@ int DefaultMachine::probeVfio(Function& function) {
 
 // The kernel makes the writer of `unbind` wait until the program has let go, and tells the program meanwhile.
 // A wait under the host's lock would be for ever: here the writer gets EBUSY, and the program is told once.
-int DefaultMachine::removeVfio(Function& function) {
+int TopologyMachine::removeVfio(Function& function) {
   if (function.vfio->inUse()) {
     function.vfio->requestRelease();
     return -EBUSY;
@@ -219,6 +222,6 @@ int DefaultMachine::removeVfio(Function& function) {
 
 }  // namespace
 
-std::unique_ptr<Machine> makeDefaultMachine(Host& host) { return std::make_unique<DefaultMachine>(host); }
+std::unique_ptr<Machine> makeMachine(Host& host) { return std::make_unique<TopologyMachine>(host); }
 
 }  // namespace vfio::soft::pci

@@ -25,7 +25,8 @@ class Machine {
   [[nodiscard]] virtual int list(const std::string& path, std::vector<std::string>& names) = 0;
 };
 
-// The default machine: see its definition for the devices.
-[[nodiscard]] std::unique_ptr<Machine> makeDefaultMachine(Host& host);
+// The machine of the host's topology. Throws std::invalid_argument where that is no topology, or can't be
+// built.
+[[nodiscard]] std::unique_ptr<Machine> makeMachine(Host& host);
 
 }  // namespace vfio::soft::pci

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "../host.h"
 #include "registers.h"
 
 namespace vfio::soft::pci {
@@ -336,18 +337,22 @@ void Sysfs::addVfio(Function& function, unsigned index, Opener open) {
   if (vfioGroups_[group.id]++ == 0) addVfioGroup(group);
   const std::string name = "vfio" + std::to_string(index);
   const std::string path = function.path + "/vfio-dev/" + name;
-  addText(path + "/dev", format("%u:%u\n", deviceMajor, index));
-  addText(path + "/uevent",
-          format("MAJOR=%u\nMINOR=%u\nDEVNAME=vfio/devices/%s\n", deviceMajor, index, name.c_str()));
   tree_.link(path + "/device", function.path);
   tree_.link(path + "/subsystem", "/sys/class/vfio-dev");
   tree_.link("/sys/class/vfio-dev/" + name, path);
+  if (!function.host.since(6, 6)) {  // devices have no files of their own yet
+    addText(path + "/uevent", "");
+    return;
+  }
+  addText(path + "/dev", format("%u:%u\n", deviceMajor, index));
+  addText(path + "/uevent",
+          format("MAJOR=%u\nMINOR=%u\nDEVNAME=vfio/devices/%s\n", deviceMajor, index, name.c_str()));
   tree_.device("/dev/vfio/devices/" + name, std::move(open));
 }
 
 void Sysfs::removeVfio(Function& function, unsigned index) {
   const std::string name = "vfio" + std::to_string(index);
-  tree_.remove("/dev/vfio/devices/" + name);
+  if (function.host.since(6, 6)) tree_.remove("/dev/vfio/devices/" + name);
   tree_.remove("/sys/class/vfio-dev/" + name);
   tree_.remove(function.path + "/vfio-dev");
   const int group = function.endpoint->group.id;

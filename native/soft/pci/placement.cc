@@ -1,0 +1,261 @@
+// Buses first (they give addresses), then groups in the order in which functions are found, then BARs.
+#include "placement.h"
+
+#include <algorithm>
+#include <bit>
+#include <charconv>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+
+namespace vfio::soft::pci {
+
+namespace {
+
+constexpr unsigned mostBuses = 256;
+
+std::string hex(uint64_t value) {
+  std::array<char, 16> text;
+  const auto end = std::to_chars(text.data(), text.data() + text.size(), value, 16).ptr;
+  return "0x" + std::string(text.data(), end);
+}
+
+std::string twoDigits(unsigned bus) { return Address{static_cast<uint8_t>(bus), 0}.text().substr(5, 2); }
+
+// ---------------------------------------------------------------- buses
+
+class Enumeration {
+ public:
+  explicit Enumeration(std::vector<DeviceSpec>& devices) : devices_(devices), seen_(devices.size()) {}
+
+  std::vector<size_t> run() {
+    std::map<unsigned, std::vector<size_t>> roots;
+    for (size_t i = 0; i < devices_.size(); ++i) {
+      auto& device = devices_[i];
+      if (device.behind) continue;
+      device.address = *device.bdf;
+      roots[device.address.bus].push_back(i);
+    }
+    for (auto& [number, members] : roots) {
+      if (number < next_) {
+        devices_[members.front()].refuse("bdf",
+                                         "the bus of a root that no bridge has taken (bus " +
+                                             twoDigits(next_) + " is free), or the field \"behind\"",
+                                         '"' + devices_[members.front()].address.text() + '"');
+      }
+      next_ = number + 1;
+      scan(members);
+    }
+    for (size_t i = 0; i < devices_.size(); ++i) {
+      if (seen_[i]) continue;
+      devices_[i].refuse("behind", "the address of a bridge or port that is in the topology",
+                         '"' + devices_[i].behind->text() + '"');
+    }
+    return std::move(order_);
+  }
+
+ private:
+  // All functions of a bus are found before those behind its bridges.
+  void scan(std::vector<size_t>& members) {
+    std::sort(members.begin(), members.end(),
+              [this](size_t a, size_t b) { return devices_[a].address.devfn < devices_[b].address.devfn; });
+    for (size_t i = 0; i < members.size(); ++i) {
+      auto& device = devices_[members[i]];
+      if (i > 0 && devices_[members[i - 1]].address == device.address)
+        device.refuse("bdf", "an address that nobody else has", '"' + device.address.text() + '"');
+      seen_[members[i]] = true;
+      order_.push_back(members[i]);
+    }
+    for (const size_t member : members) {
+      if (devices_[member].kind != DeviceSpec::Kind::endpoint) scanBehind(member);
+    }
+  }
+
+  void scanBehind(size_t index) {
+    auto& bridge = devices_[index];
+    std::vector<size_t> members;
+    unsigned number = next_;
+    const DeviceSpec* chosenBy = nullptr;
+    for (size_t i = 0; i < devices_.size(); ++i) {
+      auto& device = devices_[i];
+      if (!device.behind || !(*device.behind == bridge.address)) continue;
+      members.push_back(i);
+      device.parent = index;
+      device.address.devfn = device.bdf ? device.bdf->devfn : static_cast<uint8_t>(device.slot << 3);
+      if (!device.bdf) continue;
+      const unsigned wanted = device.bdf->bus;
+      if (wanted < next_ || (chosenBy && wanted != number)) {
+        const std::string free = chosenBy ? twoDigits(number) : twoDigits(next_) + " or higher";
+        device.refuse("bdf", "bus " + free + " behind " + bridge.address.text(),
+                      '"' + device.bdf->text() + '"');
+      }
+      number = wanted;
+      chosenBy = &device;
+    }
+    if (number >= mostBuses) bridge.refuse("bdf", "at most 256 buses", "one more");
+    next_ = number + 1;
+    bridge.secondary = static_cast<uint8_t>(number);
+    for (const size_t member : members) devices_[member].address.bus = bridge.secondary;
+    // A port leads to one device.
+    if (bridge.kind == DeviceSpec::Kind::rootPort) {
+      for (const size_t member : members) {
+        if (devices_[member].address.devfn != 0) {
+          devices_[member].refuse("slot", "0, the only one behind a port",
+                                  std::to_string(devices_[member].address.devfn >> 3));
+        }
+      }
+    }
+    scan(members);
+    bridge.subordinate = static_cast<uint8_t>(next_ - 1);
+  }
+
+  std::vector<DeviceSpec>& devices_;
+  std::vector<bool> seen_;
+  std::vector<size_t> order_;
+  unsigned next_ = 0;
+};
+
+// ---------------------------------------------------------------- the IOMMU's view
+
+// The bridge nearest to the root whose bus is conventional: it speaks for everything behind it.
+std::optional<size_t> speaker(const std::vector<DeviceSpec>& devices, size_t index) {
+  std::optional<size_t> found;
+  for (size_t at = index;; at = devices[at].parent) {
+    if (devices[at].kind == DeviceSpec::Kind::conventionalBridge && at != index) found = at;
+    if (!devices[at].behind) return found;
+  }
+}
+
+void placeInGroups(Topology& topology, const std::vector<size_t>& order) {
+  auto& devices = topology.devices;
+  std::map<size_t, int> numbers;  // of groups, by the function that speaks for the group
+  std::map<int, size_t> owners;
+  const auto groupOf = [&devices](size_t index) { return speaker(devices, index).value_or(index); };
+  for (const size_t index : order) {
+    auto& device = devices[index];
+    const auto bridge = speaker(devices, index);
+    device.requesterId = bridge ? static_cast<uint16_t>(devices[*bridge].secondary << 8)
+                                : static_cast<uint16_t>(device.address.bus << 8 | device.address.devfn);
+    // Devices in one group are behind one IOMMU.
+    const size_t before = device.behind ? devices[device.parent].unit : 0;
+    device.unit = device.iommu.value_or(before);
+    if (bridge && device.unit != devices[*bridge].unit) {
+      device.refuse("iommu", "that of its group's bridge, " + std::to_string(devices[*bridge].unit),
+                    std::to_string(device.unit));
+    }
+    if (!device.group) continue;
+    const auto [group, isNew] = numbers.emplace(groupOf(index), *device.group);
+    const auto [owner, isFree] = owners.emplace(*device.group, groupOf(index));
+    if (group->second != *device.group || owner->second != groupOf(index))
+      device.refuse("group", "a number for one group",
+                    std::to_string(*device.group) + ", which differs or is taken");
+  }
+  int next = 0;
+  for (const size_t index : order) {
+    const auto known = numbers.find(groupOf(index));
+    if (known == numbers.end()) {
+      while (owners.contains(next)) ++next;
+      owners.emplace(next, groupOf(index));
+      numbers.emplace(groupOf(index), next);
+    }
+    devices[index].groupId = numbers.at(groupOf(index));
+    next = std::max(next, devices[index].groupId + 1);
+  }
+}
+
+// ---------------------------------------------------------------- BARs and interrupts
+
+constexpr uint64_t pageSize = 4096;
+
+// One window of bus addresses.
+class Window {
+ public:
+  Window(uint64_t start, uint64_t end) : start_(start), end_(end) {}
+
+  // False: something is there already.
+  bool take(uint64_t address, uint64_t size) {
+    const auto after = taken_.lower_bound(address);
+    if (after != taken_.end() && after->first < address + size) return false;
+    if (after != taken_.begin() && std::prev(after)->second > address) return false;
+    taken_.emplace(address, address + size);
+    return true;
+  }
+
+  // 0: there is no room.
+  uint64_t find(uint64_t size, uint64_t alignment) {
+    uint64_t at = (start_ + alignment - 1) / alignment * alignment;
+    for (; at < end_ && size <= end_ - at;) {
+      if (take(at, size)) return at;
+      const auto after = taken_.lower_bound(at + 1);
+      const uint64_t behind = std::prev(after)->second > at ? std::prev(after)->second : after->second;
+      at = (behind + alignment - 1) / alignment * alignment;
+    }
+    return 0;
+  }
+
+ private:
+  const uint64_t start_, end_;
+  std::map<uint64_t, uint64_t> taken_;
+};
+
+void placeBars(std::vector<DeviceSpec>& devices, const std::vector<size_t>& order) {
+  constexpr uint64_t highest = uint64_t{1} << 46;
+  Window ports(0xc000, 0x10000), low(0xc0000000, 0xfe000000), high(0x8000000000, highest);
+  const auto windowFor = [&](const devices::Bar& bar, uint64_t address) -> Window& {
+    if (bar.kind == devices::BarKind::io) return ports;
+    return address >= 0x100000000 ? high : low;
+  };
+  for (const size_t index : order) {
+    auto& device = devices[index];
+    for (unsigned i = 0; i < device.addresses.size(); ++i) {
+      if (!device.addresses[i]) continue;
+      const auto& bar = device.description().bars[i];
+      const uint64_t address = *device.addresses[i];
+      const uint64_t limit = bar.kind == devices::BarKind::io         ? 0x10000
+                             : bar.kind == devices::BarKind::memory64 ? highest
+                                                                      : 0x100000000;
+      const std::string field = "addresses[" + std::to_string(i) + "]";
+      if (bar.kind == devices::BarKind::none)
+        device.refuse(field, "null (there is no such BAR)", hex(address));
+      if (address % bar.size != 0 || address >= limit || bar.size > limit - address)
+        device.refuse(field, "a multiple of the BAR's size below " + hex(limit), hex(address));
+      if (!windowFor(bar, address).take(address, bar.size))
+        device.refuse(field, "an address that no other BAR covers", hex(address));
+      device.placed[i] = address;
+    }
+  }
+  for (const size_t index : order) {
+    auto& device = devices[index];
+    for (unsigned i = 0; i < device.placed.size(); ++i) {
+      const auto& bar = device.description().bars[i];
+      if (bar.kind == devices::BarKind::none || device.placed[i] != 0) continue;
+      const bool io = bar.kind == devices::BarKind::io;
+      // BARs that are smaller than a page get one to themselves, so that they can be mapped.
+      const uint64_t size = io ? bar.size : std::max(bar.size, pageSize);
+      constexpr uint64_t large = uint64_t{1} << 28;
+      const bool wide = bar.kind == devices::BarKind::memory64;
+      if (!wide || bar.size < large) device.placed[i] = (io ? ports : low).find(size, size);
+      if (wide && device.placed[i] == 0) device.placed[i] = high.find(size, size);
+      if (device.placed[i] == 0)
+        device.refuse("bars", "BARs that fit into the bus's addresses",
+                      hex(bar.size) + " for BAR " + std::to_string(i));
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<size_t> place(Topology& topology) {
+  auto order = Enumeration(topology.devices).run();
+  placeInGroups(topology, order);
+  placeBars(topology.devices, order);
+  for (auto& device : topology.devices) {
+    // Four lines would be swizzled; two are enough to be different.
+    const uint8_t line = (device.address.devfn >> 3) % 2 == 0 ? 10 : 11;
+    device.interrupt = device.irq.value_or(device.description().interruptPin != 0 ? line : 0);
+  }
+  return order;
+}
+
+}  // namespace vfio::soft::pci

@@ -1,0 +1,445 @@
+// One function per object of the schema; Reader says where in the text a wrong value is.
+#include "topology.h"
+
+#include <algorithm>
+#include <bit>
+#include <charconv>
+#include <initializer_list>
+#include <stdexcept>
+
+#include "../devices/bridge.h"
+#include "../devices/edu.h"
+#include "../devices/ivshmem.h"
+#include "../json.h"
+
+namespace vfio::soft::pci {
+
+namespace {
+
+using json::Value;
+
+[[noreturn]] void fail(unsigned line, std::string_view expected, std::string_view where,
+                       const std::string& received) {
+  throw std::invalid_argument("line " + std::to_string(line) + ": Expected " + std::string(expected) +
+                              " for " + std::string(where) + " but received " + received);
+}
+
+std::optional<uint64_t> toInteger(const Value& value) {
+  if (value.kind != Value::Kind::number && value.kind != Value::Kind::string) return std::nullopt;
+  std::string_view text = value.text;
+  int base = 10;
+  if (value.kind == Value::Kind::string && text.starts_with("0x")) {
+    text.remove_prefix(2);
+    base = 16;
+  }
+  uint64_t result = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), result, base);
+  if (text.empty() || error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return result;
+}
+
+std::string hex(uint64_t value) {
+  std::array<char, 16> text;
+  const auto end = std::to_chars(text.data(), text.data() + text.size(), value, 16).ptr;
+  return "0x" + std::string(text.data(), end);
+}
+
+// An object of the schema: its fields are asked for by name.
+class Reader {
+ public:
+  Reader(const Value& value, std::string name, std::string_view what)
+      : value_(value), name_(std::move(name)) {
+    if (value.kind != Value::Kind::object) fail(value.line, what, name_, value.shown());
+  }
+
+  // Fields that are none of these are mistakes.
+  void only(std::initializer_list<std::string_view> names) const {
+    for (const auto& [name, value] : value_.members) {
+      if (std::find(names.begin(), names.end(), name) != names.end()) continue;
+      std::string known;
+      for (const auto& each : names) known += (known.empty() ? "" : ", ") + std::string(each);
+      fail(value.line, "one of the fields " + known, name_, "\"" + name + "\"");
+    }
+  }
+
+  [[nodiscard]] const Value* find(std::string_view field) const { return value_.find(field); }
+  [[nodiscard]] std::string path(std::string_view field) const {
+    return (name_.empty() ? "" : name_ + ".") + std::string(field);
+  }
+  [[noreturn]] void refuse(std::string_view field, std::string_view expected) const {
+    const auto* value = find(field);
+    fail(value ? value->line : value_.line, expected, path(field), value ? value->shown() : "nothing");
+  }
+
+  [[nodiscard]] std::optional<uint64_t> integer(std::string_view field, uint64_t least, uint64_t most) const {
+    const auto* value = find(field);
+    if (!value) return std::nullopt;
+    const auto result = toInteger(*value);
+    if (!result || *result < least || *result > most) {
+      const bool small = most <= 10'000;
+      const auto shown = [small](uint64_t limit) { return small ? std::to_string(limit) : hex(limit); };
+      refuse(field, "a whole number between " + shown(least) + " and " + shown(most));
+    }
+    return result;
+  }
+  [[nodiscard]] uint64_t required(std::string_view field, uint64_t most) const {
+    if (!find(field)) refuse(field, "a whole number between 0x0 and " + hex(most));
+    return *integer(field, 0, most);
+  }
+  [[nodiscard]] std::optional<bool> boolean(std::string_view field) const {
+    const auto* value = find(field);
+    if (!value) return std::nullopt;
+    if (value->kind != Value::Kind::boolean) refuse(field, "true or false");
+    return value->boolean;
+  }
+  [[nodiscard]] std::optional<std::string> oneOf(std::string_view field,
+                                                 std::initializer_list<std::string_view> names) const {
+    const auto* value = find(field);
+    if (!value) return std::nullopt;
+    if (value->kind != Value::Kind::string ||
+        std::find(names.begin(), names.end(), value->text) == names.end()) {
+      refuse(field, alternatives(names));
+    }
+    return value->text;
+  }
+  [[nodiscard]] static std::string alternatives(std::initializer_list<std::string_view> names) {
+    std::string known = "one of";
+    for (const auto& each : names) known += (known == "one of" ? " \"" : ", \"") + std::string(each) + "\"";
+    return known;
+  }
+  [[nodiscard]] std::optional<Address> address(std::string_view field) const {
+    const auto* value = find(field);
+    if (!value) return std::nullopt;
+    const auto result = Address::parse(value->kind == Value::Kind::string ? value->text : "");
+    if (!result) refuse(field, "a PCI address such as \"0000:00:10.0\" (domain 0000, function 0)");
+    return result;
+  }
+  [[nodiscard]] const std::vector<Value>* list(std::string_view field, size_t most) const {
+    const auto* value = find(field);
+    if (!value) return nullptr;
+    if (value->kind != Value::Kind::list || value->items.size() > most)
+      refuse(field, "a list of at most " + std::to_string(most));
+    return &value->items;
+  }
+
+ private:
+  const Value& value_;
+  const std::string name_;
+};
+
+std::string element(const Reader& reader, std::string_view field, size_t index) {
+  return reader.path(field) + "[" + std::to_string(index) + "]";
+}
+
+// ---------------------------------------------------------------- iommus
+
+constexpr size_t mostRanges = 64;
+
+iommu::Range readRange(const Reader& reader) {
+  const iommu::Range range{reader.required("start", UINT64_MAX), reader.required("last", UINT64_MAX)};
+  if (range.last < range.start) reader.refuse("last", "an address that is not below start");
+  return range;
+}
+
+UnitSpec readUnit(const Reader& reader) {
+  reader.only({"kind", "apertures", "reserved", "pageSizes", "pasidBits", "pageRequests", "nesting",
+               "dirtyTracking", "enforcesCoherency", "isolatesInterrupts"});
+  const auto kinds = {std::string_view("vtd"), std::string_view("smmuv3"), std::string_view("amd"),
+                      std::string_view("ppc"), std::string_view("virtio"), std::string_view("custom")};
+  UnitSpec unit;
+  if (!reader.find("kind")) reader.refuse("kind", Reader::alternatives(kinds));
+  unit.kind = *reader.oneOf("kind", kinds);
+  if (const auto* list = reader.list("apertures", mostRanges)) {
+    if (list->empty()) reader.refuse("apertures", "at least one range");
+    auto& ranges = unit.apertures.emplace();
+    for (size_t i = 0; i < list->size(); ++i) {
+      const Reader each((*list)[i], element(reader, "apertures", i), "a range { start, last }");
+      each.only({"start", "last"});
+      ranges.push_back(readRange(each));
+      if (i > 0 && ranges[i].start <= ranges[i - 1].last)
+        each.refuse("start", "an address after the range before");
+    }
+  }
+  if (const auto* list = reader.list("reserved", mostRanges)) {
+    auto& regions = unit.reserved.emplace();
+    for (size_t i = 0; i < list->size(); ++i) {
+      const Reader each((*list)[i], element(reader, "reserved", i), "a region { start, last, type }");
+      each.only({"start", "last", "type"});
+      constexpr std::array<std::pair<std::string_view, iommu::ReservedKind>, 5> types{
+          {{"direct", iommu::ReservedKind::direct},
+           {"direct-relaxable", iommu::ReservedKind::directRelaxable},
+           {"reserved", iommu::ReservedKind::reserved},
+           {"msi", iommu::ReservedKind::msi},
+           {"software-msi", iommu::ReservedKind::softwareMsi}}};
+      const auto names = {types[0].first, types[1].first, types[2].first, types[3].first, types[4].first};
+      if (!each.find("type")) each.refuse("type", Reader::alternatives(names));
+      const auto type = *each.oneOf("type", names);
+      const auto* const found = std::find_if(types.begin(), types.end(),
+                                             [&type](const auto& known) { return known.first == type; });
+      regions.push_back({readRange(each), found->second});
+    }
+  }
+  if (const auto* list = reader.list("pageSizes", 64)) {
+    uint64_t sizes = 0;
+    for (const auto& item : *list) {
+      const auto size = toInteger(item);
+      if (!size || !std::has_single_bit(*size))
+        fail(item.line, "a power of two", reader.path("pageSizes"), item.shown());
+      sizes |= *size;
+    }
+    if (sizes == 0) reader.refuse("pageSizes", "at least one page size");
+    unit.pageSizes = sizes;
+  }
+  if (const auto bits = reader.integer("pasidBits", 0, 20)) unit.pasidBits = static_cast<unsigned>(*bits);
+  if (const auto* value = reader.find("pageRequests")) {
+    if (value->kind == Value::Kind::boolean && !value->boolean) {
+      unit.pageRequests = "";
+    } else if (value->kind == Value::Kind::string && (value->text == "pri" || value->text == "stall")) {
+      unit.pageRequests = value->text;
+    } else {
+      reader.refuse("pageRequests", R"("pri", "stall" or false)");
+    }
+  }
+  if (const auto* list = reader.list("nesting", 8)) {
+    auto& formats = unit.nesting.emplace();
+    for (const auto& item : *list) {
+      if (item.kind != Value::Kind::string ||
+          (item.text != "vtd-s1" && item.text != "arm-smmuv3" && item.text != "amd-guest")) {
+        fail(item.line, R"(one of "vtd-s1", "arm-smmuv3", "amd-guest")", reader.path("nesting"),
+             item.shown());
+      }
+      formats.push_back(item.text);
+    }
+  }
+  unit.dirtyTracking = reader.boolean("dirtyTracking");
+  unit.enforcesCoherency = reader.boolean("enforcesCoherency");
+  unit.isolatesInterrupts = reader.boolean("isolatesInterrupts");
+  return unit;
+}
+
+// ---------------------------------------------------------------- devices
+
+// BARs of a passive device. The upper half of a 64-bit one is a place that must stay empty.
+void readBars(const Reader& reader, devices::Description& description) {
+  const auto* list = reader.list("bars", description.bars.size());
+  for (size_t i = 0; list && i < list->size(); ++i) {
+    const Value& item = (*list)[i];
+    const bool upper = i > 0 && description.bars[i - 1].kind == devices::BarKind::memory64;
+    if (upper && item.kind != Value::Kind::null)
+      fail(item.line, "null (the upper half of the BAR before)", element(reader, "bars", i), item.shown());
+    if (item.kind == Value::Kind::null) continue;
+    const Reader each(item, element(reader, "bars", i), "a BAR { kind, size } or null");
+    each.only({"kind", "size", "prefetchable", "memory"});
+    const auto kinds = {std::string_view("memory32"), std::string_view("memory64"), std::string_view("io")};
+    if (!each.find("kind")) each.refuse("kind", Reader::alternatives(kinds));
+    const auto kind = *each.oneOf("kind", kinds);
+    auto& bar = description.bars[i];
+    bar.kind = kind == "io"         ? devices::BarKind::io
+               : kind == "memory32" ? devices::BarKind::memory32
+                                    : devices::BarKind::memory64;
+    const bool io = bar.kind == devices::BarKind::io;
+    const bool wide = bar.kind == devices::BarKind::memory64;
+    if (wide && i + 1 == description.bars.size()) each.refuse("kind", "\"memory32\" in the last place");
+    const uint64_t most = io ? 256 : wide ? uint64_t{1} << 40 : uint64_t{1} << 30;
+    bar.size = each.required("size", most);
+    if (!std::has_single_bit(bar.size) || bar.size < (io ? 4 : 16)) each.refuse("size", "a power of two");
+    bar.prefetchable = each.boolean("prefetchable").value_or(false);
+    bar.backed = each.boolean("memory").value_or(false);
+    if (io && bar.prefetchable) each.refuse("prefetchable", "false for ports");
+    if (io && bar.backed) each.refuse("memory", "false for ports");
+    if (bar.backed && bar.size > uint64_t{1} << 30) each.refuse("memory", "false above 1 GiB");
+  }
+}
+
+void readMsix(const Reader& reader, devices::Description& description) {
+  const auto vectors = reader.integer("msix", 0, 2048);
+  if (!vectors || *vectors == 0) return;
+  const uint64_t pending = (*vectors + 63) / 64 * 8;
+  const uint64_t need = *vectors * 16 + pending;
+  for (size_t i = description.bars.size(); i-- > 0;) {
+    const auto& bar = description.bars[i];
+    if (bar.kind == devices::BarKind::none || bar.kind == devices::BarKind::io || bar.backed) continue;
+    // Offsets have 32 bits.
+    const uint64_t end = std::min(bar.size, uint64_t{1} << 32);
+    if (end < need) continue;
+    description.msix = {static_cast<unsigned>(*vectors), static_cast<unsigned>(i),
+                        static_cast<uint32_t>((end - need) & ~uint64_t{15}),
+                        static_cast<uint32_t>(end - pending)};
+    return;
+  }
+  reader.refuse("msix", "a memory BAR of at least " + std::to_string(std::bit_ceil(need)) + " bytes");
+}
+
+devices::Description readPassive(const Reader& reader) {
+  devices::Description description{};
+  description.vendor = static_cast<uint16_t>(reader.required("vendor", 0xffff));
+  if (description.vendor == 0xffff) reader.refuse("vendor", "a number below 0xffff (nobody is there)");
+  description.device = static_cast<uint16_t>(reader.required("device", 0xffff));
+  description.classCode = static_cast<uint32_t>(reader.required("classCode", 0xffffff));
+  if (description.classCode >> 8 == 0x0604) reader.refuse("classCode", "no bridge: use a model of one");
+  const auto small = [&reader](std::string_view field, uint64_t most) {
+    return static_cast<uint16_t>(reader.integer(field, 0, most).value_or(0));
+  };
+  description.subsystemVendor = small("subsystemVendor", 0xffff);
+  description.subsystem = small("subsystemDevice", 0xffff);
+  description.revision = static_cast<uint8_t>(small("revision", 0xff));
+  description.interruptPin = reader.boolean("pin").value_or(false) ? 1 : 0;
+  description.msiVectors = small("msi", 32);
+  if (description.msiVectors != 0 && !std::has_single_bit(description.msiVectors))
+    reader.refuse("msi", "0 or a power of two up to 32");
+  // A conventional bus has no configuration space beyond 256 bytes; which bus it is on is known later.
+  description.express = reader.boolean("express").value_or(true);
+  description.functionReset = reader.boolean("functionReset").value_or(false);
+  if (description.functionReset && !description.express)
+    reader.refuse("functionReset", "false without express");
+  readBars(reader, description);
+  readMsix(reader, description);
+  return description;
+}
+
+DeviceSpec readDevice(const Reader& reader, const Value& value, std::string name, size_t iommus) {
+  const auto models = {std::string_view("edu"),         std::string_view("ivshmem"),
+                       std::string_view("root-port"),   std::string_view("bridge"),
+                       std::string_view("host-bridge"), std::string_view("passive")};
+  DeviceSpec device;
+  device.line = value.line;
+  device.name = std::move(name);
+  if (!reader.find("model")) reader.refuse("model", Reader::alternatives(models));
+  const auto model = *reader.oneOf("model", models);
+  if (model == "passive") {
+    reader.only({"model",
+                 "bdf",
+                 "behind",
+                 "slot",
+                 "iommu",
+                 "driver",
+                 "pasidBits",
+                 "pageRequests",
+                 "group",
+                 "irq",
+                 "addresses",
+                 "vendor",
+                 "device",
+                 "classCode",
+                 "subsystemVendor",
+                 "subsystemDevice",
+                 "revision",
+                 "bars",
+                 "pin",
+                 "msi",
+                 "msix",
+                 "express",
+                 "functionReset"});
+    device.model = devices::makePassive(readPassive(reader));
+  } else {
+    reader.only({"model", "bdf", "behind", "slot", "iommu", "driver", "pasidBits", "pageRequests", "group",
+                 "irq", "addresses"});
+    if (model == "edu") device.model = devices::makeEdu();
+    if (model == "ivshmem") device.model = devices::makeSharedMemory();
+    if (model == "host-bridge") device.model = devices::makePassive(devices::hostBridge);
+    if (model == "root-port") {
+      device.kind = DeviceSpec::Kind::rootPort;
+      device.model = devices::makePassive(devices::rootPort);
+    }
+    if (model == "bridge") {
+      device.kind = DeviceSpec::Kind::conventionalBridge;
+      device.model = devices::makePassive(devices::conventionalBridge);
+    }
+  }
+  device.bdf = reader.address("bdf");
+  device.behind = reader.address("behind");
+  const auto slot = reader.integer("slot", 0, 31);
+  if (slot && !device.behind) reader.refuse("slot", "a device behind a bridge (the field \"behind\")");
+  if (slot && device.bdf) reader.refuse("slot", "either bdf or slot");
+  if (!slot && !device.bdf)
+    reader.refuse("bdf", "a PCI address such as \"0000:00:10.0\", or behind and slot");
+  device.slot = static_cast<uint8_t>(slot.value_or(0));
+  if (const auto* which = reader.find("iommu")) {
+    device.iommu = toInteger(*which);
+    if (!device.iommu || *device.iommu >= iommus)
+      reader.refuse("iommu", "the index of one of " + std::to_string(iommus) + " iommus");
+  }
+  if (const auto* driver = reader.find("driver")) {
+    const auto valid = [](const std::string& text) {
+      return !text.empty() && text.size() < 64 && text.find_first_of("/ \t\n") == std::string::npos &&
+             text.find('\0') == std::string::npos && text != "." && text != "..";
+    };
+    device.driver.emplace();
+    if (driver->kind == Value::Kind::string && valid(driver->text)) {
+      device.driver->emplace(driver->text);
+    } else if (driver->kind != Value::Kind::null) {
+      reader.refuse("driver", "the name of a driver, or null");
+    }
+  }
+  device.pasidBits = static_cast<unsigned>(reader.integer("pasidBits", 0, 20).value_or(0));
+  device.pageRequests = reader.boolean("pageRequests").value_or(false);
+  if (const auto group = reader.integer("group", 0, 9999)) device.group = static_cast<int>(*group);
+  if (const auto irq = reader.integer("irq", 0, 255)) device.irq = static_cast<uint8_t>(*irq);
+  if (const auto* list = reader.list("addresses", device.addresses.size())) {
+    for (size_t i = 0; i < list->size(); ++i) {
+      const Value& item = (*list)[i];
+      if (item.kind == Value::Kind::null) continue;
+      device.addresses[i] = toInteger(item);
+      if (!device.addresses[i] || *device.addresses[i] == 0)
+        fail(item.line, "an address or null", element(reader, "addresses", i), item.shown());
+    }
+  }
+  return device;
+}
+
+}  // namespace
+
+std::string Address::text() const {
+  constexpr const char* digits = "0123456789abcdef";
+  const unsigned slot = devfn >> 3;
+  return std::string("0000:") + digits[bus >> 4] + digits[bus & 15] + ':' + digits[slot >> 4] +
+         digits[slot & 15] + '.' + digits[devfn & 7];
+}
+
+std::optional<Address> Address::parse(std::string_view text) {
+  constexpr size_t busAt = 5, slotAt = 8, size = 12;
+  unsigned bus = 0, slot = 0;
+  if (text.size() != size) return std::nullopt;
+  std::from_chars(text.data() + busAt, text.data() + busAt + 2, bus, 16);
+  std::from_chars(text.data() + slotAt, text.data() + slotAt + 2, slot, 16);
+  const Address address{static_cast<uint8_t>(bus), static_cast<uint8_t>(slot << 3)};
+  // Whatever was not read as meant comes out as another text.
+  if (address.text() != text) return std::nullopt;
+  return address;
+}
+
+void DeviceSpec::refuse(std::string_view field, std::string_view expected,
+                        const std::string& received) const {
+  fail(line, expected, name + "." + std::string(field), received);
+}
+
+Topology readTopology(std::string_view text) {
+  constexpr size_t mostUnits = 64;
+  constexpr size_t mostDevices = 4096;
+  const Value value = json::parse(text);
+  const Reader reader(value, "topology", "an object { iommus, devices }");
+  reader.only({"iommus", "devices"});
+  Topology topology;
+  if (const auto* list = reader.list("iommus", mostUnits)) {
+    for (size_t i = 0; i < list->size(); ++i) {
+      topology.iommus.push_back(
+          readUnit(Reader((*list)[i], "iommus[" + std::to_string(i) + "]", "an IOMMU { kind }")));
+    }
+  } else {
+    topology.iommus.push_back({.kind = "vtd"});
+  }
+  if (const auto* list = reader.list("devices", mostDevices)) {
+    if (!list->empty() && topology.iommus.empty()) reader.refuse("iommus", "at least one IOMMU");
+    for (size_t i = 0; i < list->size(); ++i) {
+      const std::string name = "devices[" + std::to_string(i) + "]";
+      const Value& item = (*list)[i];
+      topology.devices.push_back(
+          readDevice(Reader(item, name, "a device { model, bdf }"), item, name, topology.iommus.size()));
+    }
+  } else {
+    reader.refuse("devices", "a list of devices");
+  }
+  return topology;
+}
+
+}  // namespace vfio::soft::pci

@@ -1,0 +1,204 @@
+// Machines built from topologies: where devices are, which groups they are in, who holds them, and what is
+// said of a topology that is none.
+#include <fcntl.h>
+
+#include <algorithm>
+#include <array>
+#include <stdexcept>
+
+#include "../../native/uapi/vfio.h"
+#include "iommufd_harness.h"
+
+namespace vfio::soft::check {
+namespace {
+
+const std::string kDevices = "/sys/bus/pci/devices/";
+
+std::unique_ptr<Host> machine(const std::string& topology, KernelVersion kernel = kNewestKernel) {
+  return std::make_unique<Host>(std::make_shared<mm::Memory>(), HostOptions{kernel, topology});
+}
+
+std::string read(Host& host, const std::string& path) {
+  const int fd = host.open(path.c_str(), O_RDONLY);
+  if (fd < 0) return "errno " + std::to_string(-fd);
+  std::array<char, 4096> text{};
+  const auto size = host.read(fd, text.data(), text.size());
+  host.close(fd);
+  return size < 0 ? "errno " + std::to_string(-size) : std::string(text.data(), static_cast<size_t>(size));
+}
+
+std::string last(Host& host, const std::string& path) {
+  std::array<char, 4096> target{};
+  const auto size = host.readlink(path.c_str(), target.data(), target.size());
+  if (size < 0) return "errno " + std::to_string(-size);
+  const std::string text(target.data(), static_cast<size_t>(size));
+  return text.substr(text.rfind('/') + 1);
+}
+
+std::string names(Host& host, const std::string& path) {
+  std::vector<std::string> list;
+  if (const int failed = host.list(path.c_str(), list)) return "errno " + std::to_string(-failed);
+  std::sort(list.begin(), list.end());
+  std::string text;
+  for (const auto& name : list) text += (text.empty() ? "" : " ") + name;
+  return text;
+}
+
+void same(const std::string& text, const std::string& expected, const std::string& actual) {
+  claim(text, expected == actual);
+  if (expected != actual) std::printf("     expected %s, got %s\n", expected.c_str(), actual.c_str());
+}
+
+void theDefault() {
+  const auto host = machine("");
+  same("the default machine: its groups", "0 2 3 4 5 7", names(*host, "/sys/kernel/iommu_groups"));
+  same("... and who shares one", "0000:02:00.0 0000:03:01.0 0000:03:02.0",
+       names(*host, "/sys/kernel/iommu_groups/7/devices"));
+  same("... ports have their driver", "pcieport", last(*host, kDevices + "0000:00:12.0/driver"));
+}
+
+// A port with an edu, and behind another port two conventional buses, one behind the other.
+constexpr const char* kTree = R"({
+  "iommus": [{ "kind": "vtd" }, { "kind": "vtd", "apertures": [{ "start": 0, "last": "0xffffffff" }] }],
+  "devices": [
+    { "model": "edu", "behind": "0000:02:00.0", "slot": 3, "driver": "e1000e" },
+    { "model": "root-port", "bdf": "0000:00:02.0", "iommu": 1 },
+    { "model": "root-port", "bdf": "0000:00:01.0" },
+    { "model": "edu", "bdf": "0000:01:00.0", "behind": "0000:00:01.0", "driver": "vfio-pci" },
+    { "model": "bridge", "behind": "0000:00:02.0", "slot": 0 },
+    { "model": "bridge", "behind": "0000:02:00.0", "slot": 1, "group": 20 },
+    { "model": "edu", "behind": "0000:03:01.0", "slot": 0 },
+    { "model": "passive", "bdf": "0000:80:00.0", "vendor": "0x144d", "device": 43272, "classCode": "0x010802",
+      "bars": [{ "kind": "memory64", "size": 16384 }, null, { "kind": "io", "size": 64 }], "msix": 32,
+      "functionReset": true }
+  ]})";
+
+void tree() {
+  const auto host = machine(kTree);
+  same("buses are numbered behind one bridge after the other",
+       "0000:00:01.0 0000:00:02.0 0000:01:00.0 0000:02:00.0 0000:03:01.0 0000:03:03.0 0000:04:00.0 "
+       "0000:80:00.0",
+       names(*host, "/sys/bus/pci/devices"));
+  same("all behind a conventional bridge are one group (E2)",
+       "0000:02:00.0 0000:03:01.0 0000:03:03.0 0000:04:00.0",
+       names(*host, "/sys/kernel/iommu_groups/20/devices"));
+  same("... and others are alone", "0 1 2 20 21", names(*host, "/sys/kernel/iommu_groups"));
+  same("what is behind a port has the port's IOMMU", "dmar1", last(*host, kDevices + "0000:04:00.0/iommu"));
+  same("... or the first", "dmar0", last(*host, kDevices + "0000:01:00.0/iommu"));
+  same("a device starts on vfio-pci", "vfio-pci", last(*host, kDevices + "0000:01:00.0/driver"));
+  same("... with its node", "vfio0", names(*host, "/dev/vfio/devices"));
+  same("... on a driver of any name", "e1000e", last(*host, kDevices + "0000:03:03.0/driver"));
+  same("... on the one that matches", "nvme", last(*host, kDevices + "0000:80:00.0/driver"));
+  same("... or on none", "errno 2", last(*host, kDevices + "0000:04:00.0/driver"));
+  same("ids are what was asked", "0x144d\n", read(*host, kDevices + "0000:80:00.0/vendor"));
+  same("a function reset is listed", "flr\n", read(*host, kDevices + "0000:80:00.0/reset_method"));
+  same("a bridge's buses", "4\n", read(*host, kDevices + "0000:00:02.0/subordinate_bus_number"));
+
+  std::vector<std::string> resources;
+  for (const char* bdf : {"0000:00:01.0", "0000:00:02.0", "0000:01:00.0", "0000:04:00.0", "0000:80:00.0"}) {
+    resources.push_back(read(*host, kDevices + bdf + "/resource").substr(0, 56));
+  }
+  std::sort(resources.begin(), resources.end());
+  claim("no two have the same addresses",
+        std::adjacent_find(resources.begin(), resources.end()) == resources.end());
+}
+
+// A device of the kernel's in the group: it can't be taken (B2).
+void ownership() {
+  const auto host = machine(R"({ "devices": [
+    { "model": "bridge", "bdf": "0000:00:01.0" },
+    { "model": "edu", "behind": "0000:00:01.0", "slot": 0, "driver": "vfio-pci" },
+    { "model": "edu", "behind": "0000:00:01.0", "slot": 1, "driver": "e1000e" }] })");
+  const int iommufd = host->open("/dev/iommu", O_RDWR);
+  const int device = host->open("/dev/vfio/devices/vfio0", O_RDWR);
+  uapi::vfio_device_bind_iommufd bind{.argsz = sizeof bind, .iommufd = iommufd};
+  claim("B2: a group with a driver of the kernel's can't be taken", -EPERM,
+        host->ioctl(device, uapi::VFIO_DEVICE_BIND_IOMMUFD, reinterpret_cast<uintptr_t>(&bind)));
+}
+
+void levels() {
+  const char* one = R"({ "devices": [{ "model": "edu", "bdf": "0000:00:01.0", "driver": "vfio-pci" }] })";
+  const auto before = machine(one, {6, 5});
+  same("before Linux 6.6 a device has no file", "errno 2", names(*before, "/dev/vfio/devices"));
+  same("... but its entry in sysfs", "device subsystem uevent",
+       names(*before, kDevices + "0000:00:01.0/vfio-dev/vfio0"));
+}
+
+std::string errorOf(const std::string& topology) {
+  try {
+    (void)machine(topology);
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return "none";
+}
+
+void errors() {
+  const auto device = [](const std::string& fields) { return "{ \"devices\": [{ " + fields + " }] }"; };
+  const auto edu = [&device](const std::string& fields) { return device("\"model\": \"edu\", " + fields); };
+  const std::pair<std::string, std::string> cases[] = {
+      {"{\n\"devices\": [\n}", "line 3: Expected a value of JSON but received }"},
+      {"{} x", "line 1: Expected nothing after the value but received x"},
+      {"{\"devices\": [], \"devices\": []}",
+       "line 1: Expected the name \"devices\" once in an object but received it twice"},
+      {"[]", "line 1: Expected an object { iommus, devices } for topology but received a list of 0"},
+      {"{}", "line 1: Expected a list of devices for topology.devices but received nothing"},
+      {"{\"devices\": [], \"cpus\": 1}",
+       "line 1: Expected one of the fields iommus, devices for topology but received \"cpus\""},
+      {edu("\n\"bdf\": \"0:10\""),
+       "line 2: Expected a PCI address such as \"0000:00:10.0\" (domain 0000, function 0) for devices[0].bdf "
+       "but "
+       "received \"0:10\""},
+      {edu("\"slot\": 1"),
+       "line 1: Expected a device behind a bridge (the field \"behind\") for devices[0].slot but received 1"},
+      {edu("\"behind\": \"0000:00:01.0\", \"slot\": 0"),
+       "line 1: Expected the address of a bridge or port that is in the topology for devices[0].behind but "
+       "received "
+       "\"0000:00:01.0\""},
+      {edu("\"bdf\": \"0000:00:01.0\", \"iommu\": 1"),
+       "line 1: Expected the index of one of 1 iommus for devices[0].iommu but received 1"},
+      {edu("\"bdf\": \"0000:00:01.0\", \"addresses\": [4096]"),
+       "line 1: Expected a multiple of the BAR's size below 0x100000000 for devices[0].addresses[0] but "
+       "received "
+       "0x1000"},
+      {device("\"model\": \"root-port\", \"bdf\": \"0000:00:01.0\", \"driver\": \"vfio-pci\""),
+       "line 1: Expected a driver that takes this device for devices[0].driver but received \"vfio-pci\""},
+      {device("\"model\": \"nic\", \"bdf\": \"0000:00:01.0\""),
+       "line 1: Expected one of \"edu\", \"ivshmem\", \"root-port\", \"bridge\", \"host-bridge\", "
+       "\"passive\" for "
+       "devices[0].model but received \"nic\""},
+      {"{ \"iommus\": [{ \"kind\": \"vtd\", \"pageSizes\": [3000] }], \"devices\": [] }",
+       "line 1: Expected a power of two for iommus[0].pageSizes but received 3000"},
+      {"{ \"devices\": [{ \"model\": \"edu\", \"bdf\": \"0000:00:01.0\" },\n{ \"model\": \"edu\", \"bdf\": "
+       "\"0000:00:01.0\" }] }",
+       "line 2: Expected an address that nobody else has for devices[1].bdf but received \"0000:00:01.0\""},
+      {"{ \"devices\": [{ \"model\": \"root-port\", \"bdf\": \"0000:00:01.0\" },\n{ \"model\": \"edu\", "
+       "\"bdf\": "
+       "\"0000:01:01.0\", \"behind\": \"0000:00:01.0\" }] }",
+       "line 2: Expected 0, the only one behind a port for devices[1].slot but received 1"},
+  };
+  for (const auto& [text, expected] : cases)
+    same("a topology that is none: " + expected, expected, errorOf(text));
+  std::string deep;
+  for (int i = 0; i < 100'000; ++i) deep += '[';
+  claim("a text of brackets is no danger",
+        errorOf(deep).starts_with("line 1: Expected no more than 32 levels"));
+  // Every prefix of a good one is a bad one.
+  const std::string whole = kTree;
+  bool all = true;
+  for (size_t i = 1; i < whole.size(); ++i) all = all && errorOf(whole.substr(0, i)) != "none";
+  claim("half a topology is none", all);
+}
+
+}  // namespace
+}  // namespace vfio::soft::check
+
+int main() {
+  using namespace vfio::soft::check;
+  theDefault();
+  tree();
+  ownership();
+  levels();
+  errors();
+  return failures == 0 ? 0 : 1;
+}
