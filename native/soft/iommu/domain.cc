@@ -56,7 +56,7 @@ int Domain::suits(const Unit& unit) const {
   if (forcesCoherency_ && !unit.enforcesCoherency) return -EINVAL;
   if (offersDirtyTracking_ && !unit.tracksDirty) return -EINVAL;
   if (aperture_.start < unit.aperture.start || aperture_.last > unit.aperture.last) return -EINVAL;
-  return (pageSizes_ & ~unit.pageSizes) == 0 ? 0 : -EINVAL;
+  return (pageSizes_ & ~(unit.pageSizes | unit.walksToo)) == 0 ? 0 : -EINVAL;
 }
 
 Domain::Table* Domain::takeTable() {

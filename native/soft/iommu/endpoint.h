@@ -36,6 +36,12 @@ struct ReservedRegion {
   ReservedKind kind;
 };
 
+// What GET_HW_INFO says of a unit: a type, and the data of that type.
+struct HwInfo {
+  uint32_t type;
+  std::vector<unsigned char> data;
+};
+
 // One piece of translation hardware: what it can do. The VT-d model of the guest has one aperture [0, 2^48-1]
 // with 4 KiB, 2 MiB and 1 GiB pages and the MSI window 0xfee00000-0xfeefffff.
 struct Unit {
@@ -56,6 +62,8 @@ struct Unit {
   bool fiveLevels = false;
   bool supervisorRequests = false;
   bool extendedAccessed = false;
+  uint64_t walksToo = 0;  // page sizes that it can walk in tables made for others, besides its own
+  HwInfo (*describe)(const Unit& unit) = nullptr;  // null: by the registers of VT-d
 };
 
 // A group of endpoints and the owner of its DMA (requirement B1). An owner is any address that stands for one

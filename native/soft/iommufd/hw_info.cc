@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <cstring>
+#include <vector>
 
 #include "../../uapi/iommufd.h"
 #include "../../uapi/iommufd_data.h"
@@ -43,6 +45,15 @@ uint64_t vtdExtendedCapabilities(const iommu::Unit& unit) {
   return value;
 }
 
+iommu::HwInfo describeVtd(const iommu::Unit& unit) {
+  uapi::iommu_hw_info_vtd registers = {};
+  registers.cap_reg = vtdCapabilities(unit);
+  registers.ecap_reg = vtdExtendedCapabilities(unit);
+  iommu::HwInfo info = {uapi::IOMMU_HW_INFO_TYPE_INTEL_VTD, std::vector<unsigned char>(sizeof(registers))};
+  std::memcpy(info.data.data(), &registers, sizeof(registers));
+  return info;
+}
+
 }  // namespace
 
 int getHwInfo(Command& command) {
@@ -53,15 +64,14 @@ int getHwInfo(Command& command) {
   if (device == nullptr) return -ENOENT;
 
   const iommu::Unit& unit = device->endpoint.unit;
-  uapi::iommu_hw_info_vtd info = {};
-  info.cap_reg = vtdCapabilities(unit);
-  info.ecap_reg = vtdExtendedCapabilities(unit);
-  const auto copied = std::min<uint32_t>(arguments.data_len, sizeof(info));
-  if (mm::Memory::copyOut(arguments.data_uptr, &info, copied) != 0) return -EFAULT;
+  const iommu::HwInfo info = unit.describe != nullptr ? unit.describe(unit) : describeVtd(unit);
+  const auto size = static_cast<uint32_t>(info.data.size());
+  const uint32_t copied = std::min(arguments.data_len, size);
+  if (mm::Memory::copyOut(arguments.data_uptr, info.data.data(), copied) != 0) return -EFAULT;
   if (mm::Memory::clear(arguments.data_uptr + copied, arguments.data_len - copied) != 0) return -EFAULT;
 
-  arguments.out_data_type = uapi::IOMMU_HW_INFO_TYPE_INTEL_VTD;
-  arguments.data_len = sizeof(info);
+  arguments.out_data_type = info.type;
+  arguments.data_len = size;
   arguments.out_capabilities = unit.tracksDirty ? uint64_t{uapi::IOMMU_HW_CAP_DIRTY_TRACKING} : 0;
   arguments.out_max_pasid_log2 = 0;
   return command.respond(sizeof(arguments));

@@ -1,7 +1,7 @@
 #include "mock_device.h"
 
 #include <array>
-#include <cerrno>
+#include <cstring>
 #include <string_view>
 
 #include "../iommufd/context.h"
@@ -12,17 +12,28 @@ namespace {
 
 constexpr std::string_view kUnitName = "iommufd_mock";
 
+constexpr uint64_t kPage = 2048;
+constexpr uint64_t kHugePage = 512 * kPage;
+
+iommu::HwInfo describe(const iommu::Unit&) {
+  const HwInfo registers = {.flags = 0, .testRegister = kHwInfoRegister};
+  iommu::HwInfo info = {kHwInfoType, std::vector<unsigned char>(sizeof(registers))};
+  std::memcpy(info.data.data(), &registers, sizeof(registers));
+  return info;
+}
+
 iommu::Unit makeUnit(uint32_t flags) {
-  constexpr uint64_t kPage = 2048;
   return {.name = std::string(kUnitName),
           .aperture = {uint64_t{1} << 24, (uint64_t{1} << 31) - 1},
-          .pageSizes = kPage | ((flags & kDeviceHugeIova) != 0 ? 512 * kPage : 0),
+          .pageSizes = kPage | ((flags & kDeviceHugeIova) != 0 ? kHugePage : 0),
           .reserved = {},
           .enforcesCoherency = false,
           .isolatesInterrupts = true,
           .tracksDirty = (flags & kDeviceNoDirty) == 0,
           .nests = true,
-          .allowsNoAccess = true};
+          .allowsNoAccess = true,
+          .walksToo = kHugePage,
+          .describe = describe};
 }
 
 // What the mock devices are behind, by their flags. Units never change, and page tables outlive devices.
