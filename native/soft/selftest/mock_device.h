@@ -35,7 +35,4 @@ class MockDevice final : public iommufd::Object {
   iommufd::Device* device_ = nullptr;
 };
 
-// Is this the endpoint of a mock device?
-[[nodiscard]] bool isMock(const iommu::Endpoint& endpoint);
-
 }  // namespace vfio::soft::selftest

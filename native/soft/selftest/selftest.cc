@@ -1,7 +1,6 @@
 // The kernel's test-only command. Each operation does its checks in the kernel's order; what it finds out
 // about mappings it takes from the page tables and from memory, never from what was asked before.
 #include <fcntl.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <vector>
@@ -12,6 +11,7 @@
 #include "../mm/memory.h"
 #include "mock_access.h"
 #include "mock_device.h"
+#include "mock_unit.h"
 #include "nth_area.h"
 #include "page_identity.h"
 #include "test_command.h"
@@ -25,7 +25,6 @@ using iommufd::Ioas;
 using iommufd::ObjectTable;
 using iommufd::PagingHwpt;
 
-constexpr uint64_t kMockPage = 2048;
 constexpr uint64_t kMostAtOnce = uint64_t{16} << 20;
 
 // --- address spaces and devices
@@ -77,7 +76,7 @@ int replaceMockDevice(Command& command, TestCommand& arguments) {
 int findHwpt(const Command& command, uint32_t id, PagingHwpt*& out) {
   out = command.context.objects.find<PagingHwpt>(id);
   if (out == nullptr) return -ENOENT;
-  return (out->domain->pageSizes() & kMockPage) != 0 ? 0 : -EINVAL;
+  return isMock(out->unit) ? 0 : -EINVAL;
 }
 
 int checkMap(const Command& command, const TestCommand& arguments) {
@@ -134,6 +133,26 @@ int markDirty(Command& command, TestCommand& arguments) {
   return command.respond(sizeof(arguments));
 }
 
+int checkIotlb(const Command& command, const TestCommand& arguments) {
+  const auto* const hwpt = command.context.objects.find<iommufd::NestedHwpt>(arguments.id);
+  if (hwpt == nullptr) return -ENOENT;
+  const auto* const table = dynamic_cast<const MockTable*>(hwpt->table.get());
+  if (table == nullptr) return -EINVAL;
+  const auto [id, word] = arguments.checkIotlb;
+  return id < kIotlbWords && table->iotlb()[id] == word ? 0 : -EINVAL;
+}
+
+int triggerIopf(const Command& command, const TestCommand& arguments) {
+  const auto [deviceId, pasid, groupId, permission, address] = arguments.triggerIopf;
+  const auto* const device = command.context.objects.find<iommufd::Device>(deviceId);
+  if (device == nullptr) return -ENOENT;
+  if (!isMock(device->endpoint.unit)) return -EINVAL;
+  iommu::PageRequest request = {.address = address, .permissions = permission, .group = groupId};
+  if (pasid != iommufd::kNoPasid) request.pasid = pasid;
+  (void)device->endpoint.request(request);  // whether somebody takes it is not told
+  return 0;
+}
+
 // --- accesses
 
 std::shared_ptr<MockAccess> findAccess(const Command& command, uint32_t fd) {
@@ -151,8 +170,7 @@ int createAccess(Command& command, TestCommand& arguments) {
   if (fd < 0) return -ENOMEM;
   arguments.createAccess.outAccessFd = static_cast<uint32_t>(fd);
   if (const int error = command.respond(sizeof(arguments)); error != 0) {
-    access->release();
-    ::close(fd);
+    context.host.uninstall(fd);
     return error;
   }
   return 0;
@@ -246,6 +264,10 @@ int selftestCommand(Command& command) {
       return setMemoryLimit(arguments);
     case kDirty:
       return markDirty(command, arguments);
+    case kCheckIotlb:
+      return checkIotlb(command, arguments);
+    case kTriggerIopf:
+      return triggerIopf(command, arguments);
     default:
       return -EOPNOTSUPP;
   }
