@@ -19,6 +19,7 @@
 #include "../../native/soft/iommu/endpoint.h"
 #include "../../native/soft/iommufd/iommufd.h"
 #include "../../native/soft/mm/memory.h"
+#include "../../native/soft/mm/span_tree.h"
 #include "../../native/soft/pci/machine.h"
 #include "../../native/uapi/iommufd.h"
 #include "../../native/uapi/iommufd_data.h"

@@ -7,11 +7,6 @@
 #include "../mm/memory.h"
 
 namespace vfio::soft::iommu {
-struct alignas(16) Domain::Table {
-  uint64_t entries[kEntries] = {};
-  unsigned used = 0;
-};
-
 namespace {
 
 template <class Table>
@@ -28,23 +23,9 @@ Domain::Domain(const Unit& unit)
       levels_(1),
       enforcesCoherency_(unit.enforcesCoherency),
       allowsNoAccess_(unit.allowsNoAccess),
-      root_(new Table) {
+      root_(tables_.make()) {
   const auto width = static_cast<unsigned>(std::bit_width(aperture_.last));
   while (shiftOf(levels_) < width) ++levels_;
-}
-
-Domain::~Domain() {
-  destroy(root_, levels_ - 1);
-  delete spare_;
-}
-
-void Domain::destroy(Table* table, unsigned level) {
-  if (level != 0 && table->used != 0) {
-    for (const uint64_t entry : table->entries) {
-      if (entry != 0 && (entry & kLeaf) == 0) destroy(tableAt<Table>(entry), level - 1);
-    }
-  }
-  delete table;
 }
 
 bool Domain::enforceCoherency() {
@@ -60,7 +41,7 @@ int Domain::suits(const Unit& unit) const {
 }
 
 Domain::Table* Domain::takeTable() {
-  Table* const table = spare_ != nullptr ? spare_ : new Table;
+  Table* const table = spare_ != nullptr ? spare_ : tables_.make();
   spare_ = nullptr;
   return table;
 }
@@ -69,7 +50,7 @@ void Domain::giveBack(Table* table) {
   if (spare_ == nullptr) {
     spare_ = table;  // all its entries are 0
   } else {
-    delete table;
+    tables_.destroy(table);
   }
 }
 

@@ -15,6 +15,7 @@
 #include <memory>
 #include <optional>
 
+#include "../mm/pool.h"
 #include "endpoint.h"
 #include "translation.h"
 
@@ -24,7 +25,7 @@ class Domain final : public Translation {
  public:
   // A page table for endpoints behind `unit`.
   explicit Domain(const Unit& unit);
-  ~Domain() override;
+  ~Domain() override = default;
 
   [[nodiscard]] const Range& aperture() const { return aperture_; }
   [[nodiscard]] uint64_t pageSizes() const { return pageSizes_; }
@@ -81,7 +82,10 @@ class Domain final : public Translation {
   static constexpr uint64_t kLeaf = 4;
   static constexpr uint64_t kDirty = 8;
   static constexpr uint64_t kBitsOfLeaf = kReadable | kWritable | kLeaf | kDirty;
-  struct Table;
+  struct alignas(16) Table {
+    uint64_t entries[kEntries] = {};
+    unsigned used = 0;
+  };
 
   [[nodiscard]] unsigned shiftOf(unsigned level) const { return granuleShift_ + level * kBits; }
   [[nodiscard]] unsigned indexOf(uint64_t iova, unsigned level) const {
@@ -91,7 +95,6 @@ class Domain final : public Translation {
   [[nodiscard]] unsigned leafLevel(uint64_t iova, uint64_t user, uint64_t left, bool small) const;
   [[nodiscard]] Table* takeTable();
   void giveBack(Table* table);
-  void destroy(Table* table, unsigned level);
   void unmapIn(Table& table, unsigned level, uint64_t first, uint64_t last);
   // The entry that ends the walk at `iova`, a leaf or 0, and its level. Within the aperture.
   [[nodiscard]] uint64_t* walk(uint64_t iova, unsigned& level) const;
@@ -107,6 +110,7 @@ class Domain final : public Translation {
   bool allowsNoAccess_;
   bool offersDirtyTracking_ = false;
   bool dirtyTracking_ = false;
+  mm::Pool<Table> tables_;
   Table* root_;
   Table* spare_ = nullptr;  // an empty table kept, so that map and unmap of one page don't allocate each time
 };

@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "../mm/memory.h"
+#include "../mm/span_tree.h"
 
 namespace vfio::soft::iommufd {
 

@@ -13,7 +13,7 @@
 #include <cstdint>
 #include <mutex>
 
-#include "span_tree.h"
+#include "pin_counts.h"
 
 namespace vfio::soft::mm {
 
@@ -53,19 +53,8 @@ class Memory {
   int unmap(uint64_t address, size_t size);
 
  private:
-  // A run of pages with one count of pins. `dying` marks what was unmapped while pinned.
-  struct Run {
-    uint32_t count;
-    bool dying;
-  };
-  using Runs = SpanTree<Run>;
-
-  // With the lock held:
-  void splitBefore(uint64_t address);
-  void joinBefore(uint64_t address);
-
   std::mutex mutex_;  // hosts of one process share its memory
-  Runs runs_;         // bytes, whole pages; neighbours that are alike are one run
+  PinCounts counts_;
 };
 
 }  // namespace vfio::soft::mm

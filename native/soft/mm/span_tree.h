@@ -12,6 +12,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "pool.h"
+
 namespace vfio::soft::mm {
 
 template <class Value>
@@ -26,7 +28,7 @@ class SpanTree {
   };
 
   SpanTree() = default;
-  ~SpanTree() { clear(); }
+  ~SpanTree() = default;
   SpanTree(const SpanTree&) = delete;
   SpanTree& operator=(const SpanTree&) = delete;
 
@@ -34,7 +36,8 @@ class SpanTree {
   [[nodiscard]] uint64_t size() const { return size_; }
 
   void clear() {
-    if (root_ != nullptr) destroy(root_);
+    leaves_.clear();
+    inners_.clear();
     root_ = nullptr;
     size_ = 0;
   }
@@ -42,6 +45,8 @@ class SpanTree {
   void swap(SpanTree& other) noexcept {
     std::swap(root_, other.root_);
     std::swap(size_, other.size_);
+    leaves_.swap(other.leaves_);
+    inners_.swap(other.inners_);
   }
 
   // The lowest entry that has a byte in [start, last], or null.
@@ -56,6 +61,7 @@ class SpanTree {
       const unsigned at = firstEndingFrom(inner.children, inner.count, start);
       if (at == inner.count || inner.children[at].start > last) return nullptr;
       node = inner.children[at].node;
+      prefetch(node);
     }
     const auto& leaf = *static_cast<const Leaf*>(node);
     const unsigned at = firstEndingFrom(leaf.entries, leaf.count, start);
@@ -64,10 +70,10 @@ class SpanTree {
 
   // The caller has made sure that nothing overlaps.
   void insert(uint64_t start, uint64_t last, const Value& value) {
-    if (root_ == nullptr) root_ = new Leaf;
+    if (root_ == nullptr) root_ = leaves_.make();
     Node* const right = insertInto(root_, Entry{start, last, value}).right;
     if (right != nullptr) {
-      auto* const top = new Inner;
+      auto* const top = inners_.make();
       top->count = 2;
       top->children[0] = describe(root_);
       top->children[1] = describe(right);
@@ -83,10 +89,10 @@ class SpanTree {
     while (root_ != nullptr && !root_->leaf && root_->count == 1) {
       auto* const old = static_cast<Inner*>(root_);
       root_ = old->children[0].node;
-      delete old;
+      inners_.destroy(old);
     }
     if (root_ != nullptr && root_->count == 0) {
-      delete static_cast<Leaf*>(root_);
+      leaves_.destroy(static_cast<Leaf*>(root_));
       root_ = nullptr;
     }
   }
@@ -108,14 +114,13 @@ class SpanTree {
   }
 
  private:
-  static constexpr unsigned kWidth = 32;
-
   struct Node {
     explicit Node(bool isLeaf) : leaf(isLeaf) {}
     uint16_t count = 0;
     const bool leaf;
   };
   struct Leaf : Node {
+    static constexpr unsigned kWidth = 16;
     Leaf() : Node(true) {}
     Entry entries[kWidth];
   };
@@ -126,6 +131,7 @@ class SpanTree {
     Node* node;
   };
   struct Inner : Node {
+    static constexpr unsigned kWidth = 32;
     Inner() : Node(false) {}
     Child children[kWidth];
   };
@@ -145,6 +151,12 @@ class SpanTree {
     unsigned before = base;
     for (unsigned at = base; at < end; ++at) before += items[at].last < start ? 1 : 0;
     return before;
+  }
+
+  // Has the processor fetch all of a leaf at once. Not worth it for others: they are mostly at hand.
+  static void prefetch(const Node* node) {
+    for (size_t at = 0; at < sizeof(Leaf); at += 64)
+      __builtin_prefetch(reinterpret_cast<const char*>(node) + at);
   }
 
   template <class Item>
@@ -176,10 +188,12 @@ class SpanTree {
   // Puts `item` at `at`. A full node is split: the new right half is returned, else null. An item put at the
   // very end starts a node of its own, so that filling in ascending order leaves full nodes behind.
   template <class Holder, class Item>
-  static Holder* place(Holder& node, Item* items, Item* (*itemsOf)(Holder&), unsigned at, const Item& item) {
+  static Holder* place(Pool<Holder>& pool, Holder& node, Item* items, Item* (*itemsOf)(Holder&), unsigned at,
+                       const Item& item) {
+    constexpr unsigned kWidth = Holder::kWidth;
     Holder* right = nullptr;
     if (node.count == kWidth) {
-      right = new Holder;
+      right = pool.make();
       const unsigned keep = at == kWidth ? kWidth : kWidth / 2;
       Item* const moved = itemsOf(*right);
       std::copy(items + keep, items + kWidth, moved);
@@ -207,12 +221,12 @@ class SpanTree {
     uint64_t cut;
   };
 
-  static Inserted insertInto(Node* node, const Entry& entry) {
+  Inserted insertInto(Node* node, const Entry& entry) {
     if (node->leaf) {
       auto& leaf = *static_cast<Leaf*>(node);
       const unsigned at = firstEndingFrom(leaf.entries, leaf.count, entry.start);
       const uint64_t cut = at == 0 || at == leaf.count ? 0 : gapBefore(leaf.entries, at);
-      return {place<Leaf, Entry>(leaf, leaf.entries, &entriesOf, at, entry), cut};
+      return {place<Leaf, Entry>(leaves_, leaf, leaf.entries, &entriesOf, at, entry), cut};
     }
     auto& inner = *static_cast<Inner*>(node);
     const unsigned at =
@@ -224,7 +238,7 @@ class SpanTree {
     const auto [right, cut] = insertInto(child.node, entry);
     if (right != nullptr) {
       child = describe(child.node);
-      return {place<Inner, Child>(inner, inner.children, &childrenOf, at + 1, describe(right)),
+      return {place<Inner, Child>(inners_, inner, inner.children, &childrenOf, at + 1, describe(right)),
               below || above ? between : cut};
     }
     if (below) {
@@ -246,7 +260,7 @@ class SpanTree {
     uint64_t lost;
   };
 
-  static Erased eraseFrom(Node* node, uint64_t start) {
+  Erased eraseFrom(Node* node, uint64_t start) {
     if (node->leaf) {
       auto& leaf = *static_cast<Leaf*>(node);
       const unsigned at = firstEndingFrom(leaf.entries, leaf.count, start);
@@ -294,11 +308,14 @@ class SpanTree {
   }
 
   // Half-empty neighbours become one, so that a tree that has shrunk doesn't stay large.
-  static void joinAround(Inner& inner, unsigned at) {
+  void joinAround(Inner& inner, unsigned at) {
+    // Only for one with few: looking at its neighbours means waiting for their memory.
+    const unsigned width = inner.children[at].node->leaf ? Leaf::kWidth : Inner::kWidth;
+    if (inner.children[at].node->count > width / 4) return;
     for (unsigned left = at == 0 ? 0 : at - 1; left <= at && left + 1U < inner.count; ++left) {
       Node* const a = inner.children[left].node;
       Node* const b = inner.children[left + 1].node;
-      if (a->count + b->count > kWidth / 2) continue;
+      if (a->count + b->count > width / 2) continue;
       join(a, b);
       b->count = 0;
       inner.children[left] = describe(a);
@@ -320,25 +337,15 @@ class SpanTree {
     a->count = static_cast<uint16_t>(a->count + b->count);
   }
 
-  static void drop(Inner& inner, unsigned at) {
+  void drop(Inner& inner, unsigned at) {
     Node* const child = inner.children[at].node;
     if (child->leaf) {
-      delete static_cast<Leaf*>(child);
+      leaves_.destroy(static_cast<Leaf*>(child));
     } else {
-      delete static_cast<Inner*>(child);
+      inners_.destroy(static_cast<Inner*>(child));
     }
     std::copy(inner.children + at + 1, inner.children + inner.count, inner.children + at);
     --inner.count;
-  }
-
-  static void destroy(Node* node) {
-    if (node->leaf) {
-      delete static_cast<Leaf*>(node);
-      return;
-    }
-    auto* const inner = static_cast<Inner*>(node);
-    for (unsigned at = 0; at < inner->count; ++at) destroy(inner->children[at].node);
-    delete inner;
   }
 
   template <class Visit>
@@ -386,6 +393,8 @@ class SpanTree {
     return false;
   }
 
+  Pool<Leaf> leaves_;
+  Pool<Inner> inners_;
   Node* root_ = nullptr;
   uint64_t size_ = 0;
 };

@@ -1,0 +1,141 @@
+// Room for many objects of one kind that one holder owns: the nodes of a tree, the tables of a page table.
+//
+// With a million mappings most of the time goes into waiting for memory, and with many small allocations into
+// finding where their pages are. So room is taken from the system in chunks, each as large as all before it
+// up to 2 MiB; chunks of that size ask for a large page each.
+//
+// Life: room that was given back is used again, the last first. All but the first chunk goes back to the
+// system when the last object does, the rest with the pool.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdlib>
+#include <new>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#define VFIO_POOL_POISONS
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define VFIO_POOL_POISONS
+#endif
+#endif
+#if defined(VFIO_POOL_POISONS)
+#include <sanitizer/asan_interface.h>
+#endif
+
+namespace vfio::soft::mm {
+
+template <class T>
+class Pool {
+  static_assert(std::is_trivially_destructible_v<T> && sizeof(T) >= sizeof(void*));
+
+ public:
+  Pool() = default;
+  ~Pool() {
+    for (const Chunk& chunk : chunks_) release(chunk);
+  }
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  // A new T.
+  template <class... Arguments>
+  [[nodiscard]] T* make(Arguments&&... arguments) {
+    void* room = free_;
+    if (room != nullptr) {
+      unpoison(room, sizeof(T));
+      free_ = free_->next;
+    } else {
+      if (next_ == end_) grow();
+      room = next_;
+      next_ += sizeof(T);
+      unpoison(room, sizeof(T));
+    }
+    ++live_;
+    return new (room) T(std::forward<Arguments>(arguments)...);
+  }
+
+  void destroy(T* object) {
+    free_ = new (object) Free{free_};
+    poison(object, sizeof(T));
+    if (--live_ == 0) shrink();
+  }
+
+  // Ends the lives of all.
+  void clear() {
+    live_ = 0;
+    if (!chunks_.empty()) shrink();
+  }
+
+  void swap(Pool& other) noexcept {
+    std::swap(chunks_, other.chunks_);
+    std::swap(free_, other.free_);
+    std::swap(next_, other.next_);
+    std::swap(end_, other.end_);
+    std::swap(live_, other.live_);
+  }
+
+ private:
+  static constexpr size_t kLargest = size_t{2} << 20;
+
+  struct Free {
+    Free* next;
+  };
+  struct Chunk {
+    char* start;
+    size_t size;
+  };
+
+#if defined(VFIO_POOL_POISONS)
+  static void poison(void* start, size_t size) { __asan_poison_memory_region(start, size); }
+  static void unpoison(void* start, size_t size) { __asan_unpoison_memory_region(start, size); }
+#else
+  static void poison(void*, size_t) {}
+  static void unpoison(void*, size_t) {}
+#endif
+
+  // Takes another chunk, for at least one object.
+  void grow() {
+    static constexpr size_t kLine = 64;
+    const size_t wanted = chunks_.empty() ? sizeof(T) : chunks_.back().size * 2;
+    const bool large = wanted >= kLargest;
+    const size_t size = large ? kLargest : (wanted + kLine - 1) / kLine * kLine;
+    chunks_.reserve(chunks_.size() + 1);
+    auto* const start = static_cast<char*>(std::aligned_alloc(large ? kLargest : kLine, size));
+    if (start == nullptr) throw std::bad_alloc();
+    if (large) madvise(start, size, MADV_HUGEPAGE);  // where there are none, small ones do
+    chunks_.push_back({start, size});
+    use(chunks_.back());
+  }
+
+  void use(const Chunk& chunk) {
+    poison(chunk.start, chunk.size);
+    next_ = chunk.start;
+    end_ = chunk.start + chunk.size / sizeof(T) * sizeof(T);
+  }
+
+  void shrink() {
+    free_ = nullptr;
+    for (size_t at = 1; at < chunks_.size(); ++at) release(chunks_[at]);
+    chunks_.resize(1);
+    use(chunks_.front());
+  }
+
+  static void release(const Chunk& chunk) {
+    unpoison(chunk.start, chunk.size);
+    std::free(chunk.start);
+  }
+
+  std::vector<Chunk> chunks_;
+  Free* free_ = nullptr;
+  char* next_ = nullptr;  // what was never used of the last chunk
+  char* end_ = nullptr;
+  size_t live_ = 0;
+};
+
+}  // namespace vfio::soft::mm
