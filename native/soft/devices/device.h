@@ -56,6 +56,14 @@ class Port {
   // DMA. True if every byte moved; what did not is in the host's fault log.
   virtual bool dmaRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) = 0;
   virtual bool dmaWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) = 0;
+  // The same for a device that can wait until a missing page is there, if the machine lets it ask for one:
+  // `done` is told the outcome, at once or later on the engine. Until then the memory is the transfer's. A
+  // reset of the function drops it.
+  using Done = std::function<void(bool)>;
+  virtual void startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid,
+                         Done done) = 0;
+  virtual void startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
+                          Done done) = 0;
   // For transfers that the device itself can't do, with the reason in words.
   virtual void refuseDma(uint64_t iova, uint64_t length, bool write, std::string reason) = 0;
 

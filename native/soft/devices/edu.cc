@@ -57,6 +57,7 @@ class Edu final : public Device {
   void startFactorial(uint32_t of);
   void startDma(uint64_t command);
   void transfer();
+  void finish();
   void raise(uint32_t bits);
   void acknowledge(uint32_t bits);
   [[nodiscard]] uint64_t reachable(uint64_t iova, bool write);
@@ -177,11 +178,18 @@ void Edu::transfer() {
   const uint64_t iova = toMemory ? dma_.destination : dma_.source;
   if (dma_.count > bufferSize || inside > bufferSize - dma_.count) {
     port_->refuseDma(iova, dma_.count, toMemory, "outside the device's buffer");
+    finish();
   } else if (toMemory) {
-    port_->dmaWrite(reachable(iova, true), buffer_.data() + inside, dma_.count, std::nullopt);
+    port_->startWrite(reachable(iova, true), buffer_.data() + inside, dma_.count, std::nullopt,
+                      [this](bool) { finish(); });
   } else {
-    port_->dmaRead(reachable(iova, false), buffer_.data() + inside, dma_.count, std::nullopt);
+    port_->startRead(reachable(iova, false), buffer_.data() + inside, dma_.count, std::nullopt,
+                     [this](bool) { finish(); });
   }
+}
+
+// The device doesn't know whether a transfer failed.
+void Edu::finish() {
   dma_.command &= ~commandRun;
   if ((dma_.command & commandInterrupt) != 0) raise(interruptDma);
 }

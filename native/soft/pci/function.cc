@@ -173,6 +173,7 @@ uint8_t* Function::memory(unsigned bar) { return bar < memory_.size() ? memory_[
 
 void Function::reset() {
   host.engine().cancel(this);
+  endpoint->dropTransfers();
   config.reset();
   for (unsigned i = 0; i < description().msix.vectors; ++i) {
     std::fill_n(msixTable_.begin() + i * msixEntrySize, msixEntrySize, uint8_t{0});
@@ -294,6 +295,17 @@ bool Function::dmaRead(uint64_t iova, void* into, size_t size, std::optional<uin
 
 bool Function::dmaWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) {
   return mayMaster(iova, size, true) && endpoint->dmaWrite(iova, from, size, pasid);
+}
+
+void Function::startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) {
+  if (!mayMaster(iova, size, false)) return done(false);
+  endpoint->startRead(iova, into, size, pasid, std::move(done));
+}
+
+void Function::startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
+                          Done done) {
+  if (!mayMaster(iova, size, true)) return done(false);
+  endpoint->startWrite(iova, from, size, pasid, std::move(done));
 }
 
 void Function::refuseDma(uint64_t iova, uint64_t length, bool write, std::string reason) {

@@ -105,6 +105,9 @@ class Function final : public devices::Port {
   // --- Port
   bool dmaRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) override;
   bool dmaWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) override;
+  void startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) override;
+  void startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
+                  Done done) override;
   void refuseDma(uint64_t iova, uint64_t length, bool write, std::string reason) override;
   [[nodiscard]] bool messagesEnabled() const override;
   void sendMessage(unsigned vector) override;

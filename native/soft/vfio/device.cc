@@ -4,6 +4,8 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 
 #include "../../uapi/vfio.h"
@@ -55,13 +57,48 @@ int DeviceFile::ioctl(unsigned long request, UserAddress argument) {
   }
 }
 
+namespace {
+
+// Copies what this release's struct has of the caller's, past the part that every release has. A longer one
+// must be zero where it goes on; until 6.17 nobody looked.
+int copyBind(const Host& host, UserAddress argument, vfio_device_bind_iommufd& bind) {
+  if (!host.since(6, 17)) {
+    if (mm::Memory::copyIn(&bind, argument, vfio_device_bind_iommufd_min) != 0) return -EFAULT;
+    return bind.argsz < vfio_device_bind_iommufd_min ? -EINVAL : 0;
+  }
+  uint32_t given = 0;
+  if (mm::Memory::copyIn(&given, argument, sizeof given) != 0) return -EFAULT;
+  if (given < vfio_device_bind_iommufd_min) return -EINVAL;
+  // 6.17 and 6.18 took the old size for the whole, so that no token could be told.
+  const size_t known = host.since(6, 19) ? sizeof bind : vfio_device_bind_iommufd_min;
+  if (given > known) {
+    const int zero = mm::Memory::allZero(argument + known, given - known);
+    if (zero <= 0) return zero < 0 ? zero : -E2BIG;
+  }
+  return mm::Memory::copyIn(&bind, argument, std::min<size_t>(given, known));
+}
+
+// The token that functions of SR-IOV devices share. There are none here, and others have no use for one.
+int checkToken(const vfio_device_bind_iommufd& bind) {
+  if ((bind.flags & VFIO_DEVICE_BIND_FLAG_TOKEN) == 0) return 0;
+  std::array<uint8_t, 16> token{};
+  if (mm::Memory::copyIn(token.data(), bind.token_uuid_ptr, token.size()) != 0) return -EFAULT;
+  return -EINVAL;
+}
+
+}  // namespace
+
 int DeviceFile::bind(UserAddress argument) {
+  Host& host = device_.host;
   vfio_device_bind_iommufd bind{};
-  if (mm::Memory::copyIn(&bind, argument, vfio_device_bind_iommufd_min) != 0) return -EFAULT;
-  if (bind.argsz < vfio_device_bind_iommufd_min || bind.flags != 0 || bind.iommufd < 0) return -EINVAL;
+  if (const int failed = copyBind(host, argument, bind)) return failed;
+  const uint32_t flags = host.since(6, 17) ? VFIO_DEVICE_BIND_FLAG_TOKEN : 0;
+  if ((bind.flags & ~flags) != 0 || bind.iommufd < 0) return -EINVAL;
   if (granted_) return -EINVAL;
-  const auto file = device_.host.file(bind.iommufd);
+  if (const int failed = checkToken(bind)) return failed;
+  const auto file = host.file(bind.iommufd);
   if (!file) return fcntl(bind.iommufd, F_GETFD) < 0 ? -EBADF : -EBADFD;
+  if (!iommufd::isIommufd(*file)) return -EBADFD;
   if (device_.session) return -EINVAL;  // another file of the device is bound
   if (const int failed = iommufd::bind(file, *device_.function.endpoint, device_.bound)) return failed;
   device_.session = std::make_unique<Session>(device_);
@@ -76,23 +113,38 @@ int DeviceFile::bind(UserAddress argument) {
 }
 
 int DeviceFile::attach(UserAddress argument) {
+  constexpr size_t least = vfio_device_attach_iommufd_pt_min;
   vfio_device_attach_iommufd_pt attach{};
-  if (mm::Memory::copyIn(&attach, argument, vfio_device_attach_iommufd_pt_min) != 0) return -EFAULT;
-  if (attach.argsz < vfio_device_attach_iommufd_pt_min || attach.flags != 0) return -EINVAL;
-  if (const int failed = device_.bound->attach(attach.pt_id)) return failed;
+  if (mm::Memory::copyIn(&attach, argument, least) != 0) return -EFAULT;
+  const uint32_t flags = device_.host.since(6, 15) ? VFIO_DEVICE_ATTACH_PASID : 0;
+  if (attach.argsz < least || (attach.flags & ~flags) != 0) return -EINVAL;
+  const bool forPasid = attach.flags != 0;
+  if (forPasid) {
+    if (attach.argsz < sizeof attach) return -EINVAL;
+    if (mm::Memory::copyIn(&attach.pasid, argument + least, sizeof attach.pasid) != 0) return -EFAULT;
+    // PASIDs in use are kept as signed numbers.
+    if (attach.pasid > INT32_MAX) return -ENOSPC;
+  }
+  if (const int failed = device_.bound->attach(attach.pt_id, attach.pasid)) return failed;
   if (mm::Memory::copyOut(argument + offsetof(vfio_device_attach_iommufd_pt, pt_id), &attach.pt_id,
                           sizeof attach.pt_id) != 0) {
-    device_.bound->detach();
+    device_.bound->detach(attach.pasid);
     return -EFAULT;
   }
   return 0;
 }
 
 int DeviceFile::detach(UserAddress argument) {
+  constexpr size_t least = vfio_device_detach_iommufd_pt_min;
   vfio_device_detach_iommufd_pt detach{};
-  if (mm::Memory::copyIn(&detach, argument, vfio_device_detach_iommufd_pt_min) != 0) return -EFAULT;
-  if (detach.argsz < vfio_device_detach_iommufd_pt_min || detach.flags != 0) return -EINVAL;
-  device_.bound->detach();
+  if (mm::Memory::copyIn(&detach, argument, least) != 0) return -EFAULT;
+  const uint32_t flags = device_.host.since(6, 15) ? VFIO_DEVICE_DETACH_PASID : 0;
+  if (detach.argsz < least || (detach.flags & ~flags) != 0) return -EINVAL;
+  if (detach.flags != 0) {
+    if (detach.argsz < sizeof detach) return -EINVAL;
+    if (mm::Memory::copyIn(&detach.pasid, argument + least, sizeof detach.pasid) != 0) return -EFAULT;
+  }
+  device_.bound->detach(detach.pasid);
   return 0;
 }
 
