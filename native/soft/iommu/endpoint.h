@@ -42,8 +42,13 @@ struct HwInfo {
   std::vector<unsigned char> data;
 };
 
-// One piece of translation hardware: what it can do. The VT-d model of the guest has one aperture [0, 2^48-1]
-// with 4 KiB, 2 MiB and 1 GiB pages and the MSI window 0xfee00000-0xfeefffff.
+enum class UnitKind : uint8_t { vtd, smmuv3, amd, ppc, virtio, custom };
+
+// In which format a unit reads the page tables of a guest.
+enum class NestingFormat : uint8_t { none, vtdS1, armSmmuv3, amdGuest };
+
+// One piece of translation hardware: what it can do (made by makeUnit, unit.h). The VT-d model of the guest
+// has one aperture [0, 2^48-1] with 4 KiB, 2 MiB and 1 GiB pages and the MSI window 0xfee00000-0xfeefffff.
 struct Unit {
   std::string name;  // "dmar0"
   Range aperture;
@@ -52,6 +57,8 @@ struct Unit {
   bool enforcesCoherency;
   bool isolatesInterrupts;
   bool tracksDirty;
+  UnitKind kind = UnitKind::vtd;
+  NestingFormat nesting = NestingFormat::none;
   bool nests = false;               // has two-stage translation: a table can be the parent of a guest's
   bool allowsNoAccess = false;      // has leaf entries that neither read nor write (VT-d has not)
   MakeNested makeNested = nullptr;  // a guest's table with a domain for a parent; null: it has none of these

@@ -10,6 +10,7 @@
 
 #include "../devices/bridge.h"
 #include "../host.h"
+#include "../iommu/unit.h"
 #include "../iommufd/iommufd.h"
 #include "../vfio/device.h"
 #include "default_topology.h"
@@ -24,22 +25,22 @@ namespace vfio::soft::pci {
 
 namespace {
 
-// Until units come in kinds of their own, all are VT-d's with what the topology says.
 iommu::Unit makeUnit(const UnitSpec& spec, size_t index) {
-  iommu::Unit unit{.name = "dmar" + std::to_string(index),
-                   .aperture = {0, (uint64_t{1} << 48) - 1},
-                   .pageSizes = uint64_t{1} << 12 | uint64_t{1} << 21 | uint64_t{1} << 30,
-                   .reserved = {{{0xfee00000, 0xfeefffff}, iommu::ReservedKind::msi}},
-                   .enforcesCoherency = true,
-                   .isolatesInterrupts = true,
-                   .tracksDirty = false};
-  if (spec.apertures) unit.aperture = {spec.apertures->front().start, spec.apertures->back().last};
-  unit.pageSizes = spec.pageSizes.value_or(unit.pageSizes);
-  unit.reserved = spec.reserved.value_or(unit.reserved);
-  unit.tracksDirty = spec.dirtyTracking.value_or(unit.tracksDirty);
-  unit.enforcesCoherency = spec.enforcesCoherency.value_or(unit.enforcesCoherency);
-  unit.isolatesInterrupts = spec.isolatesInterrupts.value_or(unit.isolatesInterrupts);
-  return unit;
+  iommu::UnitModel model = {.kind = *iommu::unitKind(spec.kind),
+                            .index = static_cast<unsigned>(index),
+                            .apertures = spec.apertures,
+                            .reserved = spec.reserved,
+                            .pageSizes = spec.pageSizes,
+                            .pasidBits = spec.pasidBits,
+                            .dirtyTracking = spec.dirtyTracking,
+                            .enforcesCoherency = spec.enforcesCoherency,
+                            .isolatesInterrupts = spec.isolatesInterrupts};
+  if (spec.pageRequests) model.pageRequests = iommu::pageRequestKind(*spec.pageRequests);
+  if (spec.nesting) {
+    auto& formats = model.nesting.emplace();
+    for (const std::string& name : *spec.nesting) formats.push_back(*iommu::nestingFormat(name));
+  }
+  return iommu::makeUnit(model);
 }
 
 class TopologyMachine final : public Machine {

@@ -1,0 +1,167 @@
+// The kinds of units: what each is made of, what a description can change, and what is refused.
+#include <functional>
+#include <stdexcept>
+
+#include "../../native/soft/iommu/unit.h"
+#include "iommufd_harness.h"
+
+namespace vfio::soft::pci {
+std::unique_ptr<Machine> makeDefaultMachine(Host&) { return std::make_unique<check::NoMachine>(); }
+}  // namespace vfio::soft::pci
+
+namespace vfio::soft::check {
+namespace {
+
+using iommu::makeUnit;
+using iommu::NestingFormat;
+using iommu::UnitKind;
+using iommu::UnitModel;
+
+constexpr UnitKind kKinds[] = {UnitKind::vtd, UnitKind::smmuv3, UnitKind::amd,
+                               UnitKind::ppc, UnitKind::virtio, UnitKind::custom};
+
+// What an address space may use with one device behind such a unit, as IOVA_RANGES has it.
+std::vector<uapi::iommu_iova_range> usable(Host& host, const UnitModel& model) {
+  iommu::Unit unit = makeUnit(model);
+  iommu::Group group = {.id = 0, .members = {}};
+  iommu::Endpoint endpoint(host, "0000:00:10.0", 0x80, unit, group);
+  Fd fd(host);
+  std::unique_ptr<iommufd::BoundDevice> device;
+  if (iommufd::bind(fd.file, endpoint, device) != 0) return {};
+  const uint32_t ioas = fd.ioas();
+  uint32_t pt = ioas;
+  if (device->attach(pt) != 0) return {};
+  auto ranges = fd.ranges(ioas);
+  ranges.list.resize(ranges.count);
+  return ranges.list;
+}
+
+void claimRanges(const std::string& text, const std::vector<uapi::iommu_iova_range>& expected,
+                 const std::vector<uapi::iommu_iova_range>& actual) {
+  bool same = expected.size() == actual.size();
+  for (size_t at = 0; same && at < expected.size(); ++at) {
+    same = expected[at].start == actual[at].start && expected[at].last == actual[at].last;
+  }
+  claim(text, same);
+  for (size_t at = 0; !same && at < actual.size(); ++at) {
+    std::printf("     got %#llx-%#llx\n", static_cast<unsigned long long>(actual[at].start),
+                static_cast<unsigned long long>(actual[at].last));
+  }
+}
+
+// D2. The first three are what Linux 6.12 said in the guest, of its edu device.
+void apertures(Host& host) {
+  claimRanges("D2: VT-d", {{0, 0xfedfffff}, {0xfef00000, 0xffffffffffff}},
+              usable(host, {.kind = UnitKind::vtd}));
+  claimRanges("D2: AMD", {{0, 0xfedfffff}, {0xfef00000, 0xfcffffffff}, {0x10000000000, 0xffffffffffffffff}},
+              usable(host, {.kind = UnitKind::amd}));
+  claimRanges("D6: virtio-iommu, with its interrupts taken for safe",
+              {{0, 0xfedfffff}, {0xfef00000, 0xffffffffffffffff}},
+              usable(host, {.kind = UnitKind::virtio, .isolatesInterrupts = true}));
+  claimRanges("D2: Arm has its message window", {{0, 0x7ffffff}, {0x8100000, 0xffffffffffff}},
+              usable(host, {.kind = UnitKind::smmuv3}));
+  claimRanges("D2: PPC has two windows",
+              {{0, 0x7fffffff}, {0x800000000000000, 0x800000000000000 + (uint64_t{1} << 44) - 1}},
+              usable(host, {.kind = UnitKind::ppc}));
+  UnitModel custom = {.kind = UnitKind::custom};
+  custom.apertures = {{{0x100000000, 0x1ffffffff}, {0x1000, 0xffff}, {0x10000, 0x1ffff}}};
+  custom.reserved = {{{{0x4000, 0x4fff}, iommu::ReservedKind::direct}}};
+  claimRanges("D2: windows of a custom unit, in any order, some of them touching",
+              {{0x1000, 0x3fff}, {0x5000, 0x1ffff}, {0x100000000, 0x1ffffffff}}, usable(host, custom));
+  claim("a unit without interrupt isolation takes no device (EPERM)",
+        usable(host, {.kind = UnitKind::virtio}).empty());
+}
+
+// A map on each side of the hole, and DMA to both.
+void twoWindows(Host& host) {
+  iommu::Unit unit = makeUnit({.kind = UnitKind::ppc});
+  iommu::Group group = {.id = 0, .members = {}};
+  iommu::Endpoint endpoint(host, "0000:00:10.0", 0x80, unit, group);
+  Fd fd(host);
+  std::unique_ptr<iommufd::BoundDevice> device;
+  claim("bind", 0, iommufd::bind(fd.file, endpoint, device));
+  const uint32_t ioas = fd.ioas();
+  uint32_t pt = ioas;
+  claim("attach", 0, device->attach(pt));
+  Buffer memory(2 * kPage);
+  constexpr uint64_t kHigh = 0x800000000000000;
+  claim("D2: a map in the low window", 0, fd.mapAt(ioas, 0x7ffff000, memory.user(), kPage));
+  claim("D2: a map in the high window", 0, fd.mapAt(ioas, kHigh, memory.user() + kPage, kPage));
+  claim("D2: one in the hole is EINVAL", -EINVAL, fd.mapAt(ioas, 0x80000000, memory.user(), kPage));
+  claim("D2: one across its edge too", -EINVAL, fd.mapAt(ioas, kHigh - kPage, memory.user(), 2 * kPage));
+  claim("D2: DMA to the low window", endpoint.dmaWrite(0x7ffff000, "low", 4));
+  claim("D2: DMA to the high window", endpoint.dmaWrite(kHigh, "high", 5));
+  claim("... arrived",
+        std::strcmp(memory.bytes(), "low") == 0 && std::strcmp(memory.bytes() + kPage, "high") == 0);
+  claim("DMA to the hole is a fault", !endpoint.dmaWrite(0x80000000, "hole", 5));
+}
+
+std::string refusal(const UnitModel& model) {
+  try {
+    (void)makeUnit(model);
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return "nothing";
+}
+
+void claimRefusal(const std::string& expected, const UnitModel& model) {
+  const std::string actual = refusal(model);
+  claim(expected, actual == expected);
+  if (actual != expected) std::printf("     got %s\n", actual.c_str());
+}
+
+void refusals() {
+  claimRefusal("Expected at least one range for apertures but received none",
+               {.kind = UnitKind::custom, .apertures = std::vector<iommu::Range>{}});
+  claimRefusal("Expected a start that is not above its last for apertures but received 0x2-0x1",
+               {.kind = UnitKind::custom, .apertures = {{{2, 1}}}});
+  claimRefusal("Expected ranges that do not overlap for apertures but received 0x0-0x1000 and 0x1000-0x2000",
+               {.kind = UnitKind::custom, .apertures = {{{0x1000, 0x2000}, {0, 0x1000}}}});
+  claimRefusal("Expected sizes from 256 for pageSizes but received none",
+               {.kind = UnitKind::vtd, .pageSizes = 0});
+  claimRefusal("Expected sizes from 256 for pageSizes but received 128",
+               {.kind = UnitKind::vtd, .pageSizes = 4096 | 128});
+  claimRefusal("Expected 0 to 20 for pasidBits but received 21", {.kind = UnitKind::amd, .pasidBits = 21});
+  claimRefusal("Expected a start that is not above its last for reserved but received 0x10-0xf",
+               {.kind = UnitKind::vtd, .reserved = {{{{16, 15}, iommu::ReservedKind::msi}}}});
+  claimRefusal("Expected a format that a unit of kind vtd has for nesting but received arm-smmuv3",
+               {.kind = UnitKind::vtd, .nesting = {{NestingFormat::armSmmuv3}}});
+  claimRefusal("Expected a format that a unit of kind virtio has for nesting but received vtd-s1",
+               {.kind = UnitKind::virtio, .nesting = {{NestingFormat::vtdS1}}});
+  claimRefusal("Expected one format for nesting but received 2",
+               {.kind = UnitKind::custom, .nesting = {{NestingFormat::vtdS1, NestingFormat::armSmmuv3}}});
+}
+
+void names() {
+  const char* const kNames[] = {"vtd", "smmuv3", "amd", "ppc", "virtio", "custom"};
+  for (size_t at = 0; at < std::size(kKinds); ++at) {
+    claim(std::string("a unit of kind ") + kNames[at],
+          iommu::unitKind(kNames[at]) == kKinds[at] &&
+              makeUnit({.kind = kKinds[at], .index = 3}).name.ends_with('3'));
+  }
+  claim("no kind of another name", !iommu::unitKind("VTD") && !iommu::unitKind(""));
+  claim("the formats", iommu::nestingFormat("vtd-s1") == NestingFormat::vtdS1 &&
+                           iommu::nestingFormat("arm-smmuv3") == NestingFormat::armSmmuv3 &&
+                           iommu::nestingFormat("amd-guest") == NestingFormat::amdGuest &&
+                           !iommu::nestingFormat("vtd"));
+  claim("a custom unit reads any of them",
+        makeUnit({.kind = UnitKind::custom, .nesting = {{NestingFormat::amdGuest}}}).nesting ==
+            NestingFormat::amdGuest);
+  claim("SMMUv3 nests unless it is told not to",
+        makeUnit({.kind = UnitKind::smmuv3}).nests &&
+            !makeUnit({.kind = UnitKind::smmuv3, .nesting = std::vector<NestingFormat>{}}).nests);
+}
+
+}  // namespace
+}  // namespace vfio::soft::check
+
+int main() {
+  using namespace vfio::soft::check;
+  vfio::soft::Host host(std::make_shared<vfio::soft::mm::Memory>());
+  names();
+  apertures(host);
+  twoWindows(host);
+  refusals();
+  return failures == 0 ? 0 : 1;
+}
