@@ -291,7 +291,10 @@ int64_t Host::mmap(void* hint, size_t length, int protection, int flags, int fd,
     void* mapped = ::mmap(hint, length, protection, flags, fd, static_cast<off_t>(offset));
     result = mapped == MAP_FAILED ? -errno : static_cast<int64_t>(reinterpret_cast<intptr_t>(mapped));
     // MAP_FIXED over registers replaces them.
-    if (result >= 0) dropTraps(static_cast<uintptr_t>(result), length);
+    if (result >= 0) {
+      memory_->mapped(static_cast<uint64_t>(result), length, false);
+      dropTraps(static_cast<uintptr_t>(result), length);
+    }
   }
   return result;
 }
@@ -317,6 +320,7 @@ int64_t Host::mapFile(void* hint, int protection, int flags, int fd, uint64_t of
   if (mapped == MAP_FAILED) return -errno;
   const auto address = reinterpret_cast<uintptr_t>(mapped);
   dropTraps(address, length);
+  memory_->mapped(address, length, true);
   traps_.emplace(address, TrapPart{length, 0, std::make_shared<Trap>(std::move(trap))});
   return static_cast<int64_t>(address);
 }

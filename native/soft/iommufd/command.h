@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../../uapi/iommufd.h"
 #include "../file.h"
 #include "context.h"
 
@@ -61,6 +62,22 @@ inline constexpr uint32_t kTestRequest = 0x3ba0;
 inline constexpr uint32_t kTestSize = 72;
 inline constexpr uint32_t kTestMinimum = 68;
 int selftestCommand(Command& command);
+
+// ioas_commands.cc: maps memory of the program, as MAP and the container's request do, or pages of either
+// kind (whose reference it takes over). With `fixed`, iova says where; else it is chosen, and said.
+[[nodiscard]] int mapUser(Context& context, IoPagetable& table, uint64_t user, uint64_t length,
+                          uint32_t access, bool fixed, uint64_t& iova);
+[[nodiscard]] int mapPages(IoPagetable& table, Pages& pages, uint64_t startByte, uint64_t length,
+                           uint32_t access, bool fixed, uint64_t& iova);
+// Who pays for what the calling thread maps.
+[[nodiscard]] mm::Payer payerOf(const Context& context);
+// The rights and flags of the map commands.
+inline constexpr uint32_t kAccessFlags = uapi::IOMMU_IOAS_MAP_WRITEABLE | uapi::IOMMU_IOAS_MAP_READABLE;
+inline constexpr uint32_t kMapFlags = uapi::IOMMU_IOAS_MAP_FIXED_IOVA | kAccessFlags;
+[[nodiscard]] constexpr uint32_t accessOf(uint32_t flags) {
+  return ((flags & uapi::IOMMU_IOAS_MAP_WRITEABLE) != 0 ? iommu::kWrite : 0U) |
+         ((flags & uapi::IOMMU_IOAS_MAP_READABLE) != 0 ? iommu::kRead : 0U);
+}
 
 // vfio_compat.cc: the requests of a VFIO container, for numbers that are none of iommufd's.
 [[nodiscard]] int vfioRequest(Context& context, uint32_t request, UserAddress argument);

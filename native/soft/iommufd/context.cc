@@ -156,6 +156,6 @@ std::shared_ptr<DeviceGroup> Context::group(iommu::Group& group) {
   return state;
 }
 
-std::shared_ptr<File> openIommufd(Host& host) { return std::make_shared<Context>(host, AccountMode::user); }
+std::shared_ptr<File> openIommufd(Host& host) { return std::make_shared<Context>(host, mm::Payer::user); }
 
 }  // namespace vfio::soft::iommufd

@@ -22,7 +22,7 @@ namespace vfio::soft::iommufd {
 
 class Context final : public File, public std::enable_shared_from_this<Context> {
  public:
-  Context(Host& itsHost, AccountMode mode) : host(itsHost), accountMode(mode) {}
+  Context(Host& itsHost, mm::Payer whoPays) : host(itsHost), payer(whoPays) {}
   ~Context() override;
 
   [[nodiscard]] int ioctl(unsigned long request, UserAddress argument) override;
@@ -35,7 +35,7 @@ class Context final : public File, public std::enable_shared_from_this<Context> 
 
   Host& host;
   ObjectTable objects;
-  AccountMode accountMode;
+  mm::Payer payer;           // for pages of those who have no CAP_IPC_LOCK
   Ioas* vfioIoas = nullptr;  // what the VFIO container requests work on; not a user of it
 
  private:

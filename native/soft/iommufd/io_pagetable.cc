@@ -15,14 +15,6 @@ IoPagetable::~IoPagetable() {
   (void)unmapAll(unmapped);
 }
 
-int IoPagetable::map(uint64_t user, uint64_t length, uint32_t access, bool fixed, uint64_t& iova) {
-  Piece piece = {nullptr, 0, length};
-  const bool writable = (access & iommu::kWrite) != 0;
-  if (const int error = Pages::make(user, length, writable, piece.pages); error != 0) return error;
-  piece.startByte = user - piece.pages->user();
-  return mapPieces({&piece, 1}, length, access, fixed, iova);
-}
-
 int IoPagetable::gather(uint64_t iova, uint64_t length, std::vector<Piece>& pieces) const {
   if (length == 0) return -EINVAL;
   const uint64_t last = iova + (length - 1);

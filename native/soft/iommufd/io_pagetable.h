@@ -41,8 +41,7 @@ class IoPagetable {
   IoPagetable(const IoPagetable&) = delete;
   IoPagetable& operator=(const IoPagetable&) = delete;
 
-  // --- areas. With `fixed`, iova says where; else it is chosen, and said.
-  [[nodiscard]] int map(uint64_t user, uint64_t length, uint32_t access, bool fixed, uint64_t& iova);
+  // --- areas
   // The slices that [iova, iova+length) is made of, with a reference each: 0, -EINVAL, -EOVERFLOW, -ENOENT at
   // a hole.
   [[nodiscard]] int gather(uint64_t iova, uint64_t length, std::vector<Piece>& pieces) const;
@@ -59,7 +58,7 @@ class IoPagetable {
     }
   }
   // Makes an area of each piece, one after the other, `length` bytes in all; takes over the references, also
-  // when it fails.
+  // when it fails. With `fixed`, iova says where; else it is chosen, and said.
   [[nodiscard]] int mapPieces(std::span<Piece> pieces, uint64_t length, uint32_t access, bool fixed,
                               uint64_t& iova);
   // Unmaps the areas in the range, lowest first, until one isn't inside it as a whole (-ENOENT) or a user
@@ -70,6 +69,12 @@ class IoPagetable {
   [[nodiscard]] std::optional<uint64_t> nthArea(uint32_t number) const;
   // Cuts the area that `last` lies in behind it, if there is one and it doesn't end there.
   [[nodiscard]] int cut(uint64_t last);
+
+  // Is anything mapped at `iova`; is all that is mapped of files?
+  [[nodiscard]] bool mapped(uint64_t iova) const { return areas_.find(iova, iova) != nullptr; }
+  [[nodiscard]] bool allOfFiles() const {
+    return areas_.forEach([](const Areas::Entry& area) { return area.value.pages->ofFile(); });
+  }
 
   // --- what may be used
   // Replaces the list with `fresh` (the old one is there then), or -EADDRINUSE.

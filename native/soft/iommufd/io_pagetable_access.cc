@@ -81,9 +81,10 @@ int IoPagetable::copyForAccess(uint64_t iova, uint64_t last, unsigned char* data
     if ((area.access & (write ? iommu::kWrite : iommu::kRead)) == 0) return -EPERM;
     const uint64_t startByte = area.startByte + (first - entry.start);
     const uint64_t length = end - first + 1;
-    // A single page is reached with the right that is asked for, several with those of the mapping.
+    // A single page is reached with the right that is asked for, several with those of the mapping; a file's
+    // always so.
     const bool several = startByte / page != (startByte + length - 1) / page;
-    if (pinning && several) {
+    if (area.pages->ofFile() || (pinning && several)) {
       if (const int error = area.pages->reach(memory_, startByte, length); error != 0) return error;
     }
     const uint64_t user = area.pages->user() + startByte;

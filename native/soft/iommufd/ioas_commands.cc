@@ -1,26 +1,36 @@
 // The commands on address spaces. Each does its argument checks in the kernel's order and leaves the rest to
 // IoPagetable.
+#include <linux/capability.h>
+
 #include <cerrno>
 #include <vector>
 
 #include "../../uapi/iommufd.h"
+#include "../capable.h"
 #include "../host.h"
 #include "../mm/memory.h"
 #include "../selftest/nth_area.h"
 #include "command.h"
 
 namespace vfio::soft::iommufd {
-namespace {
+mm::Payer payerOf(const Context& context) { return capable(CAP_IPC_LOCK) ? mm::Payer::none : context.payer; }
 
-constexpr uint32_t kAccessFlags = uapi::IOMMU_IOAS_MAP_WRITEABLE | uapi::IOMMU_IOAS_MAP_READABLE;
-constexpr uint32_t kMapFlags = uapi::IOMMU_IOAS_MAP_FIXED_IOVA | kAccessFlags;
-
-uint32_t accessOf(uint32_t flags) {
-  return ((flags & uapi::IOMMU_IOAS_MAP_WRITEABLE) != 0 ? iommu::kWrite : 0U) |
-         ((flags & uapi::IOMMU_IOAS_MAP_READABLE) != 0 ? iommu::kRead : 0U);
+int mapPages(IoPagetable& table, Pages& pages, uint64_t startByte, uint64_t length, uint32_t access,
+             bool fixed, uint64_t& iova) {
+  IoPagetable::Piece piece = {&pages, startByte, length};
+  return table.mapPieces({&piece, 1}, length, access, fixed, iova);
 }
 
-}  // namespace
+int mapUser(Context& context, IoPagetable& table, uint64_t user, uint64_t length, uint32_t access, bool fixed,
+            uint64_t& iova) {
+  // Until then an impossible length was noticed first.
+  if (context.host.since(6, 13) && user + length < user) return -EOVERFLOW;
+  Pages* pages = nullptr;
+  const bool writable = (access & iommu::kWrite) != 0;
+  if (const int error = Pages::make(user, length, writable, payerOf(context), pages); error != 0)
+    return error;
+  return mapPages(table, *pages, user - pages->user(), length, access, fixed, iova);
+}
 
 int ioasAlloc(Command& command) {
   auto& arguments = command.as<uapi::iommu_ioas_alloc>();
@@ -88,8 +98,8 @@ int ioasMap(Command& command) {
 
   const bool fixed = (arguments.flags & uapi::IOMMU_IOAS_MAP_FIXED_IOVA) != 0;
   uint64_t iova = arguments.iova;
-  if (const int error =
-          ioas->table.map(arguments.user_va, arguments.length, accessOf(arguments.flags), fixed, iova);
+  if (const int error = mapUser(command.context, ioas->table, arguments.user_va, arguments.length,
+                                accessOf(arguments.flags), fixed, iova);
       error != 0) {
     return error;
   }

@@ -71,6 +71,15 @@ class ObjectTable {
     return object != nullptr && object->kind == T::kKind ? static_cast<T*>(object) : nullptr;
   }
 
+  // Shows every published object until `visit` returns false. Returns false if stopped.
+  template <class Visit>
+  bool forEach(const Visit& visit) const {
+    for (const std::unique_ptr<Object>& slot : slots_) {
+      if (slot != nullptr && slot->published && !visit(*slot)) return false;
+    }
+    return true;
+  }
+
   // Removes and destroys: 0, -ENOENT, or -EBUSY while it has other users than the table.
   [[nodiscard]] int remove(uint32_t id);
   // Everything, those that nothing uses first, until none is left.

@@ -1,38 +1,29 @@
 // IOMMU_OPTION and IOMMU_VFIO_IOAS: what is set per file, per address space, and which address space the VFIO
 // container requests mean.
 #include <linux/capability.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstddef>
 
 #include "../../uapi/iommufd.h"
+#include "../capable.h"
 #include "../mm/memory.h"
 #include "command.h"
 
 namespace vfio::soft::iommufd {
 namespace {
 
-// Has the calling thread this capability in effect? What the kernel would ask too.
-bool capable(unsigned capability) {
-  __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-  __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {};
-  if (syscall(SYS_capget, &header, data) != 0) return false;
-  return (data[CAP_TO_INDEX(capability)].effective & CAP_TO_MASK(capability)) != 0;
-}
-
 int rlimitMode(uapi::iommu_option& arguments, Context& context) {
   if (arguments.object_id != 0) return -EOPNOTSUPP;
   if (arguments.op == uapi::IOMMU_OPTION_OP_GET) {
-    arguments.val64 = context.accountMode == AccountMode::mm ? 1 : 0;
+    arguments.val64 = context.payer == mm::Payer::mm ? 1 : 0;
     return 0;
   }
   if (arguments.op != uapi::IOMMU_OPTION_OP_SET) return -EOPNOTSUPP;
   if (!capable(CAP_SYS_RESOURCE)) return -EPERM;
   if (!context.objects.empty()) return -EBUSY;
   if (arguments.val64 > 1) return -EINVAL;
-  context.accountMode = arguments.val64 == 1 ? AccountMode::mm : AccountMode::user;
+  context.payer = arguments.val64 == 1 ? mm::Payer::mm : mm::Payer::user;
   return 0;
 }
 

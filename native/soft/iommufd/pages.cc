@@ -4,49 +4,60 @@
 
 namespace vfio::soft::iommufd {
 
-int Pages::make(uint64_t user, uint64_t length, bool writable, Pages*& out) {
+int Pages::make(uint64_t user, uint64_t length, bool writable, mm::Payer payer, Pages*& out) {
   const uint64_t page = mm::pageSize();
   if (length == 0 || length > UINT64_MAX - page) return -EINVAL;
   if (user + length < user) return -EOVERFLOW;
   const uint64_t start = user & ~(page - 1);
   const uint64_t bytes = length + (user - start);
-  out = new Pages(start, bytes / page + (bytes % page != 0 ? 1 : 0), writable);
+  out = new Pages(start, bytes / page + (bytes % page != 0 ? 1 : 0), writable, payer);
   return 0;
 }
 
 // Pins what nobody has pinned yet of the pages [first, last], as the counts stand.
-int Pages::pinUncounted(mm::Memory& memory, uint64_t first, uint64_t last) const {
+int Pages::pinUncounted(mm::Memory& memory, uint64_t first, uint64_t last, uint64_t& pages) const {
+  pages = 0;
   if (whole_ != 0) return 0;
+  if (file_ != 0 && mapped_ == 0) return -EINVAL;
+  const int refused = file_ != 0 ? -EINVAL : -EFAULT;
   const uint64_t page = mm::pageSize();
-  if (parts_ == nullptr) return memory.pin(user_ + first * page, (last - first + 1) * page, writable_);
+  if (parts_ == nullptr) {
+    pages = last - first + 1;
+    return memory.pin(user_ + first * page, pages * page, writable_) == 0 ? 0 : refused;
+  }
   uint64_t failed = 0;
   const bool stopped = parts_->firstGap(first, last, 1, [&](uint64_t from, uint64_t to) {
     failed = from;
+    pages += to - from + 1;
     return memory.pin(user_ + from * page, (to - from + 1) * page, writable_) != 0;
   });
   if (!stopped) return 0;
-  if (failed != first) unpinUncounted(memory, first, failed - 1);
-  return -EFAULT;
+  if (failed != first) (void)unpinUncounted(memory, first, failed - 1);
+  return refused;
 }
 
-void Pages::unpinUncounted(mm::Memory& memory, uint64_t first, uint64_t last) const {
-  if (whole_ != 0) return;
+uint64_t Pages::unpinUncounted(mm::Memory& memory, uint64_t first, uint64_t last) const {
+  if (whole_ != 0) return 0;
   const uint64_t page = mm::pageSize();
   if (parts_ == nullptr) {
     memory.unpin(user_ + first * page, (last - first + 1) * page);
-    return;
+    return last - first + 1;
   }
+  uint64_t pages = 0;
   parts_->firstGap(first, last, 1, [&](uint64_t from, uint64_t to) {
     memory.unpin(user_ + from * page, (to - from + 1) * page);
+    pages += to - from + 1;
     return false;
   });
+  return pages;
 }
 
 int Pages::reach(mm::Memory& memory, uint64_t startByte, uint64_t length) const {
   const uint64_t first = startByte / mm::pageSize();
   const uint64_t last = (startByte + (length - 1)) / mm::pageSize();
-  if (const int error = pinUncounted(memory, first, last); error != 0) return error;
-  unpinUncounted(memory, first, last);
+  uint64_t pages = 0;
+  if (const int error = pinUncounted(memory, first, last, pages); error != 0) return error;
+  (void)unpinUncounted(memory, first, last);
   return 0;
 }
 
@@ -67,7 +78,15 @@ void split(mm::SpanTree<uint32_t>& counts, uint64_t at) {
 int Pages::pin(mm::Memory& memory, uint64_t startByte, uint64_t length) {
   const uint64_t first = startByte / mm::pageSize();
   const uint64_t last = (startByte + (length - 1)) / mm::pageSize();
-  if (const int error = pinUncounted(memory, first, last); error != 0) return error;
+  uint64_t pages = 0;
+  if (const int error = pinUncounted(memory, first, last, pages); error != 0) return error;
+  // In this order: what can't be pinned is told before what can't be paid for.
+  if (pages != 0) {
+    if (const int error = memory.charges.add(payer_, pages); error != 0) {
+      (void)unpinUncounted(memory, first, last);
+      return error;
+    }
+  }
   if (first == 0 && last == count_ - 1) {
     ++whole_;
     return 0;
@@ -105,7 +124,9 @@ void Pages::unpin(mm::Memory& memory, uint64_t startByte, uint64_t length) {
     }
     if (parts_->empty()) parts_.reset();
   }
-  unpinUncounted(memory, first, last);
+  if (const uint64_t pages = unpinUncounted(memory, first, last); pages != 0) {
+    memory.charges.remove(payer_, pages);
+  }
 }
 
 }  // namespace vfio::soft::iommufd

@@ -1,8 +1,9 @@
-// A stretch of the process's memory as an address space refers to it, shared by all the areas that show parts
-// of it: made by MAP, shared by COPY and by cutting an area in two.
+// A stretch of memory as an address space refers to it, shared by all the areas that show parts of it: made
+// by MAP (of the program's memory) or MAP_FILE (of a memfd), shared by COPY and by cutting an area in two.
 //
-// Pages are pinned once, however many areas show them: each page from the first area that a page table needs
-// it for until the last. What is charged is a matter of pages objects, not of areas.
+// Pages are pinned once, however many areas show them: each page from the first area that a page table or a
+// user inside the kernel needs it for until the last. So much is charged, to whom it was mapped for: by pages
+// objects, not by areas. A file's pages are mapped by the object itself, so the caller may unmap and close.
 //
 // Life: counted references, one per area (and one for whoever is making an area).
 #pragma once
@@ -15,42 +16,52 @@
 
 namespace vfio::soft::iommufd {
 
-// Who pays for pinned pages. The modes are kept per file and can be read and set; nothing is charged yet.
-enum class AccountMode : uint8_t { user, mm };
-
 class Pages {
  public:
-  // 0 and a first reference, or -EINVAL, -EOVERFLOW.
-  [[nodiscard]] static int make(uint64_t user, uint64_t length, bool writable, Pages*& out);
+  // 0 and a first reference, or -EINVAL, -EOVERFLOW. Nothing is looked at yet.
+  [[nodiscard]] static int make(uint64_t user, uint64_t length, bool writable, mm::Payer payer, Pages*& out);
+  // The same for `length` bytes from `start` on in an open file. If it can't be pinned, being no memfd, then
+  // only that will say so.
+  [[nodiscard]] static int makeFile(int fd, uint64_t start, uint64_t length, bool writable, mm::Payer payer,
+                                    Pages*& out);
   void ref() { ++references_; }
   void unref() {
     if (--references_ == 0) delete this;
   }
 
+  // Where the memory is: page aligned. A file's is where it was mapped, as aligned as in the file (up to the
+  // largest pages).
   [[nodiscard]] uint64_t user() const { return user_; }
   [[nodiscard]] bool writable() const { return writable_; }
+  [[nodiscard]] bool ofFile() const { return file_; }
 
-  // Of bytes counted from user(): pins the pages they are in, for one more user: 0, or -EFAULT and nothing is
-  // pinned.
+  // Of bytes counted from user(): pins the pages they are in, for one more user: 0, or -EFAULT (-EINVAL if
+  // they are a file's), -ENOMEM (above the limit of who pays) and nothing is pinned.
   [[nodiscard]] int pin(mm::Memory& memory, uint64_t startByte, uint64_t length);
   void unpin(mm::Memory& memory, uint64_t startByte, uint64_t length);
-  // Could these pages be pinned now? 0 or -EFAULT.
+  // Could these pages be pinned now? 0 or as above; that is free of charge.
   [[nodiscard]] int reach(mm::Memory& memory, uint64_t startByte, uint64_t length) const;
 
  private:
   using Counts = mm::SpanTree<uint32_t>;  // users by page number
 
-  Pages(uint64_t user, uint64_t count, bool writable) : user_(user), count_(count), writable_(writable) {}
-  [[nodiscard]] int pinUncounted(mm::Memory& memory, uint64_t first, uint64_t last) const;
-  void unpinUncounted(mm::Memory& memory, uint64_t first, uint64_t last) const;
+  Pages(uint64_t user, uint64_t count, bool writable, mm::Payer payer)
+      : user_(user), count_(count), writable_(writable), payer_(payer) {}
+  ~Pages();
+  // Both count the pages.
+  [[nodiscard]] int pinUncounted(mm::Memory& memory, uint64_t first, uint64_t last, uint64_t& pages) const;
+  uint64_t unpinUncounted(mm::Memory& memory, uint64_t first, uint64_t last) const;
 
-  const uint64_t user_;   // page aligned
+  uint64_t user_;
   const uint64_t count_;  // of pages
   uint32_t references_ = 1;
   // Nearly always all pages are wanted by one area or a few, so that is counted here, and only other ranges
   // in a tree: a page has whole_ + (its count in *parts_) users.
-  uint32_t whole_ : 31 = 0;
+  uint32_t whole_ : 27 = 0;
   uint32_t writable_ : 1;
+  uint32_t file_ : 1 = 0;
+  uint32_t mapped_ : 1 = 0;  // the file's pages are at user_
+  mm::Payer payer_ : 2;
   std::unique_ptr<Counts> parts_;
 };
 

@@ -6,10 +6,6 @@
 
 namespace vfio::soft::iommufd {
 
-// ioas_file.cc
-int ioasMapFile(Command&) { return -EOPNOTSUPP; }
-int ioasChangeProcess(Command&) { return -EOPNOTSUPP; }
-int ioasNoiommuGetPa(Command&) { return -EOPNOTSUPP; }
 // viommu.cc
 int viommuAlloc(Command&) { return -EOPNOTSUPP; }
 // vdevice.cc

@@ -23,7 +23,7 @@ int mapDma(Context& context, UserAddress user) {
   uint32_t access = iommu::kNoAccess;  // which is accepted here
   if ((map.flags & uapi::VFIO_DMA_MAP_FLAG_READ) != 0) access |= iommu::kRead;
   if ((map.flags & uapi::VFIO_DMA_MAP_FLAG_WRITE) != 0) access |= iommu::kWrite;
-  return context.vfioIoas->table.map(map.vaddr, map.size, access, true, map.iova);
+  return mapUser(context, context.vfioIoas->table, map.vaddr, map.size, access, true, map.iova);
 }
 
 int unmapDma(Context& context, UserAddress user) {

@@ -68,6 +68,7 @@ int Memory::pin(uint64_t user, uint64_t size, bool write) {
   // To the program a dying page is unmapped.
   if (counts_.anyDying(first, last)) return -EFAULT;
   if (guard::probe(first * pageSize(), last - first + 1, pageSize(), write) != 0) return -EFAULT;
+  if (!mappings_.pinnable(first, last, write)) return -EFAULT;
   counts_.add(first, last);
   return 0;
 }
@@ -93,12 +94,24 @@ int Memory::unmap(uint64_t address, size_t size) {
   const uint64_t last = first + (size - 1) / pageSize();
   if (last > PinCounts::kLastPage) return -EINVAL;
   const std::lock_guard hold(mutex_);
+  mappings_.unmapped(first, last);
   int result = 0;
   counts_.setDying(first, last, [&result](uint64_t from, uint64_t to) {
     const int error = munmap(asTarget(from * pageSize()), (to - from + 1) * pageSize());
     if (error != 0 && result == 0) result = -errno;
   });
   return result;
+}
+
+void Memory::mapped(uint64_t address, size_t size, bool device) {
+  const std::lock_guard hold(mutex_);
+  const uint64_t first = address / pageSize();
+  const uint64_t last = (address + (size - 1)) / pageSize();
+  if (device) {
+    mappings_.setDevice(first, last);
+  } else {
+    mappings_.unmapped(first, last);
+  }
 }
 
 }  // namespace vfio::soft::mm

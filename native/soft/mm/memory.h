@@ -13,6 +13,8 @@
 #include <cstdint>
 #include <mutex>
 
+#include "charges.h"
+#include "mappings.h"
 #include "pin_counts.h"
 
 namespace vfio::soft::mm {
@@ -42,8 +44,9 @@ class Memory {
   [[nodiscard]] static size_t copyInSome(void* to, uint64_t user, size_t size);
   [[nodiscard]] static size_t copyOutSome(uint64_t user, const void* from, size_t size);
 
-  // Checks that [user, user+size) can be read (and written, with `write`) now, and keeps it from being
-  // unmapped until unpin: 0 or -EFAULT. Pins count; page granular.
+  // Checks that [user, user+size) can be read (and written, with `write`) now and is not what a kernel
+  // doesn't pin (mappings.h), and keeps it from being unmapped until unpin: 0 or -EFAULT. Pins count; page
+  // granular. Charging for them is the caller's business.
   [[nodiscard]] int pin(uint64_t user, uint64_t size, bool write);
   void unpin(uint64_t user, uint64_t size);
   // How many pins the page of `address` has.
@@ -51,10 +54,15 @@ class Memory {
 
   // munmap as the program sees it: 0 or -errno. Pinned parts go when their last pin does.
   int unmap(uint64_t address, size_t size);
+  // Something else is mapped there now; with `device` it is a device's, which can't be pinned.
+  void mapped(uint64_t address, size_t size, bool device);
+
+  Charges charges;
 
  private:
   std::mutex mutex_;  // hosts of one process share its memory
   PinCounts counts_;
+  Mappings mappings_;
 };
 
 }  // namespace vfio::soft::mm

@@ -1,0 +1,37 @@
+// How much memory is pinned, and who pays for it: the counters of a user and of an address space (mm) that a
+// kernel holds against RLIMIT_MEMLOCK.
+//
+// Life: part of the process's Memory, so that all hosts count together. What other processes of the user have
+// pinned isn't known here.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+namespace vfio::soft::mm {
+
+enum class Payer : uint8_t {
+  none,  // whoever mapped has CAP_IPC_LOCK: no limit
+  user,
+  mm,
+};
+
+class Charges {
+ public:
+  // Pages that were pinned: 0, or -ENOMEM above the limit and nothing is counted.
+  [[nodiscard]] int add(Payer payer, uint64_t pages);
+  void remove(Payer payer, uint64_t pages);
+
+  [[nodiscard]] uint64_t userPages() const { return user_; }      // charged to the user
+  [[nodiscard]] uint64_t lockedPages() const { return locked_; }  // charged to the mm: part of VmLck
+  [[nodiscard]] uint64_t pinnedPages() const { return pinned_; }  // all, charged or not: VmPin
+
+ private:
+  [[nodiscard]] static uint64_t limit();
+
+  std::atomic<uint64_t> user_ = 0;
+  std::atomic<uint64_t> locked_ = 0;
+  std::atomic<uint64_t> pinned_ = 0;
+};
+
+}  // namespace vfio::soft::mm

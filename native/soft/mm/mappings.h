@@ -1,0 +1,49 @@
+// Which memory a kernel refuses to pin for a device although the program can reach it: registers and memory
+// of devices; and, to be written, shared mappings of ordinary files, whose file system has to see each write.
+//
+// Asking what a mapping is costs a look into /proc, so for memory of no file the answer is kept until that is
+// unmapped through the host. (Unmapped behind its back, a shared file in its place can be taken for it. The
+// other way round nothing is kept.)
+//
+// Life: part of the process's Memory, whose lock is held in each call.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "span_tree.h"
+
+namespace vfio::soft::mm {
+
+class Mappings {
+ public:
+  // The pages [first, last], by their numbers, are memory that the program can reach (and write to, with
+  // `write`).
+  [[nodiscard]] bool pinnable(uint64_t first, uint64_t last, bool write) {
+    if (!devices_.empty() && devices_.find(first, last) != nullptr) return false;
+    return !write || known(first, last) || ask(first, last);
+  }
+  void unmapped(uint64_t first, uint64_t last);
+  // From here on, until it is unmapped, the range is a device's.
+  void setDevice(uint64_t first, uint64_t last);
+
+ private:
+  struct Nothing {};
+  struct Range {
+    uint64_t first = 1;
+    uint64_t last = 0;
+  };
+  [[nodiscard]] bool known(uint64_t first, uint64_t last) const {
+    for (const Range& range : known_) {
+      if (first >= range.first && last <= range.last) return true;
+    }
+    return false;
+  }
+  [[nodiscard]] bool ask(uint64_t first, uint64_t last);
+
+  SpanTree<Nothing> devices_;
+  std::array<Range, 8> known_;  // writable, and of no file
+  unsigned oldest_ = 0;
+};
+
+}  // namespace vfio::soft::mm
