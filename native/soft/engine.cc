@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <memory>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -40,6 +41,16 @@ Engine::~Engine() {
 
 void Engine::start() {
   if (!thread_.joinable() && !stopping_) thread_ = std::thread(&Engine::run, this);
+}
+
+void Engine::afterFork() {
+  ::close(wakeFd_);
+  wakeFd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  asleep_ = false;
+  restart_ = !jobs_.empty() || !watches_.empty();
+  // The old ones belong to a thread that is not here: they can neither be joined nor destroyed.
+  std::construct_at(&idle_);
+  std::construct_at(&thread_);
 }
 
 void Engine::wake() {

@@ -32,8 +32,15 @@ class Engine {
   // Handles what has been signalled so far. The kernel reacts inside the write to the eventfd; called at the
   // start of every system call, this makes the next call see the same.
   void drain() {
+    if (restart_) {
+      restart_ = false;
+      start();
+    }
     if (!watches_.empty()) handleSignals();
   }
+
+  // In the child of a fork, whose only thread this is: the engine's starts again with the next call.
+  void afterFork();
 
   // Without it: returns once no job is waiting or running.
   void settle();
@@ -60,6 +67,7 @@ class Engine {
   std::map<uint64_t, Watch> watches_;
   uint64_t nextWatch_ = 1;
   int wakeFd_ = -1;
+  bool restart_ = false;
   bool asleep_ = false;
   bool stopping_ = false;
   std::thread thread_;

@@ -27,6 +27,8 @@ class File {
   [[nodiscard]] virtual int64_t pwrite(UserAddress /*user*/, size_t /*size*/, uint64_t /*offset*/) {
     return -EINVAL;
   }
+  // The new position, or -errno.
+  [[nodiscard]] virtual int64_t seek(int64_t /*offset*/, int /*whence*/) { return -ESPIPE; }
   [[nodiscard]] virtual int64_t mmap(void* /*hint*/, size_t /*length*/, int /*protection*/, int /*flags*/,
                                      uint64_t /*offset*/) {
     return -ENODEV;

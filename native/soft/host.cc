@@ -165,6 +165,52 @@ void Host::reap() {
   }
 }
 
+// ---------------------------------------------------------------- fork
+
+void Host::beforeFork() { mutex_.lock(); }
+
+void Host::afterFork(bool inChild) {
+  if (inChild) {
+    engine_->afterFork();
+    separate();
+  }
+  mutex_.unlock();
+}
+
+// The socket pairs are the parent's too: each description gets a new one, under the same numbers.
+void Host::separate() {
+  std::multimap<Inode, int> numbers;
+  if (DIR* table = opendir("/proc/self/fd")) {
+    while (const dirent* entry = ::readdir(table)) {
+      const int fd = std::atoi(entry->d_name);
+      struct stat status {};
+      if (fstat(fd, &status) == 0) numbers.emplace(Inode{status.st_dev, status.st_ino}, fd);
+    }
+    closedir(table);
+  }
+  auto old = std::move(descriptions_);
+  descriptions_.clear();
+  numbers_.clear();
+  for (auto& [inode, description] : old) {
+    ::close(description->peer);
+    std::array<int, 2> ends{};
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) continue;
+    const auto [first, last] = numbers.equal_range(inode);
+    for (auto it = first; it != last; ++it) {
+      const int kept = fcntl(it->second, F_GETFD);
+      dup3(ends[0], it->second, (kept & FD_CLOEXEC) != 0 ? O_CLOEXEC : 0);
+    }
+    struct stat status {};
+    fstat(ends[0], &status);
+    ::close(ends[0]);
+    description->peer = ends[1];
+    const File& file = *description->file;
+    const bool readable = std::exchange(description->readable, false);
+    descriptions_[{status.st_dev, status.st_ino}] = std::move(description);
+    if (readable) setReadable(file, true);
+  }
+}
+
 bool Host::owns(int fd) {
   const std::lock_guard hold(mutex_);
   return description(fd) != nullptr;
@@ -255,6 +301,19 @@ int64_t Host::readlink(const char* path, char* buffer, size_t size) {
   const size_t length = std::min(size, target.size());
   if (mm::Memory::copyOut(reinterpret_cast<uint64_t>(buffer), target.data(), length) != 0) return -EFAULT;
   return static_cast<int64_t>(length);
+}
+
+int Host::status(const char* path, bool follow, pci::Status& out) {
+  std::string copy;
+  if (const int failed = copyPath(path, copy)) return failed;
+  const std::lock_guard hold(mutex_);
+  return machine_->status(copy, follow, out);
+}
+
+int64_t Host::lseek(int fd, int64_t offset, int whence) {
+  const std::lock_guard hold(mutex_);
+  const auto* found = known(fd);
+  return found ? found->file->seek(offset, whence) : -EBADF;
 }
 
 int Host::list(const char* path, std::vector<std::string>& names) {

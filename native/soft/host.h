@@ -26,7 +26,8 @@ namespace vfio::soft {
 class Engine;
 namespace pci {
 class Machine;
-}
+struct Status;
+}  // namespace pci
 namespace mm {
 class Memory;
 }
@@ -69,6 +70,15 @@ class Host final : public Backend {
   bool trapped(const void* mapping) const override;
   int registerRead(const void* address, unsigned width, uint64_t& value) override;
   int registerWrite(void* address, unsigned width, uint64_t value) override;
+
+  int64_t lseek(int fd, int64_t offset, int whence);
+  // What stat(2) tells of a path; `follow`: of what a link leads to.
+  [[nodiscard]] int status(const char* path, bool follow, pci::Status& out);
+
+  // Around a fork, so that the child has a host of its own, in the state at the fork: descriptors are its
+  // own, device work goes on with its next call. Memory of BARs stays shared, as mappings of it are.
+  void beforeFork();
+  void afterFork(bool inChild);
 
   // --- controls: what a test may ask of the machine that no system call can
   [[nodiscard]] bool owns(int fd);  // is this descriptor one of ours (by number or by what is behind it)?
@@ -123,6 +133,7 @@ class Host final : public Backend {
   [[nodiscard]] Description* known(int fd);
   [[nodiscard]] static int number(const Inode& inode, Description& description);
   void reap();
+  void separate();
   void dropTraps(uintptr_t address, size_t length);
   [[nodiscard]] std::pair<const TrapPart*, uint64_t> findTrap(const void* address, size_t length) const;
   mutable std::mutex mutex_;

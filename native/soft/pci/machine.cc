@@ -56,6 +56,9 @@ class TopologyMachine final : public Machine {
   [[nodiscard]] int list(const std::string& path, std::vector<std::string>& names) override {
     return tree_.list(path, names);
   }
+  [[nodiscard]] int status(const std::string& path, bool follow, Status& out) override {
+    return tree_.status(path, follow, out);
+  }
 
  private:
   Bus& bus(uint8_t number, Function* bridge);
@@ -88,12 +91,17 @@ TopologyMachine::TopologyMachine(Host& host)
   for (const auto& spec : topology.iommus) {
     sysfs_.addUnit(units_.emplace_back(makeUnit(spec, units_.size())));
   }
-  tree_.device("/dev/iommu", [this](int, std::shared_ptr<File>& out) {
-    out = iommufd::openIommufd(host_);
-    return 0;
-  });
+  constexpr unsigned misc = 10, iommuMinor = 126, vfioMinor = 196;
+  tree_.device(
+      "/dev/iommu",
+      [this](int, std::shared_ptr<File>& out) {
+        out = iommufd::openIommufd(host_);
+        return 0;
+      },
+      misc, iommuMinor);
   // Containers are not served yet: as on a kernel whose container module is missing.
-  tree_.device("/dev/vfio/vfio", [](int, std::shared_ptr<File>&) { return -ENODEV; });
+  tree_.device(
+      "/dev/vfio/vfio", [](int, std::shared_ptr<File>&) { return -ENODEV; }, misc, vfioMinor);
   addDrivers();
   std::vector<Function*> functions(topology.devices.size());
   for (const size_t index : order) {
@@ -133,6 +141,8 @@ Function& TopologyMachine::add(DeviceSpec& spec, Function* bridge) {
       host_,
       Function::Place{&itsBus, spec.address.devfn, spec.requesterId, spec.interrupt, spec.placed, command},
       std::move(spec.model), unit, group(spec.groupId)));
+  added.endpoint->pasidBits = spec.pasidBits;
+  added.endpoint->pageRequests = spec.pageRequests;
   const std::string root = "/sys/devices/pci" + spec.address.text().substr(0, std::strlen("0000:00"));
   added.path = (bridge ? bridge->path : root) + "/" + added.bdf;
   if (added.hasFunctionReset()) added.resetMethods.emplace_back("flr");

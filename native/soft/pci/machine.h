@@ -2,11 +2,13 @@
 // sysfs and /dev trees that show all this.
 #pragma once
 
+#include <cerrno>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "../file.h"
+#include "tree.h"
 
 namespace vfio::soft {
 class Host;
@@ -23,6 +25,9 @@ class Machine {
   [[nodiscard]] virtual int open(const std::string& path, int flags, std::shared_ptr<File>& out) = 0;
   [[nodiscard]] virtual int readlink(const std::string& path, std::string& target) = 0;
   [[nodiscard]] virtual int list(const std::string& path, std::vector<std::string>& names) = 0;
+  [[nodiscard]] virtual int status(const std::string& /*path*/, bool /*follow*/, Status& /*out*/) {
+    return -ENOENT;
+  }
 };
 
 // The machine of the host's topology. Throws std::invalid_argument where that is no topology, or can't be

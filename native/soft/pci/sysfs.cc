@@ -329,7 +329,8 @@ void Sysfs::addVfioGroup(const iommu::Group& group) {
   tree_.link(path + "/subsystem", "/sys/class/vfio");
   tree_.link("/sys/class/vfio/" + name, path);
   // Groups as files are not served yet.
-  tree_.device("/dev/vfio/" + name, [](int, std::shared_ptr<File>&) { return -ENODEV; });
+  tree_.device(
+      "/dev/vfio/" + name, [](int, std::shared_ptr<File>&) { return -ENODEV; }, groupMajor, minor);
 }
 
 void Sysfs::addVfio(Function& function, unsigned index, Opener open) {
@@ -347,7 +348,7 @@ void Sysfs::addVfio(Function& function, unsigned index, Opener open) {
   addText(path + "/dev", format("%u:%u\n", deviceMajor, index));
   addText(path + "/uevent",
           format("MAJOR=%u\nMINOR=%u\nDEVNAME=vfio/devices/%s\n", deviceMajor, index, name.c_str()));
-  tree_.device("/dev/vfio/devices/" + name, std::move(open));
+  tree_.device("/dev/vfio/devices/" + name, std::move(open), deviceMajor, index);
 }
 
 void Sysfs::removeVfio(Function& function, unsigned index) {

@@ -2,6 +2,8 @@
 #include "tree.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include <algorithm>
 #include <array>
@@ -33,6 +35,15 @@ class DirectoryFile final : public File {
   [[nodiscard]] int64_t read(UserAddress, size_t) override { return -EISDIR; }
   [[nodiscard]] int64_t pread(UserAddress, size_t, uint64_t) override { return -EISDIR; }
 };
+
+int64_t moveTo(uint64_t& position, int64_t offset, int whence, uint64_t end) {
+  if (whence != SEEK_SET && whence != SEEK_CUR && whence != SEEK_END) return -EINVAL;
+  const uint64_t base = whence == SEEK_SET ? 0 : whence == SEEK_CUR ? position : end;
+  int64_t moved = 0;
+  if (__builtin_add_overflow(static_cast<int64_t>(base), offset, &moved) || moved < 0) return -EINVAL;
+  position = static_cast<uint64_t>(moved);
+  return moved;
+}
 
 // Text is made at the first read and at every read from the start, as the kernel's sequential files do.
 class AttributeFile final : public File {
@@ -68,6 +79,9 @@ class AttributeFile final : public File {
     return failed < 0 ? failed : static_cast<int64_t>(length);
   }
   [[nodiscard]] int64_t pwrite(UserAddress user, size_t size, uint64_t) override { return write(user, size); }
+  [[nodiscard]] int64_t seek(int64_t offset, int whence) override {
+    return moveTo(position_, offset, whence, pageSize);
+  }
 
  private:
   const std::shared_ptr<Node> node_;
@@ -113,6 +127,10 @@ class FlatFile final : public File {
       i += width;
     }
     return static_cast<int64_t>(length);
+  }
+
+  [[nodiscard]] int64_t seek(int64_t offset, int whence) override {
+    return moveTo(position_, offset, whence, node_->flat.size);
   }
 
  private:
@@ -170,10 +188,11 @@ void Tree::flat(const std::string& path, Flat flat) {
   node.flat = std::move(flat);
 }
 
-void Tree::device(const std::string& path, Opener opener) {
+void Tree::device(const std::string& path, Opener opener, unsigned major, unsigned minor) {
   auto& node = make(path);
   node.kind = Node::Kind::device;
   node.opener = std::move(opener);
+  node.number = makedev(major, minor);
 }
 
 void Tree::remove(const std::string& path) {
@@ -256,6 +275,31 @@ int Tree::readlink(const std::string& path, std::string& target) {
   if (const int failed = find(path, false, node)) return failed;
   if (node->kind != Node::Kind::link) return -EINVAL;
   target = node->target;
+  return 0;
+}
+
+int Tree::status(const std::string& path, bool follow, Status& out) {
+  std::shared_ptr<Node> node;
+  if (const int failed = find(path, follow, node)) return failed;
+  switch (node->kind) {
+    case Node::Kind::directory:
+      out = {.mode = S_IFDIR | 0755};
+      break;
+    case Node::Kind::link:
+      out = {.mode = S_IFLNK | 0777, .size = node->target.size()};
+      break;
+    case Node::Kind::attribute:
+      out = {.mode = S_IFREG | (node->attribute.show ? 0444U : 0U) | (node->attribute.store ? 0200U : 0U),
+             .size = pageSize};
+      break;
+    case Node::Kind::flat:
+      out = {.mode = S_IFREG | 0644, .size = node->flat.size};
+      break;
+    case Node::Kind::device:
+      // Nodes have no permissions yet: whoever runs the program may open everything.
+      out = {.mode = S_IFCHR | 0666, .device = node->number};
+      break;
+  }
   return 0;
 }
 

@@ -28,6 +28,13 @@ struct Flat {
   std::function<void(uint64_t offset, unsigned width, uint32_t value)> write;
 };
 
+// What stat(2) tells of a node.
+struct Status {
+  uint32_t mode = 0;  // type and permissions, as st_mode
+  uint64_t size = 0;
+  uint64_t device = 0;  // of a device node, as st_rdev
+};
+
 using Opener = std::function<int(int flags, std::shared_ptr<File>& out)>;
 
 struct Node {
@@ -38,6 +45,7 @@ struct Node {
   Attribute attribute;
   Flat flat;
   Opener opener;
+  uint64_t number = 0;
   bool gone = false;
 };
 
@@ -50,11 +58,12 @@ class Tree {
   void link(const std::string& path, const std::string& target);  // `target` absolute; shown relative
   void attribute(const std::string& path, Attribute attribute);
   void flat(const std::string& path, Flat flat);
-  void device(const std::string& path, Opener opener);
+  void device(const std::string& path, Opener opener, unsigned major, unsigned minor);
   void remove(const std::string& path);
 
   [[nodiscard]] int open(const std::string& path, int flags, std::shared_ptr<File>& out);
   [[nodiscard]] int readlink(const std::string& path, std::string& target);
+  [[nodiscard]] int status(const std::string& path, bool follow, Status& out);
   [[nodiscard]] int list(const std::string& path, std::vector<std::string>& names);
 
  private:

@@ -1,0 +1,310 @@
+#include "mirror.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <climits>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string_view>
+#include <vector>
+
+#include "real.h"
+#include "software.h"
+
+namespace vfio::preload {
+
+namespace {
+
+constexpr std::string_view kName = "vfio-soft-";
+
+struct Entry {
+  uint32_t mode;
+  std::string target;  // of a link
+
+  bool operator==(const Entry&) const = default;
+};
+
+// Everything below is guarded by `lock`, but for `made`.
+struct State {
+  std::mutex lock;
+  std::string root;   // empty: not made yet
+  std::string first;  // of the parent that this process was forked from: names in it stay known
+  pid_t owner = 0;
+  bool stale = true;
+  std::map<std::string, Entry> entries;
+  std::map<std::string, std::string> texts;
+};
+
+State& state() {
+  // Never destroyed: threads may still run when the process ends.
+  static auto* const made = new State;
+  return *made;
+}
+
+constinit std::atomic<bool> made{false};  // is there a mirror, or was there one before a fork?
+
+void writeFile(const std::string& path, const std::string& text, mode_t mode) {
+  // A new file each time: who has the old one open keeps what it read.
+  const std::string fresh = path + ".new";
+  const int fd = REAL(open)(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  if (fd < 0) return;
+  if (REAL(write)(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size())) {
+    fchmod(fd, mode & 0777);
+    rename(fresh.c_str(), path.c_str());
+  }
+  REAL(close)(fd);
+}
+
+void removeTree(const std::string& path) {
+  if (DIR* directory = REAL(opendir)(path.c_str())) {
+    while (const dirent* entry = readdir(directory)) {
+      const std::string_view name = entry->d_name;
+      if (name == "." || name == "..") continue;
+      const std::string child = path + "/" + std::string(name);
+      if (unlink(child.c_str()) != 0) removeTree(child);
+    }
+    closedir(directory);
+  }
+  rmdir(path.c_str());
+}
+
+// Those of processes that are gone, and of this one before an exec.
+void sweep(const std::string& parent) {
+  DIR* directory = REAL(opendir)(parent.c_str());
+  if (!directory) return;
+  std::vector<std::string> dead;
+  while (const dirent* entry = readdir(directory)) {
+    if (std::strncmp(entry->d_name, kName.data(), kName.size()) != 0) continue;
+    const auto pid = static_cast<pid_t>(std::atoi(entry->d_name + kName.size()));
+    struct stat status {};
+    const std::string path = parent + "/" + entry->d_name;
+    if (pid <= 0 || REAL(lstat)(path.c_str(), &status) != 0 || status.st_uid != geteuid()) continue;
+    if (pid == getpid() || (kill(pid, 0) != 0 && errno == ESRCH)) dead.push_back(path);
+  }
+  closedir(directory);
+  for (const auto& path : dead) removeTree(path);
+}
+
+void create(State& it) {
+  const char* parent = getenv("TMPDIR");
+  std::string base = parent && *parent == '/' ? parent : "/tmp";
+  sweep(base);
+  std::string path = base + "/" + std::string(kName) + std::to_string(getpid()) + "-XXXXXX";
+  if (!mkdtemp(path.data())) {
+    const std::string text = "vfio-soft-preload: " + path + ": " + strerror(errno) + "\n";
+    const auto written = REAL(write)(STDERR_FILENO, text.data(), text.size());
+    REAL(_exit)(written < 0 ? 3 : 2);
+  }
+  // As the kernel names it: TMPDIR may go through links.
+  std::array<char, PATH_MAX> resolved;
+  it.root = REAL(realpath)(path.c_str(), resolved.data()) ? resolved.data() : path;
+  it.owner = getpid();
+  if (it.first.empty()) it.first = it.root;
+  made.store(true);
+}
+
+void collect(soft::Host& host, const std::string& path, std::map<std::string, Entry>& entries) {
+  soft::pci::Status status;
+  if (host.status(path.c_str(), false, status) != 0) return;
+  Entry entry{status.mode, {}};
+  if (S_ISLNK(status.mode)) {
+    std::array<char, PATH_MAX> target;
+    const auto size = host.readlink(path.c_str(), target.data(), target.size());
+    if (size > 0) entry.target.assign(target.data(), static_cast<size_t>(size));
+  }
+  entries.emplace(path, std::move(entry));
+  std::vector<std::string> names;
+  if (!S_ISDIR(status.mode) || host.list(path.c_str(), names) != 0) return;
+  for (const auto& name : names) collect(host, path + "/" + name, entries);
+}
+
+std::optional<std::string> textOf(const std::string& path) {
+  auto& machine = host();
+  const int fd = machine.open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return std::nullopt;
+  std::array<char, 4096> text;
+  const auto size = machine.read(fd, text.data(), text.size());
+  machine.close(fd);
+  if (size < 0) return std::nullopt;
+  return std::string(text.data(), static_cast<size_t>(size));
+}
+
+void bringUpToDate(State& it) {
+  if (it.root.empty()) create(it);
+  if (!it.stale) return;
+  it.stale = false;
+  std::map<std::string, Entry> wanted;
+  collect(host(), "/sys", wanted);
+  collect(host(), "/dev", wanted);
+  // Children come after their directory in this order, so they go first.
+  for (auto old = it.entries.rbegin(); old != it.entries.rend(); ++old) {
+    const auto found = wanted.find(old->first);
+    if (found != wanted.end() && found->second == old->second) continue;
+    const std::string path = it.root + old->first;
+    if (S_ISDIR(old->second.mode)) {
+      rmdir(path.c_str());
+    } else {
+      unlink(path.c_str());
+    }
+    it.texts.erase(old->first);
+  }
+  for (const auto& [path, entry] : wanted) {
+    const auto known = it.entries.find(path);
+    if (known != it.entries.end() && known->second == entry) continue;
+    const std::string place = it.root + path;
+    if (S_ISDIR(entry.mode)) {
+      mkdir(place.c_str(), 0755);
+    } else if (S_ISLNK(entry.mode)) {
+      if (symlink(entry.target.c_str(), place.c_str()) != 0) continue;
+    } else {
+      // Read from within the C library, without an open of the program's, attributes show what they were.
+      const bool text = S_ISREG(entry.mode) && (entry.mode & 0444) != 0 && !path.ends_with("/config");
+      writeFile(place, text ? textOf(path).value_or("") : "", entry.mode);
+    }
+  }
+  it.entries = std::move(wanted);
+}
+
+// Is `path` this one or below it?
+bool under(std::string_view path, std::string_view top) {
+  return path.starts_with(top) && (path.size() == top.size() || path[top.size()] == '/');
+}
+
+bool isHosts(std::string_view path) {
+  constexpr std::array<std::string_view, 9> tops{"/dev/iommu",
+                                                 "/dev/vfio",
+                                                 "/sys/bus/pci",
+                                                 "/sys/class/vfio",
+                                                 "/sys/class/iommu",
+                                                 "/sys/class/vfio-dev",
+                                                 "/sys/kernel/iommu_groups",
+                                                 "/sys/devices/virtual/iommu",
+                                                 "/sys/devices/virtual/vfio"};
+  // Root buses: /sys/devices/pci0000:00.
+  return path.starts_with("/sys/devices/pci") ||
+         std::any_of(tops.begin(), tops.end(), [path](std::string_view top) { return under(path, top); });
+}
+
+// Without what means nothing: "//" and "/./".
+std::string tidy(std::string_view path) {
+  std::string result;
+  for (size_t i = 0; i < path.size(); ++i) {
+    if (path[i] == '/') {
+      if (i + 1 < path.size() && path[i + 1] == '/') continue;
+      if (i + 2 < path.size() && path[i + 1] == '.' && path[i + 2] == '/') {
+        ++i;
+        continue;
+      }
+    }
+    result += path[i];
+  }
+  return result;
+}
+
+// What is behind a mirror's directory, this process's or that of a parent.
+std::optional<std::string> inside(const std::string& path) {
+  auto& it = state();
+  const std::lock_guard hold(it.lock);
+  for (const auto* root : {&it.root, &it.first}) {
+    if (!root->empty() && under(path, *root)) return path.substr(root->size());
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<std::string> hostPath(int directory, const char* path) {
+  if (!path || !*path) return std::nullopt;
+  const bool some = made.load(std::memory_order_relaxed);
+  if (*path == '/') {
+    const char* name = path;
+    while (*name == '/' || (*name == '.' && name[1] == '/')) ++name;
+    if (!some && std::strncmp(name, "dev/", 4) != 0 && std::strncmp(name, "sys/", 4) != 0)
+      return std::nullopt;
+    std::string whole = tidy(path);
+    if (isHosts(whole)) return whole;
+    return some ? inside(whole) : std::nullopt;
+  }
+  // Relative names concern the host only from within the mirror.
+  if (!some) return std::nullopt;
+  std::array<char, PATH_MAX> base;
+  if (directory == AT_FDCWD) {
+    if (!REAL(getcwd)(base.data(), base.size())) return std::nullopt;
+  } else {
+    const std::string link = "/proc/self/fd/" + std::to_string(directory);
+    const auto size = REAL(readlink)(link.c_str(), base.data(), base.size() - 1);
+    if (size <= 0) return std::nullopt;
+    base[static_cast<size_t>(size)] = '\0';
+  }
+  const auto found = inside(base.data());
+  if (!found) return std::nullopt;
+  return tidy(*found + "/" + path);
+}
+
+std::string mirrored(const std::string& hostPath) {
+  auto& it = state();
+  const std::lock_guard hold(it.lock);
+  bringUpToDate(it);
+  return it.root + hostPath;
+}
+
+bool mirroredText(const std::string& hostPath, std::string& path) {
+  auto& it = state();
+  const std::lock_guard hold(it.lock);
+  bringUpToDate(it);
+  path = it.root + hostPath;
+  const auto text = textOf(hostPath);
+  if (!text) return false;
+  std::array<char, PATH_MAX> resolved;
+  if (!REAL(realpath)(path.c_str(), resolved.data())) return false;
+  auto& known = it.texts[resolved.data() + it.root.size()];
+  if (known != *text) {
+    struct stat status {};
+    if (REAL(stat)(resolved.data(), &status) == 0) writeFile(resolved.data(), *text, status.st_mode);
+    known = *text;
+  }
+  return true;
+}
+
+std::string programPath(const std::string& path) {
+  if (!made.load(std::memory_order_relaxed)) return path;
+  return inside(path).value_or(path);
+}
+
+void namesChanged() {
+  if (!made.load(std::memory_order_relaxed)) return;
+  auto& it = state();
+  const std::lock_guard hold(it.lock);
+  it.stale = true;
+}
+
+void lockMirror() { state().lock.lock(); }
+
+void unlockMirror(bool forget) {
+  auto& it = state();
+  if (forget) {
+    it.root.clear();
+    it.entries.clear();
+    it.texts.clear();
+    it.stale = true;
+    it.owner = 0;
+  }
+  it.lock.unlock();
+}
+
+void removeMirror() {
+  if (!made.load(std::memory_order_relaxed)) return;
+  auto& it = state();
+  if (it.owner == getpid() && !it.root.empty()) removeTree(it.root);
+}
+
+}  // namespace vfio::preload

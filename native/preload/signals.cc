@@ -1,0 +1,7 @@
+#include "signals.h"
+
+namespace vfio::preload {
+
+void catchRegisterAccesses() {}
+
+}  // namespace vfio::preload

@@ -1,0 +1,136 @@
+#include "software.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+
+#include "../soft/mm/memory.h"
+#include "descriptors.h"
+#include "mirror.h"
+#include "real.h"
+#include "signals.h"
+
+namespace vfio::preload {
+
+constinit Descriptors descriptors;
+
+namespace {
+
+constinit std::atomic<soft::Host*> theHost{nullptr};
+constinit std::atomic<pid_t> home{0};
+constinit std::mutex making;
+
+[[noreturn]] void refuse(const std::string& text) {
+  const std::string line = "vfio-soft-preload: " + text + "\n";
+  const auto written = REAL(write)(STDERR_FILENO, line.data(), line.size());
+  REAL(_exit)(written < 0 ? 3 : 2);
+  __builtin_unreachable();
+}
+
+std::string readWhole(const char* path) {
+  const int fd = REAL(open)(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) refuse(std::string("VFIO_SOFT_TOPOLOGY: ") + path + ": " + strerror(errno));
+  std::string text;
+  std::array<char, 65536> part;
+  for (;;) {
+    const ssize_t size = REAL(read)(fd, part.data(), part.size());
+    if (size < 0) refuse(std::string("VFIO_SOFT_TOPOLOGY: ") + path + ": " + strerror(errno));
+    if (size == 0) break;
+    text.append(part.data(), static_cast<size_t>(size));
+  }
+  REAL(close)(fd);
+  return text;
+}
+
+const char* setting(const char* name) {
+  const char* value = getenv(name);
+  return value && *value ? value : nullptr;
+}
+
+soft::HostOptions fromEnvironment() {
+  soft::HostOptions options;
+  if (const char* path = setting("VFIO_SOFT_TOPOLOGY")) options.topology = readWhole(path);
+  if (const char* text = setting("VFIO_SOFT_KERNEL")) {
+    const auto version = soft::KernelVersion::parse(text);
+    if (!version || *version < soft::kOldestKernel || *version > soft::kNewestKernel) {
+      const auto name = [](const soft::KernelVersion& v) {
+        return std::to_string(v.major) + "." + std::to_string(v.minor);
+      };
+      refuse("Expected a kernel from \"" + name(soft::kOldestKernel) + "\" to \"" +
+             name(soft::kNewestKernel) + "\" for VFIO_SOFT_KERNEL but received \"" + text + "\"");
+    }
+    options.kernel = *version;
+  }
+  if (const char* text = setting("VFIO_SOFT_SELFTEST")) options.selftest = std::string(text) == "1";
+  return options;
+}
+
+void beforeFork() {
+  making.lock();
+  lockMirror();
+  if (auto* host = theHost.load()) host->beforeFork();
+}
+
+void afterForkInParent() {
+  if (auto* host = theHost.load()) host->afterFork(false);
+  unlockMirror(false);
+  making.unlock();
+}
+
+void afterForkInChild() {
+  home.store(getpid());
+  if (auto* host = theHost.load()) host->afterFork(true);
+  unlockMirror(true);
+  making.unlock();
+}
+
+soft::Host* make() {
+  const std::lock_guard hold(making);
+  if (auto* made = theHost.load()) return made;
+  const int error = errno;
+  try {
+    home.store(getpid());
+    auto options = fromEnvironment();
+    auto* made = new soft::Host(std::make_shared<soft::mm::Memory>(), std::move(options));
+    catchRegisterAccesses();
+    pthread_atfork(beforeFork, afterForkInParent, afterForkInChild);
+    theHost.store(made);
+    errno = error;
+    return made;
+  } catch (const std::exception& failure) {
+    const char* path = setting("VFIO_SOFT_TOPOLOGY");
+    refuse(std::string(path ? path : "the default topology") + ": " + failure.what());
+  }
+}
+
+}  // namespace
+
+soft::Host* existingHost() { return theHost.load(std::memory_order_acquire); }
+
+soft::Host& host() {
+  auto* found = existingHost();
+  return found ? *found : *make();
+}
+
+bool atHome() { return home.load(std::memory_order_relaxed) == getpid(); }
+
+int64_t result(int64_t value) {
+  if (value >= 0) return value;
+  errno = static_cast<int>(-value);
+  return -1;
+}
+
+}  // namespace vfio::preload

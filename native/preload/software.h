@@ -1,0 +1,23 @@
+// The software host of this process: made when a path or call first concerns it, from the environment:
+// VFIO_SOFT_TOPOLOGY (a file), VFIO_SOFT_KERNEL, VFIO_SOFT_SELFTEST.
+//
+// Life: until the process ends; it is never destroyed. The child of a fork has a copy. A program that is
+// started by exec has none, and makes its own.
+#pragma once
+
+#include <cstdint>
+
+#include "../soft/host.h"
+
+namespace vfio::preload {
+
+// Ends the process with a message if the environment asks for what can't be made.
+[[nodiscard]] soft::Host& host();
+[[nodiscard]] soft::Host* existingHost();  // null: not made yet
+// Is this the process that the host is in, and not a child of vfork?
+[[nodiscard]] bool atHome();
+
+// -errno as the C library reports it.
+int64_t result(int64_t value);
+
+}  // namespace vfio::preload
