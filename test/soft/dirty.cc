@@ -23,9 +23,10 @@ struct Tracked {
   }
   int get(uint64_t iova, uint64_t length, uint64_t pageSize, const void* data, uint32_t flags = 0,
           uint32_t reserved = 0, uint32_t id = 0) {
-    uapi::iommu_hwpt_get_dirty_bitmap get = {
-        sizeof(get), id != 0 ? id : table, flags, reserved, iova, length, pageSize,
-        reinterpret_cast<uint64_t>(data)};
+    uapi::iommu_hwpt_get_dirty_bitmap get = {sizeof(get), id != 0 ? id : table,
+                                             flags,       reserved,
+                                             iova,        length,
+                                             pageSize,    reinterpret_cast<uint64_t>(data)};
     return machine.fd.call(uapi::IOMMU_HWPT_GET_DIRTY_BITMAP, get);
   }
   // The numbers of the bits for the first 64 pages.
@@ -90,7 +91,8 @@ void memory() {
   Buffer bitmap(2 * kPage);
   auto* const last = bitmap.bytes() + kPage - 1;
   mprotect(bitmap.bytes() + kPage, kPage, PROT_READ);
-  claim("writes to pages 1 and 9", machine.store(base + kPage, 8) == "" && machine.store(base + 9 * kPage, 8) == "");
+  claim("writes to pages 1 and 9",
+        machine.store(base + kPage, 8) == "" && machine.store(base + 9 * kPage, 8) == "");
   claim("a bitmap that ends too early", 0, tracked.get(base, 64 * kPage, kPage, last, kKeep));
   claim("... has what there is room for", *last == 2 && bitmap.bytes()[kPage + 0] == 0);
   claim("a bad pointer is no error", 0, tracked.get(base, 64 * kPage, kPage, reinterpret_cast<void*>(8)));
@@ -128,7 +130,8 @@ void refusals(KernelVersion kernel) {
   claim("GET, reserved EOPNOTSUPP", -EOPNOTSUPP, tracked.get(base, kPage, kPage, &word, 0, 1));
   claim("GET of no table ENOENT", -ENOENT, tracked.get(base, kPage, kPage, &word, 0, 0, 99));
   claim("GET of nothing EINVAL", -EINVAL, tracked.get(base, 0, kPage, &word));
-  claim("GET across the end EOVERFLOW", -EOVERFLOW, tracked.get(UINT64_MAX - kPage + 1, 2 * kPage, kPage, &word));
+  claim("GET across the end EOVERFLOW", -EOVERFLOW,
+        tracked.get(UINT64_MAX - kPage + 1, 2 * kPage, kPage, &word));
   claim("GET inside a page EINVAL", -EINVAL, tracked.get(base + 1, kPage, kPage, &word));
   claim("GET to inside a page EINVAL", -EINVAL, tracked.get(base, kPage + 1, kPage, &word));
   claim("GET by no pages EINVAL", -EINVAL, tracked.get(base, kPage, 0, &word));

@@ -70,8 +70,7 @@ void empty() {
   claim("an empty queue polls writable only", POLLOUT, queue.polled());
   claim("... reads as nothing", 0, queue.read(records, sizeof(records)));
   claim("... reads by whole records ESPIPE", -ESPIPE, queue.read(records, 39));
-  claim("... has no positions ESPIPE", -ESPIPE,
-        machine.host.pread(queue.fd, records, sizeof(Record), 0));
+  claim("... has no positions ESPIPE", -ESPIPE, machine.host.pread(queue.fd, records, sizeof(Record), 0));
   claim("... takes whole answers ESPIPE", -ESPIPE, machine.host.write(queue.fd, records, 7));
   claim("... to what was asked EINVAL", -EINVAL, queue.answer(1, 0));
   claim("... of two kinds EINVAL", -EINVAL, queue.answer(1, 2));
@@ -132,8 +131,8 @@ void resolved() {
   program.join();
   claim("a page request was answered, twice", 2, answered.load());
   claim("the transfer went on", machine.finish() == "" && !machine.busy());
-  claim("... with what was paged in", machine.store(0x7200, 9) == "" &&
-                                          std::strcmp(buffer.bytes() + 0x200, "paged in") == 0);
+  claim("... with what was paged in",
+        machine.store(0x7200, 9) == "" && std::strcmp(buffer.bytes() + 0x200, "paged in") == 0);
   claim("nothing waits", POLLOUT, queue.polled());
 }
 
@@ -165,12 +164,12 @@ void refused() {
   claim("half a bad buffer EFAULT", -EFAULT,
         queue.read(half.bytes() + kPage - sizeof(Record), 2 * sizeof(Record)));
   claim("both pages of the group", 2 * sizeof(Record), queue.read(records, sizeof(records)));
-  claim("... in order, the last one marked",
-        records[0].addr == 0x8000 && records[1].addr == 0x9000 && records[0].flags == 0 &&
-            records[1].flags == uapi::IOMMU_PGFAULT_FLAGS_LAST_PAGE);
-  claim("... for writing, with one cookie and one group",
-        records[0].perm == uapi::IOMMU_PGFAULT_PERM_WRITE && records[0].cookie == records[1].cookie &&
-            records[0].grpid == records[1].grpid);
+  claim("... in order, the last one marked", records[0].addr == 0x8000 && records[1].addr == 0x9000 &&
+                                                 records[0].flags == 0 &&
+                                                 records[1].flags == uapi::IOMMU_PGFAULT_FLAGS_LAST_PAGE);
+  claim("... for writing, with one cookie and one group", records[0].perm == uapi::IOMMU_PGFAULT_PERM_WRITE &&
+                                                              records[0].cookie == records[1].cookie &&
+                                                              records[0].grpid == records[1].grpid);
   claim("none is left to read", POLLOUT, queue.polled());
   claim("still waiting", machine.busy());
   const Response answers[2] = {{records[0].cookie, 1}, {records[0].cookie, 1}};
@@ -213,9 +212,8 @@ void refused() {
   claim("... the request is still there", sizeof(Record), queue.read(records, sizeof(records)));
   claim("map", 0, machine.fd.mapAt(ioas, 0xa000, buffer.user(), kPage));
   std::memset(buffer.bytes(), 7, 8);
-  claim("... and its answer moves nothing",
-        queue.answer(records[0].cookie, 0) == sizeof(Response) && machine.finish() == "" &&
-            buffer.bytes()[0] == 7);
+  claim("... and its answer moves nothing", queue.answer(records[0].cookie, 0) == sizeof(Response) &&
+                                                machine.finish() == "" && buffer.bytes()[0] == 7);
   claim("a new transfer does", machine.store(0xa000, 8) == "" && buffer.bytes()[0] == 0);
 }
 
@@ -230,8 +228,8 @@ void cookies() {
   const auto request = [&machine](uint32_t group, uint64_t address, bool last) {
     int result = 0;
     machine.inside([&] {
-      result = machine.edu.endpoint->request(
-          {address, uapi::IOMMU_PGFAULT_PERM_EXEC, group, std::nullopt, last});
+      result =
+          machine.edu.endpoint->request({address, uapi::IOMMU_PGFAULT_PERM_EXEC, group, std::nullopt, last});
     });
     return result;
   };
@@ -265,8 +263,8 @@ void levels() {
     int parent;
   };
   constexpr uint32_t kParent = uapi::IOMMU_HWPT_ALLOC_NEST_PARENT;
-  for (const Case& test :
-       {Case{{6, 12}, -EOPNOTSUPP, -EOPNOTSUPP}, Case{{6, 13}, 0, -EOPNOTSUPP}, Case{{7, 3}, 0, -EOPNOTSUPP}}) {
+  for (const Case& test : {Case{{6, 12}, -EOPNOTSUPP, -EOPNOTSUPP}, Case{{6, 13}, 0, -EOPNOTSUPP},
+                           Case{{7, 3}, 0, -EOPNOTSUPP}}) {
     const std::string name = std::to_string(test.kernel.major) + "." + std::to_string(test.kernel.minor);
     EduMachine machine(test.kernel);
     Queue queue(machine);

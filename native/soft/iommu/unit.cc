@@ -4,6 +4,8 @@
 #include <bit>
 #include <stdexcept>
 
+#include "vtd_nested.h"
+
 namespace vfio::soft::iommu {
 namespace {
 
@@ -187,6 +189,9 @@ Unit makeUnit(const UnitModel& model) {
   unit.pasidBits = pasidBits;
   unit.pageRequests = model.pageRequests.value_or(PageRequestKind::none);
   unit.nests = unit.nesting != NestingFormat::none;
+  // Its driver knows the format also where the hardware hasn't got it. Hardware that has can do all of it.
+  if (unit.kind == UnitKind::vtd || unit.nesting == NestingFormat::vtdS1) unit.makeNested = makeVtdNested;
+  unit.fiveLevels = unit.supervisorRequests = unit.extendedAccessed = unit.nesting == NestingFormat::vtdS1;
   return unit;
 }
 

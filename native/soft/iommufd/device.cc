@@ -43,8 +43,20 @@ int Device::reserveFor(Ioas& ioas) const {
   return 0;
 }
 
+// Have all members of the group this PASID?
+int Device::checkPasid(uint32_t pasid) const {
+  for (const iommu::Endpoint* member : group_->group.members) {
+    using iommu::UnitKind;
+    const UnitKind kind = member->unit.kind;
+    if (kind == UnitKind::amd || kind == UnitKind::ppc || kind == UnitKind::virtio) return -EOPNOTSUPP;
+    const unsigned bits = member->usablePasidBits();
+    if (bits == 0 || pasid >> bits != 0) return -EINVAL;
+  }
+  return 0;
+}
+
 // Can the group be translated by this table?
-int Device::checkHardware(const Hwpt& hwpt, uint32_t pasid, bool replaces) const {
+int Device::checkHardware(Hwpt& hwpt, uint32_t pasid, bool replaces) const {
   // Tables for PASIDs and the one without have to be of the kind that goes together.
   const auto plain = group_->attached.find(kNoPasid);
   if (pasid == kNoPasid) {
@@ -53,6 +65,9 @@ int Device::checkHardware(const Hwpt& hwpt, uint32_t pasid, bool replaces) const
   } else {
     if (!hwpt.pasidCompatible) return -EINVAL;
     if (plain != group_->attached.end() && !plain->second.hwpt->pasidCompatible) return -EINVAL;
+    if (const int error = checkPasid(pasid); error != 0) return error;
+    // VT-d's driver can't turn dirty tracking on and off for a PASID.
+    if (hwpt.paging().domain->offersDirtyTracking()) return -EINVAL;
   }
   // Through 6.15 iommufd turned page requests on before it asked the unit for anything else; now the units'
   // drivers do, last.
@@ -62,8 +77,6 @@ int Device::checkHardware(const Hwpt& hwpt, uint32_t pasid, bool replaces) const
     return -ENODEV;
   }
   for (const iommu::Endpoint* member : group_->group.members) {
-    if (pasid != kNoPasid && pasid >> member->usablePasidBits() != 0) return -EINVAL;
-    if (pasid != kNoPasid && member->usablePasidBits() == 0) return -EINVAL;
     if (const int error = hwpt.translation->suits(member->unit); error != 0) return error;
   }
   return wantsRequests ? -ENODEV : 0;

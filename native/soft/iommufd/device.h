@@ -72,7 +72,8 @@ class Device final : public Object {
   [[nodiscard]] int join(Hwpt& hwpt, uint32_t pasid, Hwpt*& left);
   [[nodiscard]] int joinAuto(Ioas& ioas, uint32_t pasid, uint32_t& ptId, Hwpt*& left);
   [[nodiscard]] int reserveFor(Ioas& ioas) const;
-  [[nodiscard]] int checkHardware(const Hwpt& hwpt, uint32_t pasid, bool replaces) const;
+  [[nodiscard]] int checkPasid(uint32_t pasid) const;
+  [[nodiscard]] int checkHardware(Hwpt& hwpt, uint32_t pasid, bool replaces) const;
   void translateGroupBy(const Hwpt* hwpt, uint32_t pasid, Attach* by) const;
   void put(Hwpt& hwpt);
 

@@ -58,16 +58,24 @@ uint32_t nestedFlags(const Host& host) {
   return flags;
 }
 
+// Some units' drivers make tables of one sort only.
+bool takesFlags(const iommu::Unit& unit) {
+  return unit.kind != iommu::UnitKind::virtio && unit.kind != iommu::UnitKind::ppc;
+}
+
 }  // namespace
 
 int PagingHwpt::make(Context& context, Ioas& ioas, Device& device, uint32_t flags,
                      const iommu::UserData& data, const uint32_t* attachAs, PagingHwpt*& out) {
   const iommu::Unit& unit = device.endpoint.unit;
   if ((flags & ~pagingFlags(context.host)) != 0) return -EOPNOTSUPP;
+  if (flags != 0 && !takesFlags(unit)) return -EOPNOTSUPP;
   const bool dirty = (flags & uapi::IOMMU_HWPT_ALLOC_DIRTY_TRACKING) != 0;
   const bool nestParent = (flags & uapi::IOMMU_HWPT_ALLOC_NEST_PARENT) != 0;
   if (dirty && !unit.tracksDirty) return -EOPNOTSUPP;
   if (nestParent && (!unit.nests || (flags & uapi::IOMMU_HWPT_FAULT_ID_VALID) != 0)) return -EOPNOTSUPP;
+  const bool forPasids = (flags & uapi::IOMMU_HWPT_ALLOC_PASID) != 0;
+  if (forPasids && unit.kind == iommu::UnitKind::amd && unit.pasidBits == 0) return -EOPNOTSUPP;
   // Data is for units that take some with this kind of table; none does.
   if (data.length != 0) return -EOPNOTSUPP;
 
@@ -75,7 +83,7 @@ int PagingHwpt::make(Context& context, Ioas& ioas, Device& device, uint32_t flag
   if (hwpt == nullptr) return -EBUSY;
   if (dirty) hwpt->domain->offerDirtyTracking();
   hwpt->nestParent = nestParent;
-  hwpt->pasidCompatible = (flags & uapi::IOMMU_HWPT_ALLOC_PASID) != 0;
+  hwpt->pasidCompatible = forPasids;
   // Before anything is mapped: hardware keeps it in each entry.
   if (unit.enforcesCoherency) hwpt->enforcesCoherency = hwpt->domain->enforceCoherency();
   int error = attachAs != nullptr ? device.attachTo(*hwpt, *attachAs) : 0;
@@ -106,11 +114,14 @@ int NestedHwpt::make(Context& context, PagingHwpt& parent, const Device& device,
                      const iommu::UserData& data, NestedHwpt*& out) {
   const iommu::Unit& unit = device.endpoint.unit;
   if ((flags & ~nestedFlags(context.host)) != 0 || data.length == 0) return -EOPNOTSUPP;
-  if (unit.makeNested == nullptr) return -EOPNOTSUPP;
+  // Until 6.13 a driver that took any flags at all was asked for these tables too, after the parent.
+  const bool asks = unit.makeNested != nullptr || (!context.host.since(6, 13) && takesFlags(unit));
+  if (!asks) return -EOPNOTSUPP;
   // One maker is one driver, and a parent has to be of the same.
   const bool sameDriver = parent.unit.makeNested == unit.makeNested;
   if (parent.autoDomain || !parent.nestParent || !sameDriver) return -EINVAL;
   std::shared_ptr<iommu::NestedTable> table;
+  if (unit.makeNested == nullptr) return -EOPNOTSUPP;
   if (const int error = unit.makeNested(unit, parent.domain, data, table); error != 0) return error;
   NestedHwpt* const hwpt = context.objects.create<NestedHwpt>(parent, parent, std::move(table));
   if (hwpt == nullptr) return -EBUSY;
