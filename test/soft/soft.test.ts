@@ -29,7 +29,7 @@ function build(name: string, ...more: string[]): string {
 const checks = readdirSync(here)
   .filter((file) => file.endsWith('.cc'))
   .map((file) => basename(file, '.cc'))
-  .filter((name) => name !== 'iommufd_bench' && name !== 'vfio_trace');
+  .filter((name) => name !== 'iommufd_bench' && !name.endsWith('_trace'));
 
 test.each(checks)('every claim of %s.cc holds', { timeout: 300_000 }, (name) => {
   const program = build(name);
@@ -57,4 +57,10 @@ test('1,500 answers are those that the real kernel gave', { timeout: 300_000 }, 
     .filter((line) => !line.startsWith('group class ->'));
   expect(answers.length).toBeGreaterThan(1500);
   expect(answers).toEqual(readFileSync(join(here, 'vfio_trace.txt'), 'utf8').split('\n'));
+});
+
+test('the test-only command of iommufd answers as the real kernel does', { timeout: 300_000 }, () => {
+  const answers = spawnSync(build('selftest_trace'), ['soft'], { encoding: 'utf8' }).stdout.split('\n');
+  expect(answers.length).toBeGreaterThan(360);
+  expect(answers).toEqual(readFileSync(join(here, 'selftest_trace.txt'), 'utf8').split('\n'));
 });

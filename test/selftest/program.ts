@@ -1,0 +1,161 @@
+/** The kernel's own self-test of iommufd, as it is in its source: unpacked, compiled and run on the preload library. */
+import { execFile, spawn, spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFile, mkdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { kernelSource } from '../support/kernel-source.ts';
+
+const run = promisify(execFile);
+const here = import.meta.dirname;
+const preload = join(here, '../../build/preload/vfio-soft-preload.so');
+const source = 'tools/testing/selftests/iommu/iommufd.c';
+
+/** What the program is made of, with the sums of the files that passes.txt was written for. */
+const files: Readonly<Record<string, string>> = {
+  [source]: '6d8e2ff02c3f3f4b0170ec9f6a1bd198f42a578343676ce48727916c08259a4f',
+  'tools/testing/selftests/iommu/iommufd_utils.h':
+    '3d3dcea0fafe3c83b95bc1791453ac9301931737381bb506a0650cc3ca4f0c35',
+  'tools/testing/selftests/kselftest_harness.h':
+    '42798ca64bd6bea9ccf313379175dc5624d54978fe8f0b087eb62f247dde03f8',
+  'tools/testing/selftests/kselftest.h': '5d5720da5593490c7260d867904531b48230a4868798dcb4b34df8039a7be609',
+  'drivers/iommu/iommufd/iommufd_test.h': '4135432084b29b8d45465e6f942430003ece0ab5ca6cf2f3de8d5884c148bc7b',
+  'include/uapi/linux/iommufd.h': 'f65408836684330ee74b4a47e59b6221a931518909ae397f49160245a983bbe6',
+  'include/uapi/linux/vfio.h': 'cb8957572322482823b42090b3b57bed66ac61003944e672e85a5846d97dbc1f',
+};
+
+/**
+ * How the kernel's own build compiles it, and what closes the gap between the self-test of 6.12.117 and its headers: it
+ * names what only later kernels have, and these options give the names a value.
+ */
+const options = [
+  '-O2',
+  '-D_GNU_SOURCE=',
+  '-D__user=', // what `make headers_install` takes out of the headers
+  '-DMOCK_FLAGS_DEVICE_PASID=0',
+  '-DMOCK_PASID_WIDTH=0',
+  '-DIOMMU_HW_INFO_TYPE_DEFAULT=IOMMU_HW_INFO_TYPE_SELFTEST',
+  '-DIOMMU_HW_INFO_FLAG_INPUT_TYPE=1',
+  '-Din_data_type=out_data_type',
+];
+
+/** Compiles the self-test, once for each version of its source. Says so if that is another than passes.txt was made for. */
+export async function compile(): Promise<string> {
+  const folder = await kernelSource('selftest', Object.keys(files));
+  for (const [file, expected] of Object.entries(files)) {
+    const sum = createHash('sha256')
+      .update(await readFile(join(folder, file)))
+      .digest('hex');
+    if (sum !== expected) console.warn(`${file} is not the one that passes.txt was made for: sha256 ${sum}`);
+  }
+  const program = join(folder, 'iommufd');
+  if (existsSync(program)) return program;
+  // The two headers alone: everything else of linux/ is the system's.
+  const headers = join(folder, 'headers');
+  await mkdir(join(headers, 'linux'), { recursive: true });
+  for (const name of ['iommufd.h', 'vfio.h'])
+    await copyFile(join(folder, 'include/uapi/linux', name), join(headers, 'linux', name));
+  // From its own folder, so that its messages name files as the kernel does.
+  await run('gcc', [...options, `-I${headers}`, '-w', '-o', program, source], { cwd: folder });
+  return program;
+}
+
+/** What the machine has to have for some of the instances. */
+export interface Means {
+  /** Put before the command, to have the capabilities that the self-test expects of root. */
+  readonly through: readonly string[];
+  /** Why there is no CAP_SYS_RESOURCE, or undefined when there is. */
+  readonly noCapability: string | undefined;
+  /** Why there are no huge pages, or undefined when there are. */
+  readonly noHugePages: string | undefined;
+  /** Gives back what was taken. */
+  readonly giveBack: () => void;
+}
+
+const hugePages = '/proc/sys/vm/nr_hugepages';
+const needed = 66; // of 2 MiB: what the largest instance maps, 128 MiB, and one buffer more
+
+/** Of huge pages: how many nobody uses. */
+function free(): number {
+  return Number(/^HugePages_Free:\s+(\d+)/m.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1] ?? 0);
+}
+
+export function means(): Means {
+  const effective = BigInt(
+    `0x${/^CapEff:\s*(\w+)/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? '0'}`,
+  );
+  const sysResource = 24n;
+  let through: readonly string[] = [];
+  let noCapability: string | undefined;
+  if (((effective >> sysResource) & 1n) === 0n) {
+    // Root of a user namespace has it there, and the software host asks no further.
+    through = ['unshare', '--user', '--map-root-user', '--'];
+    const [command = '', ...rest] = through;
+    const tried = spawnSync(command, [...rest, 'true'], { encoding: 'utf8' });
+    if (tried.status !== 0) {
+      through = [];
+      noCapability = `it needs CAP_SYS_RESOURCE, which this user hasn't, nor a user namespace: ${tried.stderr.trim()}`;
+    }
+  }
+
+  let noHugePages: string | undefined;
+  let giveBack = () => {};
+  const missing = needed - free();
+  if (missing > 0) {
+    const before = readFileSync(hugePages, 'utf8');
+    try {
+      writeFileSync(hugePages, String(Number(before) + missing));
+      giveBack = () => writeFileSync(hugePages, before);
+      if (free() < needed)
+        noHugePages = `it needs ${needed} huge pages and the kernel found memory for ${free()}`;
+    } catch (error) {
+      noHugePages = `it needs ${needed} huge pages of 2 MiB, ${free()} are free, and reserving more: ${error}`;
+    }
+  }
+  return { through, noCapability, noHugePages, giveBack };
+}
+
+export interface Outcome {
+  readonly passed: boolean;
+  /** What the self-test said about it. */
+  readonly said: readonly string[];
+}
+
+/** Runs all of it on the software host as Linux 6.12, and returns what became of each instance. */
+export async function runSelftest(
+  program: string,
+  through: readonly string[],
+): Promise<Map<string, Outcome>> {
+  if (!existsSync(preload)) throw new Error(`${preload} is missing: run "npm run build:preload"`);
+  const settings = [`LD_PRELOAD=${preload}`, 'VFIO_SOFT_SELFTEST=1', 'VFIO_SOFT_KERNEL=6.12'];
+  const [command = '', ...rest] = [...through, 'env', ...settings, program];
+  const child = spawn(command, rest, { stdio: ['ignore', 'pipe', 'pipe'], timeout: 900_000 });
+  let output = '';
+  for (const stream of [child.stdout, child.stderr])
+    stream.setEncoding('utf8').on('data', (text) => {
+      output += text;
+    });
+  await new Promise((resolve, reject) => {
+    child.on('error', reject);
+    child.on('close', resolve);
+  });
+  return parse(output);
+}
+
+/** Reads TAP: what comes before the result of an instance is about it. */
+export function parse(output: string): Map<string, Outcome> {
+  const outcomes = new Map<string, Outcome>();
+  let said: string[] = [];
+  for (const line of output.split('\n')) {
+    const result = /^(not )?ok \d+ (\S+)/.exec(line);
+    if (result === null) {
+      if (!/^TAP version|^1\.\.|^# (?: RUN| +OK|Starting)/.test(line)) said.push(line);
+      continue;
+    }
+    // The harness counts what it skips as ok; the self-test skips nothing that can run.
+    outcomes.set(result[2] ?? '', { passed: result[1] === undefined && !/# SKIP/i.test(line), said });
+    said = [];
+  }
+  return outcomes;
+}

@@ -1,0 +1,12 @@
+import { defineConfig } from 'vitest/config';
+
+/** The kernel's self-test needs the kernel's source and the preload library, so it has a script of its own. */
+export default defineConfig({
+  test: {
+    include: ['test/selftest/**/*.test.ts'],
+    reporters: ['default', './test/support/reporter.ts'],
+    pool: 'forks',
+    testTimeout: 60_000,
+    hookTimeout: 900_000,
+  },
+});
