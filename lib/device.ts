@@ -9,7 +9,9 @@ import { instance, integer, oneOf, options, refusal } from './check.ts';
 import { PciConfig } from './config-space.ts';
 import { type VfioError, withWords } from './errors.ts';
 import { type Words, wordsForMemlock } from './explain.ts';
+import { wordsForPasid, wordsForToken } from './explain-iommufd.ts';
 import { fileOf, Handle, keepFile } from './handle.ts';
+import { Hwpt } from './hwpt.ts';
 import { Ioas } from './ioas.ts';
 import { Iommufd } from './iommufd.ts';
 import { Irq } from './irq.ts';
@@ -53,8 +55,8 @@ export class VfioDevice extends Handle {
   readonly #regions = new Map<number, Region>();
   readonly #irqs = new Map<number, Irq>();
   #iommufd: Iommufd | undefined;
-  /** What it is attached to: kept, so that no address space is collected under a device. */
-  readonly #spaces = new Map<number | undefined, Ioas>();
+  /** What it is attached to, by PASID: kept, so that no address space is collected under a device. */
+  readonly #spaces = new Map<number | undefined, Ioas | Hwpt>();
   #id: number | null = null;
   #info: DeviceInfo | undefined;
   #config: PciConfig | undefined;
@@ -111,44 +113,61 @@ export class VfioDevice extends Handle {
    * Binds the device to an iommufd (VFIO_DEVICE_BIND_IOMMUFD, Linux 6.6): takes DMA ownership of its group, opens and
    * resets the device. Undone only by disposing it.
    *
+   * `token` (Linux 6.17): the UUID that a virtual function's physical function was given.
+   *
    * @throws {VfioError} EPERM the group has another owner (a host driver, another iommufd), or interrupts are not
-   * isolated; EBUSY the group's file is open; EINVAL bound already, here or by another descriptor. `reason` says which.
+   * isolated; EBUSY the group's file is open; EINVAL bound already, here or by another descriptor, or a token before
+   * 6.17; EACCES the token is wrong or missing. `reason` says which.
    */
-  bind(iommufd: Iommufd): void {
+  bind(iommufd: Iommufd, o?: { token?: string }): void {
     this.alive();
+    const { token } = options(o, 'options');
     const file = fileOf(instance(iommufd, Iommufd, 'iommufd'));
     try {
-      this.#id = this.#file.bindIommufd(file);
+      this.#id = this.#file.bindIommufd(file, token);
     } catch (error) {
-      throw withWords(error, (failed) => this.#context?.words(failed));
+      throw withWords(
+        error,
+        (failed) =>
+          (token === undefined ? undefined : wordsForToken(failed, this.#file)) ??
+          this.#context?.words(failed),
+      );
     }
     this.#iommufd = iommufd;
+    iommufd.bound(this);
     this.#closed = this.#context?.bound();
   }
 
   /**
-   * Gives the device an address space (VFIO_DEVICE_ATTACH_IOMMUFD_PT, Linux 6.6; PASID 6.15), or another one: attached
-   * already, it is replaced, and on failure the old one stays. Returns the id of the hardware page table in use.
+   * Gives the device an address space or a page table (VFIO_DEVICE_ATTACH_IOMMUFD_PT, Linux 6.6), or another one: attached
+   * already, it is replaced, and on failure the old one stays. Returns the id of the page table in use: of an Ioas, one
+   * that the kernel makes or shares. With `pasid` (Linux 6.15) it is for accesses with that PASID alone.
    *
    * @throws {VfioError} EADDRINUSE a mapping or allowed range lies where the device reserves addresses; EINVAL another
-   * device of the group rules it, or the alignment does not suit; EFAULT, ENOMEM memory can't be pinned; EOPNOTSUPP
-   * PASID.
+   * device of the group rules it, the page table is another IOMMU's, or the alignment does not suit; EFAULT, ENOMEM memory
+   * can't be pinned; EOPNOTSUPP PASID.
    */
-  attach(to: Ioas, o?: { pasid?: number }): number {
+  attach(to: Ioas | Hwpt, o?: { pasid?: number }): number {
     this.alive();
     const { pasid } = options(o, 'options');
     if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
-    const space = instance(to, Ioas, 'to');
-    const { id } = space;
+    if (!(to instanceof Ioas || to instanceof Hwpt) || !Handle.made(to))
+      throw refusal('an Ioas or a Hwpt', 'to', to);
+    const { id } = to;
     // The kernel would take the id for that of an object of the device's own iommufd.
-    if (this.#iommufd?.differs(space.iommufd))
-      throw refusal('an Ioas of the iommufd that the device is bound to', 'to', to);
+    if (this.#iommufd?.differs(to.iommufd))
+      throw refusal('an Ioas or a Hwpt of the iommufd that the device is bound to', 'to', to);
     try {
       const table = this.#file.attach(id, pasid);
-      this.#spaces.set(pasid, space);
+      this.#spaces.set(pasid, to);
       return table;
     } catch (error) {
-      throw withWords(error, (failed) => this.#wordsForAttach(failed, space));
+      throw withWords(
+        error,
+        (failed) =>
+          (pasid === undefined ? undefined : wordsForPasid(failed, this.#file)) ??
+          this.#wordsForAttach(failed, to),
+      );
     }
   }
 
@@ -162,8 +181,19 @@ export class VfioDevice extends Handle {
     this.alive();
     const { pasid } = options(o, 'options');
     if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
-    this.#file.detach(pasid);
+    try {
+      this.#file.detach(pasid);
+    } catch (error) {
+      throw withWords(error, (failed) =>
+        pasid === undefined ? undefined : wordsForPasid(failed, this.#file),
+      );
+    }
     this.#spaces.delete(pasid);
+  }
+
+  /** @internal Was it attached to this, and not detached since? */
+  isAttachedTo(what: Handle): boolean {
+    return [...this.#spaces.values()].some((each) => each === what);
   }
 
   /** A region by index or name. @throws {VfioError} EINVAL no such index. */
@@ -220,18 +250,23 @@ export class VfioDevice extends Handle {
     this.#file.dispose();
   }
 
-  #wordsForAttach(error: VfioError, space: Ioas): Words | undefined {
+  #wordsForAttach(error: VfioError, to: Ioas | Hwpt): Words | undefined {
+    const name = `${to instanceof Ioas ? 'IOAS' : 'page table'} ${to.id}`;
     if (error.code === 'EADDRINUSE')
       return {
-        reason: `${this.#bdf ?? 'the device'} reserves addresses that a mapping or an allowed range of IOAS ${space.id} uses, or a mapping is not aligned to its pages`,
+        reason: `${this.#bdf ?? 'the device'} reserves addresses that a mapping or an allowed range of ${name} uses, or a mapping is not aligned to its pages`,
       };
-    if (error.code === 'ENOENT' && space.iommufd !== this.#iommufd)
-      return { reason: `IOAS ${space.id} is not of the iommufd that the device is bound to` };
-    if (error.code === 'ENOMEM')
-      return wordsForMemlock(space.mappings().reduce((sum, each) => sum + Number(each.length), 0));
+    if (error.code === 'ENOENT' && to.iommufd !== this.#iommufd)
+      return { reason: `${name} is not of the iommufd that the device is bound to` };
+    if (error.code === 'ENOMEM' && to instanceof Ioas)
+      return wordsForMemlock(to.mappings().reduce((sum, each) => sum + Number(each.length), 0));
     if (error.code === 'EFAULT')
       return {
-        reason: `memory that is mapped in IOAS ${space.id} can't be pinned for the device: it is not there, or not writable`,
+        reason: `memory that is mapped in ${name} can't be pinned for the device: it is not there, or not writable`,
+      };
+    if (error.code === 'EINVAL' && to instanceof Hwpt)
+      return {
+        reason: `${name} is not for the IOMMU of ${this.#bdf ?? 'the device'}, or another device of its group is attached to another one`,
       };
     return this.#context?.words(error);
   }

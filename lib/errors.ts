@@ -50,6 +50,7 @@ export interface VfioErrorDetails {
   path?: string | undefined;
   reason?: string | undefined;
   hint?: string | undefined;
+  handled?: number | undefined;
 }
 
 /**
@@ -73,6 +74,8 @@ export class VfioError extends Error {
   declare readonly reason?: string;
   /** What can be done about it. */
   declare readonly hint?: string;
+  /** How many entries were handled before the one that failed (IOMMU_HWPT_INVALIDATE). */
+  declare readonly handled?: number;
 
   constructor(errno: number, details: VfioErrorDetails) {
     const number = Math.abs(errno);
@@ -92,6 +95,7 @@ export class VfioError extends Error {
     if (details.path !== undefined) this.path = details.path;
     if (details.reason !== undefined) this.reason = details.reason;
     if (details.hint !== undefined) this.hint = details.hint;
+    if (details.handled !== undefined) this.handled = details.handled;
   }
 }
 
@@ -102,8 +106,14 @@ export function errnoOf(code: string): number {
 }
 
 /** What the addon calls to make its errors. */
-export function makeSystemError(errno: number, syscall: string, request?: string, path?: string): VfioError {
-  return new VfioError(errno, { syscall, request, path });
+export function makeSystemError(
+  errno: number,
+  syscall: string,
+  request?: string,
+  path?: string,
+  handled?: number,
+): VfioError {
+  return new VfioError(errno, { syscall, request, path, handled });
 }
 
 /**
@@ -140,5 +150,5 @@ export function withWords(
 }
 
 function definedIn(error: VfioError): VfioErrorDetails {
-  return { syscall: error.syscall, request: error.request, path: error.path };
+  return { syscall: error.syscall, request: error.request, path: error.path, handled: error.handled };
 }

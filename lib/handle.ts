@@ -3,7 +3,8 @@
  * dropped without being disposed is closed when it is collected, with a warning that says where it was opened.
  *
  * Life: made by its parent, which knows it weakly; it keeps its parent. So a handle that nobody holds is collected
- * even while its parent lives. Descriptors belong to the native objects, which close them at the latest when the
+ * even while its parent lives. What needs several others (a page table, its address space and its fault queue) has
+ * them all for parents. Descriptors belong to the native objects, which close them at the latest when the
  * environment (main thread or worker) ends.
  */
 
@@ -68,28 +69,36 @@ export function keepFile(handle: Handle, kind: string, file: NativeFile): void {
 
 export abstract class Handle implements Disposable {
   readonly #kind: string;
-  readonly #parent: Handle | undefined;
+  readonly #parents: readonly Handle[];
   readonly #self: WeakRef<Handle>;
   readonly #children = new Set<WeakRef<Handle>>();
   #disposed = false;
 
   /** `resources` are closed if the handle is forgotten; none: forgetting it is harmless. */
-  protected constructor(kind: string, parent: Handle | undefined, resources: readonly Releasable[]) {
+  protected constructor(
+    kind: string,
+    parents: Handle | readonly Handle[] | undefined,
+    resources: readonly Releasable[],
+  ) {
     // The finalizer must not meet what a caller of an internal constructor made up.
     if (resources.some((each) => typeof each?.dispose !== 'function'))
       throw new TypeError(`Expected Host to make a ${kind} but received a call of its constructor`);
     this.#kind = kind;
-    this.#parent = parent;
+    const all = parents === undefined ? [] : parents instanceof Handle ? [parents] : parents;
+    this.#parents = all;
     const self = new WeakRef<Handle>(this);
     this.#self = self;
-    parent?.alive();
-    const siblings = parent === undefined ? undefined : parent.#children;
-    siblings?.add(self);
+    for (const parent of all) parent.alive();
+    const families = all.map((parent) => parent.#children);
+    const leave = () => {
+      for (const family of families) family.delete(self);
+    };
+    for (const family of families) family.add(self);
     const opened =
       resources.length === 0 || process.env['NODE_ENV'] === 'production'
         ? undefined
         : new Error().stack?.split('\n').slice(3, 9).join('\n');
-    forgotten.register(this, { kind, opened, resources, leave: () => siblings?.delete(self) }, self);
+    forgotten.register(this, { kind, opened, resources, leave }, self);
   }
 
   /** @internal Is this a handle in truth, and not by its prototype alone? */
@@ -110,13 +119,28 @@ export abstract class Handle implements Disposable {
   /** Lets go of what is this handle's own. Called once, after its children were disposed. Must not throw. */
   protected abstract release(): void;
 
+  /** The live handles that were made of this one, newest first. */
+  protected children(): Handle[] {
+    return [...this.#children].reverse().flatMap((child) => child.deref() ?? []);
+  }
+
+  /** @internal What kinds of handles were made of this one and live, newest first. */
+  livingChildren(): string[] {
+    return this.children().map((child) => child.#kind);
+  }
+
   /** Closes the handle; its live children first, newest first. Again: nothing. */
   [Symbol.dispose](): void {
+    this.#end();
+  }
+
+  /** What a parent's disposal calls too: it ends without asking. */
+  #end(): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    for (const child of [...this.#children].reverse()) child.deref()?.[Symbol.dispose]();
+    for (const child of this.children()) child.#end();
     this.#children.clear();
-    if (this.#parent) this.#parent.#children.delete(this.#self);
+    for (const parent of this.#parents) parent.#children.delete(this.#self);
     forgotten.unregister(this.#self);
     this.release();
   }

@@ -1,10 +1,17 @@
 /** vfio: PCI devices from TypeScript, through Linux VFIO and iommufd or on a software host. */
 export type { U64Like } from './check.ts';
 export { type PciCapability, PciConfig, type PciExtendedCapability } from './config-space.ts';
+export {
+  Container,
+  type ContainerExtension,
+  type ContainerInfo,
+  type ContainerIommu,
+} from './container.ts';
 export { type DeviceInfo, type IrqName, type RegionName, VfioDevice } from './device.ts';
 export { DmaBuffer, type MemorySlice } from './dma-buffer.ts';
 export type { DmaSpace, IovaRange, MapOptions, Mapping } from './dma-space.ts';
 export { VfioError, type VfioErrorDetails } from './errors.ts';
+export { FaultQueue, type FaultResponse, type IoPageFault } from './fault-queue.ts';
 export { type Blocker, IommuGroup } from './groups.ts';
 export {
   type DmaFault,
@@ -16,9 +23,24 @@ export {
   type SoftwareOptions,
   type UserDevice,
 } from './host.ts';
+export {
+  type ArmSmmuv3Invalidation,
+  Hwpt,
+  type HwptData,
+  type Invalidations,
+  type VtdS1Invalidation,
+} from './hwpt.ts';
 export { Ioas } from './ioas.ts';
-export { Iommufd } from './iommufd.ts';
+export { type HwInfo, type HwInfoCommon, Iommufd, type IommufdFeature } from './iommufd.ts';
 export { Interrupt, Irq } from './irq.ts';
 export { PciDevice } from './pci.ts';
 export { MappedRegion, Region } from './region.ts';
-export type { DeviceModel, IommuModel, Topology } from './topology.ts';
+export type { DeviceModel, IommuModel, PassiveBar, Topology } from './topology.ts';
+export {
+  HwQueue,
+  Vdevice,
+  VeventQueue,
+  Viommu,
+  type ViommuEvent,
+  type ViommuType,
+} from './viommu.ts';

@@ -1,19 +1,95 @@
 /**
- * An open /dev/iommu: the home of I/O address spaces and of the devices bound to it.
+ * An open /dev/iommu: the home of I/O address spaces and page tables, and of the devices bound to it.
  *
- * Life: made by Host.openIommufd or fromFd. Disposing it disposes its address spaces; devices that are still bound
+ * Life: made by Host.openIommufd or fromFd. Disposing it disposes what was made of it; devices that are still bound
  * keep the kernel's side of it until they are closed.
  */
-import { integer, oneOf } from './check.ts';
+import { flag, instance, integer, oneOf, options, refusal } from './check.ts';
+import { Container } from './container.ts';
+import { VfioDevice } from './device.ts';
+import { explained } from './errors.ts';
+import { type HwptRequest, wordsForBusy, wordsForHwpt, wordsForMissing } from './explain-iommufd.ts';
+import { FaultQueue } from './fault-queue.ts';
 import { Handle, keepFile } from './handle.ts';
+import { dataFields, Hwpt, type HwptData } from './hwpt.ts';
 import { Ioas } from './ioas.ts';
 import { type NativeFile, native } from './native.ts';
+import { RecordQueue } from './record-queue.ts';
+import { Viommu, type ViommuType } from './viommu.ts';
+
+/** What {@link Iommufd.hwInfo} tells of any IOMMU. */
+export interface HwInfoCommon {
+  /** What it can do. */
+  readonly capabilities: {
+    /** Mark pages that devices write (Linux 6.7). */
+    readonly dirtyTracking: boolean;
+    /** The device may execute with a PASID (Linux 6.15). */
+    readonly pciPasidExec: boolean;
+    /** The device may be privileged with a PASID (Linux 6.15). */
+    readonly pciPasidPriv: boolean;
+    /** It can't be asked for translations by the device (Linux 7.1). */
+    readonly pciAtsNotSupported: boolean;
+  };
+  /** The bits of a PASID (Linux 6.15); 0: none. */
+  readonly maxPasidLog2: number;
+}
+
+/** An IOMMU as its driver shows it, by format. Registers are as the manuals of their makers have them. */
+export type HwInfo = HwInfoCommon &
+  (
+    | { readonly type: 'none' }
+    | {
+        readonly type: 'intel-vtd';
+        /** Nested page tables must not be read-only in the parent (errata 772415). */
+        readonly errata772415: boolean;
+        readonly capReg: bigint;
+        readonly ecapReg: bigint;
+      }
+    | {
+        readonly type: 'arm-smmuv3';
+        /** Invalidations must be given twice (Linux 7.3). */
+        readonly errataRepeatTlbiCfgi: boolean;
+        /** IDR0 to IDR5. */
+        readonly idr: readonly number[];
+        readonly iidr: number;
+        readonly aidr: number;
+      }
+    | {
+        readonly type: 'tegra241-cmdqv';
+        readonly version: number;
+        readonly log2vcmdqs: number;
+        readonly log2vsids: number;
+      }
+    | { readonly type: 'amd'; readonly efr: bigint; readonly efr2: bigint }
+    /** One that this package does not know: its number and the bytes that the kernel gave. */
+    | { readonly type: 'unknown'; readonly number: number; readonly data: Uint8Array }
+  );
+
+const features = [
+  'hwpt',
+  'hw-info',
+  'dirty-tracking',
+  'nesting',
+  'fault-queue',
+  'map-file',
+  'viommu',
+  'vdevice',
+  'change-process',
+  'veventq',
+  'pasid',
+  'hw-queue',
+  'noiommu-physical-address',
+] as const;
+
+/** What {@link Iommufd.supports} can be asked. */
+export type IommufdFeature = (typeof features)[number];
 
 /** An open /dev/iommu (Linux 6.2). */
 export class Iommufd extends Handle {
   readonly #file: NativeFile;
   readonly #adopted: boolean;
-  readonly #spaces = new Map<number, WeakRef<Ioas>>();
+  readonly #objects = new Map<number, WeakRef<Handle>>();
+  readonly #devices = new Set<WeakRef<VfioDevice>>();
 
   /** @internal */
   constructor(parent: Handle | undefined, file: NativeFile) {
@@ -39,18 +115,131 @@ export class Iommufd extends Handle {
     return this.#file.fd;
   }
 
-  /** @internal Surely another than `other`? One from a descriptor may be the same, and nobody can tell. */
-  differs(other: Iommufd): boolean {
-    return other !== this && !this.#adopted && !other.#adopted;
-  }
-
   /** Makes an I/O address space (IOMMU_IOAS_ALLOC, Linux 6.2). */
   allocIoas(): Ioas {
     this.alive();
     const id = this.#file.ioasAlloc();
-    const space = new Ioas(this, this.#file, id);
-    this.#spaces.set(id, new WeakRef(space));
-    return space;
+    return this.keep(id, new Ioas(this, this.#file, id));
+  }
+
+  /**
+   * Makes a page table (IOMMU_HWPT_ALLOC, Linux 6.6) for the IOMMU of `device`, which is bound to this iommufd.
+   *
+   * - `parent` an Ioas: it has what is mapped there. With `nestParent` others can be made on top of it; with
+   *   `dirtyTracking` it can tell what devices wrote (Linux 6.7).
+   * - `parent` a Hwpt made with `nestParent`, or a Viommu (Linux 6.13): a page table of one's own, `data` says where it
+   *   is, and of which format. What it leads to are addresses of the parent.
+   *
+   * `faultQueue` (Linux 6.11): faults of devices attached to it wait for an answer there. `pasid` (Linux 6.15): it may be
+   * attached with a PASID beside others that are.
+   *
+   * @throws {VfioError} EOPNOTSUPP the IOMMU or the kernel can't (`reason` says which); EINVAL the data or the parent does
+   * not suit; EADDRINUSE the Ioas has mappings where the IOMMU does not translate; EFAULT, ENOMEM its memory can't be
+   * pinned; ENOTTY before 6.6.
+   */
+  allocHwpt(o: {
+    device: VfioDevice;
+    parent: Ioas | Hwpt | Viommu;
+    nestParent?: boolean;
+    dirtyTracking?: boolean;
+    pasid?: boolean;
+    faultQueue?: FaultQueue;
+    data?: HwptData;
+  }): Hwpt {
+    this.alive();
+    const { device, parent, nestParent, dirtyTracking, pasid, faultQueue, data } = options(o, 'options');
+    const queue =
+      faultQueue === undefined
+        ? undefined
+        : this.#own(instance(faultQueue, FaultQueue, 'faultQueue'), 'a FaultQueue', 'faultQueue');
+    if (
+      !(parent instanceof Ioas || parent instanceof Hwpt || parent instanceof Viommu) ||
+      !Handle.made(parent)
+    )
+      throw refusal('an Ioas, a Hwpt or a Viommu', 'parent', parent);
+    this.#own(parent, 'an Ioas, a Hwpt or a Viommu', 'parent');
+    const fields = data === undefined ? undefined : dataFields(data);
+    const asked: HwptRequest = {
+      nestParent: flag(nestParent, 'nestParent', false),
+      dirtyTracking: flag(dirtyTracking, 'dirtyTracking', false),
+      pasid: flag(pasid, 'pasid', false),
+      faultQueue: queue !== undefined,
+      parent: parent instanceof Ioas ? 'Ioas' : parent instanceof Hwpt ? 'Hwpt' : 'Viommu',
+      format: data?.type,
+    };
+    const its = this.ownDevice(device);
+    const id = explained(
+      () =>
+        this.#file.hwptAlloc(
+          its.id,
+          parent.id,
+          asked.nestParent,
+          asked.dirtyTracking,
+          asked.pasid,
+          queue?.id,
+          asked.format,
+          fields,
+        ),
+      (error) => wordsForHwpt(error, asked, this.#file),
+    );
+    return this.keep(id, new Hwpt(this, queue ? [parent, queue] : [parent], this.#file, id));
+  }
+
+  /** A queue for page faults of devices (IOMMU_FAULT_QUEUE_ALLOC, Linux 6.11). @throws {VfioError} ENOTTY before 6.11. */
+  allocFaultQueue(): FaultQueue {
+    const made = this.#asked(() => this.#file.faultQueueAlloc());
+    return this.keep(made.id, new FaultQueue(this, this.#file, made.id, made.file));
+  }
+
+  /**
+   * A slice of the IOMMU of `device` for a virtual machine (IOMMU_VIOMMU_ALLOC, Linux 6.13). `parent` is a page table made
+   * with `nestParent`: the guest's memory.
+   *
+   * @throws {VfioError} EOPNOTSUPP the IOMMU has no such type; EINVAL the parent was made without `nestParent`; ENOTTY
+   * before 6.13.
+   */
+  allocViommu(o: { device: VfioDevice; parent: Hwpt; type: ViommuType }): Viommu {
+    this.alive();
+    const { device, parent, type } = options(o, 'options');
+    const kind = oneOf(type as ViommuType, 'type', ['arm-smmuv3', 'tegra241-cmdqv']);
+    const table = this.#own(instance(parent, Hwpt, 'parent'), 'a Hwpt', 'parent');
+    const its = this.ownDevice(device);
+    const made = explained(
+      () => this.#file.viommuAlloc(its.id, table.id, kind),
+      (error) =>
+        wordsForMissing(error, this.#file) ??
+        (error.code === 'EOPNOTSUPP'
+          ? { reason: `the device's IOMMU makes no virtual one of type '${kind}'` }
+          : error.code === 'EINVAL'
+            ? { reason: 'the parent was made without { nestParent: true }' }
+            : undefined),
+    );
+    return this.keep(made.id, new Viommu(this, table, this.#file, made, kind));
+  }
+
+  /**
+   * What the IOMMU of a device is (IOMMU_GET_HW_INFO, Linux 6.6). `type` (Linux 6.17) asks for another view of it than
+   * the usual one.
+   *
+   * @throws {VfioError} EOPNOTSUPP it has no such view; ENOTTY before 6.6.
+   */
+  hwInfo(device: VfioDevice, o?: { type?: 'tegra241-cmdqv' }): HwInfo {
+    this.alive();
+    const { type } = options(o, 'options');
+    if (type !== undefined) oneOf(type, 'type', ['tegra241-cmdqv']);
+    const its = this.ownDevice(device);
+    return this.#asked(() => this.#file.hwInfo(its.id, type));
+  }
+
+  /**
+   * Whether this kernel has a feature. It is asked, not looked up by release: each feature's request is made with too
+   * short an argument, which a kernel that has it refuses with EINVAL before it does anything, and one that lacks it with
+   * ENOTTY. 'pasid' is a flag, which can't be asked without a device: it came in the release of 'veventq'. Whether a
+   * device's IOMMU can do it, {@link hwInfo} and the call itself tell.
+   */
+  supports(feature: IommufdFeature): boolean {
+    this.alive();
+    return this.#file.supports(oneOf(feature, 'feature', features));
   }
 
   /**
@@ -70,20 +259,124 @@ export class Iommufd extends Handle {
   }
 
   /**
+   * The address space that the requests of a VFIO container work on (IOMMU_VFIO_IOAS, Linux 6.2): see {@link container}.
+   * Null: none. A group that is joined to this iommufd makes one if there is none.
+   *
+   * @throws {VfioError} ENOENT the Ioas is gone.
+   */
+  get vfioCompatIoas(): Ioas | null {
+    this.alive();
+    const id = this.#file.getVfioIoas();
+    if (id === null) return null;
+    const known = this.#objects.get(id)?.deref();
+    return known instanceof Ioas ? known : this.keep(id, new Ioas(this, this.#file, id));
+  }
+
+  set vfioCompatIoas(ioas: Ioas | null) {
+    this.alive();
+    if (ioas === null) this.#file.clearVfioIoas();
+    else
+      this.#file.setVfioIoas(
+        this.#own(instance(ioas, Ioas, 'vfioCompatIoas'), 'an Ioas', 'vfioCompatIoas').id,
+      );
+  }
+
+  /**
+   * The requests of a VFIO container (type1), which an iommufd takes too, on {@link vfioCompatIoas} (Linux 6.2): for
+   * programs that were written for those. Requirement D4.
+   */
+  container(): Container {
+    this.alive();
+    return new Container(this, this.#file);
+  }
+
+  /**
+   * Charges all memory that was mapped from files to the calling process (IOMMU_IOAS_CHANGE_PROCESS, Linux 6.13): after an
+   * iommufd was handed over, or an exec.
+   *
+   * @throws {VfioError} EINVAL something is mapped by address ({@link Ioas.map}); ENOMEM over the locked-memory limit:
+   * nothing has changed; ENOTTY before 6.13.
+   */
+  changeProcess(): void {
+    this.#asked(() => this.#file.changeProcess());
+  }
+
+  /**
    * Destroys any object by its id (IOMMU_DESTROY, Linux 6.2). Objects of this package do it when they are disposed; the
    * handle of one that is destroyed this way is disposed with it.
    *
-   * @throws {VfioError} ENOENT no such object; EBUSY something uses it.
+   * @throws {VfioError} ENOENT no such object; EBUSY something uses it: `reason` says what.
    */
   destroy(id: number): void {
     this.alive();
-    this.#file.destroy(integer(id, 'id', 0, 0xffffffff));
+    integer(id, 'id', 0, 0xffffffff);
+    const handle = this.#objects.get(id)?.deref();
+    explained(
+      () => this.#file.destroy(id),
+      (error) => (error.code === 'EBUSY' ? wordsForBusy(this.#usersOf(id, handle)) : undefined),
+    );
     // Its id will be another's: the handle is over too.
-    this.#spaces.get(id)?.deref()?.[Symbol.dispose]();
-    this.#spaces.delete(id);
+    this.#objects.delete(id);
+    handle?.[Symbol.dispose]();
+  }
+
+  /** @internal Surely another than `other`? One from a descriptor may be the same, and nobody can tell. */
+  differs(other: Iommufd): boolean {
+    return other !== this && !this.#adopted && !other.#adopted;
+  }
+
+  /** @internal Remembers the handle of an object by its id. */
+  keep<T extends Handle>(id: number, handle: T): T {
+    this.#objects.set(id, new WeakRef<Handle>(handle));
+    return handle;
+  }
+
+  /** @internal A device was bound to it. */
+  bound(device: VfioDevice): void {
+    for (const each of this.#devices) if (each.deref() === undefined) this.#devices.delete(each);
+    this.#devices.add(new WeakRef(device));
+  }
+
+  /** @internal What is known to need an object, in words. */
+  usersOf(handle: Handle & { readonly id: number }): string[] {
+    return this.#usersOf(handle.id, handle);
+  }
+
+  /** @internal A device that is bound to this iommufd, and its id. */
+  ownDevice(device: unknown): { device: VfioDevice; id: number } {
+    const found = instance(device, VfioDevice, 'device');
+    found.fd; // alive
+    if (found.id === null || !found.iommufd || found.iommufd.differs(this))
+      throw refusal('a device that is bound to this iommufd', 'device', device);
+    return { device: found, id: found.id };
   }
 
   protected release(): void {
     this.#file.dispose();
+  }
+
+  #usersOf(id: number, handle: Handle | undefined): string[] {
+    const devices = [...this.#devices].flatMap((each) => each.deref() ?? []).filter((each) => !each.disposed);
+    const self = devices.find((each) => each.id === id);
+    return [
+      ...(self
+        ? [`it is ${self.bdf === null ? 'a device' : `device ${self.bdf}`}, which goes when that is closed`]
+        : []),
+      ...devices
+        .filter((each) => handle !== undefined && each.isAttachedTo(handle))
+        .map((each) => `device ${each.bdf ?? each.id} is attached to it`),
+      ...(handle instanceof RecordQueue ? ['its descriptor is open: disposing the handle closes that'] : []),
+      ...(handle === undefined ? [] : handle.livingChildren().map((kind) => `a ${kind} was made of it`)),
+    ];
+  }
+
+  #own<T extends { readonly iommufd: Iommufd }>(object: T, what: string, name: string): T {
+    if (object.iommufd.differs(this)) throw refusal(`${what} of this iommufd`, name, object);
+    return object;
+  }
+
+  #asked<T>(call: () => T): T {
+    this.alive();
+    return explained(call, (error) => wordsForMissing(error, this.#file));
   }
 }

@@ -7,7 +7,11 @@
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { ContainerInfo } from './container.ts';
 import { makeSystemError } from './errors.ts';
+import type { IoPageFault } from './fault-queue.ts';
+import type { HwInfo } from './iommufd.ts';
+import type { ViommuEvent } from './viommu.ts';
 
 type U64Like = bigint | number;
 
@@ -61,8 +65,8 @@ export interface NativeRegionInfo {
   msixMappable: boolean;
 }
 
-/** The hot calls of an address space. What comes out is a number where that is exact. */
-export interface NativeIoasCalls {
+/** The hot calls of an address space, of an IOAS or a container. What comes out is a number where that is exact. */
+export interface NativeSpaceCalls {
   /** `access`: 1 the device may read, 2 it may write. */
   map(address: number, length: number, access: number, iova?: U64Like): U64Like;
   unmap(iova: U64Like, length: U64Like): U64Like;
@@ -78,7 +82,7 @@ export interface NativeFile {
   ioasAlloc(): number;
   ioasIovaRanges(ioas: number): { ranges: NativeRange[]; alignment: bigint };
   ioasAllowIovas(ioas: number, startsAndLasts: BigUint64Array): void;
-  ioasCalls(ioas: number): NativeIoasCalls;
+  ioasCalls(ioas: number): NativeSpaceCalls;
   ioasMapAsync(
     ioas: number,
     memory: NativeMemory,
@@ -97,10 +101,69 @@ export interface NativeFile {
     write: boolean,
     iova?: U64Like,
   ): bigint;
+  ioasMapFile(
+    ioas: number,
+    fd: number,
+    start: U64Like,
+    length: U64Like,
+    read: boolean,
+    write: boolean,
+    iova?: U64Like,
+  ): bigint;
+  ioasPhysicalAddress(ioas: number, iova: U64Like, length: U64Like): { address: bigint; length: bigint };
+  changeProcess(): void;
+  getVfioIoas(): number | null;
+  setVfioIoas(ioas: number): void;
+  clearVfioIoas(): void;
+  supports(feature: string): boolean;
   getOption(option: 'RLIMIT_MODE' | 'HUGE_PAGES', object: number): bigint;
   setOption(option: 'RLIMIT_MODE' | 'HUGE_PAGES', object: number, value: U64Like): void;
 
-  bindIommufd(iommufd: NativeFile): number;
+  hwptAlloc(
+    device: number,
+    parent: number,
+    nestParent: boolean,
+    dirtyTracking: boolean,
+    pasid: boolean,
+    faultQueue?: number,
+    format?: string,
+    fields?: BigUint64Array,
+  ): number;
+  hwptSetDirtyTracking(hwpt: number, on: boolean): void;
+  hwptDirtyBitmap(hwpt: number, iova: bigint, length: bigint, pageSize: bigint, clear: boolean): Uint8Array;
+  hwptInvalidate(hwpt: number, format: string, fields: BigUint64Array): number;
+  hwInfo(device: number, type?: string): HwInfo;
+
+  faultQueueAlloc(): { id: number; file: NativeFile };
+  readFaults(): IoPageFault[];
+  respondFault(cookie: number, code: number): void;
+  viommuAlloc(
+    device: number,
+    hwpt: number,
+    type: string,
+  ): { id: number; mmap: { offset: bigint; length: bigint } | null };
+  vdeviceAlloc(viommu: number, device: number, virtId: bigint): number;
+  veventqAlloc(viommu: number, type: string, depth: number): { id: number; file: NativeFile };
+  readEvents(type: string): ViommuEvent[];
+  hwQueueAlloc(viommu: number, type: string, index: number, iova: bigint, length: bigint): number;
+
+  containerCalls(): NativeSpaceCalls;
+  containerApiVersion(): number;
+  containerCheckExtension(name: string): boolean;
+  containerSetIommu(type: string): void;
+  containerInfo(): ContainerInfo;
+  containerMapAsync(
+    memory: NativeMemory,
+    offset: number,
+    length: number,
+    read: boolean,
+    write: boolean,
+    iova?: U64Like,
+  ): Promise<bigint>;
+  containerDirtyTracking(on: boolean): void;
+  containerDirtyBitmap(iova: bigint, length: bigint, pageSize: bigint): Uint8Array;
+
+  bindIommufd(iommufd: NativeFile, token?: string): number;
   attach(ptId: number, pasid?: number): number;
   detach(pasid?: number): void;
   deviceInfo(): { numRegions: number; numIrqs: number; pci: boolean; resettable: boolean };
@@ -141,9 +204,17 @@ export interface NativeEventFd {
   dispose(): void;
 }
 
+/** native/binding/watch.h */
+export interface NativeWatch {
+  watch(): void;
+  rest(): void;
+  dispose(): void;
+}
+
 interface Addon {
   Host: new (backend: 'kernel' | 'software', kernel?: string, topology?: string) => NativeHost;
   EventFd: new (onReadable: (count: U64Like) => void) => NativeEventFd;
+  Watch: new (file: NativeFile, onReadable: () => void) => NativeWatch;
   adopt(fd: number): NativeFile;
   isFile(value: unknown): value is NativeFile;
   allocateMemory(size: U64Like, pageShift: number, numaNode?: number): NativeMemory;

@@ -4,37 +4,92 @@
  */
 import { options, refusal, type U64Like } from './check.ts';
 
-/** An IOMMU of a simulated machine. */
+/** An IOMMU of a simulated machine. What is not said follows from the kind. */
 export interface IommuModel {
   /** Whose: what `hwInfo` tells of it, and which page tables of one's own it takes. */
   kind: 'vtd' | 'smmuv3' | 'amd' | 'ppc' | 'virtio' | 'custom';
   /** The I/O virtual addresses that it translates. */
   apertures?: { start: U64Like; last: U64Like }[];
   /** Parts of them that devices can't use: message interrupts, what firmware keeps. */
-  reserved?: { start: U64Like; last: U64Like; type?: string }[];
+  reserved?: {
+    start: U64Like;
+    last: U64Like;
+    type?: 'direct' | 'direct-relaxable' | 'reserved' | 'msi' | 'software-msi';
+  }[];
   /** Page sizes in bytes, powers of two. */
   pageSizes?: U64Like[];
-  /** Bits of a PASID; 0: none. */
+  /** Bits of a PASID, 0 to 20; 0: none. */
   pasidBits?: number;
   /** How devices ask for pages that are not there. */
   pageRequests?: 'pri' | 'stall' | false;
-  /** Formats of nested page tables: 'vtd-s1', 'arm-smmuv3', 'amd-guest'. */
-  nesting?: string[];
+  /** Formats of nested page tables that it takes. */
+  nesting?: ('vtd-s1' | 'arm-smmuv3' | 'amd-guest')[];
   /** Whether it marks pages that devices wrote. */
   dirtyTracking?: boolean;
+  /** Whether accesses of devices always see caches as they are. */
+  enforcesCoherency?: boolean;
+  /** Whether a device can raise its own interrupts only. */
+  isolatesInterrupts?: boolean;
 }
 
-/** A device of a simulated machine: docs/topology.md says which models there are and what each takes. */
+/** A BAR of a device that does nothing: `size` is a power of two; `memory`: plain memory is behind it. */
+export interface PassiveBar {
+  kind: 'memory32' | 'memory64' | 'io';
+  size: U64Like;
+  prefetchable?: boolean;
+  memory?: boolean;
+}
+
+/** A device of a simulated machine. */
 export interface DeviceModel {
-  /** 'edu', 'ivshmem', 'root-port' ... */
-  model: string;
-  readonly [property: string]: unknown;
+  /** 'bridge': to a conventional bus; 'passive': registers that read as zero, of any identity. */
+  model: 'edu' | 'ivshmem' | 'root-port' | 'bridge' | 'host-bridge' | 'passive';
+  /** Its PCI address. Without `behind` its bus is a root bus. */
+  bdf?: string;
+  /** Address of the bridge or port that it is behind. */
+  behind?: string;
+  /** With `behind`, instead of `bdf`: 0 to 31; the bus number is the bridge's. */
+  slot?: number;
+  /** Which IOMMU translates it, by index. Default: that of the bridge in front of it, or 0. */
+  iommu?: number;
+  /** The driver that it starts on; null: none. Default: the one that matches. */
+  driver?: string | null;
+  /** How many PASID bits it has; default 0. */
+  pasidBits?: number;
+  /** Whether it can ask for pages; default false. */
+  pageRequests?: boolean;
+  /** The number of its group. Default: the next one, in the order in which a kernel finds devices. */
+  group?: number;
+  /** Its legacy interrupt line, 0 to 255. */
+  irq?: number;
+  /** Where its BARs are, by BAR. Default: one after the other. */
+  addresses?: (U64Like | null)[];
+  /** 'passive': what it says that it is, 16, 16 and 24 bits. */
+  vendor?: U64Like;
+  device?: U64Like;
+  classCode?: U64Like;
+  /** 'passive': default 0. */
+  subsystemVendor?: U64Like;
+  subsystemDevice?: U64Like;
+  revision?: U64Like;
+  /** 'passive': up to 6; null: not there. The place after a 'memory64' is its upper half, and null. */
+  bars?: (PassiveBar | null)[];
+  /** 'passive': has it an INTx pin? Default false. */
+  pin?: boolean;
+  /** 'passive': how many messages of MSI; default 0. */
+  msi?: number;
+  /** 'passive': how many vectors of MSI-X; default 0. */
+  msix?: number;
+  /** 'passive': has it a PCI Express capability? Default true, false behind a conventional bridge. */
+  express?: boolean;
+  /** 'passive': can it be reset alone? Default false. */
+  functionReset?: boolean;
 }
 
-/** A machine: its IOMMUs and what is on its buses. Groups follow from it. */
+/** A machine: its IOMMUs (default: one VT-d) and what is on its buses. Groups follow from it. */
 export interface Topology {
   iommus?: IommuModel[];
-  devices: DeviceModel[];
+  devices?: DeviceModel[];
 }
 
 /** As JSON, which the software host reads. 64-bit quantities that JSON's numbers can't hold go as hexadecimal text. */

@@ -6,6 +6,7 @@
 #include "host_handle.h"
 #include "mapped.h"
 #include "memory.h"
+#include "watch.h"
 
 namespace vfio::binding {
 namespace {
@@ -31,6 +32,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   environment->mapped = Napi::Persistent(Mapped::define(env));
   exports.Set("Host", environment->host.Value());
   exports.Set("EventFd", EventFd::define(env));
+  exports.Set("Watch", Watch::define(env));
   exports.Set("adopt", Napi::Function::New<HostHandle::adopt>(env, "adopt"));
   exports.Set("isFile", Napi::Function::New<isFile>(env, "isFile"));
   exports.Set("allocateMemory", Napi::Function::New<Memory::allocate>(env, "allocateMemory"));

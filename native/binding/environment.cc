@@ -23,6 +23,13 @@ void throwErrno(Napi::Env env, int64_t error, const char* syscall, const char* r
   throw Napi::Error(env, makeErrno(env, error, syscall, request, path));
 }
 
+void throwErrnoAfter(Napi::Env env, int64_t error, const char* request, uint32_t handled) {
+  throw Napi::Error(env, Environment::of(env).makeError.Call(
+                             {Napi::Number::New(env, static_cast<double>(std::llabs(error))),
+                              Napi::String::New(env, "ioctl"), Napi::String::New(env, request),
+                              env.Undefined(), Napi::Number::New(env, handled)}));
+}
+
 void throwCode(Napi::Env env, const char* code, const std::string& message) {
   Napi::Error error = Napi::Error::New(env, message);
   error.Set("code", code);

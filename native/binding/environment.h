@@ -12,7 +12,8 @@ struct Environment {
   Napi::FunctionReference file;
   Napi::FunctionReference memory;
   Napi::FunctionReference mapped;
-  Napi::FunctionReference makeError;  // (errno, syscall, request?, path?) => VfioError; lib/errors.ts
+  Napi::FunctionReference
+      makeError;  // (errno, syscall, request?, path?, handled?) => VfioError; lib/errors.ts
 
   static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
 };
@@ -20,6 +21,9 @@ struct Environment {
 // Throws a failed system call as a VfioError. `error` is positive or negative.
 [[noreturn]] void throwErrno(Napi::Env env, int64_t error, const char* syscall, const char* request = nullptr,
                              const char* path = nullptr);
+
+// The same for a request on several entries: `handled` of them were done.
+[[noreturn]] void throwErrnoAfter(Napi::Env env, int64_t error, const char* request, uint32_t handled);
 
 // The same as a value, for rejecting a promise.
 Napi::Value makeErrno(Napi::Env env, int64_t error, const char* syscall, const char* request,

@@ -1,5 +1,5 @@
 // An open file of a host, and the kernel calls on it: one method per call, all of one shape. The file's
-// methods are spread over file.cc (what every file has), iommufd.cc, vfio_device.cc and vfio_region.cc.
+// methods are spread over file.cc (what every file has) and a file for each family of calls.
 //
 // The descriptor is closed when the object is disposed or collected, but never while a call is running on it.
 #pragma once
@@ -36,6 +36,19 @@ class File final : public Napi::ObjectWrap<File> {
   // What the object and its bound functions share, so that disposing ends both.
   struct Slot {
     std::shared_ptr<OpenFile> file;
+
+    // The file, or ERR_VFIO_DISPOSED.
+    [[nodiscard]] OpenFile& live(Napi::Env env, const char* what = "handle") const {
+      if (!file) throwDisposed(env, what);
+      return *file;
+    }
+    // One ioctl: its result, or a VfioError.
+    int ioctl(Napi::Env env, unsigned long request, const char* name, void* argument) const {
+      OpenFile& open = live(env, "Iommufd");
+      const int result = open.backend->ioctl(open.fd, request, reinterpret_cast<uintptr_t>(argument));
+      if (result < 0) throwErrno(env, result, "ioctl", name);
+      return result;
+    }
   };
 
  private:
@@ -43,7 +56,7 @@ class File final : public Napi::ObjectWrap<File> {
   Napi::Value dispose(const Napi::CallbackInfo& info);
   Napi::Value release(const Napi::CallbackInfo& info);
 
-  // iommufd.cc
+  // iommufd.cc: any object, address spaces, options
   Napi::Value destroy(const Napi::CallbackInfo& info);
   Napi::Value ioasAlloc(const Napi::CallbackInfo& info);
   Napi::Value ioasIovaRanges(const Napi::CallbackInfo& info);
@@ -51,8 +64,42 @@ class File final : public Napi::ObjectWrap<File> {
   Napi::Value ioasCalls(const Napi::CallbackInfo& info);
   Napi::Value ioasMapAsync(const Napi::CallbackInfo& info);
   Napi::Value ioasCopy(const Napi::CallbackInfo& info);
+  Napi::Value ioasMapFile(const Napi::CallbackInfo& info);
+  Napi::Value ioasPhysicalAddress(const Napi::CallbackInfo& info);
+  Napi::Value changeProcess(const Napi::CallbackInfo& info);
+  Napi::Value getVfioIoas(const Napi::CallbackInfo& info);
+  Napi::Value setVfioIoas(const Napi::CallbackInfo& info);
+  Napi::Value clearVfioIoas(const Napi::CallbackInfo& info);
+  Napi::Value supports(const Napi::CallbackInfo& info);
   Napi::Value getOption(const Napi::CallbackInfo& info);
   Napi::Value setOption(const Napi::CallbackInfo& info);
+
+  // hwpt.cc: page tables, and what an IOMMU is
+  Napi::Value hwptAlloc(const Napi::CallbackInfo& info);
+  Napi::Value hwptSetDirtyTracking(const Napi::CallbackInfo& info);
+  Napi::Value hwptDirtyBitmap(const Napi::CallbackInfo& info);
+  Napi::Value hwptInvalidate(const Napi::CallbackInfo& info);
+  Napi::Value hwInfo(const Napi::CallbackInfo& info);
+
+  // viommu.cc: fault queues, virtual IOMMUs, and the records of their files
+  Napi::Value faultQueueAlloc(const Napi::CallbackInfo& info);
+  Napi::Value readFaults(const Napi::CallbackInfo& info);
+  Napi::Value respondFault(const Napi::CallbackInfo& info);
+  Napi::Value viommuAlloc(const Napi::CallbackInfo& info);
+  Napi::Value vdeviceAlloc(const Napi::CallbackInfo& info);
+  Napi::Value veventqAlloc(const Napi::CallbackInfo& info);
+  Napi::Value readEvents(const Napi::CallbackInfo& info);
+  Napi::Value hwQueueAlloc(const Napi::CallbackInfo& info);
+
+  // container.cc: the requests of a VFIO container
+  Napi::Value containerCalls(const Napi::CallbackInfo& info);
+  Napi::Value containerApiVersion(const Napi::CallbackInfo& info);
+  Napi::Value containerCheckExtension(const Napi::CallbackInfo& info);
+  Napi::Value containerSetIommu(const Napi::CallbackInfo& info);
+  Napi::Value containerInfo(const Napi::CallbackInfo& info);
+  Napi::Value containerMapAsync(const Napi::CallbackInfo& info);
+  Napi::Value containerDirtyTracking(const Napi::CallbackInfo& info);
+  Napi::Value containerDirtyBitmap(const Napi::CallbackInfo& info);
 
   // vfio_device.cc
   Napi::Value bindIommufd(const Napi::CallbackInfo& info);
@@ -72,18 +119,10 @@ class File final : public Napi::ObjectWrap<File> {
   Napi::Value writeFrom(const Napi::CallbackInfo& info);
   Napi::Value mmap(const Napi::CallbackInfo& info);
 
-  // The file, or ERR_VFIO_DISPOSED.
-  [[nodiscard]] OpenFile& live(Napi::Env env) const {
-    if (!slot_->file) throwDisposed(env, "handle");
-    return *slot_->file;
-  }
-
-  // One ioctl: its result, or a VfioError.
+  [[nodiscard]] OpenFile& live(Napi::Env env) const { return slot_->live(env); }
   int ioctl(Napi::Env env, unsigned long request, const char* name, void* argument) const {
-    OpenFile& file = live(env);
-    const int result = file.backend->ioctl(file.fd, request, reinterpret_cast<uintptr_t>(argument));
-    if (result < 0) throwErrno(env, result, "ioctl", name);
-    return result;
+    (void)live(env);
+    return slot_->ioctl(env, request, name, argument);
   }
 
   const std::shared_ptr<Slot> slot_ = std::make_shared<Slot>();

@@ -1,18 +1,18 @@
 // The calls of /dev/iommu.
-#include <limits>
+#include <algorithm>
+#include <cerrno>
 #include <vector>
 
 #include "../uapi/iommufd.h"
+#include "../uapi/names.h"
 #include "async.h"
 #include "bound.h"
 #include "file.h"
 #include "memory.h"
+#include "values.h"
 
 namespace vfio::binding {
 namespace {
-
-Napi::Value number(Napi::Env env, uint32_t value) { return Napi::Number::New(env, value); }
-Napi::Value bigint(Napi::Env env, uint64_t value) { return Napi::BigInt::New(env, value); }
 
 // What the device may do with memory: the flags that MAP and COPY share.
 uint32_t accessFlags(const Arguments& arguments, size_t index, const std::optional<uint64_t>& iova) {
@@ -32,14 +32,6 @@ uint32_t optionId(const Arguments& arguments, size_t index) {
 struct Space {
   std::shared_ptr<File::Slot> slot;
   uint32_t ioas;
-
-  int ioctl(Napi::Env env, unsigned long request, const char* name, void* argument) const {
-    if (!slot->file) throwDisposed(env, "Iommufd");
-    const OpenFile& file = *slot->file;
-    const int result = file.backend->ioctl(file.fd, request, reinterpret_cast<uintptr_t>(argument));
-    if (result < 0) throwErrno(env, result, "ioctl", name);
-    return result;
-  }
 };
 
 // (address, length, flags, iova?) => iova. The caller keeps the memory: lib/ioas.ts.
@@ -56,7 +48,7 @@ napi_value map(Napi::Env env, const napi_value* arguments, Space& space) {
     command.flags |= uapi::IOMMU_IOAS_MAP_FIXED_IOVA;
     command.iova = *iova;
   }
-  space.ioctl(env, uapi::IOMMU_IOAS_MAP, "IOMMU_IOAS_MAP", &command);
+  space.slot->ioctl(env, uapi::IOMMU_IOAS_MAP, "IOMMU_IOAS_MAP", &command);
   return u64To(env, command.iova);
 }
 
@@ -67,7 +59,7 @@ napi_value unmap(Napi::Env env, const napi_value* arguments, Space& space) {
   command.ioas_id = space.ioas;
   command.iova = u64Of(env, arguments[0], "iova");
   command.length = u64Of(env, arguments[1], "length");
-  space.ioctl(env, uapi::IOMMU_IOAS_UNMAP, "IOMMU_IOAS_UNMAP", &command);
+  space.slot->ioctl(env, uapi::IOMMU_IOAS_UNMAP, "IOMMU_IOAS_UNMAP", &command);
   return u64To(env, command.length);
 }
 
@@ -210,6 +202,109 @@ Napi::Value File::ioasCopy(const Napi::CallbackInfo& info) {
   command.dst_iova = iova.value_or(0);
   ioctl(info.Env(), uapi::IOMMU_IOAS_COPY, "IOMMU_IOAS_COPY", &command);
   return bigint(info.Env(), command.dst_iova);
+}
+
+// (ioas, fd, start, length, read, write, iova?) => iova
+Napi::Value File::ioasMapFile(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  const std::optional<uint64_t> iova = arguments.optionalU64(6, "iova");
+  uapi::iommu_ioas_map_file command{};
+  command.size = sizeof command;
+  command.ioas_id = arguments.u32(0, "ioas");
+  command.fd = arguments.descriptor(1, "fd");
+  command.start = arguments.u64(2, "offset");
+  command.length = arguments.u64(3, "length");
+  command.flags = accessFlags(arguments, 4, iova);
+  command.iova = iova.value_or(0);
+  ioctl(info.Env(), uapi::IOMMU_IOAS_MAP_FILE, "IOMMU_IOAS_MAP_FILE", &command);
+  return bigint(info.Env(), command.iova);
+}
+
+// (ioas, iova, length) => { address, length }
+Napi::Value File::ioasPhysicalAddress(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  uapi::iommu_ioas_noiommu_get_pa command{};
+  command.size = sizeof command;
+  command.ioas_id = arguments.u32(0, "ioas");
+  command.iova = arguments.u64(1, "iova");
+  command.length = arguments.u64(2, "length");
+  ioctl(info.Env(), uapi::IOMMU_IOAS_NOIOMMU_GET_PA, "IOMMU_IOAS_NOIOMMU_GET_PA", &command);
+  Napi::Object answer = Napi::Object::New(info.Env());
+  answer.Set("address", bigint(info.Env(), command.out_phys));
+  answer.Set("length", bigint(info.Env(), command.length));
+  return answer;
+}
+
+// ()
+Napi::Value File::changeProcess(const Napi::CallbackInfo& info) {
+  uapi::iommu_ioas_change_process command{};
+  command.size = sizeof command;
+  ioctl(info.Env(), uapi::IOMMU_IOAS_CHANGE_PROCESS, "IOMMU_IOAS_CHANGE_PROCESS", &command);
+  return info.Env().Undefined();
+}
+
+// () => the compatibility IOAS's id, or null if there is none
+Napi::Value File::getVfioIoas(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  OpenFile& file = live(env);
+  uapi::iommu_vfio_ioas command{};
+  command.size = sizeof command;
+  command.op = uapi::IOMMU_VFIO_IOAS_GET;
+  const int result =
+      file.backend->ioctl(file.fd, uapi::IOMMU_VFIO_IOAS, reinterpret_cast<uintptr_t>(&command));
+  if (result == -ENODEV) return env.Null();
+  if (result < 0) throwErrno(env, result, "ioctl", "IOMMU_VFIO_IOAS");
+  return number(env, command.ioas_id);
+}
+
+// (ioas)
+Napi::Value File::setVfioIoas(const Napi::CallbackInfo& info) {
+  uapi::iommu_vfio_ioas command{};
+  command.size = sizeof command;
+  command.op = uapi::IOMMU_VFIO_IOAS_SET;
+  command.ioas_id = Arguments(info).u32(0, "ioas");
+  ioctl(info.Env(), uapi::IOMMU_VFIO_IOAS, "IOMMU_VFIO_IOAS", &command);
+  return info.Env().Undefined();
+}
+
+// ()
+Napi::Value File::clearVfioIoas(const Napi::CallbackInfo& info) {
+  uapi::iommu_vfio_ioas command{};
+  command.size = sizeof command;
+  command.op = uapi::IOMMU_VFIO_IOAS_CLEAR;
+  ioctl(info.Env(), uapi::IOMMU_VFIO_IOAS, "IOMMU_VFIO_IOAS", &command);
+  return info.Env().Undefined();
+}
+
+// (feature) => has the kernel its request? Asked with a struct that is too short for any, which is EINVAL
+// before anything else is looked at; ENOTTY, there is no such request.
+Napi::Value File::supports(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  static constexpr std::pair<const char*, uint32_t> kRequests[] = {
+      {"hwpt", uapi::IOMMU_HWPT_ALLOC},
+      {"hw-info", uapi::IOMMU_GET_HW_INFO},
+      {"dirty-tracking", uapi::IOMMU_HWPT_SET_DIRTY_TRACKING},
+      {"nesting", uapi::IOMMU_HWPT_INVALIDATE},
+      {"fault-queue", uapi::IOMMU_FAULT_QUEUE_ALLOC},
+      {"map-file", uapi::IOMMU_IOAS_MAP_FILE},
+      {"viommu", uapi::IOMMU_VIOMMU_ALLOC},
+      {"vdevice", uapi::IOMMU_VDEVICE_ALLOC},
+      {"change-process", uapi::IOMMU_IOAS_CHANGE_PROCESS},
+      {"veventq", uapi::IOMMU_VEVENTQ_ALLOC},
+      {"pasid", uapi::IOMMU_VEVENTQ_ALLOC},  // a flag, of the same release
+      {"hw-queue", uapi::IOMMU_HW_QUEUE_ALLOC},
+      {"noiommu-physical-address", uapi::IOMMU_IOAS_NOIOMMU_GET_PA},
+  };
+  const std::string feature = arguments.text(0, "feature");
+  const auto* const found =
+      std::ranges::find_if(kRequests, [&](const auto& each) { return feature == each.first; });
+  if (found == std::end(kRequests)) refuse(info.Env(), "a feature", "feature", info[0]);
+  OpenFile& file = live(info.Env());
+  uint64_t tooShort = sizeof(uint32_t);
+  const int result = file.backend->ioctl(file.fd, found->second, reinterpret_cast<uintptr_t>(&tooShort));
+  if (result < 0 && result != -EINVAL && result != -ENOTTY)
+    throwErrno(info.Env(), result, "ioctl", uapi::iommufdRequestName(found->second));
+  return Napi::Boolean::New(info.Env(), result != -ENOTTY);
 }
 
 // (option, object) => value

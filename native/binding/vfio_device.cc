@@ -1,4 +1,6 @@
 // The calls of a VFIO device's file, but for its regions.
+#include <array>
+#include <charconv>
 #include <cstring>
 #include <vector>
 
@@ -17,15 +19,41 @@ uint32_t actionFlag(const Arguments& arguments, size_t index) {
   refuse(arguments.env(), "'trigger', 'mask' or 'unmask'", "action", arguments[index]);
 }
 
+// "00112233-4455-6677-8899-aabbccddeeff": the bytes in that order.
+std::array<uint8_t, 16> uuid(const Arguments& arguments, size_t index) {
+  const std::string text = arguments.text(index, "token");
+  std::array<uint8_t, 16> bytes{};
+  size_t at = 0;
+  bool good = text.size() == 36;
+  for (uint8_t& byte : bytes) {
+    if (!good) break;
+    if ((at == 8 || at == 13 || at == 18 || at == 23) && text[at++] != '-') good = false;
+    const auto [end, error] = std::from_chars(text.data() + at, text.data() + at + 2, byte, 16);
+    good = good && error == std::errc() && end == text.data() + at + 2;
+    at += 2;
+  }
+  if (!good)
+    refuse(arguments.env(), "a UUID such as '00112233-4455-6677-8899-aabbccddeeff'", "token",
+           arguments[index]);
+  return bytes;
+}
+
 }  // namespace
 
-// (iommufd: File) => device id
+// (iommufd: File, token?: a UUID) => device id
 Napi::Value File::bindIommufd(const Napi::CallbackInfo& info) {
   const File* iommufd = File::from(info[0]);
   if (!iommufd) refuse(info.Env(), "an Iommufd", "iommufd", info[0]);
   uapi::vfio_device_bind_iommufd command{};
   // Without a token the struct may be as short as it was at first, which every kernel takes.
   command.argsz = uapi::vfio_device_bind_iommufd_min;
+  std::array<uint8_t, 16> token{};
+  if (!info[1].IsUndefined()) {
+    token = uuid(Arguments(info), 1);
+    command.argsz = sizeof command;
+    command.flags = uapi::VFIO_DEVICE_BIND_FLAG_TOKEN;
+    command.token_uuid_ptr = reinterpret_cast<uint64_t>(token.data());
+  }
   command.iommufd = iommufd->live(info.Env()).fd;
   ioctl(info.Env(), uapi::VFIO_DEVICE_BIND_IOMMUFD, "VFIO_DEVICE_BIND_IOMMUFD", &command);
   return Napi::Number::New(info.Env(), command.out_devid);

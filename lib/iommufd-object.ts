@@ -1,0 +1,80 @@
+/**
+ * What the objects of an iommufd have in common: an id, and an end.
+ *
+ * Life: made by a call of their iommufd or of each other; destroyed when they are disposed. An object that something
+ * needs can't go: disposing it is EBUSY with the reason, and it stays as it was. Only disposing a parent never fails:
+ * what the kernel still needs then goes when the iommufd does.
+ */
+import { quietly } from './address-space.ts';
+import { VfioError, withWords } from './errors.ts';
+import { wordsForBusy } from './explain-iommufd.ts';
+import { genuine, Handle } from './handle.ts';
+import type { Iommufd } from './iommufd.ts';
+import type { NativeFile } from './native.ts';
+
+/** An object of an iommufd that is destroyed by its id (IOMMU_DESTROY). */
+export abstract class IommufdObject extends Handle {
+  readonly #iommufd: Iommufd;
+  readonly #file: NativeFile;
+  readonly #id: number;
+  /** The kernel has destroyed it: the id may be another's by now. */
+  #gone = false;
+
+  /** `before`: what is closed before the object can be destroyed. */
+  protected constructor(
+    kind: string,
+    iommufd: Iommufd,
+    parents: readonly Handle[],
+    file: NativeFile,
+    id: number,
+    before: readonly { dispose(): void }[] = [],
+  ) {
+    genuine(kind, file);
+    super(kind, parents, [...before, { dispose: () => quietly(() => file.destroy(id)) }]);
+    this.#iommufd = iommufd;
+    this.#file = file;
+    this.#id = id;
+  }
+
+  /** Its id in its iommufd. */
+  get id(): number {
+    this.alive();
+    return this.#id;
+  }
+
+  /** The iommufd that it is in. */
+  get iommufd(): Iommufd {
+    return this.#iommufd;
+  }
+
+  /**
+   * Destroys it; what was made of it first, newest first. Again: nothing.
+   *
+   * @throws {VfioError} EBUSY something uses it, such as an attached device: `reason` says which. Then nothing has
+   * happened to it.
+   */
+  override [Symbol.dispose](): void {
+    if (this.disposed) return;
+    for (const child of this.children()) child[Symbol.dispose]();
+    this.leave();
+    super[Symbol.dispose]();
+  }
+
+  /** Asks the kernel to destroy it, while the handle can still be kept. */
+  protected leave(): void {
+    try {
+      this.#file.destroy(this.#id);
+    } catch (error) {
+      if (error instanceof VfioError && error.code === 'EBUSY')
+        throw withWords(error, () => wordsForBusy(this.#iommufd.usersOf(this)));
+      // Gone already: Iommufd.destroy, or the iommufd is closed.
+      if (!(error instanceof VfioError) && (error as { code?: unknown }).code !== 'ERR_VFIO_DISPOSED')
+        throw error;
+    }
+    this.#gone = true;
+  }
+
+  protected release(): void {
+    if (!this.#gone) quietly(() => this.#file.destroy(this.#id));
+  }
+}

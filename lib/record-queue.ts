@@ -1,0 +1,161 @@
+/**
+ * A file of an iommufd that records are read from: page faults, virtual events.
+ *
+ * Life: the descriptor is closed when the queue is disposed or collected; who waits is rejected then. Records are read
+ * only when someone asks for them, so that the kernel keeps (and counts) what a slow reader leaves. Waiting is the event
+ * loop's own polling: there is no thread and no timer. Only a pending wait keeps the process alive.
+ */
+import { integer, options, refusal } from './check.ts';
+import { VfioError } from './errors.ts';
+import { disposedError, type Handle } from './handle.ts';
+import type { Iommufd } from './iommufd.ts';
+import { IommufdObject } from './iommufd-object.ts';
+import { type NativeFile, type NativeWatch, native } from './native.ts';
+
+interface Waiter<T> {
+  resolve(record: T): void;
+  reject(error: unknown): void;
+  stop(): void;
+}
+
+/** A queue of records. Each record goes to one reader: of several who wait, to the one who has waited longest. */
+export abstract class RecordQueue<T> extends IommufdObject implements AsyncIterable<T> {
+  readonly #kind: string;
+  readonly #records: NativeFile;
+  readonly #watch: NativeWatch;
+  readonly #onReadable: () => void;
+  readonly #waiters = new Set<Waiter<T>>();
+  /** Read, but not asked for yet: the kernel gives several at once. */
+  readonly #ready: T[] = [];
+
+  protected constructor(
+    kind: string,
+    iommufd: Iommufd,
+    parents: readonly Handle[],
+    file: NativeFile,
+    id: number,
+    records: NativeFile,
+  ) {
+    // The native object holds its callback weakly while nobody waits; this object holds it for good.
+    const onReadable = () => this.#serve();
+    const watch = new native.Watch(records, onReadable);
+    super(kind, iommufd, parents, file, id, [watch, records]);
+    this.#kind = kind;
+    this.#records = records;
+    this.#watch = watch;
+    this.#onReadable = onReadable;
+  }
+
+  /** The descriptor that records are read from. Belongs to this object: don't close it, and don't read it while waiting. */
+  get fd(): number {
+    this.alive();
+    return this.#records.fd;
+  }
+
+  /** The next record without waiting; null if there is none. */
+  poll(): T | null {
+    this.alive();
+    if (this.#ready.length === 0) this.#ready.push(...this.read(this.#records));
+    return this.#ready.shift() ?? null;
+  }
+
+  /**
+   * Resolves with the next record. A pending wait keeps the process alive. Bad arguments and a disposed queue are thrown
+   * at once, not as a rejection.
+   *
+   * @throws {VfioError} ETIMEDOUT after `timeout` milliseconds; the signal's reason when it is aborted; code
+   * ERR_VFIO_DISPOSED when the queue is disposed meanwhile. No record is lost by any of them.
+   */
+  wait(o?: { signal?: AbortSignal; timeout?: number }): Promise<T> {
+    this.alive();
+    const { signal, timeout } = options(o, 'options');
+    if (signal !== undefined && !(signal instanceof AbortSignal))
+      throw refusal('an AbortSignal', 'signal', signal);
+    if (timeout !== undefined) integer(timeout, 'timeout', 0, 2 ** 31 - 1);
+    if (signal?.aborted) return Promise.reject(signal.reason);
+    // Those who wait already come first.
+    const already = this.#waiters.size === 0 ? this.poll() : null;
+    if (already !== null) return Promise.resolve(already);
+    return new Promise((resolve, reject) => {
+      const fail = (error: unknown) => {
+        waiter.stop();
+        this.#rest();
+        reject(error);
+      };
+      const abort = () => fail(signal?.reason);
+      const timer =
+        timeout === undefined
+          ? undefined
+          : setTimeout(
+              () => fail(new VfioError(110, { syscall: 'poll', reason: `no record within ${timeout} ms` })),
+              timeout,
+            );
+      const waiter: Waiter<T> = {
+        resolve,
+        reject,
+        stop: () => {
+          clearTimeout(timer);
+          signal?.removeEventListener('abort', abort);
+          this.#waiters.delete(waiter);
+        },
+      };
+      signal?.addEventListener('abort', abort, { once: true });
+      this.#waiters.add(waiter);
+      this.#rest();
+    });
+  }
+
+  /** Ends when the queue is disposed. A record that the loop did not get to is there for the next reader. */
+  async *[Symbol.asyncIterator](): AsyncIterator<T> {
+    while (!this.disposed) {
+      let record: T;
+      try {
+        record = await this.wait();
+      } catch (error) {
+        if (this.disposed) return;
+        throw error;
+      }
+      yield record;
+    }
+  }
+
+  /** Reads what is there, if anything. */
+  protected abstract read(file: NativeFile): T[];
+
+  protected override leave(): void {} // it can go only once its descriptor is closed, and then there is no way back
+
+  protected override release(): void {
+    this.#watch.dispose();
+    this.#records.dispose();
+    super.release();
+    for (const waiter of [...this.#waiters]) {
+      waiter.stop();
+      waiter.reject(disposedError(this.#kind));
+    }
+    void this.#onReadable;
+  }
+
+  /** The descriptor is readable: those who wait are given what there is. */
+  #serve(): void {
+    try {
+      for (const waiter of [...this.#waiters]) {
+        const record = this.poll();
+        if (record === null) break;
+        waiter.stop();
+        waiter.resolve(record);
+      }
+    } catch (error) {
+      for (const waiter of [...this.#waiters]) {
+        waiter.stop();
+        waiter.reject(error);
+      }
+    }
+    if (!this.disposed) this.#rest();
+  }
+
+  /** Polls while someone waits, and only then. */
+  #rest(): void {
+    if (this.#waiters.size > 0) this.#watch.watch();
+    else this.#watch.rest();
+  }
+}

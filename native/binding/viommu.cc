@@ -1,0 +1,187 @@
+// Fault queues, virtual IOMMUs and what belongs to them, and the records of the files that they come with.
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <vector>
+
+#include "../uapi/iommufd.h"
+#include "file.h"
+#include "values.h"
+
+namespace vfio::binding {
+namespace {
+
+// One read takes so much. A group of faults must fit, and a group is at most what one device may have
+// outstanding: 512 by PCI's usual limit.
+constexpr size_t kReadBytes = 64 << 10;
+
+constexpr std::pair<const char*, uint32_t> kViommuTypes[] = {
+    {"arm-smmuv3", uapi::IOMMU_VIOMMU_TYPE_ARM_SMMUV3},
+    {"tegra241-cmdqv", uapi::IOMMU_VIOMMU_TYPE_TEGRA241_CMDQV}};
+constexpr std::pair<const char*, uint32_t> kEventTypes[] = {
+    {"arm-smmuv3", uapi::IOMMU_VEVENTQ_TYPE_ARM_SMMUV3},
+    {"tegra241-cmdqv", uapi::IOMMU_VEVENTQ_TYPE_TEGRA241_CMDQV}};
+constexpr std::pair<const char*, uint32_t> kQueueTypes[] = {
+    {"tegra241-cmdqv", uapi::IOMMU_HW_QUEUE_TYPE_TEGRA241_CMDQV}};
+
+// What an allocation with a file of its own gives: { id, file }
+Napi::Value objectWithFile(Napi::Env env, const OpenFile& parent, uint32_t id, uint32_t fd) {
+  Napi::Object answer = Napi::Object::New(env);
+  answer.Set("id", number(env, id));
+  answer.Set("file", File::make(env, parent.backend, static_cast<int>(fd)));
+  return answer;
+}
+
+// The bytes of whole records that are there now; none: nothing is.
+std::vector<uint8_t> readAll(Napi::Env env, OpenFile& file, size_t unit) {
+  std::vector<uint8_t> bytes(kReadBytes / unit * unit);
+  const int64_t got = file.backend->read(file.fd, bytes.data(), bytes.size());
+  if (got < 0 && got != -EAGAIN) throwErrno(env, got, "read");
+  bytes.resize(got < 0 ? 0 : static_cast<size_t>(got));
+  return bytes;
+}
+
+}  // namespace
+
+// () => { id, file }
+Napi::Value File::faultQueueAlloc(const Napi::CallbackInfo& info) {
+  uapi::iommu_fault_alloc command{};
+  command.size = sizeof command;
+  ioctl(info.Env(), uapi::IOMMU_FAULT_QUEUE_ALLOC, "IOMMU_FAULT_QUEUE_ALLOC", &command);
+  return objectWithFile(info.Env(), live(info.Env()), command.out_fault_id, command.out_fault_fd);
+}
+
+// () => IoPageFault[]: whole groups
+Napi::Value File::readFaults(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const std::vector<uint8_t> bytes = readAll(env, live(env), sizeof(uapi::iommu_hwpt_pgfault));
+  Napi::Array faults = Napi::Array::New(env);
+  for (size_t at = 0; at + sizeof(uapi::iommu_hwpt_pgfault) <= bytes.size();
+       at += sizeof(uapi::iommu_hwpt_pgfault)) {
+    uapi::iommu_hwpt_pgfault record;
+    std::memcpy(&record, bytes.data() + at, sizeof record);
+    Napi::Object access = Napi::Object::New(env);
+    access.Set("read", (record.perm & uapi::IOMMU_PGFAULT_PERM_READ) != 0);
+    access.Set("write", (record.perm & uapi::IOMMU_PGFAULT_PERM_WRITE) != 0);
+    access.Set("execute", (record.perm & uapi::IOMMU_PGFAULT_PERM_EXEC) != 0);
+    access.Set("privileged", (record.perm & uapi::IOMMU_PGFAULT_PERM_PRIV) != 0);
+    Napi::Object fault = Napi::Object::New(env);
+    fault.Set("deviceId", number(env, record.dev_id));
+    fault.Set("pasid", (record.flags & uapi::IOMMU_PGFAULT_FLAGS_PASID_VALID) != 0 ? number(env, record.pasid)
+                                                                                   : env.Null());
+    fault.Set("address", bigint(env, record.addr));
+    fault.Set("group", number(env, record.grpid));
+    fault.Set("last", (record.flags & uapi::IOMMU_PGFAULT_FLAGS_LAST_PAGE) != 0);
+    fault.Set("access", access);
+    fault.Set("cookie", number(env, record.cookie));
+    faults.Set(faults.Length(), fault);
+  }
+  return faults;
+}
+
+// (cookie, code)
+Napi::Value File::respondFault(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  const uapi::iommu_hwpt_page_response response{arguments.u32(0, "cookie"), arguments.u32(1, "code")};
+  OpenFile& file = live(info.Env());
+  const int64_t result = file.backend->write(file.fd, &response, sizeof response);
+  if (result < 0) throwErrno(info.Env(), result, "write");
+  return info.Env().Undefined();
+}
+
+// (device, hwpt, type) => { id, mmap: { offset, length } | null }
+Napi::Value File::viommuAlloc(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Arguments arguments(info);
+  uapi::iommu_viommu_tegra241_cmdqv tegra{};
+  uapi::iommu_viommu_alloc command{};
+  command.size = uapi::iommu_viommu_alloc_min;  // which every kernel takes
+  command.dev_id = arguments.u32(0, "device");
+  command.hwpt_id = arguments.u32(1, "parent");
+  command.type = oneOf(arguments, 2, "type", kViommuTypes);
+  const bool withPage = command.type == uapi::IOMMU_VIOMMU_TYPE_TEGRA241_CMDQV;
+  if (withPage) {
+    command.size = sizeof command;
+    command.data_len = sizeof tegra;
+    command.data_uptr = reinterpret_cast<uint64_t>(&tegra);
+  }
+  ioctl(env, uapi::IOMMU_VIOMMU_ALLOC, "IOMMU_VIOMMU_ALLOC", &command);
+  Napi::Object answer = Napi::Object::New(env);
+  answer.Set("id", number(env, command.out_viommu_id));
+  answer.Set("mmap", env.Null());
+  if (withPage) {
+    Napi::Object page = Napi::Object::New(env);
+    page.Set("offset", bigint(env, tegra.out_vintf_mmap_offset));
+    page.Set("length", bigint(env, tegra.out_vintf_mmap_length));
+    answer.Set("mmap", page);
+  }
+  return answer;
+}
+
+// (viommu, device, virtId) => id
+Napi::Value File::vdeviceAlloc(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  uapi::iommu_vdevice_alloc command{};
+  command.size = sizeof command;
+  command.viommu_id = arguments.u32(0, "viommu");
+  command.dev_id = arguments.u32(1, "device");
+  command.virt_id = arguments.u64(2, "virtId");
+  ioctl(info.Env(), uapi::IOMMU_VDEVICE_ALLOC, "IOMMU_VDEVICE_ALLOC", &command);
+  return number(info.Env(), command.out_vdevice_id);
+}
+
+// (viommu, type, depth) => { id, file }
+Napi::Value File::veventqAlloc(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  uapi::iommu_veventq_alloc command{};
+  command.size = sizeof command;
+  command.viommu_id = arguments.u32(0, "viommu");
+  command.type = oneOf(arguments, 1, "type", kEventTypes);
+  command.veventq_depth = arguments.u32(2, "depth");
+  ioctl(info.Env(), uapi::IOMMU_VEVENTQ_ALLOC, "IOMMU_VEVENTQ_ALLOC", &command);
+  return objectWithFile(info.Env(), live(info.Env()), command.out_veventq_id, command.out_veventq_fd);
+}
+
+// (type) => ViommuEvent[]: a header each, and unless events were lost there, the data of its type
+Napi::Value File::readEvents(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const bool arm = oneOf(Arguments(info), 0, "type", kEventTypes) == uapi::IOMMU_VEVENTQ_TYPE_ARM_SMMUV3;
+  const size_t size = arm ? sizeof(uapi::iommu_vevent_arm_smmuv3) : sizeof(uapi::iommu_vevent_tegra241_cmdqv);
+  const std::vector<uint8_t> bytes = readAll(env, live(env), 1);
+  Napi::Array events = Napi::Array::New(env);
+  for (size_t at = 0; at + sizeof(uapi::iommufd_vevent_header) <= bytes.size();) {
+    uapi::iommufd_vevent_header header;
+    std::memcpy(&header, bytes.data() + at, sizeof header);
+    at += sizeof header;
+    Napi::Object event = Napi::Object::New(env);
+    const bool lost = (header.flags & uapi::IOMMU_VEVENTQ_FLAG_LOST_EVENTS) != 0;
+    event.Set("type", lost ? "lost" : arm ? "arm-smmuv3" : "tegra241-cmdqv");
+    event.Set("sequence", number(env, header.sequence));
+    event.Set("lost", lost);
+    if (!lost) {
+      if (at + size > bytes.size()) break;
+      std::array<uint64_t, 4> words{};
+      std::memcpy(words.data(), bytes.data() + at, size);
+      at += size;
+      event.Set(arm ? "evt" : "lvcmdqErrMap", bigints(env, std::span(words).first(size / sizeof words[0])));
+    }
+    events.Set(events.Length(), event);
+  }
+  return events;
+}
+
+// (viommu, type, index, iova, length) => id
+Napi::Value File::hwQueueAlloc(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  uapi::iommu_hw_queue_alloc command{};
+  command.size = sizeof command;
+  command.viommu_id = arguments.u32(0, "viommu");
+  command.type = oneOf(arguments, 1, "type", kQueueTypes);
+  command.index = arguments.u32(2, "index");
+  command.nesting_parent_iova = arguments.u64(3, "iova");
+  command.length = arguments.u64(4, "length");
+  ioctl(info.Env(), uapi::IOMMU_HW_QUEUE_ALLOC, "IOMMU_HW_QUEUE_ALLOC", &command);
+  return number(info.Env(), command.out_hw_queue_id);
+}
+
+}  // namespace vfio::binding
