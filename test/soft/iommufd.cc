@@ -504,7 +504,8 @@ void devices(Host& host) {
   question.data_uptr = reinterpret_cast<uint64_t>(info);
   claim("hardware info", 0, fd.call(uapi::IOMMU_GET_HW_INFO, question));
   claim("is of a VT-d", question.out_data_type == 1 && question.data_len == 24);
-  claim("as QEMU has it", info[0].cap_reg == 0x00d2008c222f0686 && info[0].ecap_reg == 0x00f00f5e);
+  claim("as QEMU has it",
+        info[0].flags == 1 && info[0].cap_reg == 0x00d2008c222f0686 && info[0].ecap_reg == 0x00f00f4e);
   claim("the rest is zero", info[1].cap_reg == 0 && info[1].ecap_reg == 0);
 
   // Closing order.

@@ -69,8 +69,9 @@ struct Unit {
   bool fiveLevels = false;
   bool supervisorRequests = false;
   bool extendedAccessed = false;
-  uint64_t walksToo = 0;  // page sizes that it can walk in tables made for others, besides its own
-  HwInfo (*describe)(const Unit& unit) = nullptr;  // null: by the registers of VT-d
+  uint64_t walksToo = 0;       // page sizes that it can walk in tables made for others, besides its own
+  bool commandQueues = false;  // SMMUv3 with Tegra241's virtual command queues
+  HwInfo (*describe)(const Unit& unit) = nullptr;  // null: as its kind's driver does (hw_info.h)
 };
 
 // A group of endpoints and the owner of its DMA (requirement B1). An owner is any address that stands for one
@@ -138,6 +139,8 @@ class Endpoint {
   // What the device can do, if the unit can too.
   unsigned pasidBits = 0;
   bool pageRequests = false;
+  bool pasidsExecute = false;     // its requests with a PASID can be for fetching code,
+  bool pasidsPrivileged = false;  // ... or a supervisor's
 
  private:
   struct Transfer {

@@ -188,10 +188,16 @@ Unit makeUnit(const UnitModel& model) {
   unit.nesting = format(model, defaults);
   unit.pasidBits = pasidBits;
   unit.pageRequests = model.pageRequests.value_or(PageRequestKind::none);
+  if (model.commandQueues && model.kind != UnitKind::smmuv3) {
+    refuse("a unit of kind smmuv3", "commandQueues", "kind " + std::string(defaults.name));
+  }
+  unit.commandQueues = model.commandQueues;
   unit.nests = unit.nesting != NestingFormat::none;
   // Its driver knows the format also where the hardware hasn't got it. Hardware that has can do all of it.
   if (unit.kind == UnitKind::vtd || unit.nesting == NestingFormat::vtdS1) unit.makeNested = makeVtdNested;
   unit.fiveLevels = unit.supervisorRequests = unit.extendedAccessed = unit.nesting == NestingFormat::vtdS1;
+  // In the other formats the tables of PASIDs are the guest's too.
+  unit.guestPasids = unit.nests && unit.nesting != NestingFormat::vtdS1;
   return unit;
 }
 

@@ -25,6 +25,7 @@ struct UnitModel {
   std::optional<PageRequestKind> pageRequests;
   std::optional<std::vector<NestingFormat>> nesting;
   std::optional<bool> dirtyTracking;
+  bool commandQueues = false;  // SMMUv3 only: Tegra241's virtual command queues
   std::optional<bool> enforcesCoherency;
   std::optional<bool> isolatesInterrupts;
 };

@@ -33,6 +33,7 @@ iommu::Unit makeUnit(const UnitSpec& spec, size_t index) {
                             .pageSizes = spec.pageSizes,
                             .pasidBits = spec.pasidBits,
                             .dirtyTracking = spec.dirtyTracking,
+                            .commandQueues = spec.commandQueues.value_or(false),
                             .enforcesCoherency = spec.enforcesCoherency,
                             .isolatesInterrupts = spec.isolatesInterrupts};
   if (spec.pageRequests) model.pageRequests = iommu::pageRequestKind(*spec.pageRequests);

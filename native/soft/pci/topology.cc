@@ -143,7 +143,7 @@ iommu::Range readRange(const Reader& reader) {
 
 UnitSpec readUnit(const Reader& reader) {
   reader.only({"kind", "apertures", "reserved", "pageSizes", "pasidBits", "pageRequests", "nesting",
-               "dirtyTracking", "enforcesCoherency", "isolatesInterrupts"});
+               "dirtyTracking", "enforcesCoherency", "isolatesInterrupts", "commandQueues"});
   const auto kinds = {std::string_view("vtd"), std::string_view("smmuv3"), std::string_view("amd"),
                       std::string_view("ppc"), std::string_view("virtio"), std::string_view("custom")};
   UnitSpec unit;
@@ -212,6 +212,10 @@ UnitSpec readUnit(const Reader& reader) {
     }
   }
   unit.dirtyTracking = reader.boolean("dirtyTracking");
+  unit.commandQueues = reader.boolean("commandQueues");
+  if (unit.commandQueues.value_or(false) && unit.kind != "smmuv3") {
+    reader.refuse("commandQueues", "false for a unit that is not of kind smmuv3");
+  }
   unit.enforcesCoherency = reader.boolean("enforcesCoherency");
   unit.isolatesInterrupts = reader.boolean("isolatesInterrupts");
   return unit;

@@ -35,7 +35,7 @@ struct UnitSpec {
   std::optional<unsigned> pasidBits;
   std::optional<std::string> pageRequests;  // "pri", "stall", or empty: none
   std::optional<std::vector<std::string>> nesting;
-  std::optional<bool> dirtyTracking, enforcesCoherency, isolatesInterrupts;
+  std::optional<bool> dirtyTracking, enforcesCoherency, isolatesInterrupts, commandQueues;
 };
 
 // One of `devices`. The second half is filled by its placement.
