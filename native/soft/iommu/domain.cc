@@ -94,6 +94,20 @@ int Domain::map(uint64_t iova, uint64_t user, uint64_t size, uint32_t access, bo
   return 0;
 }
 
+void Domain::prefetch(uint64_t iova) const {
+  const Table* table = root_;
+  for (unsigned level = levels_ - 1;; --level) {
+    const uint64_t& entry = table->entries[indexOf(iova, level)];
+    if (level <= 1) {
+      const bool below = level == 1 && entry != 0 && (entry & kLeaf) == 0;
+      __builtin_prefetch(below ? &tableAt<Table>(entry)->entries[indexOf(iova, 0)] : &entry, 1);
+      return;
+    }
+    if (entry == 0 || (entry & kLeaf) != 0) return;
+    table = tableAt<Table>(entry);
+  }
+}
+
 void Domain::unmap(uint64_t iova, uint64_t size) {
   if (size != 0) unmapIn(*root_, levels_ - 1, iova, iova + (size - 1));
 }

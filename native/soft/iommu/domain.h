@@ -41,6 +41,8 @@ class Domain final : public Translation {
   // larger than the processor's. Aligned to smallestPage() on both sides. 0 or -EINVAL (no access rights on a
   // unit that has no such entries).
   [[nodiscard]] int map(uint64_t iova, uint64_t user, uint64_t size, uint32_t access, bool small);
+  // Has the processor fetch the entry of `iova`, for a map or unmap that comes soon.
+  void prefetch(uint64_t iova) const;
   // Unmaps what was mapped in whole pieces.
   void unmap(uint64_t iova, uint64_t size);
 

@@ -58,6 +58,8 @@ int IoPagetable::checkIova(uint64_t iova, uint64_t length) const {
 
 int IoPagetable::mapPieces(std::span<Piece> pieces, uint64_t length, uint32_t access, bool fixed,
                            uint64_t& iova) {
+  if (fixed) prefetch(iova);
+  memory_.prefetchForPin(pieces.front().pages->user() + pieces.front().startByte);
   uint64_t place = iova;
   int error = checkPlace(pieces, length, access, fixed, place);
   uint64_t next = place;
@@ -93,8 +95,15 @@ int IoPagetable::unmap(uint64_t iova, uint64_t length, uint64_t& unmapped) {
   return unmapRange(iova, last, unmapped);
 }
 
+// With many mappings most of the time is waiting for memory; so what will be needed in turn is asked for at
+// once.
+void IoPagetable::prefetch(uint64_t iova) const {
+  for (const iommu::Domain* domain : domains_) domain->prefetch(iova);
+}
+
 int IoPagetable::unmapRange(uint64_t start, uint64_t last, uint64_t& unmapped) {
   unsigned tries = 0;
+  prefetch(start);
   while (Areas::Entry* const found = areas_.find(start, last)) {
     const Areas::Entry area = *found;
     if (area.start < start || area.last > last) return -ENOENT;
@@ -107,7 +116,9 @@ int IoPagetable::unmapRange(uint64_t start, uint64_t last, uint64_t& unmapped) {
       if (++tries > kUnmapTries) return -EDEADLK;
       continue;
     }
+    __builtin_prefetch(area.value.pages);
     areas_.erase(area.start);
+    memory_.prefetchForUnpin(area.value.pages->user() + area.value.startByte);
     unfillDomains(area.start, area.last, area.value);
     area.value.pages->unref();
     unmapped += area.last - area.start + 1;

@@ -129,6 +129,7 @@ class IoPagetable {
   [[nodiscard]] int checkAlignment(uint64_t alignment) const;
   [[nodiscard]] int recalculateAlignment();
   [[nodiscard]] int unmapRange(uint64_t start, uint64_t last, uint64_t& unmapped);
+  void prefetch(uint64_t iova) const;
   void rebuildReserved();
   void notifyUnmapped(uint64_t iova, uint64_t length) const;
   template <class Visit>

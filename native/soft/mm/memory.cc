@@ -81,6 +81,16 @@ void Memory::unpin(uint64_t user, uint64_t size) {
   });
 }
 
+void Memory::prefetchForUnpin(uint64_t user) {
+  const std::lock_guard hold(mutex_);
+  counts_.prefetch(user / pageSize());
+}
+
+void Memory::prefetchForPin(uint64_t user) {
+  prefetchForUnpin(user);                  // first, as taking a lock waits for what is being fetched
+  __builtin_prefetch(asPointer(user), 1);  // whatever the address: this never faults
+}
+
 unsigned Memory::pins(uint64_t address) {
   const std::lock_guard hold(mutex_);
   return counts_.count(address / pageSize());
