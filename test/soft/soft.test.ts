@@ -64,3 +64,10 @@ test('the test-only command of iommufd answers as the real kernel does', { timeo
   expect(answers.length).toBeGreaterThan(360);
   expect(answers).toEqual(readFileSync(join(here, 'selftest_trace.txt'), 'utf8').split('\n'));
 });
+
+test('what is said of page tables is what the real kernel said', { timeout: 300_000 }, () => {
+  const program = build('page_tables_trace', join(here, '../../native/kernel/kernel.cc'));
+  const answers = spawnSync(program, ['soft'], { encoding: 'utf8' }).stdout.split('\n');
+  expect(answers.length).toBeGreaterThan(240);
+  expect(answers).toEqual(readFileSync(join(here, 'page_tables_trace.txt'), 'utf8').split('\n'));
+});
