@@ -65,6 +65,10 @@ export function wordsForHwpt(error: VfioError, asked: HwptRequest, file: NativeF
   const { parent, format } = asked;
   switch (error.code) {
     case 'EOPNOTSUPP':
+      if (parent === 'Hwpt' && format === undefined)
+        return {
+          reason: 'a page table on top of another one needs data: whose format it is, and where it begins',
+        };
       return (
         (asked.pasid ? needs('pasid', '6.15', file) : undefined) ??
         (asked.faultQueue && parent === 'Ioas'
@@ -89,14 +93,9 @@ export function wordsForHwpt(error: VfioError, asked: HwptRequest, file: NativeF
       );
     case 'EINVAL':
       if (parent === 'Hwpt')
-        return format === undefined
-          ? {
-              reason:
-                'a page table on top of another one needs data: whose format it is, and where it begins',
-            }
-          : {
-              reason: `the parent was not made with { nestParent: true } or is another IOMMU's, or the data is not right for '${format}'`,
-            };
+        return {
+          reason: `the parent was not made with { nestParent: true } or is another IOMMU's, or the data is not right for '${format}'`,
+        };
       if (format !== undefined) return { reason: `the data is not right for '${format}'` };
       return undefined;
     case 'EADDRINUSE':

@@ -189,6 +189,7 @@ export class Hwpt extends IommufdObject {
    * is not nested; ENOTTY before 6.8. `handled` says how many entries were done before.
    */
   invalidate<T extends 'vtd-s1'>(type: T, entries: readonly Invalidations[T][]): number {
+    this.alive();
     return invalidate(this.#file, this, type, entries);
   }
 }

@@ -54,6 +54,7 @@ export abstract class IommufdObject extends Handle {
    * happened to it.
    */
   override [Symbol.dispose](): void {
+    void this.#id; // a foreign `this` is refused before anything of its own is disposed
     if (this.disposed) return;
     for (const child of this.children()) child[Symbol.dispose]();
     this.leave();

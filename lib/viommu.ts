@@ -97,6 +97,7 @@ export class Viommu extends IommufdObject {
    * were done before.
    */
   invalidate<T extends 'arm-smmuv3'>(type: T, entries: readonly Invalidations[T][]): number {
+    this.alive();
     return invalidate(this.#file, this, type, entries);
   }
 

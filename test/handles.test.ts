@@ -9,6 +9,7 @@ import { fileOf } from '../lib/handle.ts';
 import {
   DmaBuffer,
   Host,
+  type Hwpt,
   type Interrupt,
   type Ioas,
   Iommufd,
@@ -17,6 +18,7 @@ import {
   type PciDevice,
   type UserDevice,
   VfioDevice,
+  Viommu,
 } from '../lib/index.ts';
 import { backend, EDU, GROUP_OF_TWO, needs, openHost } from './support/backends.ts';
 import { collect, descriptors, descriptorsAtRest, descriptorsSettle, turn } from './support/collect.ts';
@@ -69,6 +71,9 @@ describe('after disposal', () => {
     'VfioDevice.id',
     'VfioDevice.iommufd',
     'Ioas.iommufd',
+    'IommufdObject.iommufd',
+    'IommufdObject.[Symbol.dispose]',
+    'RecordQueue.[Symbol.asyncIterator]', // ends
     'MappedRegion.length',
     'Interrupt.[Symbol.asyncIterator]', // ends
     'Interrupt.off',
@@ -101,11 +106,20 @@ describe('after disposal', () => {
     const all = await everything();
     const { host, iommufd, device, ioas, memory, mapped, interrupt } = all;
     const views = [device.region('bar0'), device.irq('msi'), device.config];
+    const objects = [
+      iommufd.allocHwpt({ device, parent: ioas }),
+      iommufd.allocFaultQueue(),
+      iommufd.container(),
+    ];
+    // No IOMMU here makes one: it is one by its handle alone.
+    objects.push(
+      new Viommu(iommufd, objects[0] as Hwpt, fileOf(iommufd), { id: 99, mmap: null }, 'arm-smmuv3') as never,
+    );
     device.irq('msi').disable();
     memory[Symbol.dispose]();
     host[Symbol.dispose]();
     const tried: string[] = [];
-    for (const handle of [host, iommufd, device, ioas, memory, mapped, interrupt, ...views]) {
+    for (const handle of [host, iommufd, device, ioas, memory, mapped, interrupt, ...views, ...objects]) {
       for (const { name, call } of callsOf(Object.getPrototypeOf(handle))) {
         if (exempt.has(name)) continue;
         tried.push(name);
@@ -117,7 +131,7 @@ describe('after disposal', () => {
         );
       }
     }
-    expect(tried.length).toBeGreaterThan(70);
+    expect(tried.length).toBeGreaterThan(110);
   });
 
   test('what stays answers as before, and a loop over an interrupt ends', async () => {
@@ -376,6 +390,9 @@ describe('foreign handles', () => {
       all.mapping,
       all.mapped,
       all.interrupt,
+      all.iommufd.allocHwpt({ device, parent: all.ioas }),
+      all.iommufd.allocFaultQueue(),
+      all.iommufd.container(),
       device.region('bar0'),
       device.irq('msi'),
       device.config,
