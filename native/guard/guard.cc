@@ -401,11 +401,16 @@ bool replacePage(uintptr_t at) {
   return false;
 }
 
-void onFault(int signal, siginfo_t* info, void* context) {
+std::atomic<bool (*)(int, siginfo_t*, void*)> otherHandler{nullptr};
+
+void handle(int signal, siginfo_t* info, void* context) {
   // A signal that was sent has no faulting instruction, even if it happened to arrive in a guarded routine.
   const bool sent = info->si_code <= 0;
   if (!sent && recover(context)) return;
   if (!sent && signal == SIGBUS && replacePage(reinterpret_cast<uintptr_t>(info->si_addr))) return;
+
+  const auto other = otherHandler.load();
+  if (!sent && other && other(signal, info, context)) return;
 
   struct sigaction& previous = signal == SIGBUS ? previousBus : previousSegv;
   if ((previous.sa_flags & SA_SIGINFO) != 0) {
@@ -431,7 +436,7 @@ void take(int signal, struct sigaction& previous) {
   struct sigaction action = previous;
   action.sa_flags &= ~SA_RESETHAND;
   action.sa_flags |= SA_SIGINFO | SA_ONSTACK;
-  action.sa_sigaction = onFault;
+  action.sa_sigaction = handle;
   sigaction(signal, &action, nullptr);
 }
 
@@ -443,6 +448,14 @@ void install() {
     take(SIGSEGV, previousSegv);
     take(SIGBUS, previousBus);
   });
+}
+
+void onFault(bool (*handler)(int signal, siginfo_t* info, void* context)) { otherHandler.store(handler); }
+
+void exchangePrevious(int signal, const struct sigaction* action, struct sigaction* old) {
+  struct sigaction& previous = signal == SIGBUS ? previousBus : previousSegv;
+  if (old) *old = previous;
+  if (action) previous = *action;
 }
 
 bool load(const void* address, unsigned width, uint64_t& value) {

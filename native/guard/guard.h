@@ -6,6 +6,8 @@
 // was there before: Node's, V8's, a sanitizer's, or the default.
 #pragma once
 
+#include <signal.h>
+
 #include <cstddef>
 #include <cstdint>
 
@@ -13,6 +15,13 @@ namespace vfio::guard {
 
 // Installs the handler. More calls do nothing.
 void install();
+
+// For whoever models what is not memory: a fault that is none of these routines' is offered to `handler`,
+// which says whether it dealt with it, before it goes to the action that was there before.
+void onFault(bool (*handler)(int signal, siginfo_t* info, void* context));
+// sigaction for the action that was there before: what a program sets or asks for once the handler is in
+// front. `signal` is SIGSEGV or SIGBUS; both pointers may be null.
+void exchangePrevious(int signal, const struct sigaction* action, struct sigaction* old);
 
 // Copies upwards; returns the number of bytes not copied.
 [[nodiscard]] size_t copy(void* to, const void* from, size_t size);
