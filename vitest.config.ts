@@ -6,7 +6,7 @@ const guest = Boolean(process.env['VFIO_GUEST']);
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
-    exclude: ['test/package/**'],
+    exclude: ['test/package/**', 'test/selftest/**'],
     reporters: ['default', './test/support/reporter.ts'],
     pool: 'forks',
     execArgv: ['--expose-gc'],

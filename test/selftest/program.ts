@@ -65,7 +65,7 @@ export async function compile(): Promise<string> {
 export interface Means {
   /** Put before the command, to have the capabilities that the self-test expects of root. */
   readonly through: readonly string[];
-  /** Why there is no CAP_SYS_RESOURCE, or undefined when there is. */
+  /** Why there is no CAP_SYS_RESOURCE (to choose who pays for pins) or CAP_IPC_LOCK (to pin much); undefined: there is. */
   readonly noCapability: string | undefined;
   /** Why there are no huge pages, or undefined when there are. */
   readonly noHugePages: string | undefined;
@@ -74,7 +74,7 @@ export interface Means {
 }
 
 const hugePages = '/proc/sys/vm/nr_hugepages';
-const needed = 66; // of 2 MiB: what the largest instance maps, 128 MiB, and one buffer more
+const wanted = 66; // of 2 MiB: what the largest instance maps, 128 MiB, and one buffer more
 
 /** Of huge pages: how many nobody uses. */
 function free(): number {
@@ -85,23 +85,23 @@ export function means(): Means {
   const effective = BigInt(
     `0x${/^CapEff:\s*(\w+)/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? '0'}`,
   );
-  const sysResource = 24n;
+  const needed = (1n << 14n) | (1n << 24n); // CAP_IPC_LOCK, CAP_SYS_RESOURCE
   let through: readonly string[] = [];
   let noCapability: string | undefined;
-  if (((effective >> sysResource) & 1n) === 0n) {
-    // Root of a user namespace has it there, and the software host asks no further.
+  if ((effective & needed) !== needed) {
+    // Root of a user namespace has them there, and the software host asks no further.
     through = ['unshare', '--user', '--map-root-user', '--'];
     const [command = '', ...rest] = through;
     const tried = spawnSync(command, [...rest, 'true'], { encoding: 'utf8' });
     if (tried.status !== 0) {
       through = [];
-      noCapability = `it needs CAP_SYS_RESOURCE, which this user hasn't, nor a user namespace: ${tried.stderr.trim()}`;
+      noCapability = `it needs CAP_SYS_RESOURCE or CAP_IPC_LOCK, which this user hasn't, nor a user namespace: ${tried.stderr?.trim()}`;
     }
   }
 
   let noHugePages: string | undefined;
   let giveBack = () => {};
-  const missing = needed - free();
+  const missing = wanted - free();
   if (missing > 0) {
     const before = readFileSync(hugePages, 'utf8');
     try {
@@ -110,7 +110,7 @@ export function means(): Means {
       if (free() < needed)
         noHugePages = `it needs ${needed} huge pages and the kernel found memory for ${free()}`;
     } catch (error) {
-      noHugePages = `it needs ${needed} huge pages of 2 MiB, ${free()} are free, and reserving more: ${error}`;
+      noHugePages = `it needs ${wanted} huge pages of 2 MiB, of which ${free()} are free, and no more can be reserved: ${error}`;
     }
   }
   return { through, noCapability, noHugePages, giveBack };

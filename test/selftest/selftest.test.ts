@@ -20,7 +20,8 @@ const outcomes: Map<string, Outcome> =
 /** Why this machine can't run it, or undefined. */
 function unable(instance: string): string | undefined {
   if (missing !== undefined) return missing;
-  if (instance === 'iommufd.global_options') return machine.noCapability;
+  const privileged = /^iommufd\.global_options$|_dirty(64|128)M/;
+  if (machine.noCapability !== undefined && privileged.test(instance)) return machine.noCapability;
   const huge = /_huge\.|hugepage\.(basic|all_aligns|all_aligns_copy)$|\.(access_domain_destory|huge_map)$/;
   return huge.test(instance) ? machine.noHugePages : undefined;
 }
