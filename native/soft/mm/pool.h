@@ -53,7 +53,7 @@ class Pool {
     } else {
       if (next_ == end_) grow();
       room = next_;
-      next_ += sizeof(T);
+      next_ += kRoom;
       unpoison(room, sizeof(T));
     }
     ++live_;
@@ -86,6 +86,8 @@ class Pool {
   struct Free {
     Free* next;
   };
+  // What one object takes: given back, it is a Free, which wants to be aligned.
+  static constexpr size_t kRoom = (sizeof(T) + alignof(Free) - 1) / alignof(Free) * alignof(Free);
   struct Chunk {
     char* start;
     size_t size;
@@ -102,7 +104,7 @@ class Pool {
   // Takes another chunk, for at least one object.
   void grow() {
     static constexpr size_t kLine = 64;
-    const size_t wanted = chunks_.empty() ? sizeof(T) : chunks_.back().size * 2;
+    const size_t wanted = chunks_.empty() ? kRoom : chunks_.back().size * 2;
     const bool large = wanted >= kLargest;
     const size_t size = large ? kLargest : (wanted + kLine - 1) / kLine * kLine;
     chunks_.reserve(chunks_.size() + 1);
@@ -116,7 +118,7 @@ class Pool {
   void use(const Chunk& chunk) {
     poison(chunk.start, chunk.size);
     next_ = chunk.start;
-    end_ = chunk.start + chunk.size / sizeof(T) * sizeof(T);
+    end_ = chunk.start + chunk.size / kRoom * kRoom;
   }
 
   void shrink() {
