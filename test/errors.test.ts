@@ -67,9 +67,8 @@ test('no iommufd: the error says which kernel option, and that there is a softwa
   );
 });
 
-test('over the locked-memory limit: the error says limit, need and how to raise it', async (ctx) => {
-  needs(ctx, { backends: ['kernel'], because: 'the software host does not charge for pinned pages yet' });
-  const error = await failure(`const { dma } = await openEdu('kernel'); dma.map(DmaBuffer.alloc(1 << 20))`, [
+test('over the locked-memory limit: the error says limit, need and how to raise it', async () => {
+  const error = await failure(`const { dma } = await openEdu('${backend}'); dma.map(DmaBuffer.alloc(1 << 20))`, [
     'prlimit',
     '--memlock=65536:65536',
     'setpriv',
