@@ -68,13 +68,10 @@ test('no iommufd: the error says which kernel option, and that there is a softwa
 });
 
 test('over the locked-memory limit: the error says limit, need and how to raise it', async () => {
-  const error = await failure(`const { dma } = await openEdu('${backend}'); dma.map(DmaBuffer.alloc(1 << 20))`, [
-    'prlimit',
-    '--memlock=65536:65536',
-    'setpriv',
-    '--bounding-set=-ipc_lock',
-    '--inh-caps=-ipc_lock',
-  ]);
+  const error = await failure(
+    `const { dma } = await openEdu('${backend}'); dma.map(DmaBuffer.alloc(1 << 20))`,
+    ['prlimit', '--memlock=65536:65536', 'setpriv', '--bounding-set=-ipc_lock', '--inh-caps=-ipc_lock'],
+  );
   expect(error).toMatchObject({
     code: 'ENOMEM',
     request: 'IOMMU_IOAS_MAP',

@@ -71,3 +71,11 @@ test('what is said of page tables is what the real kernel said', { timeout: 300_
   expect(answers.length).toBeGreaterThan(240);
   expect(answers).toEqual(readFileSync(join(here, 'page_tables_trace.txt'), 'utf8').split('\n'));
 });
+
+test('4,000 answers about address spaces are those that the real kernel gave', { timeout: 300_000 }, () => {
+  const program = build('ioas_trace', join(here, '../../native/kernel/kernel.cc'));
+  const disk = join(here, '../../build/ioas-trace-disk');
+  const answers = spawnSync(program, ['soft', disk], { encoding: 'utf8' }).stdout.split('\n');
+  expect(answers.length).toBeGreaterThan(4000);
+  expect(answers).toEqual(readFileSync(join(here, 'ioas_trace.txt'), 'utf8').split('\n'));
+});

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -22,6 +23,7 @@ namespace {
 struct Mapping {
   uint64_t first;  // page
   uint64_t last;
+  bool readable;
   bool sharedFile;  // shared, writable, and of a file
   std::string path;
 };
@@ -45,6 +47,7 @@ struct Query {
   uint64_t buildId;
 };
 constexpr unsigned long kQuery = _IOWR('f', 17, Query);
+constexpr uint64_t kReadable = 1;
 constexpr uint64_t kWritable = 2;
 constexpr uint64_t kShared = 8;
 
@@ -69,7 +72,8 @@ class Maps {
     query.name = reinterpret_cast<uint64_t>(name);
     if (syscall(SYS_ioctl, fd_, kQuery, &query) == 0) {
       const bool shared = (query.vmaFlags & (kShared | kWritable)) == (kShared | kWritable);
-      out = {query.start / pageSize(), query.end / pageSize() - 1, shared && query.inode != 0, name};
+      out = {query.start / pageSize(), query.end / pageSize() - 1, (query.vmaFlags & kReadable) != 0,
+             shared && query.inode != 0, name};
       return true;
     }
     return findInText(page, out);
@@ -100,7 +104,7 @@ class Maps {
         continue;
       }
       const bool shared = rights[1] == 'w' && rights[3] == 's';
-      out = {first / pageSize(), after / pageSize() - 1, shared && inode != 0,
+      out = {first / pageSize(), after / pageSize() - 1, rights[0] == 'r', shared && inode != 0,
              line.substr(static_cast<size_t>(name))};
       return true;
     }
@@ -119,9 +123,12 @@ bool inMemory(std::string path) {
   constexpr std::string_view kDeleted = " (deleted)";
   if (path.ends_with(kDeleted)) path.resize(path.size() - kDeleted.size());
   while (!path.empty()) {
-    struct statfs file = {};
-    if (syscall(SYS_statfs, path.c_str(), &file) == 0) {
-      const auto type = static_cast<uint32_t>(file.f_type);
+    struct statfs system = {};
+    if (syscall(SYS_statfs, path.c_str(), &system) == 0) {
+      struct stat file = {};
+      if (syscall(SYS_newfstatat, AT_FDCWD, path.c_str(), &file, 0) == 0 && S_ISBLK(file.st_mode))
+        return false;
+      const auto type = static_cast<uint32_t>(system.f_type);
       return type == TMPFS_MAGIC || type == RAMFS_MAGIC || type == HUGETLBFS_MAGIC;
     }
     path.resize(path.find_last_of('/') == std::string::npos ? 0 : path.find_last_of('/'));
@@ -131,17 +138,19 @@ bool inMemory(std::string path) {
 
 }  // namespace
 
-bool Mappings::ask(uint64_t first, uint64_t last) {
+bool Mappings::ask(uint64_t first, uint64_t last, bool write) {
   Maps maps;
   Range good;
-  bool keep = true;  // memory of no file at all is nearly all that is mapped, and stays what it is
+  bool keep = true;  // for nearly all that is mapped
   for (uint64_t next = first;;) {
     Mapping mapping = {};
     if (!maps.find(next, mapping)) return true;  // no /proc: nothing is known
+    if (!write && !mapping.readable) return false;
     if (mapping.sharedFile) {
-      if (!inMemory(mapping.path)) return false;
+      if (write && !inMemory(mapping.path)) return false;
       keep = false;
     }
+    good.readable = good.readable && mapping.readable;
     if (next == first) good.first = mapping.first;
     good.last = mapping.last;
     if (mapping.last >= last) break;

@@ -1,9 +1,10 @@
 // Which memory a kernel refuses to pin for a device although the program can reach it: registers and memory
-// of devices; and, to be written, shared mappings of ordinary files, whose file system has to see each write.
+// of devices; to be read, what is mapped without that right (which processors grant with that to write); and
+// to be written, shared mappings of ordinary files, whose file system has to see each write.
 //
-// Asking what a mapping is costs a look into /proc, so for memory of no file the answer is kept until that is
-// unmapped through the host. (Unmapped behind its back, a shared file in its place can be taken for it. The
-// other way round nothing is kept.)
+// Asking what a mapping is costs a look into /proc, so for memory that isn't written to a file the answer is
+// kept until that is unmapped through the host. (Unmapped behind its back, a shared file in its place can be
+// taken for it. The other way round nothing is kept.)
 //
 // Life: part of the process's Memory, whose lock is held in each call.
 #pragma once
@@ -21,7 +22,7 @@ class Mappings {
   // `write`).
   [[nodiscard]] bool pinnable(uint64_t first, uint64_t last, bool write) {
     if (!devices_.empty() && devices_.find(first, last) != nullptr) return false;
-    return !write || known(first, last) || ask(first, last);
+    return known(first, last, write) || ask(first, last, write);
   }
   void unmapped(uint64_t first, uint64_t last);
   // From here on, until it is unmapped, the range is a device's.
@@ -32,17 +33,18 @@ class Mappings {
   struct Range {
     uint64_t first = 1;
     uint64_t last = 0;
+    bool readable = true;
   };
-  [[nodiscard]] bool known(uint64_t first, uint64_t last) const {
+  [[nodiscard]] bool known(uint64_t first, uint64_t last, bool write) const {
     for (const Range& range : known_) {
-      if (first >= range.first && last <= range.last) return true;
+      if (first >= range.first && last <= range.last) return write || range.readable;
     }
     return false;
   }
-  [[nodiscard]] bool ask(uint64_t first, uint64_t last);
+  [[nodiscard]] bool ask(uint64_t first, uint64_t last, bool write);
 
   SpanTree<Nothing> devices_;
-  std::array<Range, 8> known_;  // writable, and of no file
+  std::array<Range, 8> known_;  // not written to any file
   unsigned oldest_ = 0;
 };
 
