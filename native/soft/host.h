@@ -36,6 +36,7 @@ class Memory;
 enum class FdKind {
   plain,     // always readable and writable, as a regular file
   pollable,  // readable when `Host::setReadable` says so, always writable
+  readable,  // the same, never writable
 };
 
 // One translation failure, as an IOMMU's fault log has it.
@@ -90,7 +91,7 @@ class Host final : public Backend {
   [[nodiscard]] int install(std::shared_ptr<File> file, FdKind kind, int flags);
   void uninstall(int fd);  // of a call that fails after all: nobody has seen the number
   [[nodiscard]] std::shared_ptr<File> file(int fd);   // null if not ours
-  void setReadable(const File& file, bool readable);  // for FdKind::pollable
+  void setReadable(const File& file, bool readable);  // not for FdKind::plain
   void reportFault(DmaFault fault);
   [[nodiscard]] pci::Machine& machine() { return *machine_; }
   [[nodiscard]] Engine& engine() { return *engine_; }

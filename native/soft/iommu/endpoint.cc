@@ -42,7 +42,14 @@ Endpoint::~Endpoint() {
 const Attachment* Endpoint::attachment(std::optional<uint32_t> pasid) const {
   if (!pasid) return plain_.translation != nullptr ? &plain_ : nullptr;
   const auto found = pasids_.find(*pasid);
-  return found != pasids_.end() ? &found->second : nullptr;
+  if (found != pasids_.end()) return &found->second;
+  return guestsPasid() ? &plain_ : nullptr;
+}
+
+Translation::Reach Endpoint::reach(const Attachment& by, std::optional<uint32_t> pasid, uint64_t iova,
+                                   uint64_t limit, uint32_t access) const {
+  if (pasid && &by == &plain_) return by.translation->reachAs(*pasid, iova, limit, access);
+  return by.translation->reach(iova, limit, access);
 }
 
 void Endpoint::attach(std::optional<uint32_t> pasid, const Attachment& to) {
@@ -67,7 +74,8 @@ const char* Endpoint::move(Transfer& transfer, bool& missing) {
   while (transfer.size != 0) {
     const Attachment* const by = attachment(transfer.pasid);
     if (by == nullptr) return plain_.translation == nullptr ? "blocked" : "no address space for this PASID";
-    const Translation::Reach reach = by->translation->reach(transfer.iova, transfer.size, transfer.access);
+    const Translation::Reach reach =
+        this->reach(*by, transfer.pasid, transfer.iova, transfer.size, transfer.access);
     if (reach.size == 0) {
       missing = reach.missing && by->pageRequests != nullptr;
       return reach.reason;
@@ -85,6 +93,8 @@ const char* Endpoint::move(Transfer& transfer, bool& missing) {
 }
 
 void Endpoint::fail(const Transfer& transfer, const char* reason) {
+  const Attachment* const by = attachment(transfer.pasid);
+  if (by != nullptr) by->translation->failed(*this, transfer.pasid, transfer.iova, transfer.access);
   host.reportFault({bdf, transfer.iova, transfer.size, transfer.access == kWrite, reason});
 }
 
@@ -148,8 +158,8 @@ void Endpoint::askFor(Transfer transfer) {
   std::vector<PageRequest> requests;
   const uint64_t last = transfer.iova + (transfer.size - 1);
   for (uint64_t page = transfer.iova & ~(kPage - 1); page <= last && requests.size() < kMost; page += kPage) {
-    const Translation::Reach reach =
-        attachment(transfer.pasid)->translation->reach(std::max(page, transfer.iova), 1, transfer.access);
+    const Translation::Reach reach = this->reach(*attachment(transfer.pasid), transfer.pasid,
+                                                 std::max(page, transfer.iova), 1, transfer.access);
     if (reach.size == 0 && reach.missing) {
       requests.push_back({page, permissions, transfer.group, transfer.pasid, false});
     }
@@ -161,11 +171,7 @@ void Endpoint::askFor(Transfer transfer) {
 }
 
 int Endpoint::request(const PageRequest& request) {
-  const Attachment* by = attachment(request.pasid);
-  if (by == nullptr && request.pasid && unit.guestPasids && plain_.translation != nullptr &&
-      plain_.translation->nested()) {
-    by = &plain_;
-  }
+  const Attachment* const by = attachment(request.pasid);
   if (by == nullptr || by->pageRequests == nullptr) {
     if (request.last) respond(request.group, PageResponse::invalid);
     return -EINVAL;

@@ -153,6 +153,12 @@ class Endpoint {
     uint32_t group = 0;  // of its page requests, while it waits
   };
   // Moves as much as can be moved: null when that is all, or why not. `missing`: pages can be asked for.
+  // Do transactions with a PASID that nothing is attached for go to a guest's table?
+  [[nodiscard]] bool guestsPasid() const {
+    return unit.guestPasids && plain_.translation != nullptr && plain_.translation->nested();
+  }
+  [[nodiscard]] Translation::Reach reach(const Attachment& by, std::optional<uint32_t> pasid, uint64_t iova,
+                                         uint64_t limit, uint32_t access) const;
   [[nodiscard]] const char* move(Transfer& transfer, bool& missing);
   void proceed(Transfer transfer);
   void askFor(Transfer transfer);

@@ -97,6 +97,7 @@ HwInfo describeSmmuv3(const Unit& unit) {
   idr0 |= bit(18) | bit(19);  // 16-bit VMIDs, context descriptors in two levels
   idr0 |= uint64_t{2} << 21;  // little endian
   if (!stalls) idr0 |= uint64_t{1} << 24;
+  idr0 |= bit(26);            // what is given up is always told to the device
   idr0 |= uint64_t{1} << 27;  // stream tables in two levels
   data.idr[0] = static_cast<uint32_t>(idr0);
   data.idr[1] = 16 | unit.pasidBits << 6 | 19U << 16 | kMostCommandsLog2 << 21;

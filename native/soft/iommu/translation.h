@@ -6,10 +6,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 namespace vfio::soft::iommu {
 
 class Domain;
+class Endpoint;
 struct Unit;
 
 enum Access : uint32_t { kNoAccess = 0, kRead = 1, kWrite = 2 };
@@ -33,9 +35,18 @@ class Translation {
   // As many of the first `limit` (> 0) bytes from `iova` as are in one piece and allow `access` (kRead or
   // kWrite).
   [[nodiscard]] virtual Reach reach(uint64_t iova, uint64_t limit, uint32_t access) = 0;
+  // The same with a PASID, where those are the guest's business (Unit::guestPasids).
+  [[nodiscard]] virtual Reach reachAs(uint32_t /*pasid*/, uint64_t iova, uint64_t limit, uint32_t access) {
+    return reach(iova, limit, access);
+  }
 
   // 0, or -errno when an endpoint behind `unit` can't be translated by this.
   [[nodiscard]] virtual int suits(const Unit& unit) const = 0;
+  // ... or when this one can't, be its unit what it may.
+  [[nodiscard]] virtual int admits(const Endpoint& /*endpoint*/) { return 0; }
+  // A transaction of `from` was given up at this address: a guest that wrote the table is to learn of it.
+  virtual void failed(const Endpoint& /*from*/, std::optional<uint32_t> /*pasid*/, uint64_t /*iova*/,
+                      uint32_t /*access*/) {}
 
   [[nodiscard]] virtual bool nested() const { return false; }
 };

@@ -10,8 +10,10 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "../iommu/endpoint.h"
 #include "object.h"
 
 namespace vfio::soft::iommufd {
@@ -49,6 +51,12 @@ class Access final : public Object {
   // reaches pages as a device would, instead of as the program.
   [[nodiscard]] int rw(uint64_t iova, void* data, uint64_t length, bool write, bool pinning = false);
 
+  // From here on nothing that it has pinned in [iova, last] can be unmapped (-EBUSY).
+  void lock(uint64_t iova, uint64_t last) { locked_ = iommu::Range{iova, last}; }
+  [[nodiscard]] bool locks(uint64_t iova, uint64_t last) const {
+    return locked_ && locked_->start <= last && iova <= locked_->last;
+  }
+
   [[nodiscard]] Ioas* ioas() const { return ioas_; }
   [[nodiscard]] uint64_t alignment() const;
   void notifyUnmapped(uint64_t iova, uint64_t length) const { unmapped_(iova, length); }
@@ -65,6 +73,7 @@ class Access final : public Object {
   const Unmapped unmapped_;
   Ioas* ioas_ = nullptr;    // null from the moment of leaving on, so that nothing is newly pinned
   Ioas* pinned_ = nullptr;  // until everything is unpinned
+  std::optional<iommu::Range> locked_;
 };
 
 }  // namespace vfio::soft::iommufd

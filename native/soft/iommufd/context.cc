@@ -1,5 +1,7 @@
 #include "context.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <iterator>
@@ -9,6 +11,7 @@
 #include "../mm/memory.h"
 #include "command.h"
 #include "iommufd.h"
+#include "virtual_interface.h"
 
 namespace vfio::soft::iommufd {
 namespace {
@@ -136,6 +139,16 @@ int Context::ioctl(unsigned long request, UserAddress argument) {
   if (const int error = copyStruct(bytes, size, argument, userSize); error != 0) return error;
   Command command = {*this, argument, userSize, size, bytes};
   return entry->handle(command);
+}
+
+int64_t Context::mmap(void* hint, size_t length, int protection, int flags, uint64_t offset) {
+  if (!host.since(6, 17)) return -ENODEV;
+  const int type = flags & MAP_TYPE;
+  if (type != MAP_SHARED && type != MAP_SHARED_VALIDATE) return -EINVAL;
+  if ((protection & PROT_EXEC) != 0) return -EPERM;
+  const auto found = mappable.find(offset);
+  if (found == mappable.end() || length != VirtualInterface::kLength) return -ENXIO;
+  return found->second->map(shared_from_this(), hint, flags);
 }
 
 int Context::remove(uint32_t id) {

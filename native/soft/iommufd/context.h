@@ -20,12 +20,17 @@ class Host;
 
 namespace vfio::soft::iommufd {
 
+class VirtualInterface;
+
 class Context final : public File, public std::enable_shared_from_this<Context> {
  public:
   Context(Host& itsHost, mm::Payer whoPays) : host(itsHost), payer(whoPays) {}
   ~Context() override;
 
   [[nodiscard]] int ioctl(unsigned long request, UserAddress argument) override;
+
+  // What VIOMMU_ALLOC has handed out an offset for; nothing else.
+  [[nodiscard]] int64_t mmap(void* hint, size_t length, int protection, int flags, uint64_t offset) override;
 
   // Removes what is removed with an object besides it: the compat IOAS may be that object.
   [[nodiscard]] int remove(uint32_t id);
@@ -37,6 +42,7 @@ class Context final : public File, public std::enable_shared_from_this<Context> 
   ObjectTable objects;
   mm::Payer payer;           // for pages of those who have no CAP_IPC_LOCK
   Ioas* vfioIoas = nullptr;  // what the VFIO container requests work on; not a user of it
+  std::map<uint64_t, VirtualInterface*> mappable;  // by offset
 
  private:
   std::map<const iommu::Group*, std::weak_ptr<DeviceGroup>> groups_;

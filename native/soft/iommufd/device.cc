@@ -9,6 +9,7 @@
 #include "hwpt.h"
 #include "ioas.h"
 #include "iommufd.h"
+#include "vdevice.h"
 
 namespace vfio::soft::iommufd {
 
@@ -78,6 +79,7 @@ int Device::checkHardware(Hwpt& hwpt, uint32_t pasid, bool replaces) const {
   }
   for (const iommu::Endpoint* member : group_->group.members) {
     if (const int error = hwpt.translation->suits(member->unit); error != 0) return error;
+    if (const int error = hwpt.translation->admits(*member); error != 0) return error;
   }
   return wantsRequests ? -ENODEV : 0;
 }
@@ -254,6 +256,7 @@ int Device::bind(Context& context, iommu::Endpoint& endpoint, Device*& out) {
 }
 
 void Device::unbind(Device& device) {
+  if (device.vdevice != nullptr) (void)device.context.objects.entomb(device.vdevice->id);
   std::vector<uint32_t> pasids;
   for (const auto& [pasid, attach] : device.group_->attached) pasids.push_back(pasid);
   for (const uint32_t pasid : pasids) device.detach(pasid);

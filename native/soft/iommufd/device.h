@@ -20,6 +20,7 @@ class Context;
 class Device;
 class Hwpt;
 class Ioas;
+class Vdevice;
 
 // PASID 0 is what stands for no PASID in the kernel, and in here.
 inline constexpr uint32_t kNoPasid = 0;
@@ -67,6 +68,7 @@ class Device final : public Object {
 
   Context& context;
   iommu::Endpoint& endpoint;
+  Vdevice* vdevice = nullptr;  // as which it is behind a virtual IOMMU (from 6.17 on)
 
  private:
   [[nodiscard]] int join(Hwpt& hwpt, uint32_t pasid, Hwpt*& left);

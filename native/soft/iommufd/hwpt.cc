@@ -12,6 +12,7 @@
 #include "device.h"
 #include "fault_queue.h"
 #include "ioas.h"
+#include "viommu.h"
 
 namespace vfio::soft::iommufd {
 
@@ -152,6 +153,12 @@ int make(Command& command, const uapi::iommu_hwpt_alloc& arguments, Device& devi
     out = hwpt;
     return error;
   }
+  if (parent.kind == ObjectKind::viommu) {
+    NestedHwpt* hwpt = nullptr;
+    const int error = static_cast<Viommu&>(parent).makeNested(device, arguments.flags, data, hwpt);
+    out = hwpt;
+    return error;
+  }
   return -EINVAL;
 }
 
@@ -207,6 +214,7 @@ int hwptInvalidate(Command& command) {
     if (object->kind == ObjectKind::nestedHwpt) {
       return static_cast<NestedHwpt&>(*object).table->invalidate(array);
     }
+    if (object->kind == ObjectKind::viommu) return static_cast<Viommu&>(*object).invalidate(array);
     // Since there are virtual IOMMUs, several kinds of object can be meant.
     return command.context.host.since(6, 13) ? -EINVAL : -ENOENT;
   };

@@ -109,6 +109,7 @@ int IoPagetable::unmapRange(uint64_t start, uint64_t last, uint64_t& unmapped) {
     if (area.start < start || area.last > last) return -ENOENT;
     if (area.start != start) tries = 0;
     if (area.value.accesses != 0) {
+      if (locked(area.start, area.last)) return -EBUSY;
       start = area.start;
       found->value.closed = 1;
       notifyUnmapped(area.start, area.last - area.start + 1);

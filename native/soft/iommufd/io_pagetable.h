@@ -131,6 +131,7 @@ class IoPagetable {
   [[nodiscard]] int unmapRange(uint64_t start, uint64_t last, uint64_t& unmapped);
   void prefetch(uint64_t iova) const;
   void rebuildReserved();
+  [[nodiscard]] bool locked(uint64_t iova, uint64_t last) const;
   void notifyUnmapped(uint64_t iova, uint64_t length) const;
   template <class Visit>
   [[nodiscard]] int forAreas(uint64_t iova, uint64_t last, const Visit& visit);

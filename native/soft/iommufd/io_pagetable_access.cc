@@ -25,6 +25,10 @@ void IoPagetable::notifyUnmapped(uint64_t iova, uint64_t length) const {
   for (const Access* access : told) access->notifyUnmapped(iova, length);
 }
 
+bool IoPagetable::locked(uint64_t iova, uint64_t last) const {
+  return std::ranges::any_of(accesses_, [=](const Access* access) { return access->locks(iova, last); });
+}
+
 // Shows the parts of the areas that [iova, last] is made of, lowest first, until `visit` returns other than 0
 // (which is returned). 0: all of it was shown; -ENOENT: up to a hole.
 template <class Visit>

@@ -25,12 +25,22 @@ Object* ObjectTable::find(uint32_t id) const {
   return object != nullptr && object->published ? object : nullptr;
 }
 
-int ObjectTable::remove(uint32_t id) {
+int ObjectTable::removable(uint32_t id) const {
   const Object* const object = find(id);
   if (object == nullptr) return -ENOENT;
-  if (object->users != 1) return -EBUSY;
-  erase(id);
-  return 0;
+  return object->users == 1 ? 0 : -EBUSY;
+}
+
+int ObjectTable::remove(uint32_t id) {
+  const int error = removable(id);
+  if (error == 0) erase(id);
+  return error;
+}
+
+int ObjectTable::entomb(uint32_t id) {
+  const int error = removable(id);
+  if (error == 0) slots_[id].reset();  // and it is not among the free ones
+  return error;
 }
 
 void ObjectTable::removeAll() {

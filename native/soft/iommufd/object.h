@@ -82,6 +82,8 @@ class ObjectTable {
 
   // Removes and destroys: 0, -ENOENT, or -EBUSY while it has other users than the table.
   [[nodiscard]] int remove(uint32_t id);
+  // The same, but its id is never given out again.
+  [[nodiscard]] int entomb(uint32_t id);
   // Everything, those that nothing uses first, until none is left.
   void removeAll();
 
@@ -91,6 +93,7 @@ class ObjectTable {
  private:
   [[nodiscard]] uint32_t takeId();
   void erase(uint32_t id);
+  [[nodiscard]] int removable(uint32_t id) const;
 
   std::vector<std::unique_ptr<Object>> slots_{1};  // by id; there is no id 0
   std::set<uint32_t> free_;                        // empty slots

@@ -1,0 +1,70 @@
+// The queue of a virtual IOMMU's events of one type, on their way to the program.
+//
+// Each event has the next number. When the queue is full events are lost, which shows in the numbers, and in
+// a last record, that has no event and goes when one is queued behind it.
+//
+// Life: made by VEVENTQ_ALLOC with its file, which is a user of it and keeps the iommufd's context. It is a
+// user of its virtual IOMMU.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "../file.h"
+#include "object.h"
+
+namespace vfio::soft::iommufd {
+
+class Context;
+class VeventQueue;
+class Viommu;
+
+class VeventFile final : public File {
+ public:
+  VeventFile(std::shared_ptr<Context> context, VeventQueue& queue);
+  ~VeventFile() override;
+  VeventFile(const VeventFile&) = delete;
+  VeventFile& operator=(const VeventFile&) = delete;
+
+  [[nodiscard]] int64_t read(UserAddress user, size_t size) override;
+  // It has no positions, and takes no answers: writing is EINVAL.
+  [[nodiscard]] int64_t pread(UserAddress, size_t, uint64_t) override { return -ESPIPE; }
+  [[nodiscard]] int64_t pwrite(UserAddress, size_t, uint64_t) override { return -ESPIPE; }
+
+ private:
+  friend VeventQueue;
+  const std::shared_ptr<Context> context_;
+  VeventQueue* queue_;  // null: it could not be made after all
+};
+
+class VeventQueue final : public Object {
+ public:
+  static constexpr ObjectKind kKind = ObjectKind::veventQueue;
+  VeventQueue(Viommu& itsViommu, uint32_t itsType, uint32_t itsDepth);
+  ~VeventQueue() override;
+
+  void report(const void* data, size_t size);
+
+  Viommu& viommu;
+  const uint32_t type;
+
+ private:
+  friend VeventFile;
+  struct Event {
+    uint32_t number;
+    std::vector<unsigned char> data;
+  };
+  [[nodiscard]] int64_t read(UserAddress user, size_t size);
+  void showReadable();
+
+  const uint32_t depth_;
+  VeventFile* file_ = nullptr;  // while it is open
+  std::list<Event> events_;
+  std::optional<uint32_t> lost_;  // the number of the last record
+  uint32_t next_ = 0;
+};
+
+}  // namespace vfio::soft::iommufd

@@ -1,0 +1,62 @@
+// The registers of a virtual IOMMU's command queues (Tegra241's CMDQV): what a program maps, so that its
+// guest starts commands without a system call. Queues are put behind it by HW_QUEUE_ALLOC.
+//
+// A guest may invalidate by address and by address space, and devices' TLBs; any other command is an error,
+// which stops the queue and is an event. Nothing is cached here, so that good commands have no effect but
+// being done.
+//
+// Life: made with its virtual IOMMU, which a mapping of it is a user of.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "../file.h"
+#include "../iommu/hw_info.h"
+#include "../iommu/nested.h"
+
+namespace vfio::soft::iommufd {
+
+class Context;
+class HwQueue;
+class Viommu;
+
+class VirtualInterface {
+ public:
+  static constexpr size_t kLength = 0x10000;
+  static constexpr unsigned kQueues = 1U << iommu::kCommandQueuesLog2;
+
+  // Gives `viommu` one and tells the caller, in its data, what to map: 0, -EINVAL (no such data), -EFAULT.
+  [[nodiscard]] static int make(Viommu& viommu, const iommu::UserData& data);
+  explicit VirtualInterface(Viommu& viommu);
+  ~VirtualInterface();
+  VirtualInterface(const VirtualInterface&) = delete;
+  VirtualInterface& operator=(const VirtualInterface&) = delete;
+
+  [[nodiscard]] int64_t map(std::shared_ptr<Context> context, void* hint, int flags);
+
+  // A queue comes, with its registers at their start, or goes.
+  void set(unsigned index, HwQueue* queue);
+  [[nodiscard]] HwQueue* queue(unsigned index) const { return registers_[index].queue; }
+
+ private:
+  struct Registers {
+    HwQueue* queue = nullptr;
+    uint32_t consumer = 0;  // with the reason of an error in bits 30:24
+    uint32_t producer = 0;
+    bool enabled = false;
+    uint32_t error = 0;  // a queue is in error while these two differ
+    uint32_t acknowledged = 0;
+  };
+  [[nodiscard]] uint32_t read(uint64_t offset) const;
+  void write(uint64_t offset, uint32_t value);
+  void run(unsigned index);
+
+  Viommu& viommu_;
+  uint64_t offset_ = 0;
+  std::array<Registers, kQueues> registers_;
+};
+
+}  // namespace vfio::soft::iommufd
