@@ -45,7 +45,7 @@ class PinCounts {
   static constexpr unsigned kLevels = 5;
   static constexpr uint32_t kDying = uint32_t{1} << 31;
 
-  struct Leaf {
+  struct alignas(8) Leaf {  // room for a pointer when it is given back
     uint32_t counts[kEntries] = {};
     unsigned used = 0;
   };

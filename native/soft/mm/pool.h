@@ -33,7 +33,8 @@ namespace vfio::soft::mm {
 
 template <class T>
 class Pool {
-  static_assert(std::is_trivially_destructible_v<T> && sizeof(T) >= sizeof(void*));
+  // What is given back holds the pointer to the next.
+  static_assert(std::is_trivially_destructible_v<T> && alignof(T) >= alignof(void*));
 
  public:
   Pool() = default;
