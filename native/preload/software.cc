@@ -78,23 +78,43 @@ soft::HostOptions fromEnvironment() {
   return options;
 }
 
+// The child gives up its copies of the parent's descriptors; the parent waits for that, since until then a
+// close in the parent is not the last one.
+constinit std::array<int, 2> separated{-1, -1};
+
 void beforeFork() {
   making.lock();
   lockMirror();
-  if (auto* host = theHost.load()) host->beforeFork();
+  auto* host = theHost.load();
+  if (!host) return;
+  host->beforeFork();
+  if (REAL(pipe2)(separated.data(), O_CLOEXEC) != 0) separated = {-1, -1};
 }
 
-void afterForkInParent() {
-  if (auto* host = theHost.load()) host->afterFork(false);
-  unlockMirror(false);
+void afterFork(bool inChild) {
+  const int error = errno;
+  if (auto* host = theHost.load()) {
+    host->afterFork(inChild);
+    char byte = 0;
+    if (inChild) {
+      if (REAL(write)(separated[1], &byte, 1) != 1) byte = 1;  // the parent has gone
+    } else {
+      REAL(close)(separated[1]);
+      while (REAL(read)(separated[0], &byte, 1) < 0 && errno == EINTR) continue;
+    }
+    if (inChild) REAL(close)(separated[1]);
+    REAL(close)(separated[0]);
+  }
+  unlockMirror(inChild);
   making.unlock();
+  errno = error;
 }
+
+void afterForkInParent() { afterFork(false); }
 
 void afterForkInChild() {
   home.store(getpid());
-  if (auto* host = theHost.load()) host->afterFork(true);
-  unlockMirror(true);
-  making.unlock();
+  afterFork(true);
 }
 
 soft::Host* make() {

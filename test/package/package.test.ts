@@ -92,7 +92,7 @@ describe('installed with no compiler and no install scripts, the package', () =>
       .filter((entry) => entry.isFile())
       .map((entry) => join(entry.parentPath, entry.name).slice(installed.length + 1));
     const allowed =
-      /^(dist\/lib\/.*\.d\.ts$|native\/|prebuilds\/)|^(dist\/vfio\.js|package\.json|binding\.gyp|README\.md|LICENSE)$/;
+      /^(dist\/lib\/.*\.d\.ts$|native\/|prebuilds\/)|^(dist\/vfio\.js|dist\/bin\/vfio-soft-preload\.js|package\.json|binding\.gyp|README\.md|LICENSE)$/;
     expect(files.filter((file) => !allowed.test(file))).toEqual([]);
     expect(files).toContain('dist/vfio.js');
     expect(files).toContain('dist/lib/index.d.ts');
@@ -105,6 +105,18 @@ describe('installed with no compiler and no install scripts, the package', () =>
       "import('vfio').then((m) => console.log(typeof m.Host.open))",
     );
     expect({ status, stdout, stderr }).toEqual({ status: 0, stdout: 'function\n', stderr: '' });
+  });
+
+  test('runs a program on the software host: vfio-soft-preload', () => {
+    const bin = join(app, 'node_modules/.bin/vfio-soft-preload');
+    const library = node(bin).stdout.trim();
+    expect(library).toBe(join(installed, 'prebuilds', `linux-${process.arch}`, 'vfio-soft-preload.so'));
+    const { status, stdout } = spawnSync(
+      process.execPath,
+      [bin, '--', '/bin/cat', '/sys/bus/pci/devices/0000:00:10.0/device'],
+      { encoding: 'utf8' },
+    );
+    expect({ status, stdout }).toEqual({ status: 0, stdout: '0x11e8\n' });
   });
 
   test("runs the README's first example", () => {

@@ -1,5 +1,5 @@
-// The whole job of a driver for the edu device: take it, map memory, move it by DMA, be interrupted, and touch its
-// registers by plain loads and stores.
+// The whole job of a driver for the edu device: take it, map memory, move it by DMA, be interrupted, and
+// touch its registers by plain loads and stores.
 #include "driver.h"
 
 int main(void) {
@@ -16,7 +16,8 @@ int main(void) {
   map(&edu, memory, 8192, 0x100000);
 
   int event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  struct irq_set set = {.argsz = sizeof set, .flags = IRQ_EVENTFD_TRIGGER, .index = IRQ_MSI, .count = 1, .fds = {event}};
+  struct irq_set set = {
+      .argsz = sizeof set, .flags = IRQ_EVENTFD_TRIGGER, .index = IRQ_MSI, .count = 1, .fds = {event}};
   if (ioctl(edu.device, DEVICE_SET_IRQS, &set)) fail("SET_IRQS");
 
   dma(&edu, 0x100000, 0x40000, 4096, 0);

@@ -1,5 +1,5 @@
-// fork, vfork, exec: the child has a machine of its own in the state at the fork, and what it does the parent does not
-// see.
+// fork, vfork, exec: the child has a machine of its own in the state at the fork, and what it does the parent
+// does not see.
 #include <pthread.h>
 #include <sys/wait.h>
 

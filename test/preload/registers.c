@@ -1,5 +1,5 @@
-// What compilers make of an access to memory, on registers of a device: each instruction must do to them, to the
-// processor's registers and to its flags what it does to plain memory.
+// What compilers make of an access to memory, on registers of a device: each instruction must do to them, to
+// the processor's registers and to its flags what it does to plain memory.
 #include <immintrin.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -9,24 +9,28 @@
 static sigjmp_buf back;
 static void on_fault(int number) { siglongjmp(back, number); }
 
-// The same code on 16 bytes of memory and on two registers of 8 bytes that keep what is stored in them; `out` and
-// the flags afterwards must be the same. A store of 4 bytes clears the register's upper half: small values.
+// The same code on 16 bytes of memory and on two registers of 8 bytes that keep what is stored in them; `out`
+// and the flags afterwards must be the same. A store of 4 bytes clears the register's upper half: small
+// values.
 typedef volatile uint64_t *place;
-#define ON(where, code, ...)                                                                                          \
-  __asm__ volatile(code "\n\tpushfq\n\tpopq %[flags]" : [out] "+a"(out), [flags] "=&r"(flags) : [at] "r"(where), [in] "r"(in), ##__VA_ARGS__ : "memory", "cc", "rcx", "xmm0", "xmm1")
-#define SAME(name, first, input, code, ...)                                                                        \
-  do {                                                                                                             \
-    uint64_t in = (input), out = 0x0102030405060708, flags = 0, result[2], seen[2];                                \
-    memory[0] = (first);                                                                                           \
-    memory[1] = 0x99;                                                                                              \
-    ON(memory, code, ##__VA_ARGS__);                                                                               \
-    result[0] = out, result[1] = flags;                                                                            \
-    wide[0] = (first);                                                                                             \
-    wide[1] = 0x99;                                                                                                \
-    out = 0x0102030405060708;                                                                                      \
-    ON(wide, code, ##__VA_ARGS__);                                                                                 \
-    seen[0] = wide[0], seen[1] = wide[1];                                                                          \
-    claim(name, result[0] == out && result[1] == flags && seen[0] == memory[0] && seen[1] == memory[1]);           \
+#define ON(where, code, ...)                                      \
+  __asm__ volatile(code "\n\tpushfq\n\tpopq %[flags]"             \
+                   : [out] "+a"(out), [flags] "=&r"(flags)        \
+                   : [at] "r"(where), [in] "r"(in), ##__VA_ARGS__ \
+                   : "memory", "cc", "rcx", "xmm0", "xmm1")
+#define SAME(name, first, input, code, ...)                                                              \
+  do {                                                                                                   \
+    uint64_t in = (input), out = 0x0102030405060708, flags = 0, result[2], seen[2];                      \
+    memory[0] = (first);                                                                                 \
+    memory[1] = 0x99;                                                                                    \
+    ON(memory, code, ##__VA_ARGS__);                                                                     \
+    result[0] = out, result[1] = flags;                                                                  \
+    wide[0] = (first);                                                                                   \
+    wide[1] = 0x99;                                                                                      \
+    out = 0x0102030405060708;                                                                            \
+    ON(wide, code, ##__VA_ARGS__);                                                                       \
+    seen[0] = wide[0], seen[1] = wide[1];                                                                \
+    claim(name, result[0] == out && result[1] == flags && seen[0] == memory[0] && seen[1] == memory[1]); \
   } while (0)
 
 int main(void) {
@@ -41,7 +45,8 @@ int main(void) {
   SAME("mov to a register", large, 0, "movq (%[at]), %[out]");
   SAME("mov of 4 bytes clears the rest", large, 0, "movl (%[at]), %k[out]");
   SAME("movslq", 0xfffffff0, 0, "movslq (%[at]), %[out]");
-  SAME("movzx, movsx of the bits that a device gives for 1 and 2 bytes", 0, 0, "movzbl (%[at]), %k[out]\n\tmovswq (%[at]), %[out]");
+  SAME("movzx, movsx of the bits that a device gives for 1 and 2 bytes", 0, 0,
+       "movzbl (%[at]), %k[out]\n\tmovswq (%[at]), %[out]");
   SAME("add to memory", large, large, "addq %[in], (%[at])");
   SAME("adc with the carry", large, 1, "stc\n\tadcq %[in], (%[at])");
   SAME("sub of a constant of one byte", 5, 0, "subq $6, (%[at])");
@@ -72,23 +77,31 @@ int main(void) {
   SAME("movbe", large, 0, "bswapq %[out]\n\tmovbeq (%[at]), %[out]");
   SAME("push and pop", large, 0, "pushq (%[at])\n\tpopq 8(%[at])");
   SAME("popcnt", large, 0, "popcntq (%[at]), %[out]");
-  SAME("base, index and scale", 0, large, "movl $1, %%ecx\n\tmovq %[in], (%[at], %%rcx, 8)\n\tmovq -8(%[at], %%rcx, 8), %[out]");
+  SAME("base, index and scale", 0, large,
+       "movl $1, %%ecx\n\tmovq %[in], (%[at], %%rcx, 8)\n\tmovq -8(%[at], %%rcx, 8), %[out]");
   SAME("16 bytes into a vector register and out of it", large, 0,
        "movdqu (%[at]), %%xmm0\n\tpaddq %%xmm0, %%xmm0\n\tmovups %%xmm0, (%[at])");
   SAME("8 bytes of a vector register", large, 0, "movq (%[at]), %%xmm1\n\tmovq %%xmm1, 8(%[at])");
   SAME("a vector operation", large, 0, "pxor %%xmm0, %%xmm0\n\tpaddq (%[at]), %%xmm0\n\tmovq %%xmm0, %[out]");
-  SAME("a double", 0x3ff8000000000000, 0, "movsd (%[at]), %%xmm0\n\taddsd (%[at]), %%xmm0\n\tmovsd %%xmm0, (%[at])");
+  SAME("a double", 0x3ff8000000000000, 0,
+       "movsd (%[at]), %%xmm0\n\taddsd (%[at]), %%xmm0\n\tmovsd %%xmm0, (%[at])");
   SAME("an integer to a double", 41, 0, "cvtsi2sdq (%[at]), %%xmm0\n\tmovq %%xmm0, %[out]");
   if (__builtin_cpu_supports("avx2")) {
-    SAME("AVX", large, 0, "vmovdqu (%[at]), %%xmm0\n\tvpaddq (%[at]), %%xmm0, %%xmm1\n\tvmovdqu %%xmm1, (%[at])\n\tvpbroadcastq (%[at]), %%xmm0\n\tvmovq %%xmm0, %[out]");
+    SAME("AVX", large, 0,
+         "vmovdqu (%[at]), %%xmm0\n\tvpaddq (%[at]), %%xmm0, %%xmm1\n\tvmovdqu %%xmm1, "
+         "(%[at])\n\tvpbroadcastq (%[at]), %%xmm0\n\tvmovq %%xmm0, %[out]");
     volatile uint64_t *buffer = (volatile uint64_t *)((volatile char *)edu.regs + 0x80);
     buffer[0] = 1, buffer[1] = 2, buffer[2] = 3;
     uint64_t four[4];
-    __asm__ volatile("vmovdqu (%[at]), %%ymm0\n\tvmovdqu %%ymm0, (%[to])\n\tvzeroupper" : : [at] "r"(buffer), [to] "r"(four) : "memory", "xmm0");
+    __asm__ volatile("vmovdqu (%[at]), %%ymm0\n\tvmovdqu %%ymm0, (%[to])\n\tvzeroupper"
+                     :
+                     : [at] "r"(buffer), [to] "r"(four)
+                     : "memory", "xmm0");
     claim("32 bytes at once", four[0] == 1 && four[1] == 2 && four[2] == 3);
   }
   SAME("registers r8 to r15", large, 0,
-       "movq %[at], %%rcx\n\tpushq %%r13\n\tpushq %%r12\n\tmovq %%rcx, %%r13\n\tmovq (%%r13), %%r12\n\tmovq %%r12, 8(%%r13)\n\tpopq %%r12\n\tpopq %%r13");
+       "movq %[at], %%rcx\n\tpushq %%r13\n\tpushq %%r12\n\tmovq %%rcx, %%r13\n\tmovq (%%r13), %%r12\n\tmovq "
+       "%%r12, 8(%%r13)\n\tpopq %%r12\n\tpopq %%r13");
 
   uint64_t words[2] = {0, 0};
   wide[0] = 7, wide[1] = 8;

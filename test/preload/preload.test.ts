@@ -1,0 +1,169 @@
+/**
+ * The preload library: programs in C, C++ and Python, and lspci, that know nothing of the software host and find its
+ * files all the same. A program prints a line per claim, "ok ..." or "FAIL ...".
+ */
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { needs } from '../support/backends.ts';
+
+const here = import.meta.dirname;
+const root = join(here, '../..');
+const library = join(root, 'build/preload/vfio-soft-preload.so');
+const folder = mkdtempSync(join(tmpdir(), 'preload-test-'));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const has = (command: string): boolean => spawnSync(command, ['--version']).error === undefined;
+
+/** What is missing to compile it. */
+const missing = ['make', 'gcc', 'g++'].filter((command) => !has(command));
+
+beforeAll(() => {
+  if (missing.length > 0) return;
+  const made = spawnSync('make', ['-s', '-j2', '-C', join(root, 'native/preload')], { encoding: 'utf8' });
+  expect(made.stderr).toBe('');
+}, 900_000);
+
+beforeEach((context) => {
+  if (missing.length > 0)
+    context.skip(`the library can't be compiled here: there is no ${missing.join(', no ')}`);
+});
+
+function run(command: string, args: string[], env: NodeJS.ProcessEnv = {}) {
+  // The mirror of sysfs goes into a folder of its own, so that a test can see what is left.
+  const all = { ...process.env, ...env, LD_PRELOAD: library, TMPDIR: folder };
+  const { status, signal, stdout, stderr } = spawnSync(command, args, { env: all, encoding: 'utf8' });
+  return { status, signal, stdout, stderr };
+}
+
+function compile(source: string, ...options: string[]): string {
+  const program = join(folder, source.replace(/\W/g, '-'));
+  const compiler = source.endsWith('.cc') ? 'g++' : 'gcc';
+  const all = ['-O2', '-Wall', '-Wextra', '-Wno-unused-function', ...options];
+  const built = spawnSync(compiler, [...all, join(here, source), '-o', program, '-lpthread'], {
+    encoding: 'utf8',
+  });
+  expect(built.stderr).toBe('');
+  return program;
+}
+
+function expectClaims(result: ReturnType<typeof run>, atLeast: number): void {
+  const claims = result.stdout.split('\n').filter((line) => line !== '');
+  expect(claims.filter((line) => !line.startsWith('ok '))).toEqual([]);
+  expect({ status: result.status, signal: result.signal, stderr: result.stderr }).toEqual({
+    status: 0,
+    signal: null,
+    stderr: '',
+  });
+  expect(claims.length).toBeGreaterThanOrEqual(atLeast);
+}
+
+const mirrors = () => readdirSync(folder).filter((name) => name.startsWith('vfio-soft-'));
+
+needs({ backends: ['software'], because: 'it is about the software host alone' });
+
+test('A1: a driver in C does the whole job: binding, mapping, DMA, an MSI, registers by plain loads and stores', () => {
+  expectClaims(run(compile('edu.c'), []), 12);
+  expect(mirrors()).toEqual([]);
+});
+
+test.each(['', '-D_FILE_OFFSET_BITS=64', '-D_FORTIFY_SOURCE=2'])(
+  'files and descriptors in C, compiled with "%s"',
+  (option) => {
+    expectClaims(run(compile('files.c', ...(option ? [option] : [])), []), 27);
+    expect(mirrors()).toEqual([]);
+  },
+);
+
+test('a child of fork has a machine of its own, one of vfork none', () => {
+  expectClaims(run(compile('fork.c'), []), 9);
+  expect(mirrors()).toEqual([]);
+});
+
+test('threads', { timeout: 60_000 }, () => {
+  expectClaims(run(compile('threads.c'), []), 1);
+});
+
+test('a driver in C++ with its streams and its filesystem', () => {
+  expectClaims(run(compile('streams.cc', '-std=c++20'), []), 5);
+});
+
+test('each instruction does to registers what it does to memory', (context) => {
+  if (process.arch !== 'x64') context.skip('registers by plain loads and stores are there on x86-64 only');
+  expectClaims(run(compile('registers.c', '-mno-red-zone', '-msse4.2', '-mmovbe'), []), 50);
+});
+
+test('a driver in Python', (context) => {
+  if (!has('python3')) context.skip('there is no python3');
+  expectClaims(run('python3', [join(here, 'driver.py')]), 9);
+});
+
+test('a driver in Rust', { timeout: 120_000 }, (context) => {
+  if (!has('rustc')) context.skip('there is no rustc');
+  const program = join(folder, 'driver-rust');
+  const built = spawnSync('rustc', ['-O', join(here, 'driver.rs'), '-o', program], { encoding: 'utf8' });
+  expect(built.stderr).toBe('');
+  expectClaims(run(program, []), 5);
+});
+
+test('lspci sees the machine', (context) => {
+  if (!has('lspci')) context.skip('there is no lspci (pciutils)');
+  const { status, stdout } = run('lspci', ['-n']);
+  expect(status).toBe(0);
+  expect(stdout.split('\n')).toContain('00:10.0 00ff: 1234:11e8 (rev 10)');
+  expect(stdout.trim().split('\n')).toHaveLength(8);
+  expect(run('lspci', ['-vvv', '-s', '00:14.0']).stdout).toContain('MSI-X: Enable- Count=4');
+});
+
+test('VFIO_SOFT_TOPOLOGY chooses the machine, and says what is wrong with it', () => {
+  const file = join(folder, 'machine.json');
+  const list = ['-c', 'ls /sys/bus/pci/devices'];
+  writeFileSync(file, '{ "devices": [{ "model": "edu", "bdf": "0000:00:04.0" }] }');
+  expect(run('sh', list, { VFIO_SOFT_TOPOLOGY: file }).stdout).toBe('0000:00:04.0\n');
+  writeFileSync(file, '{\n "devices": [{ "model": "edu", "bdf": 4 }] }');
+  const { stderr } = run('sh', list, { VFIO_SOFT_TOPOLOGY: file });
+  expect(stderr).toContain(`${file}: line 2: Expected a PCI address`);
+  expect(run('sh', list, { VFIO_SOFT_TOPOLOGY: '/nowhere' }).stderr).toContain('/nowhere: No such file');
+});
+
+test('VFIO_SOFT_KERNEL chooses the kernel', () => {
+  const { stderr } = run('ls', ['/dev/vfio'], { VFIO_SOFT_KERNEL: '2.6' });
+  expect(stderr).toMatch(
+    /^vfio-soft-preload: Expected a kernel from "[\d.]+" to "[\d.]+" for VFIO_SOFT_KERNEL/,
+  );
+  expect(run('ls', ['/dev/vfio'], { VFIO_SOFT_KERNEL: '6.12' }).stdout).toContain('vfio');
+});
+
+test('a program that has nothing to do with it makes no host and no mirror', () => {
+  const { status, stdout } = run('sh', ['-c', 'echo $(cat /proc/self/comm); ls /dev/null']);
+  expect({ status, stdout }).toEqual({ status: 0, stdout: 'cat\n/dev/null\n' });
+  expect(mirrors()).toEqual([]);
+});
+
+test('vfio-soft-preload runs a program, with its options and its end', () => {
+  const bin = join(root, 'dist/bin/vfio-soft-preload.js');
+  const tool = (...args: string[]) => {
+    const { status, signal, stdout, stderr } = spawnSync(process.execPath, [bin, ...args], {
+      encoding: 'utf8',
+    });
+    return { status, signal, stdout, stderr };
+  };
+  expect(tool()).toEqual({ status: 0, signal: null, stdout: `${library}\n`, stderr: '' });
+  const file = join(folder, 'other.json');
+  writeFileSync(file, '{ "devices": [{ "model": "edu", "bdf": "0000:00:05.0" }] }');
+  expect(tool('--topology', file, '--', 'ls', '/sys/bus/pci/devices').stdout).toBe('0000:00:05.0\n');
+  expect(tool('--kernel=6.12', 'sh', '-c', 'echo $VFIO_SOFT_KERNEL; exit 5')).toMatchObject({
+    status: 5,
+    stdout: '6.12\n',
+  });
+  expect(tool('sh', '-c', 'kill -TERM $$').signal).toBe('SIGTERM');
+  expect(tool('--topology', '/nowhere', 'true').stderr).toBe(
+    "vfio-soft-preload: Expected a file for --topology but received '/nowhere'\n",
+  );
+  expect(tool('--machine').stderr).toContain(
+    "Expected --topology, --kernel or -- for an option but received '--machine'",
+  );
+  expect(tool('/no/such/program').stderr).toContain('/no/such/program');
+});
