@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <utility>
 
 #include "../../uapi/iommufd_data.h"
@@ -98,12 +99,29 @@ void Endpoint::fail(const Transfer& transfer, const char* reason) {
   host.reportFault({bdf, transfer.iova, transfer.size, transfer.access == kWrite, reason});
 }
 
+// A failure is the page's, not the transfer's: what is written there is lost, what is read from there is
+// zero, and the pages behind it have their turn.
+void Endpoint::moveRest(Transfer transfer) {
+  constexpr uint64_t kPage = 4096;
+  while (transfer.size != 0) {
+    const size_t lost = std::min<uint64_t>(transfer.size, kPage - transfer.iova % kPage);
+    if (transfer.access == kRead) std::memset(transfer.bytes, 0, lost);
+    transfer.iova += lost;
+    transfer.bytes += lost;
+    transfer.size -= lost;
+    bool missing = false;
+    if (move(transfer, missing) == nullptr) return;
+  }
+}
+
 bool Endpoint::dmaRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) {
   Transfer transfer{iova, size, static_cast<char*>(into), kRead, pasid, {}};
   bool missing = false;
   const char* const reason = move(transfer, missing);
-  if (reason != nullptr) fail(transfer, reason);
-  return reason == nullptr;
+  if (reason == nullptr) return true;
+  fail(transfer, reason);
+  moveRest(std::move(transfer));
+  return false;
 }
 
 bool Endpoint::dmaWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) {
@@ -111,8 +129,10 @@ bool Endpoint::dmaWrite(uint64_t iova, const void* from, size_t size, std::optio
   Transfer transfer{iova, size, static_cast<char*>(const_cast<void*>(from)), kWrite, pasid, {}};
   bool missing = false;
   const char* const reason = move(transfer, missing);
-  if (reason != nullptr) fail(transfer, reason);
-  return reason == nullptr;
+  if (reason == nullptr) return true;
+  fail(transfer, reason);
+  moveRest(std::move(transfer));
+  return false;
 }
 
 void Endpoint::startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) {
@@ -131,7 +151,10 @@ void Endpoint::proceed(Transfer transfer) {
     askFor(std::move(transfer));
     return;
   }
-  if (reason != nullptr) fail(transfer, reason);
+  if (reason != nullptr) {
+    fail(transfer, reason);
+    moveRest({transfer.iova, transfer.size, transfer.bytes, transfer.access, transfer.pasid, {}});
+  }
   transfer.done(reason == nullptr);
 }
 

@@ -163,6 +163,7 @@ class Endpoint {
   void proceed(Transfer transfer);
   void askFor(Transfer transfer);
   void fail(const Transfer& transfer, const char* reason);
+  void moveRest(Transfer transfer);
 
   // With no PASID. Without a translation the group has no owner and the kernel's default domain rules, which
   // lets through nothing of a device that no kernel driver uses: blocked.

@@ -68,9 +68,9 @@ void FaultQueue::refuse(const Attach& via) {
   showReadable();
 }
 
-// The lowest that is free, from 1.
+// The lowest that is free. They begin at 1, but see `write`.
 uint32_t FaultQueue::freeCookie() const {
-  uint32_t cookie = 1;
+  uint32_t cookie = zeroIsFree_ ? 0 : 1;
   for (const auto& [taken, group] : read_) {
     if (taken != cookie) break;
     ++cookie;
@@ -125,6 +125,9 @@ int64_t FaultQueue::write(UserAddress user, size_t size) {
     if (error != 0) break;
     const bool known =
         response.code == uapi::IOMMUFD_PAGE_RESP_SUCCESS || response.code == uapi::IOMMUFD_PAGE_RESP_INVALID;
+    // The kernel keeps 0 from being given out by an entry in its table, which is there while others are, and
+    // which an answer to 0 takes away for good.
+    if (known && response.cookie == 0 && !read_.empty()) zeroIsFree_ = true;
     const auto found = known ? read_.find(response.cookie) : read_.end();
     if (found == read_.end()) {
       error = -EINVAL;

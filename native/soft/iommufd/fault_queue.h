@@ -74,6 +74,7 @@ class FaultQueue final : public Object {
   FaultFile* file_ = nullptr;  // while it is open
   std::list<Group> waiting_;
   std::map<uint32_t, Group> read_;  // by cookie
+  bool zeroIsFree_ = false;         // as a cookie
 };
 
 }  // namespace vfio::soft::iommufd

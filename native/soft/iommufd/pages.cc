@@ -19,11 +19,13 @@ int Pages::pinUncounted(mm::Memory& memory, uint64_t first, uint64_t last, uint6
   pages = 0;
   if (whole_ != 0) return 0;
   if (file_ != 0 && mapped_ == 0) return -EINVAL;
-  const int refused = file_ != 0 ? -EINVAL : -EFAULT;
   const uint64_t page = mm::pageSize();
+  const auto refused = [&](uint64_t from, uint64_t to) {
+    return file_ != 0 ? -EINVAL : mm::Memory::pinError(user_ + from * page, to - from + 1);
+  };
   if (parts_ == nullptr) {
     pages = last - first + 1;
-    return memory.pin(user_ + first * page, pages * page, writable_) == 0 ? 0 : refused;
+    return memory.pin(user_ + first * page, pages * page, writable_) == 0 ? 0 : refused(first, last);
   }
   uint64_t failed = 0;
   const bool stopped = parts_->firstGap(first, last, 1, [&](uint64_t from, uint64_t to) {
@@ -33,7 +35,7 @@ int Pages::pinUncounted(mm::Memory& memory, uint64_t first, uint64_t last, uint6
   });
   if (!stopped) return 0;
   if (failed != first) (void)unpinUncounted(memory, first, failed - 1);
-  return refused;
+  return refused(failed, last);
 }
 
 uint64_t Pages::unpinUncounted(mm::Memory& memory, uint64_t first, uint64_t last) const {

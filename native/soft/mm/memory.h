@@ -55,6 +55,12 @@ class Memory {
   // How many pins the page of `address` has.
   [[nodiscard]] unsigned pins(uint64_t address);
 
+  // What a kernel says of pages that it can't pin, of which it asks for 8192 at a time: their end has to be a
+  // number. -EOVERFLOW or -EFAULT.
+  [[nodiscard]] static int pinError(uint64_t firstPage, uint64_t pages) {
+    return pages <= 8192 && firstPage + pages * pageSize() < firstPage ? -EOVERFLOW : -EFAULT;
+  }
+
   // munmap as the program sees it: 0 or -errno. Pinned parts go when their last pin does.
   int unmap(uint64_t address, size_t size);
   // Something else is mapped there now; with `device` it is a device's, which can't be pinned.

@@ -119,6 +119,8 @@ void Function::configWrite(unsigned offset, unsigned width, uint32_t value) {
     reset();
     return;
   }
+  // A function that sends messages has let go of its line, and takes it again only for a new interrupt.
+  if (messagesEnabled()) line_ = false;
   if (disabled && (command() & commandIntxDisable) == 0) updateLine();
   flushPending();
 }

@@ -33,7 +33,7 @@ int MockAccess::pin(uint64_t iova, uint64_t length, uint64_t user, bool write, u
     for (const uint64_t page : pages) {
       int error = 0;
       if (!PageIdentity::readable(expected)) {
-        error = -EFAULT;
+        error = mm::Memory::pinError(expected, 1);
       } else if (!identity.same(expected, page)) {
         error = -EBADE;
       }

@@ -88,7 +88,7 @@ int checkMap(const Command& command, const TestCommand& arguments) {
   if (const int error = findHwpt(command, arguments.id, hwpt); error != 0) return error;
   PageIdentity identity(command.context.host.memory());
   for (; length != 0; length -= kMockPage, iova += kMockPage, user += kMockPage) {
-    if (!PageIdentity::readable(user)) return -EFAULT;
+    if (!PageIdentity::readable(user)) return mm::Memory::pinError(user & ~(mm::pageSize() - 1), 1);
     const auto run = hwpt->domain->translate(iova, kMockPage);
     if (!run || run->size != kMockPage || !identity.same(user, run->user)) return -EINVAL;
   }
@@ -101,7 +101,7 @@ int checkRefs(const Command& command, const TestCommand& arguments) {
   if (length % page != 0 || user % page != 0 || user + length < user) return -EINVAL;
   PageIdentity identity(command.context.host.memory());
   for (; length != 0; length -= page, user += page) {
-    if (!PageIdentity::readable(user)) return -EFAULT;
+    if (!PageIdentity::readable(user)) return mm::Memory::pinError(user & ~(mm::pageSize() - 1), 1);
     if (!identity.hasPins(user, refs)) return -EIO;
   }
   return 0;

@@ -1,0 +1,199 @@
+#include "builder.h"
+
+#include <algorithm>
+#include <array>
+
+namespace vfio::fuzz {
+namespace {
+
+constexpr uint64_t kGetDirtyBitmap = 0x3b8c;
+constexpr uint64_t kBind = 0x3b76;
+constexpr uint64_t kTest = 0x3ba0;
+
+uint64_t tokenAt(const Call& call, size_t index) {
+  return index < call.bytes.size() && call.bytes[index].value.variable.empty()
+             ? call.bytes[index].value.number
+             : 0;
+}
+
+// The exclusions that a wild change could lead back to (docs/fuzzing.md has their names).
+bool excluded(const Call& call, uint64_t requestBefore) {
+  const uint64_t request = call.operands[1].number & 0xffffffff;
+  // long-dirty-ranges: the kernel walks them page by page, whether anything is mapped or not.
+  if (request == kGetDirtyBitmap) return tokenAt(call, 5) > (64 << 20);
+  // guessed-descriptors: which numbers are open is each side's own.
+  for (const Token& token : call.bytes) {
+    if (token.value.variable.starts_with("f") && token.value.number != 0) return true;
+  }
+  if (request == kBind && call.bytes.size() > 2 && call.bytes[2].value.variable.empty()) {
+    const uint64_t fd = tokenAt(call, 2) & 0xffffffff;
+    return fd < 0x1000;
+  }
+  if (request != kTest) return false;
+  if (requestBefore != kTest) return true;
+  const uint64_t op = tokenAt(call, 1);
+  const bool takesDescriptor = op == 6 || op == 7 || op == 8 || op == 11;
+  if (takesDescriptor && call.bytes.size() > 2 && !call.bytes[2].value.variable.starts_with("f")) {
+    const uint64_t id = tokenAt(call, 2) & 0xffffffff;
+    if (!call.bytes[2].value.variable.empty() || id < 0x1000) return true;
+  }
+  // memory-limit: it is one for the whole kernel.
+  return op == 9;
+}
+
+}  // namespace
+
+std::string Builder::open(const std::string& path, unsigned flags) {
+  std::string name = fresh('f');
+  add({.op = Op::open, .result = name, .operands = {number(flags)}, .path = path});
+  return name;
+}
+
+void Builder::ioctl(const std::string& fd, uint64_t request, std::vector<Token> bytes,
+                    std::vector<Save> saves) {
+  Call call{.op = Op::ioctl,
+            .operands = {variable(fd), number(request)},
+            .bytes = std::move(bytes),
+            .saves = std::move(saves)};
+  if (random.percent(6)) {
+    const Call right = call;
+    spoil(call);
+    if (excluded(call, request)) call = right;
+  }
+  add(std::move(call));
+}
+
+void Builder::ioctlValue(const std::string& fd, uint64_t request, uint64_t value) {
+  add({.op = Op::ioctl, .operands = {variable(fd), number(request), number(value)}});
+}
+
+void Builder::store(uint64_t offset, std::vector<Token> bytes) {
+  add({.op = Op::store, .at = memory(offset), .bytes = std::move(bytes)});
+}
+
+void Builder::transfer(Op op, const std::string& fd, Value address, uint64_t size, uint64_t offset) {
+  Call call{.op = op, .operands = {variable(fd), std::move(address), number(size)}};
+  if (op == Op::pread || op == Op::pwrite) call.operands.push_back(number(offset));
+  add(std::move(call));
+}
+
+void Builder::simple(Op op, const std::string& fd) { add({.op = op, .operands = {variable(fd)}}); }
+
+uint64_t Builder::odd() {
+  static constexpr std::array<uint64_t, 24> numbers = {0,
+                                                       1,
+                                                       2,
+                                                       3,
+                                                       4,
+                                                       7,
+                                                       8,
+                                                       0x7ff,
+                                                       0x800,
+                                                       0xfff,
+                                                       0x1000,
+                                                       0x1001,
+                                                       0x200000,
+                                                       0x7fffffff,
+                                                       0x80000000,
+                                                       0xffffffff,
+                                                       0x100000000,
+                                                       0x7ffffffffffff000,
+                                                       0x7fffffffffffffff,
+                                                       0x8000000000000000,
+                                                       0xfffffffffffff000,
+                                                       0xfffffffffffffffe,
+                                                       0xffffffffffffffff,
+                                                       0xdead0000};
+  if (random.percent(10)) return random.next();
+  if (random.percent(10)) return uint64_t{1} << random.below(64);
+  return random.of(numbers);
+}
+
+Builder::Span Builder::userMemory(uint64_t granule) {
+  struct Stretch {
+    uint64_t offset;
+    uint64_t pages;
+    unsigned weight;
+  };
+  static constexpr std::array<Stretch, 6> stretches = {{{Arena::kPlain, 16, 60},
+                                                        {Arena::kShared, 8, 20},
+                                                        {Arena::kReadOnly, 4, 6},
+                                                        {Arena::kNone, 2, 2},
+                                                        {Arena::kHole, 2, 2},
+                                                        {Arena::kCopied, 4, 10}}};
+  auto left = random.below(100);
+  const Stretch* stretch = stretches.begin();
+  while (left >= stretch->weight) left -= (stretch++)->weight;
+  const uint64_t units = stretch->pages * Arena::kPage / granule;
+  const uint64_t start = random.below(units);
+  uint64_t length = random.below(std::min<uint64_t>(units - start, 6)) + 1;
+  if (random.percent(3)) length = units - start + random.below(4);  // over the end
+  if (random.percent(8)) length = units - start;
+  return {memory(stretch->offset + start * granule), length * granule};
+}
+
+void Builder::spoil(Call& call) {
+  const auto token = [&]() -> Token& { return random.of(call.bytes); };
+  if (call.bytes.empty()) return;
+  switch (random.below(10)) {
+    case 0:
+    case 1:
+    case 2:
+      token().value = number(odd());
+      break;
+    case 3:
+      token().value.number ^= uint64_t{1} << random.below(64);
+      break;
+    case 4:  // a struct of another size
+      call.bytes[0].value = number(random.below(2) != 0 ? random.below(80) : odd());
+      break;
+    case 5: {  // a longer one
+      const uint64_t more = 8 * (1 + random.below(3));
+      call.bytes[0].value.number += more;
+      for (uint64_t i = 0; i < more; i += 8) call.bytes.push_back(u64(random.percent(30) ? 1 : 0));
+      break;
+    }
+    case 6: {  // at the end of what is mapped, or across it
+      uint64_t size = 0;
+      for (const Token& each : call.bytes) size += each.width;
+      const uint64_t across = random.percent(50) ? 0 : 4 * random.below(size / 4 + 1);
+      call.at = memory(Arena::kArgumentEnd - size + across);
+      break;
+    }
+    case 7: {  // where it can't be read, or not be written
+      const std::array<Value, 6> places = {memory(Arena::kNone),
+                                           memory(Arena::kHole + 8),
+                                           memory(Arena::kReadOnly - 8),
+                                           memory(Arena::kReadOnly + 16),
+                                           number(0),
+                                           number(0x8000000000000000 + 8 * random.below(1000))};
+      call.at = random.of(places);
+      if (call.at->variable.empty()) call.bytes.clear();
+      break;
+    }
+    case 8: {  // another request
+      uint64_t& request = call.operands[1].number;
+      switch (random.below(4)) {
+        case 0:
+          request |= uint64_t{1} << (16 + random.below(48));
+          break;
+        case 1:
+          request ^= uint64_t{1} << random.below(16);
+          break;
+        case 2:
+          request = 0x3b00 + random.below(256);
+          break;
+        default:
+          request = random.next() & 0xffffffff;
+      }
+      break;
+    }
+    default: {  // at another place
+      call.at = memory(random.percent(50) ? Arena::kPlain + random.below(0xff00)
+                                          : Arena::kShared + 4 * random.below(64));
+      break;
+    }
+  }
+}
+
+}  // namespace vfio::fuzz

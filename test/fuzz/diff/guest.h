@@ -1,0 +1,38 @@
+// The real kernel, as the fuzzer sees it: a guest that runs batches of sequences and gives back their
+// transcripts.
+//
+// Batches and answers are files in a folder that both see ("N.cases", "N.answers"), each written under
+// another name and then renamed. The guest takes them in the order of their numbers until there is a file
+// "quit".
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "execute.h"
+#include "sequence.h"
+
+namespace vfio::fuzz {
+
+class Guest {
+ public:
+  explicit Guest(std::string folder) : folder_(std::move(folder)) {}
+
+  // Sends a batch and returns its number.
+  unsigned send(const std::vector<Case>& batch);
+  // Its transcripts, in order. Ends the program if the guest is gone, or has not answered for too long.
+  [[nodiscard]] std::vector<Transcript> receive(unsigned number);
+  void quit();
+
+ private:
+  std::string folder_;
+  unsigned next_ = 0;
+};
+
+// The other end, in the guest.
+int serve(const std::string& folder);
+
+[[nodiscard]] std::string readFile(const std::string& path);
+void writeFile(const std::string& path, const std::string& text);
+
+}  // namespace vfio::fuzz
