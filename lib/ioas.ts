@@ -101,7 +101,11 @@ export class Ioas extends AddressSpace {
       at = this.#file.ioasMapFile(this.#id, fd, start, bytes, readable, writable, iova);
     } catch (error) {
       throw this.explainMap(
-        withWords(error, (failed) => wordsForMissing(failed, this.#file)),
+        withWords(error, (failed) =>
+          failed.code === 'EINVAL'
+            ? { reason: 'the file is neither of memory (a memfd, tmpfs, hugetlbfs) nor a dma-buf' }
+            : wordsForMissing(failed, this.#file),
+        ),
         { iova, size: Number(bytes), address: undefined },
       );
     }

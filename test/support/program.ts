@@ -97,13 +97,34 @@ export function run(
   seconds = 60,
   through: readonly string[] = [],
 ): Promise<Ended> {
+  return start(prelude() + body, env, seconds, through);
+}
+
+/** Runs an example of the documentation, which imports the package by its name. */
+export function runExample(body: string): Promise<Ended> {
+  // This Node may not know the keyword, which compiles to a call at the end of the block: here, of the program.
+  const disposals: string[] = [];
+  const plain = body.replace(/^using (\w+)/gm, (_, name: string) => {
+    disposals.unshift(`${name}[Symbol.dispose]();`);
+    return `const ${name}`;
+  });
+  const text = plain.replace(/from 'vfio'/, `from ${JSON.stringify(compiled())}`) + disposals.join('\n');
+  return start(text, {}, 60, []);
+}
+
+function start(
+  text: string,
+  env: NodeJS.ProcessEnv,
+  seconds: number,
+  through: readonly string[],
+): Promise<Ended> {
   const [command = '', ...rest] = [
     ...through,
     process.execPath,
     '--expose-gc',
     '--input-type=module',
     '--eval',
-    prelude() + body,
+    text,
   ];
   const child = spawn(command, rest, {
     cwd: root,
