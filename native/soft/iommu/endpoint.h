@@ -101,8 +101,8 @@ class Endpoint {
   Endpoint(const Endpoint&) = delete;
   Endpoint& operator=(const Endpoint&) = delete;
 
-  // DMA by the device, all or nothing at page granularity as a bus is: bytes before a failing page have
-  // moved. Returns true if every byte did; a failure is reported to the host's fault log.
+  // DMA by the device, page by page: one that fails is left out (reads as zeroes), and what is behind it
+  // still moves. Returns true if every byte did; the first failure is reported to the host's fault log.
   bool dmaRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid = std::nullopt);
   bool dmaWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid = std::nullopt);
 
