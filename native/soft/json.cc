@@ -117,7 +117,7 @@ class Parser {
       }
       skipSpace();
       if (!take(':')) refuse("a colon", "after a name");
-      result.members.emplace_back(std::move(name), value(depth + 1));
+      result.members.push_back({std::move(name), value(depth + 1)});
       skipSpace();
       if (take('}')) return;
       if (!take(',')) refuse("a comma or }", "in an object");
@@ -215,8 +215,8 @@ class Parser {
 
 const Value* Value::find(std::string_view name) const {
   const auto found =
-      std::find_if(members.begin(), members.end(), [name](const auto& each) { return each.first == name; });
-  return found == members.end() ? nullptr : &found->second;
+      std::find_if(members.begin(), members.end(), [name](const auto& each) { return each.name == name; });
+  return found == members.end() ? nullptr : &found->value;
 }
 
 std::string Value::shown() const {

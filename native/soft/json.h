@@ -6,10 +6,11 @@
 
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace vfio::soft::json {
+
+struct Member;
 
 struct Value {
   enum class Kind { null, boolean, number, string, list, object };
@@ -18,12 +19,17 @@ struct Value {
   bool boolean = false;
   std::string text;          // of a string; a number as it is written
   std::vector<Value> items;  // of a list
-  std::vector<std::pair<std::string, Value>> members;
+  std::vector<Member> members;
 
   // The member of this name; null: there is none.
   [[nodiscard]] const Value* find(std::string_view name) const;
   // As a message shows it: short, quoted as in the text.
   [[nodiscard]] std::string shown() const;
+};
+
+struct Member {
+  std::string name;
+  Value value;
 };
 
 // Throws std::invalid_argument: "line 3: Expected a comma or ] in a list but received }".

@@ -6,6 +6,7 @@
 #include <cerrno>
 
 #include "../../guard/guard.h"
+#include "sanitizer.h"
 
 namespace vfio::soft::mm {
 namespace {
@@ -18,19 +19,21 @@ void* asTarget(uint64_t user) { return reinterpret_cast<void*>(user); }
 Memory::Memory() { guard::install(); }
 
 size_t Memory::copyInSome(void* to, uint64_t user, size_t size) {
+  sanitizer::check(to, size);
   return size - guard::copy(to, asPointer(user), size);
 }
 
 size_t Memory::copyOutSome(uint64_t user, const void* from, size_t size) {
+  sanitizer::check(from, size);
   return size - guard::copy(asTarget(user), from, size);
 }
 
 int Memory::copyIn(void* to, uint64_t user, size_t size) {
-  return guard::copy(to, asPointer(user), size) == 0 ? 0 : -EFAULT;
+  return copyInSome(to, user, size) == size ? 0 : -EFAULT;
 }
 
 int Memory::copyOut(uint64_t user, const void* from, size_t size) {
-  return guard::copy(asTarget(user), from, size) == 0 ? 0 : -EFAULT;
+  return copyOutSome(user, from, size) == size ? 0 : -EFAULT;
 }
 
 int Memory::clear(uint64_t user, uint64_t size) {

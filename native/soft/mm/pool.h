@@ -18,16 +18,7 @@
 #include <utility>
 #include <vector>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define VFIO_POOL_POISONS
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define VFIO_POOL_POISONS
-#endif
-#endif
-#if defined(VFIO_POOL_POISONS)
-#include <sanitizer/asan_interface.h>
-#endif
+#include "sanitizer.h"
 
 namespace vfio::soft::mm {
 
@@ -49,13 +40,13 @@ class Pool {
   [[nodiscard]] T* make(Arguments&&... arguments) {
     void* room = free_;
     if (room != nullptr) {
-      unpoison(room, sizeof(T));
+      sanitizer::unpoison(room, sizeof(T));
       free_ = free_->next;
     } else {
       if (next_ == end_) grow();
       room = next_;
       next_ += kRoom;
-      unpoison(room, sizeof(T));
+      sanitizer::unpoison(room, sizeof(T));
     }
     ++live_;
     return new (room) T(std::forward<Arguments>(arguments)...);
@@ -63,7 +54,7 @@ class Pool {
 
   void destroy(T* object) {
     free_ = new (object) Free{free_};
-    poison(object, sizeof(T));
+    sanitizer::poison(object, sizeof(T));
     if (--live_ == 0) shrink();
   }
 
@@ -94,14 +85,6 @@ class Pool {
     size_t size;
   };
 
-#if defined(VFIO_POOL_POISONS)
-  static void poison(void* start, size_t size) { __asan_poison_memory_region(start, size); }
-  static void unpoison(void* start, size_t size) { __asan_unpoison_memory_region(start, size); }
-#else
-  static void poison(void*, size_t) {}
-  static void unpoison(void*, size_t) {}
-#endif
-
   // Takes another chunk, for at least one object.
   void grow() {
     static constexpr size_t kLine = 64;
@@ -117,7 +100,7 @@ class Pool {
   }
 
   void use(const Chunk& chunk) {
-    poison(chunk.start, chunk.size);
+    sanitizer::poison(chunk.start, chunk.size);
     next_ = chunk.start;
     end_ = chunk.start + chunk.size / kRoom * kRoom;
   }
@@ -130,7 +113,7 @@ class Pool {
   }
 
   static void release(const Chunk& chunk) {
-    unpoison(chunk.start, chunk.size);
+    sanitizer::unpoison(chunk.start, chunk.size);
     std::free(chunk.start);
   }
 
