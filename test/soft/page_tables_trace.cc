@@ -1,6 +1,7 @@
 // Says what a host answers to a fixed sequence of calls about page tables: made by hand, by attaching, moved
-// between, and what of newer kinds a plain VT-d unit refuses. `page_tables_trace soft` here,
-// `page_tables_trace kernel` in the guest. page_tables_trace.txt is what Linux 6.12 said.
+// between, and what of newer kinds a plain unit refuses. `page_tables_trace soft` here (and `soft amd`),
+// `page_tables_trace kernel` in the guest. page_tables_trace.txt is what Linux 6.12 said on VT-d, and
+// page_tables_trace_amd.txt with IOMMU=amd.
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
