@@ -91,9 +91,9 @@ export class Viommu extends IommufdObject {
 
   /**
    * Commands of the guest that drop what the IOMMU has cached (IOMMU_HWPT_INVALIDATE, Linux 6.13): returns how many were
-   * handled. No entries: asks whether the type is right.
+   * handled.
    *
-   * @throws {VfioError} EINVAL the type, or a command; EIO a command that is not one of those; `handled` says how many
+   * @throws {VfioError} EINVAL the type, or no commands; EIO a command that is not one of those; `handled` says how many
    * were done before.
    */
   invalidate<T extends 'arm-smmuv3'>(type: T, entries: readonly Invalidations[T][]): number {

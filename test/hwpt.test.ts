@@ -410,6 +410,7 @@ describe('by PASID', () => {
   });
 
   test('a device has a page table for each, and each is given back by itself (6.15)', () => {
+    expect(iommufd.hwInfo(device).maxPasidLog2).toBe(8);
     const [first, second] = [ioas, iommufd.allocIoas()].map((parent) =>
       iommufd.allocHwpt({ device, parent, pasid: true }),
     ) as [Hwpt, Hwpt];
