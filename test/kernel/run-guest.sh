@@ -48,7 +48,8 @@ share=$(readlink -e "${SHARE:-$work}")
 rm -f "$share/status"
 
 iommu=()
-append='console=ttyS0 loglevel=5 panic=-1 iommu=pt hugepagesz=2M hugepages=64 hugepagesz=1G hugepages=1'
+# On a busy machine QEMU's timer may not tick often enough for the kernel's check of it, which would be a panic.
+append='console=ttyS0 loglevel=5 no_timer_check panic=-1 iommu=pt hugepagesz=2M hugepages=64 hugepagesz=1G hugepages=1'
 case ${IOMMU:-intel} in
   intel)
     iommu=(-device 'intel-iommu,intremap=on,caching-mode=on,aw-bits=48,device-iotlb=on')

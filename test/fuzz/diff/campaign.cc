@@ -321,7 +321,7 @@ class Campaign {
 
   Options options_;
   std::map<std::string, Guest> guests_;
-  const Side side_ = softwareSide();
+  const Side side_ = softwareSide(true);
   const uint64_t without_ = lackedCapabilities();
   std::map<std::string, Reached> reached_;
   std::map<std::string, Difference> differences_;  // by what tells them apart

@@ -113,6 +113,7 @@ class Interpreter {
     if (!call.at && bytes.empty()) argument = operand(call, 2);
     arena_.store(argument, bytes);
     const int result = host_.ioctl(descriptor(call), operand(call, 1), argument);
+    if (side_.lie) side_.lie(operand(call, 1), result, argument);
     if (result < 0) return errorName(result);
     for (const Save& save : call.saves) {
       const uint64_t address = argument + save.offset;
@@ -326,22 +327,31 @@ Side kernelSide() {
                 if (kind == "vfio") washEdus();
               },
           .settle = waitForEdu,
-          .pause = [] { usleep(3000); }};
+          .pause = [] { usleep(15000); }};
 }
 
-Side softwareSide() {
-  return {.open =
-              [](const std::string& kind) {
-                soft::HostOptions options;
-                options.kernel = {6, 12};
-                options.selftest = kind == "mock";
-                auto host = std::make_unique<soft::Host>(std::make_shared<soft::mm::Memory>(), options);
-                prepare(*host, kind);
-                return host;
-              },
-          .wash = [](const std::string&) {},  // every sequence has a machine of its own
-          .settle = [](Backend& host, int) { static_cast<soft::Host&>(host).settle(); },
-          .pause = [] {}};
+Side softwareSide(bool plant) {
+  Side side = {.open =
+                   [](const std::string& kind) {
+                     soft::HostOptions options;
+                     options.kernel = {6, 12};
+                     options.selftest = kind == "mock";
+                     auto host = std::make_unique<soft::Host>(std::make_shared<soft::mm::Memory>(), options);
+                     prepare(*host, kind);
+                     return host;
+                   },
+               .wash = [](const std::string&) {},  // every sequence has a machine of its own
+               .settle = [](Backend& host, int) { static_cast<soft::Host&>(host).settle(); },
+               .pause = [] {}};
+  const char* const mistake = std::getenv("VFIO_FUZZ_PLANT");
+  if (plant && mistake != nullptr && std::string(mistake) == "unmap-length") {
+    side.lie = [](uint64_t request, int result, uint64_t argument) {
+      if (request != uapi::IOMMU_IOAS_UNMAP || result != 0) return;
+      auto& unmapped = reinterpret_cast<uapi::iommu_ioas_unmap*>(argument)->length;
+      if (unmapped > Arena::kPage) unmapped -= 1;
+    };
+  }
+  return side;
 }
 
 uint64_t lackedCapabilities() {

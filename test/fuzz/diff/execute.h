@@ -26,10 +26,13 @@ struct Side {
   std::function<void(Backend&, int fd)> settle;
   // Waits as long as an interrupt may be on its way.
   std::function<void()> pause;
+  // What to get wrong after an ioctl: for the fuzzer's own test. Empty: nothing.
+  std::function<void(uint64_t request, int result, uint64_t argument)> lie = {};
 };
 
 [[nodiscard]] Side kernelSide();
-[[nodiscard]] Side softwareSide();
+// `plant`: with the mistake that VFIO_FUZZ_PLANT names, if any.
+[[nodiscard]] Side softwareSide(bool plant);
 
 // Makes the devices of a kind ready, by sysfs: they are bound to vfio-pci in the order of their nodes.
 void prepare(Backend& host, const std::string& kind);

@@ -78,9 +78,9 @@ std::vector<Transcript> Guest::receive(unsigned number) {
 
 void Guest::quit() { writeFile(folder_ + "/quit", "\n"); }
 
-int serve(const std::string& folder) {
-  const Side side = kernelSide();
+int serve(const std::string& folder, const Side& side) {
   std::string prepared;
+  writeFile(folder + "/ready", "\n");
   for (unsigned number = 0;; ++number) {
     const std::string path = name(folder, number, "cases");
     while (access(path.c_str(), F_OK) != 0) {

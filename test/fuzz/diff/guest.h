@@ -29,8 +29,8 @@ class Guest {
   unsigned next_ = 0;
 };
 
-// The other end, in the guest.
-int serve(const std::string& folder);
+// The other end: in the guest, `side` is the kernel.
+int serve(const std::string& folder, const Side& side);
 
 [[nodiscard]] std::string readFile(const std::string& path);
 void writeFile(const std::string& path, const std::string& text);

@@ -3,6 +3,7 @@
 //
 //   diff_fuzz fuzz [--seconds N] [--seed S] [--keep FOLDER] [--replay FILE] KIND=FOLDER ...
 //   diff_fuzz serve FOLDER                    in the guest
+//   diff_fuzz serve-software FOLDER           in its place, for the fuzzer's own test
 //   diff_fuzz check FILE ...                  the software host against answers that the kernel gave
 //   diff_fuzz run kernel|software FILE        cases with one side's answers
 //   diff_fuzz generate KIND SEED              one case
@@ -23,7 +24,7 @@ using namespace vfio::fuzz;
 namespace {
 
 int check(const std::vector<std::string>& files) {
-  const Side side = softwareSide();
+  const Side side = softwareSide(true);
   unsigned failures = 0;
   for (const std::string& file : files) {
     const std::vector<Case> cases = parseCases(readFile(file));
@@ -45,7 +46,7 @@ int check(const std::vector<std::string>& files) {
 }
 
 int runOne(const std::string& which, const std::string& file) {
-  const Side side = which == "kernel" ? kernelSide() : softwareSide();
+  const Side side = which == "kernel" ? kernelSide() : softwareSide(true);
   std::string prepared;
   for (Case& each : parseCases(readFile(file))) {
     if (which == "kernel" && prepared != each.kind) prepare(*side.open(each.kind), each.kind);
@@ -63,7 +64,8 @@ int main(int count, char** values) {
   const std::string command = arguments.empty() ? "" : arguments[0];
   const std::vector<std::string> rest(arguments.begin() + (arguments.empty() ? 0 : 1), arguments.end());
   if (command == "fuzz") return campaign(rest);
-  if (command == "serve" && rest.size() == 1) return serve(rest[0]);
+  if (command == "serve" && rest.size() == 1) return serve(rest[0], kernelSide());
+  if (command == "serve-software" && rest.size() == 1) return serve(rest[0], softwareSide(false));
   if (command == "check" && !rest.empty()) return check(rest);
   if (command == "run" && rest.size() == 2) return runOne(rest[0], rest[1]);
   if (command == "generate" && rest.size() == 2) {

@@ -9,11 +9,12 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../../.." && pwd)
 make -s -j2 -C "$root/test/soft" diff
-program=$root/build/test-soft/plain/diff_fuzz
 VFIO_GUEST_IMAGE=${VFIO_GUEST_IMAGE:-$("$root/test/kernel/build-kernel.sh")}
 export VFIO_GUEST_IMAGE
 
 work=$(mktemp -d)
+program=$work/diff_fuzz # a copy, so that it can be built anew meanwhile
+cp "$root/build/test-soft/plain/diff_fuzz" "$program"
 guests=()
 folders=()
 for kind in ${GUESTS:-mock vfio}; do
@@ -22,8 +23,13 @@ for kind in ${GUESTS:-mock vfio}; do
   iommu=none
   if [[ $kind == vfio ]]; then iommu=intel; fi
   {
-    SHARE=$work/$kind IOMMU=$iommu SMP=1 TIMEOUT=86400 \
-      "$root/test/kernel/run-guest.sh" -- "$program" serve "$work/$kind" >"$work/$kind/output" 2>&1 || true
+    # On a busy machine a guest may not come up: its kernel finds that its timer does not tick.
+    for attempt in 1 2 3; do
+      SHARE=$work/$kind IOMMU=$iommu SMP=1 TIMEOUT=86400 \
+        "$root/test/kernel/run-guest.sh" -- "$program" serve "$work/$kind" >"$work/$kind/output" 2>&1 || true
+      if [[ -e $work/$kind/ready ]]; then break; fi
+      echo "the $kind guest did not come up (attempt $attempt)"
+    done
     touch "$work/$kind/gone"
   } &
   guests+=($!)
