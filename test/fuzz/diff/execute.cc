@@ -249,14 +249,15 @@ void writeFile(Backend& host, const std::string& path, const std::string& value)
   host.close(fd);
 }
 
-// QEMU's edu takes 100 ms for a transfer, then clears the bit.
+// QEMU's edu takes 100 ms for a transfer, and a thread of its own for a factorial; then each clears its bit.
 void waitForEdu(Backend& host, int fd) {
+  constexpr uint64_t status = 0x20;
   constexpr uint64_t command = 0x98;
-  for (int waited = 0; waited < 400; ++waited) {
+  const auto busy = [&](uint64_t offset, size_t width) {
     uint64_t value = 0;
-    if (host.pread(fd, &value, sizeof value, command) != sizeof value || (value & 1) == 0) break;
-    usleep(1000);
-  }
+    return host.pread(fd, &value, width, offset) == static_cast<int64_t>(width) && (value & 1) != 0;
+  };
+  for (int waited = 0; waited < 400 && (busy(command, 8) || busy(status, 4)); ++waited) usleep(1000);
 }
 
 // Writes to edu's registers and its buffer what they hold after power-on. Two things can't be had back, and
