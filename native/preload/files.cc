@@ -36,11 +36,16 @@ struct Statuses {
 
 std::array<std::atomic<const soft::pci::Status*>, Descriptors::most> opened;
 
+Statuses& statuses() {
+  static auto* const made = new Statuses;
+  return *made;
+}
+
 void remember(int fd, const std::string& path, const soft::pci::Status& status) {
-  static auto* const statuses = new Statuses;
   if (fd < 0 || static_cast<size_t>(fd) >= opened.size()) return;
-  const std::lock_guard hold(statuses->lock);
-  auto& kept = statuses->byPath[path];
+  auto& all = statuses();
+  const std::lock_guard hold(all.lock);
+  auto& kept = all.byPath[path];
   if (!kept) kept = std::make_unique<soft::pci::Status>(status);
   opened[static_cast<size_t>(fd)].store(kept.get(), std::memory_order_relaxed);
 }
@@ -109,6 +114,8 @@ ssize_t writeAt(int fd, const void* buffer, size_t size, int64_t offset) {
 }
 
 }  // namespace
+
+std::mutex& statusesLock() { return statuses().lock; }
 
 bool isHosts(int fd) { return descriptors.owner(fd) == Owner::host && atHome(); }
 
@@ -238,14 +245,25 @@ EXPORTED void closefrom(int first) {
 
 EXPORTED int dup(int fd) { return copied(fd, REAL(dup)(fd)); }
 
-EXPORTED int dup2(int from, int to) {
-  if (from != to && isHosts(to) && REAL(fcntl)(from, F_GETFD) >= 0) closeHost(to);
-  return copied(from, REAL(dup2)(from, to));
+namespace {
+
+// Before a number is given to a copy of another: what it led to is closed. False: it is the host's own.
+bool makeRoom(int from, int to) {
+  if (from == to || !atHome()) return true;
+  if (descriptors.owner(to) == Owner::internal) {
+    errno = EBUSY;
+    return false;
+  }
+  if (isHosts(to) && REAL(fcntl)(from, F_GETFD) >= 0) closeHost(to);
+  return true;
 }
 
+}  // namespace
+
+EXPORTED int dup2(int from, int to) { return makeRoom(from, to) ? copied(from, REAL(dup2)(from, to)) : -1; }
+
 EXPORTED int dup3(int from, int to, int flags) {
-  if (from != to && isHosts(to) && REAL(fcntl)(from, F_GETFD) >= 0) closeHost(to);
-  return copied(from, REAL(dup3)(from, to, flags));
+  return makeRoom(from, to) ? copied(from, REAL(dup3)(from, to, flags)) : -1;
 }
 
 namespace {

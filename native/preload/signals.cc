@@ -22,6 +22,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <utility>
 
 #include "../guard/guard.h"
 #include "../soft/mm/memory.h"
@@ -32,6 +33,8 @@
 namespace vfio::preload {
 
 namespace {
+
+constinit std::mutex poolLock;
 
 [[noreturn]] void giveUp(const char* why, const uint8_t* code, size_t size, const void* at) {
   std::array<char, 400> text;
@@ -130,7 +133,6 @@ struct Slots {
 constexpr size_t poolSize = size_t{1} << 20;
 constinit std::atomic<Slots*> pool{nullptr};
 constinit std::atomic<size_t> poolUsed{0};
-constinit std::mutex poolLock;
 Slots* freeSlots = nullptr;
 pthread_key_t slotsKey;
 
@@ -314,6 +316,8 @@ const sigset_t* unblocked(const sigset_t* set, sigset_t& copy) {
 }
 
 }  // namespace
+
+std::mutex& slotsLock() { return poolLock; }
 
 void catchRegisterAccesses() { guard::onFault(onFault); }
 

@@ -84,7 +84,10 @@ constinit std::array<int, 2> separated{-1, -1};
 
 void beforeFork() {
   making.lock();
+  streamsLock().lock();
   lockMirror();
+  statusesLock().lock();
+  slotsLock().lock();
   auto* host = theHost.load();
   if (!host) return;
   host->beforeFork();
@@ -105,7 +108,10 @@ void afterFork(bool inChild) {
     if (inChild) REAL(close)(separated[1]);
     REAL(close)(separated[0]);
   }
+  slotsLock().unlock();
+  statusesLock().unlock();
   unlockMirror(inChild);
+  streamsLock().unlock();
   making.unlock();
   errno = error;
 }

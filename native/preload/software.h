@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 
 #include "../soft/host.h"
 
@@ -16,6 +17,11 @@ namespace vfio::preload {
 [[nodiscard]] soft::Host* existingHost();  // null: not made yet
 // Is this the process that the host is in, and not a child of vfork?
 [[nodiscard]] bool atHome();
+
+// Locks that a fork must hold, so that the child does not find one taken by a thread that it does not have.
+[[nodiscard]] std::mutex& statusesLock();  // files.cc
+[[nodiscard]] std::mutex& streamsLock();   // streams.cc
+[[nodiscard]] std::mutex& slotsLock();     // signals.cc
 
 // -errno as the C library reports it.
 int64_t result(int64_t value);

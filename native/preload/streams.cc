@@ -57,6 +57,12 @@ FILE* streamOn(int fd, const char* mode) {
   return stream;
 }
 
+}  // namespace
+
+std::mutex& vfio::preload::streamsLock() { return streams().lock; }
+
+namespace {
+
 // The flags of open that a mode of fopen means; nothing: it is none.
 std::optional<int> flagsOf(const char* mode) {
   if (!mode) return std::nullopt;

@@ -103,6 +103,30 @@ void tree() {
         std::adjacent_find(resources.begin(), resources.end()) == resources.end());
 }
 
+// IOMMUs of all kinds, and what a topology says of one.
+void kinds() {
+  const auto host = machine(R"({
+    "iommus": [{ "kind": "vtd" }, { "kind": "smmuv3" }, { "kind": "amd" }, { "kind": "ppc" }, { "kind": "virtio" },
+               { "kind": "custom", "apertures": [{ "start": 0, "last": "0xffffffff" }], "pageSizes": [4096],
+                 "reserved": [{ "start": 4096, "last": 8191, "type": "direct" }] }],
+    "devices": [
+      { "model": "edu", "bdf": "0000:00:00.0", "iommu": 0 }, { "model": "edu", "bdf": "0000:00:01.0", "iommu": 1 },
+      { "model": "edu", "bdf": "0000:00:02.0", "iommu": 2 }, { "model": "edu", "bdf": "0000:00:03.0", "iommu": 3 },
+      { "model": "edu", "bdf": "0000:00:04.0", "iommu": 4 }, { "model": "edu", "bdf": "0000:00:05.0", "iommu": 5 }
+    ]})");
+  std::vector<std::string> units;
+  claim("one IOMMU of each kind", host->list("/sys/class/iommu", units) == 0 && units.size() == 6);
+  same("reserved regions are what was asked for", "0x0000000000001000 0x0000000000001fff direct\n",
+       read(*host, "/sys/kernel/iommu_groups/5/reserved_regions"));
+  same("... or those of the kind", "0x0000000008000000 0x00000000080fffff msi\n",
+       read(*host, "/sys/kernel/iommu_groups/1/reserved_regions"));
+  const auto registers = [&host](const std::string& bdf) {
+    return names(*host, kDevices + bdf + "/iommu/intel-iommu");
+  };
+  same("only VT-d has VT-d's registers", "errno 2", registers("0000:00:01.0"));
+  claim("... and it has them", registers("0000:00:00.0").find("ecap") != std::string::npos);
+}
+
 // A device of the kernel's in the group: it can't be taken (B2).
 void ownership() {
   const auto host = machine(R"({ "devices": [
@@ -197,6 +221,7 @@ int main() {
   using namespace vfio::soft::check;
   theDefault();
   tree();
+  kinds();
   ownership();
   levels();
   errors();

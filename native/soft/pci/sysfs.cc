@@ -140,6 +140,7 @@ void Sysfs::addUnit(const iommu::Unit& unit) {
   tree_.directory(path + "/devices");
   tree_.link("/sys/class/iommu/" + unit.name, path);
   tree_.link(path + "/subsystem", "/sys/class/iommu");
+  if (unit.kind != iommu::UnitKind::vtd) return;
   addText(path + "/intel-iommu/version", "1:0\n");
   addText(path + "/intel-iommu/address", "fed90000\n");
   addText(path + "/intel-iommu/cap", "d2008c222f0686\n");
