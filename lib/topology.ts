@@ -26,6 +26,8 @@ export interface IommuModel {
   nesting?: ('vtd-s1' | 'arm-smmuv3' | 'amd-guest')[];
   /** Whether it marks pages that devices wrote. */
   dirtyTracking?: boolean;
+  /** Whether an SMMUv3 has Tegra241's virtual command queues. */
+  commandQueues?: boolean;
   /** Whether accesses of devices always see caches as they are. */
   enforcesCoherency?: boolean;
   /** Whether a device can raise its own interrupts only. */
