@@ -12,6 +12,21 @@ interface Bell {
   dispose(): void;
 }
 
+/** An address space of the software host with `count` mappings of `size` bytes, and a device that is attached to it. */
+export interface Space {
+  /** Nanoseconds for a mapping to go and come again, the mean of `times` at random places. */
+  exchange(times: number): number;
+  /** Nanoseconds to translate an address, the mean of `times` at random places. */
+  translate(times: number): number;
+  /** Nanoseconds for DMA of `from` to all mappings, in the order of their IOVAs. */
+  write(from: Uint8Array): number;
+  /** The same memory, with memcpy of each piece. */
+  copy(from: Uint8Array): number;
+  /** Bytes by which the process has grown for each mapping. */
+  bytesEach(): number;
+  dispose(): void;
+}
+
 interface Addon {
   loads(words: Uint32Array, times: number, first: number): number;
   stores(words: Uint32Array, times: number, first: number): number;
@@ -25,6 +40,7 @@ interface Addon {
   ): void;
   firstDma(): void;
   Bell: new () => Bell;
+  Space: new (count: number, size: number) => Space;
 }
 
 // From dist/bench. Not called .node, or who looks for the package's addon in build/Release might find this one.

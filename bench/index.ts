@@ -11,6 +11,7 @@ import { rows as interrupts } from './interrupts.ts';
 import { rows as mappings } from './mappings.ts';
 import type { Figure } from './measure.ts';
 import { rows as registers } from './registers.ts';
+import { rows as software } from './software.ts';
 import { rows as start } from './start.ts';
 
 const { filter, json } = new Command('bench')
@@ -20,7 +21,7 @@ const { filter, json } = new Command('bench')
   .parse()
   .opts<{ filter: string; json?: boolean }>();
 
-const chosen = [...registers, ...mappings, ...interrupts, ...start].filter(({ name }) =>
+const chosen = [...registers, ...mappings, ...interrupts, ...start, ...software].filter(({ name }) =>
   name.includes(filter),
 );
 const digits = (value: number) => (Math.abs(value) >= 100 ? value.toFixed(0) : value.toPrecision(3));

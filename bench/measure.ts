@@ -17,7 +17,7 @@ export interface Comparison {
 /** A line of the table. */
 export interface Row {
   readonly name: string;
-  readonly unit: 'ns' | 'us' | 'ms';
+  readonly unit: 'ns' | 'us' | 'ms' | 'bytes';
   /** What the project aims at, in words; '' where it aims at nothing. */
   readonly target: string;
   measure(): Promise<Comparison>;

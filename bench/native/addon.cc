@@ -18,6 +18,7 @@ static Napi::Object Start(Napi::Env env, Napi::Object exports) {
   vfio::bench::addMappings(env, exports);
   vfio::bench::addInterrupts(env, exports);
   vfio::bench::addStart(env, exports);
+  vfio::bench::addSoftware(env, exports);
   return exports;
 }
 NODE_API_MODULE(NODE_GYP_MODULE_NAME, Start)

@@ -10,6 +10,7 @@ void addRegisters(Napi::Env env, Napi::Object exports);
 void addMappings(Napi::Env env, Napi::Object exports);
 void addInterrupts(Napi::Env env, Napi::Object exports);
 void addStart(Napi::Env env, Napi::Object exports);
+void addSoftware(Napi::Env env, Napi::Object exports);
 
 // Throws a failed system call. `result` is -errno; others pass through.
 int64_t checked(Napi::Env env, int64_t result, const char* what);
