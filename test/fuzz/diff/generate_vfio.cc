@@ -105,8 +105,10 @@ void VfioGenerator::interrupts(Device& device) {
   uint64_t size = 20;
   for (uint64_t i = 0; i < count && (data & 6) != 0; ++i) {
     if ((data & 4) != 0) {
-      const bool none = events_.empty() || random().percent(15);
-      bytes.push_back(u32(none ? number(0xffffffff) : variable(random().of(events_))));
+      // shared-eventfd: what the kernel waits on is not what it signals.
+      auto& pool = action == 32 ? events_ : inputs_;
+      const bool none = pool.empty() || random().percent(15);
+      bytes.push_back(u32(none ? number(0xffffffff) : variable(random().of(pool))));
       size += 4;
     } else {
       bytes.push_back(u8(random().below(2)));
@@ -213,11 +215,14 @@ void VfioGenerator::feature(Device& device) {
 
 void VfioGenerator::eventfd(Device&) {
   if (events_.size() < 3) {
-    const std::string name = b_.fresh('f');
-    b_.add({.op = Op::eventfd, .result = name});
-    events_.push_back(name);
+    for (auto* pool : {&events_, &inputs_}) {
+      pool->push_back(b_.fresh('f'));
+      b_.add({.op = Op::eventfd, .result = pool->back()});
+    }
+  } else if (random().percent(60)) {
+    b_.simple(Op::count, random().of(events_));
   } else {
-    b_.simple(random().percent(70) ? Op::count : Op::signal, random().of(events_));
+    b_.simple(Op::signal, random().of(random().percent(75) ? inputs_ : events_));
   }
 }
 
@@ -256,7 +261,7 @@ void VfioGenerator::file(Device& device) {
           device.fd, 0x3b74,
           {u32(32), u32(uint64_t{1} << random().below(4)),
            u64(random().percent(85) ? 4 : random().below(1 << 20)), u64(random().below(1 << 16)),
-           u32(events_.empty() || random().percent(25) ? number(0xffffffff) : variable(random().of(events_))),
+           u32(inputs_.empty() || random().percent(25) ? number(0xffffffff) : variable(random().of(inputs_))),
            u32(0)});
       break;
     }

@@ -42,7 +42,8 @@ class VfioGenerator {
   Builder& b_;
   IommufdGenerator iommufd_;
   std::vector<Device> devices_;
-  std::vector<std::string> events_;
+  std::vector<std::string> events_;  // eventfds that devices signal
+  std::vector<std::string> inputs_;  // eventfds that unmask, or write a register
   unsigned transfers_ = 0;
 };
 
