@@ -6,7 +6,7 @@ import { release } from 'node:os';
 import { describe, expect, test } from 'vitest';
 import { DmaBuffer, Host, type IommufdFeature, VfioError } from '../lib/index.ts';
 import { backend, IVSHMEM, needs, openHost } from './support/backends.ts';
-import { bound, machine } from './support/iommu.ts';
+import { bound, fetched, machine } from './support/iommu.ts';
 
 /** The release that each came with. */
 const features: Record<IommufdFeature, string> = {
@@ -215,4 +215,22 @@ describe('a machine of its own', () => {
     circle.devices.push(circle);
     expect(build(circle)).toThrow(refused(/^Expected what can be written as JSON for software\.topology/));
   });
+});
+
+test('behind VT-d a device reads what it may only write, until 6.19', async (ctx) => {
+  needs(ctx, { guest: ['intel'], because: 'other drivers make exact page tables' });
+  const levels = backend === 'kernel' ? [undefined] : ['6.12', '6.18', '6.19', '7.3'];
+  for (const kernel of levels) {
+    using host = kernel === undefined ? openHost() : machine({ kind: 'vtd' }, kernel);
+    const { iommufd, device, edu } = await bound(host);
+    using memory = DmaBuffer.alloc(4096);
+    using back = DmaBuffer.alloc(4096);
+    const ioas = iommufd.allocIoas();
+    ioas.map(memory, { iova: 0x10000, read: false });
+    ioas.map(back, { iova: 0x20000 });
+    device.attach(ioas);
+    memory.bytes.fill(0x5a);
+    const exact = !before(host.report().kernel, '6.19');
+    expect(await fetched(edu, 0x10000n, 0x20000n, back), host.report().kernel).toBe(exact ? 0 : 0x5a);
+  }
 });

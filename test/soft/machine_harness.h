@@ -22,6 +22,7 @@ inline iommu::Unit fullUnit() {
   unit.tracksDirty = true;
   unit.nests = true;
   unit.makeNested = iommu::makeVtdNested;
+  unit.parentsAreWritable = true;
   unit.pasidBits = 20;
   unit.pageRequests = iommu::PageRequestKind::pri;
   unit.fiveLevels = true;

@@ -104,6 +104,18 @@ void allocating() {
   alloc.data_type = uapi::IOMMU_HWPT_DATA_NONE;
   claim("data of no type EINVAL", -EINVAL, fd.call(uapi::IOMMU_HWPT_ALLOC, alloc));
 
+  Buffer page(kPage);
+  constexpr uint64_t kBehind = uint64_t{1} << 32;
+  claim("a parent of VT-d takes no mapping that can't be written", -EINVAL,
+        fd.mapAt(setup.ioas, kBehind, page.user(), kPage, kRead | kFixed));
+  claim("... of which nothing is left", 0,
+        fd.mapAt(setup.ioas, kBehind, page.user(), kPage, kWrite | kFixed));
+  const uint32_t other = fd.ioas();
+  claim("... nor is one made where there is such a mapping", -EINVAL,
+        fd.mapAt(other, 0, page.user(), kPage, kRead | kFixed) == 0
+            ? fd.hwpt(device, other, id, uapi::IOMMU_HWPT_ALLOC_NEST_PARENT)
+            : -1);
+
   claim("the parent stays while the nested table is there", -EBUSY, fd.destroy(setup.parent));
   claim("attach", 0, machine.attachTo(setup.nested));
   claim("... and that while a device is attached", -EBUSY, fd.destroy(setup.nested));

@@ -23,6 +23,8 @@ Domain::Domain(const Unit& unit)
       levels_(1),
       enforcesCoherency_(unit.enforcesCoherency),
       allowsNoAccess_(unit.allowsNoAccess),
+      writableIsReadable_(unit.writableIsReadable),
+      parentsAreWritable_(unit.parentsAreWritable),
       root_(tables_.make()) {
   const auto width = static_cast<unsigned>(std::bit_width(aperture_.last));
   while (shiftOf(levels_) < width) ++levels_;
@@ -67,6 +69,8 @@ unsigned Domain::leafLevel(uint64_t iova, uint64_t user, uint64_t left, bool sma
 
 int Domain::map(uint64_t iova, uint64_t user, uint64_t size, uint32_t access, bool small) {
   if (access == kNoAccess && !allowsNoAccess_) return -EINVAL;
+  if ((access & kWrite) == 0 && refusesReadOnly_) return -EINVAL;
+  if ((access & kWrite) != 0 && writableIsReadable_) access |= kRead;
   const uint64_t rights = kLeaf | access;
   while (size != 0) {
     const unsigned level = leafLevel(iova, user, size, small);

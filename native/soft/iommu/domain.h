@@ -34,12 +34,15 @@ class Domain final : public Translation {
   // From here on all mappings snoop the processor's caches whatever the device says. False: the unit can't.
   [[nodiscard]] bool enforceCoherency();
 
+  // Guests' tables will be nested on this one. Before anything is mapped.
+  void becomeParent() { refusesReadOnly_ = parentsAreWritable_; }
+
   // 0, or -EINVAL when an endpoint behind `unit` can't be translated by this table.
   [[nodiscard]] int suits(const Unit& unit) const override;
 
   // Maps [iova, iova+size) of which nothing is mapped, in the largest pages that fit, or with `small` no
-  // larger than the processor's. Aligned to smallestPage() on both sides. 0 or -EINVAL (no access rights on a
-  // unit that has no such entries).
+  // larger than the processor's. Aligned to smallestPage() on both sides. 0 or -EINVAL (no access rights, or
+  // only that to read, on a unit that has no such entries).
   [[nodiscard]] int map(uint64_t iova, uint64_t user, uint64_t size, uint32_t access, bool small);
   // Has the processor fetch the entry of `iova`, for a map or unmap that comes soon.
   void prefetch(uint64_t iova) const;
@@ -110,6 +113,9 @@ class Domain final : public Translation {
   bool enforcesCoherency_;
   bool forcesCoherency_ = false;
   bool allowsNoAccess_;
+  bool writableIsReadable_;
+  bool parentsAreWritable_;
+  bool refusesReadOnly_ = false;
   bool offersDirtyTracking_ = false;
   bool dirtyTracking_ = false;
   mm::Pool<Table> tables_;

@@ -61,6 +61,8 @@ struct Unit {
   NestingFormat nesting = NestingFormat::none;
   bool nests = false;               // has two-stage translation: a table can be the parent of a guest's
   bool allowsNoAccess = false;      // has leaf entries that neither read nor write (VT-d has not)
+  bool writableIsReadable = false;  // its driver lets devices read what was mapped for writing only
+  bool parentsAreWritable = false;  // its driver refuses read-only mappings in the parents of guests' tables
   MakeNested makeNested = nullptr;  // a guest's table with a domain for a parent; null: it has none of these
   unsigned pasidBits = 0;
   PageRequestKind pageRequests = PageRequestKind::none;

@@ -195,6 +195,8 @@ Unit makeUnit(const UnitModel& model) {
   unit.nests = unit.nesting != NestingFormat::none;
   // Its driver knows the format also where the hardware hasn't got it. Hardware that has can do all of it.
   if (unit.kind == UnitKind::vtd || unit.nesting == NestingFormat::vtdS1) unit.makeNested = makeVtdNested;
+  // An erratum of the hardware: in a parent, read-only does not hold for guests' accesses.
+  unit.parentsAreWritable = unit.kind == UnitKind::vtd;
   unit.fiveLevels = unit.supervisorRequests = unit.extendedAccessed = unit.nesting == NestingFormat::vtdS1;
   // In the other formats the tables of PASIDs are the guest's too.
   unit.guestPasids = unit.nests && unit.nesting != NestingFormat::vtdS1;

@@ -84,6 +84,7 @@ int PagingHwpt::make(Context& context, Ioas& ioas, Device& device, uint32_t flag
   if (hwpt == nullptr) return -EBUSY;
   if (dirty) hwpt->domain->offerDirtyTracking();
   hwpt->nestParent = nestParent;
+  if (nestParent) hwpt->domain->becomeParent();
   hwpt->pasidCompatible = forPasids;
   // Before anything is mapped: hardware keeps it in each entry.
   if (unit.enforcesCoherency) hwpt->enforcesCoherency = hwpt->domain->enforceCoherency();

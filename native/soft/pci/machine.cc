@@ -25,7 +25,7 @@ namespace vfio::soft::pci {
 
 namespace {
 
-iommu::Unit makeUnit(const UnitSpec& spec, size_t index) {
+iommu::Unit makeUnit(const Host& host, const UnitSpec& spec, size_t index) {
   iommu::UnitModel model = {.kind = *iommu::unitKind(spec.kind),
                             .index = static_cast<unsigned>(index),
                             .apertures = spec.apertures,
@@ -41,7 +41,10 @@ iommu::Unit makeUnit(const UnitSpec& spec, size_t index) {
     auto& formats = model.nesting.emplace();
     for (const std::string& name : *spec.nesting) formats.push_back(*iommu::nestingFormat(name));
   }
-  return iommu::makeUnit(model);
+  iommu::Unit unit = iommu::makeUnit(model);
+  // Until 6.19 VT-d's driver marked every entry as present with the bit that says readable.
+  unit.writableIsReadable = model.kind == iommu::UnitKind::vtd && !host.since(6, 19);
+  return unit;
 }
 
 class TopologyMachine final : public Machine {
@@ -90,7 +93,7 @@ TopologyMachine::TopologyMachine(Host& host)
   const auto order = place(topology);
   sysfs_.addBus();
   for (const auto& spec : topology.iommus) {
-    sysfs_.addUnit(units_.emplace_back(makeUnit(spec, units_.size())));
+    sysfs_.addUnit(units_.emplace_back(makeUnit(host, spec, units_.size())));
   }
   constexpr unsigned misc = 10, iommuMinor = 126, vfioMinor = 196;
   tree_.device(

@@ -266,6 +266,8 @@ void Interrupts::disableMessages() {
     for (const auto& [vector, trigger] : vectors_) function_.setVector(vector, false);
   }
   vectors_.clear();
+  triggered_.clear();
+  early_.clear();
   const unsigned at = function_.config.findCapability(msix ? capMsix : capMsi) + 2;
   const uint32_t enable = msix ? msixEnable : msiEnable;
   function_.configWrite(at, 2, function_.configRead(at, 2) & ~enable);
@@ -293,14 +295,20 @@ int Interrupts::setVector(unsigned vector, int fd) {
   if (!msix && vector >= granted_) return -EINVAL;
   Trigger trigger;
   if (const int failed = EventFd::get(fd, trigger)) return failed;
-  vectors_[vector] = std::move(trigger);
+  const Trigger& set = vectors_[vector] = std::move(trigger);
+  triggered_.insert(vector);
+  if (early_.erase(vector) != 0) set->signal();
   if (msix) function_.setVector(vector, true);
   return 0;
 }
 
 void Interrupts::message(unsigned vector) {
   const auto found = vectors_.find(vector);
-  if (found != vectors_.end()) found->second->signal();
+  if (found != vectors_.end()) {
+    found->second->signal();
+  } else if (messagesActive() && vector < granted_ && !triggered_.contains(vector)) {
+    early_.insert(vector);
+  }
 }
 
 // ---------------------------------------------------------------- ERR and REQ

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 
 #include "../../uapi/vfio.h"
@@ -64,6 +65,10 @@ class Interrupts final : public pci::InterruptHandler {
   pci::Function& function_;
   uint32_t active_ = uapi::VFIO_PCI_NUM_IRQS;
   std::map<unsigned, Trigger> vectors_;  // of messages
+  // MSI can't be masked at the device. What arrives before a vector's first trigger waits for that one; after
+  // it, what arrives while there is no trigger is lost.
+  std::set<unsigned> triggered_;  // vectors that have had a trigger since messages were enabled
+  std::set<unsigned> early_;      // vectors that a message waits at
   unsigned granted_ = 0;
   unsigned grantedLog2_ = 0;
   Trigger line_;
