@@ -21,9 +21,13 @@ bool excluded(const Call& call, uint64_t requestBefore) {
   const uint64_t request = call.operands[1].number & 0xffffffff;
   // long-dirty-ranges: the kernel walks them page by page, whether anything is mapped or not.
   if (request == kGetDirtyBitmap) return tokenAt(call, 5) > (64 << 20);
-  // guessed-descriptors: which numbers are open is each side's own.
+  const uint64_t op = request == kTest ? tokenAt(call, 1) : 0;
+  const bool takesDescriptor = op == 6 || op == 7 || op == 8 || op == 11;
+  // guessed-descriptors: which numbers are open is each side's own, also where an id is expected.
   for (const Token& token : call.bytes) {
-    if (token.value.variable.starts_with("f") && token.value.number != 0) return true;
+    if (!token.value.variable.starts_with("f")) continue;
+    if (token.value.number != 0 || request != requestBefore) return true;
+    if (request == kTest && !takesDescriptor) return true;
   }
   if (request == kBind && call.bytes.size() > 2 && call.bytes[2].value.variable.empty()) {
     const uint64_t fd = tokenAt(call, 2) & 0xffffffff;
@@ -31,8 +35,6 @@ bool excluded(const Call& call, uint64_t requestBefore) {
   }
   if (request != kTest) return false;
   if (requestBefore != kTest) return true;
-  const uint64_t op = tokenAt(call, 1);
-  const bool takesDescriptor = op == 6 || op == 7 || op == 8 || op == 11;
   if (takesDescriptor && call.bytes.size() > 2 && !call.bytes[2].value.variable.starts_with("f")) {
     const uint64_t id = tokenAt(call, 2) & 0xffffffff;
     if (!call.bytes[2].value.variable.empty() || id < 0x1000) return true;
