@@ -31,9 +31,15 @@ struct KernelVersion {
   }
 };
 
-inline constexpr KernelVersion kOldestKernel{6,
-                                             6};  // the first with device files and page tables of one's own
+// The oldest is the first with device files and page tables of one's own.
+inline constexpr KernelVersion kOldestKernel{6, 6};
 inline constexpr KernelVersion kNewestKernel{7, 3};
+
+// Has it what iommufd got in June 2026: a bound for event queues, EINVAL for reads that are too short? That
+// went back into the series that were maintained then.
+[[nodiscard]] constexpr bool hasFixesOf2026(KernelVersion kernel) {
+  return kernel >= KernelVersion{7, 1} || kernel == KernelVersion{6, 12} || kernel == KernelVersion{6, 18};
+}
 
 // Was there such a release, and is it one that a host can answer as? 6.19 was followed by 7.0.
 [[nodiscard]] constexpr bool isKnown(KernelVersion kernel) {

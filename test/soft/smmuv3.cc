@@ -49,7 +49,8 @@ struct Record {
 // A guest with its memory, a vdevice and a queue of events.
 class Guest : public SmmuMachine {
  public:
-  explicit Guest(iommu::Unit itsUnit = smmu()) : SmmuMachine(kNewestKernel, std::move(itsUnit)) {
+  explicit Guest(iommu::Unit itsUnit = smmu(), KernelVersion kernel = kNewestKernel)
+      : SmmuMachine(kernel, std::move(itsUnit)) {
     claim("a guest's memory", 0, fd.mapAt(ioas, 0, memory.user(), kGuestSize));
     uint32_t out = 0;
     claim("... its virtual IOMMU, device and events", 0,
@@ -332,6 +333,20 @@ void pasids() {
   claim("... has none", "the guest has no such PASID", guest.as(1, 0x7000));
 }
 
+// An event whose header can be written, and whose rest can't.
+void halfAnEvent() {
+  for (const auto& [kernel, expected] : {std::pair<KernelVersion, int64_t>{{6, 17}, 8}, {{7, 1}, -EFAULT}}) {
+    Guest guest(smmu(), kernel);
+    guest.context();
+    claim(kernel.text() + ": a first stage", 0, guest.enter());
+    (void)guest.fetch(0x6000, 8);
+    Buffer half(2 * kPage);
+    mprotect(half.bytes() + kPage, kPage, PROT_NONE);
+    claim("... half of its event", expected, guest.host.read(guest.file, half.bytes() + kPage - 8, 40));
+    claim("... which is still there", 1, static_cast<int64_t>(guest.told().size()));
+  }
+}
+
 // Numbers, the last record, partial reads.
 void overflow() {
   Guest guest;
@@ -449,6 +464,7 @@ int main() {
   marks();
   contexts();
   pasids();
+  halfAnEvent();
   overflow();
   stalls();
   wild();

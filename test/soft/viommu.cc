@@ -137,6 +137,9 @@ void eventQueues() {
   claim("of another type it may be, of whatever type", 0, machine.events(viommu, 99, 1, other, otherFile));
   claim("depth 0 is EINVAL", -EINVAL, machine.events(viommu, 2, 0, other, otherFile));
   claim("... before the id", -EINVAL, machine.events(99, 2, 0, other, otherFile));
+  constexpr uint32_t kMost = 1 << 19;
+  claim("so is one of more than 524288", -EINVAL, machine.events(99, 2, kMost + 1, other, otherFile));
+  claim("... which is none itself", -ENOENT, machine.events(99, 2, kMost, other, otherFile));
   claim("no such virtual IOMMU", -ENOENT, machine.events(99, 2, 1, other, otherFile));
   uapi::iommu_veventq_alloc alloc = {sizeof(alloc), 0, viommu, 0, 1, 0, 0, 0};
   claim("type 0 is EOPNOTSUPP", -EOPNOTSUPP, machine.fd.call(uapi::IOMMU_VEVENTQ_ALLOC, alloc));
@@ -147,6 +150,8 @@ void eventQueues() {
   int64_t result = 0;
   (void)bytesOf(machine, machine.host, file, 64, result);
   claim("... and reads nothing", 0, result);
+  (void)bytesOf(machine, machine.host, file, 7, result);
+  claim("... not even a header: EINVAL", -EINVAL, result);
   char byte = 0;
   claim("writing is EINVAL", -EINVAL, machine.host.write(file, &byte, 1));
   claim("pread is ESPIPE", -ESPIPE, machine.host.pread(file, &byte, 1, 0));
@@ -157,6 +162,12 @@ void eventQueues() {
   claim("... and makes room for another", 0, machine.events(viommu, 1, 2, queue, file));
   machine.host.close(file);
   machine.host.close(otherFile);
+  SmmuMachine unbounded({6, 17});
+  claim("6.17: virtual IOMMU", 0, unbounded.viommu(viommu));
+  claim("... queues of any depth", 0, unbounded.events(viommu, 1, UINT32_MAX, queue, file));
+  (void)bytesOf(unbounded, unbounded.host, file, 7, result);
+  claim("... and reads of any size", 0, result);
+  unbounded.host.close(file);
   SmmuMachine old({6, 14});
   claim("6.14 has no events: ENOTTY", -ENOTTY, old.events(1, 1, 1, queue, file));
 }

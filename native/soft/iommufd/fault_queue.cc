@@ -86,7 +86,7 @@ int64_t FaultQueue::read(UserAddress user, size_t size) {
   while (!waiting_.empty()) {
     const Group& group = waiting_.front();
     if (group.requests.size() * kRecord > size - done) {
-      if (done == 0) error = -EINVAL;
+      if (done == 0 && hasFixesOf2026(host_.options().kernel)) error = -EINVAL;
       break;
     }
     const uint32_t cookie = freeCookie();

@@ -62,9 +62,12 @@ void VeventQueue::report(const void* data, size_t size) {
   showReadable();
 }
 
-// Whole records only.
+// Whole records only. Kernels without the fixes have nothing to say of a buffer that is too small, and count
+// a header whose event could not follow it.
 int64_t VeventQueue::read(UserAddress user, size_t size) {
   constexpr size_t kHeader = sizeof(uapi::iommufd_vevent_header);
+  const bool fixed = hasFixesOf2026(viommu.context.host.options().kernel);
+  if (fixed && size < kHeader) return -EINVAL;
   size_t done = 0;
   int error = 0;
   while (error == 0 && (!events_.empty() || lost_)) {
@@ -72,7 +75,7 @@ int64_t VeventQueue::read(UserAddress user, size_t size) {
     const bool lost = events_.empty();
     const size_t length = kHeader + (lost ? 0 : events_.front().data.size());
     if (length > size - done) {
-      if (done == 0) error = -EINVAL;
+      if (done == 0 && fixed) error = -EINVAL;
       break;
     }
     header.flags = lost ? uapi::IOMMU_VEVENTQ_FLAG_LOST_EVENTS : 0;
@@ -80,6 +83,7 @@ int64_t VeventQueue::read(UserAddress user, size_t size) {
     error = mm::Memory::copyOut(user + done, &header, kHeader);
     if (error == 0 && !lost) {
       error = mm::Memory::copyOut(user + done + kHeader, events_.front().data.data(), length - kHeader);
+      if (error != 0 && !fixed) done += kHeader;
     }
     if (error != 0) break;
     done += length;
@@ -102,7 +106,9 @@ int veventqAlloc(Command& command) {
       arguments.type == uapi::IOMMU_VEVENTQ_TYPE_DEFAULT) {
     return -EOPNOTSUPP;
   }
-  if (arguments.veventq_depth == 0) return -EINVAL;
+  constexpr uint32_t kMostEvents = 1U << 19;
+  const bool bounded = hasFixesOf2026(context.host.options().kernel);
+  if (arguments.veventq_depth == 0 || (bounded && arguments.veventq_depth > kMostEvents)) return -EINVAL;
   Viommu* const viommu = context.objects.find<Viommu>(arguments.viommu_id);
   if (viommu == nullptr) return -ENOENT;
   // The type is not asked about: a queue of another one than the unit's stays empty.
