@@ -160,6 +160,25 @@ void attaching() {
              {"write protection of the supervisor is nobody's business", uapi::IOMMU_VTD_S1_WPE, 48, 0}});
 }
 
+// A device that can't ask for pages, and a table that is wrong besides: which is told?
+void requestsFirst() {
+  for (const KernelVersion kernel : {KernelVersion{6, 12}, {6, 15}, {6, 16}}) {
+    iommu::Unit unit = fullUnit();
+    unit.pageRequests = iommu::PageRequestKind::none;
+    EduMachine machine(kernel, std::move(unit));
+    Guest guest;
+    Setup setup(machine, guest);
+    uapi::iommu_fault_alloc queue = {sizeof(queue), 0, 0, 0};
+    claim(kernel.text() + ": a fault queue", 0, machine.fd.call(uapi::IOMMU_FAULT_QUEUE_ALLOC, queue));
+    uint32_t id = 0;
+    claim("... a nested table of no width with it", 0,
+          allocate(machine.fd, machine.device->id(), setup.parent, {0, Guest::kRoot, 0, 0}, id,
+                   uapi::IOMMU_HWPT_FAULT_ID_VALID, queue.out_fault_id));
+    claim("... isn't attached: ENODEV", -ENODEV, machine.attachTo(id));
+    machine.host.close(static_cast<int>(queue.out_fault_fd));
+  }
+}
+
 void walking() {
   EduMachine machine;
   Guest guest;
@@ -344,6 +363,7 @@ int main() {
   using namespace vfio::soft::check;
   allocating();
   attaching();
+  requestsFirst();
   walking();
   widths();
   dirtyParent();

@@ -44,6 +44,8 @@ class Translation {
   [[nodiscard]] virtual int suits(const Unit& unit) const = 0;
   // ... or when this one can't, be its unit what it may.
   [[nodiscard]] virtual int admits(const Endpoint& /*endpoint*/) { return 0; }
+  // ... or when it could be, but not in the way that a guest asks for. The last thing that is looked at.
+  [[nodiscard]] virtual int configures(const Unit& /*unit*/) const { return 0; }
   // A transaction of `from` was given up at this address: a guest that wrote the table is to learn of it.
   virtual void failed(const Endpoint& /*from*/, std::optional<uint32_t> /*pasid*/, uint64_t /*iova*/,
                       uint32_t /*access*/) {}

@@ -34,6 +34,7 @@ class VtdNested final : public NestedTable {
 
   [[nodiscard]] Reach reach(uint64_t iova, uint64_t limit, uint32_t access) override;
   [[nodiscard]] int suits(const Unit& unit) const override;
+  [[nodiscard]] int configures(const Unit& unit) const override;
   [[nodiscard]] int invalidate(UserArray& array) override;
 
  private:
@@ -92,10 +93,12 @@ Translation::Reach VtdNested::reach(uint64_t iova, uint64_t limit, uint32_t acce
   return at;
 }
 
-// What the driver asks when it attaches, in its order.
 int VtdNested::suits(const Unit& unit) const {
   if (parent->aperture().last > unit.aperture.last) return -ENODEV;
-  if (const int error = parent->suits(unit); error != 0) return error;
+  return parent->suits(unit);
+}
+
+int VtdNested::configures(const Unit& unit) const {
   const bool four = config_.addr_width == kFourLevelWidth;
   const bool five = config_.addr_width == kFiveLevelWidth && unit.fiveLevels;
   if (!four && !five) return -EINVAL;

@@ -70,18 +70,19 @@ int Device::checkHardware(Hwpt& hwpt, uint32_t pasid, bool replaces) const {
     // VT-d's driver can't turn dirty tracking on and off for a PASID.
     if (hwpt.paging().domain->offersDirtyTracking()) return -EINVAL;
   }
-  // Through 6.15 iommufd turned page requests on before it asked the unit for anything else; now the units'
-  // drivers do, last.
-  const bool early = !context.host.since(6, 16);
-  const bool wantsRequests = hwpt.faultQueue != nullptr && !endpoint.canRequestPages();
-  if (early && wantsRequests && !(replaces && group_->attached.at(pasid).hwpt->faultQueue != nullptr)) {
-    return -ENODEV;
-  }
+  // Through 6.15 iommufd turned page requests on, for the one device, before it asked the unit for anything
+  // else; now the units' drivers do, for each.
+  const bool late = context.host.since(6, 16);
+  const bool wantsRequests = hwpt.faultQueue != nullptr;
+  const bool hasRequests = replaces && group_->attached.at(pasid).hwpt->faultQueue != nullptr;
+  if (!late && wantsRequests && !hasRequests && !endpoint.canRequestPages()) return -ENODEV;
   for (const iommu::Endpoint* member : group_->group.members) {
     if (const int error = hwpt.translation->suits(member->unit); error != 0) return error;
     if (const int error = hwpt.translation->admits(*member); error != 0) return error;
+    if (late && wantsRequests && !member->canRequestPages()) return -ENODEV;
+    if (const int error = hwpt.translation->configures(member->unit); error != 0) return error;
   }
-  return wantsRequests ? -ENODEV : 0;
+  return 0;
 }
 
 // All members of the group, bound or not.
