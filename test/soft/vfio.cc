@@ -281,6 +281,41 @@ void descriptors() {
   ::close(full);
 }
 
+// An attach that can't say where to: what was attached without a PASID is gone, whatever was asked for.
+void unsaid() {
+  soft::HostOptions options;
+  options.topology = R"({"iommus":[{"kind":"vtd","pasidBits":8}],
+    "devices":[{"model":"edu","bdf":"0000:00:10.0","pasidBits":8,"driver":"vfio-pci"}]})";
+  soft::Host host(memory(), options);
+  const int device = host.open("/dev/vfio/devices/vfio0", O_RDWR | O_CLOEXEC);
+  const int iommufd = host.open("/dev/iommu", O_RDWR | O_CLOEXEC);
+  check(bind(host, device, iommufd) == 0, "a device with PASIDs, bound");
+  iommu_hwpt_alloc table{
+      .size = sizeof table, .flags = IOMMU_HWPT_ALLOC_PASID, .dev_id = 1, .pt_id = allocIoas(host, iommufd)};
+  check(call(host, iommufd, IOMMU_HWPT_ALLOC, table) == 0, "a page table for PASIDs");
+  const uint32_t id = table.out_hwpt_id;
+  const auto destroyed = [&] {
+    iommu_destroy destroy{.size = sizeof destroy, .id = id};
+    return call(host, iommufd, IOMMU_DESTROY, destroy);
+  };
+  void* const page = ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  auto* const request = static_cast<vfio_device_attach_iommufd_pt*>(page);
+  *request = {.argsz = sizeof *request, .flags = VFIO_DEVICE_ATTACH_PASID, .pt_id = id, .pasid = 5};
+  ::mprotect(page, 4096, PROT_READ);
+  check(call(host, device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, *request) == -EFAULT, "nowhere to answer: EFAULT");
+  check(destroyed() == -EBUSY, "... the PASID stays attached");
+  vfio_device_detach_iommufd_pt detach{.argsz = sizeof detach, .flags = VFIO_DEVICE_DETACH_PASID, .pasid = 5};
+  check(call(host, device, VFIO_DEVICE_DETACH_IOMMUFD_PT, detach) == 0, "... until it is detached");
+
+  check(attach(host, device, id) == 0, "without a PASID");
+  check(call(host, device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, *request) == -EFAULT, "nowhere to answer again");
+  check(call(host, device, VFIO_DEVICE_DETACH_IOMMUFD_PT, detach) == 0 && destroyed() == 0,
+        "... takes what was attached without");
+  ::munmap(page, 4096);
+  host.close(device);
+  host.close(iommufd);
+}
+
 void threads() {
   soft::Host host(memory(), {.kernel = {6, 12}});
   check(toVfio(host, "0000:00:10.0"), "the edu goes to vfio-pci");
@@ -320,6 +355,7 @@ int main() {
   memoryBar();
   sharedGroup();
   descriptors();
+  unsaid();
   threads();
   return failed ? 1 : 0;
 }

@@ -128,7 +128,8 @@ int DeviceFile::attach(UserAddress argument) {
   if (const int failed = device_.bound->attach(attach.pt_id, attach.pasid)) return failed;
   if (mm::Memory::copyOut(argument + offsetof(vfio_device_attach_iommufd_pt, pt_id), &attach.pt_id,
                           sizeof attach.pt_id) != 0) {
-    device_.bound->detach(attach.pasid);
+    // With a PASID too, it is what is attached without one that goes.
+    device_.bound->detach();
     return -EFAULT;
   }
   return 0;
