@@ -2,7 +2,7 @@
 // that returns a descriptor), shared by duplicates, destroyed at the last close. Every method runs with the
 // host's lock held.
 //
-// `user` arguments are the caller's addresses: reach them through mm/user_memory.h only.
+// `user` arguments are the caller's addresses: reach them through mm::Memory only.
 #pragma once
 
 #include <sys/types.h>
@@ -13,11 +13,21 @@
 
 namespace vfio::soft {
 
+class Host;
+
 using UserAddress = uint64_t;
 
 class File {
  public:
   virtual ~File() = default;
+
+  // Which calls it has. Without one it is EINVAL, and ESPIPE with a position, whatever the arguments.
+  struct Calls {
+    bool reads = false;
+    bool writes = false;
+    bool positions = true;
+  };
+  [[nodiscard]] virtual Calls calls() const { return {}; }
   [[nodiscard]] virtual int ioctl(unsigned long /*request*/, UserAddress /*argument*/) { return -ENOTTY; }
   [[nodiscard]] virtual int64_t read(UserAddress /*user*/, size_t /*size*/) { return -EINVAL; }
   [[nodiscard]] virtual int64_t write(UserAddress /*user*/, size_t /*size*/) { return -EINVAL; }
@@ -33,6 +43,10 @@ class File {
                                      uint64_t /*offset*/) {
     return -ENODEV;
   }
+
+ private:
+  friend Host;
+  struct Description* description_ = nullptr;  // the host's: what leads here; null once that is closed
 };
 
 }  // namespace vfio::soft

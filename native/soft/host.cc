@@ -52,8 +52,9 @@ void fill(int fd) {
 
 }  // namespace
 
-struct Host::Description {
+struct Description {
   std::shared_ptr<File> file;
+  Inode inode;
   int flags;
   int fd;    // the number that it was given first
   int peer;  // our end
@@ -76,9 +77,10 @@ Host::~Host() {
   const std::lock_guard hold(mutex_);
   engine_ = std::make_unique<Engine>(mutex_);  // closing files cancels jobs; this one never starts a thread
   for (auto& [inode, description] : descriptions_) {
-    const int fd = number(inode, *description);
+    const int fd = number(*description);
     if (fd >= 0) ::close(fd);
     ::close(description->peer);
+    description->file->description_ = nullptr;
     description->file.reset();
   }
   descriptions_.clear();
@@ -89,7 +91,7 @@ Host::~Host() {
 
 // ---------------------------------------------------------------- descriptors
 
-Host::Description* Host::description(int fd) {
+Description* Host::description(int fd) {
   const auto number = static_cast<size_t>(fd);
   if (fd >= 0 && number < numbers_.size()) numbers_[number] = nullptr;
   struct stat status {};
@@ -100,7 +102,7 @@ Host::Description* Host::description(int fd) {
   return numbers_[number] = found->second.get();
 }
 
-Host::Description* Host::known(int fd) {
+Description* Host::known(int fd) {
   const auto number = static_cast<size_t>(fd);
   if (fd >= 0 && number < numbers_.size() && numbers_[number]) return numbers_[number];
   return description(fd);
@@ -117,9 +119,13 @@ int Host::install(std::shared_ptr<File> file, FdKind kind, int flags) {
   struct stat status {};
   fstat(ends[0], &status);
   if ((flags & O_CLOEXEC) == 0) fcntl(ends[0], F_SETFD, 0);
-  auto added = std::make_unique<Description>(Description{std::move(file), flags, ends[0], ends[1], false});
-  const auto& installed = *(descriptions_[{status.st_dev, status.st_ino}] = std::move(added));
-  if (kind == FdKind::plain) setReadable(*installed.file, true);
+  const Inode inode = {status.st_dev, status.st_ino};
+  auto added =
+      std::make_unique<Description>(Description{std::move(file), inode, flags, ends[0], ends[1], false});
+  const File& installed = *added->file;
+  added->file->description_ = added.get();
+  descriptions_[inode] = std::move(added);
+  if (kind == FdKind::plain) setReadable(installed, true);
   if (kind == FdKind::readable) fill(ends[0]);
   return ends[0];
 }
@@ -130,20 +136,21 @@ void Host::uninstall(int fd) {
 }
 
 void Host::setReadable(const File& file, bool readable) {
-  for (auto& [inode, description] : descriptions_) {
-    if (description->file.get() != &file || description->readable == readable) continue;
-    description->readable = readable;
-    char byte = 0;
-    const int fd = readable ? -1 : number(inode, *description);
-    const auto moved = readable ? send(description->peer, &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL)
-                                : recv(fd, &byte, 1, MSG_DONTWAIT);
-    if (moved < 0) return;  // all duplicates are closed: nobody is left to poll
+  Description* const description = file.description_;
+  if (!description || description->readable == readable) return;
+  description->readable = readable;
+  // This fails if all duplicates are closed: nobody is left to poll.
+  char byte = 0;
+  if (readable) {
+    (void)send(description->peer, &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+  } else {
+    (void)recv(number(*description), &byte, 1, MSG_DONTWAIT);
   }
 }
 
 // A number that the program has for this description: the first one, or whichever duplicate is left.
-int Host::number(const Inode& inode, Description& description) {
-  const auto leadsHere = [&inode](int fd) {
+int Host::number(Description& description) {
+  const auto leadsHere = [&inode = description.inode](int fd) {
     struct stat status {};
     return fstat(fd, &status) == 0 && Inode{status.st_dev, status.st_ino} == inode;
   };
@@ -170,6 +177,7 @@ void Host::reap() {
     }
     const auto gone = std::move(it->second);
     it = descriptions_.erase(it);
+    gone->file->description_ = nullptr;
     std::replace(numbers_.begin(), numbers_.end(), gone.get(), static_cast<Description*>(nullptr));
     ::close(gone->peer);
   }
@@ -204,7 +212,10 @@ void Host::separate() {
   for (auto& [inode, description] : old) {
     ::close(description->peer);
     std::array<int, 2> ends{};
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) continue;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) {
+      description->file->description_ = nullptr;
+      continue;
+    }
     const auto [first, last] = numbers.equal_range(inode);
     for (auto it = first; it != last; ++it) {
       const int kept = fcntl(it->second, F_GETFD);
@@ -213,10 +224,12 @@ void Host::separate() {
     struct stat status {};
     fstat(ends[0], &status);
     ::close(ends[0]);
+    description->inode = {status.st_dev, status.st_ino};
     description->peer = ends[1];
     const File& file = *description->file;
     const bool readable = std::exchange(description->readable, false);
-    descriptions_[{status.st_dev, status.st_ino}] = std::move(description);
+    const Inode now = description->inode;
+    descriptions_[now] = std::move(description);
     if (readable) setReadable(file, true);
   }
 }
@@ -263,42 +276,36 @@ int Host::ioctl(int fd, unsigned long request, uintptr_t argument) {
   return target ? target->ioctl(static_cast<uint32_t>(request), argument) : -EBADF;
 }
 
-int64_t Host::read(int fd, void* buffer, size_t size) {
+// What every file is spared, in the kernel's order; then the file.
+int64_t Host::transfer(int fd, bool write, const void* buffer, size_t size, std::optional<uint64_t> offset) {
+  if (offset && *offset > INT64_MAX) return -EINVAL;
   const std::lock_guard hold(mutex_);
   engine_->drain();
   const auto* found = known(fd);
-  if (!found || (found->flags & O_ACCMODE) == O_WRONLY) return -EBADF;
+  if (!found) return -EBADF;
   const auto target = found->file;
-  return target->read(reinterpret_cast<UserAddress>(buffer), std::min(size, maxTransfer));
+  const File::Calls calls = target->calls();
+  if (offset && !calls.positions) return -ESPIPE;
+  if ((found->flags & O_ACCMODE) == (write ? O_RDONLY : O_WRONLY)) return -EBADF;
+  if (!(write ? calls.writes : calls.reads)) return -EINVAL;
+  const auto user = reinterpret_cast<UserAddress>(buffer);
+  if (!mm::Memory::inUserSpace(user, size)) return -EFAULT;
+  if (offset && size > INT64_MAX - *offset) return -EINVAL;
+  const size_t most = std::min(size, maxTransfer);
+  if (offset) return write ? target->pwrite(user, most, *offset) : target->pread(user, most, *offset);
+  return write ? target->write(user, most) : target->read(user, most);
 }
 
-int64_t Host::write(int fd, const void* buffer, size_t size) {
-  const std::lock_guard hold(mutex_);
-  engine_->drain();
-  const auto* found = known(fd);
-  if (!found || (found->flags & O_ACCMODE) == O_RDONLY) return -EBADF;
-  const auto target = found->file;
-  return target->write(reinterpret_cast<UserAddress>(buffer), std::min(size, maxTransfer));
-}
+int64_t Host::read(int fd, void* buffer, size_t size) { return transfer(fd, false, buffer, size, {}); }
+
+int64_t Host::write(int fd, const void* buffer, size_t size) { return transfer(fd, true, buffer, size, {}); }
 
 int64_t Host::pread(int fd, void* buffer, size_t size, uint64_t offset) {
-  if (offset > INT64_MAX) return -EINVAL;
-  const std::lock_guard hold(mutex_);
-  engine_->drain();
-  const auto* found = known(fd);
-  if (!found || (found->flags & O_ACCMODE) == O_WRONLY) return -EBADF;
-  const auto target = found->file;
-  return target->pread(reinterpret_cast<UserAddress>(buffer), std::min(size, maxTransfer), offset);
+  return transfer(fd, false, buffer, size, offset);
 }
 
 int64_t Host::pwrite(int fd, const void* buffer, size_t size, uint64_t offset) {
-  if (offset > INT64_MAX) return -EINVAL;
-  const std::lock_guard hold(mutex_);
-  engine_->drain();
-  const auto* found = known(fd);
-  if (!found || (found->flags & O_ACCMODE) == O_RDONLY) return -EBADF;
-  const auto target = found->file;
-  return target->pwrite(reinterpret_cast<UserAddress>(buffer), std::min(size, maxTransfer), offset);
+  return transfer(fd, true, buffer, size, offset);
 }
 
 int64_t Host::readlink(const char* path, char* buffer, size_t size) {

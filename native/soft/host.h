@@ -13,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,6 +25,8 @@
 namespace vfio::soft {
 
 class Engine;
+struct Description;
+using Inode = std::pair<uint64_t, uint64_t>;  // device, inode
 namespace pci {
 class Machine;
 struct Status;
@@ -120,8 +123,6 @@ class Host final : public Backend {
   // A descriptor is one end of a socket pair. The inode of that end tells which file a number stands for,
   // even after a dup or a reuse of the number behind our back; the end that we keep makes it readable, and
   // hangs up exactly when the last duplicate is closed, however it was closed.
-  using Inode = std::pair<uint64_t, uint64_t>;  // device, inode
-  struct Description;
   struct TrapPart {  // what is left of a trap: munmap may cut it
     size_t length;
     uint64_t offset;
@@ -132,7 +133,9 @@ class Host final : public Backend {
   // The same, trusting that a number which led to a description still does: asking costs as much as the call.
   // A number that was closed behind our back is noticed at the next open, close or dup of it.
   [[nodiscard]] Description* known(int fd);
-  [[nodiscard]] static int number(const Inode& inode, Description& description);
+  [[nodiscard]] static int number(Description& description);
+  [[nodiscard]] int64_t transfer(int fd, bool write, const void* buffer, size_t size,
+                                 std::optional<uint64_t> offset);
   void reap();
   void separate();
   void dropTraps(uintptr_t address, size_t length);

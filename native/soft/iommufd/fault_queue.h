@@ -34,11 +34,9 @@ class FaultFile final : public File {
   FaultFile(const FaultFile&) = delete;
   FaultFile& operator=(const FaultFile&) = delete;
 
+  [[nodiscard]] Calls calls() const override { return {.reads = true, .writes = true, .positions = false}; }
   [[nodiscard]] int64_t read(UserAddress user, size_t size) override;
   [[nodiscard]] int64_t write(UserAddress user, size_t size) override;
-  // It has no positions.
-  [[nodiscard]] int64_t pread(UserAddress, size_t, uint64_t) override { return -ESPIPE; }
-  [[nodiscard]] int64_t pwrite(UserAddress, size_t, uint64_t) override { return -ESPIPE; }
 
  private:
   friend FaultQueue;

@@ -29,10 +29,8 @@ class VeventFile final : public File {
   VeventFile(const VeventFile&) = delete;
   VeventFile& operator=(const VeventFile&) = delete;
 
+  [[nodiscard]] Calls calls() const override { return {.reads = true, .positions = false}; }
   [[nodiscard]] int64_t read(UserAddress user, size_t size) override;
-  // It has no positions, and takes no answers: writing is EINVAL.
-  [[nodiscard]] int64_t pread(UserAddress, size_t, uint64_t) override { return -ESPIPE; }
-  [[nodiscard]] int64_t pwrite(UserAddress, size_t, uint64_t) override { return -ESPIPE; }
 
  private:
   friend VeventQueue;

@@ -32,6 +32,12 @@ class Memory {
  public:
   Memory();
 
+  // Is a range one that a program may have? A processor's with five levels of page tables, as the guest's.
+  [[nodiscard]] static constexpr bool inUserSpace(uint64_t user, uint64_t size) {
+    constexpr uint64_t kEnd = (uint64_t{1} << 56) - 4096;
+    return user <= kEnd && size <= kEnd - user;
+  }
+
   // Guarded copies between the host and user addresses: 0 or -EFAULT. With -EFAULT some bytes may have been
   // copied. Aligned pieces of 2, 4 and 8 bytes at the end of a copy (so: a whole small access) move at once.
   [[nodiscard]] static int copyIn(void* to, uint64_t user, size_t size);

@@ -32,6 +32,7 @@ std::vector<std::string> split(std::string_view path) {
 // Only for readlink and list of directories opened as files.
 class DirectoryFile final : public File {
  public:
+  [[nodiscard]] Calls calls() const override { return {.reads = true}; }
   [[nodiscard]] int64_t read(UserAddress, size_t) override { return -EISDIR; }
   [[nodiscard]] int64_t pread(UserAddress, size_t, uint64_t) override { return -EISDIR; }
 };
@@ -50,6 +51,7 @@ class AttributeFile final : public File {
  public:
   explicit AttributeFile(std::shared_ptr<Node> node) : node_(std::move(node)) {}
 
+  [[nodiscard]] Calls calls() const override { return {.reads = true, .writes = true}; }
   [[nodiscard]] int64_t read(UserAddress user, size_t size) override {
     const int64_t moved = pread(user, size, position_);
     if (moved > 0) position_ += static_cast<uint64_t>(moved);
@@ -94,6 +96,7 @@ class FlatFile final : public File {
  public:
   explicit FlatFile(std::shared_ptr<Node> node) : node_(std::move(node)) {}
 
+  [[nodiscard]] Calls calls() const override { return {.reads = true, .writes = true}; }
   [[nodiscard]] int64_t read(UserAddress user, size_t size) override {
     const int64_t moved = pread(user, size, position_);
     if (moved > 0) position_ += static_cast<uint64_t>(moved);

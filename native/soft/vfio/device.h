@@ -51,6 +51,7 @@ class DeviceFile final : public File, public std::enable_shared_from_this<Device
   DeviceFile& operator=(const DeviceFile&) = delete;
 
   [[nodiscard]] int ioctl(unsigned long request, UserAddress argument) override;
+  [[nodiscard]] Calls calls() const override { return {.reads = true, .writes = true}; }
   [[nodiscard]] int64_t read(UserAddress user, size_t size) override;
   [[nodiscard]] int64_t write(UserAddress user, size_t size) override;
   [[nodiscard]] int64_t pread(UserAddress user, size_t size, uint64_t offset) override;
