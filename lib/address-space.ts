@@ -307,6 +307,9 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
   /** What is left to do once the space is empty and no call of it is under way. Must not throw. */
   protected abstract emptied(): void;
 
+  /** Bytes of this process that are pinned for devices. */
+  protected abstract pinned(): number;
+
   protected release(): void {
     // What a mapAsync is still about to map must go too, and its id must not be another's by then: the last one ends it.
     if (this.#pending.size === 0) this.#end();
@@ -328,12 +331,14 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
 
   protected wordsForMap(error: VfioError, request: MapRequest): Words | undefined {
     let usable: { ranges: IovaRange[]; alignment: bigint };
+    let pinned: number;
     try {
       usable = this.iovaRanges();
+      pinned = this.pinned();
     } catch {
       return undefined; // the space itself is gone: the first error says so
     }
-    return wordsForMap(error, request, { ...usable, mappings: this.mappings() });
+    return wordsForMap(error, request, { ...usable, mappings: this.mappings(), pinned });
   }
 
   #end(): void {

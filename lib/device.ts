@@ -259,7 +259,10 @@ export class VfioDevice extends Handle {
     if (error.code === 'ENOENT' && to.iommufd !== this.#iommufd)
       return { reason: `${name} is not of the iommufd that the device is bound to` };
     if (error.code === 'ENOMEM' && to instanceof Ioas)
-      return wordsForMemlock(to.mappings().reduce((sum, each) => sum + Number(each.length), 0));
+      return wordsForMemlock(
+        to.mappings().reduce((sum, each) => sum + Number(each.length), 0),
+        this.#file.pinned(),
+      );
     if (error.code === 'EFAULT')
       return {
         reason: `memory that is mapped in ${name} can't be pinned for the device: it is not there, or not writable`,

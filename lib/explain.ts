@@ -25,6 +25,8 @@ export interface SpaceState {
   ranges: IovaRange[];
   alignment: bigint;
   mappings: { iova: bigint; length: bigint }[];
+  /** Bytes of this process that are pinned for devices. */
+  pinned: number;
 }
 
 const hex = (value: bigint) => `0x${value.toString(16)}`;
@@ -70,7 +72,7 @@ export function wordsForMap(error: VfioError, request: MapRequest, space: SpaceS
         reason: `no free range of ${hex(size)} bytes in ${space.ranges.map((each) => span(each.start, each.last)).join(', ')} or what allowIovas left of it`,
       };
     case 'ENOMEM':
-      return wordsForMemlock(request.size);
+      return wordsForMemlock(request.size, space.pinned);
     case 'EFAULT':
       if (request.address === undefined) return { reason: 'the source memory can no longer be pinned' };
       return {
@@ -84,20 +86,17 @@ export function wordsForMap(error: VfioError, request: MapRequest, space: SpaceS
 }
 
 /** ENOMEM from pinning: is it the locked-memory limit, and by how much? */
-export function wordsForMemlock(need: number): Words | undefined {
+export function wordsForMemlock(need: number, pinned: number): Words | undefined {
   const limit = memlockLimit();
   if (limit === undefined || limit === Number.POSITIVE_INFINITY) return undefined;
   // CAP_IPC_LOCK (bit 14) lifts the limit: then it was something else.
-  const capabilities = /^CapEff:\s+([0-9a-f]+)/m.exec(proc('/proc/self/status'))?.[1];
-  if (capabilities !== undefined && ((BigInt(`0x${capabilities}`) >> 14n) & 1n) === 1n) return undefined;
   const status = proc('/proc/self/status');
-  const pinned =
-    (Number(/^VmPin:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) +
-      Number(/^VmLck:\s+(\d+) kB/m.exec(status)?.[1] ?? 0)) *
-    1024;
+  const capabilities = /^CapEff:\s+([0-9a-f]+)/m.exec(status)?.[1];
+  if (capabilities !== undefined && ((BigInt(`0x${capabilities}`) >> 14n) & 1n) === 1n) return undefined;
+  const held = pinned + Number(/^VmLck:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) * 1024;
   return {
-    reason: `pinning ${mebibytes(need)} more goes over the locked-memory limit (RLIMIT_MEMLOCK) of ${mebibytes(limit)}; this process has ${mebibytes(pinned)} pinned or locked, and the limit may be shared with the user's other processes`,
-    hint: `Raise it: "ulimit -l ${Math.ceil((pinned + need) / 1024)}" (KiB) or a "memlock" line in /etc/security/limits.conf`,
+    reason: `pinning ${mebibytes(need)} more goes over the locked-memory limit (RLIMIT_MEMLOCK) of ${mebibytes(limit)}; this process has ${mebibytes(held)} pinned or locked, and the limit may be shared with the user's other processes`,
+    hint: `Raise it: "ulimit -l ${Math.ceil((held + need) / 1024)}" (KiB) or a "memlock" line in /etc/security/limits.conf`,
   };
 }
 

@@ -178,6 +178,10 @@ export class Ioas extends AddressSpace {
     return this.#file.ioasMapAsync(this.#id, ...args);
   }
 
+  protected override pinned(): number {
+    return this.#file.pinned();
+  }
+
   protected override emptied(): void {
     // EBUSY, something is still attached: the empty IOAS goes when the iommufd does.
     quietly(() => this.#file.destroy(this.#id));

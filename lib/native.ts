@@ -77,6 +77,8 @@ export interface NativeFile {
   readonly fd: number;
   dispose(): void;
   release(): string;
+  /** Bytes of this process that are pinned for devices. */
+  pinned(): number;
 
   destroy(id: number): void;
   ioasAlloc(): number;

@@ -44,6 +44,9 @@ class Backend {
   // told: "6.12".
   [[nodiscard]] virtual std::string release() const = 0;
 
+  // How many bytes of this process's memory are pinned for devices; 0 if that can't be known.
+  [[nodiscard]] virtual uint64_t pinned() const = 0;
+
   // Registers of a software device have no memory behind them: a load or store must be seen by its model.
   // `trapped` says whether a mapping is such a one; accesses to it go through these two: 0, or -EIO when the
   // device does not answer. The kernel has none.

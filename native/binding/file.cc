@@ -12,6 +12,7 @@ Napi::Function File::define(Napi::Env env) {
                      {InstanceAccessor<&File::fd>("fd"),
                       InstanceMethod<&File::dispose>("dispose"),
                       InstanceMethod<&File::release>("release"),
+                      InstanceMethod<&File::pinned>("pinned"),
                       InstanceMethod<&File::destroy>("destroy"),
                       InstanceMethod<&File::ioasAlloc>("ioasAlloc"),
                       InstanceMethod<&File::ioasIovaRanges>("ioasIovaRanges"),
@@ -97,6 +98,11 @@ Napi::Value File::dispose(const Napi::CallbackInfo& info) {
 // () => the release of the kernel that it is a file of
 Napi::Value File::release(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), live(info.Env()).backend->release());
+}
+
+// () => bytes of this process that are pinned for devices
+Napi::Value File::pinned(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(live(info.Env()).backend->pinned()));
 }
 
 }  // namespace vfio::binding

@@ -55,6 +55,7 @@ class File final : public Napi::ObjectWrap<File> {
   Napi::Value fd(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
   Napi::Value release(const Napi::CallbackInfo& info);
+  Napi::Value pinned(const Napi::CallbackInfo& info);
 
   // iommufd.cc: any object, address spaces, options
   Napi::Value destroy(const Napi::CallbackInfo& info);

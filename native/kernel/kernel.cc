@@ -8,7 +8,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <memory>
 
 namespace vfio {
@@ -71,6 +73,14 @@ int KernelBackend::list(const char* path, std::vector<std::string>& names) {
 std::string KernelBackend::release() const {
   utsname names{};
   return ::uname(&names) == 0 ? names.release : "";
+}
+
+uint64_t KernelBackend::pinned() const {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmPin:")) return std::strtoull(line.c_str() + 6, nullptr, 10) * 1024;
+  }
+  return 0;
 }
 
 }  // namespace vfio

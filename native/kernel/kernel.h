@@ -20,6 +20,7 @@ class KernelBackend final : public Backend {
   int64_t readlink(const char* path, char* buffer, size_t size) override;
   int list(const char* path, std::vector<std::string>& names) override;
   std::string release() const override;
+  uint64_t pinned() const override;
 };
 
 }  // namespace vfio

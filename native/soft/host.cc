@@ -342,6 +342,8 @@ int Host::list(const char* path, std::vector<std::string>& names) {
 
 std::string Host::release() const { return options_.kernel.text(); }
 
+uint64_t Host::pinned() const { return memory_->charges.pinnedPages() * mm::pageSize(); }
+
 // ---------------------------------------------------------------- memory
 
 int64_t Host::mmap(void* hint, size_t length, int protection, int flags, int fd, uint64_t offset) {

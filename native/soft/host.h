@@ -71,6 +71,7 @@ class Host final : public Backend {
   int64_t readlink(const char* path, char* buffer, size_t size) override;
   int list(const char* path, std::vector<std::string>& names) override;
   std::string release() const override;
+  uint64_t pinned() const override;
   bool trapped(const void* mapping) const override;
   int registerRead(const void* address, unsigned width, uint64_t& value) override;
   int registerWrite(void* address, unsigned width, uint64_t value) override;
