@@ -88,6 +88,7 @@ export const internal: readonly string[] = [
   'AddressSpace.explainMap',
   'AddressSpace.wordsForMap',
   'Ioas.mapLater',
+  'Ioas.pinned',
   'Ioas.emptied',
   'IommufdObject.leave',
   'IommufdObject.release',
