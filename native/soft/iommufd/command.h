@@ -28,7 +28,7 @@ struct Command {
 
 using Handler = int (*)(Command& command);
 
-// ioas.cc, ioas_commands.cc
+// ioas_commands.cc
 int ioasAlloc(Command& command);
 int ioasIovaRanges(Command& command);
 int ioasAllowIovas(Command& command);
