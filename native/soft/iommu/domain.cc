@@ -103,8 +103,11 @@ void Domain::prefetch(uint64_t iova) const {
   for (unsigned level = levels_ - 1;; --level) {
     const uint64_t& entry = table->entries[indexOf(iova, level)];
     if (level <= 1) {
-      const bool below = level == 1 && entry != 0 && (entry & kLeaf) == 0;
-      __builtin_prefetch(below ? &tableAt<Table>(entry)->entries[indexOf(iova, 0)] : &entry, 1);
+      __builtin_prefetch(&entry, 1);
+      if (level == 0 || entry == 0 || (entry & kLeaf) != 0) return;
+      const auto* const last = tableAt<Table>(entry);
+      __builtin_prefetch(&last->entries[indexOf(iova, 0)], 1);
+      __builtin_prefetch(&last->used, 1);
       return;
     }
     if (entry == 0 || (entry & kLeaf) != 0) return;
@@ -184,6 +187,8 @@ std::optional<Domain::Run> Domain::translate(uint64_t iova, uint64_t limit) cons
       if (!run) {
         run = Run{user, 0, access};
       } else if (user != run->user + run->size || access != run->access) {
+        // Where a transfer goes on while this run is being moved.
+        __builtin_prefetch(reinterpret_cast<const void*>(user), 1);
         return run;
       }
       const uint64_t step = std::min(limit, mask - (iova & mask) + 1);
