@@ -67,8 +67,8 @@ int selftestCommand(Command& command);
 // kind (whose reference it takes over). With `fixed`, iova says where; else it is chosen, and said.
 [[nodiscard]] int mapUser(Context& context, IoPagetable& table, uint64_t user, uint64_t length,
                           uint32_t access, bool fixed, uint64_t& iova);
-[[nodiscard]] int mapPages(IoPagetable& table, Pages& pages, uint64_t startByte, uint64_t length,
-                           uint32_t access, bool fixed, uint64_t& iova);
+[[nodiscard]] int mapPages(IoPagetable& table, Pages& pages, uint64_t user, uint64_t length, uint32_t access,
+                           bool fixed, uint64_t& iova);
 // Who pays for what the calling thread maps.
 [[nodiscard]] mm::Payer payerOf(const Context& context);
 // The rights and flags of the map commands.

@@ -24,7 +24,7 @@ int IoPagetable::gather(uint64_t iova, uint64_t length, std::vector<Piece>& piec
     if (area == nullptr) break;
     const uint64_t end = std::min(last, area->last);
     area->value.pages->ref();
-    pieces.push_back({area->value.pages, area->value.startByte + (next - area->start), end - next + 1});
+    pieces.push_back({area->value.pages, area->value.user + (next - area->start), end - next + 1});
     if (end == last) return 0;
     next = end + 1;
   }
@@ -37,13 +37,13 @@ int IoPagetable::gather(uint64_t iova, uint64_t length, std::vector<Piece>& piec
 int IoPagetable::checkPlace(std::span<const Piece> pieces, uint64_t length, uint32_t access, bool fixed,
                             uint64_t& iova) const {
   if (length == 0 || (length & (alignment_ - 1)) != 0) return -EINVAL;
-  const uint64_t user = pieces.front().pages->user() + pieces.front().startByte;
+  const uint64_t user = pieces.front().user;
   if (const int error = fixed ? checkIova(iova, length) : chooseIova(user, length, iova); error != 0) {
     return error;
   }
   for (const Piece& piece : pieces) {
     if ((access & iommu::kWrite) != 0 && !piece.pages->writable()) return -EPERM;
-    if ((piece.startByte % mm::pageSize() & (alignment_ - 1)) != 0) return -EINVAL;
+    if ((piece.user % mm::pageSize() & (alignment_ - 1)) != 0) return -EINVAL;
   }
   return 0;
 }
@@ -59,14 +59,14 @@ int IoPagetable::checkIova(uint64_t iova, uint64_t length) const {
 int IoPagetable::mapPieces(std::span<Piece> pieces, uint64_t length, uint32_t access, bool fixed,
                            uint64_t& iova) {
   if (fixed) prefetch(iova);
-  memory_.prefetchForPin(pieces.front().pages->user() + pieces.front().startByte);
+  memory_.prefetchForPin(pieces.front().user);
   uint64_t place = iova;
   int error = checkPlace(pieces, length, access, fixed, place);
   uint64_t next = place;
   size_t filled = 0;
   for (; error == 0 && filled < pieces.size(); ++filled) {
     const Piece& piece = pieces[filled];
-    error = fillDomains(next, next + (piece.length - 1), {piece.pages, piece.startByte, access});
+    error = fillDomains(next, next + (piece.length - 1), {piece.pages, piece.user, access});
     if (error != 0) break;
     next += piece.length;
   }
@@ -74,7 +74,7 @@ int IoPagetable::mapPieces(std::span<Piece> pieces, uint64_t length, uint32_t ac
     next = place;
     for (size_t at = 0; at < pieces.size(); ++at) {
       const Piece& piece = pieces[at];
-      if (at < filled) unfillDomains(next, next + (piece.length - 1), {piece.pages, piece.startByte, access});
+      if (at < filled) unfillDomains(next, next + (piece.length - 1), {piece.pages, piece.user, access});
       next += piece.length;
       piece.pages->unref();
     }
@@ -82,7 +82,7 @@ int IoPagetable::mapPieces(std::span<Piece> pieces, uint64_t length, uint32_t ac
   }
   iova = place;
   for (const Piece& piece : pieces) {
-    areas_.insert(place, place + (piece.length - 1), {piece.pages, piece.startByte, access});
+    areas_.insert(place, place + (piece.length - 1), {piece.pages, piece.user, access});
     place += piece.length;
   }
   return 0;
@@ -117,9 +117,9 @@ int IoPagetable::unmapRange(uint64_t start, uint64_t last, uint64_t& unmapped) {
       if (++tries > kUnmapTries) return -EDEADLK;
       continue;
     }
-    __builtin_prefetch(area.value.pages);
+    __builtin_prefetch(area.value.pages, 1);
+    memory_.prefetchForUnpin(area.value.user);
     areas_.erase(area.start);
-    memory_.prefetchForUnpin(area.value.pages->user() + area.value.startByte);
     unfillDomains(area.start, area.last, area.value);
     area.value.pages->unref();
     unmapped += area.last - area.start + 1;
@@ -146,8 +146,8 @@ int IoPagetable::cut(uint64_t last) {
   if (last == area.start || last == area.last) return 0;
   if (area.value.closed != 0) return -EBUSY;
   const uint64_t second = last + 1;
-  const uint64_t secondByte = area.value.startByte + (second - area.start);
-  if (((second | secondByte) & (alignment_ - 1)) != 0) return -EINVAL;
+  const uint64_t secondUser = area.value.user + (second - area.start);
+  if (((second | secondUser) & (alignment_ - 1)) != 0) return -EINVAL;
   // Nor can pins of users inside the kernel be told apart, or a large page in a page table be cut.
   if (area.value.accesses != 0) return -EINVAL;
   if (!domains_.empty() && hugePages_) return -EINVAL;
@@ -155,14 +155,14 @@ int IoPagetable::cut(uint64_t last) {
   Pages& pages = *area.value.pages;
   if (!domains_.empty()) {
     // The pins stay, now in two parts; nothing is newly pinned, so nothing can fail.
-    (void)pages.pin(memory_, area.value.startByte, second - area.start);
-    (void)pages.pin(memory_, secondByte, area.last - last);
-    pages.unpin(memory_, area.value.startByte, area.last - area.start + 1);
+    (void)pages.pin(memory_, area.value.user, second - area.start);
+    (void)pages.pin(memory_, secondUser, area.last - last);
+    pages.unpin(memory_, area.value.user, area.last - area.start + 1);
   }
   pages.ref();
   areas_.erase(area.start);
   areas_.insert(area.start, last, area.value);
-  areas_.insert(second, area.last, {&pages, secondByte, area.value.access});
+  areas_.insert(second, area.last, {&pages, secondUser, area.value.access});
   return 0;
 }
 

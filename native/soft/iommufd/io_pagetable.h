@@ -32,7 +32,7 @@ class IoPagetable {
   // A slice of pages that is to become an area. The holder owns a reference to the pages.
   struct Piece {
     Pages* pages;
-    uint64_t startByte;
+    uint64_t user;  // where in the program's memory it begins
     uint64_t length;
   };
 
@@ -111,7 +111,7 @@ class IoPagetable {
  private:
   struct Area {
     Pages* pages;
-    uint64_t startByte;  // in the pages
+    uint64_t user;  // its first byte's address: here too, so that it needn't wait for the pages object
     uint32_t access;
     uint32_t accesses : 31 = 0;  // pins of users inside the kernel
     uint32_t closed : 1 = 0;     // is being unmapped: takes no more of them

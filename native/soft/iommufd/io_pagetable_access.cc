@@ -48,15 +48,15 @@ int IoPagetable::pinForAccess(uint64_t iova, uint64_t last, bool write, std::vec
   uint64_t pinned = iova;  // up to here, if this fails
   const int error = forAreas(iova, last, [&](Areas::Entry& entry, uint64_t first, uint64_t end) {
     Area& area = entry.value;
-    const uint64_t startByte = area.startByte + (first - entry.start);
-    const uint64_t lastByte = area.startByte + (end - entry.start);
+    const uint64_t user = area.user + (first - entry.start);
+    const uint64_t lastUser = area.user + (end - entry.start);
     // Pages that lie one behind the other in the list must do so in IOVAs.
-    if (area.closed != 0 || startByte % page != 0) return -EINVAL;
-    if (end != last && lastByte % page != page - 1) return -EINVAL;
+    if (area.closed != 0 || user % page != 0) return -EINVAL;
+    if (end != last && lastUser % page != page - 1) return -EINVAL;
     if ((area.access & (write ? iommu::kWrite : iommu::kRead)) == 0) return -EPERM;
-    if (const int failed = area.pages->pin(memory_, startByte, end - first + 1); failed != 0) return failed;
+    if (const int failed = area.pages->pin(memory_, user, end - first + 1); failed != 0) return failed;
     ++area.accesses;
-    for (uint64_t at = startByte; at <= lastByte; at += page) pages.push_back(area.pages->user() + at);
+    for (uint64_t at = user; at <= lastUser; at += page) pages.push_back(at);
     pinned = end + 1;
     return 0;
   });
@@ -72,7 +72,7 @@ void IoPagetable::unpinForAccess(uint64_t iova, uint64_t last) {
     Area& area = entry.value;
     if (area.accesses == 0) return -EINVAL;  // its driver is wrong
     --area.accesses;
-    area.pages->unpin(memory_, area.startByte + (first - entry.start), end - first + 1);
+    area.pages->unpin(memory_, area.user + (first - entry.start), end - first + 1);
     return 0;
   });
 }
@@ -83,15 +83,14 @@ int IoPagetable::copyForAccess(uint64_t iova, uint64_t last, unsigned char* data
     const Area& area = entry.value;
     if (area.closed != 0) return -EINVAL;
     if ((area.access & (write ? iommu::kWrite : iommu::kRead)) == 0) return -EPERM;
-    const uint64_t startByte = area.startByte + (first - entry.start);
+    const uint64_t user = area.user + (first - entry.start);
     const uint64_t length = end - first + 1;
     // A single page is reached with the right that is asked for, several with those of the mapping; a file's
     // always so.
-    const bool several = startByte / page != (startByte + length - 1) / page;
+    const bool several = user / page != (user + length - 1) / page;
     if (area.pages->ofFile() || (pinning && several)) {
-      if (const int error = area.pages->reach(memory_, startByte, length); error != 0) return error;
+      if (const int error = area.pages->reach(memory_, user, length); error != 0) return error;
     }
-    const uint64_t user = area.pages->user() + startByte;
     const int error =
         write ? mm::Memory::copyOut(user, data, length) : mm::Memory::copyIn(data, user, length);
     data += length;

@@ -7,19 +7,19 @@
 namespace vfio::soft::iommufd {
 
 int IoPagetable::fill(iommu::Domain& domain, uint64_t start, uint64_t last, const Area& area) const {
-  return domain.map(start, area.pages->user() + area.startByte, last - start + 1, area.access, !hugePages_);
+  return domain.map(start, area.user, last - start + 1, area.access, !hugePages_);
 }
 
 // Pins one area's memory and puts it into every page table, or changes nothing.
 int IoPagetable::fillDomains(uint64_t start, uint64_t last, const Area& area) {
   if (domains_.empty()) return 0;
   const uint64_t length = last - start + 1;
-  if (const int error = area.pages->pin(memory_, area.startByte, length); error != 0) return error;
+  if (const int error = area.pages->pin(memory_, area.user, length); error != 0) return error;
   for (size_t at = 0; at < domains_.size(); ++at) {
     const int error = fill(*domains_[at], start, last, area);
     if (error == 0) continue;
     while (at-- != 0) domains_[at]->unmap(start, length);
-    area.pages->unpin(memory_, area.startByte, length);
+    area.pages->unpin(memory_, area.user, length);
     return error;
   }
   return 0;
@@ -29,7 +29,7 @@ void IoPagetable::unfillDomains(uint64_t start, uint64_t last, const Area& area)
   if (domains_.empty()) return;
   const uint64_t length = last - start + 1;
   for (iommu::Domain* domain : domains_) domain->unmap(start, length);
-  area.pages->unpin(memory_, area.startByte, length);
+  area.pages->unpin(memory_, area.user, length);
 }
 
 // Every area into a page table that is not among domains_; the first one pins.
@@ -38,10 +38,10 @@ int IoPagetable::fillDomain(iommu::Domain& domain) {
   const Areas::Entry* failed = nullptr;
   areas_.forEach([&](const Areas::Entry& area) {
     const uint64_t length = area.last - area.start + 1;
-    if (domains_.empty()) error = area.value.pages->pin(memory_, area.value.startByte, length);
+    if (domains_.empty()) error = area.value.pages->pin(memory_, area.value.user, length);
     if (error == 0) {
       error = fill(domain, area.start, area.last, area.value);
-      if (error != 0 && domains_.empty()) area.value.pages->unpin(memory_, area.value.startByte, length);
+      if (error != 0 && domains_.empty()) area.value.pages->unpin(memory_, area.value.user, length);
     }
     if (error != 0) failed = &area;
     return error == 0;
@@ -57,7 +57,7 @@ void IoPagetable::unfillDomain(iommu::Domain& domain, const Areas::Entry* end) {
     if (&area == end) return false;
     const uint64_t length = area.last - area.start + 1;
     domain.unmap(area.start, length);
-    if (domains_.empty()) area.value.pages->unpin(memory_, area.value.startByte, length);
+    if (domains_.empty()) area.value.pages->unpin(memory_, area.value.user, length);
     return true;
   });
 }

@@ -15,9 +15,9 @@
 namespace vfio::soft::iommufd {
 mm::Payer payerOf(const Context& context) { return capable(CAP_IPC_LOCK) ? mm::Payer::none : context.payer; }
 
-int mapPages(IoPagetable& table, Pages& pages, uint64_t startByte, uint64_t length, uint32_t access,
-             bool fixed, uint64_t& iova) {
-  IoPagetable::Piece piece = {&pages, startByte, length};
+int mapPages(IoPagetable& table, Pages& pages, uint64_t user, uint64_t length, uint32_t access, bool fixed,
+             uint64_t& iova) {
+  IoPagetable::Piece piece = {&pages, user, length};
   return table.mapPieces({&piece, 1}, length, access, fixed, iova);
 }
 
@@ -29,7 +29,7 @@ int mapUser(Context& context, IoPagetable& table, uint64_t user, uint64_t length
   const bool writable = (access & iommu::kWrite) != 0;
   if (const int error = Pages::make(user, length, writable, payerOf(context), pages); error != 0)
     return error;
-  return mapPages(table, *pages, user - pages->user(), length, access, fixed, iova);
+  return mapPages(table, *pages, user, length, access, fixed, iova);
 }
 
 int ioasAlloc(Command& command) {

@@ -55,8 +55,8 @@ int ioasMapFile(Command& command) {
   }
   const bool fixed = (arguments.flags & uapi::IOMMU_IOAS_MAP_FIXED_IOVA) != 0;
   uint64_t iova = arguments.iova;
-  if (const int error = mapPages(ioas->table, *pages, arguments.start % mm::pageSize(), arguments.length,
-                                 access, fixed, iova);
+  if (const int error = mapPages(ioas->table, *pages, pages->user() + arguments.start % mm::pageSize(),
+                                 arguments.length, access, fixed, iova);
       error != 0) {
     return error;
   }

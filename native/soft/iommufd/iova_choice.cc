@@ -72,7 +72,7 @@ int IoPagetable::chooseIova(uint64_t user, uint64_t length, uint64_t& iova) cons
 int IoPagetable::checkAlignment(uint64_t alignment) const {
   const uint64_t mask = alignment - 1;
   const bool all = areas_.forEach([mask](const Areas::Entry& area) {
-    return ((area.start | (area.last - area.start + 1) | area.value.startByte % mm::pageSize()) & mask) == 0;
+    return ((area.start | (area.last - area.start + 1) | area.value.user % mm::pageSize()) & mask) == 0;
   });
   return all ? 0 : -EADDRINUSE;
 }

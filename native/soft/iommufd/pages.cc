@@ -54,9 +54,9 @@ uint64_t Pages::unpinUncounted(mm::Memory& memory, uint64_t first, uint64_t last
   return pages;
 }
 
-int Pages::reach(mm::Memory& memory, uint64_t startByte, uint64_t length) const {
-  const uint64_t first = startByte / mm::pageSize();
-  const uint64_t last = (startByte + (length - 1)) / mm::pageSize();
+int Pages::reach(mm::Memory& memory, uint64_t user, uint64_t length) const {
+  const uint64_t first = (user - user_) / mm::pageSize();
+  const uint64_t last = (user - user_ + (length - 1)) / mm::pageSize();
   uint64_t pages = 0;
   if (const int error = pinUncounted(memory, first, last, pages); error != 0) return error;
   (void)unpinUncounted(memory, first, last);
@@ -77,9 +77,9 @@ void split(mm::SpanTree<uint32_t>& counts, uint64_t at) {
 
 }  // namespace
 
-int Pages::pin(mm::Memory& memory, uint64_t startByte, uint64_t length) {
-  const uint64_t first = startByte / mm::pageSize();
-  const uint64_t last = (startByte + (length - 1)) / mm::pageSize();
+int Pages::pin(mm::Memory& memory, uint64_t user, uint64_t length) {
+  const uint64_t first = (user - user_) / mm::pageSize();
+  const uint64_t last = (user - user_ + (length - 1)) / mm::pageSize();
   uint64_t pages = 0;
   if (const int error = pinUncounted(memory, first, last, pages); error != 0) return error;
   // In this order: what can't be pinned is told before what can't be paid for.
@@ -111,9 +111,9 @@ int Pages::pin(mm::Memory& memory, uint64_t startByte, uint64_t length) {
   }
 }
 
-void Pages::unpin(mm::Memory& memory, uint64_t startByte, uint64_t length) {
-  const uint64_t first = startByte / mm::pageSize();
-  const uint64_t last = (startByte + (length - 1)) / mm::pageSize();
+void Pages::unpin(mm::Memory& memory, uint64_t user, uint64_t length) {
+  const uint64_t first = (user - user_) / mm::pageSize();
+  const uint64_t last = (user - user_ + (length - 1)) / mm::pageSize();
   if (first == 0 && last == count_ - 1 && whole_ != 0) {
     --whole_;
   } else if (parts_ != nullptr) {

@@ -35,12 +35,12 @@ class Pages {
   [[nodiscard]] bool writable() const { return writable_; }
   [[nodiscard]] bool ofFile() const { return file_; }
 
-  // Of bytes counted from user(): pins the pages they are in, for one more user: 0, or -EFAULT (-EINVAL if
+  // Of memory within, by its address: pins the pages it is in, for one more user: 0, or -EFAULT (-EINVAL if
   // they are a file's), -ENOMEM (above the limit of who pays) and nothing is pinned.
-  [[nodiscard]] int pin(mm::Memory& memory, uint64_t startByte, uint64_t length);
-  void unpin(mm::Memory& memory, uint64_t startByte, uint64_t length);
+  [[nodiscard]] int pin(mm::Memory& memory, uint64_t user, uint64_t length);
+  void unpin(mm::Memory& memory, uint64_t user, uint64_t length);
   // Could these pages be pinned now? 0 or as above; that is free of charge.
-  [[nodiscard]] int reach(mm::Memory& memory, uint64_t startByte, uint64_t length) const;
+  [[nodiscard]] int reach(mm::Memory& memory, uint64_t user, uint64_t length) const;
 
  private:
   using Counts = mm::SpanTree<uint32_t>;  // users by page number

@@ -84,13 +84,10 @@ void Memory::unpin(uint64_t user, uint64_t size) {
   });
 }
 
-void Memory::prefetchForUnpin(uint64_t user) {
-  const std::lock_guard hold(mutex_);
-  counts_.prefetch(user / pageSize());
-}
+void Memory::prefetchForUnpin(uint64_t user) const { counts_.prefetch(user / pageSize()); }
 
-void Memory::prefetchForPin(uint64_t user) {
-  prefetchForUnpin(user);                  // first, as taking a lock waits for what is being fetched
+void Memory::prefetchForPin(uint64_t user) const {
+  prefetchForUnpin(user);
   __builtin_prefetch(asPointer(user), 1);  // whatever the address: this never faults
 }
 

@@ -56,8 +56,9 @@ class Memory {
   [[nodiscard]] int pin(uint64_t user, uint64_t size, bool write);
   void unpin(uint64_t user, uint64_t size);
   // Has the processor fetch what unpin of this page will look at, or what pin will, the page itself too.
-  void prefetchForUnpin(uint64_t user);
-  void prefetchForPin(uint64_t user);
+  // Neither takes the lock: taking one waits for all that is being fetched.
+  void prefetchForUnpin(uint64_t user) const;
+  void prefetchForPin(uint64_t user) const;
   // How many pins the page of `address` has.
   [[nodiscard]] unsigned pins(uint64_t address);
 

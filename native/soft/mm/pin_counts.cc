@@ -7,7 +7,7 @@ namespace vfio::soft::mm {
 PinCounts::Leaf* PinCounts::find(uint64_t page, uint64_t& end) const {
   const Inner* table = &root_;
   for (unsigned level = kLevels - 1;; --level) {
-    void* const below = table->below[indexOf(page, level)];
+    void* const below = table->below[indexOf(page, level)].load(std::memory_order_acquire);
     if (below == nullptr || level == 1) {
       end = page | ((uint64_t{1} << (level * kBits)) - 1);
       return static_cast<Leaf*>(below);
@@ -16,12 +16,12 @@ PinCounts::Leaf* PinCounts::find(uint64_t page, uint64_t& end) const {
   }
 }
 
-void*& PinCounts::place(uint64_t page) {
+std::atomic<void*>& PinCounts::place(uint64_t page) {
   Inner* table = &root_;
   for (unsigned level = kLevels - 1; level > 1; --level) {
-    void*& below = table->below[indexOf(page, level)];
+    std::atomic<void*>& below = table->below[indexOf(page, level)];
     if (below == nullptr) below = inners_.make();
-    table = static_cast<Inner*>(below);
+    table = static_cast<Inner*>(below.load());
   }
   return table->below[indexOf(page, 1)];
 }
@@ -43,9 +43,9 @@ bool PinCounts::anyDying(uint64_t first, uint64_t last) const {
 
 void PinCounts::add(uint64_t first, uint64_t last) {
   for (uint64_t page = first; page <= last;) {
-    void*& below = place(page);
+    std::atomic<void*>& below = place(page);
     if (below == nullptr) below = leaves_.make();
-    auto& leaf = *static_cast<Leaf*>(below);
+    auto& leaf = *static_cast<Leaf*>(below.load());
     const uint64_t end = std::min(page | (kEntries - 1), last);
     for (; page <= end; ++page) {
       if (leaf.counts[indexIn(page)]++ == 0) ++leaf.used;
@@ -64,7 +64,9 @@ void PinCounts::prefetch(uint64_t page) const {
   if (page > kLastPage) return;
   uint64_t end = 0;
   const Leaf* const leaf = find(page, end);
-  if (leaf != nullptr) __builtin_prefetch(&leaf->counts[indexIn(page)], 1);
+  if (leaf == nullptr) return;
+  __builtin_prefetch(&leaf->counts[indexIn(page)], 1);
+  __builtin_prefetch(&leaf->used, 1);
 }
 
 }  // namespace vfio::soft::mm

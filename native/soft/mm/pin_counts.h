@@ -7,6 +7,7 @@
 // tables above, one for each GiB that ever had a pin, as long as all.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #include "pool.h"
@@ -36,7 +37,8 @@ class PinCounts {
   template <class Rest>
   void setDying(uint64_t first, uint64_t last, const Rest& rest);
   [[nodiscard]] unsigned count(uint64_t page) const;
-  // Has the processor fetch what says how many pins the page has.
+  // Has the processor fetch what says how many pins the page has. Needs no lock, so that it is done while
+  // others work: it reads only the tables above the counts, which stay.
   void prefetch(uint64_t page) const;
 
  private:
@@ -50,7 +52,7 @@ class PinCounts {
     unsigned used = 0;
   };
   struct Inner {
-    void* below[kEntries] = {};
+    std::atomic<void*> below[kEntries] = {};
   };
 
   static unsigned indexOf(uint64_t page, unsigned level) {
@@ -62,7 +64,7 @@ class PinCounts {
   // last in the leaf.
   [[nodiscard]] Leaf* find(uint64_t page, uint64_t& end) const;
   // The place of a page's leaf in the table above it.
-  [[nodiscard]] void*& place(uint64_t page);
+  [[nodiscard]] std::atomic<void*>& place(uint64_t page);
 
   Pool<Leaf> leaves_;
   Pool<Inner> inners_;

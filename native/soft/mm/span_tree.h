@@ -2,8 +2,8 @@
 // address space, the pinned runs of the process's memory.
 //
 // A B+ tree, because address spaces hold a million intervals: wide nodes cost few cache misses where a binary
-// tree has twenty, and about 1.3 times the bytes of the entries. Every inner node knows the widest gap below
-// each child, so that the first gap of a given size is found in O(log n) too.
+// tree has twenty, and about 1.3 times the bytes of the entries. Every inner node knows how wide a gap below
+// each child can be, so that the first gap of a given size is found in O(log n) too.
 //
 // Life: nodes belong to the tree. Pointers to entries are good until the next insert or erase.
 #pragma once
@@ -71,7 +71,7 @@ class SpanTree {
   // The caller has made sure that nothing overlaps.
   void insert(uint64_t start, uint64_t last, const Value& value) {
     if (root_ == nullptr) root_ = leaves_.make();
-    Node* const right = insertInto(root_, Entry{start, last, value}).right;
+    Node* const right = insertInto(root_, Entry{start, last, value});
     if (right != nullptr) {
       auto* const top = inners_.make();
       top->count = 2;
@@ -125,9 +125,11 @@ class SpanTree {
     Entry entries[kWidth];
   };
   struct Child {
-    uint64_t start;   // of its first entry
-    uint64_t last;    // of its last entry
-    uint64_t widest;  // bytes in the widest gap between two of its entries
+    uint64_t start;  // of its first entry
+    uint64_t last;   // of its last entry
+    // No gap between two of its entries has more bytes. What narrows a gap leaves this as it was, so that
+    // inserting needn't look at all the others: who then looks for a gap in vain corrects it.
+    mutable uint64_t widest;
     Node* node;
   };
   struct Inner : Node {
@@ -214,97 +216,64 @@ class SpanTree {
   static Entry* entriesOf(Leaf& leaf) { return leaf.entries; }
   static Child* childrenOf(Inner& inner) { return inner.children; }
 
-  // What an insert did to the subtree: its right half if it was split, and the gap in which the entry now
-  // lies, if it had one on both sides.
-  struct Inserted {
-    Node* right;
-    uint64_t cut;
-  };
-
-  Inserted insertInto(Node* node, const Entry& entry) {
+  // Returns the right half of the subtree if it was split, else null.
+  Node* insertInto(Node* node, const Entry& entry) {
     if (node->leaf) {
       auto& leaf = *static_cast<Leaf*>(node);
       const unsigned at = firstEndingFrom(leaf.entries, leaf.count, entry.start);
-      const uint64_t cut = at == 0 || at == leaf.count ? 0 : gapBefore(leaf.entries, at);
-      return {place<Leaf, Entry>(leaves_, leaf, leaf.entries, &entriesOf, at, entry), cut};
+      return place<Leaf, Entry>(leaves_, leaf, leaf.entries, &entriesOf, at, entry);
     }
     auto& inner = *static_cast<Inner*>(node);
     const unsigned at =
         std::min<unsigned>(firstEndingFrom(inner.children, inner.count, entry.start), inner.count - 1U);
     Child& child = inner.children[at];
-    const bool below = entry.last < child.start;
-    const bool above = entry.start > child.last;
-    const uint64_t between = below && at != 0 ? gapBefore(inner.children, at) : 0;
-    const auto [right, cut] = insertInto(child.node, entry);
+    Node* const right = insertInto(child.node, entry);
     if (right != nullptr) {
       child = describe(child.node);
-      return {place<Inner, Child>(inners_, inner, inner.children, &childrenOf, at + 1, describe(right)),
-              below || above ? between : cut};
+      return place<Inner, Child>(inners_, inner, inner.children, &childrenOf, at + 1, describe(right));
     }
-    if (below) {
+    if (entry.last < child.start) {
       child.widest = std::max(child.widest, child.start - entry.last - 1);
       child.start = entry.start;
-    } else if (above) {
+    } else if (entry.start > child.last) {
       child.widest = std::max(child.widest, entry.start - child.last - 1);
       child.last = entry.last;
-    } else if (cut >= child.widest) {
-      child = describe(child.node, child.widest);
     }
-    return {nullptr, below || above ? between : cut};
+    return nullptr;
   }
 
-  // What an erase did to the subtree: the gap that there is now between two entries where the entry was, or,
-  // if it was the first or last of several, the gap that lay between it and its neighbour.
-  struct Erased {
-    uint64_t made;
-    uint64_t lost;
-  };
-
-  Erased eraseFrom(Node* node, uint64_t start) {
+  // Returns the bytes of the gap that there is now where the entry was, or 0 if it was the first or last of
+  // the subtree.
+  uint64_t eraseFrom(Node* node, uint64_t start) {
     if (node->leaf) {
       auto& leaf = *static_cast<Leaf*>(node);
       const unsigned at = firstEndingFrom(leaf.entries, leaf.count, start);
-      Erased erased = {0, 0};
-      if (at != 0 && at + 1U < leaf.count) {
-        erased.made = leaf.entries[at + 1].start - leaf.entries[at - 1].last - 1;
-      } else if (leaf.count > 1) {
-        erased.lost = gapBefore(leaf.entries, at == 0 ? 1 : at);
-      }
       std::copy(leaf.entries + at + 1, leaf.entries + leaf.count, leaf.entries + at);
       --leaf.count;
-      return erased;
+      return at != 0 && at != leaf.count ? gapBefore(leaf.entries, at) : 0;
     }
     auto& inner = *static_cast<Inner*>(node);
     const unsigned at = firstEndingFrom(inner.children, inner.count, start);
     Child& child = inner.children[at];
-    Erased erased = eraseFrom(child.node, start);
+    uint64_t made = eraseFrom(child.node, start);
     if (child.node->count == 0) {
-      if (at != 0 && at + 1U < inner.count) {
-        erased = {inner.children[at + 1].start - inner.children[at - 1].last - 1, 0};
-      } else if (inner.count > 1) {
-        erased = {0, gapBefore(inner.children, at == 0 ? 1 : at)};
-      }
       drop(inner, at);
-      return erased;
+      return at != 0 && at != inner.count ? gapBefore(inner.children, at) : 0;
     }
-    if (erased.made != 0) {
-      child.widest = std::max(child.widest, erased.made);
+    if (made != 0) {
+      child.widest = std::max(child.widest, made);
     } else {
       const bool wasFirst = start == child.start;
-      const uint64_t widest = child.widest;
-      if (erased.lost >= widest) {
-        child = describe(child.node, widest);
-      } else {
-        child = describe(child.node, 0);  // its ends
-        child.widest = widest;
-      }
+      const Child ends = describe(child.node, 0);
+      child.start = ends.start;
+      child.last = ends.last;
       // At the end of the child is within this node, if there is a next child on that side.
       if (wasFirst ? at != 0 : at + 1U < inner.count) {
-        erased = {gapBefore(inner.children, wasFirst ? at : at + 1), 0};
+        made = gapBefore(inner.children, wasFirst ? at : at + 1);
       }
     }
     joinAround(inner, at);
-    return erased;
+    return made;
   }
 
   // Half-empty neighbours become one, so that a tree that has shrunk doesn't stay large.
@@ -385,6 +354,7 @@ class SpanTree {
       const Child& child = inner.children[at];
       if (child.widest >= need) {
         if (walkGaps(child.node, cursor, high, need, take)) return true;
+        child.widest = describe(child.node, child.widest).widest;
       } else {
         if (before(child.start)) return true;
         pass(child.last);
