@@ -14,8 +14,11 @@ interface Bell {
 
 /** An address space of the software host with `count` mappings of `size` bytes, and a device that is attached to it. */
 export interface Space {
-  /** Nanoseconds for a mapping to go and come again, the mean of `times` at random places. */
-  exchange(times: number): number;
+  /**
+   * Nanoseconds for a mapping to go and come again, the mean of `times` at random places: of its own memory, or of a random
+   * page of another space's.
+   */
+  exchange(times: number, memory?: Space): number;
   /** Nanoseconds to translate an address, the mean of `times` at random places. */
   translate(times: number): number;
   /** Nanoseconds for DMA of `from` to all mappings, in the order of their IOVAs. */

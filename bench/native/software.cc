@@ -73,7 +73,7 @@ class Space {
     checked(env, device_->attach(table), "attach");
     malloc_trim(0);  // what was given back before must not be found again for nothing
     const uint64_t before = residentMemory();
-    for (uint64_t at = 0; at < count_; ++at) checked(env, map(at), "IOAS_MAP");
+    for (uint64_t at = 0; at < count_; ++at) checked(env, map(at, user(at)), "IOAS_MAP");
     bytes_ = static_cast<double>(residentMemory() - before) / static_cast<double>(count_);
   }
   ~Space() {
@@ -86,14 +86,16 @@ class Space {
 
   [[nodiscard]] double bytesEach() const { return bytes_; }
 
-  // Nanoseconds for one to go and come again, at random places.
-  double exchange(Napi::Env env, uint32_t times) {
+  // Nanoseconds for one to go and come again, at random places: of its own memory, or of a random page of
+  // another space's.
+  double exchange(Napi::Env env, uint32_t times, const Space* memory) {
     int64_t failed = 0;
     const auto start = std::chrono::steady_clock::now();
     for (uint32_t round = 0; round < times; ++round) {
       const uint64_t at = random_() % count_;
       uapi::iommu_ioas_unmap unmap = {sizeof(unmap), ioas_, kIova + at * size_, size_};
-      failed |= call(uapi::IOMMU_IOAS_UNMAP, unmap) | map(at);
+      failed |= call(uapi::IOMMU_IOAS_UNMAP, unmap);
+      failed |= map(at, memory == nullptr ? user(at) : memory->user(random_() % memory->count_));
     }
     const double took = since(start) / times;
     checked(env, failed, "map and unmap");
@@ -136,10 +138,10 @@ class Space {
   [[nodiscard]] uint64_t user(uint64_t at) const {
     return reinterpret_cast<uint64_t>(memory_) + at * 7919 % count_ * 2 * size_;
   }
-  int64_t map(uint64_t at) {
+  int64_t map(uint64_t at, uint64_t from) {
     constexpr uint32_t kFlags =
         uapi::IOMMU_IOAS_MAP_READABLE | uapi::IOMMU_IOAS_MAP_WRITEABLE | uapi::IOMMU_IOAS_MAP_FIXED_IOVA;
-    uapi::iommu_ioas_map map = {sizeof(map), kFlags, ioas_, 0, user(at), size_, kIova + at * size_};
+    uapi::iommu_ioas_map map = {sizeof(map), kFlags, ioas_, 0, from, size_, kIova + at * size_};
     return call(uapi::IOMMU_IOAS_MAP, map);
   }
   template <class Struct>
@@ -183,8 +185,9 @@ class SpaceObject final : public Napi::ObjectWrap<SpaceObject> {
     return reinterpret_cast<const char*>(info[0].As<Napi::Uint8Array>().Data());
   }
   Napi::Value exchange(const Napi::CallbackInfo& info) {
-    return Napi::Number::New(info.Env(),
-                             space_->exchange(info.Env(), info[0].As<Napi::Number>().Uint32Value()));
+    const Space* const memory = info.Length() > 1 ? Unwrap(info[1].As<Napi::Object>())->space_.get() : nullptr;
+    const uint32_t times = info[0].As<Napi::Number>().Uint32Value();
+    return Napi::Number::New(info.Env(), space_->exchange(info.Env(), times, memory));
   }
   Napi::Value translate(const Napi::CallbackInfo& info) {
     return Napi::Number::New(info.Env(),

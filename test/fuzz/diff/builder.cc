@@ -23,7 +23,13 @@ bool excluded(const Call& call, uint64_t requestBefore) {
   if (request == kGetDirtyBitmap) return tokenAt(call, 5) > (64 << 20);
   const uint64_t op = request == kTest ? tokenAt(call, 1) : 0;
   const bool takesDescriptor = op == 6 || op == 7 || op == 8 || op == 11;
-  // guessed-descriptors: which numbers are open is each side's own, also where an id is expected.
+  // guessed-descriptors: which numbers are open is each side's own, also where an id is expected. Nor must
+  // what another request leaves be taken for the descriptor that this one would have given.
+  constexpr uint64_t kCreateAccess = 5;
+  for (const Save& save : call.saves) {
+    if (!save.variable.starts_with("f")) continue;
+    if (request != requestBefore || (request == kTest && op != kCreateAccess)) return true;
+  }
   for (const Token& token : call.bytes) {
     if (!token.value.variable.starts_with("f")) continue;
     if (token.value.number != 0 || request != requestBefore) return true;
