@@ -185,7 +185,8 @@ class SpaceObject final : public Napi::ObjectWrap<SpaceObject> {
     return reinterpret_cast<const char*>(info[0].As<Napi::Uint8Array>().Data());
   }
   Napi::Value exchange(const Napi::CallbackInfo& info) {
-    const Space* const memory = info.Length() > 1 ? Unwrap(info[1].As<Napi::Object>())->space_.get() : nullptr;
+    const Space* const memory =
+        info.Length() > 1 ? Unwrap(info[1].As<Napi::Object>())->space_.get() : nullptr;
     const uint32_t times = info[0].As<Napi::Number>().Uint32Value();
     return Napi::Number::New(info.Env(), space_->exchange(info.Env(), times, memory));
   }
