@@ -1,17 +1,18 @@
 /**
- * Mapping memory, and keeping it for as long as a device can reach it: an Ioas does so by its own requests, a Container by
- * those of type1.
+ * Mapping memory, and keeping it for as long as a device can reach it: an Ioas does so by its own requests, a
+ * Container by those of type1.
  *
  * Life of a mapping: made by map, mapAsync or copy; gone when it is unmapped, by its own disposal, by a range or with
  * its space. The space holds the memory of each one until then.
  */
 import { constants } from 'node:os';
-import { flag, options, type U64Like } from './check.ts';
+import { flag, options, type U64Like, u64 } from './check.ts';
 import { type DmaBuffer, type MemorySlice, type Window, windowOf } from './dma-buffer.ts';
 import type { DmaSpace, IovaRange, MapOptions, Mapping } from './dma-space.ts';
 import { VfioError, withWords } from './errors.ts';
 import { type MapRequest, type Words, wordsForMap } from './explain.ts';
 import { Handle } from './handle.ts';
+import { IovaAllocator } from './iova-allocator.ts';
 import type { NativeMemory, NativeSpaceCalls } from './native.ts';
 
 /** What unmaps everything: from 0 on, this many bytes. */
@@ -22,20 +23,24 @@ export type Kept = Pick<Window, 'size' | 'length'> & { readonly pages: { hold():
 
 /** What a mapping is made of: out of a caller's reach. */
 let keptBy: (mapping: SpaceMapping) => Kept;
+let keepInstead: (mapping: SpaceMapping, kept: Kept) => void;
 let placeOf: (mapping: SpaceMapping) => U64Like;
 
 /**
- * A mapping: the kernel's, and the pages that it keeps. Its place is as the addon gave it: a number where that is exact,
- * which costs less, else a bigint.
+ * A mapping: the kernel's, and the pages that it keeps. Its place is as the addon gave it: a number where that is
+ * exact, which costs less, else a bigint.
  */
 export class SpaceMapping implements Mapping {
   readonly #place: U64Like;
-  readonly #kept: Kept;
+  #kept: Kept;
   readonly #writable: boolean;
   readonly #space: AddressSpace;
 
   static {
     keptBy = (mapping) => mapping.#kept;
+    keepInstead = (mapping, kept) => {
+      mapping.#kept = kept;
+    };
     placeOf = (mapping) => mapping.#place;
   }
 
@@ -44,6 +49,11 @@ export class SpaceMapping implements Mapping {
     this.#place = place;
     this.#kept = kept;
     this.#writable = writable;
+  }
+
+  /** @internal Is this a mapping in truth, and not by its prototype alone? */
+  static made(value: unknown): value is SpaceMapping {
+    return typeof value === 'object' && value !== null && #space in value;
   }
 
   get iova(): bigint {
@@ -75,7 +85,12 @@ export function keptOf(mapping: SpaceMapping): Kept {
 /** A mapAsync under way, and what was unmapped meanwhile. */
 interface Pending {
   readonly unmapped: IovaRange[];
+  /** Where it maps, if the caller or this package chose the place. */
+  readonly place: IovaRange | undefined;
 }
+
+/** What a space that chooses no addresses itself is asked before one is chosen for it. */
+export type Usable = () => { ranges: IovaRange[]; alignment: bigint };
 
 /**
  * The live mappings by address. A place that was emptied is kept for the next mapping there (drivers map the same
@@ -127,6 +142,8 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
   readonly #mappings = new Mappings();
   /** The mapAsync under way. */
   readonly #pending = new Set<Pending>();
+  /** The free addresses, once one has been chosen here. */
+  #allocator: IovaAllocator | undefined;
 
   /** `calls` are the hot ones; `resources` go if the space is forgotten. */
   protected constructor(
@@ -198,8 +215,8 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
   }
 
   /**
-   * The same as {@link map}, off the event loop: pinning gigabytes takes long. Disposing the space meanwhile undoes it
-   * when it is done.
+   * The same as {@link map}, off the event loop: pinning gigabytes takes long. Disposing the space meanwhile undoes
+   * it when it is done.
    */
   mapAsync(memory: DmaBuffer | MemorySlice, o?: MapOptions): Promise<Mapping> {
     return this.mapAsyncBy((...args) => this.mapLater(...args), memory, o);
@@ -218,7 +235,10 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     this.alive();
     const window = windowOf(memory);
     const { pages, address, offset, size } = window;
-    const pending: Pending = { unmapped: [] };
+    const pending: Pending = {
+      unmapped: [],
+      place: iova === undefined ? undefined : rangeOf(u64(iova, 'iova'), BigInt(size)),
+    };
     pages.hold();
     this.#pending.add(pending);
     try {
@@ -237,6 +257,81 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
   }
 
   /**
+   * @internal Maps at the best free place: for kernels' spaces that choose none. `usable` says what can be mapped.
+   */
+  mapPlacedBy(
+    calls: NativeSpaceCalls,
+    memory: DmaBuffer | MemorySlice,
+    o: MapOptions,
+    usable: Usable,
+  ): Mapping {
+    const place = this.#place(memory, usable);
+    try {
+      return this.mapBy(calls, memory, { ...o, iova: place.start });
+    } catch (error) {
+      if (!this.#outdated(place, error)) throw error;
+      return this.mapPlacedBy(calls, memory, o, usable);
+    }
+  }
+
+  /** @internal The same off the loop. */
+  async mapPlacedAsyncBy(
+    call: MapLater,
+    memory: DmaBuffer | MemorySlice,
+    o: MapOptions,
+    usable: Usable,
+  ): Promise<Mapping> {
+    const place = this.#place(memory, usable);
+    try {
+      return await this.mapAsyncBy(call, memory, { ...o, iova: place.start });
+    } catch (error) {
+      if (!this.#outdated(place, error)) throw error;
+      return this.mapPlacedAsyncBy(call, memory, o, usable);
+    }
+  }
+
+  /** Takes the best free place for this memory. `fresh`: by what the kernel has just said. */
+  #place(memory: DmaBuffer | MemorySlice, usable: Usable): Place {
+    this.alive();
+    const { address, size, length } = windowOf(memory);
+    const fresh = this.#allocator === undefined;
+    const allocator = this.#allocator ?? this.#free(usable());
+    this.#allocator = allocator;
+    const found = allocator.place(length, BigInt(address));
+    if (found) return { ...found, allocator, fresh };
+    this.#allocator = undefined;
+    if (!fresh) return this.#place(memory, usable);
+    throw new VfioError(constants.errno.ENOSPC, {
+      syscall: 'ioctl',
+      request: this.mapRequest(),
+      reason: `no free range of 0x${size.toString(16)} bytes, aligned as the memory is, among ${allocator.free.map(({ start, last }) => range(start, last - start + 1n)).join(', ')}`,
+    });
+  }
+
+  /** Everything that is usable and free, as far as is known. */
+  #free({ ranges, alignment }: { ranges: IovaRange[]; alignment: bigint }): IovaAllocator {
+    const allocator = new IovaAllocator(ranges, alignment);
+    for (const { iova, length } of this.#mappings.live()) allocator.take(iova, iova + length - 1n);
+    for (const { place } of this.#pending) if (place) allocator.take(place.start, place.last);
+    return allocator;
+  }
+
+  /**
+   * The kernel refused a place. Was it chosen by outdated knowledge? Then that is forgotten, else the place is given
+   * back.
+   */
+  #outdated({ start, last, allocator, fresh }: Place, error: unknown): boolean {
+    const refused = error instanceof VfioError && /^(EEXIST|EINVAL)$/.test(error.code);
+    if (refused && !fresh && !this.disposed) {
+      if (this.#allocator === allocator) this.#allocator = undefined;
+      return true;
+    }
+    // Someone else's mapping is there: the place stays taken.
+    if (!(error instanceof VfioError && error.code === 'EEXIST')) allocator.give(start, last);
+    return false;
+  }
+
+  /**
    * What was mapped off the loop may have been unmapped again before its completion arrived here, and nobody can tell
    * which came first: such a mapping ends now.
    */
@@ -248,7 +343,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     if (!taken) quietly(() => this.#calls.unmap(start, size));
     throw new VfioError(constants.errno.ECANCELED, {
       syscall: 'ioctl',
-      request: 'IOMMU_IOAS_MAP',
+      request: this.mapRequest(),
       reason: `${range(start, size)} was unmapped while it was being mapped`,
     });
   }
@@ -256,8 +351,8 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
   /**
    * Unmaps all mappings that lie wholly in the range and returns their bytes.
    *
-   * @throws {VfioError} ENOENT nothing is mapped there, or the range cuts a mapping: those below the one that is cut are
-   * gone nevertheless; EINVAL length 0; EOVERFLOW the range wraps.
+   * @throws {VfioError} ENOENT nothing is mapped there, or the range cuts a mapping: those below the one that is cut
+   * are gone nevertheless; EINVAL length 0; EOVERFLOW the range wraps.
    */
   unmap(iova: U64Like, length: U64Like): bigint {
     return this.unmapBy(this.#calls, iova, length);
@@ -278,7 +373,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
       this.#forget(only);
       return only.length;
     }
-    this.#forgetWithin(BigInt(iova), BigInt(iova) + BigInt(length) - 1n);
+    this.#forgetUnmapped(BigInt(iova), BigInt(iova) + BigInt(length) - 1n, BigInt(bytes));
     return BigInt(bytes);
   }
 
@@ -291,14 +386,41 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
   unmapAllBy(calls: NativeSpaceCalls): bigint {
     this.alive();
     const bytes = calls.unmap(0, EVERYTHING);
+    this.#allocator = undefined; // made anew when it is needed: cheaper than giving back one by one
     this.#notePending(0n, EVERYTHING);
     this.#forgetWithin(0n, EVERYTHING);
     return BigInt(bytes);
   }
 
+  /** @internal The kernel's space has come to an end with all that was mapped in it. */
+  lost(): void {
+    this.#allocator = undefined;
+    this.#notePending(0n, EVERYTHING);
+    this.#forgetWithin(0n, EVERYTHING);
+  }
+
+  /** @internal The memory of a mapping is found elsewhere from now on: `call` tells the kernel where. */
+  moveBy(
+    mapping: SpaceMapping,
+    memory: DmaBuffer | MemorySlice,
+    call: (address: number, size: number) => void,
+  ): void {
+    this.alive();
+    const window = windowOf(memory);
+    call(window.address, window.size);
+    window.pages.hold();
+    keptBy(mapping).pages.drop();
+    keepInstead(mapping, window);
+  }
+
   /** @internal Is this mapping one of the live ones? */
   holds(mapping: Mapping): boolean {
     return this.#mappings.get(keyOf(mapping.iova)) === mapping;
+  }
+
+  /** The request that maps. */
+  protected mapRequest(): string {
+    return 'IOMMU_IOAS_MAP';
   }
 
   /** The native call that maps off the loop. */
@@ -311,7 +433,8 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
   protected abstract pinned(): number;
 
   protected release(): void {
-    // What a mapAsync is still about to map must go too, and its id must not be another's by then: the last one ends it.
+    // What a mapAsync is still about to map must go too, and its id must not be another's by then: the last one ends
+    // it.
     if (this.#pending.size === 0) this.#end();
     else this.#clear();
   }
@@ -321,6 +444,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     const mapping = new SpaceMapping(this, keyOf(at), kept, writable);
     kept.pages.hold();
     this.#mappings.add(mapping);
+    this.#allocator?.take(mapping.iova, mapping.iova + kept.length - 1n);
     return mapping;
   }
 
@@ -358,7 +482,22 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
 
   #forget(mapping: SpaceMapping): void {
     this.#mappings.remove(mapping);
+    this.#allocator?.give(mapping.iova, mapping.iova + mapping.length - 1n);
     keptBy(mapping).pages.drop();
+  }
+
+  /**
+   * A range was unmapped, of so many bytes. Type1 of the first version takes a mapping that begins in the range
+   * whole, also beyond its end, and nothing at all if the range begins inside of one: the bytes tell.
+   */
+  #forgetUnmapped(start: bigint, last: bigint, bytes: bigint): void {
+    const touched = this.#mappings
+      .live()
+      .filter((each) => each.iova <= last && each.iova + each.length > start);
+    const beginning = touched.filter((each) => each.iova >= start);
+    if (bytes === 0n && beginning.length < touched.length) return;
+    const whole = bytes === beginning.reduce((sum, each) => sum + each.length, 0n);
+    for (const each of beginning) if (whole || each.iova + each.length - 1n <= last) this.#forget(each);
   }
 
   #forgetWithin(start: bigint, last: bigint): void {
@@ -366,23 +505,39 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
       if (mapping.iova >= start && mapping.iova + mapping.length - 1n <= last) this.#forget(mapping);
   }
 
-  /** Behaviour 42: a range that cuts a mapping fails, but what lies below the cut one is gone. */
+  /**
+   * Behaviour 42: a range that cuts a mapping fails with ENOENT, but what lies below the cut one is gone. Type1 looks
+   * first: it fails with EINVAL, and nothing is gone.
+   */
   #afterFailedUnmap(error: unknown, from: U64Like, length: U64Like): unknown {
-    if (!(error instanceof VfioError) || error.code !== 'ENOENT') return error;
+    if (!(error instanceof VfioError) || !/^(ENOENT|EINVAL)$/.test(error.code)) return error;
     const start = BigInt(from);
     const last = start + BigInt(length) - 1n;
     const cut = this.mappings().find(({ iova, length }) => {
       const end = iova + length - 1n;
-      return iova <= last && end >= start && (iova < start || end > last);
+      return start <= last && iova <= last && end >= start && (iova < start || end > last);
     });
-    this.#notePending(start, last);
-    if (cut && cut.iova >= start) this.#forgetWithin(start, cut.iova - 1n);
+    if (error.code === 'EINVAL' && cut === undefined) return error;
+    if (error.code === 'ENOENT') {
+      this.#notePending(start, last);
+      if (cut && cut.iova >= start) this.#forgetWithin(start, cut.iova - 1n);
+    }
     return withWords(error, () => ({
       reason: cut
         ? `the range cuts the mapping ${range(cut.iova, cut.length)}; only whole mappings can be unmapped`
         : `nothing is mapped in ${range(start, last - start + 1n)}`,
     }));
   }
+}
+
+/** A place that was chosen for a mapping. */
+interface Place extends IovaRange {
+  readonly allocator: IovaAllocator;
+  readonly fresh: boolean;
+}
+
+function rangeOf(start: bigint, length: bigint): IovaRange {
+  return { start, last: start + length - 1n };
 }
 
 function range(start: bigint, length: bigint): string {

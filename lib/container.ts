@@ -1,18 +1,23 @@
 /**
- * The requests of a VFIO container with its type1 IOMMU, as programs before iommufd make them. Requirement D4.
+ * A VFIO container with its type1 IOMMU: what programs before iommufd map memory with. Requirements A2, D4.
  *
- * Life: made by Iommufd.container, over the iommufd's own file: it works on the iommufd's compatibility IOAS, whichever
- * that is at each call. Its mappings are those of that Ioas, which keeps their memory: disposing the Container unmaps
- * nothing.
+ * Life: of its own (Host.openContainer), it has an address space of its own from {@link Container.setIommu} until its
+ * last group leaves, and disposing it disposes its groups first. Over an iommufd (Iommufd.container), it works on
+ * that one's compatibility IOAS, whichever that is at each call: its mappings are those of that Ioas, and disposing
+ * the container unmaps nothing.
  */
-import { flag, known, oneOf, options, type U64Like, u64 } from './check.ts';
+import { constants } from 'node:os';
+import { type AddressSpace, EVERYTHING, type MapLater, SpaceMapping } from './address-space.ts';
+import { flag, known, oneOf, options, refusal, type U64Like, u64 } from './check.ts';
 import { type DmaBuffer, type MemorySlice, windowOf } from './dma-buffer.ts';
 import type { DmaSpace, IovaRange, MapOptions, Mapping } from './dma-space.ts';
-import { explained, VfioError } from './errors.ts';
-import { genuine, Handle } from './handle.ts';
-import type { Ioas } from './ioas.ts';
+import { explained, VfioError, withWords } from './errors.ts';
+import type { Words } from './explain.ts';
+import { wordsForContainer } from './explain-group.ts';
+import { genuine, Handle, keepFile } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
 import type { NativeFile, NativeSpaceCalls } from './native.ts';
+import { Type1Space } from './type1-space.ts';
 
 const extensions = [
   'type1',
@@ -45,26 +50,32 @@ export interface ContainerInfo {
   readonly migration: { readonly pageSizes: bigint; readonly maxDirtyBitmapSize: bigint } | null;
 }
 
-/** A container over an iommufd (Linux 6.2). Addresses and lengths are bytes, multiples of the smallest page. */
+/**
+ * A container: /dev/vfio/vfio (Linux 3.6), or the same requests on an iommufd (Linux 6.2). Addresses and lengths are
+ * bytes, multiples of the smallest page. One of its own takes requests once a group has joined it ({@link
+ * Group.setContainer}) and {@link setIommu} was called: EINVAL before.
+ */
 export class Container extends Handle implements DmaSpace {
-  readonly #iommufd: Iommufd;
+  readonly #iommufd: Iommufd | undefined;
   readonly #file: NativeFile;
   readonly #calls: NativeSpaceCalls;
+  /** Its own address space; undefined: the iommufd's. */
+  readonly #own: Type1Space | undefined;
   #iommuType: ContainerIommu | null = null;
-  /** Where the next mapping goes that names no place. */
-  #next = 0n;
 
-  /** @internal */
-  constructor(iommufd: Iommufd, file: NativeFile) {
+  /** @internal Over `iommufd`, with its file; undefined: of its own. */
+  constructor(parent: Handle, file: NativeFile, iommufd: Iommufd | undefined) {
     genuine('Container', file);
     const calls = file.containerCalls();
-    super('Container', iommufd, []); // the iommufd closes the file
+    super('Container', parent, []); // the file is closed by the iommufd or, forgotten, with the space
     this.#iommufd = iommufd;
     this.#file = file;
     this.#calls = calls;
+    this.#own = iommufd ? undefined : new Type1Space(this, file);
+    keepFile(this, 'Container', file);
   }
 
-  /** The file descriptor: the iommufd's. */
+  /** The file descriptor: its own, or the iommufd's. Belongs to this object: don't close it. */
   get fd(): number {
     this.alive();
     return this.#file.fd;
@@ -76,16 +87,16 @@ export class Container extends Handle implements DmaSpace {
     return this.#file.containerApiVersion();
   }
 
-  /** What {@link setIommu} was last given; null: nothing yet. */
+  /** What {@link setIommu} was last given; null: nothing yet, or the last group has left. */
   get iommuType(): ContainerIommu | null {
     this.alive();
     return this.#iommuType;
   }
 
   /**
-   * VFIO_CHECK_EXTENSION.
+   * VFIO_CHECK_EXTENSION. Before {@link setIommu}: whether any kind of IOMMU of this kernel has it.
    *
-   * @throws {VfioError} ENODEV 'dma-cc' without a compatibility IOAS.
+   * @throws {VfioError} ENODEV 'dma-cc' on an iommufd without a compatibility IOAS.
    */
   supports(extension: ContainerExtension): boolean {
     this.alive();
@@ -94,11 +105,16 @@ export class Container extends Handle implements DmaSpace {
   }
 
   /**
-   * VFIO_SET_IOMMU. On an iommufd it may be called again: 'type1' turns huge pages off, so that mappings can be cut;
-   * 'type1v2' does not turn them on again.
+   * VFIO_SET_IOMMU. 'type1v2' unmaps whole mappings only; 'type1' is its first version. 'noiommu' is UNSAFE: nothing
+   * translates or confines what the device does, and nothing can be mapped.
    *
-   * @throws {VfioError} ENODEV no compatibility IOAS; EINVAL another type, or 'type1' with a page table and a mapping
-   * there; EADDRINUSE 'type1' with a mapping that is not page aligned.
+   * On an iommufd it may be called again: 'type1' turns huge pages off, so that mappings can be cut; 'type1v2' does
+   * not turn them on again.
+   *
+   * @throws {VfioError} EINVAL no group has joined, or it was called before; ENODEV the kernel has no such type, or
+   * it does not suit the groups; EPERM interrupts are not isolated, or 'noiommu' without CAP_SYS_RAWIO; ENOMEM, EBUSY
+   * of the groups' IOMMUs. On an iommufd: ENODEV no compatibility IOAS; EINVAL 'noiommu', or 'type1' with a page
+   * table and a mapping there; EADDRINUSE 'type1' with a mapping that is not page aligned.
    */
   setIommu(type: ContainerIommu): void {
     this.alive();
@@ -107,46 +123,49 @@ export class Container extends Handle implements DmaSpace {
     this.#iommuType = name;
   }
 
-  /** VFIO_IOMMU_GET_INFO. @throws {VfioError} ENODEV no compatibility IOAS. */
+  /**
+   * VFIO_IOMMU_GET_INFO. `ranges` is empty for mediated devices alone, which no IOMMU translates.
+   *
+   * @throws {VfioError} EINVAL no IOMMU is set; ENOTTY 'noiommu'; ENODEV no compatibility IOAS.
+   */
   info(): ContainerInfo {
     this.alive();
     return this.#asked(() => this.#file.containerInfo());
   }
 
-  /** Usable ranges and the smallest page. @throws {VfioError} ENODEV no compatibility IOAS. */
+  /** Usable ranges and the smallest page. @throws {VfioError} as {@link info}. */
   iovaRanges(): { ranges: IovaRange[]; alignment: bigint } {
+    if (this.#own) return this.#asked(() => (this.#own as Type1Space).iovaRanges());
     const { ranges, pageSizes } = this.info();
     return { ranges, alignment: pageSizes & -pageSizes };
   }
 
-  /** The live mappings of the compatibility IOAS, by ascending IOVA, whichever way they were made. */
+  /** The live mappings, by ascending IOVA; of a compatibility IOAS, whichever way they were made. */
   mappings(): { iova: bigint; length: bigint; writable: boolean }[] {
     return this.#space().mappings();
   }
 
   /**
-   * VFIO_IOMMU_MAP_DMA. Type1 chooses no addresses: without `iova`, the next free ones are taken here, never 0. Neither
-   * `read` nor `write` is accepted, unlike by a container of its own.
+   * VFIO_IOMMU_MAP_DMA. The kernel chooses no addresses here: without `iova`, this package takes the smallest free
+   * range where the memory fits, never one that is reserved and never 0, aligned so that huge pages stay huge.
    *
-   * @throws {VfioError} ENODEV no compatibility IOAS; EEXIST, EINVAL, ENOSPC, ENOMEM and EFAULT as {@link Ioas.map}.
+   * The memory is pinned at once, and counts against RLIMIT_MEMLOCK (unless the process has CAP_IPC_LOCK). On an
+   * iommufd, as {@link Ioas.map}.
+   *
+   * @throws {VfioError} EEXIST the range overlaps a mapping; EINVAL it is not usable, not aligned, wraps, or neither
+   * read nor write is allowed (an iommufd accepts that, and EOVERFLOW is its answer to what wraps), or no IOMMU is
+   * set; ENOSPC no room, or no more than 65535 mappings; ENOMEM over the limit; EFAULT the memory can't be pinned;
+   * ENOTTY 'noiommu'; ENODEV no compatibility IOAS.
    */
   map(memory: DmaBuffer | MemorySlice, o?: MapOptions): Mapping {
     this.alive();
     const wanted = this.#wanted(o);
     const space = this.#space();
-    if (wanted.iova !== undefined) return space.mapBy(this.#calls, memory, wanted);
-    const size = BigInt(windowOf(memory).size);
-    const usable = this.iovaRanges();
-    let mapping: Mapping;
-    try {
-      mapping = space.mapBy(this.#calls, memory, { ...wanted, iova: this.#after(this.#next, size, usable) });
-    } catch (error) {
-      if (!(error instanceof VfioError && /^(EEXIST|ENOSPC)$/.test(error.code))) throw error;
-      const iova = this.#firstFit(size, usable, space);
-      mapping = space.mapBy(this.#calls, memory, { ...wanted, iova });
-    }
-    this.#next = mapping.iova + mapping.length;
-    return mapping;
+    return this.#asked(() =>
+      wanted.iova === undefined
+        ? space.mapPlacedBy(this.#calls, memory, wanted, () => this.iovaRanges())
+        : space.mapBy(this.#calls, memory, wanted),
+    );
   }
 
   /** The same, off the event loop. */
@@ -154,70 +173,150 @@ export class Container extends Handle implements DmaSpace {
     this.alive();
     const wanted = this.#wanted(o);
     const space = this.#space();
-    const { pages, size } = windowOf(memory);
-    const iova = wanted.iova ?? this.#firstFit(BigInt(size), this.iovaRanges(), space);
-    this.#next = BigInt(iova) + BigInt(size);
-    const mapping = await space.mapAsyncBy((...args) => this.#file.containerMapAsync(...args), memory, {
-      ...wanted,
-      iova,
-    });
-    // Another address space was chosen meanwhile: it may be the one that has it, so the pages stay for good.
-    if (this.#iommufd.disposed || this.#iommufd.vfioCompatIoas !== space) pages.hold();
-    return mapping;
+    const call: MapLater = (...args) => this.#file.containerMapAsync(...args);
+    const { pages } = windowOf(memory);
+    try {
+      const mapping = await (wanted.iova === undefined
+        ? space.mapPlacedAsyncBy(call, memory, wanted, () => this.iovaRanges())
+        : space.mapAsyncBy(call, memory, wanted));
+      // Another address space was chosen meanwhile: it may be the one that has it, so the pages stay for good.
+      if (this.#iommufd && (this.#iommufd.disposed || this.#iommufd.vfioCompatIoas !== space)) pages.hold();
+      return mapping;
+    } catch (error) {
+      throw this.#explained(error);
+    }
   }
 
   /**
-   * VFIO_IOMMU_UNMAP_DMA: unmaps all mappings that lie wholly in the range and returns their bytes; 0n if there are none.
-   * With type1 of the first version a mapping can be cut: its memory is kept until all of it is unmapped.
+   * VFIO_IOMMU_UNMAP_DMA: unmaps all mappings that lie wholly in the range and returns their bytes; 0n if there are
+   * none.
    *
-   * @throws {VfioError} ENODEV no compatibility IOAS; ENOENT the range cuts a mapping: those below it are gone
-   * nevertheless; EINVAL length 0, or a cut that is not page aligned; EOVERFLOW the range wraps.
+   * What a range does that cuts a mapping: with 'type1v2' EINVAL, and nothing is unmapped; with 'type1' a mapping
+   * that begins in the range goes whole, and a range that begins inside of one unmaps nothing: 0n. On an iommufd,
+   * with 'type1v2' ENOENT, and those below the cut one are gone; with 'type1' mappings are cut, and their memory is
+   * kept until all of it is unmapped.
+   *
+   * @throws {VfioError} EINVAL and ENOENT so; EINVAL length 0, not aligned, or it wraps (EOVERFLOW on an iommufd), or
+   * no IOMMU is set; ENODEV no compatibility IOAS.
    */
   unmap(iova: U64Like, length: U64Like): bigint {
     this.alive();
-    return this.#space().unmapBy(this.#calls, u64(iova, 'iova'), u64(length, 'length'));
+    const from = u64(iova, 'iova');
+    const bytes = u64(length, 'length');
+    return this.#asked(() => this.#space().unmapBy(this.#calls, from, bytes));
   }
 
-  /** VFIO_IOMMU_UNMAP_DMA of everything: returns how many bytes that were. */
+  /** VFIO_IOMMU_UNMAP_DMA of everything (Linux 5.12): returns how many bytes that were. */
   unmapAll(): bigint {
     this.alive();
-    return this.#space().unmapAllBy(this.#calls);
+    return this.#asked(() => this.#space().unmapAllBy(this.#calls));
   }
 
   /**
-   * VFIO_IOMMU_DIRTY_PAGES: marks what devices write from now on.
+   * VFIO_IOMMU_DIRTY_PAGES (Linux 5.8): marks what devices write from now on. Once more: nothing. Type1 marks all
+   * pinned pages, whether they were written or not.
    *
-   * @throws {VfioError} ENOTTY on an iommufd, which has {@link Hwpt.setDirtyTracking}.
+   * @throws {VfioError} EACCES 'type1', which has none; ENOTTY on an iommufd, which has {@link
+   * Hwpt.setDirtyTracking}; EINVAL no IOMMU is set; ENOMEM.
    */
   startDirtyTracking(): void {
     this.alive();
-    this.#dirty(() => this.#file.containerDirtyTracking(true));
+    this.#asked(() => this.#file.containerDirtyTracking(true));
   }
 
-  /** Ends it. @throws {VfioError} ENOTTY on an iommufd. */
+  /** Ends it. It was off: nothing. @throws {VfioError} as {@link startDirtyTracking}. */
   stopDirtyTracking(): void {
     this.alive();
-    this.#dirty(() => this.#file.containerDirtyTracking(false));
+    this.#asked(() => this.#file.containerDirtyTracking(false));
   }
 
   /**
-   * Which pages of a mapped range were written: bit `n % 8` of byte `floor(n / 8)` stands for `pageSize` bytes at `iova + n
-   * * pageSize`.
+   * Which pages of a mapped range were written: bit `n % 8` of byte `floor(n / 8)` stands for `pageSize` bytes at
+   * `iova + n
+   * * pageSize`. With `unmap` the range is unmapped in the same step, so that no write is missed (Linux 5.8).
    *
-   * @throws {VfioError} ENOTTY on an iommufd; EINVAL tracking is off, `pageSize` is not the smallest page, or the range
-   * cuts a mapping. @throws {RangeError} `pageSize` is no power of two, or there would be more than 2^31 bits.
+   * @throws {VfioError} EACCES 'type1'; ENOTTY on an iommufd (EINVAL with `unmap`); EINVAL tracking is off,
+   * `pageSize` is not the smallest page, or the range cuts a mapping. @throws {RangeError} `pageSize` is no power of
+   * two, or there would be more than 2^31 bits.
    */
-  dirtyBitmap(iova: U64Like, length: U64Like, o: { pageSize: U64Like }): Uint8Array {
+  dirtyBitmap(iova: U64Like, length: U64Like, o: { pageSize: U64Like; unmap?: boolean }): Uint8Array {
     this.alive();
-    const { pageSize } = options(o, 'options');
+    const { pageSize, unmap } = options(o, 'options');
     const from = u64(iova, 'iova');
     const bytes = u64(length, 'length');
     const size = u64(pageSize, 'pageSize');
+    const unmaps = flag(unmap, 'unmap', false);
     this.alive();
-    return this.#dirty(() => this.#file.containerDirtyBitmap(from, bytes, size));
+    return this.#asked(() => {
+      if (!unmaps) return this.#file.containerDirtyBitmap(from, bytes, size);
+      let bitmap: Uint8Array | undefined;
+      const unmapping = (start: U64Like, all: U64Like): U64Like => {
+        const answer = this.#file.containerUnmapDirty(BigInt(start), BigInt(all), size);
+        bitmap = answer.bitmap;
+        return answer.bytes;
+      };
+      this.#space().unmapBy({ ...this.#calls, unmap: unmapping }, from, bytes);
+      return bitmap as unknown as Uint8Array;
+    });
   }
 
-  protected release(): void {} // the file is the iommufd's, the mappings are its Ioas's
+  /**
+   * The user addresses of the mappings in the range are about to change (VFIO_DMA_UNMAP_FLAG_VADDR, Linux 5.12), as
+   * when the process replaces itself. Devices go on; what the kernel would have to look up waits for {@link
+   * updateVaddr}. Returns the bytes of these mappings.
+   *
+   * @throws {VfioError} EBUSY a mediated device is there; EINVAL invalid already, or the range cuts a mapping; on an
+   * iommufd, always.
+   */
+  invalidateVaddr(iova: U64Like, length: U64Like): bigint {
+    this.alive();
+    const from = u64(iova, 'iova');
+    const bytes = u64(length, 'length');
+    return this.#asked(() => this.#file.containerInvalidateVaddr(from, bytes));
+  }
+
+  /** The same for all mappings. */
+  invalidateAllVaddrs(): bigint {
+    return this.invalidateVaddr(0n, EVERYTHING);
+  }
+
+  /**
+   * The memory of a mapping is at another user address now (VFIO_DMA_MAP_FLAG_VADDR, Linux 5.12): the same pages, as
+   * those of a memfd that is mapped twice. The mapping keeps `memory` from then on.
+   *
+   * @throws {VfioError} EINVAL the mapping was not invalidated, or the sizes differ; ENOENT it is gone; ENOMEM.
+   */
+  updateVaddr(mapping: Mapping, memory: DmaBuffer | MemorySlice): void {
+    this.alive();
+    const space = this.#space();
+    if (!SpaceMapping.made(mapping) || mapping.space !== space)
+      throw refusal('a mapping of this container', 'mapping', mapping);
+    this.#asked(() => {
+      // Another one may be there by now.
+      if (!space.holds(mapping))
+        throw new VfioError(constants.errno.ENOENT, { syscall: 'ioctl', request: 'VFIO_IOMMU_MAP_DMA' });
+      space.moveBy(mapping, memory, (address, size) =>
+        this.#file.containerUpdateVaddr(address, size, mapping.iova),
+      );
+    });
+  }
+
+  /** @internal A group has left: the last one takes the IOMMU with it, and all that was mapped. */
+  left(): void {
+    if (this.#own === undefined || this.disposed) return;
+    try {
+      this.#file.containerInfo();
+    } catch (error) {
+      if (!(error instanceof VfioError) || error.code !== 'EINVAL') return;
+      this.#iommuType = null;
+      this.#own.lost();
+    }
+  }
+
+  protected release(): void {
+    // An iommufd closes its own file, and the mappings are its Ioas's.
+    if (this.#own) this.#file.dispose();
+  }
 
   #wanted(o: MapOptions | undefined): MapOptions {
     if (o === undefined) return {};
@@ -229,63 +328,27 @@ export class Container extends Handle implements DmaSpace {
     };
   }
 
-  /** The Ioas that the requests work on. */
-  #space(): Ioas {
+  /** The address space that the requests work on. */
+  #space(): AddressSpace {
     this.alive();
-    const ioas = this.#iommufd.vfioCompatIoas;
-    if (ioas !== null) return ioas;
+    const space = this.#own ?? this.#iommufd?.vfioCompatIoas;
+    if (space) return space;
     // The kernel's own answer.
     return this.#asked(() => {
       this.#file.containerInfo();
-      throw new VfioError(19, { syscall: 'ioctl', request: 'VFIO_IOMMU_GET_INFO' });
+      throw new VfioError(constants.errno.ENODEV, { syscall: 'ioctl', request: 'VFIO_IOMMU_GET_INFO' });
     });
   }
 
   #asked<T>(call: () => T): T {
-    return explained(call, (error) =>
-      error.code === 'ENODEV'
-        ? {
-            reason: 'the iommufd has no compatibility IOAS',
-            hint: 'Set one: iommufd.vfioCompatIoas = iommufd.allocIoas()',
-          }
-        : undefined,
-    );
+    return explained(call, (error) => this.#words(error));
   }
 
-  #dirty<T>(call: () => T): T {
-    return explained(call, (error) =>
-      error.code === 'ENOTTY'
-        ? { reason: 'an iommufd tracks dirty pages by page table', hint: 'Hwpt.setDirtyTracking' }
-        : undefined,
-    );
+  #explained(error: unknown): unknown {
+    return withWords(error, (failed) => this.#words(failed));
   }
 
-  /** The first address from `from` on where the ranges have room, whatever is mapped. */
-  #after(from: bigint, size: bigint, { ranges, alignment }: { ranges: IovaRange[]; alignment: bigint }) {
-    for (const { start, last } of ranges) {
-      const lowest = start > alignment ? start : alignment;
-      const at = up(from > lowest ? from : lowest, alignment);
-      if (at <= last && last - at + 1n >= size) return at;
-    }
-    throw new VfioError(28, {
-      syscall: 'ioctl',
-      request: 'VFIO_IOMMU_MAP_DMA',
-      reason: `no free range of 0x${size.toString(16)} bytes; name an iova that is free`,
-    });
+  #words(error: VfioError): Words | undefined {
+    return wordsForContainer(error, this.#own !== undefined, this.#iommuType);
   }
-
-  /** The lowest address where there is room between the mappings. */
-  #firstFit(size: bigint, usable: { ranges: IovaRange[]; alignment: bigint }, space: Ioas): bigint {
-    let from = 0n;
-    for (const { iova, length } of space.mappings()) {
-      const at = this.#after(from, size, usable);
-      if (at >= from && at + size <= iova) return at;
-      if (iova + length > from) from = iova + length;
-    }
-    return this.#after(from, size, usable);
-  }
-}
-
-function up(value: bigint, to: bigint): bigint {
-  return ((value + to - 1n) / to) * to;
 }

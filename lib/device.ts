@@ -2,14 +2,16 @@
  * A VFIO device.
  *
  * Life: opened by Host.openDevice (or made of a descriptor), bound to an iommufd once and for its life, attached to
- * address spaces in turn. Disposing it disables its interrupts, unmaps its regions, detaches and resets it: the kernel
- * does so at the last close.
+ * address spaces in turn; or opened by Group.openDevice, with the address space of its group's container. Disposing
+ * it disables its interrupts, unmaps its regions, detaches and resets it: the kernel does so at the last close.
  */
-import { instance, integer, oneOf, options, refusal } from './check.ts';
+import { array, instance, integer, known, oneOf, options, refusal } from './check.ts';
 import { PciConfig } from './config-space.ts';
 import { type VfioError, withWords } from './errors.ts';
 import { type Words, wordsForMemlock } from './explain.ts';
+import { type ResetFunction, wordsForHotReset } from './explain-group.ts';
 import { wordsForPasid, wordsForToken } from './explain-iommufd.ts';
+import { Group } from './group.ts';
 import { fileOf, Handle, keepFile } from './handle.ts';
 import { Hwpt } from './hwpt.ts';
 import { Ioas } from './ioas.ts';
@@ -20,6 +22,9 @@ import { Region } from './region.ts';
 
 const regionNames = ['bar0', 'bar1', 'bar2', 'bar3', 'bar4', 'bar5', 'rom', 'config', 'vga'] as const;
 const irqNames = ['intx', 'msi', 'msix', 'err', 'req'] as const;
+
+/** The id that the kernel gives for a function that the iommufd does not own. */
+const NOT_OWNED = 0xffffffff;
 
 /** The name of a region of a PCI device. */
 export type RegionName = (typeof regionNames)[number];
@@ -38,15 +43,38 @@ export interface DeviceInfo {
   readonly resettable: boolean;
 }
 
+/** A function that a hot reset of a device resets with it. */
+export interface HotResetFunction {
+  /** Its PCI address. */
+  bdf: string;
+  /** Its IOMMU group; null: unknown. */
+  group: number | null;
+  /**
+   * Its id in the iommufd that the device is bound to; null: it has none there, or the device was opened by its
+   * group.
+   */
+  deviceId: number | null;
+  /**
+   * Whether {@link VfioDevice.hotReset} may reset it: it is bound to the same iommufd, or shares a group with one
+   * that is. Of a device that was opened by its group: its group has joined the same container, by a {@link Group} of
+   * this process.
+   */
+  owned: boolean;
+}
+
 /** What the host knows of a device that was opened through it. */
 export interface DeviceContext {
   /** Puts a failed call into words. */
   words(error: VfioError): Words | undefined;
   /** The device was bound; returns what to call when it is closed. */
-  bound(): () => void;
+  bound?(): () => void;
+  /** The IOMMU group of a function, as sysfs shows it. */
+  groupOf(bdf: string): number | null;
+  /** The groups that share its address space, if it was opened by its group. */
+  groups?(): Group[];
 }
 
-/** A device in the hands of this program (VFIO character device, Linux 6.6). */
+/** A device in the hands of this program (VFIO character device, Linux 6.6; by its group, Linux 3.6). */
 export class VfioDevice extends Handle {
   readonly #file: NativeFile;
   readonly #bdf: string | null;
@@ -135,17 +163,17 @@ export class VfioDevice extends Handle {
     }
     this.#iommufd = iommufd;
     iommufd.bound(this);
-    this.#closed = this.#context?.bound();
+    this.#closed = this.#context?.bound?.();
   }
 
   /**
-   * Gives the device an address space or a page table (VFIO_DEVICE_ATTACH_IOMMUFD_PT, Linux 6.6), or another one: attached
-   * already, it is replaced, and on failure the old one stays. Returns the id of the page table in use: of an Ioas, one
-   * that the kernel makes or shares. With `pasid` (Linux 6.15) it is for accesses with that PASID alone.
+   * Gives the device an address space or a page table (VFIO_DEVICE_ATTACH_IOMMUFD_PT, Linux 6.6), or another one:
+   * attached already, it is replaced, and on failure the old one stays. Returns the id of the page table in use: of
+   * an Ioas, one that the kernel makes or shares. With `pasid` (Linux 6.15) it is for accesses with that PASID alone.
    *
-   * @throws {VfioError} EADDRINUSE a mapping or allowed range lies where the device reserves addresses; EINVAL another
-   * device of the group rules it, the page table is another IOMMU's, or the alignment does not suit; EFAULT, ENOMEM memory
-   * can't be pinned; EOPNOTSUPP PASID.
+   * @throws {VfioError} EADDRINUSE a mapping or allowed range lies where the device reserves addresses; EINVAL
+   * another device of the group rules it, the page table is another IOMMU's, or the alignment does not suit; EFAULT,
+   * ENOMEM memory can't be pinned; EOPNOTSUPP PASID.
    */
   attach(to: Ioas | Hwpt, o?: { pasid?: number }): number {
     this.alive();
@@ -172,8 +200,8 @@ export class VfioDevice extends Handle {
   }
 
   /**
-   * Takes the address space away: DMA is blocked (VFIO_DEVICE_DETACH_IOMMUFD_PT, Linux 6.6; PASID 6.15). Not attached:
-   * nothing.
+   * Takes the address space away: DMA is blocked (VFIO_DEVICE_DETACH_IOMMUFD_PT, Linux 6.6; PASID 6.15). Not
+   * attached: nothing.
    *
    * @throws {VfioError} EINVAL the device is not bound, or the kernel knows no PASID.
    */
@@ -245,9 +273,83 @@ export class VfioDevice extends Handle {
     }
   }
 
+  /**
+   * What {@link hotReset} would reset (VFIO_DEVICE_GET_PCI_HOT_RESET_INFO): all functions of its slot or bus, itself
+   * among them.
+   *
+   * @throws {VfioError} ENODEV neither the slot nor the bus can be reset; EPERM one of the functions has no group;
+   * EAGAIN the bus changes at the moment; EINVAL the device is not bound.
+   */
+  hotResetInfo(): HotResetFunction[] {
+    this.alive();
+    let answer: ReturnType<NativeFile['hotResetInfo']>;
+    try {
+      answer = this.#file.hotResetInfo();
+    } catch (error) {
+      throw withWords(error, (failed) => wordsForHotReset(failed, [], false));
+    }
+    if (!answer.deviceIds) {
+      const ours = new Set(this.#groups().map((each) => each.id));
+      return answer.functions.map(({ bdf, id }) => ({ bdf, group: id, deviceId: null, owned: ours.has(id) }));
+    }
+    return answer.functions.map(({ bdf, id }) => ({
+      bdf,
+      group: this.#context?.groupOf(bdf) ?? null,
+      deviceId: id === 0 || id === NOT_OWNED ? null : id,
+      owned: id !== NOT_OWNED,
+    }));
+  }
+
+  /**
+   * Resets the slot or bus of the device, with every function on it (VFIO_DEVICE_PCI_HOT_RESET), off the event loop.
+   * All of them must be in the hands of this program: bound to one iommufd, or, for a device that was opened by its
+   * group, of `groups`. Default: those of the reset that have joined the same container.
+   *
+   * @throws {VfioError} EINVAL a function is not in these hands, or not with a VFIO driver: `reason` says which; or
+   * `groups` for a device that was not opened by its group; ENODEV neither the slot nor the bus can be reset; EBUSY
+   * another reset is going on.
+   */
+  async hotReset(o?: { groups?: readonly Group[] }): Promise<void> {
+    this.alive();
+    const { groups } = known(o, 'options', ['groups']);
+    const byGroups = this.#context?.groups !== undefined || groups !== undefined;
+    const given = groups === undefined ? this.#groupsOfReset() : array(groups, 'groups');
+    const files = given.map((each, i) => fileOf(instance(each, Group, `groups[${i}]`)));
+    this.alive();
+    try {
+      await this.#file.hotReset(files);
+    } catch (error) {
+      throw withWords(error, (failed) => wordsForHotReset(failed, this.#inTheWay(given, groups), byGroups));
+    }
+  }
+
   protected release(): void {
     this.#closed?.();
     this.#file.dispose();
+  }
+
+  /** The groups that share its address space; none if it was not opened by its group. */
+  #groups(): Group[] {
+    return this.#context?.groups?.() ?? [];
+  }
+
+  #groupsOfReset(): Group[] {
+    const ours = this.#groups();
+    if (ours.length === 0) return [];
+    const ids = new Set(this.hotResetInfo().map((each) => each.group));
+    return ours.filter((each) => ids.has(each.id));
+  }
+
+  /** Which functions of a reset these groups do not cover, as far as can be said. */
+  #inTheWay(given: readonly Group[], named: readonly Group[] | undefined): ResetFunction[] {
+    try {
+      const functions = this.hotResetInfo();
+      if (named === undefined) return functions.filter((each) => !each.owned);
+      const ids = new Set(given.map((each) => each.id));
+      return functions.filter((each) => each.group === null || !ids.has(each.group));
+    } catch {
+      return []; // the device itself is gone
+    }
   }
 
   #wordsForAttach(error: VfioError, to: Ioas | Hwpt): Words | undefined {

@@ -51,6 +51,8 @@ export interface VfioErrorDetails {
   reason?: string | undefined;
   hint?: string | undefined;
   handled?: number | undefined;
+  /** What led to it, where that is more than one call: becomes the error's `cause`. */
+  cause?: unknown;
 }
 
 /**
@@ -87,6 +89,7 @@ export class VfioError extends Error {
       `${code}: ${meanings[code] ?? 'failed'}, ${what}` +
         (details.reason ? ` (${details.reason})` : '') +
         (details.hint ? `. ${details.hint}` : ''),
+      details.cause === undefined ? undefined : { cause: details.cause },
     );
     this.code = code;
     this.errno = -number;
@@ -150,5 +153,6 @@ export function withWords(
 }
 
 function definedIn(error: VfioError): VfioErrorDetails {
-  return { syscall: error.syscall, request: error.request, path: error.path, handled: error.handled };
+  const { syscall, request, path, handled, cause } = error;
+  return { syscall, request, path, handled, cause };
 }

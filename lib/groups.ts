@@ -1,4 +1,6 @@
-/** IOMMU groups as sysfs shows them: a live view. Group restrictions are limits of the hardware: shown, never hidden. */
+/**
+ * IOMMU groups as sysfs shows them: a live view. Group restrictions are limits of the hardware: shown, never hidden.
+ */
 
 import type { IovaRange } from './dma-space.ts';
 import { VfioError } from './errors.ts';
@@ -21,8 +23,8 @@ export interface Blocker {
 }
 
 /**
- * An IOMMU group as sysfs shows it: the devices that the IOMMU can't tell apart, which one owner must have together. A
- * live view, read anew at each access.
+ * An IOMMU group as sysfs shows it: the devices that the IOMMU can't tell apart, which one owner must have together.
+ * A live view, read anew at each access.
  */
 export class IommuGroup {
   /** The number in /sys/kernel/iommu_groups and /dev/vfio. */
@@ -38,6 +40,13 @@ export class IommuGroup {
   /** The default domain's type: 'DMA', 'DMA-FQ', 'identity' ... */
   get type(): string {
     return this.#host.readText(`${GROUPS}/${this.id}/type`)?.trim() ?? 'unknown';
+  }
+
+  /**
+   * Whether it is one that VFIO made up for a device without an IOMMU (unsafe no-IOMMU mode): nothing confines that.
+   */
+  get noIommu(): boolean {
+    return this.#host.readText(`${GROUPS}/${this.id}/name`)?.trim() === 'vfio-noiommu';
   }
 
   /** The PCI devices in it, bridges included. */

@@ -4,8 +4,8 @@
  *
  * Life: made by its parent, which knows it weakly; it keeps its parent. So a handle that nobody holds is collected
  * even while its parent lives. What needs several others (a page table, its address space and its fault queue) has
- * them all for parents. Descriptors belong to the native objects, which close them at the latest when the
- * environment (main thread or worker) ends.
+ * them all for parents; a group gains one when it is joined to a container, and loses it when it leaves. Descriptors
+ * belong to the native objects, which close them at the latest when the environment (main thread or worker) ends.
  */
 
 import { type NativeFile, native } from './native.ts';
@@ -46,8 +46,8 @@ export function disposedError(kind: string): Error & { code: string } {
 const files = new WeakMap<object, { file: NativeFile; kind: string }>();
 
 /**
- * The open file of a handle, or ERR_VFIO_DISPOSED. For this package's own modules: no user's code gets hold of a file,
- * whose calls trust their caller with addresses.
+ * The open file of a handle, or ERR_VFIO_DISPOSED. For this package's own modules: no user's code gets hold of a
+ * file, whose calls trust their caller with addresses.
  */
 export function fileOf(handle: Handle): NativeFile {
   const held = files.get(handle);
@@ -69,7 +69,9 @@ export function keepFile(handle: Handle, kind: string, file: NativeFile): void {
 
 export abstract class Handle implements Disposable {
   readonly #kind: string;
-  readonly #parents: readonly Handle[];
+  readonly #parents: Handle[];
+  /** The children of each parent: what the finalizer takes it off. */
+  readonly #families: Set<WeakRef<Handle>>[];
   readonly #self: WeakRef<Handle>;
   readonly #children = new Set<WeakRef<Handle>>();
   #disposed = false;
@@ -84,7 +86,7 @@ export abstract class Handle implements Disposable {
     if (resources.some((each) => typeof each?.dispose !== 'function'))
       throw new TypeError(`Expected Host to make a ${kind} but received a call of its constructor`);
     this.#kind = kind;
-    const all = parents === undefined ? [] : parents instanceof Handle ? [parents] : parents;
+    const all = parents === undefined ? [] : parents instanceof Handle ? [parents] : [...parents];
     this.#parents = all;
     const self = new WeakRef<Handle>(this);
     this.#self = self;
@@ -94,6 +96,7 @@ export abstract class Handle implements Disposable {
       for (const family of families) family.delete(self);
     };
     for (const family of families) family.add(self);
+    this.#families = families;
     const opened =
       resources.length === 0 || process.env['NODE_ENV'] === 'production'
         ? undefined
@@ -118,6 +121,24 @@ export abstract class Handle implements Disposable {
 
   /** Lets go of what is this handle's own. Called once, after its children were disposed. Must not throw. */
   protected abstract release(): void;
+
+  /** Has another parent from now on: is kept alive by this one, and disposed before it. */
+  protected join(parent: Handle): void {
+    this.alive();
+    parent.alive();
+    this.#parents.push(parent);
+    this.#families.push(parent.#children);
+    parent.#children.add(this.#self);
+  }
+
+  /** The end of {@link join}. */
+  protected part(parent: Handle): void {
+    parent.#children.delete(this.#self);
+    const at = this.#parents.indexOf(parent);
+    if (at < 0) return;
+    this.#parents.splice(at, 1);
+    this.#families.splice(at, 1);
+  }
 
   /** The live handles that were made of this one, newest first. */
   protected children(): Handle[] {

@@ -5,14 +5,16 @@
  * that was opened on it are gone.
  */
 import { existsSync } from 'node:fs';
-import { bdf as checkBdf, integer, known, oneOf, refusal } from './check.ts';
+import { type AttachOptions, attach, type UserDevice } from './attach.ts';
+import { bdf as checkBdf, flag, integer, known, oneOf, refusal } from './check.ts';
+import { Container } from './container.ts';
 import { VfioDevice } from './device.ts';
-import type { DmaSpace } from './dma-space.ts';
 import { VfioError, withWords } from './errors.ts';
+import { wordsForOpenGroup } from './explain-group.ts';
 import { wordsForJoin, wordsForNode, wordsForOpen } from './explain-host.ts';
+import { Group } from './group.ts';
 import { IommuGroup, markInUse } from './groups.ts';
 import { Handle } from './handle.ts';
-import type { Ioas } from './ioas.ts';
 import { Iommufd } from './iommufd.ts';
 import { type NativeFile, type NativeHost, native } from './native.ts';
 import { PciDevice } from './pci.ts';
@@ -32,8 +34,8 @@ export interface HostOptions {
 export interface SoftwareOptions {
   /**
    * The kernel release that it answers as, '6.6' to '7.3': later commands give ENOTTY, later flags EOPNOTSUPP, and
-   * errors that changed are that release's. '6.12' is its long-term series, with what was carried back into it. Default:
-   * the newest known, '7.3'.
+   * errors that changed are that release's. '6.12' is its long-term series, with what was carried back into it.
+   * Default: the newest known, '7.3'.
    */
   kernel?: string;
   /** The machine: docs/topology.md. Default: the one of docs/software-host.md. */
@@ -58,15 +60,6 @@ export interface HostReport {
   /** The kernel's release: the running one's, or the one that the software host answers as. */
   kernel: string;
   checks: HostCheck[];
-}
-
-/** Device and address space together, whichever path made them. Disposing it gives both back. */
-export interface UserDevice extends Disposable {
-  readonly device: VfioDevice;
-  /** The address space that it is attached to. */
-  readonly dma: DmaSpace & { mappings(): { iova: bigint; length: bigint; writable: boolean }[] };
-  /** Which way it was opened: by its character device. */
-  readonly via: 'cdev';
 }
 
 /** A translation that failed: what the IOMMU's fault log holds. */
@@ -211,8 +204,8 @@ export class Host extends Handle {
   }
 
   /**
-   * Opens a device's character device (Linux 6.6): by PCI address, by path, or from a descriptor (duplicated). It must
-   * be with a VFIO driver: see {@link PciDevice.bind}.
+   * Opens a device's character device (Linux 6.6): by PCI address, by path, or from a descriptor (duplicated). It
+   * must be with a VFIO driver: see {@link PciDevice.bind}.
    *
    * @throws {VfioError} ENODEV no such device, or it has no VFIO driver; EACCES: `reason` says who may.
    */
@@ -238,40 +231,76 @@ export class Host extends Handle {
         return wordsForJoin(error, device, group === null ? undefined : new IommuGroup(this.#native, group));
       },
       bound: () => markInUse(this.#native, device.bdf),
+      groupOf: this.#groupOf,
     });
   }
 
   /**
-   * One call, any host (A3): opens the device, binds it to a new iommufd and attaches it to a new address space. What
-   * was done is undone if a step fails.
-   *
-   * @throws {VfioError} as {@link openDevice}, {@link VfioDevice.bind} and {@link VfioDevice.attach}; `reason` says
-   * which device, which group, and who else uses it (A4).
+   * Opens a container (/dev/vfio/vfio, Linux 3.6). @throws {VfioError} ENOENT, ENODEV the kernel has none; EACCES.
    */
-  attach(bdf: string): UserDevice {
-    const opened: Disposable[] = [];
-    const close = () => {
-      for (const each of opened.splice(0).reverse()) each[Symbol.dispose]();
-    };
+  openContainer(): Container {
+    this.alive();
+    return new Container(this, this.#open('/dev/vfio/vfio'), undefined);
+  }
+
+  /**
+   * Opens a group (/dev/vfio/N, Linux 3.6): one file at a time on a host. A member must be with a VFIO driver.
+   *
+   * `unsafeNoIommu`: also a group that has no IOMMU (/dev/vfio/noiommu-N), with CAP_SYS_RAWIO. UNSAFE: its devices
+   * reach all memory of the machine.
+   *
+   * @throws {VfioError} ENOENT, ENODEV no such group, or no member is with a VFIO driver; EBUSY it is open, or used
+   * by a character device; EPERM without CAP_SYS_RAWIO; EACCES. `reason` says which.
+   */
+  openGroup(id: number, o?: { unsafeNoIommu?: boolean }): Group {
+    this.alive();
+    integer(id, 'id', 0, 0x7fffffff);
+    const { unsafeNoIommu } = known(o, 'options', ['unsafeNoIommu']);
+    const unsafe = flag(unsafeNoIommu, 'unsafeNoIommu', false);
+    this.alive();
+    const sysfs = () => this.groups().find((each) => each.id === id);
+    const noIommu = unsafe && (sysfs()?.noIommu ?? false);
+    const path = `/dev/vfio/${noIommu ? 'noiommu-' : ''}${id}`;
+    let file: NativeFile;
     try {
-      const device = this.openDevice(checkBdf(bdf));
-      opened.push(device);
-      const iommufd = this.openIommufd();
-      // The device goes first at the end, so that its address space is free to go.
-      opened.unshift(iommufd);
-      device.bind(iommufd);
-      const dma: Ioas = iommufd.allocIoas();
-      device.attach(dma);
-      return { device, dma, via: 'cdev', [Symbol.dispose]: close };
+      file = this.#native.open(path);
     } catch (error) {
-      close();
-      throw error;
+      throw withWords(
+        error,
+        (failed) => wordsForOpenGroup(failed, id, sysfs(), path) ?? wordsForOpen(failed, path),
+      );
     }
+    return new Group(this, file, id, noIommu, {
+      sysfs: () => (this.disposed ? undefined : sysfs()),
+      owned: () => {
+        const returned = (sysfs()?.devices ?? []).map(({ bdf }) => markInUse(this.#native, bdf));
+        return () => {
+          for (const each of returned) each();
+        };
+      },
+      device: () => ({ groupOf: this.#groupOf }),
+    });
+  }
+
+  /**
+   * One call, any host (A3): opens the device and gives it an address space of its own, by the first way that works:
+   * its character device and an iommufd; its group and an iommufd; its group and a container of type1; and only with
+   * `unsafeNoIommu` without an IOMMU. What was done is undone if a step fails.
+   *
+   * @throws {VfioError} that of the first way that the host offers at all; `reason` says which device, which group,
+   * and who else uses it (A4), and `cause` has the errors of all ways that were tried, as an AggregateError.
+   */
+  attach(bdf: string, o?: AttachOptions): UserDevice {
+    this.alive();
+    return attach(this, checkBdf(bdf), o);
   }
 
   protected release(): void {
     this.#native.dispose();
   }
+
+  readonly #groupOf = (bdf: string): number | null =>
+    this.disposed ? null : new PciDevice(this.#native, bdf).group;
 
   #open(path: string): NativeFile {
     try {

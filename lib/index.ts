@@ -1,4 +1,5 @@
 /** vfio: PCI devices from TypeScript, through Linux VFIO and iommufd or on a software host. */
+export type { AttachedBy, AttachOptions, UserDevice } from './attach.ts';
 export type { U64Like } from './check.ts';
 export { type PciCapability, PciConfig, type PciExtendedCapability } from './config-space.ts';
 export {
@@ -7,11 +8,18 @@ export {
   type ContainerInfo,
   type ContainerIommu,
 } from './container.ts';
-export { type DeviceInfo, type IrqName, type RegionName, VfioDevice } from './device.ts';
+export {
+  type DeviceInfo,
+  type HotResetFunction,
+  type IrqName,
+  type RegionName,
+  VfioDevice,
+} from './device.ts';
 export { DmaBuffer, type MemorySlice } from './dma-buffer.ts';
 export type { DmaSpace, IovaRange, MapOptions, Mapping } from './dma-space.ts';
 export { VfioError, type VfioErrorDetails } from './errors.ts';
 export { FaultQueue, type FaultResponse, type IoPageFault } from './fault-queue.ts';
+export { Group } from './group.ts';
 export { type Blocker, IommuGroup } from './groups.ts';
 export {
   type DmaFault,
@@ -21,7 +29,6 @@ export {
   type HostReport,
   type SoftwareControls,
   type SoftwareOptions,
-  type UserDevice,
 } from './host.ts';
 export {
   type ArmSmmuv3Invalidation,

@@ -287,7 +287,7 @@ export class Iommufd extends Handle {
    */
   container(): Container {
     this.alive();
-    return new Container(this, this.#file);
+    return new Container(this, this.#file, this);
   }
 
   /**

@@ -149,6 +149,11 @@ export interface NativeFile {
   readEvents(type: string): ViommuEvent[];
   hwQueueAlloc(viommu: number, type: string, index: number, iova: bigint, length: bigint): number;
 
+  groupStatus(): { viable: boolean; containerSet: boolean };
+  groupSetContainer(to: NativeFile): void;
+  groupUnsetContainer(): void;
+  groupDevice(name: string): NativeFile;
+
   containerCalls(): NativeSpaceCalls;
   containerApiVersion(): number;
   containerCheckExtension(name: string): boolean;
@@ -164,6 +169,9 @@ export interface NativeFile {
   ): Promise<bigint>;
   containerDirtyTracking(on: boolean): void;
   containerDirtyBitmap(iova: bigint, length: bigint, pageSize: bigint): Uint8Array;
+  containerUnmapDirty(iova: bigint, length: bigint, pageSize: bigint): { bytes: bigint; bitmap: Uint8Array };
+  containerInvalidateVaddr(iova: bigint, length: bigint): bigint;
+  containerUpdateVaddr(address: number, length: number, iova: bigint): void;
 
   bindIommufd(iommufd: NativeFile, token?: string): number;
   attach(ptId: number, pasid?: number): number;
@@ -173,6 +181,8 @@ export interface NativeFile {
   setIrqs(index: number, start: number, count: number, action: IrqAction): number;
   setIrqEventfds(index: number, start: number, action: IrqAction, eventfds: Int32Array): number;
   reset(): Promise<void>;
+  hotResetInfo(): { deviceIds: boolean; functions: { bdf: string; id: number }[] };
+  hotReset(groups: NativeFile[]): Promise<void>;
 
   regionInfo(index: number): NativeRegionInfo;
   regionRead(position: bigint, width: 1 | 2 | 4): number;

@@ -12,6 +12,7 @@ import {
   type Container,
   DmaBuffer,
   FaultQueue,
+  Group,
   Host,
   Hwpt,
   type Interrupt,
@@ -27,6 +28,7 @@ import {
   VfioError,
   Viommu,
 } from '../lib/index.ts';
+import { native } from '../lib/native.ts';
 import { backend, EDU, openHost } from './support/backends.ts';
 import { Edu, Reg } from './support/edu.ts';
 import { classes, internal, surface } from './support/surface.ts';
@@ -50,6 +52,7 @@ let file: number;
 let hwpt: Hwpt;
 let queue: FaultQueue;
 let container: Container;
+let group: Group;
 let viommu: Viommu;
 let stranger: Iommufd;
 let strange: { ioas: Ioas; queue: FaultQueue; hwpt: Hwpt };
@@ -98,6 +101,12 @@ beforeAll(async () => {
   disposedQueue[Symbol.dispose]();
   iommufd.vfioCompatIoas = ioas;
   container = iommufd.container();
+  // It is a group by its handle alone: what passes the checks is ENOTTY.
+  group = new Group(host, native.adopt(iommufd.fd), 4711, false, {
+    sysfs: () => undefined,
+    owned: () => () => {},
+    device: () => ({ groupOf: () => null }),
+  });
   // Bad arguments are refused before the kernel is asked: it need not know this one.
   viommu = new Viommu(iommufd, hwpt, fileOf(iommufd), { id: 0x7ffffff0, mmap: null }, 'arm-smmuv3');
   stranger = host.openIommufd();
@@ -333,6 +342,13 @@ const table: Record<string, () => Refused[]> = {
     ...fails('ENODEV', [0x7fffffff, 99999], (bad) => host.group(bad)),
   ],
   'Host.openIommufd': nothing,
+  'Host.openContainer': nothing,
+  'Host.openGroup': () => [
+    ...refuses('id', [undefined, ...integers(0x7fffffff)], (bad) => host.openGroup(bad)),
+    ...refuses('options', [...objects, { noIommu: true }], (bad) => host.openGroup(0, bad)),
+    ...refuses('unsafeNoIommu', booleans, (unsafeNoIommu) => host.openGroup(0, { unsafeNoIommu })),
+    ...fails(/ENOENT|ENODEV/, [4711, 0x7fffffff], (bad) => host.openGroup(bad)),
+  ],
   'Host.openDevice': () => [
     ...refuses(
       'where',
@@ -350,6 +366,11 @@ const table: Record<string, () => Refused[]> = {
     ...refuses('bdf', addresses, (bad) => host.attach(bad)),
     ...fails('ENODEV', ['0000:7f:1f.7'], (bad) => host.attach(bad)),
     ...fails(/EINVAL|EPERM|EBUSY/, [EDU], (bad) => host.attach(bad)), // it is in use here
+    ...refuses('options', [...objects, { by: 'cdev' }], (bad) => host.attach(EDU, bad)),
+    ...refuses('via', [null, '', 'type1', 5, {}, []], (via) => host.attach(EDU, { via })),
+    ...refuses('unsafeNoIommu', booleans, (unsafeNoIommu) => host.attach(EDU, { unsafeNoIommu })),
+    ...refuses('vfToken', texts.slice(1, -1), (vfToken) => host.attach(EDU, { vfToken })),
+    ...fails('EPERM', [{ via: 'noiommu' }], (bad) => host.attach(EDU, bad)),
   ],
 
   'Iommufd.allocHwpt': () => {
@@ -653,7 +674,38 @@ const table: Record<string, () => Refused[]> = {
     ...refuses('pageSize', [undefined, ...u64s, 0, 3], (pageSize) =>
       container.dirtyBitmap(0, 0x10000, { pageSize }),
     ),
+    ...refuses('unmap', booleans, (unmap) => container.dirtyBitmap(0, 4096, { pageSize: 4096, unmap })),
     ...fails('ENOTTY', [4096], (bad) => container.dirtyBitmap(0, bad, { pageSize: 4096 })),
+    ...fails('EINVAL', [4096], (bad) => container.dirtyBitmap(0, bad, { pageSize: 4096, unmap: true })),
+  ],
+  'Container.invalidateVaddr': () => [
+    ...refuses('iova', [undefined, ...u64s], (bad) => container.invalidateVaddr(bad, 4096)),
+    ...refuses('length', [undefined, ...u64s], (bad) => container.invalidateVaddr(0x10000, bad)),
+    ...fails('EINVAL', [0x2000], (bad) => container.invalidateVaddr(0x10000, bad)),
+  ],
+  'Container.invalidateAllVaddrs': nothing,
+  'Container.updateVaddr': () => [
+    ...refuses('mapping', [undefined, null, 5, {}, memory, Object.create(mapping)], (bad) =>
+      container.updateVaddr(bad, memory),
+    ),
+    ...refuses('memory', notMemory(), (bad) => container.updateVaddr(mapping, bad)),
+    ...fails('ENOENT', [unmapped], (bad) => container.updateVaddr(bad, memory)),
+    ...fails('EINVAL', [memory, memory.slice(0, 4096)], (bad) => container.updateVaddr(mapping, bad)),
+  ],
+
+  'Group.setContainer': () => [
+    ...refuses('to', [...notOf(Iommufd, iommufd), ioas, device, group], (bad) => group.setContainer(bad)),
+    ...fails('ERR_VFIO_DISPOSED', [disposedIommufd], (bad) => group.setContainer(bad)),
+    ...fails('ENOTTY', [iommufd], (bad) => group.setContainer(bad)),
+  ],
+  'Group.unsetContainer': nothing,
+  'Group.openDevice': () => [
+    ...refuses('bdf', addresses, (bad) => group.openDevice(bad)),
+    ...refuses('options', [...objects, { token: '' }], (bad) => group.openDevice(EDU, bad)),
+    ...refuses('vfToken', [...texts.slice(1), '', '0'.repeat(36)], (vfToken) =>
+      group.openDevice(EDU, { vfToken }),
+    ),
+    ...fails('ENOTTY', [EDU], (bad) => group.openDevice(bad)),
   ],
 
   'static VfioDevice.fromFd': () => [
@@ -700,6 +752,12 @@ const table: Record<string, () => Refused[]> = {
     ...fails('EINVAL', [5, 0xffffffff], (bad) => device.irq(bad)),
   ],
   'VfioDevice.reset': nothing,
+  'VfioDevice.hotResetInfo': nothing,
+  'VfioDevice.hotReset': () => [
+    ...refuses('options', [...objects, { group }], (bad) => device.hotReset(bad)),
+    ...refuses('groups', [null, 5, 'x', {}, group], (groups) => device.hotReset({ groups })),
+    ...refuses('groups\\[0\\]', notOf(Group, group), (bad) => device.hotReset({ groups: [bad] })),
+  ],
 
   'PciConfig.read8': () => accessCases(1, config.size, offset(), (o) => config.read8(o)),
   'PciConfig.read16': () => accessCases(2, config.size, [...offset(), 1, 3], (o) => config.read16(o)),

@@ -71,6 +71,7 @@ describe('after disposal', () => {
     'VfioDevice.id',
     'VfioDevice.iommufd',
     'Ioas.iommufd',
+    'Group.container',
     'IommufdObject.iommufd',
     'IommufdObject.[Symbol.dispose]',
     'RecordQueue.[Symbol.asyncIterator]', // ends
@@ -97,6 +98,7 @@ describe('after disposal', () => {
     'Host.device': [EDU],
     'Host.openDevice': [EDU],
     'Host.attach': [EDU],
+    'Host.openGroup': [0],
     'PciConfig.busMaster=': [true],
     'PciConfig.memory=': [true],
     'Region.mmap': [{ length: 4096 }],

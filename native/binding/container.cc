@@ -1,4 +1,5 @@
-// The requests of a VFIO container with its type1 IOMMU, which an iommufd takes too.
+// The requests of a VFIO container with its type1 IOMMU: a container of its own (/dev/vfio/vfio) takes them,
+// and an iommufd.
 #include <cstring>
 #include <vector>
 
@@ -49,16 +50,22 @@ napi_value map(Napi::Env env, const napi_value* arguments, File::Slot& slot) {
   return u64To(env, command.iova);
 }
 
-// (iova, length) => bytes unmapped, as an address space's own call: 0 with 2^64-1 is everything
-napi_value unmap(Napi::Env env, const napi_value* arguments, File::Slot& slot) {
+// 0 with 2^64-1 is everything.
+uapi::vfio_iommu_type1_dma_unmap unmapCommand(uint64_t iova, uint64_t length) {
   uapi::vfio_iommu_type1_dma_unmap command{};
   command.argsz = sizeof command;
-  command.iova = u64Of(env, arguments[0], "iova");
-  command.size = u64Of(env, arguments[1], "length");
-  if (command.iova == 0 && command.size == UINT64_MAX) {
+  command.iova = iova;
+  command.size = length;
+  if (iova == 0 && length == UINT64_MAX) {
     command.flags = uapi::VFIO_DMA_UNMAP_FLAG_ALL;
     command.size = 0;
   }
+  return command;
+}
+
+// (iova, length) => bytes unmapped, as an address space's own call: 0 with 2^64-1 is everything
+napi_value unmap(Napi::Env env, const napi_value* arguments, File::Slot& slot) {
+  auto command = unmapCommand(u64Of(env, arguments[0], "iova"), u64Of(env, arguments[1], "length"));
   slot.ioctl(env, uapi::VFIO_IOMMU_UNMAP_DMA, "VFIO_IOMMU_UNMAP_DMA", &command);
   return u64To(env, command.size);
 }
@@ -201,6 +208,47 @@ Napi::Value File::containerDirtyBitmap(const Napi::CallbackInfo& info) {
   command.get.bitmap.data = reinterpret_cast<uint64_t>(bitmap.words());
   ioctl(info.Env(), uapi::VFIO_IOMMU_DIRTY_PAGES, "VFIO_IOMMU_DIRTY_PAGES", &command);
   return bitmap.toJs(info.Env());
+}
+
+// (iova, length, pageSize) => { bytes, bitmap: Uint8Array }: unmaps, and tells what was written until then
+Napi::Value File::containerUnmapDirty(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  struct {
+    uapi::vfio_iommu_type1_dma_unmap unmap;
+    uapi::vfio_bitmap bitmap;
+  } command{};
+  command.unmap.argsz = sizeof command;
+  command.unmap.flags = uapi::VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP;
+  command.unmap.iova = arguments.u64(0, "iova");
+  command.unmap.size = arguments.u64(1, "length");
+  command.bitmap.pgsize = arguments.u64(2, "pageSize");
+  Bitmap bitmap(arguments, command.unmap.size, 2, command.bitmap.pgsize);
+  command.bitmap.size = bitmap.size();
+  command.bitmap.data = reinterpret_cast<uint64_t>(bitmap.words());
+  ioctl(info.Env(), uapi::VFIO_IOMMU_UNMAP_DMA, "VFIO_IOMMU_UNMAP_DMA", &command);
+  Napi::Object answer = Napi::Object::New(info.Env());
+  answer.Set("bytes", bigint(info.Env(), command.unmap.size));
+  answer.Set("bitmap", bitmap.toJs(info.Env()));
+  return answer;
+}
+
+// (iova, length) => bytes whose user addresses are invalid now: 0 with 2^64-1 is everything
+Napi::Value File::containerInvalidateVaddr(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  auto command = unmapCommand(arguments.u64(0, "iova"), arguments.u64(1, "length"));
+  command.flags |= uapi::VFIO_DMA_UNMAP_FLAG_VADDR;
+  ioctl(info.Env(), uapi::VFIO_IOMMU_UNMAP_DMA, "VFIO_IOMMU_UNMAP_DMA", &command);
+  return bigint(info.Env(), command.size);
+}
+
+// (address, length, iova): where the memory of an invalidated mapping is now
+Napi::Value File::containerUpdateVaddr(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  auto command = mapCommand(arguments.u64(0, "address"), arguments.u64(1, "length"), false, false,
+                            arguments.u64(2, "iova"));
+  command.flags = uapi::VFIO_DMA_MAP_FLAG_VADDR;
+  ioctl(info.Env(), uapi::VFIO_IOMMU_MAP_DMA, "VFIO_IOMMU_MAP_DMA", &command);
+  return info.Env().Undefined();
 }
 
 }  // namespace vfio::binding

@@ -92,6 +92,12 @@ class File final : public Napi::ObjectWrap<File> {
   Napi::Value readEvents(const Napi::CallbackInfo& info);
   Napi::Value hwQueueAlloc(const Napi::CallbackInfo& info);
 
+  // group.cc
+  Napi::Value groupStatus(const Napi::CallbackInfo& info);
+  Napi::Value groupSetContainer(const Napi::CallbackInfo& info);
+  Napi::Value groupUnsetContainer(const Napi::CallbackInfo& info);
+  Napi::Value groupDevice(const Napi::CallbackInfo& info);
+
   // container.cc: the requests of a VFIO container
   Napi::Value containerCalls(const Napi::CallbackInfo& info);
   Napi::Value containerApiVersion(const Napi::CallbackInfo& info);
@@ -101,6 +107,9 @@ class File final : public Napi::ObjectWrap<File> {
   Napi::Value containerMapAsync(const Napi::CallbackInfo& info);
   Napi::Value containerDirtyTracking(const Napi::CallbackInfo& info);
   Napi::Value containerDirtyBitmap(const Napi::CallbackInfo& info);
+  Napi::Value containerUnmapDirty(const Napi::CallbackInfo& info);
+  Napi::Value containerInvalidateVaddr(const Napi::CallbackInfo& info);
+  Napi::Value containerUpdateVaddr(const Napi::CallbackInfo& info);
 
   // vfio_device.cc
   Napi::Value bindIommufd(const Napi::CallbackInfo& info);
@@ -111,6 +120,8 @@ class File final : public Napi::ObjectWrap<File> {
   Napi::Value setIrqs(const Napi::CallbackInfo& info);
   Napi::Value setIrqEventfds(const Napi::CallbackInfo& info);
   Napi::Value reset(const Napi::CallbackInfo& info);
+  Napi::Value hotResetInfo(const Napi::CallbackInfo& info);
+  Napi::Value hotReset(const Napi::CallbackInfo& info);
 
   // vfio_region.cc
   Napi::Value regionInfo(const Napi::CallbackInfo& info);

@@ -1,12 +1,14 @@
 // The calls of a VFIO device's file, but for its regions.
 #include <array>
 #include <charconv>
+#include <cstdio>
 #include <cstring>
 #include <vector>
 
 #include "../uapi/vfio.h"
 #include "async.h"
 #include "file.h"
+#include "values.h"
 
 namespace vfio::binding {
 namespace {
@@ -151,6 +153,75 @@ Napi::Value File::reset(const Napi::CallbackInfo& info) {
   return AsyncCall::start(
       info.Env(), {"ioctl", "VFIO_DEVICE_RESET"},
       [file = open()]() -> int64_t { return file->backend->ioctl(file->fd, uapi::VFIO_DEVICE_RESET, 0); },
+      [](Napi::Env env, int64_t) { return env.Undefined(); });
+}
+
+// () => { deviceIds, functions: { bdf, id }[] }: what a hot reset would reset. `id` is a device's in the
+// iommufd where `deviceIds`, else a group's.
+Napi::Value File::hotResetInfo(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  OpenFile& open = live(env);
+  uapi::vfio_pci_hot_reset_info header{};
+  std::vector<uint8_t> bytes(sizeof header + 16 * sizeof(uapi::vfio_pci_dependent_device));
+  for (;;) {
+    header = {};
+    header.argsz = static_cast<uint32_t>(bytes.size());
+    std::memcpy(bytes.data(), &header, sizeof header);
+    const int result = open.backend->ioctl(open.fd, uapi::VFIO_DEVICE_GET_PCI_HOT_RESET_INFO,
+                                           reinterpret_cast<uintptr_t>(bytes.data()));
+    std::memcpy(&header, bytes.data(), sizeof header);
+    const size_t needed = sizeof header + header.count * sizeof(uapi::vfio_pci_dependent_device);
+    if (result == -ENOSPC && needed > bytes.size()) {
+      bytes.resize(needed);
+      continue;
+    }
+    if (result < 0) throwErrno(env, result, "ioctl", "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO");
+    break;
+  }
+  Napi::Array functions = Napi::Array::New(env);
+  for (uint32_t i = 0; i < header.count; ++i) {
+    uapi::vfio_pci_dependent_device each{};
+    std::memcpy(&each, bytes.data() + sizeof header + i * sizeof each, sizeof each);
+    char bdf[32];
+    std::snprintf(bdf, sizeof bdf, "%04x:%02x:%02x.%x", each.segment, each.bus, each.devfn >> 3,
+                  each.devfn & 7);
+    Napi::Object function = Napi::Object::New(env);
+    function.Set("bdf", bdf);
+    function.Set("id", number(env, each.devid));
+    functions.Set(i, function);
+  }
+  Napi::Object answer = Napi::Object::New(env);
+  answer.Set("deviceIds", (header.flags & uapi::VFIO_PCI_HOT_RESET_FLAG_DEV_ID) != 0);
+  answer.Set("functions", functions);
+  return answer;
+}
+
+// (groups: File[]) => Promise<void>, off the event loop as reset
+Napi::Value File::hotReset(const Napi::CallbackInfo& info) {
+  (void)live(info.Env());
+  if (!info[0].IsArray()) refuse(info.Env(), "an array", "groups", info[0]);
+  const auto list = info[0].As<Napi::Array>();
+  std::vector<std::shared_ptr<OpenFile>> groups;
+  for (uint32_t i = 0; i < list.Length(); ++i) {
+    const Napi::Value value = list[i];
+    const File* group = File::from(value);
+    if (!group) refuse(info.Env(), "a Group", "groups", value);
+    (void)group->live(info.Env());
+    groups.push_back(group->open());
+  }
+  return AsyncCall::start(
+      info.Env(), {"ioctl", "VFIO_DEVICE_PCI_HOT_RESET"},
+      [file = open(), groups = std::move(groups)]() -> int64_t {
+        uapi::vfio_pci_hot_reset header{};
+        header.count = static_cast<uint32_t>(groups.size());
+        header.argsz = static_cast<uint32_t>(sizeof header + groups.size() * sizeof(int32_t));
+        std::vector<uint8_t> command(header.argsz);
+        std::memcpy(command.data(), &header, sizeof header);
+        for (size_t i = 0; i < groups.size(); ++i)
+          std::memcpy(command.data() + sizeof header + i * sizeof(int32_t), &groups[i]->fd, sizeof(int32_t));
+        return file->backend->ioctl(file->fd, uapi::VFIO_DEVICE_PCI_HOT_RESET,
+                                    reinterpret_cast<uintptr_t>(command.data()));
+      },
       [](Napi::Env env, int64_t) { return env.Undefined(); });
 }
 
