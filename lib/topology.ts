@@ -44,14 +44,32 @@ export interface PassiveBar {
 
 /** A device of a simulated machine. */
 export interface DeviceModel {
-  /** 'bridge': to a conventional bus; 'passive': registers that read as zero, of any identity. */
-  model: 'edu' | 'ivshmem' | 'root-port' | 'bridge' | 'host-bridge' | 'passive';
+  /**
+   * 'upstream-port', 'downstream-port': the two sides of a switch; 'bridge': to a conventional bus; 'passive': registers
+   * that read as zero, of any identity.
+   */
+  model:
+    | 'edu'
+    | 'ivshmem'
+    | 'root-port'
+    | 'upstream-port'
+    | 'downstream-port'
+    | 'bridge'
+    | 'host-bridge'
+    | 'passive';
   /** Its PCI address. Without `behind` its bus is a root bus. */
   bdf?: string;
   /** Address of the bridge or port that it is behind. */
   behind?: string;
   /** With `behind`, instead of `bdf`: 0 to 31; the bus number is the bridge's. */
   slot?: number;
+  /** With `slot`: 0 to 7; default 0. */
+  function?: number;
+  /**
+   * Has it access control services (ACS), turned on? They keep its requests from its neighbours, and so decide about
+   * groups. Default: true for root and downstream ports, else false. Conventional devices have none.
+   */
+  acs?: boolean;
   /** Which IOMMU translates it, by index. Default: that of the bridge in front of it, or 0. */
   iommu?: number;
   /** The driver that it starts on; null: none. Default: the one that matches. */

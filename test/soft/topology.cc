@@ -170,7 +170,7 @@ void errors() {
       {"{\"devices\": [], \"cpus\": 1}",
        "line 1: Expected one of the fields iommus, devices for topology but received \"cpus\""},
       {edu("\n\"bdf\": \"0:10\""),
-       "line 2: Expected a PCI address such as \"0000:00:10.0\" (domain 0000, function 0) for devices[0].bdf "
+       "line 2: Expected a PCI address such as \"0000:00:10.0\" (domain 0000) for devices[0].bdf "
        "but "
        "received \"0:10\""},
       {edu("\"slot\": 1"),
@@ -188,8 +188,8 @@ void errors() {
       {device("\"model\": \"root-port\", \"bdf\": \"0000:00:01.0\", \"driver\": \"vfio-pci\""),
        "line 1: Expected a driver that takes this device for devices[0].driver but received \"vfio-pci\""},
       {device("\"model\": \"nic\", \"bdf\": \"0000:00:01.0\""),
-       "line 1: Expected one of \"edu\", \"ivshmem\", \"root-port\", \"bridge\", \"host-bridge\", "
-       "\"passive\" for "
+       "line 1: Expected one of \"edu\", \"ivshmem\", \"root-port\", \"upstream-port\", "
+       "\"downstream-port\", \"bridge\", \"host-bridge\", \"passive\" for "
        "devices[0].model but received \"nic\""},
       {"{ \"iommus\": [{ \"kind\": \"vtd\", \"pageSizes\": [3000] }], \"devices\": [] }",
        "line 1: Expected a power of two for iommus[0].pageSizes but received 3000"},
@@ -200,6 +200,13 @@ void errors() {
        "\"bdf\": "
        "\"0000:01:01.0\", \"behind\": \"0000:00:01.0\" }] }",
        "line 2: Expected 0, the only one behind a port for devices[1].slot but received 1"},
+      {edu("\"bdf\": \"0000:00:01.3\""),
+       "line 1: Expected a device that has a function 0 for devices[0].bdf but received \"0000:00:01.3\""},
+      {edu("\"bdf\": \"0000:00:01.0\", \"acs\": true"),
+       "line 1: Expected false for a conventional device for devices[0].acs but received true"},
+      {device("\"model\": \"downstream-port\", \"bdf\": \"0000:00:01.0\""),
+       "line 1: Expected downstream ports, and nothing else, behind an upstream port for devices[0].bdf but "
+       "received \"0000:00:01.0\""},
   };
   for (const auto& [text, expected] : cases)
     same("a topology that is none: " + expected, expected, errorOf(text));

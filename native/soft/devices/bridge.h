@@ -20,14 +20,21 @@ inline constexpr Description rootPort{.vendor = 0x1b36,
                                       .classCode = 0x060400,
                                       .bars = {{{.kind = BarKind::memory32, .size = 4096}}},
                                       .interruptPin = 1,
-                                      .express = true};
+                                      .express = true,
+                                      .expressType = 4};
+// The two sides of a switch.
+inline constexpr Description upstreamPort{
+    .vendor = 0x104c, .device = 0x8232, .classCode = 0x060400, .express = true, .expressType = 5};
+inline constexpr Description downstreamPort{
+    .vendor = 0x104c, .device = 0x8233, .classCode = 0x060400, .express = true, .expressType = 6};
 // To a conventional bus.
 inline constexpr Description conventionalBridge{.vendor = 0x1b36,
                                                 .device = 0x000e,
                                                 .classCode = 0x060400,
                                                 .bars = {{{.kind = BarKind::memory64, .size = 256}}},
                                                 .interruptPin = 1,
-                                                .express = true};
+                                                .express = true,
+                                                .expressType = 7};
 
 // A device with this description, whose BARs read as zero.
 [[nodiscard]] std::unique_ptr<Device> makePassive(const Description& description);

@@ -46,6 +46,7 @@ struct Description {
   MsixTable msix{};
   bool express = false;        // has a PCI Express capability and 4 KiB of config space
   bool functionReset = false;  // FLR; needs `express`
+  uint8_t expressType = 0;     // of port: 0 an endpoint, 4 a root port, 5 and 6 a switch's, 7 a bridge
 };
 
 // The model's side of its slot.

@@ -46,7 +46,7 @@ ConfigSpace::ConfigSpace(const devices::Description& description)
     addMsi(next, description.msiVectors);
     next += 0x20;
   }
-  if (description.express) addExpress(next, description.functionReset);
+  if (description.express) addExpress(next, description);
   seal();
 }
 
@@ -81,13 +81,27 @@ void ConfigSpace::addMsix(unsigned offset, const devices::MsixTable& table) {
   set(at + msixPending, 4, table.pending | table.bar);
 }
 
-void ConfigSpace::addExpress(unsigned offset, bool functionReset) {
+void ConfigSpace::addExpress(unsigned offset, const devices::Description& description) {
+  const bool functionReset = description.functionReset;
   const unsigned at = addCapability(capExpress, offset, 60);
-  set(at + expressFlags, 2, 0x0002);  // an endpoint, version 2
+  // Version 2; root and downstream ports have a slot.
+  const uint8_t type = description.expressType;
+  set(at + expressFlags, 2, 0x0002U | unsigned{type} << 4 | (type == 4 || type == 6 ? 0x0100U : 0U));
   set(at + expressDeviceCapabilities, 4, 0x8000 | (functionReset ? expressHasFlr : 0));
   allow(at + expressDeviceControl, 2, 0x7fff | (functionReset ? expressStartFlr : 0));
   set(at + expressDeviceControl, 2, 0x2810);
   allow(at + expressDeviceControl2, 2, 0xffff);
+}
+
+void ConfigSpace::addAcs(bool port) {
+  constexpr unsigned at = conventionalSize;
+  constexpr uint32_t validation = 0x01, requests = 0x04, completions = 0x08, upstream = 0x10, direct = 0x40;
+  const uint32_t wanted = requests | completions | (port ? validation | upstream : 0);
+  set(at, 4, extendedAcs | 1U << 16);
+  set(at + 4, 2, wanted | direct);
+  set(at + 6, 2, wanted);
+  allow(at + 6, 2, wanted | direct);
+  seal();
 }
 
 uint32_t ConfigSpace::read(unsigned offset, unsigned width) const {

@@ -30,12 +30,14 @@ class ConfigSpace {
   // Appends a capability to the list; its bytes start as read-only zeros.
   unsigned addCapability(uint8_t id, unsigned offset, unsigned length);
   [[nodiscard]] unsigned findCapability(uint8_t id) const;  // 0: none
+  // Access control services, as the kernel turns them on; the first extended capability.
+  void addAcs(bool port);
 
  private:
   void addBars(const devices::Description& description);
   void addMsi(unsigned offset, unsigned vectors);
   void addMsix(unsigned offset, const devices::MsixTable& table);
-  void addExpress(unsigned offset, bool functionReset);
+  void addExpress(unsigned offset, const devices::Description& description);
 
   std::vector<uint8_t> bytes_;
   std::vector<uint8_t> writable_;

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,6 +16,7 @@
 #include "../devices/device.h"
 #include "../iommu/endpoint.h"
 #include "config.h"
+#include "isolation.h"
 
 namespace vfio::soft {
 class Host;
@@ -61,7 +63,8 @@ class Function final : public devices::Port {
     uint16_t requesterId;  // what the IOMMU sees: a bridge to a conventional bus answers for all behind it
     unsigned interrupt;    // the line that firmware routed
     std::array<uint64_t, 6> addresses;
-    uint16_t command;  // as firmware left it
+    uint16_t command;       // as firmware left it
+    Isolation isolation{};  // how it is isolated; its bridge is the bus's
   };
   Function(Host& host, const Place& place, std::unique_ptr<devices::Device> model, iommu::Unit& unit,
            iommu::Group& group);
@@ -122,6 +125,8 @@ class Function final : public devices::Port {
   unsigned interrupt;
   std::array<Resource, 6> resources{};
   ConfigSpace config;
+  Isolation isolation;
+  Bus* secondary = nullptr;  // of a bridge: the bus behind it
   std::unique_ptr<iommu::Endpoint> endpoint;
 
   // --- kept by system software
@@ -137,6 +142,19 @@ class Function final : public devices::Port {
     int fd = -1;
     uint8_t* bytes = nullptr;
   };
+  // A stretch of bus addresses, as a request of this function finds it: the BAR of a neighbour that takes it
+  // before it reaches the IOMMU, or (null) the IOMMU.
+  struct Reach {
+    Function* peer = nullptr;
+    unsigned bar = 0;
+    uint64_t offset = 0;
+    size_t size = 0;
+  };
+  [[nodiscard]] Reach reach(uint64_t address, size_t size, std::optional<uint32_t> pasid);
+  // Calls `found` for each function that a request of this one can get to without the IOMMU.
+  void eachPeer(const std::function<void(Function&)>& found);
+  void peerRead(const Reach& reach, uint8_t* into);
+  void peerWrite(const Reach& reach, const uint8_t* from);
   [[nodiscard]] bool mayMaster(uint64_t address, uint64_t length, bool write);
   void updateLine();
   [[nodiscard]] bool inMsixTable(unsigned bar, uint64_t offset) const;

@@ -135,25 +135,28 @@ iommu::Group& TopologyMachine::group(int id) {
 }
 
 Function& TopologyMachine::add(DeviceSpec& spec, Function* bridge) {
-  const bool isBridge = spec.kind != DeviceSpec::Kind::endpoint;
+  const bool isBridge = spec.kind != PortKind::endpoint;
+  const bool isPort = isBridge && spec.kind != PortKind::conventionalBridge;
   auto& itsBus = bus(spec.address.bus, bridge);
   const bool first = itsBus.functions.empty();
-  const auto command = static_cast<uint16_t>(commandIo | commandMemory | commandSerr |
-                                             (spec.kind == DeviceSpec::Kind::rootPort ? commandMaster : 0));
+  const auto command =
+      static_cast<uint16_t>(commandIo | commandMemory | commandSerr | (isPort ? commandMaster : 0));
   auto& unit = *std::next(units_.begin(), static_cast<std::ptrdiff_t>(spec.unit));
-  auto& added = *functions_.emplace_back(std::make_unique<Function>(
-      host_,
-      Function::Place{&itsBus, spec.address.devfn, spec.requesterId, spec.interrupt, spec.placed, command},
-      std::move(spec.model), unit, group(spec.groupId)));
+  auto& added = *functions_.emplace_back(
+      std::make_unique<Function>(host_,
+                                 Function::Place{&itsBus, spec.address.devfn, spec.requesterId,
+                                                 spec.interrupt, spec.placed, command, spec.isolation()},
+                                 std::move(spec.model), unit, group(spec.groupId)));
   added.endpoint->pasidBits = spec.pasidBits;
   added.endpoint->pageRequests = spec.pageRequests;
   const std::string root = "/sys/devices/pci" + spec.address.text().substr(0, std::strlen("0000:00"));
   added.path = (bridge ? bridge->path : root) + "/" + added.bdf;
   if (added.hasFunctionReset()) added.resetMethods.emplace_back("flr");
-  if (spec.kind == DeviceSpec::Kind::conventionalBridge) added.resetMethods.emplace_back("pm");
+  if (spec.kind == PortKind::conventionalBridge) added.resetMethods.emplace_back("pm");
   // The kernel lists the bus reset of what was alone on its bus when it was found, even if it is no longer.
   if (bridge && first) added.resetMethods.emplace_back("bus");
   if (isBridge) {
+    added.secondary = &bus(spec.secondary, &added);
     added.config.set(regPrimaryBus, 1, spec.address.bus);
     added.config.set(regSecondaryBus, 1, spec.secondary);
     added.config.set(regSubordinateBus, 1, spec.subordinate);
@@ -194,7 +197,7 @@ void TopologyMachine::addDrivers() {
                               .probe =
                                   [](Function& function) {
                                     // Ports only: the bridge to a conventional bus is none.
-                                    if (function.description().device != devices::rootPort.device)
+                                    if (function.isolation.kind == PortKind::conventionalBridge)
                                       return -ENODEV;
                                     ++function.enableCount;
                                     return 0;

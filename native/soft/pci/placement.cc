@@ -45,6 +45,7 @@ class Enumeration {
                                          '"' + devices_[members.front()].address.text() + '"');
       }
       next_ = number + 1;
+      for (const size_t member : members) checkPlace(devices_[member], nullptr);
       scan(members);
     }
     for (size_t i = 0; i < devices_.size(); ++i) {
@@ -67,8 +68,25 @@ class Enumeration {
       seen_[members[i]] = true;
       order_.push_back(members[i]);
     }
+    findSiblings(members);
     for (const size_t member : members) {
-      if (devices_[member].kind != DeviceSpec::Kind::endpoint) scanBehind(member);
+      if (devices_[member].kind != PortKind::endpoint) scanBehind(member);
+    }
+  }
+
+  // The kernel looks for further functions only where there is a function 0.
+  void findSiblings(const std::vector<size_t>& members) {
+    for (const size_t member : members) {
+      auto& device = devices_[member];
+      if ((device.address.devfn & 7) == 0) continue;
+      bool whole = false;
+      for (const size_t other : members) {
+        auto& sibling = devices_[other];
+        if (sibling.address.devfn >> 3 != device.address.devfn >> 3) continue;
+        sibling.multifunction = true;
+        whole |= (sibling.address.devfn & 7) == 0;
+      }
+      if (!whole) device.refuse("bdf", "a device that has a function 0", '"' + device.address.text() + '"');
     }
   }
 
@@ -82,7 +100,8 @@ class Enumeration {
       if (!device.behind || !(*device.behind == bridge.address)) continue;
       members.push_back(i);
       device.parent = index;
-      device.address.devfn = device.bdf ? device.bdf->devfn : static_cast<uint8_t>(device.slot << 3);
+      device.address.devfn =
+          device.bdf ? device.bdf->devfn : static_cast<uint8_t>(device.slot << 3 | device.function);
       if (!device.bdf) continue;
       const unsigned wanted = device.bdf->bus;
       if (wanted < next_ || (chosenBy && wanted != number)) {
@@ -97,17 +116,25 @@ class Enumeration {
     next_ = number + 1;
     bridge.secondary = static_cast<uint8_t>(number);
     for (const size_t member : members) devices_[member].address.bus = bridge.secondary;
-    // A port leads to one device.
-    if (bridge.kind == DeviceSpec::Kind::rootPort) {
-      for (const size_t member : members) {
-        if (devices_[member].address.devfn != 0) {
-          devices_[member].refuse("slot", "0, the only one behind a port",
-                                  std::to_string(devices_[member].address.devfn >> 3));
-        }
-      }
-    }
+    for (const size_t member : members) checkPlace(devices_[member], &bridge);
     scan(members);
     bridge.subordinate = static_cast<uint8_t>(next_ - 1);
+  }
+
+  // What can be behind what: a port leads to one device, a switch is an upstream port with downstream ports.
+  static void checkPlace(const DeviceSpec& device, const DeviceSpec* bridge) {
+    const bool port =
+        bridge != nullptr && (bridge->kind == PortKind::rootPort || bridge->kind == PortKind::downstreamPort);
+    if (port && device.address.devfn >> 3 != 0)
+      device.refuse("slot", "0, the only one behind a port", std::to_string(device.address.devfn >> 3));
+    const auto misplaced = [&device](const char* where) {
+      device.refuse("bdf", where, '"' + device.address.text() + '"');
+    };
+    const bool inSwitch = bridge != nullptr && bridge->kind == PortKind::upstreamPort;
+    if (device.kind == PortKind::rootPort && bridge != nullptr) misplaced("a root bus for a root port");
+    if (device.kind == PortKind::upstreamPort && !port) misplaced("a place behind a port for a switch");
+    if ((device.kind == PortKind::downstreamPort) != inSwitch)
+      misplaced("downstream ports, and nothing else, behind an upstream port");
   }
 
   std::vector<DeviceSpec>& devices_;
@@ -122,45 +149,56 @@ class Enumeration {
 std::optional<size_t> speaker(const std::vector<DeviceSpec>& devices, size_t index) {
   std::optional<size_t> found;
   for (size_t at = index;; at = devices[at].parent) {
-    if (devices[at].kind == DeviceSpec::Kind::conventionalBridge && at != index) found = at;
+    if (devices[at].kind == PortKind::conventionalBridge && at != index) found = at;
     if (!devices[at].behind) return found;
   }
 }
 
+// Groups in the order in which functions are found; then their numbers, which can be asked for by any member.
 void placeInGroups(Topology& topology, const std::vector<size_t>& order) {
   auto& devices = topology.devices;
-  std::map<size_t, int> numbers;  // of groups, by the function that speaks for the group
-  std::map<int, size_t> owners;
-  const auto groupOf = [&devices](size_t index) { return speaker(devices, index).value_or(index); };
+  std::vector<Isolation> nodes(devices.size());
+  std::vector<size_t> firsts;  // of each group: the function that was found first
+  Fabric fabric;
   for (const size_t index : order) {
     auto& device = devices[index];
+    Isolation& node = nodes[index] = device.isolation();
+    if (device.behind) node.bridge = &nodes[device.parent];
+    node.group = fabric.groupFor(node).value_or(static_cast<int>(firsts.size()));
+    if (*node.group == static_cast<int>(firsts.size())) firsts.push_back(index);
+    fabric.add(node);
     const auto bridge = speaker(devices, index);
     device.requesterId = bridge ? static_cast<uint16_t>(devices[*bridge].secondary << 8)
                                 : static_cast<uint16_t>(device.address.bus << 8 | device.address.devfn);
     // Devices in one group are behind one IOMMU.
     const size_t before = device.behind ? devices[device.parent].unit : 0;
     device.unit = device.iommu.value_or(before);
-    if (bridge && device.unit != devices[*bridge].unit) {
-      device.refuse("iommu", "that of its group's bridge, " + std::to_string(devices[*bridge].unit),
-                    std::to_string(device.unit));
-    }
+    const size_t groups = devices[firsts[static_cast<size_t>(*node.group)]].unit;
+    if (device.unit != groups)
+      device.refuse("iommu", "that of its group, " + std::to_string(groups), std::to_string(device.unit));
+  }
+  std::vector<std::optional<int>> numbers(firsts.size());
+  std::map<int, int> taken;  // numbers, and the groups that have them
+  for (const size_t index : order) {
+    const auto& device = devices[index];
     if (!device.group) continue;
-    const auto [group, isNew] = numbers.emplace(groupOf(index), *device.group);
-    const auto [owner, isFree] = owners.emplace(*device.group, groupOf(index));
-    if (group->second != *device.group || owner->second != groupOf(index))
+    auto& number = numbers[static_cast<size_t>(*nodes[index].group)];
+    const auto [owner, isFree] = taken.emplace(*device.group, *nodes[index].group);
+    if (number.value_or(*device.group) != *device.group || owner->second != *nodes[index].group)
       device.refuse("group", "a number for one group",
                     std::to_string(*device.group) + ", which differs or is taken");
+    number = device.group;
   }
   int next = 0;
   for (const size_t index : order) {
-    const auto known = numbers.find(groupOf(index));
-    if (known == numbers.end()) {
-      while (owners.contains(next)) ++next;
-      owners.emplace(next, groupOf(index));
-      numbers.emplace(groupOf(index), next);
+    auto& number = numbers[static_cast<size_t>(*nodes[index].group)];
+    if (!number) {
+      while (taken.contains(next)) ++next;
+      taken.emplace(next, *nodes[index].group);
+      number = next;
     }
-    devices[index].groupId = numbers.at(groupOf(index));
-    next = std::max(next, devices[index].groupId + 1);
+    devices[index].groupId = *number;
+    next = std::max(next, *number + 1);
   }
 }
 

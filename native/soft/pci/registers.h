@@ -41,6 +41,8 @@ constexpr uint16_t statusInterrupt = 0x0008;
 constexpr uint16_t statusCapabilities = 0x0010;
 constexpr uint16_t statusErrors = 0xf900;  // cleared by writing ones
 
+constexpr uint8_t headerMultifunction = 0x80;
+
 constexpr uint32_t barIo = 0x1;
 constexpr uint32_t bar64 = 0x4;
 constexpr uint32_t barPrefetch = 0x8;
@@ -56,6 +58,8 @@ enum Capability : uint8_t {
   capAdvanced = 0x13,
   capLast = 0x15,
 };
+
+constexpr uint32_t extendedAcs = 0x000d;
 
 // Offsets inside capabilities.
 constexpr unsigned msiFlags = 2;

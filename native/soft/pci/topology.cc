@@ -111,7 +111,7 @@ class Reader {
     const auto* value = find(field);
     if (!value) return std::nullopt;
     const auto result = Address::parse(value->kind == Value::Kind::string ? value->text : "");
-    if (!result) refuse(field, "a PCI address such as \"0000:00:10.0\" (domain 0000, function 0)");
+    if (!result) refuse(field, "a PCI address such as \"0000:00:10.0\" (domain 0000)");
     return result;
   }
   [[nodiscard]] const std::vector<Value>* list(std::string_view field, size_t most) const {
@@ -302,9 +302,10 @@ devices::Description readPassive(const Reader& reader) {
 }
 
 DeviceSpec readDevice(const Reader& reader, const Value& value, std::string name, size_t iommus) {
-  const auto models = {std::string_view("edu"),         std::string_view("ivshmem"),
-                       std::string_view("root-port"),   std::string_view("bridge"),
-                       std::string_view("host-bridge"), std::string_view("passive")};
+  const auto models = {
+      std::string_view("edu"),           std::string_view("ivshmem"),         std::string_view("root-port"),
+      std::string_view("upstream-port"), std::string_view("downstream-port"), std::string_view("bridge"),
+      std::string_view("host-bridge"),   std::string_view("passive")};
   DeviceSpec device;
   device.line = value.line;
   device.name = std::move(name);
@@ -333,20 +334,30 @@ DeviceSpec readDevice(const Reader& reader, const Value& value, std::string name
                  "msi",
                  "msix",
                  "express",
-                 "functionReset"});
+                 "functionReset",
+                 "function",
+                 "acs"});
     device.model = devices::makePassive(readPassive(reader));
   } else {
-    reader.only({"model", "bdf", "behind", "slot", "iommu", "driver", "pasidBits", "pageRequests", "group",
-                 "irq", "addresses"});
+    reader.only({"model", "bdf", "behind", "slot", "function", "iommu", "driver", "pasidBits", "pageRequests",
+                 "group", "irq", "addresses", "acs"});
     if (model == "edu") device.model = devices::makeEdu();
     if (model == "ivshmem") device.model = devices::makeSharedMemory();
     if (model == "host-bridge") device.model = devices::makePassive(devices::hostBridge);
     if (model == "root-port") {
-      device.kind = DeviceSpec::Kind::rootPort;
+      device.kind = PortKind::rootPort;
       device.model = devices::makePassive(devices::rootPort);
     }
+    if (model == "upstream-port") {
+      device.kind = PortKind::upstreamPort;
+      device.model = devices::makePassive(devices::upstreamPort);
+    }
+    if (model == "downstream-port") {
+      device.kind = PortKind::downstreamPort;
+      device.model = devices::makePassive(devices::downstreamPort);
+    }
     if (model == "bridge") {
-      device.kind = DeviceSpec::Kind::conventionalBridge;
+      device.kind = PortKind::conventionalBridge;
       device.model = devices::makePassive(devices::conventionalBridge);
     }
   }
@@ -358,6 +369,12 @@ DeviceSpec readDevice(const Reader& reader, const Value& value, std::string name
   if (!slot && !device.bdf)
     reader.refuse("bdf", "a PCI address such as \"0000:00:10.0\", or behind and slot");
   device.slot = static_cast<uint8_t>(slot.value_or(0));
+  const auto function = reader.integer("function", 0, 7);
+  if (function && !slot) reader.refuse("function", "a device that is placed by slot");
+  device.function = static_cast<uint8_t>(function.value_or(0));
+  device.acs = reader.boolean("acs");
+  const bool hasAcs = device.description().express && device.kind != PortKind::conventionalBridge;
+  if (device.acs.value_or(false) && !hasAcs) reader.refuse("acs", "false for a conventional device");
   if (const auto* which = reader.find("iommu")) {
     device.iommu = toInteger(*which);
     if (!device.iommu || *device.iommu >= iommus)
@@ -401,15 +418,27 @@ std::string Address::text() const {
 }
 
 std::optional<Address> Address::parse(std::string_view text) {
-  constexpr size_t busAt = 5, slotAt = 8, size = 12;
-  unsigned bus = 0, slot = 0;
+  constexpr size_t busAt = 5, slotAt = 8, functionAt = 11, size = 12;
+  unsigned bus = 0, slot = 0, function = 0;
   if (text.size() != size) return std::nullopt;
   std::from_chars(text.data() + busAt, text.data() + busAt + 2, bus, 16);
   std::from_chars(text.data() + slotAt, text.data() + slotAt + 2, slot, 16);
-  const Address address{static_cast<uint8_t>(bus), static_cast<uint8_t>(slot << 3)};
+  std::from_chars(text.data() + functionAt, text.data() + size, function, 16);
+  const Address address{static_cast<uint8_t>(bus), static_cast<uint8_t>(slot << 3 | (function & 7))};
   // Whatever was not read as meant comes out as another text.
   if (address.text() != text) return std::nullopt;
   return address;
+}
+
+Isolation DeviceSpec::isolation() const {
+  // Ports have ACS unless the topology says otherwise.
+  const bool port = kind == PortKind::rootPort || kind == PortKind::downstreamPort;
+  return {.bus = address.bus,
+          .devfn = address.devfn,
+          .kind = kind,
+          .express = description().express,
+          .multifunction = multifunction,
+          .acs = acs.value_or(port)};
 }
 
 void DeviceSpec::refuse(std::string_view field, std::string_view expected,

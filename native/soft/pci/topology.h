@@ -14,6 +14,7 @@
 
 #include "../devices/device.h"
 #include "../iommu/endpoint.h"
+#include "isolation.h"
 
 namespace vfio::soft::pci {
 
@@ -23,7 +24,7 @@ struct Address {
 
   bool operator==(const Address&) const = default;
   [[nodiscard]] std::string text() const;                                    // "0000:00:10.0"
-  [[nodiscard]] static std::optional<Address> parse(std::string_view text);  // function 0 of domain 0
+  [[nodiscard]] static std::optional<Address> parse(std::string_view text);  // of domain 0
 };
 
 // One of `iommus`. What is not said follows from the kind.
@@ -44,12 +45,13 @@ struct DeviceSpec {
   unsigned line = 1;
   std::string name;
 
-  enum class Kind { endpoint, rootPort, conventionalBridge };
-  Kind kind = Kind::endpoint;
+  PortKind kind = PortKind::endpoint;
+  std::optional<bool> acs;
   std::unique_ptr<devices::Device> model;
   std::optional<Address> bdf;     // its bus is checked by the placement
   std::optional<Address> behind;  // null: on a root bus
   uint8_t slot = 0;               // with `behind` and no bdf
+  uint8_t function = 0;           // the same
   std::optional<size_t> iommu;
   std::optional<std::optional<std::string>> driver;  // not said, none, or a name
   unsigned pasidBits = 0;
@@ -59,6 +61,7 @@ struct DeviceSpec {
   std::array<std::optional<uint64_t>, 6> addresses{};
 
   Address address;
+  bool multifunction = false;
   size_t parent = 0;      // index of the bridge, with `behind`
   uint8_t secondary = 0;  // of a bridge: the bus behind it, and the last one further on
   uint8_t subordinate = 0;
@@ -69,6 +72,8 @@ struct DeviceSpec {
   std::array<uint64_t, 6> placed{};
 
   [[nodiscard]] const devices::Description& description() const { return model->description(); }
+  // What its isolation depends on; `bridge` is not filled.
+  [[nodiscard]] Isolation isolation() const;
   // Throws std::invalid_argument: "line 4: Expected X for devices[2].field but received Y".
   [[noreturn]] void refuse(std::string_view field, std::string_view expected,
                            const std::string& received) const;

@@ -1,0 +1,53 @@
+#include "isolation.h"
+
+namespace vfio::soft::pci {
+
+namespace {
+
+// From here to the root, does everything send requests upstream?
+bool pathIsolates(const Isolation* isolation) {
+  for (; isolation != nullptr; isolation = isolation->bridge) {
+    if (!isolation->isolates()) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+bool Isolation::isolates() const {
+  if (!express) return false;
+  switch (kind) {
+    case PortKind::conventionalBridge:
+      return false;
+    case PortKind::rootPort:
+    case PortKind::downstreamPort:
+      return acs;
+    default:
+      return !multifunction || acs;
+  }
+}
+
+std::optional<int> Fabric::groupFor(const Isolation& newcomer) const {
+  // Bridges to conventional buses speak for all behind them.
+  const Isolation* at = &newcomer;
+  for (const Isolation* bridge = newcomer.bridge; bridge != nullptr; bridge = bridge->bridge) {
+    if (bridge->kind != PortKind::conventionalBridge) continue;
+    at = bridge;
+    if (bridge->group) return bridge->group;
+  }
+  // Ports that let requests through to neighbours take what is behind them into their group.
+  for (const Isolation* bridge = at->bridge; bridge != nullptr && !pathIsolates(bridge);
+       bridge = bridge->bridge) {
+    at = bridge;
+    if (bridge->group) return bridge->group;
+  }
+  if (!at->multifunction || at->isolates()) return std::nullopt;
+  const auto slot = slots_.find(slotOf(*at));
+  if (slot == slots_.end()) return std::nullopt;
+  for (const Isolation* sibling : slot->second) {
+    if (sibling != at && !sibling->isolates() && sibling->group) return sibling->group;
+  }
+  return std::nullopt;
+}
+
+}  // namespace vfio::soft::pci

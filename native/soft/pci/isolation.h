@@ -1,0 +1,49 @@
+// Which functions can't be kept apart: how access control services (ACS) of ports and functions decide the
+// groups, and whether a request reaches a neighbour before it reaches the IOMMU.
+//
+// Life: a Isolation describes one function and lives with it; a Fabric knows those that are on the buses. The
+// rules are those of the kernel's pci_device_group as of Linux 6.12.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <vector>
+
+namespace vfio::soft::pci {
+
+enum class PortKind : uint8_t { endpoint, rootPort, upstreamPort, downstreamPort, conventionalBridge };
+
+struct Isolation {
+  uint8_t bus = 0;
+  uint8_t devfn = 0;
+  const Isolation* bridge = nullptr;  // null: on a root bus
+  PortKind kind = PortKind::endpoint;
+  bool express = false;
+  bool multifunction = false;  // its device has several functions
+  bool acs = false;            // has the capability, and the kernel turned it on
+  std::optional<int> group;
+
+  // Does its device send what it asks of others upstream, and nowhere else? Ports need ACS for that, and so
+  // do functions that have siblings; a conventional device shares its bus.
+  [[nodiscard]] bool isolates() const;
+  // Are its requests redirected to the IOMMU where they could go to a neighbour?
+  [[nodiscard]] bool redirects() const { return acs; }
+};
+
+class Fabric {
+ public:
+  // The group of what is there already that the newcomer can't be told apart from.
+  [[nodiscard]] std::optional<int> groupFor(const Isolation& newcomer) const;
+  void add(const Isolation& isolation) { slots_[slotOf(isolation)].push_back(&isolation); }
+  void remove(const Isolation& isolation) { std::erase(slots_[slotOf(isolation)], &isolation); }
+
+ private:
+  static unsigned slotOf(const Isolation& isolation) {
+    return unsigned{isolation.bus} << 5 | isolation.devfn >> 3;
+  }
+
+  std::map<unsigned, std::vector<const Isolation*>> slots_;
+};
+
+}  // namespace vfio::soft::pci
