@@ -3,6 +3,7 @@
  *
  * Life: what a way opens is disposed together, by UserDevice's disposal or when a step of it fails.
  */
+import { constants } from 'node:os';
 import { flag, known, oneOf, text } from './check.ts';
 import type { Container } from './container.ts';
 import type { VfioDevice } from './device.ts';
@@ -55,7 +56,11 @@ interface Way {
 
 const open: Record<AttachedBy, (way: Way) => Opened> = {
   cdev({ host, bdf, token, keep }) {
-    if (nodeWithoutIommu(host, bdf)) throw notThere(`${bdf} has no IOMMU`);
+    if (withoutIommu(host, bdf))
+      throw notThere(
+        `${bdf} has no IOMMU: it reaches all memory`,
+        'If that is acceptable: { unsafeNoIommu: true }',
+      );
     return byCharacterDevice({ host, bdf, token, keep });
   },
   'group-iommufd'({ host, bdf, token, keep }) {
@@ -86,7 +91,7 @@ export function attach(host: Host, bdf: string, o: AttachOptions | undefined): U
   for (const way of ways) {
     if (only === undefined ? way === 'noiommu' && !unsafe : way !== only) continue;
     if (way === 'noiommu' && !unsafe)
-      throw new VfioError(1, {
+      throw new VfioError(constants.errno.EPERM, {
         syscall: 'open',
         reason: `without an IOMMU nothing confines ${bdf} to the memory of this program`,
         hint: 'If that is acceptable: { unsafeNoIommu: true }',
@@ -143,13 +148,19 @@ function groupOf(host: Host, bdf: string): number {
   return group;
 }
 
+/** Is its group one that VFIO made up? */
+function withoutIommu(host: Host, bdf: string): boolean {
+  const { group } = host.device(bdf);
+  return group !== null && host.group(group).noIommu;
+}
+
 /** Is its character device one that confines nothing (Linux 7.3)? */
 function nodeWithoutIommu(host: Host, bdf: string): boolean {
   return host.device(bdf).vfioNode?.includes('/noiommu-') ?? false;
 }
 
-function notThere(reason: string): VfioError {
-  return new VfioError(19, { syscall: 'open', reason });
+function notThere(reason: string, hint?: string): VfioError {
+  return new VfioError(constants.errno.ENODEV, { syscall: 'open', reason, hint });
 }
 
 /** The error of the first way that the host offers; what the others say otherwise is added to its reason. */

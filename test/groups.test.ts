@@ -22,6 +22,7 @@ const code = (expected: string, reason = /(?:)/) =>
   });
 const groupOf = (bdf: string) => host.device(bdf).group ?? -1;
 
+needs({ guest: ['intel', 'amd'], because: 'the others can not, or do not isolate interrupts' });
 needs({ backends: ['kernel'], because: 'the software host does not serve groups and containers yet' });
 
 beforeEach(async () => {
@@ -78,7 +79,7 @@ describe('a group and a container', () => {
     expect(again.containerSet).toBe(false);
   });
 
-  test('without a group, an IOMMU, or twice: EINVAL, and the error says what is missing', () => {
+  test('without a group, an IOMMU, or twice: EINVAL, and the error says what is missing (76)', () => {
     expect(container.apiVersion).toBe(0);
     expect(container.iommuType).toBeNull();
     const noIommu = code('EINVAL', /the container has no IOMMU/);
@@ -120,7 +121,7 @@ describe('a group and a container', () => {
     expect(container.info().dmaAvailable).toBe(65534);
   });
 
-  test('one file of a group at a time: EBUSY, by either way', () => {
+  test('one file of a group at a time: EBUSY, by either way (72)', () => {
     expect(() => host.openGroup(group.id)).toThrow(code('EBUSY', /is open already/));
     using device = host.openDevice(EDU);
     using iommufd = host.openIommufd();
@@ -130,14 +131,14 @@ describe('a group and a container', () => {
     expect(() => host.openGroup(group.id)).toThrow(code('EBUSY', /character device/));
   });
 
-  test('a group that is not there', () => {
+  test('a group or a device that is not there (76)', () => {
     expect(() => host.openGroup(4711)).toThrow(
       expect.objectContaining({ reason: 'there is no group 4711', syscall: 'open', path: '/dev/vfio/4711' }),
     );
     expect(() => group.openDevice('0000:7f:00.0')).toThrow(code('ENODEV', /is not in group/));
   });
 
-  test('A4, B2: a member with a host driver: not viable, EPERM, and the error says which', async (ctx) => {
+  test('A4, B2: a member with a host driver: not viable, EPERM, and the error says which (74)', async (ctx) => {
     needs(ctx, { guest: ['intel', 'amd'], because: 'the two edu devices share a group there' });
     const driver = host.backend === 'kernel' ? 'uio_pci_generic' : 'nvme';
     const sibling = host.device(GROUP_OF_TWO[1]);
@@ -159,7 +160,7 @@ describe('a group and a container', () => {
     }
   });
 
-  test('a device may be opened twice; while one is open the group stays in its container', () => {
+  test('a device may be opened twice; while one is open the group stays in its container (77, 78)', () => {
     group.setContainer(container);
     container.setIommu('type1v2');
     const devices = [group.openDevice(EDU), group.openDevice(EDU)];
@@ -342,7 +343,10 @@ describe("type1's own rules", () => {
   });
 
   test('two groups in one container share its mappings (A2)', async (ctx) => {
-    needs(ctx, { guest: ['intel', 'amd'], because: 'the two edu devices have a group there' });
+    needs(ctx, {
+      guest: ['intel'],
+      because: "DMA from behind the bridge does not arrive with QEMU's others",
+    });
     start('type1v2');
     const group = host.openGroup(groupOf(GROUP_OF_TWO[0]));
     group.setContainer(container);
@@ -356,7 +360,7 @@ describe("type1's own rules", () => {
 });
 
 describe('a group and an iommufd', () => {
-  test('A2, D4: the iommufd makes an address space for the devices of the group (66, 67)', async () => {
+  test('A2, D4: the iommufd makes an address space for the devices of the group, which keep it (68, 78)', async () => {
     const iommufd = host.openIommufd();
     const group = host.openGroup(groupOf(EDU));
     expect(iommufd.vfioCompatIoas).toBeNull();

@@ -1,0 +1,80 @@
+/** Devices without an IOMMU: only if that is asked for, and then nothing can be mapped. */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { DmaBuffer, type Host } from '../lib/index.ts';
+import { backend, EDU, guestIommu, needs, openHost } from './support/backends.ts';
+import { Edu, Reg } from './support/edu.ts';
+
+const MODE = '/sys/module/vfio/parameters/enable_unsafe_noiommu_mode';
+const here = backend === 'kernel' && guestIommu === 'none';
+const code = (expected: string, reason: RegExp) =>
+  expect.objectContaining({ code: expected, reason: expect.stringMatching(reason) });
+
+describe('without an IOMMU', () => {
+  needs({ backends: ['kernel'], guest: ['none'], because: 'every device of the others has an IOMMU' });
+  let host: Host;
+  let group: number;
+  beforeAll(() => {
+    if (here) writeFileSync(MODE, 'Y');
+  });
+  afterAll(async () => {
+    if (!here) return;
+    using last = openHost();
+    await last.device(EDU).unbind();
+    writeFileSync(MODE, 'N');
+    expect(readFileSync(MODE, 'utf8')).toBe('N\n');
+  });
+  beforeEach(async () => {
+    host = openHost();
+    await host.device(EDU).bind();
+    group = host.device(EDU).group ?? -1;
+  });
+  afterEach(() => host[Symbol.dispose]());
+
+  test('VFIO makes up a group, and says so', () => {
+    expect(host.group(group).noIommu).toBe(true);
+    expect(host.group(group).devices.map(({ bdf }) => bdf)).toEqual([EDU]);
+  });
+
+  test('A3: it takes unsafeNoIommu, and the error says so', () => {
+    const refused = code('ENODEV', /has no IOMMU/);
+    const hint = expect.objectContaining({ hint: expect.stringContaining('unsafeNoIommu') });
+    expect(() => host.attach(EDU)).toThrow(refused);
+    expect(() => host.attach(EDU)).toThrow(hint);
+    expect(() => host.openGroup(group)).toThrow(code('ENOENT', /has no IOMMU: its devices reach all memory/));
+    expect(() => host.openGroup(group)).toThrow(hint);
+  });
+
+  test('A3: with it the device works, but for DMA that an IOMMU would translate', async () => {
+    const user = host.attach(EDU, { unsafeNoIommu: true });
+    expect([user.via, user.device.bdf]).toEqual(['noiommu', EDU]);
+    const edu = new Edu(user.device);
+    edu.registers.write32(Reg.liveness, 0x1234);
+    expect(edu.registers.read32(Reg.liveness)).toBe(0xffffedcb);
+    const [interrupt] = user.device.irq('msi').enable(1);
+    user.device.irq('msi').trigger(0);
+    expect(await interrupt?.wait({ timeout: 5000 })).toBe(1n);
+    using memory = DmaBuffer.alloc(4096);
+    expect(() => user.dma.map(memory)).toThrow(code('ENOTTY', /nothing can be mapped/));
+    expect(() => user.dma.map(memory, { iova: 0x1000 })).toThrow(code('ENOTTY', /nothing can be mapped/));
+    await expect(user.dma.mapAsync(memory)).rejects.toThrow(code('ENOTTY', /nothing can be mapped/));
+    expect(user.dma.mappings()).toEqual([]);
+    user[Symbol.dispose]();
+    using again = host.attach(EDU, { via: 'noiommu', unsafeNoIommu: true });
+    expect(again.via).toBe('noiommu');
+  });
+
+  test('such a group is marked, and takes no other kind of IOMMU', () => {
+    const container = host.openContainer();
+    const opened = host.openGroup(group, { unsafeNoIommu: true });
+    expect([opened.noIommu, opened.viable]).toEqual([true, true]);
+    opened.setContainer(container);
+    expect([container.supports('noiommu'), container.supports('type1v2')]).toEqual([true, false]);
+    expect(() => container.setIommu('type1v2')).toThrow(code('ENODEV', /no IOMMU of this type/));
+    container.setIommu('noiommu');
+    expect(() => container.info()).toThrow(code('ENOTTY', /physical addresses/));
+    opened.openDevice(EDU)[Symbol.dispose]();
+    opened.unsetContainer();
+    expect(container.iommuType).toBeNull();
+  });
+});
