@@ -196,8 +196,10 @@ void TopologyMachine::addDrivers() {
                               .ids = {{.classCode = 0x060400, .classMask = 0xffffff}},
                               .probe =
                                   [](Function& function) {
-                                    // Ports only: the bridge to a conventional bus is none.
-                                    if (function.isolation.kind == PortKind::conventionalBridge)
+                                    // Ports only: the bridge to a conventional bus is none, nor is an
+                                    // endpoint.
+                                    if (function.isolation.kind == PortKind::conventionalBridge ||
+                                        function.isolation.kind == PortKind::endpoint)
                                       return -ENODEV;
                                     ++function.enableCount;
                                     return 0;
