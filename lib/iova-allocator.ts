@@ -6,6 +6,7 @@
  * place that it refuses is reason to make a new allocator.
  */
 import type { IovaRange } from './dma-space.ts';
+import { SortedList } from './sorted-list.ts';
 
 const MEBIBYTE = 1n << 20n;
 /** The page sizes that IOMMUs have above the smallest. */
@@ -31,8 +32,11 @@ export class IovaAllocator {
   readonly #page: bigint;
   readonly #usable: readonly IovaRange[];
   /** The same gaps in two orders: by address, and by size (then address). None touches another. */
-  readonly #byAddress: IovaRange[] = [];
-  readonly #bySize: IovaRange[] = [];
+  readonly #byAddress = new SortedList<IovaRange>((a, b) => a.start < b.start);
+  readonly #bySize = new SortedList<IovaRange>((a, b) => {
+    const difference = sizeOf(a) - sizeOf(b);
+    return difference < 0n || (difference === 0n && a.start < b.start);
+  });
 
   /** `page`: the smallest. */
   constructor(usable: readonly IovaRange[], page: bigint) {
@@ -45,7 +49,7 @@ export class IovaAllocator {
 
   /** The free ranges, by address. */
   get free(): readonly IovaRange[] {
-    return this.#byAddress;
+    return [...this.#byAddress.from(() => true)];
   }
 
   /** Takes the best place for `length` bytes of memory at `address`. Undefined: there is none. */
@@ -63,9 +67,7 @@ export class IovaAllocator {
    * in it the lowest place. Undefined: there is none.
    */
   allocate(length: bigint, alignment: bigint): bigint | undefined {
-    const from = firstWhere(this.#bySize, (gap) => sizeOf(gap) >= length);
-    for (let i = from; i < this.#bySize.length; i++) {
-      const gap = this.#bySize[i] as IovaRange;
+    for (const gap of this.#bySize.from((each) => sizeOf(each) >= length)) {
       const at = up(gap.start, alignment);
       if (at + length - 1n > gap.last) continue;
       this.take(at, at + length - 1n);
@@ -102,35 +104,22 @@ export class IovaAllocator {
 
   /** The gaps that share an address with the range. */
   #touching(start: bigint, last: bigint): IovaRange[] {
-    const from = firstWhere(this.#byAddress, (gap) => gap.last >= start);
-    let to = from;
-    while (to < this.#byAddress.length && (this.#byAddress[to] as IovaRange).start <= last) to++;
-    return this.#byAddress.slice(from, to);
+    const found: IovaRange[] = [];
+    for (const gap of this.#byAddress.from((each) => each.last >= start)) {
+      if (gap.start > last) break;
+      found.push(gap);
+    }
+    return found;
   }
 
   #add(gap: IovaRange): void {
-    this.#byAddress.splice(
-      firstWhere(this.#byAddress, (each) => each.start >= gap.start),
-      0,
-      gap,
-    );
-    this.#bySize.splice(this.#sizePlace(gap), 0, gap);
+    this.#byAddress.add(gap);
+    this.#bySize.add(gap);
   }
 
   #remove(gap: IovaRange): void {
-    this.#byAddress.splice(
-      firstWhere(this.#byAddress, (each) => each.start >= gap.start),
-      1,
-    );
-    this.#bySize.splice(this.#sizePlace(gap), 1);
-  }
-
-  #sizePlace(gap: IovaRange): number {
-    const size = sizeOf(gap);
-    return firstWhere(this.#bySize, (each) => {
-      const other = sizeOf(each);
-      return other > size || (other === size && each.start >= gap.start);
-    });
+    this.#byAddress.remove(gap);
+    this.#bySize.remove(gap);
   }
 }
 
@@ -140,16 +129,4 @@ function up(value: bigint, to: bigint): bigint {
 
 function sizeOf({ start, last }: IovaRange): bigint {
   return last - start + 1n;
-}
-
-/** The first index where `holds` is true, in an array where it stays true from there on. */
-function firstWhere(gaps: readonly IovaRange[], holds: (gap: IovaRange) => boolean): number {
-  let low = 0;
-  let high = gaps.length;
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if (holds(gaps[middle] as IovaRange)) high = middle;
-    else low = middle + 1;
-  }
-  return low;
 }

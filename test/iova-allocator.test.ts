@@ -2,6 +2,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { alignmentFor, IovaAllocator } from '../lib/iova-allocator.ts';
+import { SortedList } from '../lib/sorted-list.ts';
 
 const PAGE = 4096n;
 const X86 = [
@@ -179,4 +180,25 @@ describe('alignment', () => {
     const allocator = new IovaAllocator([{ start: 2n * MIB, last: 1100n * MIB - 1n }], PAGE);
     expect(allocator.place(1024n * MIB, 0x7f0040000000n)?.start).toBe(2n * MIB);
   });
+});
+
+test('a sorted list is what sorting gives, however long it gets and whatever goes', () => {
+  fc.assert(
+    fc.property(
+      fc.uniqueArray(fc.nat(100_000), { maxLength: 1500, size: 'max' }),
+      fc.infiniteStream(fc.boolean()),
+      fc.nat(100_000),
+      (items, goes, from) => {
+        const list = new SortedList<number>((a, b) => a < b);
+        for (const each of items) list.add(each);
+        const left = items.filter(() => !goes.next().value);
+        const stays = new Set(left);
+        for (const each of items) if (!stays.has(each)) list.remove(each);
+        left.sort((a, b) => a - b);
+        expect([...list.from(() => true)]).toEqual(left);
+        expect([...list.from((each) => each >= from)]).toEqual(left.filter((each) => each >= from));
+      },
+    ),
+    { numRuns: 30 },
+  );
 });
