@@ -37,5 +37,9 @@ export class Type1Space extends AddressSpace {
     return this.#file.containerMapAsync(...args);
   }
 
+  protected override pinned(): number {
+    return this.#file.pinned();
+  }
+
   protected override emptied(): void {} // the file is closed by the container
 }
