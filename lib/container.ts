@@ -81,6 +81,11 @@ export class Container extends Handle implements DmaSpace {
     return this.#file.fd;
   }
 
+  /** The iommufd whose compatibility IOAS it works on; null: it has an address space of its own. */
+  get iommufd(): Iommufd | null {
+    return this.#iommufd ?? null;
+  }
+
   /** VFIO_GET_API_VERSION: 0. */
   get apiVersion(): number {
     this.alive();

@@ -72,6 +72,8 @@ export interface DeviceContext {
   groupOf(bdf: string): number | null;
   /** The groups that share its address space, if it was opened by its group. */
   groups?(): Group[];
+  /** The address space that its group's iommufd gave it: kept, so that it is not collected under the device. */
+  readonly space?: Ioas | null;
 }
 
 /** A device in the hands of this program (VFIO character device, Linux 6.6; by its group, Linux 3.6). */

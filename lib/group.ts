@@ -147,6 +147,8 @@ export class Group extends Handle {
       ...this.#context.device(name),
       words,
       groups: () => this.#together(),
+      space:
+        (this.#joined instanceof Container ? this.#joined.iommufd : this.#joined)?.vfioCompatIoas ?? null,
     });
   }
 

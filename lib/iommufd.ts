@@ -90,6 +90,8 @@ export class Iommufd extends Handle {
   readonly #adopted: boolean;
   readonly #objects = new Map<number, WeakRef<Handle>>();
   readonly #devices = new Set<WeakRef<VfioDevice>>();
+  /** The compatibility IOAS, as far as is known: kept, since requests reach it without its handle. */
+  #compat: Ioas | undefined;
 
   /** @internal */
   constructor(parent: Handle | undefined, file: NativeFile) {
@@ -267,9 +269,12 @@ export class Iommufd extends Handle {
   get vfioCompatIoas(): Ioas | null {
     this.alive();
     const id = this.#file.getVfioIoas();
-    if (id === null) return null;
-    const known = this.#objects.get(id)?.deref();
-    return known instanceof Ioas ? known : this.keep(id, new Ioas(this, this.#file, id));
+    if (id === null) this.#compat = undefined;
+    else if (this.#compat?.disposed !== false || this.#compat.id !== id) {
+      const known = this.#objects.get(id)?.deref();
+      this.#compat = known instanceof Ioas ? known : this.keep(id, new Ioas(this, this.#file, id));
+    }
+    return this.#compat ?? null;
   }
 
   set vfioCompatIoas(ioas: Ioas | null) {
@@ -279,6 +284,7 @@ export class Iommufd extends Handle {
       this.#file.setVfioIoas(
         this.#own(instance(ioas, Ioas, 'vfioCompatIoas'), 'an Ioas', 'vfioCompatIoas').id,
       );
+    this.#compat = ioas ?? undefined;
   }
 
   /**

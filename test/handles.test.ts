@@ -72,6 +72,7 @@ describe('after disposal', () => {
     'VfioDevice.iommufd',
     'Ioas.iommufd',
     'Group.container',
+    'Container.iommufd',
     'IommufdObject.iommufd',
     'IommufdObject.[Symbol.dispose]',
     'RecordQueue.[Symbol.asyncIterator]', // ends
