@@ -22,6 +22,21 @@ export interface Blocker {
   reason: string;
 }
 
+/** Who owns the DMA of a group (B1). */
+export interface DmaOwnership {
+  /** 'kernel': a member has a driver that does DMA for the kernel; 'user': a program has it. */
+  readonly owner: 'none' | 'kernel' | 'user';
+  /** How many claims it has: drivers of the kernel's, or devices that the program has. null: not known. */
+  readonly count: number | null;
+  /** A descriptor of the file that owns it for a program: an iommufd, a container. null: none, or not known. */
+  readonly fd: number | null;
+  /**
+   * A kernel tells nobody. There it is inferred from the members' drivers and from what this process has bound: a
+   * group that another program uses shows as 'none'. A software host knows.
+   */
+  readonly inferred: boolean;
+}
+
 /**
  * An IOMMU group as sysfs shows it: the devices that the IOMMU can't tell apart, which one owner must have together.
  * A live view, read anew at each access.
@@ -76,13 +91,19 @@ export class IommuGroup {
       });
   }
 
-  /**
-   * Who owns the DMA of the group (B1): 'kernel' when a member has a host driver, 'user' when a program uses one of
-   * them, else 'none'. Inferred from sysfs: a device in use by another program shows as 'none'.
-   */
+  /** Who owns the DMA of the group (B1): see {@link DmaOwnership}, of which this is the first half. */
   get dmaOwner(): 'none' | 'kernel' | 'user' {
-    if (this.viability().blockers.length > 0) return 'kernel';
-    return this.devices.some(({ bdf }) => inUse.get(this.#host)?.has(bdf)) ? 'user' : 'none';
+    return this.dmaOwnership.owner;
+  }
+
+  /** Who owns the DMA of the group, how often, by which file, and whether that is known or inferred (B1). */
+  get dmaOwnership(): DmaOwnership {
+    const known = this.#host.dmaOwner(this.id);
+    if (known !== null) return { ...known, inferred: false };
+    const drivers = this.viability().blockers.length;
+    if (drivers > 0) return { owner: 'kernel', count: drivers, fd: null, inferred: true };
+    const used = this.devices.some(({ bdf }) => inUse.get(this.#host)?.has(bdf));
+    return { owner: used ? 'user' : 'none', count: used ? null : 0, fd: null, inferred: true };
   }
 
   /** Whether user space may have the group now and, if not, which devices stand in the way. */

@@ -15,6 +15,7 @@ import { wordsForJoin, wordsForNode, wordsForOpen } from './explain-host.ts';
 import { Group } from './group.ts';
 import { IommuGroup, markInUse } from './groups.ts';
 import { Handle } from './handle.ts';
+import { type HotPlug, hotPlug } from './hot-plug.ts';
 import { Iommufd } from './iommufd.ts';
 import { type NativeFile, type NativeHost, native } from './native.ts';
 import { PciDevice } from './pci.ts';
@@ -73,7 +74,7 @@ export interface DmaFault {
 }
 
 /** What only a software host can be asked. */
-export interface SoftwareControls {
+export interface SoftwareControls extends HotPlug {
   /** Translations that failed since last asked, oldest first. */
   takeFaults(): DmaFault[];
   /** Resolves once no device has work left. */
@@ -104,7 +105,11 @@ export class Host extends Handle {
     this.#native = made;
     if (backend === 'software') {
       const host = this.#native;
-      this.software = { takeFaults: () => host.takeFaults(), settle: () => host.settle() };
+      this.software = {
+        ...hotPlug(host),
+        takeFaults: () => host.takeFaults(),
+        settle: () => host.settle(),
+      };
     }
   }
 

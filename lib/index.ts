@@ -20,7 +20,7 @@ export type { DmaSpace, IovaRange, MapOptions, Mapping } from './dma-space.ts';
 export { VfioError, type VfioErrorDetails } from './errors.ts';
 export { FaultQueue, type FaultResponse, type IoPageFault } from './fault-queue.ts';
 export { Group } from './group.ts';
-export { type Blocker, IommuGroup } from './groups.ts';
+export { type Blocker, type DmaOwnership, IommuGroup } from './groups.ts';
 export {
   type DmaFault,
   Host,
@@ -30,6 +30,7 @@ export {
   type SoftwareControls,
   type SoftwareOptions,
 } from './host.ts';
+export type { HotPlug, PlugOptions } from './hot-plug.ts';
 export {
   type ArmSmmuv3Invalidation,
   Hwpt,

@@ -203,6 +203,10 @@ export interface NativeHost {
   writeTextAsync(path: string, text: string): Promise<number>;
   readlink(path: string): string | null;
   list(path: string): string[] | null;
+  dmaOwner(group: number): { owner: 'none' | 'kernel' | 'user'; count: number; fd: number | null } | null;
+  addDevice(device: string): void;
+  removeDevice(bdf: string): number;
+  bindDriver(bdf: string, driver: string): number;
   takeFaults(): { bdf: string; iova: bigint; length: bigint; write: boolean; reason: string }[];
   settle(): Promise<void>;
 }

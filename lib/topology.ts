@@ -113,7 +113,7 @@ export interface Topology {
 }
 
 /** As JSON, which the software host reads. 64-bit quantities that JSON's numbers can't hold go as hexadecimal text. */
-export function topologyText(topology: Topology, name: string): string {
+export function topologyText(topology: Topology | DeviceModel, name: string): string {
   options(topology, name);
   try {
     return JSON.stringify(topology, (_, value: unknown) =>

@@ -16,6 +16,13 @@
 
 namespace vfio {
 
+// Who owns the DMA of an IOMMU group.
+struct DmaOwner {
+  enum class Kind { none, kernel, user } kind = Kind::none;
+  unsigned count = 0;  // claims: drivers of the kernel's, or devices that the user has
+  int fd = -1;         // of the open file that owns it for a user; -1: it has no descriptor any more
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -46,6 +53,9 @@ class Backend {
 
   // How many bytes of this process's memory are pinned for devices; 0 if that can't be known.
   [[nodiscard]] virtual uint64_t pinned() const = 0;
+
+  // Who owns a group: 0, or -ENODEV. A kernel tells nobody: -EOPNOTSUPP.
+  [[nodiscard]] virtual int dmaOwner(int /*group*/, DmaOwner& /*out*/) { return -EOPNOTSUPP; }
 
   // Registers of a software device have no memory behind them: a load or store must be seen by its model.
   // `trapped` says whether a mapping is such a one; accesses to it go through these two: 0, or -EIO when the

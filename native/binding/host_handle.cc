@@ -38,6 +38,12 @@ soft::HostOptions softwareOptions(const Arguments& arguments, size_t index) {
   return options;
 }
 
+[[noreturn]] void refuseTopology(Napi::Env env, const std::invalid_argument& error) {
+  Napi::TypeError refused = Napi::TypeError::New(env, error.what());
+  refused.Set("code", "ERR_INVALID_ARG_TYPE");
+  throw refused;
+}
+
 }  // namespace
 
 Napi::Function HostHandle::define(Napi::Env env) {
@@ -47,6 +53,9 @@ Napi::Function HostHandle::define(Napi::Env env) {
        InstanceMethod<&HostHandle::readText>("readText"), InstanceMethod<&HostHandle::writeText>("writeText"),
        InstanceMethod<&HostHandle::writeTextAsync>("writeTextAsync"),
        InstanceMethod<&HostHandle::readlink>("readlink"), InstanceMethod<&HostHandle::list>("list"),
+       InstanceMethod<&HostHandle::dmaOwner>("dmaOwner"), InstanceMethod<&HostHandle::addDevice>("addDevice"),
+       InstanceMethod<&HostHandle::removeDevice>("removeDevice"),
+       InstanceMethod<&HostHandle::bindDriver>("bindDriver"),
        InstanceMethod<&HostHandle::takeFaults>("takeFaults"), InstanceMethod<&HostHandle::settle>("settle"),
        InstanceMethod<&HostHandle::dispose>("dispose")});
 }
@@ -60,9 +69,7 @@ HostHandle::HostHandle(const Napi::CallbackInfo& info) : ObjectWrap(info) {
     try {
       software_ = makeSoftwareHost(softwareOptions(arguments, 1));
     } catch (const std::invalid_argument& error) {
-      Napi::TypeError refused = Napi::TypeError::New(info.Env(), error.what());
-      refused.Set("code", "ERR_INVALID_ARG_TYPE");
-      throw refused;
+      refuseTopology(info.Env(), error);
     } catch (const std::system_error& error) {
       throwErrno(info.Env(), error.code().value(), "eventfd");
     }
@@ -152,6 +159,51 @@ Napi::Value HostHandle::list(const Napi::CallbackInfo& info) {
   Napi::Array array = Napi::Array::New(info.Env(), names.size());
   for (uint32_t i = 0; i < names.size(); ++i) array.Set(i, names[i]);
   return array;
+}
+
+// (group) => { owner, count, fd }, or null where the host tells nobody
+Napi::Value HostHandle::dmaOwner(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  DmaOwner owner;
+  const int failed = live(env).dmaOwner(static_cast<int>(Arguments(info).u32(0, "group")), owner);
+  if (failed == -EOPNOTSUPP) return env.Null();
+  if (failed != 0) throwErrno(env, failed, "open");
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("owner", owner.kind == DmaOwner::Kind::user     ? "user"
+                      : owner.kind == DmaOwner::Kind::kernel ? "kernel"
+                                                             : "none");
+  result.Set("count", owner.count);
+  result.Set("fd", owner.fd < 0 ? env.Null() : Napi::Number::New(env, owner.fd));
+  return result;
+}
+
+// (device as JSON): plugs it in. These three are for a software host only.
+Napi::Value HostHandle::addDevice(const Napi::CallbackInfo& info) {
+  (void)live(info.Env());
+  try {
+    if (software_) software_->addDevice(Arguments(info).text(0, "device"));
+  } catch (const std::invalid_argument& error) {
+    refuseTopology(info.Env(), error);
+  } catch (const std::system_error& error) {
+    throwErrno(info.Env(), error.code().value(), "memfd_create");
+  }
+  return info.Env().Undefined();
+}
+
+// (bdf) => 0 or -errno; -EBUSY: not yet
+Napi::Value HostHandle::removeDevice(const Napi::CallbackInfo& info) {
+  (void)live(info.Env());
+  const int result = software_ ? software_->removeDevice(Arguments(info).text(0, "bdf")) : -EOPNOTSUPP;
+  return Napi::Number::New(info.Env(), result);
+}
+
+// (bdf, driver) => 0 or -errno
+Napi::Value HostHandle::bindDriver(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  (void)live(info.Env());
+  const int result =
+      software_ ? software_->bindDriver(arguments.text(0, "bdf"), arguments.text(1, "driver")) : -EOPNOTSUPP;
+  return Napi::Number::New(info.Env(), result);
 }
 
 // () => { bdf, iova, length, write, reason }[] since last asked. Software only.

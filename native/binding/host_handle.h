@@ -26,6 +26,10 @@ class HostHandle final : public Napi::ObjectWrap<HostHandle> {
   Napi::Value writeTextAsync(const Napi::CallbackInfo& info);
   Napi::Value readlink(const Napi::CallbackInfo& info);
   Napi::Value list(const Napi::CallbackInfo& info);
+  Napi::Value dmaOwner(const Napi::CallbackInfo& info);
+  Napi::Value addDevice(const Napi::CallbackInfo& info);
+  Napi::Value removeDevice(const Napi::CallbackInfo& info);
+  Napi::Value bindDriver(const Napi::CallbackInfo& info);
   Napi::Value takeFaults(const Napi::CallbackInfo& info);
   Napi::Value settle(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);

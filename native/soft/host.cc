@@ -15,6 +15,7 @@
 #include <cstdlib>
 
 #include "engine.h"
+#include "iommu/endpoint.h"
 #include "mm/memory.h"
 #include "pci/machine.h"
 
@@ -467,6 +468,41 @@ std::vector<DmaFault> Host::takeFaults() {
 }
 
 void Host::settle() { engine_->settle(); }
+
+void Host::addDevice(const std::string& device) {
+  const std::lock_guard hold(mutex_);
+  machine_->addDevice(device);
+}
+
+int Host::removeDevice(const std::string& bdf) {
+  const std::lock_guard hold(mutex_);
+  reap();
+  return machine_->removeDevice(bdf);
+}
+
+int Host::bindDriver(const std::string& bdf, const std::string& driver) {
+  const std::lock_guard hold(mutex_);
+  reap();
+  return machine_->bindDriver(bdf, driver);
+}
+
+int Host::dmaOwner(int id, DmaOwner& out) {
+  const std::lock_guard hold(mutex_);
+  reap();
+  const iommu::Group* group = machine_->iommuGroup(id);
+  if (!group) return -ENODEV;
+  out = {};
+  if (group->ownerCount != 0) {
+    out = {DmaOwner::Kind::user, group->ownerCount, -1};
+    for (auto& [inode, description] : descriptions_) {
+      if (dynamic_cast<const void*>(description->file.get()) == group->owner)
+        out.fd = number(inode, *description);
+    }
+  } else if (group->kernelDrivers != 0) {
+    out = {DmaOwner::Kind::kernel, group->kernelDrivers, -1};
+  }
+  return 0;
+}
 
 void Host::reportFault(DmaFault fault) {
   // A device in a loop must not fill memory: hardware logs overflow too. The oldest are what a test wants.

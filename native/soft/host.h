@@ -72,6 +72,7 @@ class Host final : public Backend {
   int list(const char* path, std::vector<std::string>& names) override;
   std::string release() const override;
   uint64_t pinned() const override;
+  int dmaOwner(int group, DmaOwner& out) override;
   bool trapped(const void* mapping) const override;
   int registerRead(const void* address, unsigned width, uint64_t& value) override;
   int registerWrite(void* address, unsigned width, uint64_t value) override;
@@ -89,6 +90,14 @@ class Host final : public Backend {
   [[nodiscard]] bool owns(int fd);  // is this descriptor one of ours (by number or by what is behind it)?
   [[nodiscard]] std::vector<DmaFault> takeFaults();  // translation failures since last asked, oldest first
   void settle();                                     // returns when no device has work left
+  // Hot-plug. `device` is one of a topology's, as JSON; throws std::invalid_argument as the topology does.
+  void addDevice(const std::string& device);
+  // 0; -ENODEV; -EBUSY: somebody has it open and is told to let go, and nobody else can open it. To be asked
+  // again until it is gone.
+  [[nodiscard]] int removeDevice(const std::string& bdf);
+  // Gives a device to a driver, which does DMA for the kernel unless it is one of those that don't: 0,
+  // -ENODEV, -EBUSY (in use, or a user owns the group), or what the driver says.
+  [[nodiscard]] int bindDriver(const std::string& bdf, const std::string& driver);
 
   // --- for the models below; the lock is held
   // A new descriptor, or -errno. `flags` are those of open(2): the access mode and O_CLOEXEC count.

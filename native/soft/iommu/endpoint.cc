@@ -36,6 +36,10 @@ Endpoint::Endpoint(Host& itsHost, std::string itsBdf, uint16_t itsRequesterId, U
 }
 
 Endpoint::~Endpoint() {
+  if (plain_.pageRequests != nullptr) plain_.pageRequests->forget(*this);
+  for (const auto& [pasid, to] : pasids_) {
+    if (to.pageRequests != nullptr) to.pageRequests->forget(*this);
+  }
   host.engine().cancel(this);
   std::erase(group.members, this);
 }

@@ -30,6 +30,8 @@ class PageRequestHandler {
  public:
   // A whole group, in the order of sending. Ends with one call of `from.respond()`.
   virtual void take(Endpoint& from, std::vector<PageRequest> group) = 0;
+  // The endpoint goes, with what it waits for: no answer can reach it any more.
+  virtual void forget(const Endpoint& from) = 0;
 
  protected:
   ~PageRequestHandler() = default;

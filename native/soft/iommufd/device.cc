@@ -28,6 +28,10 @@ void Attach::take(iommu::Endpoint& from, std::vector<iommu::PageRequest> group) 
   hwpt->faultQueue->report(*this, from, std::move(group));
 }
 
+void Attach::forget(const iommu::Endpoint& from) {
+  if (hwpt->faultQueue != nullptr) hwpt->faultQueue->forget(from);
+}
+
 // --- the steps
 
 // What this device can't address goes out of use in the address space.

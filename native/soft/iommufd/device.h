@@ -30,6 +30,7 @@ inline constexpr uint32_t kNoPasid = 0;
 class Attach final : public iommu::PageRequestHandler {
  public:
   void take(iommu::Endpoint& from, std::vector<iommu::PageRequest> group) override;
+  void forget(const iommu::Endpoint& from) override;
 
   Hwpt* hwpt = nullptr;
   std::vector<Device*> devices;

@@ -68,6 +68,12 @@ void FaultQueue::refuse(const Attach& via) {
   showReadable();
 }
 
+void FaultQueue::forget(const iommu::Endpoint& from) {
+  std::erase_if(waiting_, [&from](const Group& group) { return group.from == &from; });
+  std::erase_if(read_, [&from](const auto& entry) { return entry.second.from == &from; });
+  showReadable();
+}
+
 // The lowest that is free. They begin at 1, but see `write`.
 uint32_t FaultQueue::freeCookie() const {
   uint32_t cookie = zeroIsFree_ ? 0 : 1;

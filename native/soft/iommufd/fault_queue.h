@@ -51,6 +51,8 @@ class FaultQueue final : public Object {
   ~FaultQueue() override;
 
   // A whole group, that `from` sent while it was attached by `via`.
+  // Drops what an endpoint waits for, unanswered.
+  void forget(const iommu::Endpoint& from);
   void report(const Attach& via, iommu::Endpoint& from, std::vector<iommu::PageRequest> requests);
   // Answers `invalid` to all that came by `via`.
   void refuse(const Attach& via);

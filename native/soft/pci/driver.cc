@@ -57,8 +57,8 @@ bool DriverCore::matches(const Driver& driver, const Function& function) {
          std::any_of(driver.ids.begin(), driver.ids.end(), fits);
 }
 
-// 0 or -errno. `refused` tells the failure of DMA ownership, which drivers_probe reports, from that of a
-// probe, which it does not.
+// 0 or -errno. `refused` tells the failure of DMA ownership, of which drivers_probe says that something was
+// wrong, from that of a probe, of which it says nothing.
 int DriverCore::attach(Driver& driver, Function& function, bool& refused) {
   auto& group = function.endpoint->group;
   refused = driver.dma && group.owner != nullptr;
@@ -98,8 +98,7 @@ int DriverCore::probe(std::string_view text) {
     if (function->driver) break;
     if (!matches(*driver, *function)) continue;
     bool refused = false;
-    const int failed = attach(*driver, *function, refused);
-    if (refused) return failed;
+    if (attach(*driver, *function, refused) != 0 && refused) return -EINVAL;
   }
   return 0;
 }

@@ -40,6 +40,8 @@ class DriverCore {
 
   Driver& add(Driver driver);
   void addFunction(Function& function) { functions_.push_back(&function); }
+  void removeFunction(Function& function) { std::erase(functions_, &function); }
+  [[nodiscard]] Function* find(std::string_view text) const;  // by address; null: there is none
   [[nodiscard]] const std::vector<std::unique_ptr<Driver>>& drivers() const { return drivers_; }
 
   // What the files in sysfs do: 0 or -errno.
@@ -52,7 +54,6 @@ class DriverCore {
   bool autoprobe = true;
 
  private:
-  [[nodiscard]] Function* find(std::string_view text) const;
   [[nodiscard]] static bool matches(const Driver& driver, const Function& function);
   [[nodiscard]] int attach(Driver& driver, Function& function, bool& refused);
 

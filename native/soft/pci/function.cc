@@ -100,6 +100,7 @@ Function::Function(Host& host, const Place& place, std::unique_ptr<devices::Devi
 }
 
 Function::~Function() {
+  std::erase(bus.functions, this);
   host.engine().cancel(this);
   for (unsigned i = 0; i < memory_.size(); ++i) {
     if (memory_[i].bytes) ::munmap(memory_[i].bytes, resources[i].size);

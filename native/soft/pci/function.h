@@ -2,7 +2,8 @@
 // endpoint in front of its DMA. What system software keeps about it (driver, driver_override, the VFIO
 // device) hangs on it too.
 //
-// Life: made with the machine's topology, lives as long as the machine.
+// Life: made with the machine's topology or plugged in later, lives until it is unplugged or the machine
+// goes.
 #pragma once
 
 #include <array>

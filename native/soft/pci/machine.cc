@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <iterator>
 #include <list>
+#include <map>
 #include <set>
 
 #include "../devices/bridge.h"
@@ -63,13 +65,21 @@ class TopologyMachine final : public Machine {
   [[nodiscard]] int status(const std::string& path, bool follow, Status& out) override {
     return tree_.status(path, follow, out);
   }
+  void addDevice(const std::string& device) override;
+  [[nodiscard]] int removeDevice(const std::string& bdf) override;
+  [[nodiscard]] int bindDriver(const std::string& bdf, const std::string& driver) override;
+  [[nodiscard]] const iommu::Group* iommuGroup(int id) const override;
 
  private:
   Bus& bus(uint8_t number, Function* bridge);
   Function& add(DeviceSpec& spec, Function* bridge);
   iommu::Group& group(int id);
   void addDrivers();
-  void start(Function& function, const DeviceSpec& spec);
+  [[nodiscard]] Driver& driver(const std::string& name);
+  // Does the driver that it is to start on take it?
+  [[nodiscard]] bool start(Function& function, const DeviceSpec& spec);
+  [[nodiscard]] Bus& busFor(DeviceSpec& spec);
+  void placeInGroup(DeviceSpec& spec, const Bus& itsBus);
   [[nodiscard]] int probeVfio(Function& function);
   [[nodiscard]] int removeVfio(Function& function);
 
@@ -78,10 +88,13 @@ class TopologyMachine final : public Machine {
   DriverCore core_;
   Sysfs sysfs_;
   std::list<iommu::Unit> units_;
-  std::list<iommu::Group> groups_;
+  std::list<iommu::Group> groups_;  // those that are gone have no id: an open file may still know them
+  Fabric fabric_;
   std::list<Bus> buses_;
   std::list<std::unique_ptr<Function>> functions_;
   std::set<unsigned> vfioIndexes_;
+  // Unplugged while in use, with when the program was last told.
+  std::map<const Function*, std::chrono::steady_clock::time_point> leaving_;
 };
 
 TopologyMachine::TopologyMachine(Host& host)
@@ -116,7 +129,11 @@ TopologyMachine::TopologyMachine(Host& host)
     sysfs_.addFunction(*function);
     core_.addFunction(*function);
   }
-  for (const size_t index : order) start(*functions[index], topology.devices[index]);
+  for (const size_t index : order) {
+    const auto& spec = topology.devices[index];
+    if (!start(*functions[index], spec))
+      spec.refuse("driver", "a driver that takes this device", '"' + spec.driver->value_or("null") + '"');
+  }
 }
 
 Bus& TopologyMachine::bus(uint8_t number, Function* bridge) {
@@ -147,6 +164,8 @@ Function& TopologyMachine::add(DeviceSpec& spec, Function* bridge) {
                                  Function::Place{&itsBus, spec.address.devfn, spec.requesterId,
                                                  spec.interrupt, spec.placed, command, spec.isolation()},
                                  std::move(spec.model), unit, group(spec.groupId)));
+  added.isolation.group = spec.groupId;
+  fabric_.add(added.isolation);
   added.endpoint->pasidBits = spec.pasidBits;
   added.endpoint->pageRequests = spec.pageRequests;
   const std::string root = "/sys/devices/pci" + spec.address.text().substr(0, std::strlen("0000:00"));
@@ -164,26 +183,190 @@ Function& TopologyMachine::add(DeviceSpec& spec, Function* bridge) {
   return added;
 }
 
-// Gives a function to the driver that it starts on.
-void TopologyMachine::start(Function& function, const DeviceSpec& spec) {
+namespace {
+
+// A driver that keeps its devices for the kernel. Without it they are parked: no DMA comes from them.
+Driver kernelDriver(std::string name, std::vector<Id> ids) {
+  const auto master = [](Function& function, bool on) {
+    const unsigned others = function.command() & ~unsigned{commandMaster};
+    function.configWrite(regCommand, 2, others | (on ? commandMaster | commandMemory : 0U));
+    return 0;
+  };
+  return {.name = std::move(name),
+          .ids = std::move(ids),
+          .dma = true,
+          .probe =
+              [master](Function& function) {
+                ++function.enableCount;
+                return master(function, true);
+              },
+          .remove =
+              [master](Function& function) {
+                --function.enableCount;
+                return master(function, false);
+              }};
+}
+
+}  // namespace
+
+// The one of that name; a new one does DMA for the kernel.
+Driver& TopologyMachine::driver(const std::string& name) {
+  for (const auto& each : core_.drivers()) {
+    if (each->name == name) return *each;
+  }
+  Driver& added = core_.add(kernelDriver(name, {}));
+  sysfs_.addDriver(added);
+  return added;
+}
+
+bool TopologyMachine::start(Function& function, const DeviceSpec& spec) {
   if (!spec.driver) {
-    if (core_.probe(function.bdf) != 0) return;  // stays without a driver
-    return;
+    (void)core_.probe(function.bdf);  // or it stays without a driver
+    return true;
   }
-  if (!*spec.driver) return;
-  const std::string& name = **spec.driver;
-  const auto& drivers = core_.drivers();
-  const auto found =
-      std::find_if(drivers.begin(), drivers.end(), [&name](const auto& each) { return each->name == name; });
-  Driver* driver = found == drivers.end() ? nullptr : found->get();
-  if (!driver) {
-    driver = &core_.add({.name = name, .ids = {}, .dma = true});
-    sysfs_.addDriver(*driver);
-  }
+  if (!*spec.driver) return true;
+  Driver& wanted = driver(**spec.driver);
   const auto fits = [&function](const Id& id) { return id.matches(function); };
-  if (std::none_of(driver->ids.begin(), driver->ids.end(), fits)) function.driverOverride = name;
-  if (core_.probe(function.bdf) != 0 || function.driver != driver)
-    spec.refuse("driver", "a driver that takes this device", '"' + name + '"');
+  if (std::none_of(wanted.ids.begin(), wanted.ids.end(), fits)) function.driverOverride = wanted.name;
+  return core_.probe(function.bdf) == 0 && function.driver == &wanted;
+}
+
+// ---------------------------------------------------------------- hot-plug
+
+const iommu::Group* TopologyMachine::iommuGroup(int id) const {
+  const auto found =
+      std::find_if(groups_.begin(), groups_.end(), [id](const auto& group) { return group.id == id; });
+  return id < 0 || found == groups_.end() ? nullptr : &*found;
+}
+
+// The bus that a new device is on; its address is known from here on.
+Bus& TopologyMachine::busFor(DeviceSpec& spec) {
+  const auto refuseAddress = [&spec](const char* expected) {
+    spec.refuse("bdf", expected, '"' + spec.address.text() + '"');
+  };
+  Bus* found = nullptr;
+  if (spec.behind) {
+    const Function* bridge = core_.find(spec.behind->text());
+    if (bridge) found = bridge->secondary;
+    if (!found)
+      spec.refuse("behind", "the address of a bridge or port that is there", '"' + spec.behind->text() + '"');
+    spec.address = {found->number, static_cast<uint8_t>(spec.slot << 3 | spec.function)};
+  }
+  if (spec.bdf) spec.address = *spec.bdf;
+  for (auto& each : buses_) {
+    if (!found && each.number == spec.address.bus) found = &each;
+  }
+  if (!found || found->number != spec.address.bus) refuseAddress("an address on a bus that is there");
+  if ((spec.address.devfn & 7) != 0) refuseAddress("function 0, with which a device is found");
+  for (const auto* other : found->functions) {
+    if (other->devfn == spec.address.devfn) refuseAddress("an address that nobody else has");
+  }
+  checkPlace(spec, found->bridge ? std::optional(found->bridge->isolation.kind) : std::nullopt);
+  return *found;
+}
+
+void TopologyMachine::placeInGroup(DeviceSpec& spec, const Bus& itsBus) {
+  Isolation newcomer = spec.isolation();
+  const iommu::Unit* unit = &units_.front();
+  if (itsBus.bridge) {
+    newcomer.bridge = &itsBus.bridge->isolation;
+    unit = &itsBus.bridge->endpoint->unit;
+  }
+  const auto ours =
+      std::find_if(units_.begin(), units_.end(), [unit](const auto& each) { return &each == unit; });
+  spec.unit = spec.iommu.value_or(static_cast<size_t>(std::distance(units_.begin(), ours)));
+  spec.requesterId = static_cast<uint16_t>(spec.address.bus << 8 | spec.address.devfn);
+  for (const Function* bridge = itsBus.bridge; bridge; bridge = bridge->bus.bridge) {
+    if (bridge->isolation.kind == PortKind::conventionalBridge)
+      spec.requesterId = static_cast<uint16_t>(bridge->secondary->number << 8);
+  }
+  const auto known = fabric_.groupFor(newcomer);
+  const int wanted = spec.group.value_or(known.value_or(0));
+  if (spec.group && (known ? *known != wanted : iommuGroup(wanted) != nullptr))
+    spec.refuse("group", "a number for one group", std::to_string(wanted) + ", which differs or is taken");
+  spec.groupId = wanted;
+  while (!known && iommuGroup(spec.groupId)) ++spec.groupId;
+  if (!known) return;
+  const iommu::Unit& theirs = iommuGroup(*known)->members.front()->unit;
+  if (&theirs != &*std::next(units_.begin(), static_cast<std::ptrdiff_t>(spec.unit)))
+    spec.refuse("iommu", "that of its group, " + theirs.name, std::to_string(spec.unit));
+}
+
+// As the kernel finds one that was plugged in. If its driver doesn't take it, because a user owns the group
+// for one, it stays without.
+void TopologyMachine::addDevice(const std::string& device) {
+  DeviceSpec spec = readDevice(device, units_.size());
+  if (spec.kind != PortKind::endpoint)
+    spec.refuse("model", "a device that is no bridge (which needs buses of its own)", "one");
+  if (units_.empty()) spec.refuse("iommu", "a machine with an IOMMU", "none");
+  const Bus& itsBus = busFor(spec);
+  placeInGroup(spec, itsBus);
+  std::vector<Taken> taken;
+  for (const auto& function : functions_) {
+    for (const auto& bar : function->resources) {
+      if (bar.address != 0) taken.push_back({bar.kind, bar.address, bar.size});
+    }
+  }
+  place(spec, taken);
+  Function& added = add(spec, itsBus.bridge);
+  sysfs_.addFunction(added);
+  core_.addFunction(added);
+  (void)start(added, spec);
+}
+
+int TopologyMachine::removeDevice(const std::string& bdf) {
+  Function* function = core_.find(bdf);
+  if (!function) return -ENODEV;
+  if (function->secondary) {
+    const auto below = function->secondary->functions;
+    for (const auto* each : below) {
+      if (const int failed = removeDevice(each->bdf)) return failed;
+    }
+  }
+  if (function->vfio && function->vfio->inUse()) {
+    // The kernel tells the program at once, and again every ten seconds.
+    constexpr std::chrono::seconds patience(10);
+    const auto now = std::chrono::steady_clock::now();
+    const auto [told, isNew] = leaving_.try_emplace(function, now);
+    if (isNew) sysfs_.hideVfio(*function, function->vfio->index);
+    if (!isNew && now - told->second < patience) return -EBUSY;
+    told->second = now;
+    function->vfio->requestRelease();
+    return -EBUSY;
+  }
+  if (function->driver) {
+    if (const int failed = core_.unbind(*function->driver, bdf)) return failed;
+  }
+  leaving_.erase(function);
+  core_.removeFunction(*function);
+  sysfs_.removeFunction(*function);
+  fabric_.remove(function->isolation);
+  iommu::Group& group = function->endpoint->group;
+  functions_.remove_if([function](const auto& each) { return each.get() == function; });
+  if (group.members.empty()) {
+    sysfs_.removeGroup(group);
+    group.id = -1;
+  }
+  return 0;
+}
+
+int TopologyMachine::bindDriver(const std::string& bdf, const std::string& name) {
+  Function* function = core_.find(bdf);
+  if (!function) return -ENODEV;
+  Driver& wanted = driver(name);
+  Driver* had = function->driver;
+  if (had == &wanted) return 0;
+  if (wanted.dma && function->endpoint->group.owner != nullptr) return -EBUSY;
+  if (had) {
+    if (const int failed = core_.unbind(*had, bdf)) return failed;
+  }
+  const auto before = std::exchange(function->driverOverride, name);
+  const int failed = core_.bind(wanted, bdf);
+  if (failed == 0) return 0;
+  function->driverOverride = had ? had->name : before;
+  if (had) (void)core_.bind(*had, bdf);
+  function->driverOverride = before;
+  return failed;
 }
 
 void TopologyMachine::addDrivers() {
@@ -209,9 +392,7 @@ void TopologyMachine::addDrivers() {
                                     --function.enableCount;
                                     return 0;
                                   }}));
-  // A driver that keeps the device for the kernel.
-  sysfs_.addDriver(
-      core_.add({.name = "nvme", .ids = {{.classCode = 0x010802, .classMask = 0xffffff}}, .dma = true}));
+  sysfs_.addDriver(core_.add(kernelDriver("nvme", {{.classCode = 0x010802, .classMask = 0xffffff}})));
 }
 
 int TopologyMachine::probeVfio(Function& function) {

@@ -12,13 +12,24 @@
 
 namespace vfio::soft {
 class Host;
+namespace iommu {
+struct Group;
 }
+}  // namespace vfio::soft
 
 namespace vfio::soft::pci {
 
 class Machine {
  public:
   virtual ~Machine() = default;
+
+  // As the host's (host.h).
+  virtual void addDevice(const std::string& /*device*/) {}
+  [[nodiscard]] virtual int removeDevice(const std::string& /*bdf*/) { return -ENODEV; }
+  [[nodiscard]] virtual int bindDriver(const std::string& /*bdf*/, const std::string& /*driver*/) {
+    return -ENODEV;
+  }
+  [[nodiscard]] virtual const iommu::Group* iommuGroup(int /*id*/) const { return nullptr; }
 
   // The paths of the host: /dev/iommu, /dev/vfio/..., /sys/bus/pci/..., /sys/kernel/iommu_groups/...,
   // /sys/class/... `open` gives 0 and a file, or -ENOENT, -EACCES, -EISDIR ...

@@ -45,7 +45,7 @@ class Enumeration {
                                          '"' + devices_[members.front()].address.text() + '"');
       }
       next_ = number + 1;
-      for (const size_t member : members) checkPlace(devices_[member], nullptr);
+      for (const size_t member : members) checkPlace(devices_[member], std::nullopt);
       scan(members);
     }
     for (size_t i = 0; i < devices_.size(); ++i) {
@@ -116,25 +116,9 @@ class Enumeration {
     next_ = number + 1;
     bridge.secondary = static_cast<uint8_t>(number);
     for (const size_t member : members) devices_[member].address.bus = bridge.secondary;
-    for (const size_t member : members) checkPlace(devices_[member], &bridge);
+    for (const size_t member : members) checkPlace(devices_[member], bridge.kind);
     scan(members);
     bridge.subordinate = static_cast<uint8_t>(next_ - 1);
-  }
-
-  // What can be behind what: a port leads to one device, a switch is an upstream port with downstream ports.
-  static void checkPlace(const DeviceSpec& device, const DeviceSpec* bridge) {
-    const bool port =
-        bridge != nullptr && (bridge->kind == PortKind::rootPort || bridge->kind == PortKind::downstreamPort);
-    if (port && device.address.devfn >> 3 != 0)
-      device.refuse("slot", "0, the only one behind a port", std::to_string(device.address.devfn >> 3));
-    const auto misplaced = [&device](const char* where) {
-      device.refuse("bdf", where, '"' + device.address.text() + '"');
-    };
-    const bool inSwitch = bridge != nullptr && bridge->kind == PortKind::upstreamPort;
-    if (device.kind == PortKind::rootPort && bridge != nullptr) misplaced("a root bus for a root port");
-    if (device.kind == PortKind::upstreamPort && !port) misplaced("a place behind a port for a switch");
-    if ((device.kind == PortKind::downstreamPort) != inSwitch)
-      misplaced("downstream ports, and nothing else, behind an upstream port");
   }
 
   std::vector<DeviceSpec>& devices_;
@@ -237,13 +221,18 @@ class Window {
   std::map<uint64_t, uint64_t> taken_;
 };
 
-void placeBars(std::vector<DeviceSpec>& devices, const std::vector<size_t>& order) {
+void placeBars(std::vector<DeviceSpec>& devices, const std::vector<size_t>& order,
+               const std::vector<Taken>& before) {
   constexpr uint64_t highest = uint64_t{1} << 46;
   Window ports(0xc000, 0x10000), low(0xc0000000, 0xfe000000), high(0x8000000000, highest);
   const auto windowFor = [&](const devices::Bar& bar, uint64_t address) -> Window& {
     if (bar.kind == devices::BarKind::io) return ports;
     return address >= 0x100000000 ? high : low;
   };
+  // What is outside the windows is in nobody's way.
+  for (const auto& [kind, address, size] : before)
+    (void)windowFor({.kind = kind, .size = size}, address)
+        .take(address, std::max(size, kind == devices::BarKind::io ? size : pageSize));
   for (const size_t index : order) {
     auto& device = devices[index];
     for (unsigned i = 0; i < device.addresses.size(); ++i) {
@@ -282,18 +271,42 @@ void placeBars(std::vector<DeviceSpec>& devices, const std::vector<size_t>& orde
   }
 }
 
+// Four lines would be swizzled; two are enough to be different.
+void placeLine(DeviceSpec& device) {
+  const uint8_t line = (device.address.devfn >> 3) % 2 == 0 ? 10 : 11;
+  device.interrupt = device.irq.value_or(device.description().interruptPin != 0 ? line : 0);
+}
+
 }  // namespace
+
+// A port leads to one device; a switch is an upstream port with downstream ports.
+void checkPlace(const DeviceSpec& device, std::optional<PortKind> bridge) {
+  const bool port = bridge == PortKind::rootPort || bridge == PortKind::downstreamPort;
+  if (port && device.address.devfn >> 3 != 0)
+    device.refuse("slot", "0, the only one behind a port", std::to_string(device.address.devfn >> 3));
+  const auto misplaced = [&device](const char* where) {
+    device.refuse("bdf", where, '"' + device.address.text() + '"');
+  };
+  if (device.kind == PortKind::rootPort && bridge) misplaced("a root bus for a root port");
+  if (device.kind == PortKind::upstreamPort && !port) misplaced("a place behind a port for a switch");
+  if ((device.kind == PortKind::downstreamPort) != (bridge == PortKind::upstreamPort))
+    misplaced("downstream ports, and nothing else, behind an upstream port");
+}
 
 std::vector<size_t> place(Topology& topology) {
   auto order = Enumeration(topology.devices).run();
   placeInGroups(topology, order);
-  placeBars(topology.devices, order);
-  for (auto& device : topology.devices) {
-    // Four lines would be swizzled; two are enough to be different.
-    const uint8_t line = (device.address.devfn >> 3) % 2 == 0 ? 10 : 11;
-    device.interrupt = device.irq.value_or(device.description().interruptPin != 0 ? line : 0);
-  }
+  placeBars(topology.devices, order, {});
+  for (auto& device : topology.devices) placeLine(device);
   return order;
+}
+
+void place(DeviceSpec& device, const std::vector<Taken>& taken) {
+  std::vector<DeviceSpec> one;
+  one.push_back(std::move(device));
+  placeBars(one, {0}, taken);
+  device = std::move(one.front());
+  placeLine(device);
 }
 
 }  // namespace vfio::soft::pci

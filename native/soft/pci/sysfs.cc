@@ -202,6 +202,25 @@ void Sysfs::addFunction(Function& function) {
   tree_.link(unit + "/devices/" + function.bdf, path);
 }
 
+void Sysfs::removeFunction(Function& function) {
+  const auto& endpoint = *function.endpoint;
+  tree_.remove(groupsPath + "/" + std::to_string(endpoint.group.id) + "/devices/" + function.bdf);
+  tree_.remove("/sys/devices/virtual/iommu/" + endpoint.unit.name + "/devices/" + function.bdf);
+  tree_.remove(busPath + "/devices/" + function.bdf);
+  tree_.remove(function.path);
+}
+
+void Sysfs::removeGroup(const iommu::Group& group) {
+  tree_.remove(groupsPath + "/" + std::to_string(group.id));
+}
+
+void Sysfs::hideVfio(Function& function, unsigned index) {
+  const std::string name = "vfio" + std::to_string(index);
+  tree_.remove("/dev/vfio/devices/" + name);
+  tree_.remove("/sys/class/vfio-dev/" + name);
+  tree_.remove(function.path + "/vfio-dev");
+}
+
 void Sysfs::addIdentity(Function& function) {
   const std::string& path = function.path;
   const auto& d = function.description();

@@ -17,6 +17,10 @@ class Sysfs {
   void addUnit(const iommu::Unit& unit);
   void addGroup(iommu::Group& group);
   void addFunction(Function& function);
+  void removeFunction(Function& function);
+  void removeGroup(const iommu::Group& group);
+  // The device can't be opened any more, and is still there.
+  void hideVfio(Function& function, unsigned index);
   // The function is in its group already; the links between the two.
   void driverChanged(Function& function, Driver& driver, bool bound);
   void addVfio(Function& function, unsigned index, Opener open);

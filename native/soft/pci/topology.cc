@@ -446,6 +446,11 @@ void DeviceSpec::refuse(std::string_view field, std::string_view expected,
   fail(line, expected, name + "." + std::string(field), received);
 }
 
+DeviceSpec readDevice(std::string_view text, size_t iommus) {
+  const Value value = json::parse(text);
+  return readDevice(Reader(value, "device", "a device { model, bdf }"), value, "device", iommus);
+}
+
 Topology readTopology(std::string_view text) {
   constexpr size_t mostUnits = 64;
   constexpr size_t mostDevices = 4096;

@@ -86,5 +86,7 @@ struct Topology {
 
 // Throws std::invalid_argument, with the line and what was expected.
 [[nodiscard]] Topology readTopology(std::string_view json);
+// One device of a topology with so many `iommus`. In errors it is "device".
+[[nodiscard]] DeviceSpec readDevice(std::string_view json, size_t iommus);
 
 }  // namespace vfio::soft::pci

@@ -1,0 +1,106 @@
+/** Hot-plug of a software host, and the kernel drivers of its devices. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { bdf as checkBdf, known, refusal, text } from './check.ts';
+import { VfioError } from './errors.ts';
+import type { NativeHost } from './native.ts';
+import { type DeviceModel, topologyText } from './topology.ts';
+
+/** Where a device is plugged in, and who takes it. */
+export interface PlugOptions {
+  /** The bridge or port that it is behind. Default: the one whose bus its address is on. */
+  behind?: string;
+  /** Which IOMMU translates it, by index. Default: that of the bridge in front of it, or 0. */
+  iommu?: number;
+  /** How many PASID bits it has; default 0. */
+  pasidBits?: number;
+  /** The driver that takes it; null: none. Default: 'vfio-pci'. */
+  driver?: string | null;
+}
+
+/** What a hand at the machine, or its kernel, does to a device. */
+export interface HotPlug {
+  /**
+   * Plugs a device in (B5), into the group that its place gives it, which somebody may own: `device` is what a topology
+   * says of one (docs/topology.md), without `bdf`. A driver that can't have it, since it does DMA for the kernel and a
+   * user owns the group, leaves it without one.
+   *
+   * @throws {TypeError} no such device can be there: an address that is taken or on no bus, a bridge ...
+   */
+  addDevice(bdf: string, device: DeviceModel, o?: PlugOptions): void;
+  /**
+   * Unplugs a device, and what is behind it. One that is open can't be opened any more, its REQ interrupt fires at once
+   * and every 10 seconds, and it goes when the last descriptor and mapping of it are closed. Resolves when it has gone, or
+   * with its host.
+   *
+   * @throws {VfioError} ENODEV there is no such device.
+   */
+  removeDevice(bdf: string): Promise<void>;
+  /**
+   * Gives a device to a driver of the kernel's, taking it from the one that has it. Any name is one; it does DMA for the
+   * kernel, unless it is one that does not (B2).
+   *
+   * @throws {VfioError} EBUSY a user owns the group, or the device is open; ENODEV there is no such device, or the driver
+   * doesn't take it.
+   */
+  bindKernelDriver(bdf: string, driver: string): void;
+}
+
+/** How long it takes to notice that a device was closed. */
+const PERIOD = 5;
+
+/** @internal */
+export function hotPlug(host: NativeHost): HotPlug {
+  const failure = (result: number, bdf: string, reason: string) =>
+    new VfioError(-result, { syscall: 'write', path: `/sys/bus/pci/devices/${bdf}`, reason });
+  const missing = (bdf: string) => `there is no PCI device ${bdf}`;
+  return {
+    addDevice(bdf, device, o) {
+      const { behind, iommu, pasidBits, driver } = known(o, 'options', [
+        'behind',
+        'iommu',
+        'pasidBits',
+        'driver',
+      ]);
+      if (typeof device !== 'object' || device === null)
+        throw refusal('a device of a topology { model }', 'device', device);
+      const given = { behind, iommu, pasidBits };
+      const place = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+      host.addDevice(
+        topologyText(
+          { driver: driver === undefined ? 'vfio-pci' : driver, ...device, ...place, bdf: checkBdf(bdf) },
+          'device',
+        ),
+      );
+    },
+
+    removeDevice(bdf) {
+      const address = checkBdf(bdf);
+      const first = host.removeDevice(address);
+      if (first < 0 && first !== -16) throw failure(first, address, missing(address));
+      return first === 0 ? Promise.resolve() : gone(host, address);
+    },
+
+    bindKernelDriver(bdf, driver) {
+      const address = checkBdf(bdf);
+      if (!/^[^/\s\0]{1,63}$/.test(text(driver, 'driver')) || driver === '.' || driver === '..')
+        throw refusal("the name of a driver such as 'nvme'", 'driver', driver);
+      const result = host.bindDriver(address, driver);
+      if (result === -16)
+        throw failure(result, address, `${address} is open, or a user owns the DMA of its group`);
+      if (result === -19 && host.list(`/sys/bus/pci/devices/${address}`) !== null)
+        throw failure(result, address, `driver ${driver} does not take ${address}`);
+      if (result < 0) throw failure(result, address, missing(address));
+    },
+  };
+}
+
+async function gone(host: NativeHost, bdf: string): Promise<void> {
+  for (;;) {
+    await sleep(PERIOD, undefined, { ref: false });
+    try {
+      if (host.removeDevice(bdf) !== -16) return;
+    } catch {
+      return; // the host was disposed
+    }
+  }
+}

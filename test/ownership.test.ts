@@ -1,0 +1,194 @@
+/** Who owns the DMA of a group, what that forbids, and devices that come and go under it. */
+import { expect, test } from 'vitest';
+import { Host, type Topology } from '../lib/index.ts';
+import { backend, GROUP_OF_TWO, needs, openHost } from './support/backends.ts';
+
+const [FIRST, SECOND] = GROUP_OF_TWO;
+/** A driver that does DMA for the kernel. It takes no edu; it is asked only after the kernel has looked at the group. */
+const KERNEL_DRIVER = backend === 'kernel' ? 'virtio-pci' : 'nvme';
+const ONLY_SOFTWARE = { backends: ['software'], because: 'plugs devices in, as no system call can' } as const;
+
+/** One group: a conventional bridge with two edu, and an edu alone. */
+const machine = (second: string | null = 'vfio-pci'): Topology => ({
+  devices: [
+    { model: 'bridge', bdf: '0000:00:01.0' },
+    { model: 'edu', bdf: '0000:01:01.0', behind: '0000:00:01.0', driver: 'vfio-pci' },
+    { model: 'edu', bdf: '0000:01:02.0', behind: '0000:00:01.0', driver: second },
+    { model: 'edu', bdf: '0000:00:02.0', driver: 'vfio-pci' },
+  ],
+});
+const openMachine = (second?: string | null) =>
+  Host.open({ backend: 'software', software: { topology: machine(second) } });
+
+const busMaster = (host: Host, bdf: string): boolean => {
+  using device = host.openDevice(bdf);
+  using iommufd = host.openIommufd();
+  device.bind(iommufd);
+  return (device.config.read16(4) & 4) !== 0;
+};
+
+test('B1 B2: a user owns the group, and the drivers of the kernel must wait', async (ctx) => {
+  needs(ctx, { guest: ['intel', 'amd'], because: 'the other guests have no group of two' });
+  using host = openHost();
+  for (const bdf of GROUP_OF_TWO) await host.device(bdf).bind();
+  const group = host.group(host.device(FIRST).group ?? -1);
+  expect(group.dmaOwnership).toEqual({ owner: 'none', count: 0, fd: null, inferred: backend === 'kernel' });
+  {
+    using user = host.attach(FIRST);
+    expect(group.dmaOwner).toBe('user');
+    await expect(host.device(SECOND).bind(KERNEL_DRIVER)).rejects.toThrow(
+      expect.objectContaining({ code: 'EBUSY', reason: expect.stringContaining('in use by user space') }),
+    );
+    expect(host.device(SECOND).driver).toBe('vfio-pci');
+    expect(user.dma.unmapAll()).toBe(0n);
+  }
+  expect(group.dmaOwner).toBe('none');
+});
+
+test('B1: the software host knows owner, count and file', (ctx) => {
+  needs(ctx, ONLY_SOFTWARE);
+  using host = openMachine();
+  const group = host.group(host.device('0000:01:01.0').group ?? -1);
+  using iommufd = host.openIommufd();
+  using first = host.openDevice('0000:01:01.0');
+  using second = host.openDevice('0000:01:02.0');
+  first.bind(iommufd);
+  expect(group.dmaOwnership).toEqual({ owner: 'user', count: 1, fd: iommufd.fd, inferred: false });
+  second.bind(iommufd);
+  expect(group.dmaOwnership).toMatchObject({ owner: 'user', count: 2, fd: iommufd.fd });
+  first[Symbol.dispose]();
+  expect(group.dmaOwnership).toMatchObject({ owner: 'user', count: 1 });
+  second[Symbol.dispose]();
+  expect(group.dmaOwnership).toEqual({ owner: 'none', count: 0, fd: null, inferred: false });
+});
+
+test('B2: the same user may claim again, another may not', (ctx) => {
+  needs(ctx, ONLY_SOFTWARE);
+  using host = openMachine();
+  using first = host.attach('0000:01:01.0');
+  using other = host.openIommufd();
+  using device = host.openDevice('0000:01:02.0');
+  expect(() => device.bind(other)).toThrow(expect.objectContaining({ code: 'EPERM' }));
+  expect(first.device.bdf).toBe('0000:01:01.0');
+});
+
+test('B2: while a driver of the kernel has a member, no user gets the group', async (ctx) => {
+  needs(ctx, ONLY_SOFTWARE);
+  using host = openMachine();
+  const { software } = host;
+  const group = host.group(host.device('0000:01:01.0').group ?? -1);
+  software?.bindKernelDriver('0000:01:02.0', 'e1000e');
+  expect(group.dmaOwnership).toEqual({ owner: 'kernel', count: 1, fd: null, inferred: false });
+  expect(() => host.attach('0000:01:01.0')).toThrow(expect.objectContaining({ code: 'EPERM' }));
+  await host.device('0000:01:02.0').unbind();
+  {
+    using _user = host.attach('0000:01:01.0');
+    expect(() => software?.bindKernelDriver('0000:01:02.0', 'e1000e')).toThrow(
+      expect.objectContaining({ code: 'EBUSY', reason: expect.stringContaining('a user owns') }),
+    );
+    expect(host.device('0000:01:02.0').driver).toBeNull();
+  }
+  software?.bindKernelDriver('0000:01:02.0', 'e1000e');
+  expect(host.device('0000:01:02.0').driver).toBe('e1000e');
+});
+
+test('E3: a device that its kernel driver lets go of is parked: no bus mastering, no node', async (ctx) => {
+  needs(ctx, ONLY_SOFTWARE);
+  using host = openMachine('e1000e');
+  const device = host.device('0000:01:02.0');
+  await device.unbind();
+  expect(device.vfioNode).toBeNull();
+  expect(() => host.openDevice('0000:01:02.0')).toThrow(expect.objectContaining({ code: 'ENODEV' }));
+  using _user = host.attach('0000:01:01.0');
+  expect(host.group(device.group ?? -1).viability()).toEqual({ viable: true, blockers: [] });
+  await device.bind();
+  _user[Symbol.dispose]();
+  expect(busMaster(host, '0000:01:02.0')).toBe(false);
+});
+
+test('B5: a device that joins an owned group is translated with it, and is no driver of the kernel’s', (ctx) => {
+  needs(ctx, ONLY_SOFTWARE);
+  using host = openMachine();
+  const { software } = host;
+  const group = host.device('0000:01:01.0').group ?? -1;
+  using user = host.attach('0000:01:01.0');
+  software?.addDevice('0000:01:05.0', { model: 'edu' }, { driver: 'e1000e' });
+  expect(host.device('0000:01:05.0').group).toBe(group);
+  expect(host.device('0000:01:05.0').driver).toBeNull();
+  software?.addDevice('0000:01:06.0', { model: 'edu' });
+  expect(host.device('0000:01:06.0').driver).toBe('vfio-pci');
+  using stranger = host.openIommufd();
+  using joined = host.openDevice('0000:01:06.0');
+  expect(() => joined.bind(stranger)).toThrow(expect.objectContaining({ code: 'EPERM' }));
+  expect(host.group(group).dmaOwnership).toMatchObject({ owner: 'user', count: 1 });
+  expect(user.device.bdf).toBe('0000:01:01.0');
+});
+
+test('a device is plugged in where its address says, with a group of its own', async (ctx) => {
+  needs(ctx, ONLY_SOFTWARE);
+  using host = openMachine();
+  const { software } = host;
+  software?.addDevice('0000:00:03.0', { model: 'edu' });
+  const device = host.device('0000:00:03.0');
+  expect(device.driver).toBe('vfio-pci');
+  expect(host.group(device.group ?? -1).devices.map(({ bdf }) => bdf)).toEqual(['0000:00:03.0']);
+  {
+    using user = host.attach('0000:00:03.0');
+    const registers = user.device.region('bar0');
+    expect(registers.read32(0)).toBe(0x010000ed);
+  }
+  const { group } = device;
+  await software?.removeDevice('0000:00:03.0');
+  expect(() => host.device('0000:00:03.0')).toThrow(expect.objectContaining({ code: 'ENODEV' }));
+  expect(() => host.group(group ?? -1)).toThrow(expect.objectContaining({ code: 'ENODEV' }));
+  // The number is free again.
+  software?.addDevice('0000:00:04.0', { model: 'ivshmem' }, { driver: null });
+  expect(host.device('0000:00:04.0')).toMatchObject({ group, driver: null });
+});
+
+test('unplugging a device in use asks for it, waits, and then it has gone', async (ctx) => {
+  needs(ctx, ONLY_SOFTWARE);
+  using host = openMachine();
+  const user = host.attach('0000:00:02.0');
+  const [request] = user.device.irq('req').enable(1);
+  let gone = false;
+  const removal = host.software?.removeDevice('0000:00:02.0').then(() => {
+    gone = true;
+  });
+  expect(await request?.wait({ timeout: 5000 })).toBe(1n);
+  expect(() => host.openDevice('0000:00:02.0')).toThrow(expect.objectContaining({ code: 'ENODEV' }));
+  // What has it goes on until it lets go.
+  expect(user.device.region('bar0').read32(0)).toBe(0x010000ed);
+  expect(gone).toBe(false);
+  user[Symbol.dispose]();
+  await removal;
+  expect(gone).toBe(true);
+  expect(host.devices().map(({ bdf }) => bdf)).not.toContain('0000:00:02.0');
+});
+
+test('unplugging a bridge takes what is behind it', async (ctx) => {
+  needs(ctx, ONLY_SOFTWARE);
+  using host = openMachine();
+  await host.software?.removeDevice('0000:00:01.0');
+  expect(host.devices().map(({ bdf }) => bdf)).toEqual(['0000:00:02.0']);
+  expect(host.groups()).toHaveLength(1);
+});
+
+test('what can’t be plugged in is said', (ctx) => {
+  needs(ctx, ONLY_SOFTWARE);
+  using host = openMachine();
+  const { software } = host;
+  expect(() => software?.addDevice('0000:00:02.0', { model: 'edu' })).toThrow(
+    'line 1: Expected an address that nobody else has for device.bdf but received "0000:00:02.0"',
+  );
+  expect(() => software?.addDevice('0000:77:00.0', { model: 'edu' })).toThrow(
+    'Expected an address on a bus that is there for device.bdf but received "0000:77:00.0"',
+  );
+  expect(() => software?.addDevice('0000:00:05.0', { model: 'root-port' })).toThrow(
+    'Expected a device that is',
+  );
+  expect(() => software?.removeDevice('0000:00:05.0')).toThrow(expect.objectContaining({ code: 'ENODEV' }));
+  expect(() => software?.bindKernelDriver('0000:00:02.0', '../x')).toThrow(
+    "Expected the name of a driver such as 'nvme' for driver but received '../x'",
+  );
+});
