@@ -184,7 +184,7 @@ export class PciDevice {
   async #probe(driver: string): Promise<void> {
     // Probing tells nothing when a driver refuses, and EINVAL when the driver must wait; binding by name says why.
     const probed = await this.#write('/sys/bus/pci/drivers_probe', this.bdf).catch((error: unknown) => error);
-    if (probed instanceof VfioError && probed.code !== 'EINVAL') throw probed;
+    if (probed !== undefined && !(probed instanceof VfioError && probed.code === 'EINVAL')) throw probed;
     if (this.driver === driver) return;
     await this.#write(`${DRIVERS}/${driver}/bind`, this.bdf);
     await this.#until(() => this.driver === driver, `driver ${driver} to take ${this.bdf}`);

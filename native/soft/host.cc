@@ -495,8 +495,7 @@ int Host::dmaOwner(int id, DmaOwner& out) {
   if (group->ownerCount != 0) {
     out = {DmaOwner::Kind::user, group->ownerCount, -1};
     for (auto& [inode, description] : descriptions_) {
-      if (dynamic_cast<const void*>(description->file.get()) == group->owner)
-        out.fd = number(inode, *description);
+      if (dynamic_cast<const void*>(description->file.get()) == group->owner) out.fd = number(*description);
     }
   } else if (group->kernelDrivers != 0) {
     out = {DmaOwner::Kind::kernel, group->kernelDrivers, -1};
