@@ -34,6 +34,12 @@ class BoundDevice {
 
 [[nodiscard]] bool isIommufd(const File& file);
 
+// The address space that the container requests on an iommufd work on. A group that takes it for its
+// container sees to it that there is one: 0 or -EBUSY (no id left). Then who attaches to it asks which: 0, or
+// -ENODEV when it has gone since. `file` is an iommufd.
+[[nodiscard]] int makeCompatIoas(File& file);
+[[nodiscard]] int compatIoas(const File& file, uint32_t& id);
+
 // VFIO_DEVICE_BIND_IOMMUFD: 0, -EBADFD (`file` is not an iommufd), -EPERM (ownership, unsafe interrupts),
 // -EBUSY ...
 [[nodiscard]] int bind(const std::shared_ptr<File>& file, iommu::Endpoint& endpoint,

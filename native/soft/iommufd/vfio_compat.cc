@@ -5,9 +5,11 @@
 #include <cstddef>
 
 #include "../../uapi/vfio_container.h"
+#include "../host.h"
 #include "../mm/memory.h"
 #include "command.h"
 #include "hwpt.h"
+#include "iommufd.h"
 
 namespace vfio::soft::iommufd {
 namespace {
@@ -157,6 +159,23 @@ int vfioRequest(Context& context, uint32_t request, UserAddress argument) {
     default:
       return -ENOTTY;
   }
+}
+
+int makeCompatIoas(File& file) {
+  auto& context = static_cast<Context&>(file);
+  if (context.vfioIoas != nullptr) return 0;
+  Ioas* const ioas = context.objects.create<Ioas>(context.host.memory());
+  if (ioas == nullptr) return -EBUSY;
+  ObjectTable::publish(*ioas);
+  context.vfioIoas = ioas;
+  return 0;
+}
+
+int compatIoas(const File& file, uint32_t& id) {
+  const auto& context = static_cast<const Context&>(file);
+  if (context.vfioIoas == nullptr) return -ENODEV;
+  id = context.vfioIoas->id;
+  return 0;
 }
 
 }  // namespace vfio::soft::iommufd

@@ -35,17 +35,29 @@ uint64_t Charges::limit() {
   return limit.rlim_cur / pageSize();
 }
 
+// 0 and counted, or -ENOMEM above the limit.
+int Charges::count(std::atomic<uint64_t>& counter, uint64_t pages, bool ofMm) {
+  const uint64_t most = limit();
+  const uint64_t others = ofMm && most != RLIM_INFINITY / pageSize() ? lockedByProgram() : 0;
+  uint64_t now = counter;
+  do {
+    if (others + now + pages > most) return -ENOMEM;
+  } while (!counter.compare_exchange_weak(now, now + pages));
+  return 0;
+}
+
 int Charges::add(Payer payer, uint64_t pages) {
   if (payer != Payer::none) {
-    std::atomic<uint64_t>& counter = payer == Payer::user ? user_ : locked_;
-    const uint64_t most = limit();
-    const uint64_t others = payer == Payer::mm && most != RLIM_INFINITY / pageSize() ? lockedByProgram() : 0;
-    uint64_t now = counter;
-    do {
-      if (others + now + pages > most) return -ENOMEM;
-    } while (!counter.compare_exchange_weak(now, now + pages));
+    const bool ofMm = payer == Payer::mm;
+    if (const int error = count(ofMm ? locked_ : user_, pages, ofMm)) return error;
   }
   pinned_ += pages;
+  return 0;
+}
+
+int Charges::lock(uint64_t pages, bool limited) {
+  if (limited) return count(locked_, pages, true);
+  locked_ += pages;
   return 0;
 }
 

@@ -21,6 +21,10 @@ class Charges {
   // Pages that were pinned: 0, or -ENOMEM above the limit and nothing is counted.
   [[nodiscard]] int add(Payer payer, uint64_t pages);
   void remove(Payer payer, uint64_t pages);
+  // Pages that count as locked by the mm and not as pinned, whether there is a limit for it or not: 0, or
+  // -ENOMEM above it.
+  [[nodiscard]] int lock(uint64_t pages, bool limited);
+  void unlock(uint64_t pages) { locked_ -= pages; }
 
   [[nodiscard]] uint64_t userPages() const { return user_; }      // charged to the user
   [[nodiscard]] uint64_t lockedPages() const { return locked_; }  // charged to the mm: part of VmLck
@@ -28,6 +32,7 @@ class Charges {
 
  private:
   [[nodiscard]] static uint64_t limit();
+  [[nodiscard]] static int count(std::atomic<uint64_t>& counter, uint64_t pages, bool ofMm);
 
   std::atomic<uint64_t> user_ = 0;
   std::atomic<uint64_t> locked_ = 0;

@@ -14,7 +14,9 @@
 #include "../host.h"
 #include "../iommu/unit.h"
 #include "../iommufd/iommufd.h"
+#include "../vfio/container.h"
 #include "../vfio/device.h"
+#include "../vfio/group.h"
 #include "default_topology.h"
 #include "driver.h"
 #include "function.h"
@@ -80,6 +82,7 @@ class TopologyMachine final : public Machine {
   [[nodiscard]] bool start(Function& function, const DeviceSpec& spec);
   [[nodiscard]] Bus& busFor(DeviceSpec& spec);
   void placeInGroup(DeviceSpec& spec, const Bus& itsBus);
+  [[nodiscard]] std::shared_ptr<cdev::Group> vfioGroup(const Function& function);
   [[nodiscard]] int probeVfio(Function& function);
   [[nodiscard]] int removeVfio(Function& function);
 
@@ -95,6 +98,7 @@ class TopologyMachine final : public Machine {
   std::set<unsigned> vfioIndexes_;
   // Unplugged while in use, with when the program was last told.
   std::map<const Function*, std::chrono::steady_clock::time_point> leaving_;
+  std::map<int, std::shared_ptr<cdev::Group>> vfioGroups_;  // by the id of the IOMMU group
 };
 
 TopologyMachine::TopologyMachine(Host& host)
@@ -116,9 +120,13 @@ TopologyMachine::TopologyMachine(Host& host)
         return 0;
       },
       misc, iommuMinor);
-  // Containers are not served yet: as on a kernel whose container module is missing.
   tree_.device(
-      "/dev/vfio/vfio", [](int, std::shared_ptr<File>&) { return -ENODEV; }, misc, vfioMinor);
+      "/dev/vfio/vfio",
+      [this](int, std::shared_ptr<File>& out) {
+        out = std::make_shared<cdev::Container>(host_);
+        return 0;
+      },
+      misc, vfioMinor);
   addDrivers();
   std::vector<Function*> functions(topology.devices.size());
   for (const size_t index : order) {
@@ -395,12 +403,24 @@ void TopologyMachine::addDrivers() {
   sysfs_.addDriver(core_.add(kernelDriver("nvme", {{.classCode = 0x010802, .classMask = 0xffffff}})));
 }
 
+// The group that VFIO has for the function, made with the first that needs it.
+std::shared_ptr<cdev::Group> TopologyMachine::vfioGroup(const Function& function) {
+  iommu::Group& group = function.endpoint->group;
+  auto& slot = vfioGroups_[group.id];
+  if (!slot) {
+    slot = std::make_shared<cdev::Group>(host_, group);
+    sysfs_.addVfioGroup(std::to_string(group.id),
+                        [made = slot.get()](int, std::shared_ptr<File>& out) { return made->open(out); });
+  }
+  return slot;
+}
+
 int TopologyMachine::probeVfio(Function& function) {
   if (function.isBridge()) return -EINVAL;
   unsigned index = 0;
   while (vfioIndexes_.contains(index)) ++index;
   vfioIndexes_.insert(index);
-  function.vfio = std::make_unique<cdev::Device>(host_, function, index);
+  function.vfio = std::make_unique<cdev::Device>(host_, function, index, vfioGroup(function));
   sysfs_.addVfio(function, index, [&function](int, std::shared_ptr<File>& out) {
     out = function.vfio->open();
     return 0;
@@ -417,7 +437,13 @@ int TopologyMachine::removeVfio(Function& function) {
   }
   sysfs_.removeVfio(function, function.vfio->index);
   vfioIndexes_.erase(function.vfio->index);
+  const auto group = function.vfio->group;
   function.vfio.reset();
+  if (group->empty()) {
+    const int id = function.endpoint->group.id;
+    sysfs_.removeVfioGroup(std::to_string(id));
+    vfioGroups_.erase(id);
+  }
   return 0;
 }
 

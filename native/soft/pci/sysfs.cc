@@ -340,22 +340,29 @@ void Sysfs::driverChanged(Function& function, Driver& driver, bool bound) {
   }
 }
 
-void Sysfs::addVfioGroup(const iommu::Group& group) {
-  const std::string name = std::to_string(group.id);
+void Sysfs::addVfioGroup(const std::string& name, Opener open) {
   const std::string path = "/sys/devices/virtual/vfio/" + name;
-  const unsigned minor = nextGroupMinor_++;
+  unsigned minor = 0;
+  const auto taken = [this, &minor] {
+    return std::ranges::any_of(groupMinors_, [&minor](const auto& entry) { return entry.second == minor; });
+  };
+  while (taken()) ++minor;
+  groupMinors_[name] = minor;
   addText(path + "/dev", format("%u:%u\n", groupMajor, minor));
   addText(path + "/uevent", format("MAJOR=%u\nMINOR=%u\nDEVNAME=vfio/%s\n", groupMajor, minor, name.c_str()));
   tree_.link(path + "/subsystem", "/sys/class/vfio");
   tree_.link("/sys/class/vfio/" + name, path);
-  // Groups as files are not served yet.
-  tree_.device(
-      "/dev/vfio/" + name, [](int, std::shared_ptr<File>&) { return -ENODEV; }, groupMajor, minor);
+  tree_.device("/dev/vfio/" + name, std::move(open), groupMajor, minor);
+}
+
+void Sysfs::removeVfioGroup(const std::string& name) {
+  groupMinors_.erase(name);
+  tree_.remove("/dev/vfio/" + name);
+  tree_.remove("/sys/class/vfio/" + name);
+  tree_.remove("/sys/devices/virtual/vfio/" + name);
 }
 
 void Sysfs::addVfio(Function& function, unsigned index, Opener open) {
-  const auto& group = function.endpoint->group;
-  if (vfioGroups_[group.id]++ == 0) addVfioGroup(group);
   const std::string name = "vfio" + std::to_string(index);
   const std::string path = function.path + "/vfio-dev/" + name;
   tree_.link(path + "/device", function.path);
@@ -376,12 +383,6 @@ void Sysfs::removeVfio(Function& function, unsigned index) {
   if (function.host.since(6, 6)) tree_.remove("/dev/vfio/devices/" + name);
   tree_.remove("/sys/class/vfio-dev/" + name);
   tree_.remove(function.path + "/vfio-dev");
-  const int group = function.endpoint->group.id;
-  if (--vfioGroups_[group] != 0) return;
-  const std::string groupName = std::to_string(group);
-  tree_.remove("/dev/vfio/" + groupName);
-  tree_.remove("/sys/class/vfio/" + groupName);
-  tree_.remove("/sys/devices/virtual/vfio/" + groupName);
 }
 
 }  // namespace vfio::soft::pci

@@ -25,18 +25,19 @@ class Sysfs {
   void driverChanged(Function& function, Driver& driver, bool bound);
   void addVfio(Function& function, unsigned index, Opener open);
   void removeVfio(Function& function, unsigned index);
+  // The VFIO group of that name: "7".
+  void addVfioGroup(const std::string& name, Opener open);
+  void removeVfioGroup(const std::string& name);
 
  private:
   void addText(const std::string& path, std::string text);
   void addIdentity(Function& function);
   void addOverride(Function& function);
   void addReset(Function& function);
-  void addVfioGroup(const iommu::Group& group);
 
   Tree& tree_;
   DriverCore& core_;
-  std::map<int, unsigned> vfioGroups_;  // members with a VFIO device, by group; its character device exists
-  unsigned nextGroupMinor_ = 0;
+  std::map<std::string, unsigned> groupMinors_;  // of VFIO groups, by name
 };
 
 }  // namespace vfio::soft::pci

@@ -12,49 +12,86 @@
 #include "../host.h"
 #include "../mm/memory.h"
 #include "../pci/function.h"
+#include "group.h"
 #include "session.h"
 
 namespace vfio::soft::cdev {
 
 using namespace uapi;
 
-Device::Device(Host& host, pci::Function& function, unsigned index)
-    : host(host), function(function), index(index) {}
+Device::Device(Host& itsHost, pci::Function& itsFunction, unsigned itsIndex, std::shared_ptr<Group> itsGroup)
+    : host(itsHost), function(itsFunction), index(itsIndex), group(std::move(itsGroup)) {
+  group->add(*this);
+}
 
-Device::~Device() = default;
+Device::~Device() { group->remove(*this); }
 
-std::shared_ptr<File> Device::open() { return std::make_shared<DeviceFile>(*this); }
+std::shared_ptr<File> Device::open() {
+  return std::make_shared<DeviceFile>(*this, DeviceFile::Origin::device);
+}
+
+int Device::openByGroup(const std::shared_ptr<File>& iommufd, std::shared_ptr<File>& out) {
+  if (const int failed = enter(iommufd)) return failed;
+  if (iommufd && granted_ == 1) {
+    // Which page table that is nobody is told.
+    uint32_t ioas = 0;
+    int failed = iommufd::compatIoas(*iommufd, ioas);
+    if (failed == 0) failed = bound->attach(ioas);
+    if (failed != 0) {
+      leave();
+      return failed;
+    }
+  }
+  out = std::make_shared<DeviceFile>(*this, DeviceFile::Origin::group);
+  return 0;
+}
+
+int Device::enter(const std::shared_ptr<File>& iommufd) {
+  if (granted_ == 0) {
+    const int failed = iommufd ? iommufd::bind(iommufd, *function.endpoint, bound) : group->use(groupFile_);
+    if (failed != 0) return failed;
+    session = std::make_unique<Session>(*this);
+  }
+  ++granted_;
+  return 0;
+}
+
+void Device::leave() {
+  if (--granted_ != 0) return;
+  // The device first, so that nothing of it moves when its page tables go.
+  session.reset();
+  bound.reset();
+  if (!groupFile_) return;
+  group->unuse();
+  groupFile_.reset();
+}
 
 void Device::requestRelease() {
   if (session) session->interrupts().requestRelease();
 }
 
-DeviceFile::DeviceFile(Device& device) : device_(device) { ++device_.files; }
-
-DeviceFile::~DeviceFile() {
-  if (granted_) close();
-  --device_.files;
+DeviceFile::DeviceFile(Device& device, Origin origin)
+    : device_(device), ofGroup_(origin == Origin::group), granted_(ofGroup_) {
+  ++device_.files;
 }
 
-void DeviceFile::close() {
-  // The device first, so that nothing of it moves when its page tables go.
-  device_.session.reset();
-  device_.bound.reset();
-  granted_ = false;
+DeviceFile::~DeviceFile() {
+  if (granted_) device_.leave();
+  if (granted_ && !ofGroup_) {
+    device_.boundAsDevice = false;
+    device_.group->unblock();
+  }
+  --device_.files;
 }
 
 int DeviceFile::ioctl(unsigned long request, UserAddress argument) {
   if (request == VFIO_DEVICE_BIND_IOMMUFD) return bind(argument);
   if (!granted_) return -EINVAL;
   device_.session->wake();
-  switch (request) {
-    case VFIO_DEVICE_ATTACH_IOMMUFD_PT:
-      return attach(argument);
-    case VFIO_DEVICE_DETACH_IOMMUFD_PT:
-      return detach(argument);
-    default:
-      return device_.session->ioctl(request, argument);
-  }
+  // Only files of the character device choose what they are attached to.
+  if (!ofGroup_ && request == VFIO_DEVICE_ATTACH_IOMMUFD_PT) return attach(argument);
+  if (!ofGroup_ && request == VFIO_DEVICE_DETACH_IOMMUFD_PT) return detach(argument);
+  return device_.session->ioctl(request, argument);
 }
 
 namespace {
@@ -94,20 +131,28 @@ int DeviceFile::bind(UserAddress argument) {
   if (const int failed = copyBind(host, argument, bind)) return failed;
   const uint32_t flags = host.since(6, 17) ? VFIO_DEVICE_BIND_FLAG_TOKEN : 0;
   if ((bind.flags & ~flags) != 0 || bind.iommufd < 0) return -EINVAL;
+  if (ofGroup_) return -EINVAL;
+  if (const int failed = device_.group->block()) return failed;
+  const int failed = grant(argument, bind);
+  if (failed != 0) device_.group->unblock();
+  return failed;
+}
+
+int DeviceFile::grant(UserAddress argument, vfio_device_bind_iommufd& bind) {
   if (granted_) return -EINVAL;
   if (const int failed = checkToken(bind)) return failed;
-  const auto file = host.file(bind.iommufd);
+  const auto file = device_.host.file(bind.iommufd);
   if (!file) return fcntl(bind.iommufd, F_GETFD) < 0 ? -EBADF : -EBADFD;
   if (!iommufd::isIommufd(*file)) return -EBADFD;
-  if (device_.session) return -EINVAL;  // another file of the device is bound
-  if (const int failed = iommufd::bind(file, *device_.function.endpoint, device_.bound)) return failed;
-  device_.session = std::make_unique<Session>(device_);
+  if (device_.session) return -EINVAL;  // another file of the device has it
+  if (const int failed = device_.enter(file)) return failed;
   bind.out_devid = device_.bound->id();
   if (mm::Memory::copyOut(argument + offsetof(vfio_device_bind_iommufd, out_devid), &bind.out_devid,
                           sizeof bind.out_devid) != 0) {
-    close();
+    device_.leave();
     return -EFAULT;
   }
+  device_.boundAsDevice = true;
   granted_ = true;
   return 0;
 }

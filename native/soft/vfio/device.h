@@ -1,9 +1,9 @@
-// The VFIO device: what /dev/vfio/devices/vfioN leads to.
+// The VFIO device: what /dev/vfio/devices/vfioN leads to, and what a group's file gives out by name.
 //
 // Lives: a `Device` is made when vfio-pci takes a function and dies when it lets go, which it does only while
 // no file is open. Each open makes a `DeviceFile`; mappings of registers keep it alive as they do in the
-// kernel. One of the files can be bound to an iommufd, and then has a `Session` (session.h) until it is
-// closed.
+// kernel. The first file that is granted the device begins a `Session` (session.h), the last one ends it: of
+// the character device that is the one file that is bound to an iommufd, of a group's any number of them.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,9 @@
 #include "../file.h"
 #include "../iommufd/iommufd.h"
 
+namespace vfio::uapi {
+struct vfio_device_bind_iommufd;
+}
 namespace vfio::soft {
 class Host;
 namespace pci {
@@ -21,31 +24,47 @@ class Function;
 
 namespace vfio::soft::cdev {
 
+class Group;
+class GroupFile;
 class Session;
 
 class Device {
  public:
-  Device(Host& host, pci::Function& function, unsigned index);
+  Device(Host& host, pci::Function& function, unsigned index, std::shared_ptr<Group> group);
   ~Device();
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
 
+  // The character device's file, not granted anything yet.
   [[nodiscard]] std::shared_ptr<File> open();
+  // A file that is. Translated by the iommufd's compat IOAS, or without one by the group's container.
+  [[nodiscard]] int openByGroup(const std::shared_ptr<File>& iommufd, std::shared_ptr<File>& out);
   [[nodiscard]] bool inUse() const { return files != 0; }
   void requestRelease();  // the host wants the device back: tells the program by the REQ interrupt
+
+  // One more file that is granted the device: 0, or why the first one can't be.
+  [[nodiscard]] int enter(const std::shared_ptr<File>& iommufd);
+  void leave();
 
   Host& host;
   pci::Function& function;
   const unsigned index;
+  const std::shared_ptr<Group> group;
   unsigned files = 0;
   bool needsReset = true;                       // closed, and not reset since
-  std::unique_ptr<iommufd::BoundDevice> bound;  // while a file is bound
+  bool boundAsDevice = false;                   // by its character device, not opened by its group
+  std::unique_ptr<iommufd::BoundDevice> bound;  // during a session with an iommufd
   std::unique_ptr<Session> session;
+
+ private:
+  unsigned granted_ = 0;                  // files
+  std::shared_ptr<GroupFile> groupFile_;  // during a session by way of a container
 };
 
 class DeviceFile final : public File, public std::enable_shared_from_this<DeviceFile> {
  public:
-  explicit DeviceFile(Device& device);
+  enum class Origin : uint8_t { device, group };  // the character device, or the group's file
+  DeviceFile(Device& device, Origin origin);
   ~DeviceFile() override;
   DeviceFile(const DeviceFile&) = delete;
   DeviceFile& operator=(const DeviceFile&) = delete;
@@ -60,12 +79,13 @@ class DeviceFile final : public File, public std::enable_shared_from_this<Device
 
  private:
   [[nodiscard]] int bind(UserAddress argument);
+  [[nodiscard]] int grant(UserAddress argument, uapi::vfio_device_bind_iommufd& bind);
   [[nodiscard]] int attach(UserAddress argument);
   [[nodiscard]] int detach(UserAddress argument);
-  void close();
 
   Device& device_;
-  bool granted_ = false;  // bound: everything else is open to this file
+  const bool ofGroup_;
+  bool granted_;  // everything is open to this file
   uint64_t position_ = 0;
 };
 

@@ -1,11 +1,16 @@
 // Resets of a whole bus, for devices that can't be reset alone. (No bus here has another one below it that
 // holds devices of vfio-pci; one that had would be walked too.)
+#include <fcntl.h>
+
+#include <algorithm>
 #include <cstddef>
 
 #include "../../uapi/vfio.h"
+#include "../host.h"
 #include "../mm/memory.h"
 #include "../pci/function.h"
 #include "device.h"
+#include "group.h"
 #include "session.h"
 
 namespace vfio::soft::cdev {
@@ -30,6 +35,16 @@ bool busHeldByVfio(const pci::Function& member) {
   return true;
 }
 
+namespace {
+
+bool isInGroups(const Device& device, const std::vector<std::shared_ptr<File>>& files) {
+  return std::ranges::any_of(files, [&device](const std::shared_ptr<File>& file) {
+    return &static_cast<const GroupFile&>(*file).group() == device.group.get();
+  });
+}
+
+}  // namespace
+
 // The device's id in our iommufd, 0 for a neighbour that is ours through its group, all ones otherwise.
 uint32_t Session::ownerId(const pci::Function& function) const {
   if (!function.vfio) return VFIO_PCI_DEVID_NOT_OWNED;
@@ -50,14 +65,16 @@ int Session::getHotResetInfo(UserAddress argument) {
   if (functions.size() > (info.argsz - sizeof info) / sizeof(vfio_pci_dependent_device)) {
     result = -ENOSPC;
   } else {
-    info.flags = VFIO_PCI_HOT_RESET_FLAG_DEV_ID | VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED;
+    const bool ids = device_.boundAsDevice;
+    if (ids) info.flags = VFIO_PCI_HOT_RESET_FLAG_DEV_ID | VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED;
     UserAddress to = argument + sizeof info;
     for (const auto* function : functions) {
       vfio_pci_dependent_device entry{};
-      entry.devid = ownerId(*function);
+      entry.devid =
+          ids ? ownerId(*function) : static_cast<uint32_t>(function->endpoint->group.id);  // group_id there
       entry.bus = function->bus.number;
       entry.devfn = function->devfn;
-      if (entry.devid == VFIO_PCI_DEVID_NOT_OWNED) info.flags &= ~VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED;
+      if (ids && entry.devid == VFIO_PCI_DEVID_NOT_OWNED) info.flags &= ~VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED;
       if (mm::Memory::copyOut(to, &entry, sizeof entry) != 0) return -EFAULT;
       to += sizeof entry;
     }
@@ -69,13 +86,32 @@ int Session::hotReset(UserAddress argument) {
   vfio_pci_hot_reset request{};
   if (mm::Memory::copyIn(&request, argument, sizeof request) != 0) return -EFAULT;
   if (request.argsz < sizeof request || request.flags != 0) return -EINVAL;
-  if (request.count != 0) return -EINVAL;  // a list of groups is for files that came from a group
+  // Files that came from a group show their groups, others have their device ids to show.
+  if ((request.count != 0) == device_.boundAsDevice) return -EINVAL;
   if (function_.bus.bridge == nullptr) return -ENODEV;
+  std::vector<std::shared_ptr<File>> groups;
+  if (const int failed = copyGroups(argument + sizeof request, request.count, groups)) return failed;
   if (!busHeldByVfio(function_)) return -EINVAL;
   for (const auto* function : function_.bus.functions) {
-    if (ownerId(*function) == VFIO_PCI_DEVID_NOT_OWNED) return -EINVAL;
+    const bool ours = device_.boundAsDevice ? ownerId(*function) != VFIO_PCI_DEVID_NOT_OWNED
+                                            : isInGroups(*function->vfio, groups);
+    if (!ours) return -EINVAL;
   }
   resetBus(function_);
+  return 0;
+}
+
+// The group files that the program shows: no more of them than there are functions to reset.
+int Session::copyGroups(UserAddress from, uint32_t count, std::vector<std::shared_ptr<File>>& files) const {
+  if (count > function_.bus.functions.size()) return -EINVAL;
+  std::vector<int32_t> descriptors(count);
+  if (mm::Memory::copyIn(descriptors.data(), from, count * sizeof(int32_t)) != 0) return -EFAULT;
+  for (const int32_t fd : descriptors) {
+    auto file = device_.host.file(fd);
+    if (!file) return fcntl(fd, F_GETFD) < 0 ? -EBADF : -EINVAL;
+    if (dynamic_cast<const GroupFile*>(file.get()) == nullptr) return -EINVAL;
+    files.push_back(std::move(file));
+  }
   return 0;
 }
 

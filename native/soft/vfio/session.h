@@ -1,7 +1,8 @@
-// An open device: the state between BIND and close. Opening clears bus mastering, resets the function if it
+// An open device: the state between the first file that is granted it (BIND, or GET_DEVICE_FD of its group)
+// and the close of the last. Opening clears bus mastering, resets the function if it
 // can be, and remembers its config space; closing stops it and puts config space back.
 //
-// Life: made by BIND, owned by the Device, destroyed by the close of the file that was bound.
+// Life: made and destroyed by the Device (device.h), which owns it.
 #pragma once
 
 #include <cstdint>
@@ -50,6 +51,8 @@ class Session {
   [[nodiscard]] int reset();
   [[nodiscard]] int getHotResetInfo(UserAddress argument);
   [[nodiscard]] int hotReset(UserAddress argument);
+  [[nodiscard]] int copyGroups(UserAddress from, uint32_t count,
+                               std::vector<std::shared_ptr<File>>& files) const;
   [[nodiscard]] int setIoEvent(UserAddress argument);
   [[nodiscard]] int feature(UserAddress argument);
   [[nodiscard]] int lowPower(uint32_t flags, UserAddress argument, size_t size, uint32_t feature);

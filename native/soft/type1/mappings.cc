@@ -1,0 +1,172 @@
+// Mapping, unmapping, and what of it is dirty.
+#include <linux/capability.h>
+
+#include <cerrno>
+#include <iterator>
+
+#include "../../uapi/vfio_container.h"
+#include "../capable.h"
+#include "../host.h"
+#include "type1.h"
+
+namespace vfio::soft::type1 {
+
+// The lowest mapping with a byte in [start, last].
+Type1::Mapping* Type1::find(uint64_t start, uint64_t last) {
+  auto after = mappings_.upper_bound(start);
+  if (after != mappings_.begin()) {
+    Mapping& before = std::prev(after)->second;
+    if (before.last() >= start) return &before;
+  }
+  return after != mappings_.end() && after->first <= last ? &after->second : nullptr;
+}
+
+// Pins and charges: 0, -EFAULT or -ENOMEM. The kernel goes page by page and pays as it goes, so of a page
+// that it can't have and one that it can't pay for, the first one counts.
+int Type1::pin(uint64_t user, uint64_t size, bool write, bool limited) const {
+  mm::Memory& memory = host_.memory();
+  const uint64_t page = mm::pageSize();
+  if (memory.pin(user, size, write) == 0) {
+    const int error = memory.charges.lock(size / page, limited);
+    if (error != 0) memory.unpin(user, size);
+    return error;
+  }
+  uint64_t good = 0;
+  while (good < size && memory.pin(user + good, page, write) == 0) good += page;
+  if (good == 0) return -EFAULT;
+  memory.unpin(user, good);
+  if (memory.charges.lock(good / page, limited) != 0) return -ENOMEM;
+  memory.charges.unlock(good / page);
+  return -EFAULT;
+}
+
+int Type1::map(uint64_t user, uint64_t iova, uint64_t size, uint32_t access) {
+  if (mappings_.size() >= kMostMappings) return -ENOSPC;
+  if (!ranges_.holds(iova, iova + (size - 1))) return -EINVAL;
+  const bool limited = !capable(CAP_IPC_LOCK);
+  if (const int error = pin(user, size, (access & iommu::kWrite) != 0, limited)) return error;
+  const auto added = mappings_.emplace(iova, Mapping{iova, size, user, access}).first;
+  for (const Table& table : tables_) {
+    if (const int error = table.domain->map(iova, user, size, access, false)) {
+      remove(added);
+      return error;
+    }
+  }
+  if (!tracking_) return 0;
+  const uint64_t pages = size / smallestPage();
+  if (pages > DirtyBitmap::kMostPages) {
+    remove(added);
+    return -EINVAL;
+  }
+  added->second.dirty = std::make_unique<DirtyBitmap>(pages);
+  return 0;
+}
+
+// The mapping gets the address that it is said to have now. Its pages stay where they are.
+int Type1::moveTo(uint64_t iova, uint64_t size) {
+  Mapping* const mapping = find(iova, iova + (size - 1));
+  if (mapping == nullptr) return -ENOENT;
+  if (!mapping->addressGone || mapping->iova != iova || mapping->size != size) return -EINVAL;
+  mapping->addressGone = false;
+  --addressesGone_;
+  return 0;
+}
+
+void Type1::remove(Mappings::iterator at) {
+  const Mapping& mapping = at->second;
+  for (const Table& table : tables_) table.domain->unmap(mapping.iova, mapping.size);
+  host_.memory().unpin(mapping.user, mapping.size);
+  host_.memory().charges.unlock(mapping.size / mm::pageSize());
+  if (mapping.addressGone) --addressesGone_;
+  mappings_.erase(at);
+}
+
+// Version 2 does nothing where the range ends inside a mapping.
+int Type1::checkCut(uint64_t iova, uint64_t last) {
+  const Mapping* const first = find(iova, iova);
+  if (first != nullptr && first->iova != iova) return -EINVAL;
+  const Mapping* const end = find(last, last);
+  return end != nullptr && end->last() != last ? -EINVAL : 0;
+}
+
+// Where a walk over [iova, iova + size) starts. A range that ends with the last address of all has no end
+// that the kernel could compare with, and nothing is found in it.
+Type1::Mappings::iterator Type1::firstOf(uint64_t iova, uint64_t size) {
+  if (iova + size == 0) return mappings_.end();
+  const Mapping* const first = find(iova, iova + (size - 1));
+  if (first == nullptr) return mappings_.end();
+  // Version 1 takes mappings by their start: one that began before stops the walk.
+  return !v2_ && first->iova < iova ? mappings_.end() : mappings_.find(first->iova);
+}
+
+int Type1::unmap(uint64_t iova, uint64_t size, bool all, const uapi::vfio_bitmap* bitmap,
+                 uint64_t& unmapped) {
+  if (v2_ && !all) {
+    if (const int error = checkCut(iova, iova + (size - 1))) return error;
+  }
+  for (auto next = firstOf(iova, size); next != mappings_.end() && next->first < iova + size;) {
+    Mapping& mapping = next->second;
+    if (bitmap != nullptr) {
+      const uint64_t at = (mapping.iova - iova) / smallestPage();
+      if (const int error = mapping.dirty->report(bitmap->data, at)) return error;
+    }
+    unmapped += mapping.size;
+    remove(next++);
+  }
+  return 0;
+}
+
+int Type1::dropAddresses(uint64_t iova, uint64_t size, bool all, uint64_t& dropped) {
+  if (v2_ && !all) {
+    if (const int error = checkCut(iova, iova + (size - 1))) return error;
+  }
+  const auto first = firstOf(iova, size);
+  for (auto next = first; next != mappings_.end() && next->first < iova + size; ++next) {
+    if (next->second.addressGone) {
+      for (auto undo = first; undo != next; ++undo) {
+        undo->second.addressGone = false;
+        --addressesGone_;
+      }
+      dropped = 0;
+      return -EINVAL;
+    }
+    next->second.addressGone = true;
+    ++addressesGone_;
+    dropped += next->second.size;
+  }
+  return 0;
+}
+
+// ---------------------------------------------------------------- dirty pages
+
+int Type1::startTracking() {
+  if (tracking_) return 0;
+  const uint64_t page = smallestPage();
+  for (auto& [iova, mapping] : mappings_) {
+    if (mapping.size / page > DirtyBitmap::kMostPages) {
+      stopTracking();
+      return -EINVAL;
+    }
+    mapping.dirty = std::make_unique<DirtyBitmap>(mapping.size / page);
+  }
+  tracking_ = true;
+  return 0;
+}
+
+void Type1::stopTracking() {
+  for (auto& [iova, mapping] : mappings_) mapping.dirty.reset();
+  tracking_ = false;
+}
+
+int Type1::collectDirty(uint64_t iova, uint64_t size, UserAddress bitmap) {
+  const uint64_t last = iova + (size - 1);
+  if (const int error = checkCut(iova, last)) return error;
+  for (auto next = mappings_.lower_bound(iova); next != mappings_.end() && next->first <= last; ++next) {
+    DirtyBitmap& dirty = *next->second.dirty;
+    if (const int error = dirty.report(bitmap, (next->first - iova) / smallestPage())) return error;
+    dirty.clear();
+  }
+  return 0;
+}
+
+}  // namespace vfio::soft::type1

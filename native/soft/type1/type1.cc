@@ -1,0 +1,118 @@
+// Groups come and go.
+#include "type1.h"
+
+#include <algorithm>
+#include <cerrno>
+
+#include "../../uapi/vfio_container.h"
+#include "../host.h"
+
+namespace vfio::soft::type1 {
+
+Type1::Type1(Host& host, uint64_t version)
+    : host_(host),
+      nesting_(version == uapi::VFIO_TYPE1_NESTING_IOMMU),
+      v2_(version != uapi::VFIO_TYPE1_IOMMU) {}
+
+Type1::~Type1() {
+  while (!mappings_.empty()) remove(mappings_.begin());
+  for (const Table& table : tables_) {
+    for (const iommu::Group* group : table.groups) translate(*group, nullptr);
+  }
+}
+
+// All members, with a driver or without. Without a table a group that has an owner is blocked.
+void Type1::translate(const iommu::Group& group, const std::shared_ptr<iommu::Domain>& by) {
+  for (iommu::Endpoint* member : group.members) member->attach(std::nullopt, {.translation = by});
+}
+
+uint64_t Type1::pageSizes() const {
+  uint64_t sizes = UINT64_MAX;
+  for (const Table& table : tables_) sizes &= table.domain->pageSizes();
+  // Memory is pinned by the processor's pages: smaller ones of a unit are of no use.
+  const uint64_t below = mm::pageSize() - 1;
+  return (sizes & below) != 0 ? (sizes & ~below) | mm::pageSize() : sizes;
+}
+
+uint64_t Type1::smallestPage() const { return pageSizes() & (~pageSizes() + 1); }
+
+// What can be mapped once the group is there as well.
+int Type1::fits(const iommu::Group& group, IovaRanges& ranges) {
+  const iommu::Range& aperture = group.members.front()->unit.aperture;
+  if (!ranges.empty()) {
+    const auto [start, last] = ranges.outline();
+    if (aperture.start > last || aperture.last < start) return -EINVAL;
+    if (aperture.start > start && find(start, aperture.start - 1) != nullptr) return -EINVAL;
+    if (aperture.last < last && find(aperture.last + 1, last) != nullptr) return -EINVAL;
+  }
+  if (anyReserved(group,
+                  [this](const iommu::Range& range) { return find(range.start, range.last) != nullptr; })) {
+    return -EINVAL;
+  }
+  ranges.narrow(aperture);
+  return ranges.exclude(group);
+}
+
+int Type1::fill(Table& table) const {
+  for (const auto& [iova, mapping] : mappings_) {
+    if (const int error = table.domain->map(iova, mapping.user, mapping.size, mapping.access, false)) {
+      return error;
+    }
+  }
+  return 0;
+}
+
+int Type1::attach(iommu::Group& group) {
+  if (addressesGone_ != 0) return -EBUSY;
+  const auto suitAll = [&group](const iommu::Domain& domain) {
+    return std::ranges::all_of(
+        group.members, [&domain](const iommu::Endpoint* member) { return domain.suits(member->unit) == 0; });
+  };
+  const iommu::Unit& unit = group.members.front()->unit;
+  Table own = {unit.kind, false, std::make_shared<iommu::Domain>(unit), {}};
+  // Of the drivers of units only that of SMMUs knew what to do about nesting.
+  if (nesting_ && unit.kind != iommu::UnitKind::smmuv3) return -EINVAL;
+  if (!suitAll(*own.domain)) return -EINVAL;
+  IovaRanges ranges = ranges_;
+  if (const int error = fits(group, ranges)) return error;
+  const auto isolated = [](const iommu::Endpoint* member) { return member->unit.isolatesInterrupts; };
+  if (!std::ranges::all_of(group.members, isolated)) return -EPERM;
+  own.enforcesCoherency = own.domain->enforceCoherency();
+
+  auto table = std::ranges::find_if(tables_, [&](const Table& each) {
+    return each.kind == own.kind && each.enforcesCoherency == own.enforcesCoherency && suitAll(*each.domain);
+  });
+  if (table == tables_.end()) {
+    if (const int error = fill(own)) return error;
+    tables_.push_front(std::move(own));
+    table = tables_.begin();
+  }
+  table->groups.push_back(&group);
+  translate(group, table->domain);
+  ranges_ = std::move(ranges);
+  return 0;
+}
+
+void Type1::detach(iommu::Group& group) {
+  const auto table = std::ranges::find_if(
+      tables_, [&group](const Table& each) { return std::ranges::count(each.groups, &group) != 0; });
+  if (table == tables_.end()) return;
+  translate(group, nullptr);
+  std::erase(table->groups, &group);
+  if (table->groups.empty()) {
+    if (tables_.size() == 1) {
+      while (!mappings_.empty()) remove(mappings_.begin());
+    }
+    tables_.erase(table);
+  }
+  // What only this group could not reach, or had reserved, can be mapped again.
+  if (tables_.empty()) return;
+  IovaRanges ranges;
+  for (const Table& each : tables_) ranges.narrow(each.domain->aperture());
+  for (const Table& each : tables_) {
+    for (const iommu::Group* left : each.groups) (void)ranges.exclude(*left);
+  }
+  ranges_ = std::move(ranges);
+}
+
+}  // namespace vfio::soft::type1

@@ -1,0 +1,114 @@
+// The type1 back end of a container: the program's memory, mapped alike for all groups of the container.
+//
+// Groups whose units take the same page table share one (a Table); each other kind gets one of its own, with
+// all mappings in it. A mapping's pages are pinned and paid for once, when it is made, by the address space
+// (mm) of the process, and stay where they were pinned: giving the mapping a new address (the VADDR flags)
+// moves none of them.
+//
+// Life: made by SET_IOMMU, gone with the last group of its container, and all mappings with it.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "../file.h"
+#include "../iommu/domain.h"
+#include "../iommu/endpoint.h"
+#include "../mm/memory.h"
+#include "dirty_bitmap.h"
+#include "iova_ranges.h"
+
+namespace vfio::uapi {
+struct vfio_bitmap;
+}
+namespace vfio::soft {
+class Host;
+}
+
+namespace vfio::soft::type1 {
+
+class Type1 {
+ public:
+  // What CHECK_EXTENSION says where no container has a back end yet.
+  [[nodiscard]] static int checkExtension(const Host& host, uint64_t extension);
+
+  // `version` is what SET_IOMMU takes, one of those that CHECK_EXTENSION knows as a back end.
+  Type1(Host& host, uint64_t version);
+  ~Type1();
+  Type1(const Type1&) = delete;
+  Type1& operator=(const Type1&) = delete;
+
+  // The group is the container's already: 0, -EBUSY (an address is being replaced), -EINVAL (it can't have
+  // what is mapped), -EPERM (its interrupts are not isolated), -EFAULT ...
+  [[nodiscard]] int attach(iommu::Group& group);
+  void detach(iommu::Group& group);
+
+  [[nodiscard]] int ioctl(uint32_t request, UserAddress argument);
+
+ private:
+  struct Mapping {
+    uint64_t iova;
+    uint64_t size;
+    uint64_t user;  // where it was pinned
+    uint32_t access;
+    bool addressGone = false;  // to be replaced
+    std::unique_ptr<DirtyBitmap> dirty = nullptr;
+
+    [[nodiscard]] uint64_t last() const { return iova + (size - 1); }
+  };
+  struct Table {
+    iommu::UnitKind kind;
+    bool enforcesCoherency;
+    std::shared_ptr<iommu::Domain> domain;
+    std::vector<iommu::Group*> groups;
+  };
+  using Mappings = std::map<uint64_t, Mapping>;
+
+  // --- requests.cc
+  [[nodiscard]] int checkExtension(uint64_t extension) const;
+  [[nodiscard]] int getInfo(UserAddress argument) const;
+  [[nodiscard]] int mapDma(UserAddress argument);
+  [[nodiscard]] int unmapDma(UserAddress argument);
+  [[nodiscard]] int dirtyPages(UserAddress argument);
+  [[nodiscard]] int dirtyBitmap(UserAddress argument, uint32_t size);
+
+  // --- mappings.cc
+  [[nodiscard]] Mapping* find(uint64_t start, uint64_t last);
+  [[nodiscard]] int map(uint64_t user, uint64_t iova, uint64_t size, uint32_t access);
+  [[nodiscard]] int moveTo(uint64_t iova, uint64_t size);
+  // Both say how many bytes they were about. A bitmap takes the dirty bits from `iova` on.
+  [[nodiscard]] int unmap(uint64_t iova, uint64_t size, bool all, const uapi::vfio_bitmap* bitmap,
+                          uint64_t& unmapped);
+  [[nodiscard]] int dropAddresses(uint64_t iova, uint64_t size, bool all, uint64_t& dropped);
+  [[nodiscard]] int checkCut(uint64_t iova, uint64_t last);
+  [[nodiscard]] Mappings::iterator firstOf(uint64_t iova, uint64_t size);
+  [[nodiscard]] int pin(uint64_t user, uint64_t size, bool write, bool limited) const;
+  void remove(Mappings::iterator mapping);
+  [[nodiscard]] int startTracking();
+  void stopTracking();
+  [[nodiscard]] int collectDirty(uint64_t iova, uint64_t size, UserAddress bitmap);
+
+  // --- type1.cc
+  [[nodiscard]] int fits(const iommu::Group& group, IovaRanges& ranges);
+  [[nodiscard]] int fill(Table& table) const;
+  static void translate(const iommu::Group& group, const std::shared_ptr<iommu::Domain>& by);
+
+  [[nodiscard]] uint64_t pageSizes() const;
+  [[nodiscard]] uint64_t smallestPage() const;
+
+  static constexpr uint32_t kMostMappings = UINT16_MAX;
+
+  Host& host_;
+  const bool nesting_;  // asks units for tables that a guest's could be nested on
+  const bool v2_;
+  std::list<Table> tables_;  // the newest first
+  IovaRanges ranges_;
+  Mappings mappings_;  // by IOVA
+  unsigned addressesGone_ = 0;
+  bool tracking_ = false;
+};
+
+}  // namespace vfio::soft::type1
