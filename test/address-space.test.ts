@@ -106,8 +106,7 @@ describe.each(modes)('$name', (mode) => {
   };
 
   needs({ guest: ['intel', 'amd'], because: 'the others can not, or do not isolate interrupts' });
-  if (mode.name !== 'iommufd')
-    needs({ backends: ['kernel'], because: 'the software host does not serve groups and containers yet' });
+
   beforeEach(async () => {
     host = openHost();
     await host.device(EDU).bind();

@@ -5,7 +5,7 @@
 import { closeSync, ftruncateSync, openSync, unlinkSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { type Container, DmaBuffer, type Group, type Host, VfioError } from '../lib/index.ts';
-import { EDU, GROUP_OF_TWO, NVME, needs, openHost } from './support/backends.ts';
+import { EDU, GROUP_OF_TWO, IVSHMEM, needs, openHost } from './support/backends.ts';
 import { Edu } from './support/edu.ts';
 
 let host: Host;
@@ -23,11 +23,10 @@ const code = (expected: string, reason = /(?:)/) =>
 const groupOf = (bdf: string) => host.device(bdf).group ?? -1;
 
 needs({ guest: ['intel', 'amd'], because: 'the others can not, or do not isolate interrupts' });
-needs({ backends: ['kernel'], because: 'the software host does not serve groups and containers yet' });
 
 beforeEach(async () => {
   host = openHost();
-  for (const bdf of [EDU, NVME, ...GROUP_OF_TWO]) await host.device(bdf).bind();
+  for (const bdf of [EDU, IVSHMEM, ...GROUP_OF_TWO]) await host.device(bdf).bind();
 });
 afterEach(() => {
   host[Symbol.dispose]();
@@ -174,7 +173,7 @@ describe('a group and a container', () => {
 
   test('with its last group a container loses its IOMMU and what was mapped', () => {
     group.setContainer(container);
-    const other = host.openGroup(groupOf(NVME));
+    const other = host.openGroup(groupOf(IVSHMEM));
     other.setContainer(container);
     container.setIommu('type1v2');
     const mapping = container.map(memory(4096), { iova: 0x10000 });
