@@ -20,7 +20,7 @@ import {
   VfioDevice,
   Viommu,
 } from '../lib/index.ts';
-import { backend, EDU, GROUP_OF_TWO, needs, openHost } from './support/backends.ts';
+import { backend, EDU, GROUP_OF_TWO, IVSHMEM, needs, openHost } from './support/backends.ts';
 import { collect, descriptors, descriptorsAtRest, descriptorsSettle, turn } from './support/collect.ts';
 import { BUFFER, Edu, startJob } from './support/edu.ts';
 import { callsOf, internal } from './support/surface.ts';
@@ -40,7 +40,7 @@ interface Everything {
 /** One of each, step by step and not by Host.attach, so that each can be disposed alone. */
 async function everything(): Promise<Everything> {
   const host = openHost();
-  await host.device(EDU).bind();
+  for (const bdf of [EDU, IVSHMEM]) await host.device(bdf).bind();
   const iommufd = host.openIommufd();
   const device = host.openDevice(EDU);
   device.bind(iommufd);
@@ -113,6 +113,8 @@ describe('after disposal', () => {
       iommufd.allocHwpt({ device, parent: ioas }),
       iommufd.allocFaultQueue(),
       iommufd.container(),
+      host.openContainer(),
+      host.openGroup(host.device(IVSHMEM).group ?? -1),
     ];
     // No IOMMU here makes one: it is one by its handle alone.
     objects.push(
@@ -396,6 +398,8 @@ describe('foreign handles', () => {
       all.iommufd.allocHwpt({ device, parent: all.ioas }),
       all.iommufd.allocFaultQueue(),
       all.iommufd.container(),
+      all.host.openContainer(),
+      all.host.openGroup(all.host.device(IVSHMEM).group ?? -1),
       device.region('bar0'),
       device.irq('msi'),
       device.config,
@@ -531,6 +535,61 @@ describe('a forgotten handle', () => {
       'VfioDevice',
     ]);
     expect(await descriptorsSettle(before)).toBe(before);
+  });
+
+  test('may be a device by its group, with its container', async () => {
+    const heard = await warnings();
+    const before = await descriptorsAtRest();
+    await (async () => {
+      const host = openHost();
+      await host.device(EDU).bind();
+      host.attach(EDU, { via: 'group-type1' }).dma.map(DmaBuffer.alloc(4096));
+    })();
+    await collect(() => heard.length === 3 && descriptors() === before);
+    expect(heard.map((each) => /^A (\w+)/.exec(each.message)?.[1]).sort()).toEqual([
+      'Container',
+      'Group',
+      'VfioDevice',
+    ]);
+  });
+
+  test.each(['group-type1', 'group-iommufd'] as const)(
+    'is none that a device by its group needs: %s',
+    async (via) => {
+      const heard = await warnings();
+      using host = openHost();
+      await host.device(EDU).bind();
+      const memory = DmaBuffer.alloc(4096);
+      const { device, iova } = (() => {
+        const { device, dma } = host.attach(EDU, { via });
+        return { device, iova: dma.map(memory).iova };
+      })();
+      await collect();
+      memory.write(0, Buffer.from('still there'));
+      const edu = new Edu(device);
+      await edu.fetch(iova, 11);
+      await edu.store(iova + 64n, 11);
+      const back = Buffer.alloc(11);
+      memory.read(64, back);
+      expect(back.toString()).toBe('still there');
+      expect(heard).toEqual([]);
+      device[Symbol.dispose]();
+      memory[Symbol.dispose]();
+    },
+  );
+
+  test('is no group whose container is held', async () => {
+    const heard = await warnings();
+    using host = openHost();
+    await host.device(EDU).bind();
+    const container = host.openContainer();
+    forget(() => {
+      host.openGroup(host.device(EDU).group ?? -1).setContainer(container);
+      container.setIommu('type1v2');
+    });
+    await collect();
+    expect(container.info().dmaAvailable).toBe(65535);
+    expect(heard).toEqual([]);
   });
 
   test('what was disposed is collected in silence', async () => {
