@@ -33,6 +33,7 @@ bool excluded(const Call& call, uint64_t requestBefore) {
   for (const Token& token : call.bytes) {
     if (!token.value.variable.starts_with("f")) continue;
     if (token.value.number != 0 || request != requestBefore) return true;
+    if (call.at) return true;  // nor copied about: there it may be mapped
     if (request == kTest && !takesDescriptor) return true;
   }
   if (request == kBind && call.bytes.size() > 2 && call.bytes[2].value.variable.empty()) {
