@@ -8,12 +8,20 @@ namespace {
 
 constexpr uint64_t kGetDirtyBitmap = 0x3b8c;
 constexpr uint64_t kBind = 0x3b76;
+constexpr uint64_t kSetIrqs = 0x3b6e;
+constexpr uint64_t kIoEventFd = 0x3b74;
 constexpr uint64_t kTest = 0x3ba0;
 
 uint64_t tokenAt(const Call& call, size_t index) {
   return index < call.bytes.size() && call.bytes[index].value.variable.empty()
              ? call.bytes[index].value.number
              : 0;
+}
+
+// Is that token a small number, as those of descriptors are, and not one that a call has given?
+bool guessed(const Call& call, size_t index) {
+  return index < call.bytes.size() && call.bytes[index].value.variable.empty() &&
+         (tokenAt(call, index) & 0xffffffff) < 0x1000;
 }
 
 // The exclusions that a wild change could lead back to (docs/fuzzing.md has their names).
@@ -36,9 +44,15 @@ bool excluded(const Call& call, uint64_t requestBefore) {
     if (call.at) return true;  // nor copied about: there it may be mapped
     if (request == kTest && !takesDescriptor) return true;
   }
-  if (request == kBind && call.bytes.size() > 2 && call.bytes[2].value.variable.empty()) {
-    const uint64_t fd = tokenAt(call, 2) & 0xffffffff;
-    return fd < 0x1000;
+  if (request == kBind) return guessed(call, 2);
+  if (request == kIoEventFd) return guessed(call, 4);
+  constexpr uint64_t kEventFds = 4;
+  if (request == kSetIrqs && (tokenAt(call, 1) & kEventFds) != 0) {
+    constexpr size_t kHeader = 5;
+    for (size_t at = kHeader; at < call.bytes.size(); ++at) {
+      if (guessed(call, at)) return true;
+    }
+    return tokenAt(call, 4) > call.bytes.size() - std::min(call.bytes.size(), kHeader);
   }
   if (request != kTest) return false;
   if (requestBefore != kTest) return true;
