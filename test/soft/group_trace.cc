@@ -10,34 +10,20 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdarg>
 #include <cstdio>
 #include <cstring>
-#include <memory>
 #include <string>
 #include <vector>
 
-#include "../../native/kernel/kernel.h"
-#include "../../native/soft/host.h"
-#include "../../native/soft/mm/memory.h"
 #include "../../native/uapi/iommufd.h"
 #include "../../native/uapi/vfio.h"
+#include "trace_harness.h"
 
 using namespace vfio;
+using namespace vfio::trace;
 using namespace vfio::uapi;
 
 namespace {
-
-std::unique_ptr<Backend> host;
-
-void say(const char* pattern, ...) __attribute__((format(printf, 1, 2)));
-void say(const char* pattern, ...) {
-  va_list arguments;
-  va_start(arguments, pattern);
-  std::vprintf(pattern, arguments);
-  va_end(arguments);
-  std::putchar('\n');
-}
 
 std::string answer(int64_t result) {
   return result < 0 ? strerrorname_np(static_cast<int>(-result)) : std::to_string(result);
@@ -63,14 +49,6 @@ const std::string pci = "/sys/bus/pci/";
 const char* const kAlone = "0000:00:10.0";
 const char* const kFirst = "0000:03:01.0";
 const char* const kSecond = "0000:03:02.0";
-
-int64_t put(const std::string& path, const std::string& value) {
-  const int fd = host->open(path.c_str(), O_WRONLY);
-  if (fd < 0) return fd;
-  const int64_t size = host->write(fd, value.data(), value.size());
-  host->close(fd);
-  return size;
-}
 
 void bindTo(const char* bdf, const char* driver) {
   const std::string device = pci + "devices/" + bdf + "/";
@@ -883,13 +861,7 @@ void drivers() {
 }  // namespace
 
 int main(int, char** arguments) {
-  const std::string which = arguments[1] ? arguments[1] : "soft";
-  if (which == "kernel") {
-    host = std::make_unique<KernelBackend>();
-  } else {
-    host = std::make_unique<soft::Host>(std::make_shared<soft::mm::Memory>(),
-                                        soft::HostOptions{.kernel = {6, 12}});
-  }
+  chooseHost(arguments);
   bindTo(kAlone, "vfio-pci");
   bindTo(kFirst, "vfio-pci");
   emptyContainer();

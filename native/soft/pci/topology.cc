@@ -53,11 +53,15 @@ class Reader {
   }
 
   // Fields that are none of these are mistakes.
-  void only(std::initializer_list<std::string_view> names) const {
+  // No other fields than these, and `more`.
+  void only(std::initializer_list<std::string_view> names,
+            std::initializer_list<std::string_view> more = {}) const {
+    std::vector<std::string_view> all(names);
+    all.insert(all.end(), more);
     for (const auto& [name, value] : value_.members) {
-      if (std::find(names.begin(), names.end(), name) != names.end()) continue;
+      if (std::find(all.begin(), all.end(), name) != all.end()) continue;
       std::string known;
-      for (const auto& each : names) known += (known.empty() ? "" : ", ") + std::string(each);
+      for (const auto& each : all) known += (known.empty() ? "" : ", ") + std::string(each);
       fail(value.line, "one of the fields " + known, name_, "\"" + name + "\"");
     }
   }
@@ -311,36 +315,16 @@ DeviceSpec readDevice(const Reader& reader, const Value& value, std::string name
   device.name = std::move(name);
   if (!reader.find("model")) reader.refuse("model", Reader::alternatives(models));
   const auto model = *reader.oneOf("model", models);
+  // Of every device, whatever it is.
+  const std::initializer_list<std::string_view> fields = {
+      "model",     "bdf",          "behind", "slot", "function",  "iommu", "driver",
+      "pasidBits", "pageRequests", "group",  "irq",  "addresses", "acs"};
   if (model == "passive") {
-    reader.only({"model",
-                 "bdf",
-                 "behind",
-                 "slot",
-                 "iommu",
-                 "driver",
-                 "pasidBits",
-                 "pageRequests",
-                 "group",
-                 "irq",
-                 "addresses",
-                 "vendor",
-                 "device",
-                 "classCode",
-                 "subsystemVendor",
-                 "subsystemDevice",
-                 "revision",
-                 "bars",
-                 "pin",
-                 "msi",
-                 "msix",
-                 "express",
-                 "functionReset",
-                 "function",
-                 "acs"});
+    reader.only(fields, {"vendor", "device", "classCode", "subsystemVendor", "subsystemDevice", "revision",
+                         "bars", "pin", "msi", "msix", "express", "functionReset"});
     device.model = devices::makePassive(readPassive(reader));
   } else {
-    reader.only({"model", "bdf", "behind", "slot", "function", "iommu", "driver", "pasidBits", "pageRequests",
-                 "group", "irq", "addresses", "acs"});
+    reader.only(fields);
     if (model == "edu") device.model = devices::makeEdu();
     if (model == "ivshmem") device.model = devices::makeSharedMemory();
     if (model == "host-bridge") device.model = devices::makePassive(devices::hostBridge);

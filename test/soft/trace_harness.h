@@ -1,0 +1,50 @@
+// What the programs share that say a host's answers, one line each, for comparing two hosts: the host that is
+// asked, and how a line is said.
+#pragma once
+
+#include <fcntl.h>
+
+#include <cerrno>
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <string>
+
+#include "../../native/kernel/kernel.h"
+#include "../../native/soft/host.h"
+#include "../../native/soft/mm/memory.h"
+
+namespace vfio::trace {
+
+inline std::unique_ptr<Backend> host;
+
+// The first argument of the program chooses: "kernel", or "soft", which answers as Linux 6.12.
+inline void chooseHost(char** arguments) {
+  const std::string which = arguments[1] ? arguments[1] : "soft";
+  if (which == "kernel") {
+    host = std::make_unique<KernelBackend>();
+  } else {
+    host = std::make_unique<soft::Host>(std::make_shared<soft::mm::Memory>(),
+                                        soft::HostOptions{.kernel = {6, 12}});
+  }
+}
+
+inline void say(const char* pattern, ...) __attribute__((format(printf, 1, 2)));
+inline void say(const char* pattern, ...) {
+  va_list arguments;
+  va_start(arguments, pattern);
+  std::vprintf(pattern, arguments);
+  va_end(arguments);
+  std::putchar('\n');
+}
+
+inline int64_t put(const std::string& path, const std::string& value) {
+  const int fd = host->open(path.c_str(), O_WRONLY);
+  if (fd < 0) return fd;
+  const int64_t size = host->write(fd, value.data(), value.size());
+  host->close(fd);
+  return size;
+}
+
+}  // namespace vfio::trace
