@@ -151,11 +151,15 @@ int64_t writeHost(int fd, const void* buffer, size_t size) {
   return moved;
 }
 
+// What is known of the number is forgotten before it is closed (its owner in __wrap_close): from then on it
+// may be another thread's.
 int closeHost(int fd) {
-  const int failed = host().close(fd);
-  descriptors.set(fd, Owner::program);
   if (static_cast<size_t>(fd) < opened.size()) opened[static_cast<size_t>(fd)].store(nullptr);
-  return failed;
+  const int failed = host().close(fd);
+  if (failed != -EBADF) return failed;
+  // Not the host's any more: it was closed where this library does not see it, and the number given away.
+  descriptors.set(fd, Owner::program);
+  return REAL(close)(fd) == 0 ? 0 : -errno;
 }
 
 bool statusOf(int fd, struct stat& status) {
