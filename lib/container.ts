@@ -12,8 +12,7 @@ import { flag, known, oneOf, options, refusal, type U64Like, u64 } from './check
 import { type DmaBuffer, type MemorySlice, windowOf } from './dma-buffer.ts';
 import type { DmaSpace, IovaRange, MapOptions, Mapping } from './dma-space.ts';
 import { explained, VfioError, withWords } from './errors.ts';
-import type { Words } from './explain.ts';
-import { wordsForContainer } from './explain-group.ts';
+import { type Words, wordsForContainer } from './explain.ts';
 import { genuine, Handle, keepFile } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
 import type { NativeFile, NativeSpaceCalls } from './native.ts';

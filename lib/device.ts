@@ -8,9 +8,14 @@
 import { array, instance, integer, known, oneOf, options, refusal } from './check.ts';
 import { PciConfig } from './config-space.ts';
 import { type VfioError, withWords } from './errors.ts';
-import { type Words, wordsForMemlock } from './explain.ts';
-import { type ResetFunction, wordsForHotReset } from './explain-group.ts';
-import { wordsForPasid, wordsForToken } from './explain-iommufd.ts';
+import {
+  type ResetFunction,
+  type Words,
+  wordsForHotReset,
+  wordsForMemlock,
+  wordsForPasid,
+  wordsForToken,
+} from './explain.ts';
 import { Group } from './group.ts';
 import { fileOf, Handle, keepFile } from './handle.ts';
 import { Hwpt } from './hwpt.ts';

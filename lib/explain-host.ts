@@ -1,9 +1,11 @@
 /** Words for failures whose cause is in the state of the host: drivers, groups, nodes, permissions. */
-import { existsSync, statSync } from 'node:fs';
+import { asRoot, causesOf, type Finding, interruptsInferred } from './causes.ts';
 import type { VfioError } from './errors.ts';
 import type { Words } from './explain.ts';
 import type { IommuGroup } from './groups.ts';
-import type { PciDevice } from './pci.ts';
+import type { NativeHost } from './native.ts';
+import { describeOwnership, openersOf } from './nodes.ts';
+import { hostOf, type PciDevice } from './pci.ts';
 
 /** A driver could not be bound or unbound. */
 export function wordsForBind(error: VfioError, device: PciDevice): Words {
@@ -14,8 +16,8 @@ export function wordsForBind(error: VfioError, device: PciDevice): Words {
       return { reason: 'only root may bind and unbind drivers', hint: 'Run this step as root' };
     case 'ETIMEDOUT':
       return {
-        reason: `driver ${device.driver} did not let go of ${bdf}: something holds the device open`,
-        hint: `Find it: "fuser -v ${device.vfioNode ?? `/dev/vfio/${device.group}`}"`,
+        reason: `driver ${device.driver} did not let go of ${bdf}: something holds the device open${users(device)}`,
+        hint: `Find it: fuser -v ${device.vfioNode ?? `/dev/vfio/${device.group}`}`,
       };
     case 'EBUSY':
       return device.driver === null
@@ -23,7 +25,7 @@ export function wordsForBind(error: VfioError, device: PciDevice): Words {
             reason: `another device of group ${device.group} is in use by user space: drivers that do DMA for the kernel must wait`,
           }
         : {
-            reason: `${bdf} is held by driver ${device.driver}, and something has the device open`,
+            reason: `${bdf} is held by driver ${device.driver}, and something has the device open${users(device)}`,
             hint: 'Close it first',
           };
     case 'ENODEV':
@@ -31,13 +33,22 @@ export function wordsForBind(error: VfioError, device: PciDevice): Words {
     case 'EINVAL':
       return device.group === null
         ? {
-            reason: `${bdf} has no IOMMU group: the IOMMU is off`,
-            hint: 'Boot with intel_iommu=on or amd_iommu=on',
+            ...wordsForNode(device, undefined),
           }
         : { reason: `the driver refuses ${bdf} (a bridge, or a device that it does not serve)` };
     default:
       return { reason: `${bdf} has driver ${device.driver ?? 'none'}` };
   }
+}
+
+/** Who has the device open by any of its nodes. */
+function users(device: PciDevice): string {
+  const host = hostOf(device);
+  const nodes = [device.vfioNode, device.group === null ? null : `/dev/vfio/${device.group}`];
+  const names = new Set(
+    nodes.flatMap((path) => (path === null ? [] : openersOf(host, path))).map((each) => each.name),
+  );
+  return names.size === 0 ? '' : ` (${[...names].join(', ')})`;
 }
 
 /** VFIO_DEVICE_BIND_IOMMUFD or an attach failed. */
@@ -47,47 +58,59 @@ export function wordsForJoin(
   group: IommuGroup | undefined,
 ): Words | undefined {
   const { bdf } = device;
+  const host = hostOf(device);
   const blockers = group?.viability().blockers ?? [];
   if (error.code === 'EPERM' && blockers.length > 0)
     return {
       reason: `${bdf} can't be used while ${blockers.map((each) => `${each.bdf}, in the same group ${group?.id}, is in use by driver ${each.driver}`).join(' and ')}`,
-      hint: `Give the whole group to user space: ${blockers.map((each) => `host.device('${each.bdf}').bind()`).join('; ')}`,
+      hint: `Run: ${asRoot(host, `vfio bind --group ${bdf}`)}`,
     };
-  if (error.code === 'EPERM')
-    return {
-      reason: `group ${device.group} of ${bdf} belongs to another iommufd or container${group && group.devices.length > 1 ? ` (its devices: ${group.devices.map((each) => each.bdf).join(', ')}, which must share one)` : ''}, or its interrupts are not isolated`,
-    };
+  if (error.code === 'EPERM' && group !== undefined) {
+    const found =
+      causesOf(host, device, group).find(
+        ({ cause, reason }) =>
+          cause === 'interrupts' || (cause === 'open-elsewhere' && !reason.includes(` has ${bdf} open`)),
+      ) ?? interruptsInferred(host, device);
+    return wordsOf(found);
+  }
   if (error.code === 'EBUSY')
     return {
-      reason: `the group file /dev/vfio/${device.group} is open: a device is used either through it or through its own file`,
+      reason: `the group file /dev/vfio/${device.group} is open${by(host, `/dev/vfio/${device.group}`)}: a device is used either through it or through its own file`,
     };
   if (error.code === 'EINVAL' && error.request === 'VFIO_DEVICE_BIND_IOMMUFD')
-    return { reason: `${bdf} is bound already, by this descriptor or by another one` };
+    return {
+      reason: `${bdf} is bound already, by this descriptor or by another one${device.vfioNode === null ? '' : by(host, device.vfioNode)}`,
+    };
   return undefined;
 }
 
+/** A finding as words: its reason, and its commands as one. */
+export function wordsOf(finding: Finding): Words {
+  const { reason, commands } = finding;
+  return commands.length === 0 ? { reason } : { reason, hint: `Run: ${commands.join(' && ')}` };
+}
+
+/** ": process 4711 (qemu) has it", where that can be seen. */
+function by(host: NativeHost, path: string): string {
+  const openers = openersOf(host, path);
+  return openers.length === 0 ? '' : ` (${openers.map((each) => each.name).join(', ')})`;
+}
+
 /** A device's own file could not be found or opened. */
-export function wordsForNode(device: PciDevice): Words {
-  const { bdf, driver } = device;
-  if (driver !== 'vfio-pci')
-    return {
-      reason: driver === null ? `${bdf} has no driver` : `${bdf} is held by driver ${driver}`,
-      hint: `Give it to VFIO first: await host.device('${bdf}').bind()`,
-    };
-  return {
-    reason: `${bdf} is with vfio-pci but has no character device`,
-    hint: 'It needs a kernel (6.6 or later) with CONFIG_VFIO_DEVICE_CDEV',
-  };
+export function wordsForNode(device: PciDevice, group: IommuGroup | undefined): Words {
+  const found = causesOf(hostOf(device), device, group).find(
+    ({ cause }) => cause !== 'interrupts' && cause !== 'no-reset' && cause !== 'group',
+  );
+  return found === undefined ? { reason: `${device.bdf} has no character device` } : wordsOf(found);
 }
 
 /** open() of a node failed. */
-export function wordsForOpen(error: VfioError, path: string): Words | undefined {
+export function wordsForOpen(error: VfioError, host: NativeHost, path: string): Words | undefined {
   if (error.code === 'EACCES' || error.code === 'EPERM') {
-    if (!existsSync(path)) return undefined;
-    const { mode, uid, gid } = statSync(path);
+    if (host.ownership(path) === null) return undefined;
     return {
-      reason: `${path} has mode ${(mode & 0o7777).toString(8).padStart(4, '0')}, owner ${uid}, group ${gid}; this process runs as ${process.geteuid?.()}`,
-      hint: `Let this user in: a udev rule, or "chown" of ${path}`,
+      reason: `${path} ${describeOwnership(host, path)}`,
+      hint: `Run: ${asRoot(host, `vfio grant BDF --user ${host.user()}`)} (which prints the udev rule that makes it last)`,
     };
   }
   if (error.code !== 'ENOENT' && error.code !== 'ENODEV' && error.code !== 'ENXIO') return undefined;

@@ -8,7 +8,7 @@ import { bdf as checkBdf, known, refusal, text } from './check.ts';
 import { Container } from './container.ts';
 import { type DeviceContext, VfioDevice } from './device.ts';
 import { explained } from './errors.ts';
-import { wordsForGroupDevice, wordsForSetContainer } from './explain-group.ts';
+import { wordsForGroupDevice, wordsForSetContainer } from './explain.ts';
 import type { IommuGroup } from './groups.ts';
 import { fileOf, Handle, keepFile } from './handle.ts';
 import { Iommufd } from './iommufd.ts';

@@ -5,7 +5,7 @@
 import type { IovaRange } from './dma-space.ts';
 import { VfioError } from './errors.ts';
 import type { NativeHost } from './native.ts';
-import { PciDevice } from './pci.ts';
+import { type BindOptions, PciDevice, together } from './pci.ts';
 
 const GROUPS = '/sys/kernel/iommu_groups';
 
@@ -113,6 +113,30 @@ export class IommuGroup {
       if (driver !== null && !HARMLESS.has(driver))
         blockers.push({ bdf, driver, reason: `${bdf} is in use by driver ${driver}` });
     return { viable: blockers.length === 0, blockers };
+  }
+
+  /**
+   * Gives all members but bridges to `driver` (default 'vfio-pci'), all or none: what was done is undone if one fails.
+   *
+   * @throws {VfioError} as {@link PciDevice.bind}.
+   */
+  async bind(driver = 'vfio-pci', o?: BindOptions): Promise<void> {
+    await together(this.endpoints, (device) => device.bind(driver, { force: true }), o);
+  }
+
+  /** Takes all members but bridges from their drivers, all or none. @throws {VfioError} as {@link PciDevice.unbind}. */
+  async unbind(o?: BindOptions): Promise<void> {
+    await together(this.endpoints, (device) => device.unbind({ force: true }), o);
+  }
+
+  /** Gives all members but bridges back, all or none: see {@link PciDevice.restore}. */
+  async restore(): Promise<void> {
+    await together(this.endpoints, (device) => device.restore(), { force: true });
+  }
+
+  /** The members but bridges, which stay with the kernel. */
+  get endpoints(): PciDevice[] {
+    return this.devices.filter((each) => each.classCode >> 8 !== 0x0604);
   }
 
   /** The same in a sentence. */

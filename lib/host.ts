@@ -6,12 +6,13 @@
  */
 import { existsSync } from 'node:fs';
 import { type AttachOptions, attach, type UserDevice } from './attach.ts';
-import { bdf as checkBdf, flag, integer, known, oneOf, refusal } from './check.ts';
+import { causesOf, type Finding } from './causes.ts';
+import { bdf as checkBdf, flag, integer, known, oneOf, refusal, text } from './check.ts';
 import { Container } from './container.ts';
 import { VfioDevice } from './device.ts';
 import { VfioError, withWords } from './errors.ts';
-import { wordsForOpenGroup } from './explain-group.ts';
-import { wordsForJoin, wordsForNode, wordsForOpen } from './explain-host.ts';
+import { wordsForJoin, wordsForNode, wordsForOpen, wordsForOpenGroup } from './explain.ts';
+import { type Grant, grant } from './grant.ts';
 import { Group } from './group.ts';
 import { IommuGroup, markInUse } from './groups.ts';
 import { Handle } from './handle.ts';
@@ -19,6 +20,7 @@ import { type HotPlug, hotPlug } from './hot-plug.ts';
 import { Iommufd } from './iommufd.ts';
 import { type NativeFile, type NativeHost, native } from './native.ts';
 import { PciDevice } from './pci.ts';
+import { failedAttempt, type HostReport, memlockWarning, reportOf } from './report.ts';
 import { type Topology, topologyText } from './topology.ts';
 
 export interface HostOptions {
@@ -43,24 +45,13 @@ export interface SoftwareOptions {
   topology?: Topology;
 }
 
-/** One thing that a host has or lacks. */
-export interface HostCheck {
-  /** What was looked for. */
-  name: string;
-  /** Whether it is there. */
-  ok: boolean;
-  /** What was found. */
-  detail: string;
-  /** What can be done, where it is not. */
-  fix?: string;
-}
-
-/** What a host can do and, for what it can't, why and how to fix it. */
-export interface HostReport {
-  backend: 'kernel' | 'software';
-  /** The kernel's release: the running one's, or the one that the software host answers as. */
-  kernel: string;
-  checks: HostCheck[];
+/** What {@link Host.diagnose} found. */
+export interface Diagnosis {
+  bdf: string;
+  /** Whether a program of this process can use it now. */
+  usable: boolean;
+  /** What stands in the way, and what is worth knowing. */
+  findings: Finding[];
 }
 
 /** A translation that failed: what the IOMMU's fault log holds. */
@@ -77,6 +68,11 @@ export interface DmaFault {
 export interface SoftwareControls extends HotPlug {
   /** Translations that failed since last asked, oldest first. */
   takeFaults(): DmaFault[];
+  /**
+   * The program is this user's from now on: nodes and sysfs have the permissions of a kernel. 0: root's again, who may
+   * do everything.
+   */
+  become(uid: number): void;
   /** Resolves once no device has work left. */
   settle(): Promise<void>;
 }
@@ -108,6 +104,7 @@ export class Host extends Handle {
       this.software = {
         ...hotPlug(host),
         takeFaults: () => host.takeFaults(),
+          become: (uid) => host.become(integer(uid, 'uid', 0, 0xfffffffe)),
         settle: () => host.settle(),
       };
     }
@@ -131,32 +128,45 @@ export class Host extends Handle {
   /** What this host can do and, for what it can't, why and how to fix it. */
   report(): HostReport {
     this.alive();
-    const check = (name: string, ok: boolean, yes: string, no: string, fix: string): HostCheck =>
-      ok ? { name, ok, detail: yes } : { name, ok, detail: no, fix };
-    const groups = this.#native.list('/sys/kernel/iommu_groups')?.length ?? 0;
-    const nodes = new Set(this.#native.list('/dev') ?? []);
-    const vfio = this.#native.list('/sys/bus/pci/drivers/vfio-pci') !== null;
-    return {
-      backend: this.backend,
-      kernel: this.#native.release(),
-      checks: [
-        check(
-          'iommufd',
-          nodes.has('iommu'),
-          '/dev/iommu',
-          'no /dev/iommu',
-          'Linux 6.2 or later with CONFIG_IOMMUFD: "modprobe iommufd"',
-        ),
-        check('vfio-pci', vfio, 'the driver is there', 'no driver vfio-pci', '"modprobe vfio-pci"'),
-        check(
-          'IOMMU',
-          groups > 0,
-          `${groups} groups`,
-          'no IOMMU group: it is off or absent',
-          'Boot with intel_iommu=on or amd_iommu=on',
-        ),
-      ],
-    };
+    return reportOf(this.#native, this.backend);
+  }
+
+  /**
+   * Whether a program of this process can use the device and, if not, why and which commands repair it. What can't be
+   * read from the host is tried: the device is opened, bound, attached and closed again, which resets it.
+   */
+  diagnose(bdf: string, o?: { attempt?: boolean }): Diagnosis {
+    const attempt = flag(known(o, 'options', ['attempt']).attempt, 'attempt', true);
+    const device = this.device(bdf);
+    const group = device.group === null ? undefined : new IommuGroup(this.#native, device.group);
+    const findings = causesOf(this.#native, device, group);
+    if (attempt && !findings.some((each) => each.blocks)) {
+      try {
+        this.attach(device.bdf)[Symbol.dispose]();
+      } catch (error) {
+        if (!(error instanceof VfioError)) throw error;
+        findings.push(failedAttempt(this.#native, device, error));
+      }
+    }
+    const memlock = memlockWarning(this.#native);
+    if (memlock !== undefined) findings.push(memlock);
+    return { bdf: device.bdf, usable: !findings.some((each) => each.blocks), findings };
+  }
+
+  /**
+   * Gives a user the nodes of all of the device's group, and lets everybody open /dev/iommu, which reaches no device.
+   * Until the next boot, or until the devices change drivers: `lasting` is what makes it last. Root's.
+   *
+   * @throws {VfioError} EPERM a part of the group is held by a host driver, or is another user's (`force` takes it), or
+   * this process is not root; ENODEV no member is with VFIO.
+   */
+  grant(bdf: string, uid: number, o?: { force?: boolean; name?: string }): Grant {
+    const { force, name } = known(o, 'options', ['force', 'name']);
+    integer(uid, 'uid', 0, 0xfffffffe);
+    // It becomes part of rules that root copies.
+    if (name !== undefined && !/^[\w.-]+\$?$/.test(text(name, 'name')))
+      throw refusal('the name of a user', 'name', name);
+    return grant(this.#native, this.device(bdf), uid, name ?? String(uid), flag(force, 'force', false));
   }
 
   /** All PCI devices, by address. */
@@ -228,7 +238,10 @@ export class Host extends Handle {
       throw new VfioError(19, {
         syscall: 'open',
         path: `/sys/bus/pci/devices/${device.bdf}/vfio-dev`,
-        ...wordsForNode(device),
+        ...wordsForNode(
+          device,
+          device.group === null ? undefined : new IommuGroup(this.#native, device.group),
+        ),
       });
     return new VfioDevice(this, this.#open(path), device.bdf, {
       words: (error) => {
@@ -272,7 +285,7 @@ export class Host extends Handle {
     } catch (error) {
       throw withWords(
         error,
-        (failed) => wordsForOpenGroup(failed, id, sysfs(), path) ?? wordsForOpen(failed, path),
+        (failed) => wordsForOpenGroup(failed, id, sysfs(), path) ?? wordsForOpen(failed, this.#native, path),
       );
     }
     return new Group(this, file, id, noIommu, {
@@ -311,7 +324,7 @@ export class Host extends Handle {
     try {
       return this.#native.open(path);
     } catch (error) {
-      throw withWords(error, (failed) => wordsForOpen(failed, path));
+      throw withWords(error, (failed) => wordsForOpen(failed, this.#native, path));
     }
   }
 }

@@ -6,7 +6,7 @@
  */
 import { array, flag, integer, oneOf, options, refusal, type U64Like, u64 } from './check.ts';
 import { explained } from './errors.ts';
-import { wordsForMissing } from './explain-iommufd.ts';
+import { wordsForMissing } from './explain.ts';
 import type { Handle } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
 import { IommufdObject } from './iommufd-object.ts';

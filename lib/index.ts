@@ -1,5 +1,6 @@
 /** vfio: PCI devices from TypeScript, through Linux VFIO and iommufd or on a software host. */
 export type { AttachedBy, AttachOptions, UserDevice } from './attach.ts';
+export type { Cause, Finding } from './causes.ts';
 export type { U64Like } from './check.ts';
 export { type PciCapability, PciConfig, type PciExtendedCapability } from './config-space.ts';
 export {
@@ -19,14 +20,14 @@ export { DmaBuffer, type MemorySlice } from './dma-buffer.ts';
 export type { DmaSpace, IovaRange, MapOptions, Mapping } from './dma-space.ts';
 export { VfioError, type VfioErrorDetails } from './errors.ts';
 export { FaultQueue, type FaultResponse, type IoPageFault } from './fault-queue.ts';
+export type { Grant } from './grant.ts';
 export { Group } from './group.ts';
 export { type Blocker, type DmaOwnership, IommuGroup } from './groups.ts';
 export {
+  type Diagnosis,
   type DmaFault,
   Host,
-  type HostCheck,
   type HostOptions,
-  type HostReport,
   type SoftwareControls,
   type SoftwareOptions,
 } from './host.ts';
@@ -41,9 +42,10 @@ export {
 export { Ioas } from './ioas.ts';
 export { type HwInfo, type HwInfoCommon, Iommufd, type IommufdFeature } from './iommufd.ts';
 export { Interrupt, Irq } from './irq.ts';
-export { PciDevice } from './pci.ts';
+export { type BindOptions, PciDevice } from './pci.ts';
 export { MappedRegion, Region } from './region.ts';
-export type { DeviceModel, IommuModel, PassiveBar, Topology } from './topology.ts';
+export type { HostCheck, HostReport } from './report.ts';
+export type { DeviceModel, IommuModel, PassiveBar, SystemModel, Topology } from './topology.ts';
 export {
   HwQueue,
   Vdevice,

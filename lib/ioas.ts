@@ -10,7 +10,7 @@ import { AddressSpace, type Kept, keptOf, type MapLater, quietly, SpaceMapping }
 import { array, flag, integer, options, refusal, type U64Like, u64 } from './check.ts';
 import type { IovaRange, MapOptions, Mapping } from './dma-space.ts';
 import { explained, VfioError, withWords } from './errors.ts';
-import { wordsForMissing } from './explain-iommufd.ts';
+import { wordsForMissing } from './explain.ts';
 import { genuine } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
 import type { NativeFile } from './native.ts';

@@ -7,7 +7,7 @@
  */
 import { quietly } from './address-space.ts';
 import { VfioError, withWords } from './errors.ts';
-import { wordsForBusy } from './explain-iommufd.ts';
+import { wordsForBusy } from './explain.ts';
 import { genuine, Handle } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
 import type { NativeFile } from './native.ts';

@@ -8,7 +8,7 @@ import { flag, instance, integer, oneOf, options, refusal } from './check.ts';
 import { Container } from './container.ts';
 import { VfioDevice } from './device.ts';
 import { explained } from './errors.ts';
-import { type HwptRequest, wordsForBusy, wordsForHwpt, wordsForMissing } from './explain-iommufd.ts';
+import { type HwptRequest, wordsForBusy, wordsForHwpt, wordsForMissing } from './explain.ts';
 import { FaultQueue } from './fault-queue.ts';
 import { Handle, keepFile } from './handle.ts';
 import { dataFields, Hwpt, type HwptData } from './hwpt.ts';

@@ -207,6 +207,12 @@ export interface NativeHost {
   addDevice(device: string): void;
   removeDevice(bdf: string): number;
   bindDriver(bdf: string, driver: string): number;
+  /** Whose a node is; null: there is none. */
+  ownership(path: string): { mode: number; uid: number; gid: number } | null;
+  own(path: string, uid: number, mode: number): void;
+  user(): number;
+  become(uid: number): void;
+  openers(path: string): number[];
   takeFaults(): { bdf: string; iova: bigint; length: bigint; write: boolean; reason: string }[];
   settle(): Promise<void>;
 }

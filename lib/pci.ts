@@ -1,9 +1,10 @@
 /** PCI devices as sysfs shows them: a live view, nothing is kept. Binding and unbinding of drivers. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { refusal, text } from './check.ts';
+import { flag, known, refusal, text } from './check.ts';
 import { VfioError, withWords } from './errors.ts';
-import { wordsForBind } from './explain-host.ts';
+import { wordsForBind } from './explain.ts';
 import type { NativeHost } from './native.ts';
+import { usesOf } from './uses.ts';
 
 const DEVICES = '/sys/bus/pci/devices';
 const DRIVERS = '/sys/bus/pci/drivers';
@@ -11,7 +12,32 @@ const DRIVERS = '/sys/bus/pci/drivers';
 const PATIENCE = 5000;
 
 /** The driver and override that a device had before this process changed them, by host and address. */
-const before = new WeakMap<NativeHost, Map<string, { driver: string | null; override: string | null }>>();
+const before = new WeakMap<NativeHost, Map<string, Held>>();
+
+/** The driver that holds a device, and the only one that may, if one was set. */
+interface Held {
+  driver: string | null;
+  override: string | null;
+}
+
+/** How drivers are changed. */
+export interface BindOptions {
+  /** Also of a device that the kernel uses now: a mounted disk, a network interface with a route. Default false. */
+  force?: boolean;
+}
+
+/** @internal The host of a device, for this package's own modules. */
+export let hostOf: (device: PciDevice) => NativeHost;
+
+/**
+ * @internal Changes several devices, all or none: what was done is undone if one fails. What the kernel uses is refused
+ * before anything is touched.
+ */
+export let together: (
+  devices: readonly PciDevice[],
+  change: (device: PciDevice) => Promise<void>,
+  o?: BindOptions,
+) => Promise<void>;
 
 /**
  * A PCI device as sysfs shows it: a live view, read anew at each access. A device that has gone is a VfioError ENODEV
@@ -21,6 +47,11 @@ export class PciDevice {
   /** The PCI address: '0000:00:10.0'. */
   readonly bdf: string;
   readonly #host: NativeHost;
+
+  static {
+    hostOf = (device) => device.#host;
+    together = PciDevice.#together;
+  }
 
   /** @internal */
   constructor(host: NativeHost, bdf: string) {
@@ -82,6 +113,14 @@ export class PciDevice {
   get iommu(): string | null {
     return basename(this.#host.readlink(`${DEVICES}/${this.bdf}/iommu`));
   }
+  /** How the kernel can reset it alone, best first: 'flr', 'pm', 'bus' ... (Linux 5.15); none: it can't. */
+  get resetMethods(): string[] {
+    return (this.#text('reset_method') ?? '').split(' ').filter(Boolean);
+  }
+  /** What the kernel does with it that would end badly without it: 'disk nvme0n1 is mounted on /srv'. */
+  get uses(): string[] {
+    return usesOf(this.#host, this.bdf).map((each) => each.reason);
+  }
   /** Its virtual functions: how many it can have and has; null: it is no SR-IOV physical function (Linux 3.8). */
   get sriov(): { totalVfs: number; numVfs: number } | null {
     const total = this.#text('sriov_totalvfs');
@@ -94,15 +133,17 @@ export class PciDevice {
    * Gives the device to `driver` (default 'vfio-pci') by driver_override; waits until it is there. On failure the
    * driver and override that it had are put back.
    *
-   * @throws {VfioError} ENODEV no such driver, or it refused the device; ETIMEDOUT the present driver does not let go
-   * within 5 seconds (something holds the device open); EACCES, EPERM not root.
+   * @throws {VfioError} ENODEV no such driver, or it refused the device; EBUSY the kernel uses it (`force` takes it
+   * anyway); ETIMEDOUT the present driver does not let go within 5 seconds (something holds the device open); EACCES,
+   * EPERM not root.
    */
-  async bind(driver = 'vfio-pci'): Promise<void> {
+  async bind(driver = 'vfio-pci', o?: BindOptions): Promise<void> {
     // A name is part of a path: it must not lead elsewhere.
     if (!/^[^/\s\0]+$/.test(text(driver, 'driver')) || driver === '.' || driver === '..')
       throw refusal("the name of a driver such as 'vfio-pci'", 'driver', driver);
-    const had = { driver: this.driver, override: this.driverOverride };
+    const had = this.#held();
     if (had.driver === driver) return;
+    this.#refuseUsed(o);
     if (this.#host.list(`${DRIVERS}/${driver}`) === null)
       throw new VfioError(19, {
         syscall: 'open',
@@ -130,10 +171,12 @@ export class PciDevice {
   /**
    * Takes the device from its driver. No driver: nothing.
    *
-   * @throws {VfioError} ETIMEDOUT, EBUSY something holds the device open; EACCES, EPERM not root.
+   * @throws {VfioError} ETIMEDOUT, EBUSY something holds the device open, or the kernel uses it (`force` takes it
+   * anyway); EACCES, EPERM not root.
    */
-  async unbind(): Promise<void> {
-    const had = { driver: this.driver, override: this.driverOverride };
+  async unbind(o?: BindOptions): Promise<void> {
+    const had = this.#held();
+    this.#refuseUsed(o);
     this.#remember(had);
     await this.#unbind(had.driver);
   }
@@ -156,8 +199,57 @@ export class PciDevice {
     }
   }
 
+  static async #together(
+    devices: readonly PciDevice[],
+    change: (device: PciDevice) => Promise<void>,
+    o?: BindOptions,
+  ): Promise<void> {
+    for (const device of devices) device.#refuseUsed(o);
+    const done: { device: PciDevice; had: Held; first: Held | undefined }[] = [];
+    try {
+      for (const device of devices) {
+        const entry = { device, had: device.#held(), first: before.get(device.#host)?.get(device.bdf) };
+        await change(device);
+        done.push(entry);
+      }
+    } catch (error) {
+      const left: string[] = [];
+      for (const { device, had, first } of done.reverse())
+        await device
+          .#become(had, first)
+          .catch((second: unknown) => left.push(`${device.bdf}: ${String(second)}`));
+      throw withWords(error, (failed) => ({
+        reason: `${failed.reason ?? failed.code}; ${left.length === 0 ? 'every device is as it was' : `not put back: ${left.join('; ')}`}`,
+      }));
+    }
+  }
+
+  #held(): Held {
+    return { driver: this.driver, override: this.driverOverride };
+  }
+
+  #refuseUsed(o: BindOptions | undefined): void {
+    if (flag(known(o, 'options', ['force']).force, 'force', false)) return;
+    const [use] = usesOf(this.#host, this.bdf);
+    if (use === undefined) return;
+    throw new VfioError(16, {
+      syscall: 'write',
+      path: `${DEVICES}/${this.bdf}/driver/unbind`,
+      reason: `the kernel uses ${this.bdf}: ${use.reason}`,
+      hint: `Run: ${use.command}`,
+    });
+  }
+
+  /** Back to a driver and override that it had; `first` is what was remembered then. */
+  async #become(had: Held, first: Held | undefined): Promise<void> {
+    if (this.driver !== had.driver) await this.#unbind(this.driver);
+    await this.#putBack(had);
+    if (first === undefined) before.get(this.#host)?.delete(this.bdf);
+    else before.get(this.#host)?.set(this.bdf, first);
+  }
+
   /** Keeps what the device had before this process first changed it; says whether this was the first time. */
-  #remember(had: { driver: string | null; override: string | null }): boolean {
+  #remember(had: Held): boolean {
     const known = before.get(this.#host) ?? new Map();
     before.set(this.#host, known);
     if (known.has(this.bdf)) return false;
@@ -165,7 +257,7 @@ export class PciDevice {
     return true;
   }
 
-  async #putBack(had: { driver: string | null; override: string | null }): Promise<void> {
+  async #putBack(had: Held): Promise<void> {
     this.#setOverride(had.override);
     if (had.driver !== null && this.driver === null)
       await this.#write(`${DRIVERS}/${had.driver}/bind`, this.bdf);

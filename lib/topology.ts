@@ -70,8 +70,8 @@ export interface DeviceModel {
    * groups. Default: true for root and downstream ports, else false. Conventional devices have none.
    */
   acs?: boolean;
-  /** Which IOMMU translates it, by index. Default: that of the bridge in front of it, or 0. */
-  iommu?: number;
+  /** Which IOMMU translates it, by index; null: none. Default: that of the bridge in front of it, or 0. */
+  iommu?: number | null;
   /** The driver that it starts on; null: none. Default: the one that matches. */
   driver?: string | null;
   /** How many PASID bits it has; default 0. */
@@ -82,6 +82,10 @@ export interface DeviceModel {
   group?: number;
   /** Its legacy interrupt line, 0 to 255. */
   irq?: number;
+  /** The disk that its host driver makes of it, and where that is mounted. */
+  disk?: { name: string; mountedOn?: string };
+  /** The network interface that its host driver makes of it; `route`: traffic leaves by it. */
+  network?: { name: string; up?: boolean; route?: boolean };
   /** Where its BARs are, by BAR. Default: one after the other. */
   addresses?: (U64Like | null)[];
   /** 'passive': what it says that it is, 16, 16 and 24 bits. */
@@ -106,8 +110,19 @@ export interface DeviceModel {
   functionReset?: boolean;
 }
 
+/** The kernel around the machine. */
+export interface SystemModel {
+  /** What it was started with: `intel_iommu=off` and `intremap=off` do what they say. */
+  commandLine?: string;
+  /** What it lacks: modules, or (CONFIG_VFIO_DEVICE_CDEV) nodes for single devices. */
+  without?: ('iommufd' | 'vfio-pci' | 'device-nodes')[];
+  /** The user that the program is. Default: whoever it is, nodes have no permissions. */
+  user?: number;
+}
+
 /** A machine: its IOMMUs (default: one VT-d) and what is on its buses. Groups follow from it. */
 export interface Topology {
+  system?: SystemModel;
   iommus?: IommuModel[];
   devices?: DeviceModel[];
 }

@@ -8,7 +8,7 @@
 import { integer, oneOf, options, type U64Like, u64 } from './check.ts';
 import type { VfioDevice } from './device.ts';
 import { explained } from './errors.ts';
-import { wordsForMissing } from './explain-iommufd.ts';
+import { wordsForMissing } from './explain.ts';
 import { genuine, type Handle } from './handle.ts';
 import { type Hwpt, type Invalidations, invalidate } from './hwpt.ts';
 import type { Iommufd } from './iommufd.ts';

@@ -23,6 +23,13 @@ struct DmaOwner {
   int fd = -1;         // of the open file that owns it for a user; -1: it has no descriptor any more
 };
 
+// Whose a node is, as stat(2) says.
+struct Ownership {
+  uint32_t mode = 0;  // permissions only
+  uint32_t uid = 0;
+  uint32_t gid = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -47,6 +54,16 @@ class Backend {
   [[nodiscard]] virtual int64_t readlink(const char* path, char* buffer, size_t size) = 0;
   [[nodiscard]] virtual int list(const char* path, std::vector<std::string>& names) = 0;
 
+  // A whole attribute of sysfs as text: its length, or -errno.
+  [[nodiscard]] virtual int64_t readText(const char* path, std::string& text);
+  // Who owns a node and who may open it, and changing that.
+  [[nodiscard]] virtual int ownership(const char* path, Ownership& out) = 0;
+  [[nodiscard]] virtual int own(const char* path, uint32_t uid, uint32_t mode) = 0;
+  // The user that this process is for the checks of permissions.
+  [[nodiscard]] virtual uint32_t user() const = 0;
+  // The processes that have a node open, as far as this one may see them.
+  [[nodiscard]] virtual int openers(const char* path, std::vector<int>& pids) = 0;
+
   // Which kernel this is, as uname(2) says: "6.12.117". A software host answers as a release that it was
   // told: "6.12".
   [[nodiscard]] virtual std::string release() const = 0;
@@ -68,5 +85,17 @@ class Backend {
     return -EIO;
   }
 };
+
+inline int64_t Backend::readText(const char* path, std::string& text) {
+  constexpr int readOnly = 0;  // O_RDONLY
+  const int fd = open(path, readOnly);
+  if (fd < 0) return fd;
+  constexpr size_t page = 4096;
+  char piece[page];
+  int64_t got;
+  while ((got = read(fd, piece, sizeof piece)) > 0) text.append(piece, static_cast<size_t>(got));
+  close(fd);
+  return got < 0 ? got : static_cast<int64_t>(text.size());
+}
 
 }  // namespace vfio

@@ -18,6 +18,7 @@ import {
   type Interrupt,
   Ioas,
   Iommufd,
+  type IommuGroup,
   type Irq,
   type MappedRegion,
   type Mapping,
@@ -38,6 +39,7 @@ let iommufd: Iommufd;
 let ioas: Ioas;
 let other: Ioas;
 let sysfs: PciDevice;
+let members: IommuGroup;
 let device: VfioDevice;
 let region: Region;
 let config: PciConfig;
@@ -69,6 +71,7 @@ beforeAll(async () => {
   host = openHost();
   sysfs = host.device(EDU);
   await sysfs.bind();
+  members = host.group(sysfs.group ?? -1);
   iommufd = host.openIommufd();
   device = host.openDevice(EDU);
   device.bind(iommufd);
@@ -331,6 +334,20 @@ const table: Record<string, () => Refused[]> = {
     ),
   ],
   'Host.report': nothing,
+  'Host.diagnose': () => [
+    ...refuses('bdf', addresses, (bad) => host.diagnose(bad)),
+    ...fails('ENODEV', ['0000:7f:1f.7'], (bad) => host.diagnose(bad)),
+    ...refuses('options', objects, (bad) => host.diagnose(EDU, bad)),
+    ...refuses('attempt', booleans, (attempt) => host.diagnose(EDU, { attempt })),
+  ],
+  'Host.grant': () => [
+    ...refuses('bdf', addresses, (bad) => host.grant(bad, 0)),
+    ...fails('ENODEV', ['0000:7f:1f.7'], (bad) => host.grant(bad, 0)),
+    ...refuses('uid', [undefined, ...integers(0xfffffffe)], (bad) => host.grant(EDU, bad)),
+    ...refuses('options', objects, (bad) => host.grant(EDU, 0, bad)),
+    ...refuses('force', booleans, (force) => host.grant(EDU, 0, { force })),
+    ...refuses('name', [...texts.slice(1), '', 'a b', 'a"', 'a\n'], (name) => host.grant(EDU, 0, { name })),
+  ],
   'Host.devices': nothing,
   'Host.device': () => [
     ...refuses('bdf', addresses, (bad) => host.device(bad)),
@@ -929,11 +946,27 @@ const table: Record<string, () => Refused[]> = {
       (bad) => sysfs.bind(bad),
     ),
     ...fails('ENODEV', ['no-such-driver', 'x'.repeat(200)], (bad) => sysfs.bind(bad)),
+    ...refuses('options', objects, (bad) => sysfs.bind('pci-stub', bad)),
+    ...refuses('force', booleans, (force) => sysfs.bind('pci-stub', { force })),
   ],
-  'PciDevice.unbind': nothing,
+  'PciDevice.unbind': () => [
+    ...refuses('options', objects, (bad) => sysfs.unbind(bad)),
+    ...refuses('force', booleans, (force) => sysfs.unbind({ force })),
+  ],
   'PciDevice.restore': nothing,
   'IommuGroup.viability': nothing,
   'IommuGroup.explain': nothing,
+  'IommuGroup.bind': () => [
+    ...refuses('driver', ['', '.', 'a b', 'a\0'], (bad) => members.bind(bad)),
+    ...fails('ENODEV', ['no-such-driver'], (bad) => members.bind(bad)),
+    ...refuses('options', objects, (bad) => members.bind('pci-stub', bad)),
+    ...refuses('force', booleans, (force) => members.bind('pci-stub', { force })),
+  ],
+  'IommuGroup.unbind': () => [
+    ...refuses('options', objects, (bad) => members.unbind(bad)),
+    ...refuses('force', booleans, (force) => members.unbind({ force })),
+  ],
+  'IommuGroup.restore': nothing,
   'Handle.[Symbol.dispose]': nothing,
   'DmaBuffer.[Symbol.dispose]': nothing,
 };

@@ -56,8 +56,10 @@ Napi::Function HostHandle::define(Napi::Env env) {
        InstanceMethod<&HostHandle::dmaOwner>("dmaOwner"), InstanceMethod<&HostHandle::addDevice>("addDevice"),
        InstanceMethod<&HostHandle::removeDevice>("removeDevice"),
        InstanceMethod<&HostHandle::bindDriver>("bindDriver"),
-       InstanceMethod<&HostHandle::takeFaults>("takeFaults"), InstanceMethod<&HostHandle::settle>("settle"),
-       InstanceMethod<&HostHandle::dispose>("dispose")});
+       InstanceMethod<&HostHandle::ownership>("ownership"), InstanceMethod<&HostHandle::own>("own"),
+       InstanceMethod<&HostHandle::user>("user"), InstanceMethod<&HostHandle::become>("become"),
+       InstanceMethod<&HostHandle::openers>("openers"), InstanceMethod<&HostHandle::takeFaults>("takeFaults"),
+       InstanceMethod<&HostHandle::settle>("settle"), InstanceMethod<&HostHandle::dispose>("dispose")});
 }
 
 HostHandle::HostHandle(const Napi::CallbackInfo& info) : ObjectWrap(info) {
@@ -100,19 +102,13 @@ Napi::Value HostHandle::release(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), live(info.Env()).release());
 }
 
-// (path) => string, or null when there is no such file. A sysfs attribute is at most one page.
+// (path) => string, or null when there is no such file.
 Napi::Value HostHandle::readText(const Napi::CallbackInfo& info) {
   const std::string path = Arguments(info).text(0, "path");
-  Backend& backend = live(info.Env());
-  const int fd = backend.open(path.c_str(), O_RDONLY);
-  if (fd == -ENOENT) return info.Env().Null();
-  if (fd < 0) throwErrno(info.Env(), fd, "open", nullptr, path.c_str());
   std::string text;
-  char piece[4096];
-  int64_t got;
-  while ((got = backend.read(fd, piece, sizeof piece)) > 0) text.append(piece, static_cast<size_t>(got));
-  backend.close(fd);
-  if (got < 0) throwErrno(info.Env(), got, "read", nullptr, path.c_str());
+  const int64_t result = live(info.Env()).readText(path.c_str(), text);
+  if (result == -ENOENT) return info.Env().Null();
+  if (result < 0) throwErrno(info.Env(), result, "read", nullptr, path.c_str());
   return Napi::String::New(info.Env(), text);
 }
 
@@ -204,6 +200,52 @@ Napi::Value HostHandle::bindDriver(const Napi::CallbackInfo& info) {
   const int result =
       software_ ? software_->bindDriver(arguments.text(0, "bdf"), arguments.text(1, "driver")) : -EOPNOTSUPP;
   return Napi::Number::New(info.Env(), result);
+}
+
+// (path) => { mode, uid, gid }, or null when there is no such file
+Napi::Value HostHandle::ownership(const Napi::CallbackInfo& info) {
+  const std::string path = Arguments(info).text(0, "path");
+  Ownership owned;
+  const int result = live(info.Env()).ownership(path.c_str(), owned);
+  if (result == -ENOENT) return info.Env().Null();
+  if (result < 0) throwErrno(info.Env(), result, "stat", nullptr, path.c_str());
+  Napi::Object object = Napi::Object::New(info.Env());
+  object.Set("mode", owned.mode);
+  object.Set("uid", owned.uid);
+  object.Set("gid", owned.gid);
+  return object;
+}
+
+// (path, uid, mode)
+Napi::Value HostHandle::own(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  const std::string path = arguments.text(0, "path");
+  const int result = live(info.Env()).own(path.c_str(), arguments.u32(1, "uid"), arguments.u32(2, "mode"));
+  if (result < 0) throwErrno(info.Env(), result, "chown", nullptr, path.c_str());
+  return info.Env().Undefined();
+}
+
+// () => the uid that counts for permissions
+Napi::Value HostHandle::user(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), live(info.Env()).user());
+}
+
+// (uid): the program is this user's from now on. Software only.
+Napi::Value HostHandle::become(const Napi::CallbackInfo& info) {
+  const uint32_t uid = Arguments(info).u32(0, "uid");
+  if (software_) software_->become(uid);
+  return info.Env().Undefined();
+}
+
+// (path) => pids
+Napi::Value HostHandle::openers(const Napi::CallbackInfo& info) {
+  const std::string path = Arguments(info).text(0, "path");
+  std::vector<int> pids;
+  const int result = live(info.Env()).openers(path.c_str(), pids);
+  if (result < 0) throwErrno(info.Env(), result, "getdents64", nullptr, path.c_str());
+  Napi::Array array = Napi::Array::New(info.Env(), pids.size());
+  for (uint32_t i = 0; i < pids.size(); ++i) array.Set(i, pids[i]);
+  return array;
 }
 
 // () => { bdf, iova, length, write, reason }[] since last asked. Software only.

@@ -30,6 +30,11 @@ class HostHandle final : public Napi::ObjectWrap<HostHandle> {
   Napi::Value addDevice(const Napi::CallbackInfo& info);
   Napi::Value removeDevice(const Napi::CallbackInfo& info);
   Napi::Value bindDriver(const Napi::CallbackInfo& info);
+  Napi::Value ownership(const Napi::CallbackInfo& info);
+  Napi::Value own(const Napi::CallbackInfo& info);
+  Napi::Value user(const Napi::CallbackInfo& info);
+  Napi::Value become(const Napi::CallbackInfo& info);
+  Napi::Value openers(const Napi::CallbackInfo& info);
   Napi::Value takeFaults(const Napi::CallbackInfo& info);
   Napi::Value settle(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);

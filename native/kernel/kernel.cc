@@ -4,14 +4,17 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <memory>
+#include <string_view>
 
 namespace vfio {
 namespace {
@@ -68,6 +71,42 @@ int KernelBackend::list(const char* path, std::vector<std::string>& names) {
     if (std::strcmp(entry->d_name, ".") != 0 && std::strcmp(entry->d_name, "..") != 0)
       names.emplace_back(entry->d_name);
   }
+}
+
+int KernelBackend::ownership(const char* path, Ownership& out) {
+  struct stat status {};
+  if (::stat(path, &status) != 0) return -errno;
+  constexpr mode_t permissions = 07777;
+  out = {status.st_mode & permissions, status.st_uid, status.st_gid};
+  return 0;
+}
+
+int KernelBackend::own(const char* path, uint32_t uid, uint32_t mode) {
+  // The mode last: it would let the old owner in.
+  if (::chown(path, uid, static_cast<gid_t>(-1)) != 0 || ::chmod(path, mode) != 0) return -errno;
+  return 0;
+}
+
+uint32_t KernelBackend::user() const { return ::geteuid(); }
+
+int KernelBackend::openers(const char* path, std::vector<int>& pids) {
+  std::vector<std::string> processes;
+  if (const int failed = list("/proc", processes)) return failed;
+  for (const auto& process : processes) {
+    const int pid = std::atoi(process.c_str());
+    if (pid <= 0) continue;
+    const std::string table = "/proc/" + process + "/fd";
+    std::vector<std::string> descriptors;
+    if (list(table.c_str(), descriptors) != 0) continue;  // gone, or not ours to see
+    for (const auto& descriptor : descriptors) {
+      char target[PATH_MAX];
+      const auto size = ::readlink((table + "/" + descriptor).c_str(), target, sizeof target);
+      if (size < 0 || std::string_view(target, static_cast<size_t>(size)) != path) continue;
+      pids.push_back(pid);
+      break;
+    }
+  }
+  return 0;
 }
 
 std::string KernelBackend::release() const {

@@ -19,6 +19,10 @@ class KernelBackend final : public Backend {
   int munmap(void* address, size_t length) override;
   int64_t readlink(const char* path, char* buffer, size_t size) override;
   int list(const char* path, std::vector<std::string>& names) override;
+  int ownership(const char* path, Ownership& out) override;
+  int own(const char* path, uint32_t uid, uint32_t mode) override;
+  uint32_t user() const override;
+  int openers(const char* path, std::vector<int>& pids) override;
   std::string release() const override;
   uint64_t pinned() const override;
 };

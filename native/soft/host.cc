@@ -56,6 +56,7 @@ void fill(int fd) {
 struct Description {
   std::shared_ptr<File> file;
   Inode inode;
+  std::string path;  // that it was opened by; empty: by no path
   int flags;
   int fd;    // the number that it was given first
   int peer;  // our end
@@ -122,7 +123,7 @@ int Host::install(std::shared_ptr<File> file, FdKind kind, int flags) {
   if ((flags & O_CLOEXEC) == 0) fcntl(ends[0], F_SETFD, 0);
   const Inode inode = {status.st_dev, status.st_ino};
   auto added =
-      std::make_unique<Description>(Description{std::move(file), inode, flags, ends[0], ends[1], false});
+      std::make_unique<Description>(Description{std::move(file), inode, {}, flags, ends[0], ends[1], false});
   const File& installed = *added->file;
   added->file->description_ = added.get();
   descriptions_[inode] = std::move(added);
@@ -248,7 +249,9 @@ int Host::open(const char* path, int flags) {
   reap();
   std::shared_ptr<File> opened;
   if (const int failed = machine_->open(copy, flags, opened)) return failed;
-  return install(std::move(opened), FdKind::plain, flags);
+  const int fd = install(std::move(opened), FdKind::plain, flags);
+  if (fd >= 0) known(fd)->path = std::move(copy);
+  return fd;
 }
 
 int Host::close(int fd) {
@@ -339,6 +342,42 @@ int Host::list(const char* path, std::vector<std::string>& names) {
   if (const int failed = copyPath(path, copy)) return failed;
   const std::lock_guard hold(mutex_);
   return machine_->list(copy, names);
+}
+
+int64_t Host::readText(const char* path, std::string& text) {
+  const std::lock_guard hold(mutex_);
+  engine_->drain();
+  const int failed = machine_->readText(path, text);
+  return failed ? failed : static_cast<int64_t>(text.size());
+}
+
+int Host::ownership(const char* path, Ownership& out) {
+  const std::lock_guard hold(mutex_);
+  return machine_->ownership(path, out);
+}
+
+int Host::own(const char* path, uint32_t uid, uint32_t mode) {
+  const std::lock_guard hold(mutex_);
+  return machine_->own(path, uid, mode);
+}
+
+uint32_t Host::user() const {
+  const std::lock_guard hold(mutex_);
+  return machine_->user();
+}
+
+void Host::become(uint32_t uid) {
+  const std::lock_guard hold(mutex_);
+  machine_->become(uid);
+}
+
+// A host lives in one process: whoever has it open is this one.
+int Host::openers(const char* path, std::vector<int>& pids) {
+  const std::lock_guard hold(mutex_);
+  reap();
+  const auto opened = [path](const auto& each) { return each.second->path == path; };
+  if (std::any_of(descriptions_.begin(), descriptions_.end(), opened)) pids.push_back(getpid());
+  return 0;
 }
 
 std::string Host::release() const { return options_.kernel.text(); }

@@ -70,6 +70,11 @@ class Host final : public Backend {
   int munmap(void* address, size_t length) override;
   int64_t readlink(const char* path, char* buffer, size_t size) override;
   int list(const char* path, std::vector<std::string>& names) override;
+  int64_t readText(const char* path, std::string& text) override;
+  int ownership(const char* path, Ownership& out) override;
+  int own(const char* path, uint32_t uid, uint32_t mode) override;
+  uint32_t user() const override;
+  int openers(const char* path, std::vector<int>& pids) override;
   std::string release() const override;
   uint64_t pinned() const override;
   int dmaOwner(int group, DmaOwner& out) override;
@@ -98,6 +103,7 @@ class Host final : public Backend {
   // Gives a device to a driver, which does DMA for the kernel unless it is one of those that don't: 0,
   // -ENODEV, -EBUSY (in use, or a user owns the group), or what the driver says.
   [[nodiscard]] int bindDriver(const std::string& bdf, const std::string& driver);
+  void become(uint32_t uid);                         // the program is another user's from now on
 
   // --- for the models below; the lock is held
   // A new descriptor, or -errno. `flags` are those of open(2): the access mode and O_CLOEXEC count.

@@ -92,7 +92,7 @@ describe('installed with no compiler and no install scripts, the package', () =>
       .filter((entry) => entry.isFile())
       .map((entry) => join(entry.parentPath, entry.name).slice(installed.length + 1));
     const allowed =
-      /^(dist\/lib\/.*\.d\.ts$|native\/|prebuilds\/)|^(dist\/vfio\.js|dist\/bin\/vfio-soft-preload\.js|package\.json|binding\.gyp|README\.md|LICENSE)$/;
+      /^(dist\/lib\/.*\.d\.ts$|native\/|prebuilds\/)|^(dist\/vfio\.js|dist\/vfio-command\.js|dist\/bin\/vfio-soft-preload\.js|package\.json|binding\.gyp|README\.md|LICENSE)$/;
     expect(files.filter((file) => !allowed.test(file))).toEqual([]);
     expect(files).toContain('dist/vfio.js');
     expect(files).toContain('dist/lib/index.d.ts');

@@ -127,6 +127,99 @@ void kinds() {
   claim("... and it has them", registers("0000:00:00.0").find("ecap") != std::string::npos);
 }
 
+// The kernel around the machine: what its command line, its modules and its users leave of it.
+void systems() {
+  const std::string edu = R"("devices": [{ "model": "edu", "bdf": "0000:00:10.0" }])";
+  const auto vfio = "/sys/bus/pci/drivers/vfio-pci/bind";
+  const auto write = [](Host& host, const char* path, const std::string& text) {
+    const int fd = host.open(path, O_WRONLY);
+    if (fd < 0) return fd;
+    const auto result = static_cast<int>(host.write(fd, text.data(), text.size()));
+    host.close(fd);
+    return result < 0 ? result : 0;
+  };
+  const auto take = [&write, vfio](Host& host) {
+    claim("the override is written", 0,
+          write(host, (kDevices + "0000:00:10.0/driver_override").c_str(), "vfio-pci"));
+    return write(host, vfio, "0000:00:10.0");
+  };
+  const auto off =
+      machine(R"({ "system": { "commandLine": "quiet intel_iommu=on intel_iommu=off" }, )" + edu + "}");
+  same("the command line", "quiet intel_iommu=on intel_iommu=off\n", read(*off, "/proc/cmdline"));
+  same("an IOMMU that is off makes no groups", "", names(*off, "/sys/kernel/iommu_groups"));
+  same("... and no link", "errno 2", last(*off, kDevices + "0000:00:10.0/iommu_group"));
+  claim("... and vfio-pci refuses", -EINVAL, take(*off));
+  const auto one = machine(R"({ "devices": [{ "model": "edu", "bdf": "0000:00:10.0", "iommu": null },
+                                            { "model": "edu", "bdf": "0000:00:11.0" }] })");
+  same("one device without IOMMU", "0", names(*one, "/sys/kernel/iommu_groups"));
+  claim("... which vfio-pci refuses", -EINVAL, take(*one));
+
+  const auto bound = [&take](Host& host) {
+    claim("vfio-pci takes the device", 0, take(host));
+    const int iommufd = host.open("/dev/iommu", O_RDWR);
+    const int device = host.open("/dev/vfio/devices/vfio0", O_RDWR);
+    uapi::vfio_device_bind_iommufd bind{.argsz = sizeof bind, .iommufd = iommufd};
+    const int result = host.ioctl(device, uapi::VFIO_DEVICE_BIND_IOMMUFD, reinterpret_cast<uintptr_t>(&bind));
+    host.close(device);
+    host.close(iommufd);
+    return result;
+  };
+  const auto unsafe = machine(R"({ "system": { "commandLine": "intremap=off" }, )" + edu + "}");
+  claim("interrupts that are not remapped: no bind", -EPERM, bound(*unsafe));
+  const char* parameter = "/sys/module/iommufd/parameters/allow_unsafe_interrupts";
+  same("... by a parameter", "N\n", read(*unsafe, parameter));
+  claim("... which takes truth values", -EINVAL, write(*unsafe, parameter, "maybe\n"));
+  claim("... that can be set", 0, write(*unsafe, parameter, "1\n"));
+  same("... and read", "Y\n", read(*unsafe, parameter));
+  uapi::vfio_device_bind_iommufd bind{.argsz = sizeof bind, .iommufd = unsafe->open("/dev/iommu", O_RDWR)};
+  claim("... then: a bind", 0,
+        unsafe->ioctl(unsafe->open("/dev/vfio/devices/vfio0", O_RDWR), uapi::VFIO_DEVICE_BIND_IOMMUFD,
+                      reinterpret_cast<uintptr_t>(&bind)));
+
+  const auto bare = machine(R"({ "system": { "without": ["iommufd", "vfio-pci"] }, )" + edu + "}");
+  claim("no iommufd", -ENOENT, bare->open("/dev/iommu", O_RDWR));
+  same("no vfio-pci", "errno 2", names(*bare, "/sys/bus/pci/drivers/vfio-pci"));
+  const auto old = machine(R"({ "system": { "without": ["device-nodes"] }, )" + edu + "}");
+  claim("a device without a node of its own", 0, take(*old));
+  same("... is a VFIO device", "vfio0", names(*old, kDevices + "0000:00:10.0/vfio-dev"));
+  same("... has no node", "errno 2", names(*old, "/dev/vfio/devices"));
+
+  const auto user = machine(R"({ "system": { "user": 1000 }, )" + edu + "}");
+  claim("what is root's another user can't write (E1)", -EACCES, write(*user, vfio, "0000:00:10.0"));
+  claim("... nor open", -EACCES, user->open("/dev/iommu", O_RDWR));
+  claim("... nor own", -EPERM, user->own("/dev/iommu", 1000, 0600));
+  user->become(0);
+  claim("root may", 0, user->own("/dev/iommu", 1000, 0600));
+  claim("... devices, not sysfs", -EPERM, user->own(vfio, 1000, 0600));
+  user->become(1000);
+  std::vector<int> pids;
+  claim("nobody has it open", user->openers("/dev/iommu", pids) == 0 && pids.empty());
+  const int opened = user->open("/dev/iommu", O_RDWR);
+  claim("the owner may open it", opened >= 0);
+  claim("... and is who has it open", user->openers("/dev/iommu", pids) == 0 && pids.size() == 1);
+  user->close(opened);
+  pids.clear();
+  claim("... until it is closed", user->openers("/dev/iommu", pids) == 0 && pids.empty());
+
+  const auto used = machine(R"({ "devices": [
+    { "model": "edu", "bdf": "0000:00:10.0", "driver": "ahci", "disk": { "name": "sda", "mountedOn": "/srv" } },
+    { "model": "edu", "bdf": "0000:00:11.0", "driver": "e1000e",
+      "network": { "name": "eth0", "up": true, "route": true } }] })");
+  same("a disk", "0000:00:10.0/block/sda", [&used] {
+    std::array<char, 256> target{};
+    const auto size = used->readlink("/sys/class/block/sda", target.data(), target.size());
+    const std::string text(target.data(), static_cast<size_t>(std::max<int64_t>(size, 0)));
+    return text.substr(text.find("0000:00:10"));
+  }());
+  same("... that is mounted", "20 1 8:128 / /srv rw - ext4 /dev/sda rw\n",
+       read(*used, "/proc/self/mountinfo"));
+  same("an interface", "up\n", read(*used, "/sys/class/net/eth0/operstate"));
+  claim("... with a route", read(*used, "/proc/net/route").find("\neth0\t00000000") != std::string::npos);
+  claim("without its driver", 0, write(*used, "/sys/bus/pci/drivers/ahci/unbind", "0000:00:10.0"));
+  same("... there is no disk", "", names(*used, "/sys/class/block"));
+  same("... and no mount", "", read(*used, "/proc/self/mountinfo"));
+}
+
 // A device of the kernel's in the group: it can't be taken (B2).
 void ownership() {
   const auto host = machine(R"({ "devices": [
@@ -165,10 +258,19 @@ void errors() {
       {"{} x", "line 1: Expected nothing after the value but received x"},
       {"{\"devices\": [], \"devices\": []}",
        "line 1: Expected the name \"devices\" once in an object but received it twice"},
-      {"[]", "line 1: Expected an object { iommus, devices } for topology but received a list of 0"},
+      {"[]", "line 1: Expected an object { iommus, devices, system } for topology but received a list of 0"},
       {"{}", "line 1: Expected a list of devices for topology.devices but received nothing"},
+      {R"({ "devices": [], "system": { "without": ["pci"] } })",
+       "line 1: Expected \"iommufd\", \"vfio-pci\" or \"device-nodes\" for system.without[0] but received "
+       "\"pci\""},
+      {edu(R"("bdf": "0000:00:01.0", "disk": { "name": "a/b" })"),
+       "line 1: Expected the name of a disk for devices[0].disk.name but received \"a/b\""},
+      {edu(R"("bdf": "0000:00:01.0", "network": { "name": "eth0", "route": true })"),
+       "line 1: Expected false of an interface that is down for devices[0].network.route but received true"},
+      {edu(R"("bdf": "0000:00:01.0", "iommu": null, "group": 3)"),
+       "line 1: Expected nothing (no IOMMU translates it) for devices[0].group but received 3"},
       {"{\"devices\": [], \"cpus\": 1}",
-       "line 1: Expected one of the fields iommus, devices for topology but received \"cpus\""},
+       "line 1: Expected one of the fields iommus, devices, system for topology but received \"cpus\""},
       {edu("\n\"bdf\": \"0:10\""),
        "line 2: Expected a PCI address such as \"0000:00:10.0\" (domain 0000) for devices[0].bdf "
        "but "
@@ -180,7 +282,7 @@ void errors() {
        "received "
        "\"0000:00:01.0\""},
       {edu("\"bdf\": \"0000:00:01.0\", \"iommu\": 1"),
-       "line 1: Expected the index of one of 1 iommus for devices[0].iommu but received 1"},
+       "line 1: Expected the index of one of 1 iommus, or null for devices[0].iommu but received 1"},
       {edu("\"bdf\": \"0000:00:01.0\", \"addresses\": [4096]"),
        "line 1: Expected a multiple of the BAR's size below 0x100000000 for devices[0].addresses[0] but "
        "received "
@@ -229,6 +331,7 @@ int main() {
   theDefault();
   tree();
   kinds();
+  systems();
   ownership();
   levels();
   errors();

@@ -43,11 +43,19 @@ Driver& DriverCore::add(Driver driver) {
   return *drivers_.emplace_back(std::make_unique<Driver>(std::move(driver)));
 }
 
+void DriverCore::addFunction(Function& function) {
+  functions_.push_back(&function);
+  byAddress_.emplace(function.bdf, &function);
+}
+
+void DriverCore::removeFunction(Function& function) {
+  std::erase(functions_, &function);
+  byAddress_.erase(function.bdf);
+}
+
 Function* DriverCore::find(std::string_view text) const {
-  const auto name = trimmed(text);
-  const auto found = std::find_if(functions_.begin(), functions_.end(),
-                                  [name](const Function* function) { return function->bdf == name; });
-  return found == functions_.end() ? nullptr : *found;
+  const auto found = byAddress_.find(trimmed(text));
+  return found == byAddress_.end() ? nullptr : found->second;
 }
 
 bool DriverCore::matches(const Driver& driver, const Function& function) {

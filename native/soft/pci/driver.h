@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -39,8 +40,8 @@ class DriverCore {
   explicit DriverCore(Changed changed) : changed_(std::move(changed)) {}
 
   Driver& add(Driver driver);
-  void addFunction(Function& function) { functions_.push_back(&function); }
-  void removeFunction(Function& function) { std::erase(functions_, &function); }
+  void addFunction(Function& function);
+  void removeFunction(Function& function);
   [[nodiscard]] Function* find(std::string_view text) const;  // by address; null: there is none
   [[nodiscard]] const std::vector<std::unique_ptr<Driver>>& drivers() const { return drivers_; }
 
@@ -60,6 +61,7 @@ class DriverCore {
   Changed changed_;
   std::vector<std::unique_ptr<Driver>> drivers_;
   std::vector<Function*> functions_;
+  std::map<std::string, Function*, std::less<>> byAddress_;
 };
 
 // The text without the one newline that shells add, up to a NUL.

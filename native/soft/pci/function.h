@@ -18,6 +18,7 @@
 #include "../iommu/endpoint.h"
 #include "config.h"
 #include "isolation.h"
+#include "topology.h"
 
 namespace vfio::soft {
 class Host;
@@ -129,6 +130,8 @@ class Function final : public devices::Port {
   Isolation isolation;
   Bus* secondary = nullptr;  // of a bridge: the bus behind it
   std::unique_ptr<iommu::Endpoint> endpoint;
+  bool translated = true;  // false: its endpoint stands for itself, and system software knows no group of it
+  UseSpec use;             // what its host driver does with it, while it has one
 
   // --- kept by system software
   Driver* driver = nullptr;

@@ -29,7 +29,7 @@ namespace vfio::soft::pci {
 
 namespace {
 
-iommu::Unit makeUnit(const Host& host, const UnitSpec& spec, size_t index) {
+iommu::Unit makeUnit(const Host& host, const SystemSpec& system, const UnitSpec& spec, size_t index) {
   iommu::UnitModel model = {.kind = *iommu::unitKind(spec.kind),
                             .index = static_cast<unsigned>(index),
                             .apertures = spec.apertures,
@@ -45,6 +45,7 @@ iommu::Unit makeUnit(const Host& host, const UnitSpec& spec, size_t index) {
     auto& formats = model.nesting.emplace();
     for (const std::string& name : *spec.nesting) formats.push_back(*iommu::nestingFormat(name));
   }
+  if (!system.remapsInterrupts) model.isolatesInterrupts = false;
   iommu::Unit unit = iommu::makeUnit(model);
   // Until 6.19 VT-d's driver marked every entry as present with the bit that says readable.
   unit.writableIsReadable = model.kind == iommu::UnitKind::vtd && !host.since(6, 19);
@@ -72,6 +73,21 @@ class TopologyMachine final : public Machine {
   [[nodiscard]] int bindDriver(const std::string& bdf, const std::string& driver) override;
   [[nodiscard]] const iommu::Group* iommuGroup(int id) const override;
 
+  [[nodiscard]] int readText(const std::string& path, std::string& text) override {
+    return tree_.readText(path, text);
+  }
+  [[nodiscard]] int ownership(const std::string& path, Ownership& out) override {
+    return tree_.ownership(path, out);
+  }
+  [[nodiscard]] int own(const std::string& path, uint32_t uid, uint32_t mode) override {
+    return tree_.own(path, uid, mode);
+  }
+  [[nodiscard]] uint32_t user() const override { return tree_.user; }
+  void become(uint32_t uid) override {
+    tree_.user = uid;
+    tree_.permissions = true;
+  }
+
  private:
   Bus& bus(uint8_t number, Function* bridge);
   Function& add(DeviceSpec& spec, Function* bridge);
@@ -90,12 +106,15 @@ class TopologyMachine final : public Machine {
   Tree tree_;
   DriverCore core_;
   Sysfs sysfs_;
+  SystemSpec system_;
   std::list<iommu::Unit> units_;
   std::list<iommu::Group> groups_;  // those that are gone have no id: an open file may still know them
+  std::map<int, iommu::Group*> groupsById_;
   Fabric fabric_;
   std::list<Bus> buses_;
   std::list<std::unique_ptr<Function>> functions_;
   std::set<unsigned> vfioIndexes_;
+  unsigned lowestVfio_ = 0;  // the lowest that is not among them
   // Unplugged while in use, with when the program was last told.
   std::map<const Function*, std::chrono::steady_clock::time_point> leaving_;
   std::map<int, std::shared_ptr<cdev::Group>> vfioGroups_;  // by the id of the IOMMU group
@@ -108,25 +127,33 @@ TopologyMachine::TopologyMachine(Host& host)
   const std::string& text = host.options().topology;
   Topology topology = readTopology(text.empty() ? defaultTopology : text);
   const auto order = place(topology);
+  system_ = topology.system;
+  tree_.permissions = system_.user.has_value();
+  tree_.user = system_.user.value_or(0);
   sysfs_.addBus();
+  sysfs_.addSystem(system_, allowsUnsafeInterrupts);
   for (const auto& spec : topology.iommus) {
-    sysfs_.addUnit(units_.emplace_back(makeUnit(host, spec, units_.size())));
+    units_.push_back(makeUnit(host, system_, spec, units_.size()));
+    if (system_.translates) sysfs_.addUnit(units_.back());
   }
   constexpr unsigned misc = 10, iommuMinor = 126, vfioMinor = 196;
-  tree_.device(
-      "/dev/iommu",
-      [this](int, std::shared_ptr<File>& out) {
-        out = iommufd::openIommufd(host_);
-        return 0;
-      },
-      misc, iommuMinor);
+  constexpr uint32_t iommuMode = 0660, vfioMode = 0666;
+  if (system_.iommufd) {
+    tree_.device(
+        "/dev/iommu",
+        [this](int, std::shared_ptr<File>& out) {
+          out = iommufd::openIommufd(host_);
+          return 0;
+        },
+        misc, iommuMinor, iommuMode);
+  }
   tree_.device(
       "/dev/vfio/vfio",
       [this](int, std::shared_ptr<File>& out) {
         out = std::make_shared<cdev::Container>(host_);
         return 0;
       },
-      misc, vfioMinor);
+      misc, vfioMinor, vfioMode);
   addDrivers();
   std::vector<Function*> functions(topology.devices.size());
   for (const size_t index : order) {
@@ -151,10 +178,13 @@ Bus& TopologyMachine::bus(uint8_t number, Function* bridge) {
 }
 
 iommu::Group& TopologyMachine::group(int id) {
-  for (auto& group : groups_) {
-    if (group.id == id) return group;
+  if (id >= 0) {
+    const auto known = groupsById_.find(id);
+    if (known != groupsById_.end()) return *known->second;
   }
   auto& added = groups_.emplace_back(iommu::Group{.id = id, .members = {}});
+  if (id < 0) return added;  // of a device without IOMMU: nobody sees it
+  groupsById_.emplace(id, &added);
   sysfs_.addGroup(added);
   return added;
 }
@@ -174,6 +204,8 @@ Function& TopologyMachine::add(DeviceSpec& spec, Function* bridge) {
                                  std::move(spec.model), unit, group(spec.groupId)));
   added.isolation.group = spec.groupId;
   fabric_.add(added.isolation);
+  added.translated = spec.translated;
+  added.use = spec.use;
   added.endpoint->pasidBits = spec.pasidBits;
   added.endpoint->pageRequests = spec.pageRequests;
   const std::string root = "/sys/devices/pci" + spec.address.text().substr(0, std::strlen("0000:00"));
@@ -242,9 +274,8 @@ bool TopologyMachine::start(Function& function, const DeviceSpec& spec) {
 // ---------------------------------------------------------------- hot-plug
 
 const iommu::Group* TopologyMachine::iommuGroup(int id) const {
-  const auto found =
-      std::find_if(groups_.begin(), groups_.end(), [id](const auto& group) { return group.id == id; });
-  return id < 0 || found == groups_.end() ? nullptr : &*found;
+  const auto found = groupsById_.find(id);
+  return found == groupsById_.end() ? nullptr : found->second;
 }
 
 // The bus that a new device is on; its address is known from here on.
@@ -353,6 +384,7 @@ int TopologyMachine::removeDevice(const std::string& bdf) {
   functions_.remove_if([function](const auto& each) { return each.get() == function; });
   if (group.members.empty()) {
     sysfs_.removeGroup(group);
+    groupsById_.erase(group.id);
     group.id = -1;
   }
   return 0;
@@ -378,10 +410,12 @@ int TopologyMachine::bindDriver(const std::string& bdf, const std::string& name)
 }
 
 void TopologyMachine::addDrivers() {
-  sysfs_.addDriver(core_.add({.name = "vfio-pci",
-                              .ids = {},
-                              .probe = [this](Function& function) { return probeVfio(function); },
-                              .remove = [this](Function& function) { return removeVfio(function); }}));
+  if (system_.vfioPci) {
+    sysfs_.addDriver(core_.add({.name = "vfio-pci",
+                                .ids = {},
+                                .probe = [this](Function& function) { return probeVfio(function); },
+                                .remove = [this](Function& function) { return removeVfio(function); }}));
+  }
   sysfs_.addDriver(core_.add({.name = "pci-stub", .ids = {}}));
   sysfs_.addDriver(core_.add({.name = "pcieport",
                               .ids = {{.classCode = 0x060400, .classMask = 0xffffff}},
@@ -416,10 +450,10 @@ std::shared_ptr<cdev::Group> TopologyMachine::vfioGroup(const Function& function
 }
 
 int TopologyMachine::probeVfio(Function& function) {
-  if (function.isBridge()) return -EINVAL;
-  unsigned index = 0;
-  while (vfioIndexes_.contains(index)) ++index;
+  if (function.isBridge() || !function.translated) return -EINVAL;
+  const unsigned index = lowestVfio_;
   vfioIndexes_.insert(index);
+  while (vfioIndexes_.contains(lowestVfio_)) ++lowestVfio_;
   function.vfio = std::make_unique<cdev::Device>(host_, function, index, vfioGroup(function));
   sysfs_.addVfio(function, index, [&function](int, std::shared_ptr<File>& out) {
     out = function.vfio->open();
@@ -438,6 +472,7 @@ int TopologyMachine::removeVfio(Function& function) {
   sysfs_.removeVfio(function, function.vfio->index);
   vfioIndexes_.erase(function.vfio->index);
   const auto group = function.vfio->group;
+  lowestVfio_ = std::min(lowestVfio_, function.vfio->index);
   function.vfio.reset();
   if (group->empty()) {
     const int id = function.endpoint->group.id;

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "../../backend.h"
 #include "../file.h"
 #include "tree.h"
 
@@ -39,6 +40,17 @@ class Machine {
   [[nodiscard]] virtual int status(const std::string& /*path*/, bool /*follow*/, Status& /*out*/) {
     return -ENOENT;
   }
+  // As those of the backend.
+  [[nodiscard]] virtual int readText(const std::string& /*path*/, std::string& /*text*/) { return -ENOENT; }
+  [[nodiscard]] virtual int ownership(const std::string& /*path*/, Ownership& /*out*/) { return -ENOENT; }
+  [[nodiscard]] virtual int own(const std::string& /*path*/, uint32_t /*uid*/, uint32_t /*mode*/) {
+    return -ENOENT;
+  }
+  [[nodiscard]] virtual uint32_t user() const { return 0; }
+  virtual void become(uint32_t /*uid*/) {}
+
+  // The parameter of the module iommufd: devices whose interrupts are not isolated may be bound.
+  bool allowsUnsafeInterrupts = false;
 };
 
 // The machine of the host's topology. Throws std::invalid_argument where that is no topology, or can't be

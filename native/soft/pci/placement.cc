@@ -166,6 +166,8 @@ void placeInGroups(Topology& topology, const std::vector<size_t>& order) {
   for (const size_t index : order) {
     const auto& device = devices[index];
     if (!device.group) continue;
+    if (!device.translated)
+      device.refuse("group", "nothing (no IOMMU translates it)", std::to_string(*device.group));
     auto& number = numbers[static_cast<size_t>(*nodes[index].group)];
     const auto [owner, isFree] = taken.emplace(*device.group, *nodes[index].group);
     if (number.value_or(*device.group) != *device.group || owner->second != *nodes[index].group)
@@ -175,6 +177,7 @@ void placeInGroups(Topology& topology, const std::vector<size_t>& order) {
   }
   int next = 0;
   for (const size_t index : order) {
+    if (!devices[index].translated) continue;
     auto& number = numbers[static_cast<size_t>(*nodes[index].group)];
     if (!number) {
       while (taken.contains(next)) ++next;
@@ -206,9 +209,11 @@ class Window {
 
   // 0: there is no room.
   uint64_t find(uint64_t size, uint64_t alignment) {
-    uint64_t at = (start_ + alignment - 1) / alignment * alignment;
+    // Nothing is ever given back: what was too full for this size stays so.
+    uint64_t& first = first_.try_emplace(size, start_).first->second;
+    uint64_t at = (first + alignment - 1) / alignment * alignment;
     for (; at < end_ && size <= end_ - at;) {
-      if (take(at, size)) return at;
+      if (take(at, size)) return first = at;
       const auto after = taken_.lower_bound(at + 1);
       const uint64_t behind = std::prev(after)->second > at ? std::prev(after)->second : after->second;
       at = (behind + alignment - 1) / alignment * alignment;
@@ -219,6 +224,7 @@ class Window {
  private:
   const uint64_t start_, end_;
   std::map<uint64_t, uint64_t> taken_;
+  std::map<uint64_t, uint64_t> first_;  // by size: nothing is free below
 };
 
 void placeBars(std::vector<DeviceSpec>& devices, const std::vector<size_t>& order,

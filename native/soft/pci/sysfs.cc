@@ -122,6 +122,36 @@ void Sysfs::addBus() {
                                                    })});
 }
 
+void Sysfs::addSystem(const SystemSpec& system, bool& allowsUnsafeInterrupts) {
+  addText("/proc/cmdline", system.commandLine + "\n");
+  const auto lines = [this](const std::string& path, std::string head,
+                            const std::map<std::string, std::string>& from) {
+    tree_.attribute(path, {[head = std::move(head), &from](std::string& text) {
+                             text = head;
+                             for (const auto& [name, line] : from) text += line;
+                             return 0;
+                           },
+                           nullptr});
+  };
+  lines("/proc/self/mountinfo", "", mounts_);
+  lines("/proc/net/route",
+        "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n", routes_);
+  deviceNodes_ = system.deviceNodes;
+  if (!system.iommufd) return;
+  tree_.attribute("/sys/module/iommufd/parameters/allow_unsafe_interrupts",
+                  {[&allowsUnsafeInterrupts](std::string& text) {
+                     text = allowsUnsafeInterrupts ? "Y\n" : "N\n";
+                     return 0;
+                   },
+                   store([&allowsUnsafeInterrupts](std::string_view text) {
+                     const auto word = trimmed(text);
+                     const bool yes = word == "1" || word == "y" || word == "Y" || word == "on";
+                     if (!yes && word != "0" && word != "n" && word != "N" && word != "off") return -EINVAL;
+                     allowsUnsafeInterrupts = yes;
+                     return 0;
+                   })});
+}
+
 void Sysfs::addDriver(Driver& driver) {
   const std::string path = busPath + "/drivers/" + driver.name;
   const auto add = [&](const char* name, int (DriverCore::*action)(Driver&, std::string_view)) {
@@ -193,6 +223,7 @@ void Sysfs::addFunction(Function& function) {
               }});
   tree_.link(busPath + "/devices/" + function.bdf, path);
   tree_.link(path + "/subsystem", busPath);
+  if (!function.translated) return;
   const auto& endpoint = *function.endpoint;
   const std::string group = groupsPath + "/" + std::to_string(endpoint.group.id);
   tree_.link(path + "/iommu_group", group);
@@ -338,6 +369,41 @@ void Sysfs::driverChanged(Function& function, Driver& driver, bool bound) {
     tree_.remove(function.path + "/driver");
     tree_.remove(path + "/" + function.bdf);
   }
+  if (driver.dma) showUse(function, bound);
+}
+
+// The disk or interface of a host driver, and where it is mounted or leads to.
+void Sysfs::showUse(Function& function, bool shown) {
+  const auto& use = function.use;
+  if (!use.disk.empty()) {
+    const std::string path = function.path + "/block/" + use.disk;
+    const std::string device = format("8:%u", static_cast<unsigned>(function.devfn));
+    if (shown) {
+      addText(path + "/dev", device + "\n");
+      tree_.directory(path + "/holders");
+      tree_.link("/sys/class/block/" + use.disk, path);
+      if (!use.mountedOn.empty())
+        mounts_[use.disk] =
+            "20 1 " + device + " / " + use.mountedOn + " rw - ext4 /dev/" + use.disk + " rw\n";
+    } else {
+      tree_.remove("/sys/class/block/" + use.disk);
+      tree_.remove(function.path + "/block");
+      mounts_.erase(use.disk);
+    }
+  }
+  if (!use.interface.empty()) {
+    const std::string path = function.path + "/net/" + use.interface;
+    if (shown) {
+      addText(path + "/operstate", use.up ? "up\n" : "down\n");
+      tree_.link("/sys/class/net/" + use.interface, path);
+      if (use.routed)
+        routes_[use.interface] = use.interface + "\t00000000\t0100000A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
+    } else {
+      tree_.remove("/sys/class/net/" + use.interface);
+      tree_.remove(function.path + "/net");
+      routes_.erase(use.interface);
+    }
+  }
 }
 
 void Sysfs::addVfioGroup(const std::string& name, Opener open) {
@@ -368,7 +434,7 @@ void Sysfs::addVfio(Function& function, unsigned index, Opener open) {
   tree_.link(path + "/device", function.path);
   tree_.link(path + "/subsystem", "/sys/class/vfio-dev");
   tree_.link("/sys/class/vfio-dev/" + name, path);
-  if (!function.host.since(6, 6)) {  // devices have no files of their own yet
+  if (!deviceNodes_ || !function.host.since(6, 6)) {  // devices have no files of their own
     addText(path + "/uevent", "");
     return;
   }
@@ -380,7 +446,7 @@ void Sysfs::addVfio(Function& function, unsigned index, Opener open) {
 
 void Sysfs::removeVfio(Function& function, unsigned index) {
   const std::string name = "vfio" + std::to_string(index);
-  if (function.host.since(6, 6)) tree_.remove("/dev/vfio/devices/" + name);
+  if (deviceNodes_ && function.host.since(6, 6)) tree_.remove("/dev/vfio/devices/" + name);
   tree_.remove("/sys/class/vfio-dev/" + name);
   tree_.remove(function.path + "/vfio-dev");
 }

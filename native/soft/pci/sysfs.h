@@ -13,6 +13,8 @@ class Sysfs {
   Sysfs(Tree& tree, DriverCore& core) : tree_(tree), core_(core) {}
 
   void addBus();
+  // The command line, the mounts, and the parameters of modules.
+  void addSystem(const SystemSpec& system, bool& allowsUnsafeInterrupts);
   void addDriver(Driver& driver);
   void addUnit(const iommu::Unit& unit);
   void addGroup(iommu::Group& group);
@@ -34,8 +36,12 @@ class Sysfs {
   void addIdentity(Function& function);
   void addOverride(Function& function);
   void addReset(Function& function);
+  void showUse(Function& function, bool shown);
 
   Tree& tree_;
+  bool deviceNodes_ = true;
+  std::map<std::string, std::string> mounts_;  // lines of /proc/self/mountinfo, by disk
+  std::map<std::string, std::string> routes_;  // lines of /proc/net/route, by interface
   DriverCore& core_;
   std::map<std::string, unsigned> groupMinors_;  // of VFIO groups, by name
 };

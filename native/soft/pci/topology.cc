@@ -106,6 +106,13 @@ class Reader {
     }
     return value->text;
   }
+  [[nodiscard]] std::optional<std::string> text(std::string_view field) const {
+    const auto* value = find(field);
+    if (!value) return std::nullopt;
+    if (value->kind != Value::Kind::string || value->text.find_first_of("\n", 0) != std::string::npos)
+      refuse(field, "a line of text");
+    return value->text;
+  }
   [[nodiscard]] static std::string alternatives(std::initializer_list<std::string_view> names) {
     std::string known = "one of";
     for (const auto& each : names) known += (known == "one of" ? " \"" : ", \"") + std::string(each) + "\"";
@@ -133,6 +140,49 @@ class Reader {
 
 std::string element(const Reader& reader, std::string_view field, size_t index) {
   return reader.path(field) + "[" + std::to_string(index) + "]";
+}
+
+// ---------------------------------------------------------------- system
+
+// Is this word on the kernel's command line? The last of several settings of a name counts.
+[[nodiscard]] bool says(std::string_view line, std::initializer_list<std::string_view> off,
+                        std::initializer_list<std::string_view> on) {
+  bool result = false;
+  for (size_t at = 0; at < line.size();) {
+    const size_t end = std::min(line.find(' ', at), line.size());
+    const auto word = line.substr(at, end - at);
+    if (std::find(off.begin(), off.end(), word) != off.end()) result = true;
+    if (std::find(on.begin(), on.end(), word) != on.end()) result = false;
+    at = end + 1;
+  }
+  return result;
+}
+
+SystemSpec readSystem(const Reader& reader) {
+  reader.only({"commandLine", "user", "without"});
+  SystemSpec system;
+  system.commandLine = reader.text("commandLine").value_or("");
+  system.translates = !says(system.commandLine, {"intel_iommu=off", "amd_iommu=off", "iommu=off"},
+                            {"intel_iommu=on", "amd_iommu=on"});
+  system.remapsInterrupts = !says(system.commandLine, {"intremap=off", "nointremap"}, {"intremap=on"});
+  if (const auto user = reader.integer("user", 0, UINT32_MAX - 1)) system.user = static_cast<uint32_t>(*user);
+  constexpr size_t mostMissing = 3;
+  if (const auto* list = reader.list("without", mostMissing)) {
+    for (size_t i = 0; i < list->size(); ++i) {
+      const auto& name = (*list)[i];
+      bool* const which = name.text == "iommufd"        ? &system.iommufd
+                          : name.text == "vfio-pci"     ? &system.vfioPci
+                          : name.text == "device-nodes" ? &system.deviceNodes
+                                                        : nullptr;
+      if (name.kind != Value::Kind::string || !which)
+        fail(name.line, "\"iommufd\", \"vfio-pci\" or \"device-nodes\"", element(reader, "without", i),
+             name.shown());
+      *which = false;
+    }
+  }
+  // Devices have files of their own for the sake of iommufd.
+  system.deviceNodes = system.deviceNodes && system.iommufd;
+  return system;
 }
 
 // ---------------------------------------------------------------- iommus
@@ -305,6 +355,32 @@ devices::Description readPassive(const Reader& reader) {
   return description;
 }
 
+// A name that is one part of a path.
+[[nodiscard]] bool isName(const std::string& text) {
+  return !text.empty() && text.size() < 64 && text.find_first_of("/ \t\n") == std::string::npos &&
+         text.find('\0') == std::string::npos && text != "." && text != "..";
+}
+
+void readUse(const Reader& reader, UseSpec& use) {
+  if (const auto* disk = reader.find("disk")) {
+    const Reader inner(*disk, reader.path("disk"), "a disk { name, mountedOn }");
+    inner.only({"name", "mountedOn"});
+    use.disk = inner.text("name").value_or("");
+    if (!isName(use.disk)) inner.refuse("name", "the name of a disk");
+    use.mountedOn = inner.text("mountedOn").value_or("");
+    if (inner.find("mountedOn") && !use.mountedOn.starts_with('/')) inner.refuse("mountedOn", "a path");
+  }
+  if (const auto* network = reader.find("network")) {
+    const Reader inner(*network, reader.path("network"), "a network interface { name, up, route }");
+    inner.only({"name", "up", "route"});
+    use.interface = inner.text("name").value_or("");
+    if (!isName(use.interface)) inner.refuse("name", "the name of an interface");
+    use.up = inner.boolean("up").value_or(false);
+    use.routed = inner.boolean("route").value_or(false);
+    if (use.routed && !use.up) inner.refuse("route", "false of an interface that is down");
+  }
+}
+
 DeviceSpec readDevice(const Reader& reader, const Value& value, std::string name, size_t iommus) {
   const auto models = {
       std::string_view("edu"),           std::string_view("ivshmem"),         std::string_view("root-port"),
@@ -318,7 +394,7 @@ DeviceSpec readDevice(const Reader& reader, const Value& value, std::string name
   // Of every device, whatever it is.
   const std::initializer_list<std::string_view> fields = {
       "model",     "bdf",          "behind", "slot", "function",  "iommu", "driver",
-      "pasidBits", "pageRequests", "group",  "irq",  "addresses", "acs"};
+      "pasidBits", "pageRequests", "group", "irq", "addresses", "acs", "disk", "network"};
   if (model == "passive") {
     reader.only(fields, {"vendor", "device", "classCode", "subsystemVendor", "subsystemDevice", "revision",
                          "bars", "pin", "msi", "msix", "express", "functionReset"});
@@ -359,23 +435,22 @@ DeviceSpec readDevice(const Reader& reader, const Value& value, std::string name
   device.acs = reader.boolean("acs");
   const bool hasAcs = device.description().express && device.kind != PortKind::conventionalBridge;
   if (device.acs.value_or(false) && !hasAcs) reader.refuse("acs", "false for a conventional device");
-  if (const auto* which = reader.find("iommu")) {
+  if (const auto* which = reader.find("iommu"); which && which->kind == Value::Kind::null) {
+    device.translated = false;
+  } else if (which) {
     device.iommu = toInteger(*which);
     if (!device.iommu || *device.iommu >= iommus)
-      reader.refuse("iommu", "the index of one of " + std::to_string(iommus) + " iommus");
+      reader.refuse("iommu", "the index of one of " + std::to_string(iommus) + " iommus, or null");
   }
   if (const auto* driver = reader.find("driver")) {
-    const auto valid = [](const std::string& text) {
-      return !text.empty() && text.size() < 64 && text.find_first_of("/ \t\n") == std::string::npos &&
-             text.find('\0') == std::string::npos && text != "." && text != "..";
-    };
     device.driver.emplace();
-    if (driver->kind == Value::Kind::string && valid(driver->text)) {
+    if (driver->kind == Value::Kind::string && isName(driver->text)) {
       device.driver->emplace(driver->text);
     } else if (driver->kind != Value::Kind::null) {
       reader.refuse("driver", "the name of a driver, or null");
     }
   }
+  readUse(reader, device.use);
   device.pasidBits = static_cast<unsigned>(reader.integer("pasidBits", 0, 20).value_or(0));
   device.pageRequests = reader.boolean("pageRequests").value_or(false);
   if (const auto group = reader.integer("group", 0, 9999)) device.group = static_cast<int>(*group);
@@ -439,9 +514,11 @@ Topology readTopology(std::string_view text) {
   constexpr size_t mostUnits = 64;
   constexpr size_t mostDevices = 4096;
   const Value value = json::parse(text);
-  const Reader reader(value, "topology", "an object { iommus, devices }");
-  reader.only({"iommus", "devices"});
+  const Reader reader(value, "topology", "an object { iommus, devices, system }");
+  reader.only({"iommus", "devices", "system"});
   Topology topology;
+  if (const auto* system = reader.find("system"))
+    topology.system = readSystem(Reader(*system, "system", "an object { commandLine, user, without }"));
   if (const auto* list = reader.list("iommus", mostUnits)) {
     for (size_t i = 0; i < list->size(); ++i) {
       topology.iommus.push_back(
@@ -461,6 +538,8 @@ Topology readTopology(std::string_view text) {
   } else {
     reader.refuse("devices", "a list of devices");
   }
+  if (!topology.system.translates)
+    for (auto& device : topology.devices) device.translated = false;
   return topology;
 }
 

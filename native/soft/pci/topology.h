@@ -39,6 +39,28 @@ struct UnitSpec {
   std::optional<bool> dirtyTracking, enforcesCoherency, isolatesInterrupts, commandQueues;
 };
 
+// `system`: the kernel around the machine.
+struct SystemSpec {
+  std::string commandLine;
+  std::optional<uint32_t> user;  // null: nodes have no permissions
+  bool iommufd = true;
+  bool vfioPci = true;
+  bool deviceNodes = true;  // VFIO devices have files of their own
+
+  // What the command line says.
+  bool translates = true;
+  bool remapsInterrupts = true;
+};
+
+// What a host driver does with a device: the kernel's disk or network interface on it.
+struct UseSpec {
+  std::string disk;       // its name; empty: none
+  std::string mountedOn;  // empty: nowhere
+  std::string interface;
+  bool up = false;
+  bool routed = false;  // there is a route through it
+};
+
 // One of `devices`. The second half is filled by its placement.
 struct DeviceSpec {
   // Where it is in the text, for errors: "devices[2]".
@@ -53,6 +75,8 @@ struct DeviceSpec {
   uint8_t slot = 0;               // with `behind` and no bdf
   uint8_t function = 0;           // the same
   std::optional<size_t> iommu;
+  bool translated = true;  // false: no IOMMU is in front of it, so it is in no group
+  UseSpec use;
   std::optional<std::optional<std::string>> driver;  // not said, none, or a name
   unsigned pasidBits = 0;
   bool pageRequests = false;
@@ -67,7 +91,7 @@ struct DeviceSpec {
   uint8_t subordinate = 0;
   uint16_t requesterId = 0;
   size_t unit = 0;
-  int groupId = 0;
+  int groupId = -1;  // none
   uint8_t interrupt = 0;
   std::array<uint64_t, 6> placed{};
 
@@ -80,6 +104,7 @@ struct DeviceSpec {
 };
 
 struct Topology {
+  SystemSpec system;
   std::vector<UnitSpec> iommus;
   std::vector<DeviceSpec> devices;
 };

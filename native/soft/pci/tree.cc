@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <array>
-#include <deque>
 
 #include "../mm/memory.h"
 
@@ -19,8 +18,8 @@ constexpr size_t pageSize = 4096;
 constexpr size_t longestName = 255;
 constexpr int mostLinks = 40;
 
-std::vector<std::string> split(std::string_view path) {
-  std::vector<std::string> parts;
+std::vector<std::string_view> split(std::string_view path) {
+  std::vector<std::string_view> parts;
   for (size_t at = 0; at < path.size();) {
     const size_t end = std::min(path.find('/', at), path.size());
     if (end > at) parts.emplace_back(path.substr(at, end - at));
@@ -156,10 +155,10 @@ void markGone(Node& node) {
 
 Node& Tree::make(const std::string& path) {
   Node* node = root_.get();
-  for (const auto& part : split(path)) {
-    auto& child = node->children[part];
-    if (!child) child = std::make_shared<Node>();
-    node = child.get();
+  for (const auto part : split(path)) {
+    auto child = node->children.find(part);
+    if (child == node->children.end()) child = node->children.emplace(part, std::make_shared<Node>()).first;
+    node = child->second.get();
   }
   return *node;
 }
@@ -173,7 +172,10 @@ void Tree::link(const std::string& path, const std::string& target) {
   while (common < from.size() && common + 1 < to.size() && from[common] == to[common]) ++common;
   std::string relative;
   for (size_t i = common; i < from.size(); ++i) relative += "../";
-  for (size_t i = common; i < to.size(); ++i) relative += (i > common ? "/" : "") + to[i];
+  for (size_t i = common; i < to.size(); ++i) {
+    if (i > common) relative += '/';
+    relative += to[i];
+  }
   auto& node = make(path);
   node.kind = Node::Kind::link;
   node.target = relative;
@@ -191,11 +193,12 @@ void Tree::flat(const std::string& path, Flat flat) {
   node.flat = std::move(flat);
 }
 
-void Tree::device(const std::string& path, Opener opener, unsigned major, unsigned minor) {
+void Tree::device(const std::string& path, Opener opener, unsigned major, unsigned minor, uint32_t mode) {
   auto& node = make(path);
   node.kind = Node::Kind::device;
   node.opener = std::move(opener);
   node.number = makedev(major, minor);
+  node.ownership.mode = mode;
 }
 
 void Tree::remove(const std::string& path) {
@@ -211,14 +214,15 @@ void Tree::remove(const std::string& path) {
 
 int Tree::find(const std::string& path, bool follow, std::shared_ptr<Node>& out) {
   if (path.empty() || path.front() != '/') return -ENOENT;
-  auto parts = split(path);
-  std::deque<std::string> left(parts.begin(), parts.end());
+  // What is left to walk, the next part at the back. The texts are the path's, or of links on the trail.
+  std::vector<std::string_view> left = split(path);
+  std::reverse(left.begin(), left.end());
   const bool mustBeDirectory = path.back() == '/';
   std::vector<std::shared_ptr<Node>> trail{root_};
   int links = 0;
   while (!left.empty()) {
-    const std::string part = std::move(left.front());
-    left.pop_front();
+    const std::string_view part = left.back();
+    left.pop_back();
     if (part.size() > longestName) return -ENAMETOOLONG;
     if (trail.back()->kind != Node::Kind::directory) return -ENOTDIR;
     if (part == ".") continue;
@@ -233,7 +237,7 @@ int Tree::find(const std::string& path, bool follow, std::shared_ptr<Node>& out)
     if (node->kind == Node::Kind::link && (!last || follow || mustBeDirectory)) {
       if (++links > mostLinks) return -ELOOP;
       const auto target = split(node->target);
-      left.insert(left.begin(), target.begin(), target.end());
+      left.insert(left.end(), target.rbegin(), target.rend());
       continue;
     }
     trail.push_back(node);
@@ -259,6 +263,7 @@ int Tree::open(const std::string& path, int flags, std::shared_ptr<File>& out) {
     return 0;
   }
   if ((flags & O_DIRECTORY) != 0) return -ENOTDIR;
+  if (!permits(*node, reads, writes)) return -EACCES;
   switch (node->kind) {
     case Node::Kind::device:
       return node->opener(flags, out);
@@ -273,6 +278,56 @@ int Tree::open(const std::string& path, int flags, std::shared_ptr<File>& out) {
   }
 }
 
+Ownership Tree::ownershipOf(const Node& node) const {
+  switch (node.kind) {
+    case Node::Kind::directory:
+      return {.mode = 0755};
+    case Node::Kind::link:
+      return {.mode = 0777};
+    case Node::Kind::attribute:
+      return {.mode = (node.attribute.show ? 0444U : 0U) | (node.attribute.store ? 0200U : 0U)};
+    case Node::Kind::flat:
+      return {.mode = 0644};
+    case Node::Kind::device:
+      break;
+  }
+  return permissions ? node.ownership : Ownership{.mode = 0666};
+}
+
+// Root may do everything. Users have no groups here but the one of their number.
+bool Tree::permits(const Node& node, bool reads, bool writes) const {
+  if (user == 0) return true;
+  const Ownership owned = ownershipOf(node);
+  constexpr unsigned ownerShift = 6, groupShift = 3;
+  const unsigned bits = owned.mode >> (owned.uid == user ? ownerShift : owned.gid == user ? groupShift : 0);
+  return (!reads || (bits & 4) != 0) && (!writes || (bits & 2) != 0);
+}
+
+int Tree::readText(const std::string& path, std::string& text) {
+  std::shared_ptr<Node> node;
+  if (const int failed = find(path, true, node)) return failed;
+  if (node->kind == Node::Kind::directory) return -EISDIR;
+  if (node->kind != Node::Kind::attribute || !node->attribute.show) return -EACCES;
+  return node->attribute.show(text);
+}
+
+int Tree::ownership(const std::string& path, Ownership& out) {
+  std::shared_ptr<Node> node;
+  if (const int failed = find(path, true, node)) return failed;
+  out = ownershipOf(*node);
+  return 0;
+}
+
+int Tree::own(const std::string& path, uint32_t uid, uint32_t mode) {
+  std::shared_ptr<Node> node;
+  if (const int failed = find(path, true, node)) return failed;
+  if (user != 0) return -EPERM;
+  if (node->kind != Node::Kind::device) return -EPERM;  // sysfs is root's
+  node->ownership.uid = uid;
+  node->ownership.mode = mode;
+  return 0;
+}
+
 int Tree::readlink(const std::string& path, std::string& target) {
   std::shared_ptr<Node> node;
   if (const int failed = find(path, false, node)) return failed;
@@ -284,23 +339,22 @@ int Tree::readlink(const std::string& path, std::string& target) {
 int Tree::status(const std::string& path, bool follow, Status& out) {
   std::shared_ptr<Node> node;
   if (const int failed = find(path, follow, node)) return failed;
+  const uint32_t permitted = ownershipOf(*node).mode;
   switch (node->kind) {
     case Node::Kind::directory:
-      out = {.mode = S_IFDIR | 0755};
+      out = {.mode = S_IFDIR | permitted};
       break;
     case Node::Kind::link:
-      out = {.mode = S_IFLNK | 0777, .size = node->target.size()};
+      out = {.mode = S_IFLNK | permitted, .size = node->target.size()};
       break;
     case Node::Kind::attribute:
-      out = {.mode = S_IFREG | (node->attribute.show ? 0444U : 0U) | (node->attribute.store ? 0200U : 0U),
-             .size = pageSize};
+      out = {.mode = S_IFREG | permitted, .size = pageSize};
       break;
     case Node::Kind::flat:
-      out = {.mode = S_IFREG | 0644, .size = node->flat.size};
+      out = {.mode = S_IFREG | permitted, .size = node->flat.size};
       break;
     case Node::Kind::device:
-      // Nodes have no permissions yet: whoever runs the program may open everything.
-      out = {.mode = S_IFCHR | 0666, .device = node->number};
+      out = {.mode = S_IFCHR | permitted, .device = node->number};
       break;
   }
   return 0;

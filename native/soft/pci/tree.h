@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "../../backend.h"
 #include "../file.h"
 
 namespace vfio::soft::pci {
@@ -46,6 +47,7 @@ struct Node {
   Flat flat;
   Opener opener;
   uint64_t number = 0;
+  Ownership ownership{};  // of a device node; the rest is root's
   bool gone = false;
 };
 
@@ -58,19 +60,28 @@ class Tree {
   void link(const std::string& path, const std::string& target);  // `target` absolute; shown relative
   void attribute(const std::string& path, Attribute attribute);
   void flat(const std::string& path, Flat flat);
-  void device(const std::string& path, Opener opener, unsigned major, unsigned minor);
+  void device(const std::string& path, Opener opener, unsigned major, unsigned minor, uint32_t mode = 0600);
   void remove(const std::string& path);
 
   [[nodiscard]] int open(const std::string& path, int flags, std::shared_ptr<File>& out);
   [[nodiscard]] int readlink(const std::string& path, std::string& target);
   [[nodiscard]] int status(const std::string& path, bool follow, Status& out);
   [[nodiscard]] int list(const std::string& path, std::vector<std::string>& names);
+  [[nodiscard]] int readText(const std::string& path, std::string& text);
+  [[nodiscard]] int ownership(const std::string& path, Ownership& out);
+  [[nodiscard]] int own(const std::string& path, uint32_t uid, uint32_t mode);
+
+  // Who the program is. What root may do everybody may, unless nodes have permissions.
+  uint32_t user = 0;
+  bool permissions = false;
 
  private:
   // Resolves as the kernel does: links are followed (the last one only with `follow`), ".." of a link's
   // target is the target's parent. 0 and a node, or -ENOENT, -ENOTDIR, -ELOOP, -ENAMETOOLONG.
   [[nodiscard]] int find(const std::string& path, bool follow, std::shared_ptr<Node>& out);
   Node& make(const std::string& path);
+  [[nodiscard]] Ownership ownershipOf(const Node& node) const;
+  [[nodiscard]] bool permits(const Node& node, bool reads, bool writes) const;
 
   std::shared_ptr<Node> root_;
 };

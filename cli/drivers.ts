@@ -1,0 +1,53 @@
+/** vfio bind, unbind, restore: drivers of devices, all or none. */
+import type { Host } from '../lib/index.ts';
+import { together } from '../lib/pci.ts';
+import type { Printer } from './print.ts';
+
+export async function changeDrivers(
+  host: Host,
+  print: Printer,
+  change: 'bind' | 'unbind' | 'restore',
+  bdfs: readonly string[],
+  options: { group?: boolean; driver?: string; force?: boolean },
+): Promise<number> {
+  const named = bdfs.map((bdf) => host.device(bdf));
+  const wanted = named.flatMap((device) => {
+    if (!options.group || device.group === null) return [device];
+    return host.group(device.group).endpoints;
+  });
+  const devices = [...new Map(wanted.map((each) => [each.bdf, each])).values()];
+  const was = new Map(devices.map((each) => [each.bdf, each.driver]));
+  // What is with the driver already is not touched, and so not in the way.
+  const changed = devices.filter(({ driver }) => change !== 'bind' || driver !== options.driver);
+  await together(
+    changed,
+    async (device) => {
+      if (change === 'bind') await device.bind(options.driver, { force: true });
+      else if (change === 'unbind') await device.unbind({ force: true });
+      else await device.restore();
+    },
+    { force: options.force ?? change === 'restore' },
+  );
+  const result = devices.map((each) => ({
+    bdf: each.bdf,
+    was: was.get(each.bdf) ?? null,
+    driver: each.driver,
+    group: each.group,
+    node: each.vfioNode,
+  }));
+  const blocked = [...new Set(named.map((each) => each.group))].flatMap((id) => {
+    if (change !== 'bind' || id === null) return [];
+    return host
+      .group(id)
+      .viability()
+      .blockers.map((each) => ({ ...each, group: id }));
+  });
+  print.json({ devices: result, blockers: blocked });
+  for (const { bdf, was: before, driver, node } of result)
+    print.line(
+      `${bdf}  ${before ?? 'no driver'} -> ${driver ?? 'no driver'}${node === null ? '' : `  ${node}`}`,
+    );
+  for (const each of blocked)
+    print.line(`! group ${each.group} is not viable yet: ${each.reason}. Run: vfio bind --group ${bdfs[0]}`);
+  return 0;
+}

@@ -1,0 +1,39 @@
+/** vfio explain: can this device be used, and what would make it so? */
+import type { Host } from '../lib/index.ts';
+import type { Printer } from './print.ts';
+
+export function explain(host: Host, print: Printer, bdf: string, options: { attempt: boolean }): number {
+  const { usable, findings, ...rest } = host.diagnose(bdf, options);
+  const device = host.device(bdf);
+  const group = device.group === null ? null : host.group(device.group);
+  // One command may repair several things; the last place keeps the order right.
+  const all = findings.flatMap((each) => each.commands);
+  const commands = all.filter((command, index) => all.lastIndexOf(command) === index);
+  const owner = group === null ? null : { is: group.dmaOwner, inferred: host.backend === 'kernel' };
+  print.json({
+    ...rest,
+    usable,
+    driver: device.driver,
+    group: device.group,
+    members: group?.devices.map((each) => each.bdf) ?? [],
+    dmaOwner: owner,
+    findings,
+    commands,
+  });
+  const { bold, green, red, yellow, dim } = print.colors;
+  print.line(`${bold(device.bdf)}  ${usable ? green('can be used') : red('cannot be used')}`);
+  if (group !== null && owner !== null) {
+    print.line(
+      `  group ${group.id}: ${group.devices.map((each) => `${each.bdf} (${each.driver ?? 'no driver'})`).join(', ')}`,
+    );
+    print.line(
+      `  its DMA: ${owner.is === 'none' ? 'nobody owns it' : `owned by ${owner.is === 'user' ? 'a program' : 'the kernel'}`}${owner.inferred ? dim(' (inferred)') : ''}`,
+    );
+  }
+  for (const each of findings) print.line(`  ${each.blocks ? red('✗') : yellow('!')} ${each.reason}`);
+  if (commands.length > 0) {
+    print.line(usable ? '\nWhat would be better:' : '\nWhat makes it so:');
+    for (const command of commands) print.line(`  ${command}`);
+  } else if (!usable) print.line('\nNo command repairs this.');
+  return usable ? 0 : 1;
+}

@@ -1,0 +1,34 @@
+/** vfio list: the PCI devices of the host. */
+import { VFIO_DRIVERS } from '../lib/causes.ts';
+import type { Host } from '../lib/index.ts';
+import type { Printer } from './print.ts';
+
+const hex = (value: number, digits: number) => value.toString(16).padStart(digits, '0');
+
+export function list(host: Host, print: Printer, { vfio }: { vfio?: boolean }): number {
+  const devices = host
+    .devices()
+    .map((each) => ({
+      bdf: each.bdf,
+      vendor: each.vendor,
+      device: each.device,
+      classCode: each.classCode,
+      driver: each.driver,
+      group: each.group,
+      node: each.vfioNode,
+    }))
+    .filter(({ driver }) => !vfio || (driver !== null && VFIO_DRIVERS.has(driver)));
+  print.json(devices);
+  print.table(
+    ['ADDRESS', 'ID', 'CLASS', 'DRIVER', 'GROUP', 'NODE'],
+    devices.map(({ bdf, vendor, device, classCode, driver, group, node }) => [
+      bdf,
+      `${hex(vendor, 4)}:${hex(device, 4)}`,
+      hex(classCode, 6),
+      driver ?? '-',
+      group === null ? '-' : String(group),
+      node ?? '-',
+    ]),
+  );
+  return 0;
+}

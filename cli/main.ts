@@ -1,0 +1,168 @@
+/**
+ * The command `vfio`: what is on this host, why a device can't be used, and the steps that change it.
+ *
+ * Each subcommand is one file. It gets the host and where to print, and returns the exit status: 0 yes, 1 no (something
+ * was found, or refused), 2 it could not be tried (usage, failure).
+ */
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError, Option } from 'commander';
+import { Host, type Topology, VfioError } from '../lib/index.ts';
+import { completion } from './completion.ts';
+import { doctor } from './doctor.ts';
+import { changeDrivers } from './drivers.ts';
+import { explain } from './explain.ts';
+import { grant } from './grant.ts';
+import { list } from './list.ts';
+import type { Printer } from './print.ts';
+import { printer } from './print.ts';
+
+/** What the command runs on. A software host lives in one process: a sequence of commands on one needs it given. */
+export interface Surroundings {
+  /** The host to work on; not given: one is opened as the options say. */
+  host?: Host;
+  out(text: string): void;
+  err(text: string): void;
+  /** Whether the output is for a terminal with colours. */
+  colors: boolean;
+}
+
+interface Options {
+  json?: boolean;
+  backend?: 'auto' | 'kernel' | 'software';
+  topology?: string;
+  kernel?: string;
+}
+
+/** Runs one command line (without the program's name) and returns its exit status. */
+export async function main(args: readonly string[], around: Surroundings): Promise<number> {
+  let status = 0;
+  const program = new Command('vfio')
+    .description('PCI devices for user space: what is there, why one cannot be used, and changing it')
+    .exitOverride()
+    .configureOutput({ writeOut: (text) => around.out(text), writeErr: (text) => around.err(text) })
+    .option('--json', 'print JSON')
+    .addOption(
+      new Option('--backend <backend>', 'the kernel, or a software host').choices([
+        'auto',
+        'kernel',
+        'software',
+      ]),
+    )
+    .option('--topology <file>', 'the machine of the software host, as JSON')
+    .option('--kernel <release>', 'the kernel that the software host answers as');
+
+  /** Adds what each subcommand does: opens the host, runs, says what went wrong. */
+  const on =
+    <A extends unknown[]>(run: (host: Host, print: Printer, ...rest: A) => number | Promise<number>) =>
+    async (...rest: A): Promise<void> => {
+      const options = program.opts<Options>();
+      const print = printer(around, options.json ?? false);
+      let opened: Host | undefined;
+      try {
+        opened = around.host === undefined ? openHost(options) : undefined;
+        status = await run((around.host ?? opened) as Host, print, ...rest);
+      } catch (error) {
+        status = failed(error, print);
+      } finally {
+        opened?.[Symbol.dispose]();
+      }
+    };
+
+  program
+    .command('list')
+    .description('devices, with their drivers, groups and nodes')
+    .option('--vfio', 'only those that are with a VFIO driver')
+    .action(on((host, print, options: { vfio?: boolean }) => list(host, print, options)));
+  program
+    .command('explain')
+    .description('can I use this device? if not, why, and which commands make it so')
+    .argument('<bdf>', 'PCI address, such as 0000:00:10.0')
+    .option('--no-attempt', 'do not open the device to find out')
+    .action(
+      on((host, print, bdf: string, options: { attempt: boolean }) => explain(host, print, bdf, options)),
+    );
+  for (const [name, what] of [
+    ['bind', 'give devices to vfio-pci, or to another driver'],
+    ['unbind', 'take devices from their drivers'],
+    ['restore', 'give devices back to the drivers that they had, or that the kernel picks'],
+  ] as const) {
+    const command = program
+      .command(name)
+      .description(`${what}: all of them, or none`)
+      .argument('<bdf...>', 'PCI addresses')
+      .option('--group', 'all devices of their groups');
+    if (name === 'bind') command.option('--driver <name>', 'the driver', 'vfio-pci');
+    if (name !== 'restore') command.option('--force', 'also devices that the kernel uses now');
+    command.action(
+      on((host, print, bdfs: string[], options: { group?: boolean; driver?: string; force?: boolean }) =>
+        changeDrivers(host, print, name, bdfs, options),
+      ),
+    );
+  }
+  program
+    .command('doctor')
+    .description('what this host has and lacks, and how to repair it')
+    .action(on((host, print) => doctor(host, print)));
+  program
+    .command('grant')
+    .description("give an ordinary user the nodes of a device's whole group")
+    .argument('<bdf>', 'PCI address')
+    .requiredOption('--user <name>', 'name or number')
+    .option('--force', 'also nodes that another user has')
+    .action(
+      on((host, print, bdf: string, options: { user: string; force?: boolean }) =>
+        grant(host, print, bdf, options),
+      ),
+    );
+  program
+    .command('completion')
+    .description('a script that completes this command in a shell')
+    .addArgument(program.createArgument('<shell>').choices(['bash', 'zsh', 'fish']))
+    .action((shell: 'bash' | 'zsh' | 'fish') => around.out(completion(program, shell)));
+
+  try {
+    await program.parseAsync([...args], { from: 'user' });
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error;
+    return error.exitCode === 0 ? 0 : 2;
+  }
+  return status;
+}
+
+function openHost({ backend, topology, kernel }: Options): Host {
+  const software = {
+    ...(topology === undefined ? {} : { topology: readTopology(topology) }),
+    ...(kernel === undefined ? {} : { kernel }),
+  };
+  // Who describes a machine wants that one.
+  const chosen = backend ?? (Object.keys(software).length > 0 ? 'software' : 'auto');
+  return Host.open({ backend: chosen, ...(chosen === 'kernel' ? {} : { software }) });
+}
+
+function readTopology(file: string): Topology {
+  try {
+    return JSON.parse(readFileSync(file, 'utf8')) as Topology;
+  } catch (error) {
+    throw new TypeError(
+      `Expected a topology in JSON for --topology but received '${file}': ${(error as Error).message}`,
+    );
+  }
+}
+
+/** What the kernel or the host refuses is a "no"; anything else is a failure. */
+const REFUSALS = new Set(['EPERM', 'EACCES', 'EBUSY']);
+
+function failed(error: unknown, print: Printer): number {
+  if (error instanceof VfioError) {
+    const { code, reason, hint } = error;
+    print.json({ error: { code, message: error.message, reason, hint } });
+    print.error(reason === undefined ? error.message : `${code}: ${reason}`);
+    if (hint !== undefined) print.error(hint);
+    return REFUSALS.has(code) ? 1 : 2;
+  }
+  // Bad arguments come with Node's codes; whatever else is thrown here is a defect, and shows where.
+  if (!(error instanceof TypeError || error instanceof RangeError)) throw error;
+  print.json({ error: { code: (error as { code?: string }).code, message: error.message } });
+  print.error(error.message);
+  return 2;
+}

@@ -1,0 +1,279 @@
+/**
+ * Why a device can't be used, from the state of its host alone: drivers, groups, nodes, open files. `vfio explain`
+ * prints all of it; the words of a failed call are those of the cause that fits.
+ */
+import type { IommuGroup } from './groups.ts';
+import type { NativeHost } from './native.ts';
+import { describeOwnership, mayOpen, openersOf } from './nodes.ts';
+import type { PciDevice } from './pci.ts';
+import { usesOf } from './uses.ts';
+
+/** What a finding is about. */
+export type Cause =
+  | 'iommu-off'
+  | 'no-driver'
+  | 'driver'
+  | 'group'
+  | 'no-iommufd'
+  | 'no-device-node'
+  | 'permission'
+  | 'open-elsewhere'
+  | 'interrupts'
+  | 'memlock'
+  | 'no-reset'
+  | 'attempt';
+
+/** One thing that keeps a device from being used, or that a user should know. */
+export interface Finding {
+  cause: Cause;
+  /** Whether the device can't be used before this is repaired; else it is a warning. */
+  blocks: boolean;
+  /** In words: which device, which group, which driver, which process. */
+  reason: string;
+  /** Commands that repair it, for a shell, in this order. None: no command can. */
+  commands: string[];
+}
+
+/** The drivers that give devices to user space. */
+export const VFIO_DRIVERS = new Set(['vfio-pci', 'vfio_pci', 'vfio-platform', 'vfio_mdev']);
+
+/** A command of root's, for whoever runs this. */
+export function asRoot(host: NativeHost, command: string): string {
+  return host.user() === 0 ? command : `sudo ${command}`;
+}
+
+/** Everything that stands in the way of `device`, what must be repaired first in front. */
+export function causesOf(host: NativeHost, device: PciDevice, group: IommuGroup | undefined): Finding[] {
+  if (group === undefined) return [iommuOff(host, device)];
+  return [
+    ...driverCauses(host, device, group),
+    ...nodeCauses(host, device, group),
+    ...openCauses(host, device, group),
+    ...interruptCauses(host, device),
+    ...resetCauses(host, device, group),
+  ];
+}
+
+const words = (host: NativeHost) => (host.readText('/proc/cmdline') ?? '').trim().split(/\s+/);
+
+/** Commands that take words off the kernel's command line and add one, with GRUB as Debian has it. */
+function bootCommands(host: NativeHost, remove: readonly string[], add: readonly string[]): string[] {
+  const grub = '/etc/default/grub';
+  return [
+    ...remove.map((word) => `sed -i 's/ *\\b${word}\\b//' ${grub}`),
+    ...add.map((word) => `sed -i 's/^GRUB_CMDLINE_LINUX="/&${word} /' ${grub}`),
+    'update-grub',
+    'reboot',
+  ].map((command) => asRoot(host, command));
+}
+
+function iommuOff(host: NativeHost, device: PciDevice): Finding {
+  const { bdf } = device;
+  const off = words(host).filter((word) => /^(intel_iommu|amd_iommu|iommu)=off$/.test(word));
+  const amd = (host.readText('/proc/cpuinfo') ?? '').includes('AuthenticAMD');
+  const groups = host.list('/sys/kernel/iommu_groups')?.length ?? 0;
+  const why =
+    off.length > 0
+      ? `the kernel was started with ${off.join(' ')}`
+      : groups > 0
+        ? 'the IOMMU of this machine does not serve it'
+        : amd
+          ? 'the IOMMU is off in the firmware ("IOMMU" or "AMD-Vi")'
+          : 'the kernel was not started with intel_iommu=on, or the IOMMU ("VT-d") is off in the firmware';
+  return {
+    cause: 'iommu-off',
+    blocks: true,
+    reason: `${bdf} is in no IOMMU group: ${why}`,
+    commands: groups > 0 ? [] : bootCommands(host, off, amd ? [] : ['intel_iommu=on']),
+  };
+}
+
+function driverCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Finding[] {
+  const { bdf, driver } = device;
+  const findings: Finding[] = [];
+  if (host.list('/sys/bus/pci/drivers/vfio-pci') === null)
+    findings.push({
+      cause: 'no-driver',
+      blocks: true,
+      reason: 'this kernel has no driver vfio-pci loaded',
+      commands: [asRoot(host, 'modprobe vfio-pci')],
+    });
+  const blockers = group.viability().blockers.filter((each) => each.bdf !== bdf);
+  const bind = asRoot(host, blockers.length > 0 ? `vfio bind --group ${bdf}` : `vfio bind ${bdf}`);
+  if (driver === null || !VFIO_DRIVERS.has(driver)) {
+    const uses = driver === null ? [] : usesOf(host, bdf);
+    findings.push({
+      cause: 'driver',
+      blocks: true,
+      reason: `${bdf} ${driver === null ? 'has no driver' : `is held by driver ${driver}`}${listed(uses)}`,
+      commands: [...uses.map((each) => asRoot(host, each.command)), bind],
+    });
+  }
+  if (blockers.length > 0) {
+    const uses = blockers.map((each) => usesOf(host, each.bdf));
+    const held = blockers.map(
+      (each, index) => `${each.bdf} is held by driver ${each.driver}${listed(uses[index] ?? [])}`,
+    );
+    findings.push({
+      cause: 'group',
+      blocks: true,
+      reason: `group ${group.id} is not viable: ${held.join('; ')}. ${together(host, device, group)}`,
+      commands: [...uses.flat().map((each) => asRoot(host, each.command)), bind],
+    });
+  }
+  return findings;
+}
+
+const listed = (uses: readonly { reason: string }[]) =>
+  uses.length === 0 ? '' : ` (${uses.map((each) => each.reason).join(', ')})`;
+
+/** Why the members of a group are together, as far as the tree of buses tells. */
+function together(host: NativeHost, device: PciDevice, group: IommuGroup): string {
+  const members = group.devices;
+  const bridge = members.find(
+    (each) => each.bdf !== device.bdf && pathOf(host, device).includes(`/${each.bdf}/`),
+  );
+  const which = `All devices of a group need one owner`;
+  if (bridge !== undefined)
+    return `${which}: these are behind the bridge ${bridge.bdf}, which does not keep them apart (no ACS)`;
+  const slot = device.bdf.slice(0, -2);
+  if (members.every((each) => each.bdf.startsWith(slot)))
+    return `${which}: these are functions of one device, which does not keep them apart (no ACS)`;
+  return `${which}: nothing between them and the IOMMU keeps them apart (no ACS)`;
+}
+
+/** Where a device is in the tree of buses. */
+const pathOf = (host: NativeHost, device: PciDevice) =>
+  host.readlink(`/sys/bus/pci/devices/${device.bdf}`) ?? '';
+
+/** The nodes that a program opens for `device`: those of iommufd, or those of groups where there is no iommufd. */
+export function nodesFor(host: NativeHost, device: PciDevice, group: IommuGroup): string[] {
+  const node = device.vfioNode;
+  return node !== null && host.ownership('/dev/iommu') !== null
+    ? ['/dev/iommu', node]
+    : ['/dev/vfio/vfio', `/dev/vfio/${group.id}`];
+}
+
+function nodeCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Finding[] {
+  const { bdf } = device;
+  const findings: Finding[] = [];
+  // Without iommufd devices have no nodes of their own; what is left is the older way, by groups and containers.
+  const iommufd = host.ownership('/dev/iommu') !== null;
+  if (!iommufd)
+    findings.push({
+      cause: 'no-iommufd',
+      blocks: host.ownership('/dev/vfio/vfio') === null,
+      reason:
+        'there is no /dev/iommu: iommufd is not loaded, or the kernel is older than 6.2 or was built without CONFIG_IOMMUFD',
+      commands: [asRoot(host, 'modprobe iommufd')],
+    });
+  if (device.driver === null || !VFIO_DRIVERS.has(device.driver)) return findings;
+  if (iommufd && device.vfioNode === null)
+    findings.push({
+      cause: 'no-device-node',
+      blocks: host.ownership(`/dev/vfio/${group.id}`) === null,
+      reason: `${bdf} has no character device in /dev/vfio/devices: the kernel is older than 6.6 or was built without CONFIG_VFIO_DEVICE_CDEV`,
+      commands: [],
+    });
+  const closed = nodesFor(host, device, group).filter((path) => !mayOpen(host, path));
+  if (closed.length > 0)
+    findings.push({
+      cause: 'permission',
+      blocks: true,
+      reason: closed.map((path) => `${path} ${describeOwnership(host, path)}`).join('; '),
+      commands: [asRoot(host, `vfio grant ${bdf} --user ${host.user()}`)],
+    });
+  // E1: one who may use a part of a group only can use none of it.
+  const others = group.devices
+    .flatMap(({ vfioNode }) => vfioNode ?? [])
+    .filter((path) => !mayOpen(host, path));
+  if (closed.length === 0 && others.length > 0)
+    findings.push({
+      cause: 'permission',
+      blocks: false,
+      reason: `permissions differ within group ${group.id}: ${others.map((path) => `${path} ${describeOwnership(host, path)}`).join('; ')}`,
+      commands: [asRoot(host, `vfio grant ${bdf} --user ${host.user()}`)],
+    });
+  return findings;
+}
+
+function openCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Finding[] {
+  const findings: Finding[] = [];
+  const add = (path: string, reason: (who: string) => string) => {
+    const openers = openersOf(host, path);
+    if (openers.length === 0) return;
+    findings.push({
+      cause: 'open-elsewhere',
+      blocks: true,
+      reason: reason(openers.map((each) => each.name).join(' and ')),
+      commands: openers.map((each) => asRoot(host, `kill ${each.pid}`)),
+    });
+  };
+  const { vfioNode } = device;
+  if (vfioNode !== null) add(vfioNode, (who) => `${who} has ${device.bdf} open by its own node ${vfioNode}`);
+  add(
+    `/dev/vfio/${group.id}`,
+    (who) =>
+      `${who} has the node of group ${group.id} open, /dev/vfio/${group.id}: one who opens a group has it alone`,
+  );
+  for (const other of group.devices) {
+    const node = other.vfioNode;
+    if (other.bdf === device.bdf || node === null) continue;
+    add(
+      node,
+      (who) =>
+        `${who} has ${other.bdf} of the same group ${group.id} open: all devices of a group are used through one iommufd`,
+    );
+  }
+  return findings;
+}
+
+/** The kernel's parameter for those who accept that a device can raise any interrupt. */
+export const UNSAFE_INTERRUPTS = '/sys/module/iommufd/parameters/allow_unsafe_interrupts';
+
+/** What can be known without an attempt: that somebody has turned the remapping of interrupts off. */
+function interruptCauses(host: NativeHost, device: PciDevice): Finding[] {
+  const off = words(host).filter((word) => /^(intremap=off|nointremap)$/.test(word));
+  if (off.length === 0 || host.readText(UNSAFE_INTERRUPTS)?.trim() === 'Y') return [];
+  return [
+    {
+      cause: 'interrupts',
+      blocks: true,
+      reason: `interrupts are not isolated: the kernel was started with ${off.join(' ')}, so ${device.bdf} could raise any interrupt of the machine`,
+      commands: bootCommands(host, off, []),
+    },
+  ];
+}
+
+/** The same after a bind was refused for no other reason that shows: inferred. */
+export function interruptsInferred(host: NativeHost, device: PciDevice): Finding {
+  return {
+    cause: 'interrupts',
+    blocks: true,
+    reason: `the kernel refuses ${device.bdf} although nobody else has its group: its IOMMU does not isolate interrupts (inferred)`,
+    commands: [
+      `echo Y | ${asRoot(host, `tee ${UNSAFE_INTERRUPTS}`)} # the device could then raise any interrupt of the machine`,
+    ],
+  };
+}
+
+function resetCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Finding[] {
+  const { bdf } = device;
+  if (device.resetMethods.length > 0 || device.classCode >> 8 === 0x0604) return [];
+  // Devices below a bridge can be reset with all others of their bus, by whoever has all of them.
+  const bus = (each: PciDevice) => pathOf(host, each).split('/').slice(0, -1).join('/');
+  const onBridge = /[0-9a-f]{2}\.[0-7]$/.test(bus(device));
+  const neighbours = group.devices.filter((each) => each.bdf !== bdf && bus(each) === bus(device));
+  const strangers = neighbours.filter(({ driver }) => driver === null || !VFIO_DRIVERS.has(driver));
+  if (onBridge && strangers.length === 0) return [];
+  return [
+    {
+      cause: 'no-reset',
+      blocks: false,
+      reason: onBridge
+        ? `${bdf} can't be reset alone, only with the others on its bus, which are not with VFIO: ${strangers.map((each) => each.bdf).join(', ')}. What one program leaves in it the next one finds`
+        : `${bdf} can't be reset: what one program leaves in it the next one finds`,
+      commands: onBridge ? [asRoot(host, `vfio bind --group ${bdf}`)] : [],
+    },
+  ];
+}

@@ -1,0 +1,44 @@
+/** Device nodes: who may open them, and who has them open. */
+import { readFileSync } from 'node:fs';
+import type { NativeHost } from './native.ts';
+
+/** May this process open the node for reading and writing? A missing node: true, since permission is not what it lacks. */
+export function mayOpen(host: NativeHost, path: string): boolean {
+  const owned = host.ownership(path);
+  const user = host.user();
+  if (owned === null || user === 0) return true;
+  const groups =
+    user === process.geteuid?.() ? [process.getegid?.(), ...(process.getgroups?.() ?? [])] : [user];
+  const shift = owned.uid === user ? 6 : groups.includes(owned.gid) ? 3 : 0;
+  return ((owned.mode >> shift) & 6) === 6;
+}
+
+/** In words: "mode 0600, owner 0, group 0; this process runs as 65534". */
+export function describeOwnership(host: NativeHost, path: string): string {
+  const owned = host.ownership(path);
+  if (owned === null) return 'is not there';
+  return `has mode ${owned.mode.toString(8).padStart(4, '0')}, owner ${owned.uid}, group ${owned.gid}; this process runs as ${host.user()}`;
+}
+
+/** A process that has a node open. */
+export interface Opener {
+  pid: number;
+  /** 'process 4711 (qemu-system-x86)' or 'this process (4711)'. */
+  name: string;
+}
+
+/** Who has the node open, as far as this process may see it: root sees all, others their own. */
+export function openersOf(host: NativeHost, path: string): Opener[] {
+  return host.openers(path).map((pid) => ({
+    pid,
+    name: pid === process.pid ? `this process (${pid})` : `process ${pid}${commandOf(pid)}`,
+  }));
+}
+
+function commandOf(pid: number): string {
+  try {
+    return ` (${readFileSync(`/proc/${pid}/comm`, 'utf8').trim()})`;
+  } catch {
+    return ''; // it has just ended
+  }
+}

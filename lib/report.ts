@@ -1,0 +1,250 @@
+/** What a host has and lacks: `vfio doctor` prints it. Each check looks at one thing and says how to repair it. */
+import { readFileSync } from 'node:fs';
+import { asRoot, type Finding, interruptsInferred, UNSAFE_INTERRUPTS } from './causes.ts';
+import type { VfioError } from './errors.ts';
+import type { NativeHost } from './native.ts';
+import { describeOwnership, mayOpen } from './nodes.ts';
+import type { PciDevice } from './pci.ts';
+
+/** One thing that a host has or lacks. */
+export interface HostCheck {
+  /** What was looked for. */
+  name: string;
+  /** 'warning': programs run, but not all of them, or not as well. */
+  level: 'ok' | 'warning' | 'fail';
+  /** Whether it is not a failure. */
+  ok: boolean;
+  /** What was found. */
+  detail: string;
+  /** What can be done, where it is not 'ok': commands, or what to set. */
+  fix?: string;
+}
+
+/** What a host can do and, for what it can't, why and how to fix it. */
+export interface HostReport {
+  backend: 'kernel' | 'software';
+  /** The kernel's release: the running one's, or the one that the software host answers as. */
+  kernel: string;
+  checks: HostCheck[];
+}
+
+const MEBIBYTE = 1048576;
+
+/** What a program needs at least to be worth running: a ring and some buffers. */
+const LITTLE_MEMORY = 64 * MEBIBYTE;
+
+const ok = (name: string, detail: string): HostCheck => ({ name, level: 'ok', ok: true, detail });
+const warning = (name: string, detail: string, fix: string): HostCheck => ({
+  name,
+  level: 'warning',
+  ok: true,
+  detail,
+  fix,
+});
+const fail = (name: string, detail: string, fix: string): HostCheck => ({
+  name,
+  level: 'fail',
+  ok: false,
+  detail,
+  fix,
+});
+
+export function reportOf(host: NativeHost, backend: 'kernel' | 'software'): HostReport {
+  const kernel = host.release();
+  return {
+    backend,
+    kernel,
+    checks: [
+      release(kernel),
+      iommu(host),
+      interrupts(host, backend),
+      iommufd(host),
+      deviceNodes(host),
+      driver(host),
+      ...permissions(host),
+      memlock(host),
+      hugePages(backend),
+    ],
+  };
+}
+
+function release(kernel: string): HostCheck {
+  const [major = 0, minor = 0] = kernel.split(/[.-]/).map(Number);
+  const at = major * 1000 + minor;
+  if (at >= 6006) return ok('kernel', kernel);
+  return at >= 4000
+    ? warning(
+        'kernel',
+        `${kernel}: devices have no nodes of their own, groups and containers only`,
+        'Linux 6.6 or later',
+      )
+    : fail('kernel', kernel, 'Linux 6.6 or later');
+}
+
+function iommu(host: NativeHost): HostCheck {
+  const groups = host.list('/sys/kernel/iommu_groups')?.length ?? 0;
+  const units = host.list('/sys/class/iommu') ?? [];
+  return groups > 0
+    ? ok('IOMMU', `${units.join(', ') || 'on'}: ${groups} groups`)
+    : fail(
+        'IOMMU',
+        'no IOMMU group: it is off or absent',
+        'turn it on in the firmware (VT-d, AMD-Vi), and start the kernel with intel_iommu=on (Intel)',
+      );
+}
+
+function interrupts(host: NativeHost, backend: 'kernel' | 'software'): HostCheck {
+  const name = 'interrupt remapping';
+  const words = (host.readText('/proc/cmdline') ?? '').trim().split(/\s+/);
+  const off = words.filter((word) => word === 'intremap=off' || word === 'nointremap');
+  const unsafe = host.readText(UNSAFE_INTERRUPTS)?.trim() === 'Y';
+  if (off.length > 0 && !unsafe)
+    return fail(name, `off: the kernel was started with ${off.join(' ')}`, `start it without`);
+  if (unsafe)
+    return warning(
+      name,
+      'devices without it are let through (allow_unsafe_interrupts)',
+      `echo N | ${asRoot(host, `tee ${UNSAFE_INTERRUPTS}`)}`,
+    );
+  if (backend === 'software') return ok(name, 'as each IOMMU has it');
+  const table = host.readText('/proc/interrupts') ?? '';
+  // x86 names a remapped interrupt so; other processors isolate messages in other ways, which no file shows.
+  if (/\bIR-/.test(table)) return ok(name, 'on (/proc/interrupts has IR-)');
+  return process.arch === 'x64'
+    ? warning(
+        name,
+        'no interrupt in /proc/interrupts is remapped: binding a device to an iommufd may be refused (inferred)',
+        'turn it on in the firmware (VT-d, x2APIC), or allow_unsafe_interrupts',
+      )
+    : ok(name, 'no file of this kernel tells');
+}
+
+function iommufd(host: NativeHost): HostCheck {
+  if (host.ownership('/dev/iommu') !== null) return ok('iommufd', '/dev/iommu');
+  const fix = asRoot(host, 'modprobe iommufd');
+  return host.ownership('/dev/vfio/vfio') !== null
+    ? warning('iommufd', 'no /dev/iommu: groups and containers only', fix)
+    : fail(
+        'iommufd',
+        'neither /dev/iommu nor /dev/vfio/vfio',
+        `${fix} (Linux 6.2 or later with CONFIG_IOMMUFD)`,
+      );
+}
+
+/** Seen only on a device that is with VFIO. */
+function deviceNodes(host: NativeHost): HostCheck {
+  const name = 'device nodes';
+  const devices = host.list('/sys/class/vfio-dev') ?? [];
+  if (devices.length === 0) return ok(name, 'no device is with VFIO now');
+  const without = devices.filter((each) => host.readText(`/sys/class/vfio-dev/${each}/dev`) === null);
+  return without.length === 0
+    ? ok(name, `${devices.length} in /dev/vfio/devices`)
+    : warning(
+        name,
+        `${without.join(', ')}: no character device`,
+        'a kernel of 6.6 or later with CONFIG_VFIO_DEVICE_CDEV; without, devices are opened by their groups',
+      );
+}
+
+function driver(host: NativeHost): HostCheck {
+  return host.list('/sys/bus/pci/drivers/vfio-pci') !== null
+    ? ok('vfio-pci', 'the driver is there')
+    : fail('vfio-pci', 'no driver vfio-pci', asRoot(host, 'modprobe vfio-pci'));
+}
+
+function permissions(host: NativeHost): HostCheck[] {
+  const nodes = (host.list('/dev/vfio/devices') ?? []).map((name) => `/dev/vfio/devices/${name}`);
+  const open = (path: string) => mayOpen(host, path);
+  const iommufd = '/dev/iommu';
+  const checks: HostCheck[] = [];
+  if (host.ownership(iommufd) !== null)
+    checks.push(
+      open(iommufd)
+        ? ok('permission', `this user may open ${iommufd}`)
+        : fail(
+            'permission',
+            `${iommufd} ${describeOwnership(host, iommufd)}`,
+            asRoot(host, `chmod 0666 ${iommufd}`),
+          ),
+    );
+  if (nodes.length > 0)
+    checks.push(
+      nodes.every(open)
+        ? ok('permission', `this user may open ${nodes.length} of ${nodes.length} devices`)
+        : warning(
+            'permission',
+            `this user may open ${nodes.filter(open).length} of ${nodes.length} devices`,
+            asRoot(host, `vfio grant BDF --user ${host.user()}`),
+          ),
+    );
+  return checks;
+}
+
+/** How many bytes this process may lock; infinite for those whom no limit holds. */
+function lockable(): number {
+  const status = read('/proc/self/status');
+  const effective = /^CapEff:\s+([0-9a-f]+)/m.exec(status)?.[1] ?? '0';
+  if ((BigInt(`0x${effective}`) >> 14n) & 1n) return Number.POSITIVE_INFINITY; // CAP_IPC_LOCK
+  const soft = /^Max locked memory\s+(\S+)/m.exec(read('/proc/self/limits'))?.[1] ?? 'unlimited';
+  return soft === 'unlimited' ? Number.POSITIVE_INFINITY : Number(soft);
+}
+
+const raise = (host: NativeHost) => asRoot(host, 'prlimit --pid $$ --memlock=unlimited:unlimited');
+
+function memlock(host: NativeHost): HostCheck {
+  const limit = lockable();
+  if (limit === Number.POSITIVE_INFINITY) return ok('locked memory', 'no limit');
+  const detail = `at most ${limit / MEBIBYTE} MiB can be mapped for devices (RLIMIT_MEMLOCK)`;
+  return limit >= LITTLE_MEMORY
+    ? ok('locked memory', detail)
+    : warning(
+        'locked memory',
+        detail,
+        `${raise(host)}; for good: a line "USER - memlock unlimited" in /etc/security/limits.conf`,
+      );
+}
+
+/** The same for one device's user. */
+export function memlockWarning(host: NativeHost): Finding | undefined {
+  const limit = lockable();
+  if (limit >= LITTLE_MEMORY) return undefined;
+  return {
+    cause: 'memlock',
+    blocks: false,
+    reason: `this process can map at most ${limit / MEBIBYTE} MiB for devices (RLIMIT_MEMLOCK)`,
+    commands: [raise(host)],
+  };
+}
+
+function hugePages(backend: 'kernel' | 'software'): HostCheck {
+  const name = 'huge pages';
+  const info = read('/proc/meminfo');
+  const of = (field: string) => Number(new RegExp(`^${field}:\\s+(\\d+)`, 'm').exec(info)?.[1] ?? 0);
+  const total = of('HugePages_Total');
+  return total > 0
+    ? ok(name, `${of('HugePages_Free')} of ${total} free, ${of('Hugepagesize') / 1024} MiB each`)
+    : ok(
+        name,
+        `none reserved${backend === 'kernel' ? '; DmaBuffer.alloc(size, { hugePages: "2M" }) needs some: sysctl vm.nr_hugepages=64' : ''}`,
+      );
+}
+
+/** What an attempt to use a device came to. */
+export function failedAttempt(host: NativeHost, device: PciDevice, error: VfioError): Finding {
+  const inferred = interruptsInferred(host, device);
+  if (error.code === 'EPERM' && error.reason === inferred.reason) return inferred;
+  return {
+    cause: 'attempt',
+    blocks: true,
+    reason: error.message,
+    commands: error.hint?.startsWith('Run: ') ? [error.hint.slice(5)] : [],
+  };
+}
+
+function read(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return ''; // no /proc: nothing is known
+  }
+}
