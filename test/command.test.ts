@@ -1,0 +1,242 @@
+/**
+ * The command `vfio`, in this process, on software hosts. Twelve broken hosts (test/fixtures/broken): `vfio explain`
+ * names the cause, and its commands, run one after the other, repair it. What no command of ours does (modprobe, a boot
+ * with another command line, umount) is done to the machine's description, and the machine started anew.
+ */
+import { readdirSync, readFileSync } from 'node:fs';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import { main } from '../cli/main.ts';
+import { type Cause, Host, type Topology, VfioError } from '../lib/index.ts';
+
+interface Broken {
+  bdf: string;
+  cause: Cause;
+  /** A part of the reason. */
+  says: string;
+  /** A device that a program has open meanwhile. */
+  opens?: string;
+  topology: Topology;
+}
+
+interface Explained {
+  usable: boolean;
+  findings: { cause: Cause; blocks: boolean; reason: string; commands: string[] }[];
+  commands: string[];
+}
+
+/** A machine, and the program that uses a device of it. */
+class Machine {
+  topology: Topology;
+  host: Host;
+  program: Disposable | undefined;
+
+  constructor({ topology, opens }: Broken) {
+    this.topology = topology;
+    this.host = Host.open({ backend: 'software', software: { topology } });
+    if (opens !== undefined) this.program = this.host.attach(opens, { via: 'cdev' });
+    onTestFinished(() => this.host[Symbol.dispose]());
+  }
+
+  async vfio(...args: string[]): Promise<{ status: number; out: string; err: string }> {
+    let out = '';
+    let err = '';
+    const status = await main(args, {
+      host: this.host,
+      out: (text) => {
+        out += text;
+      },
+      err: (text) => {
+        err += text;
+      },
+      colors: false,
+    });
+    return { status, out, err };
+  }
+
+  async explain(bdf: string): Promise<Explained & { status: number }> {
+    const { status, out } = await this.vfio('explain', bdf, '--json');
+    return { ...(JSON.parse(out) as Explained), status };
+  }
+
+  /** Starts the machine anew, with what has changed. */
+  restart(): void {
+    this.host[Symbol.dispose]();
+    this.host = Host.open({ backend: 'software', software: { topology: this.topology } });
+  }
+
+  async run(line: string): Promise<void> {
+    const asUser = this.topology.system?.user;
+    const command = line.replace(/ #.*/, '').replace(/^sudo /, '');
+    if (command !== line && asUser !== undefined) this.host.software?.become(0);
+    const system = this.topology.system ?? {};
+    this.topology.system = system;
+    const [name, ...args] = command.split(' ');
+    switch (name) {
+      case 'vfio':
+        expect(await this.vfio(...args)).toMatchObject({ status: 0, err: '' });
+        break;
+      case 'modprobe':
+        system.without = (system.without ?? []).filter((each) => each !== args[0]);
+        this.restart();
+        break;
+      case 'sed': {
+        // sed -i 's/ *\bWORD\b//' takes a word off the command line, 's/^...="/&WORD /' puts one onto it.
+        const taken = /\\b([\w=]+)\\b/.exec(command)?.[1];
+        const added = /&([\w=]+) /.exec(command)?.[1];
+        const words = (system.commandLine ?? '').split(' ').filter((word) => word && word !== taken);
+        system.commandLine = [...(added === undefined ? [] : [added]), ...words].join(' ');
+        break;
+      }
+      case 'update-grub':
+        break;
+      case 'reboot':
+        this.restart();
+        break;
+      case 'umount':
+        for (const each of this.topology.devices ?? [])
+          if (each.disk?.mountedOn === args[0]) each.disk = { name: each.disk?.name ?? '' };
+        this.restart();
+        break;
+      case 'ip':
+        for (const each of this.topology.devices ?? [])
+          if (each.network?.name === args[2]) each.network = { name: each.network?.name ?? '' };
+        this.restart();
+        break;
+      case 'kill':
+        expect(args).toEqual([String(process.pid)]);
+        this.program?.[Symbol.dispose]();
+        break;
+      case 'echo':
+        expect(command).toBe('echo Y | tee /sys/module/iommufd/parameters/allow_unsafe_interrupts');
+        for (const each of this.topology.iommus ?? []) each.isolatesInterrupts = true;
+        this.restart();
+        break;
+      default:
+        throw new Error(`what is this: ${line}`);
+    }
+    if (asUser !== undefined) this.host.software?.become(asUser);
+  }
+}
+
+const folder = `${import.meta.dirname}/fixtures/broken`;
+
+describe('A4, A5: a broken host is explained, and repaired by what is suggested:', () => {
+  for (const file of readdirSync(folder)) {
+    test(file.replace('.json', ''), async () => {
+      const broken = JSON.parse(readFileSync(`${folder}/${file}`, 'utf8')) as Broken;
+      const machine = new Machine(broken);
+      let explained = await machine.explain(broken.bdf);
+      expect(explained).toMatchObject({ usable: false, status: 1 });
+      expect(explained.findings).toContainEqual(
+        expect.objectContaining({ cause: broken.cause, reason: expect.stringContaining(broken.says) }),
+      );
+      // Some causes hide others: what has no IOMMU is bound to no driver either.
+      for (let round = 0; round < 4 && !explained.usable; round++) {
+        expect(explained.commands).not.toEqual([]);
+        for (const command of explained.commands) await machine.run(command);
+        explained = await machine.explain(broken.bdf);
+      }
+      expect(explained).toMatchObject({ usable: true, status: 0 });
+      machine.host.attach(broken.bdf)[Symbol.dispose]();
+    });
+  }
+});
+
+const PAIR: Broken = {
+  bdf: '0000:01:00.0',
+  cause: 'group',
+  says: '',
+  topology: {
+    devices: [
+      { model: 'bridge', bdf: '0000:00:01.0' },
+      { model: 'edu', bdf: '0000:01:00.0', behind: '0000:00:01.0', driver: 'e1000e' },
+      {
+        model: 'edu',
+        bdf: '0000:01:01.0',
+        behind: '0000:00:01.0',
+        driver: 'ahci',
+        disk: { name: 'sda', mountedOn: '/' },
+      },
+    ],
+  },
+};
+
+test('what the kernel uses is refused before anything is touched, unless it is forced', async () => {
+  const machine = new Machine(PAIR);
+  const refused = await machine.vfio('bind', '--group', PAIR.bdf);
+  expect(refused).toMatchObject({ status: 1, err: expect.stringContaining('disk sda is mounted on /') });
+  expect(machine.host.device('0000:01:00.0').driver).toBe('e1000e');
+  const { status, out } = await machine.vfio('bind', '--group', PAIR.bdf, '--force', '--json');
+  expect(status).toBe(0);
+  expect(JSON.parse(out).devices.map((each: { driver: string }) => each.driver)).toEqual([
+    'vfio-pci',
+    'vfio-pci',
+  ]);
+  expect((await machine.vfio('restore', '--group', PAIR.bdf)).status).toBe(0);
+  expect(machine.host.device('0000:01:00.0').driver).toBe('e1000e');
+  expect(machine.host.device('0000:01:01.0').driver).toBe('ahci');
+});
+
+test('a group is changed as a whole or not at all', async () => {
+  const machine = new Machine(PAIR);
+  await machine.vfio('bind', '0000:01:01.0', '--force');
+  using _user = machine.host.openDevice('0000:01:01.0');
+  // The second one is held open, so it can't be unbound: the first one is put back.
+  const { status, err } = await machine.vfio('unbind', '--group', PAIR.bdf);
+  expect({ status, err }).toEqual({ status: 1, err: expect.stringContaining('every device is as it was') });
+  expect(machine.host.device('0000:01:00.0').driver).toBe('e1000e');
+});
+
+test('E1: half a group is granted to nobody, a whole one to a user, with what makes it last', async () => {
+  const machine = new Machine({ ...PAIR, topology: { ...PAIR.topology, system: { user: 0 } } });
+  await machine.vfio('bind', PAIR.bdf);
+  expect(await machine.vfio('grant', PAIR.bdf, '--user', '1000')).toMatchObject({
+    status: 1,
+    err: expect.stringContaining('group 0 is not given in part: 0000:01:01.0 is in use by driver ahci'),
+  });
+  await machine.vfio('bind', '0000:01:01.0', '--force');
+  const { status, out } = await machine.vfio('grant', PAIR.bdf, '--user', '1000');
+  expect(status).toBe(0);
+  expect(out).toContain('KERNELS=="0000:01:01.0", OWNER="1000"');
+  expect(out).toContain('1000 - memlock unlimited');
+  machine.host.software?.become(1000);
+  machine.host.attach(PAIR.bdf, { via: 'cdev' })[Symbol.dispose]();
+  await expect(machine.host.device(PAIR.bdf).unbind()).rejects.toThrow(VfioError);
+  machine.host.software?.become(1001);
+  expect(() => machine.host.attach(PAIR.bdf, { via: 'cdev' })).toThrow(
+    expect.objectContaining({ code: 'EACCES' }),
+  );
+});
+
+test('lists, doctors, completes; bad usage is status 2', async () => {
+  const machine = new Machine(PAIR);
+  const listed = JSON.parse((await machine.vfio('list', '--json')).out) as { bdf: string }[];
+  expect(listed.map((each) => each.bdf)).toEqual(machine.host.devices().map((each) => each.bdf));
+  expect((await machine.vfio('list')).out).toMatch(/^0000:01:00\.0 {2}1234:11e8 {2}00ff00 {2}e1000e {2}0 /m);
+  expect(await machine.vfio('doctor')).toMatchObject({
+    status: 0,
+    out: expect.stringMatching(/^ok +IOMMU/m),
+  });
+  for (const shell of ['bash', 'zsh', 'fish'])
+    expect(await machine.vfio('completion', shell)).toMatchObject({
+      status: 0,
+      out: expect.stringContaining('restore'),
+    });
+  for (const bad of [
+    [],
+    ['nonsense'],
+    ['explain'],
+    ['explain', '0000:7f:00.0'],
+    ['explain', 'x'],
+    ['grant', PAIR.bdf],
+  ])
+    expect((await machine.vfio(...bad)).status, bad.join(' ')).toBe(2);
+  const without = new Machine({
+    ...PAIR,
+    topology: { ...PAIR.topology, system: { commandLine: 'iommu=off' } },
+  });
+  expect(await without.vfio('doctor')).toMatchObject({
+    status: 1,
+    out: expect.stringMatching(/^fail +IOMMU/m),
+  });
+});
