@@ -104,7 +104,7 @@ export class Host extends Handle {
       this.software = {
         ...hotPlug(host),
         takeFaults: () => host.takeFaults(),
-          become: (uid) => host.become(integer(uid, 'uid', 0, 0xfffffffe)),
+        become: (uid) => host.become(integer(uid, 'uid', 0, 0xfffffffe)),
         settle: () => host.settle(),
       };
     }

@@ -103,7 +103,7 @@ class Host final : public Backend {
   // Gives a device to a driver, which does DMA for the kernel unless it is one of those that don't: 0,
   // -ENODEV, -EBUSY (in use, or a user owns the group), or what the driver says.
   [[nodiscard]] int bindDriver(const std::string& bdf, const std::string& driver);
-  void become(uint32_t uid);                         // the program is another user's from now on
+  void become(uint32_t uid);  // the program is another user's from now on
 
   // --- for the models below; the lock is held
   // A new descriptor, or -errno. `flags` are those of open(2): the access mode and O_CLOEXEC count.

@@ -393,8 +393,8 @@ DeviceSpec readDevice(const Reader& reader, const Value& value, std::string name
   const auto model = *reader.oneOf("model", models);
   // Of every device, whatever it is.
   const std::initializer_list<std::string_view> fields = {
-      "model",     "bdf",          "behind", "slot", "function",  "iommu", "driver",
-      "pasidBits", "pageRequests", "group", "irq", "addresses", "acs", "disk", "network"};
+      "model",        "bdf",   "behind", "slot",      "function", "iommu", "driver", "pasidBits",
+      "pageRequests", "group", "irq",    "addresses", "acs",      "disk",  "network"};
   if (model == "passive") {
     reader.only(fields, {"vendor", "device", "classCode", "subsystemVendor", "subsystemDevice", "revision",
                          "bars", "pin", "msi", "msix", "express", "functionReset"});
