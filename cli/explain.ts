@@ -2,7 +2,12 @@
 import type { Host } from '../lib/index.ts';
 import type { Printer } from './print.ts';
 
-export function explain(host: Host, print: Printer, bdf: string, options: { attempt: boolean }): number {
+export function explain(
+  host: Host,
+  print: Printer,
+  bdf: string,
+  options: { attempt: boolean; memory?: number },
+): number {
   const { usable, findings, ...rest } = host.diagnose(bdf, options);
   const device = host.device(bdf);
   const group = device.group === null ? null : host.group(device.group);

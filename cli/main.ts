@@ -5,7 +5,7 @@
  * was found, or refused), 2 it could not be tried (usage, failure).
  */
 import { readFileSync } from 'node:fs';
-import { Command, CommanderError, Option } from 'commander';
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { Host, type Topology, VfioError } from '../lib/index.ts';
 import { completion } from './completion.ts';
 import { doctor } from './doctor.ts';
@@ -78,8 +78,11 @@ export async function main(args: readonly string[], around: Surroundings): Promi
     .description('can I use this device? if not, why, and which commands make it so')
     .argument('<bdf>', 'PCI address, such as 0000:00:10.0')
     .option('--no-attempt', 'do not open the device to find out')
+    .option('--memory <size>', 'how much memory the program maps for devices, such as 512M', sizeOf)
     .action(
-      on((host, print, bdf: string, options: { attempt: boolean }) => explain(host, print, bdf, options)),
+      on((host, print, bdf: string, options: { attempt: boolean; memory?: number }) =>
+        explain(host, print, bdf, options),
+      ),
     );
   for (const [name, what] of [
     ['bind', 'give devices to vfio-pci, or to another driver'],
@@ -137,6 +140,14 @@ function openHost({ backend, topology, kernel }: Options): Host {
   // Who describes a machine wants that one.
   const chosen = backend ?? (Object.keys(software).length > 0 ? 'software' : 'auto');
   return Host.open({ backend: chosen, ...(chosen === 'kernel' ? {} : { software }) });
+}
+
+/** '512M', '2G', '4096': bytes. */
+function sizeOf(text: string): number {
+  const [, digits, unit] = /^(\d{1,9})([KMG]?)$/.exec(text) ?? [];
+  if (digits === undefined || unit === undefined || Number(digits) === 0)
+    throw new InvalidArgumentError(`Expected a size such as 512M or 2G but received '${text}'`);
+  return Number(digits) * 1024 ** ' KMG'.indexOf(unit || ' ');
 }
 
 function readTopology(file: string): Topology {

@@ -206,7 +206,10 @@ function openCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Fin
       cause: 'open-elsewhere',
       blocks: true,
       reason: reason(openers.map((each) => each.name).join(' and ')),
-      commands: openers.map((each) => asRoot(host, `kill ${each.pid}`)),
+      // What this process has open it closes itself.
+      commands: openers
+        .filter(({ pid }) => pid !== process.pid)
+        .map(({ pid }) => asRoot(host, `kill ${pid}`)),
     });
   };
   const { vfioNode } = device;
@@ -259,11 +262,14 @@ export function interruptsInferred(host: NativeHost, device: PciDevice): Finding
 
 function resetCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Finding[] {
   const { bdf } = device;
-  if (device.resetMethods.length > 0 || device.classCode >> 8 === 0x0604) return [];
+  if (device.classCode >> 8 === 0x0604) return [];
   // Devices below a bridge can be reset with all others of their bus, by whoever has all of them.
   const bus = (each: PciDevice) => pathOf(host, each).split('/').slice(0, -1).join('/');
   const onBridge = /[0-9a-f]{2}\.[0-7]$/.test(bus(device));
   const neighbours = group.devices.filter((each) => each.bdf !== bdf && bus(each) === bus(device));
+  // The kernel finds out what a device can when it is added: the first one of a bus is alone there, and keeps the
+  // method that fails once it has neighbours.
+  if (device.resetMethods.some((method) => method !== 'bus' || neighbours.length === 0)) return [];
   const strangers = neighbours.filter(({ driver }) => driver === null || !VFIO_DRIVERS.has(driver));
   if (onBridge && strangers.length === 0) return [];
   return [

@@ -1,9 +1,9 @@
 /** Words for failed calls on address spaces: which range, which limit, which memory. */
-import { readFileSync } from 'node:fs';
 import type { U64Like } from './check.ts';
 import type { IovaRange } from './dma-space.ts';
 import type { VfioError } from './errors.ts';
 import type { Words } from './explain.ts';
+import { lastingLockLimit, lockedBytes, lockLimit, raiseLockLimit } from './memlock.ts';
 
 /** What a failed map asked for. */
 export interface MapRequest {
@@ -80,31 +80,13 @@ export function wordsForMap(error: VfioError, request: MapRequest, space: SpaceS
 
 /** ENOMEM from pinning: is it the locked-memory limit, and by how much? */
 export function wordsForMemlock(need: number, pinned: number): Words | undefined {
-  const limit = memlockLimit();
-  if (limit === undefined || limit === Number.POSITIVE_INFINITY) return undefined;
-  // CAP_IPC_LOCK (bit 14) lifts the limit: then it was something else.
-  const status = proc('/proc/self/status');
-  const capabilities = /^CapEff:\s+([0-9a-f]+)/m.exec(status)?.[1];
-  if (capabilities !== undefined && ((BigInt(`0x${capabilities}`) >> 14n) & 1n) === 1n) return undefined;
-  const held = pinned + Number(/^VmLck:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) * 1024;
+  const limit = lockLimit();
+  if (limit === undefined) return undefined; // then it was something else
+  const held = pinned + lockedBytes();
   return {
-    reason: `pinning ${mebibytes(need)} more goes over the locked-memory limit (RLIMIT_MEMLOCK) of ${mebibytes(limit)}; this process has ${mebibytes(held)} pinned or locked, and the limit may be shared with the user's other processes`,
-    hint: `Raise it: "ulimit -l ${Math.ceil((held + need) / 1024)}" (KiB) or a "memlock" line in /etc/security/limits.conf`,
+    reason: `pinning ${mebibytes(need)} more goes over the locked-memory limit (RLIMIT_MEMLOCK) of ${mebibytes(limit.soft)}; this process has ${mebibytes(held)} pinned or locked, and the limit may be shared with the user's other processes`,
+    hint: `Raise it and start the program again: ${raiseLockLimit(held + need, limit)}. For good: a line "${lastingLockLimit('USER')}" in /etc/security/limits.conf`,
   };
-}
-
-function memlockLimit(): number | undefined {
-  const soft = /^Max locked memory\s+(\S+)/m.exec(proc('/proc/self/limits'))?.[1];
-  if (soft === undefined) return undefined;
-  return soft === 'unlimited' ? Number.POSITIVE_INFINITY : Number(soft);
-}
-
-function proc(path: string): string {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch {
-    return ''; // no /proc: the words are left out
-  }
 }
 
 /** The first part of [start, last] that no usable range holds, widened to the whole reserved range. */

@@ -2,6 +2,7 @@
 import { VFIO_DRIVERS } from './causes.ts';
 import { VfioError } from './errors.ts';
 import { IommuGroup } from './groups.ts';
+import { lastingLockLimit } from './memlock.ts';
 import type { NativeHost } from './native.ts';
 import type { PciDevice } from './pci.ts';
 
@@ -83,7 +84,7 @@ export function grant(host: NativeHost, device: PciDevice, uid: number, name: st
         `SUBSYSTEM=="vfio", KERNEL=="${number}", OWNER="${name}", MODE="0600"`,
         'KERNEL=="iommu", SUBSYSTEM=="misc", MODE="0666"',
       ],
-      limits: `${name} - memlock unlimited`,
+      limits: lastingLockLimit(name),
     },
   };
 }

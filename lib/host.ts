@@ -20,7 +20,7 @@ import { type HotPlug, hotPlug } from './hot-plug.ts';
 import { Iommufd } from './iommufd.ts';
 import { type NativeFile, type NativeHost, native } from './native.ts';
 import { PciDevice } from './pci.ts';
-import { failedAttempt, type HostReport, memlockWarning, reportOf } from './report.ts';
+import { failedAttempt, type HostReport, memlockFinding, reportOf } from './report.ts';
 import { type Topology, topologyText } from './topology.ts';
 
 export interface HostOptions {
@@ -133,10 +133,16 @@ export class Host extends Handle {
 
   /**
    * Whether a program of this process can use the device and, if not, why and which commands repair it. What can't be
-   * read from the host is tried: the device is opened, bound, attached and closed again, which resets it.
+   * read from the host is tried: the device is opened, bound, attached and closed again, which resets it. `memory`: how
+   * many bytes the program is going to map for devices; if its limit is below that, that is a reason.
    */
-  diagnose(bdf: string, o?: { attempt?: boolean }): Diagnosis {
-    const attempt = flag(known(o, 'options', ['attempt']).attempt, 'attempt', true);
+  diagnose(bdf: string, o?: { attempt?: boolean; memory?: number }): Diagnosis {
+    const options = known(o, 'options', ['attempt', 'memory']);
+    const attempt = flag(options.attempt, 'attempt', true);
+    const memory =
+      options.memory === undefined
+        ? undefined
+        : integer(options.memory, 'memory', 1, Number.MAX_SAFE_INTEGER);
     const device = this.device(bdf);
     const group = device.group === null ? undefined : new IommuGroup(this.#native, device.group);
     const findings = causesOf(this.#native, device, group);
@@ -148,7 +154,7 @@ export class Host extends Handle {
         findings.push(failedAttempt(this.#native, device, error));
       }
     }
-    const memlock = memlockWarning(this.#native);
+    const memlock = memlockFinding(memory);
     if (memlock !== undefined) findings.push(memlock);
     return { bdf: device.bdf, usable: !findings.some((each) => each.blocks), findings };
   }

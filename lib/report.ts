@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { asRoot, type Finding, interruptsInferred, UNSAFE_INTERRUPTS } from './causes.ts';
 import type { VfioError } from './errors.ts';
+import { lastingLockLimit, lockLimit, raiseLockLimit } from './memlock.ts';
 import type { NativeHost } from './native.ts';
 import { describeOwnership, mayOpen } from './nodes.ts';
 import type { PciDevice } from './pci.ts';
@@ -62,7 +63,7 @@ export function reportOf(host: NativeHost, backend: 'kernel' | 'software'): Host
       deviceNodes(host),
       driver(host),
       ...permissions(host),
-      memlock(host),
+      memlock(),
       hugePages(backend),
     ],
   };
@@ -180,39 +181,30 @@ function permissions(host: NativeHost): HostCheck[] {
   return checks;
 }
 
-/** How many bytes this process may lock; infinite for those whom no limit holds. */
-function lockable(): number {
-  const status = read('/proc/self/status');
-  const effective = /^CapEff:\s+([0-9a-f]+)/m.exec(status)?.[1] ?? '0';
-  if ((BigInt(`0x${effective}`) >> 14n) & 1n) return Number.POSITIVE_INFINITY; // CAP_IPC_LOCK
-  const soft = /^Max locked memory\s+(\S+)/m.exec(read('/proc/self/limits'))?.[1] ?? 'unlimited';
-  return soft === 'unlimited' ? Number.POSITIVE_INFINITY : Number(soft);
-}
-
-const raise = (host: NativeHost) => asRoot(host, 'prlimit --pid $$ --memlock=unlimited:unlimited');
-
-function memlock(host: NativeHost): HostCheck {
-  const limit = lockable();
-  if (limit === Number.POSITIVE_INFINITY) return ok('locked memory', 'no limit');
-  const detail = `at most ${limit / MEBIBYTE} MiB can be mapped for devices (RLIMIT_MEMLOCK)`;
-  return limit >= LITTLE_MEMORY
-    ? ok('locked memory', detail)
+function memlock(): HostCheck {
+  const name = 'locked memory';
+  const limit = lockLimit();
+  if (limit === undefined) return ok(name, 'no limit');
+  const detail = `at most ${limit.soft / MEBIBYTE} MiB can be mapped for devices (RLIMIT_MEMLOCK)`;
+  return limit.soft >= LITTLE_MEMORY
+    ? ok(name, detail)
     : warning(
-        'locked memory',
+        name,
         detail,
-        `${raise(host)}; for good: a line "USER - memlock unlimited" in /etc/security/limits.conf`,
+        `${raiseLockLimit(LITTLE_MEMORY, limit)}; for good: a line "${lastingLockLimit('USER')}" in /etc/security/limits.conf`,
       );
 }
 
-/** The same for one device's user. */
-export function memlockWarning(host: NativeHost): Finding | undefined {
-  const limit = lockable();
-  if (limit >= LITTLE_MEMORY) return undefined;
+/** The same for one device's user, who needs `memory` bytes at once; without a number: a little, and only warned of. */
+export function memlockFinding(memory: number | undefined): Finding | undefined {
+  const limit = lockLimit();
+  const need = memory ?? LITTLE_MEMORY;
+  if (limit === undefined || limit.soft >= need) return undefined;
   return {
     cause: 'memlock',
-    blocks: false,
-    reason: `this process can map at most ${limit / MEBIBYTE} MiB for devices (RLIMIT_MEMLOCK)`,
-    commands: [raise(host)],
+    blocks: memory !== undefined,
+    reason: `this process can map at most ${limit.soft / MEBIBYTE} MiB for devices (RLIMIT_MEMLOCK)${memory === undefined ? '' : `, not ${memory / MEBIBYTE} MiB`}`,
+    commands: [raiseLockLimit(need, limit)],
   };
 }
 

@@ -44,7 +44,7 @@ describe('binding', () => {
     expect(() => second.bind(other)).toThrow(
       expect.objectContaining({
         code: 'EPERM',
-        reason: expect.stringMatching(/^group \d+ of 0000:03:02\.0 .*0000:03:01\.0/),
+        reason: expect.stringMatching(/has 0000:03:01\.0 of the same group \d+ open: .* one iommufd/),
       }),
     );
     second.bind(iommufd);
@@ -82,7 +82,7 @@ describe('binding', () => {
       expect.objectContaining({
         code: 'ENODEV',
         reason: '0000:00:10.0 has no driver',
-        hint: expect.stringContaining("host.device('0000:00:10.0').bind()"),
+        hint: 'Run: vfio bind 0000:00:10.0',
       }),
     );
     await host.device(EDU).bind();

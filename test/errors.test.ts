@@ -80,7 +80,7 @@ test('over the locked-memory limit: the error says limit, need and how to raise 
     reason: expect.stringMatching(
       /^pinning 1\.00 MiB more goes over the locked-memory limit .* of 0\.06 MiB; this process has 0\.03 MiB pinned/,
     ),
-    hint: expect.stringContaining('ulimit -l'),
+    hint: expect.stringContaining('prlimit --pid $$ --memlock=unlimited:unlimited'),
   });
 });
 

@@ -99,6 +99,7 @@ describe('after disposal', () => {
     'Host.device': [EDU],
     'Host.openDevice': [EDU],
     'Host.attach': [EDU],
+    'Host.grant': [EDU, 0],
     'Host.openGroup': [0],
     'PciConfig.busMaster=': [true],
     'PciConfig.memory=': [true],
