@@ -4,7 +4,7 @@
  */
 import type { IommuGroup } from './groups.ts';
 import type { NativeHost } from './native.ts';
-import { describeOwnership, mayOpen, openersOf } from './nodes.ts';
+import { describeOwnership, groupNode, mayOpen, openersOf } from './nodes.ts';
 import type { PciDevice } from './pci.ts';
 import { usesOf } from './uses.ts';
 
@@ -46,6 +46,7 @@ export function asRoot(host: NativeHost, command: string): string {
 export function causesOf(host: NativeHost, device: PciDevice, group: IommuGroup | undefined): Finding[] {
   if (group === undefined) return [iommuOff(host, device)];
   return [
+    ...noIommuCauses(device, group),
     ...driverCauses(host, device, group),
     ...nodeCauses(host, device, group),
     ...openCauses(host, device, group),
@@ -86,6 +87,19 @@ function iommuOff(host: NativeHost, device: PciDevice): Finding {
     reason: `${bdf} is in no IOMMU group: ${why}`,
     commands: groups > 0 ? [] : bootCommands(host, off, amd ? [] : ['intel_iommu=on']),
   };
+}
+
+/** One that VFIO takes all the same, since its parameter says so. */
+function noIommuCauses({ bdf }: PciDevice, group: IommuGroup): Finding[] {
+  if (!group.noIommu) return [];
+  return [
+    {
+      cause: 'iommu-off',
+      blocks: false,
+      reason: `${bdf} has no IOMMU and reaches all memory: group ${group.id} is one that VFIO made up, for programs with CAP_SYS_RAWIO`,
+      commands: [],
+    },
+  ];
 }
 
 function driverCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Finding[] {
@@ -151,7 +165,7 @@ export function nodesFor(host: NativeHost, device: PciDevice, group: IommuGroup)
   const node = device.vfioNode;
   return node !== null && host.ownership('/dev/iommu') !== null
     ? ['/dev/iommu', node]
-    : ['/dev/vfio/vfio', `/dev/vfio/${group.id}`];
+    : ['/dev/vfio/vfio', groupNode(host, group.id)];
 }
 
 function nodeCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Finding[] {
@@ -168,7 +182,7 @@ function nodeCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Fin
       commands: [asRoot(host, 'modprobe iommufd')],
     });
   if (device.driver === null || !VFIO_DRIVERS.has(device.driver)) return findings;
-  if (iommufd && device.vfioNode === null)
+  if (iommufd && device.vfioNode === null && !group.noIommu)
     findings.push({
       cause: 'no-device-node',
       blocks: host.ownership(`/dev/vfio/${group.id}`) === null,
@@ -214,10 +228,10 @@ function openCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Fin
   };
   const { vfioNode } = device;
   if (vfioNode !== null) add(vfioNode, (who) => `${who} has ${device.bdf} open by its own node ${vfioNode}`);
+  const node = groupNode(host, group.id);
   add(
-    `/dev/vfio/${group.id}`,
-    (who) =>
-      `${who} has the node of group ${group.id} open, /dev/vfio/${group.id}: one who opens a group has it alone`,
+    node,
+    (who) => `${who} has the node of group ${group.id} open, ${node}: one who opens a group has it alone`,
   );
   for (const other of group.devices) {
     const node = other.vfioNode;

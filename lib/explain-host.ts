@@ -4,7 +4,7 @@ import type { VfioError } from './errors.ts';
 import type { Words } from './explain.ts';
 import type { IommuGroup } from './groups.ts';
 import type { NativeHost } from './native.ts';
-import { describeOwnership, openersOf } from './nodes.ts';
+import { describeOwnership, groupNode, openersOf } from './nodes.ts';
 import { hostOf, type PciDevice } from './pci.ts';
 
 /** A driver could not be bound or unbound. */
@@ -17,7 +17,7 @@ export function wordsForBind(error: VfioError, device: PciDevice): Words {
     case 'ETIMEDOUT':
       return {
         reason: `driver ${device.driver} did not let go of ${bdf}: something holds the device open${users(device)}`,
-        hint: `Find it: fuser -v ${device.vfioNode ?? `/dev/vfio/${device.group}`}`,
+        hint: `Find it: fuser -v ${device.vfioNode ?? groupNode(hostOf(device), device.group ?? -1)}`,
       };
     case 'EBUSY':
       return device.driver === null
@@ -44,7 +44,7 @@ export function wordsForBind(error: VfioError, device: PciDevice): Words {
 /** Who has the device open by any of its nodes. */
 function users(device: PciDevice): string {
   const host = hostOf(device);
-  const nodes = [device.vfioNode, device.group === null ? null : `/dev/vfio/${device.group}`];
+  const nodes = [device.vfioNode, device.group === null ? null : groupNode(host, device.group)];
   const names = new Set(
     nodes.flatMap((path) => (path === null ? [] : openersOf(host, path))).map((each) => each.name),
   );

@@ -28,6 +28,10 @@ export function grant(host: NativeHost, device: PciDevice, uid: number, name: st
   const number = device.group;
   if (number === null) throw refused(`${device.bdf} is in no IOMMU group`, `Run: vfio explain ${device.bdf}`);
   const group = new IommuGroup(host, number);
+  if (group.noIommu)
+    throw refused(
+      `group ${number} has no IOMMU: its node is of no use without CAP_SYS_RAWIO, which no permission gives`,
+    );
   const { blockers } = group.viability();
   if (blockers.length > 0)
     throw refused(

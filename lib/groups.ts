@@ -5,6 +5,7 @@
 import type { IovaRange } from './dma-space.ts';
 import { VfioError } from './errors.ts';
 import type { NativeHost } from './native.ts';
+import { isMadeUp } from './nodes.ts';
 import { type BindOptions, PciDevice, together } from './pci.ts';
 
 const GROUPS = '/sys/kernel/iommu_groups';
@@ -61,7 +62,7 @@ export class IommuGroup {
    * Whether it is one that VFIO made up for a device without an IOMMU (unsafe no-IOMMU mode): nothing confines that.
    */
   get noIommu(): boolean {
-    return this.#host.readText(`${GROUPS}/${this.id}/name`)?.trim() === 'vfio-noiommu';
+    return isMadeUp(this.#host, this.id);
   }
 
   /** The PCI devices in it, bridges included. */

@@ -13,6 +13,16 @@ export function mayOpen(host: NativeHost, path: string): boolean {
   return ((owned.mode >> shift) & 6) === 6;
 }
 
+/** Has VFIO made the group up, for a device without an IOMMU? */
+export function isMadeUp(host: NativeHost, group: number): boolean {
+  return host.readText(`/sys/kernel/iommu_groups/${group}/name`)?.trim() === 'vfio-noiommu';
+}
+
+/** The node of a group: /dev/vfio/7, /dev/vfio/noiommu-7. */
+export function groupNode(host: NativeHost, group: number): string {
+  return `/dev/vfio/${isMadeUp(host, group) ? 'noiommu-' : ''}${group}`;
+}
+
 /** In words: "mode 0600, owner 0, group 0; this process runs as 65534". */
 export function describeOwnership(host: NativeHost, path: string): string {
   const owned = host.ownership(path);

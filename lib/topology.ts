@@ -70,7 +70,7 @@ export interface DeviceModel {
    * groups. Default: true for root and downstream ports, else false. Conventional devices have none.
    */
   acs?: boolean;
-  /** Which IOMMU translates it, by index; null: none. Default: that of the bridge in front of it, or 0. */
+  /** Which IOMMU translates it, by index; null: none. Default: as the bridge in front of it, or 0. */
   iommu?: number | null;
   /** The driver that it starts on; null: none. Default: the one that matches. */
   driver?: string | null;
@@ -112,7 +112,10 @@ export interface DeviceModel {
 
 /** The kernel around the machine. */
 export interface SystemModel {
-  /** What it was started with: `intel_iommu=off` and `intremap=off` do what they say. */
+  /**
+   * What it was started with: `intel_iommu=off` and `intremap=off` do what they say, and so do parameters of modules
+   * (`vfio.enable_unsafe_noiommu_mode=1`).
+   */
   commandLine?: string;
   /** What it lacks: modules, or (CONFIG_VFIO_DEVICE_CDEV) nodes for single devices. */
   without?: ('iommufd' | 'vfio-pci' | 'device-nodes')[];
@@ -120,7 +123,7 @@ export interface SystemModel {
   user?: number;
 }
 
-/** A machine: its IOMMUs (default: one VT-d) and what is on its buses. Groups follow from it. */
+/** A machine: its IOMMUs (default: one VT-d; empty: none) and what is on its buses. Groups follow from it. */
 export interface Topology {
   system?: SystemModel;
   iommus?: IommuModel[];

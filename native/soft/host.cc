@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -14,6 +15,7 @@
 #include <climits>
 #include <cstdlib>
 
+#include "capable.h"
 #include "engine.h"
 #include "iommu/endpoint.h"
 #include "mm/memory.h"
@@ -365,6 +367,8 @@ uint32_t Host::user() const {
   const std::lock_guard hold(mutex_);
   return machine_->user();
 }
+
+bool Host::mayDoRawIo() const { return machine_->user() == 0 && capable(CAP_SYS_RAWIO); }
 
 void Host::become(uint32_t uid) {
   const std::lock_guard hold(mutex_);

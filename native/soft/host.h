@@ -113,6 +113,8 @@ class Host final : public Backend {
   void setReadable(const File& file, bool readable);  // not for FdKind::plain
   void reportFault(DmaFault fault);
   [[nodiscard]] pci::Machine& machine() { return *machine_; }
+  // May the caller do what reaches past all protection? With CAP_SYS_RAWIO, which nobody but root has.
+  [[nodiscard]] bool mayDoRawIo() const;
   [[nodiscard]] Engine& engine() { return *engine_; }
   [[nodiscard]] mm::Memory& memory() { return *memory_; }
   [[nodiscard]] const HostOptions& options() const { return options_; }

@@ -153,6 +153,33 @@ void systems() {
                                             { "model": "edu", "bdf": "0000:00:11.0" }] })");
   same("one device without IOMMU", "0", names(*one, "/sys/kernel/iommu_groups"));
   claim("... which vfio-pci refuses", -EINVAL, take(*one));
+  one->addDevice(R"({ "model": "edu", "bdf": "0000:00:12.0", "iommu": null, "driver": null })");
+  claim("... one more is plugged in and out", 0, one->removeDevice("0000:00:12.0"));
+  same("... which leaves no trace", "0", names(*one, "/sys/kernel/iommu_groups"));
+
+  const auto none = machine(R"({ "iommus": [], "devices": [
+    { "model": "root-port", "bdf": "0000:00:01.0" },
+    { "model": "edu", "behind": "0000:00:01.0", "slot": 0 },
+    { "model": "edu", "bdf": "0000:00:10.0" }] })");
+  same("a machine without IOMMU has no groups", "", names(*none, "/sys/kernel/iommu_groups"));
+  claim("... vfio-pci refuses its devices", -EINVAL, take(*none));
+  const char* noIommu = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode";
+  claim("... unless it may take them", 0, write(*none, noIommu, "Y\n"));
+  claim("... as then", 0, take(*none));
+  same("... in a group that it makes", "0", names(*none, "/sys/kernel/iommu_groups"));
+  none->addDevice(R"({ "model": "edu", "bdf": "0000:00:11.0", "driver": "vfio-pci" })");
+  same("... and another one", "noiommu-0 noiommu-1 vfio", names(*none, "/dev/vfio"));
+  claim("... which goes with the device", 0, none->removeDevice("0000:00:10.0"));
+  same("... for good", "1", names(*none, "/sys/kernel/iommu_groups"));
+  none->addDevice(R"({ "model": "edu", "bdf": "0000:00:12.0", "driver": "vfio-pci" })");
+  same("... and leaves its number", "0 1", names(*none, "/sys/kernel/iommu_groups"));
+  const auto started = machine(R"({ "system": { "commandLine": "vfio.enable_unsafe_noiommu_mode=1" },
+    "iommus": [{ "kind": "vtd" }], "devices": [
+    { "model": "root-port", "bdf": "0000:00:01.0", "iommu": null },
+    { "model": "edu", "behind": "0000:00:01.0", "slot": 0, "driver": "vfio-pci" },
+    { "model": "edu", "bdf": "0000:00:10.0" }] })");
+  same("the command line allows it too, behind a port without IOMMU", "noiommu-1 vfio",
+       names(*started, "/dev/vfio"));
 
   const auto bound = [&take](Host& host) {
     claim("vfio-pci takes the device", 0, take(host));

@@ -19,14 +19,15 @@ namespace vfio::trace {
 
 inline std::unique_ptr<Backend> host;
 
-// The first argument of the program chooses: "kernel", or "soft", which answers as Linux 6.12.
-inline void chooseHost(char** arguments) {
+// The first argument of the program chooses: "kernel", or "soft", which answers as Linux 6.12 on that
+// machine.
+inline void chooseHost(char** arguments, const char* topology = "") {
   const std::string which = arguments[1] ? arguments[1] : "soft";
   if (which == "kernel") {
     host = std::make_unique<KernelBackend>();
   } else {
     host = std::make_unique<soft::Host>(std::make_shared<soft::mm::Memory>(),
-                                        soft::HostOptions{.kernel = {6, 12}});
+                                        soft::HostOptions{.kernel = {6, 12}, .topology = topology});
   }
 }
 

@@ -79,11 +79,13 @@ struct Unit {
 // A group of endpoints and the owner of its DMA (requirement B1). An owner is any address that stands for one
 // open file: an iommufd context, a container.
 struct Group {
-  int id;
+  static constexpr int kNone = -1;
+  int id;  // kNone: nobody sees it
   std::vector<class Endpoint*> members;
   const void* owner = nullptr;
   unsigned ownerCount = 0;     // claims by `owner`
   unsigned kernelDrivers = 0;  // members bound to a driver that does DMA for the kernel
+  bool hasIommu = true;        // if not, it is the one of a single device, and VFIO may lend it a number
 
   // 0, or -EPERM when the kernel or another owner has it.
   [[nodiscard]] int claim(const void* by);

@@ -203,6 +203,17 @@ Unit makeUnit(const UnitModel& model) {
   return unit;
 }
 
+Unit makeNoUnit() {
+  return {.name = "none",
+          .aperture = {0, UINT64_MAX},
+          .pageSizes = 4096,
+          .reserved = {},
+          .enforcesCoherency = false,
+          .isolatesInterrupts = false,
+          .tracksDirty = false,
+          .kind = UnitKind::custom};
+}
+
 std::optional<UnitKind> unitKind(std::string_view name) {
   for (const UnitKind kind : kKinds) {
     if (defaultsOf(kind).name == name) return kind;

@@ -33,6 +33,9 @@ struct UnitModel {
 // Throws std::invalid_argument, with what was expected for which field, if there can be no such unit.
 [[nodiscard]] Unit makeUnit(const UnitModel& model);
 
+// What stands in front of devices without an IOMMU: nothing is ever attached to them.
+[[nodiscard]] Unit makeNoUnit();
+
 // As they are written: "vtd", "arm-smmuv3", "pri" (and "" for none). Nothing: there is none of that name.
 [[nodiscard]] std::optional<UnitKind> unitKind(std::string_view name);
 [[nodiscard]] std::optional<NestingFormat> nestingFormat(std::string_view name);

@@ -42,6 +42,7 @@ class Context final : public File, public std::enable_shared_from_this<Context> 
   ObjectTable objects;
   mm::Payer payer;           // for pages of those who have no CAP_IPC_LOCK
   Ioas* vfioIoas = nullptr;  // what the VFIO container requests work on; not a user of it
+  bool noIommu = false;      // the VFIO container requests are those of groups without IOMMU, for good
   std::map<uint64_t, VirtualInterface*> mappable;  // by offset
 
  private:

@@ -1,13 +1,11 @@
 // The commands on address spaces that came with Linux 6.13 and later: memory by file instead of by address,
 // handing it over to another process, and asking where it is.
 #include <fcntl.h>
-#include <linux/capability.h>
 #include <sys/vfs.h>
 
 #include <cerrno>
 
 #include "../../uapi/iommufd.h"
-#include "../capable.h"
 #include "../host.h"
 #include "command.h"
 
@@ -74,10 +72,10 @@ int ioasChangeProcess(Command& command) {
   return all ? 0 : -EINVAL;
 }
 
-// Addresses are given away for devices without an IOMMU only, and this machine has none.
+// Addresses are given away for devices without an IOMMU only, and none of these uses an address space here.
 int ioasNoiommuGetPa(Command& command) {
   const auto& arguments = command.as<uapi::iommu_ioas_noiommu_get_pa>();
-  if (!capable(CAP_SYS_RAWIO)) return -EPERM;
+  if (!command.context.host.mayDoRawIo()) return -EPERM;
   if (arguments.flags != 0 || arguments.__reserved != 0) return -EOPNOTSUPP;
   if (arguments.iova == UINT64_MAX) return -EOVERFLOW;
   if (arguments.length == 0) return -EINVAL;

@@ -35,9 +35,11 @@ class BoundDevice {
 [[nodiscard]] bool isIommufd(const File& file);
 
 // The address space that the container requests on an iommufd work on. A group that takes it for its
-// container sees to it that there is one: 0 or -EBUSY (no id left). Then who attaches to it asks which: 0, or
-// -ENODEV when it has gone since. `file` is an iommufd.
+// container sees to it that there is one: 0, -EINVAL (renounced) or -EBUSY (no id left). Then who attaches to
+// it asks which: 0, or -ENODEV when it has gone since. `file` is an iommufd.
 [[nodiscard]] int makeCompatIoas(File& file);
+// A group without IOMMU sees to it that there never will be one: 0, or -EINVAL when there is.
+[[nodiscard]] int renounceCompatIoas(File& file);
 [[nodiscard]] int compatIoas(const File& file, uint32_t& id);
 
 // VFIO_DEVICE_BIND_IOMMUFD: 0, -EBADFD (`file` is not an iommufd), -EPERM (ownership, unsafe interrupts),

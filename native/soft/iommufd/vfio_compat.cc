@@ -58,6 +58,7 @@ int checkExtension(const Context& context, uint64_t extension) {
     case uapi::VFIO_TYPE1_IOMMU:
     case uapi::VFIO_TYPE1v2_IOMMU:
     case uapi::VFIO_UNMAP_ALL:
+      return context.noIommu ? 0 : 1;
     case uapi::VFIO_NOIOMMU_IOMMU:  // it only says how the kernel was built, as distributions do
       return 1;
     case uapi::VFIO_DMA_CC_IOMMU:
@@ -72,6 +73,10 @@ int checkExtension(const Context& context, uint64_t extension) {
 }
 
 int setIommu(Context& context, uint64_t type) {
+  if (context.noIommu) {
+    if (type != uapi::VFIO_NOIOMMU_IOMMU) return -EINVAL;
+    return context.host.mayDoRawIo() ? 0 : -EPERM;
+  }
   if (type != uapi::VFIO_TYPE1_IOMMU && type != uapi::VFIO_TYPE1v2_IOMMU) return -EINVAL;
   if (context.vfioIoas == nullptr) return -ENODEV;
   return type == uapi::VFIO_TYPE1_IOMMU ? context.vfioIoas->table.disableHugePages() : 0;
@@ -163,11 +168,19 @@ int vfioRequest(Context& context, uint32_t request, UserAddress argument) {
 
 int makeCompatIoas(File& file) {
   auto& context = static_cast<Context&>(file);
+  if (context.noIommu) return -EINVAL;
   if (context.vfioIoas != nullptr) return 0;
   Ioas* const ioas = context.objects.create<Ioas>(context.host.memory());
   if (ioas == nullptr) return -EBUSY;
   ObjectTable::publish(*ioas);
   context.vfioIoas = ioas;
+  return 0;
+}
+
+int renounceCompatIoas(File& file) {
+  auto& context = static_cast<Context&>(file);
+  if (context.vfioIoas != nullptr) return -EINVAL;
+  context.noIommu = true;
   return 0;
 }
 

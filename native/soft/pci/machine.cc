@@ -92,6 +92,8 @@ class TopologyMachine final : public Machine {
   Bus& bus(uint8_t number, Function* bridge);
   Function& add(DeviceSpec& spec, Function* bridge);
   iommu::Group& group(int id);
+  [[nodiscard]] int lendGroup(Function& function);
+  void takeGroupBack(const Function& function);
   void addDrivers();
   [[nodiscard]] Driver& driver(const std::string& name);
   // Does the driver that it is to start on take it?
@@ -108,6 +110,7 @@ class TopologyMachine final : public Machine {
   Sysfs sysfs_;
   SystemSpec system_;
   std::list<iommu::Unit> units_;
+  iommu::Unit noUnit_ = iommu::makeNoUnit();
   std::list<iommu::Group> groups_;  // those that are gone have no id: an open file may still know them
   std::map<int, iommu::Group*> groupsById_;
   Fabric fabric_;
@@ -131,7 +134,7 @@ TopologyMachine::TopologyMachine(Host& host)
   tree_.permissions = system_.user.has_value();
   tree_.user = system_.user.value_or(0);
   sysfs_.addBus();
-  sysfs_.addSystem(system_, allowsUnsafeInterrupts);
+  sysfs_.addSystem(system_, parameters);
   for (const auto& spec : topology.iommus) {
     units_.push_back(makeUnit(host, system_, spec, units_.size()));
     if (system_.translates) sysfs_.addUnit(units_.back());
@@ -178,12 +181,12 @@ Bus& TopologyMachine::bus(uint8_t number, Function* bridge) {
 }
 
 iommu::Group& TopologyMachine::group(int id) {
-  if (id >= 0) {
-    const auto known = groupsById_.find(id);
-    if (known != groupsById_.end()) return *known->second;
+  if (id == iommu::Group::kNone) {
+    return groups_.emplace_back(iommu::Group{.id = id, .members = {}, .hasIommu = false});
   }
+  const auto known = groupsById_.find(id);
+  if (known != groupsById_.end()) return *known->second;
   auto& added = groups_.emplace_back(iommu::Group{.id = id, .members = {}});
-  if (id < 0) return added;  // of a device without IOMMU: nobody sees it
   groupsById_.emplace(id, &added);
   sysfs_.addGroup(added);
   return added;
@@ -196,15 +199,17 @@ Function& TopologyMachine::add(DeviceSpec& spec, Function* bridge) {
   const bool first = itsBus.functions.empty();
   const auto command =
       static_cast<uint16_t>(commandIo | commandMemory | commandSerr | (isPort ? commandMaster : 0));
-  auto& unit = *std::next(units_.begin(), static_cast<std::ptrdiff_t>(spec.unit));
+  auto& unit = spec.translated ? *std::next(units_.begin(), static_cast<std::ptrdiff_t>(spec.unit)) : noUnit_;
   auto& added = *functions_.emplace_back(
       std::make_unique<Function>(host_,
                                  Function::Place{&itsBus, spec.address.devfn, spec.requesterId,
                                                  spec.interrupt, spec.placed, command, spec.isolation()},
                                  std::move(spec.model), unit, group(spec.groupId)));
-  added.isolation.group = spec.groupId;
-  fabric_.add(added.isolation);
   added.translated = spec.translated;
+  if (added.translated) {
+    added.isolation.group = spec.groupId;
+    fabric_.add(added.isolation);
+  }
   added.use = spec.use;
   added.endpoint->pasidBits = spec.pasidBits;
   added.endpoint->pageRequests = spec.pageRequests;
@@ -305,20 +310,26 @@ Bus& TopologyMachine::busFor(DeviceSpec& spec) {
 }
 
 void TopologyMachine::placeInGroup(DeviceSpec& spec, const Bus& itsBus) {
-  Isolation newcomer = spec.isolation();
-  const iommu::Unit* unit = &units_.front();
-  if (itsBus.bridge) {
-    newcomer.bridge = &itsBus.bridge->isolation;
-    unit = &itsBus.bridge->endpoint->unit;
-  }
-  const auto ours =
-      std::find_if(units_.begin(), units_.end(), [unit](const auto& each) { return &each == unit; });
-  spec.unit = spec.iommu.value_or(static_cast<size_t>(std::distance(units_.begin(), ours)));
   spec.requesterId = static_cast<uint16_t>(spec.address.bus << 8 | spec.address.devfn);
   for (const Function* bridge = itsBus.bridge; bridge; bridge = bridge->bus.bridge) {
     if (bridge->isolation.kind == PortKind::conventionalBridge)
       spec.requesterId = static_cast<uint16_t>(bridge->secondary->number << 8);
   }
+  if (!system_.translates || (itsBus.bridge && !itsBus.bridge->translated && !spec.iommu))
+    spec.translated = false;
+  if (!spec.translated) {
+    if (spec.group) spec.refuse("group", "nothing (no IOMMU translates it)", std::to_string(*spec.group));
+    return;
+  }
+  Isolation newcomer = spec.isolation();
+  const iommu::Unit* unit = &units_.front();
+  if (itsBus.bridge) {
+    newcomer.bridge = &itsBus.bridge->isolation;
+    if (itsBus.bridge->translated) unit = &itsBus.bridge->endpoint->unit;
+  }
+  const auto ours =
+      std::find_if(units_.begin(), units_.end(), [unit](const auto& each) { return &each == unit; });
+  spec.unit = spec.iommu.value_or(static_cast<size_t>(std::distance(units_.begin(), ours)));
   const auto known = fabric_.groupFor(newcomer);
   const int wanted = spec.group.value_or(known.value_or(0));
   if (spec.group && (known ? *known != wanted : iommuGroup(wanted) != nullptr))
@@ -337,7 +348,6 @@ void TopologyMachine::addDevice(const std::string& device) {
   DeviceSpec spec = readDevice(device, units_.size());
   if (spec.kind != PortKind::endpoint)
     spec.refuse("model", "a device that is no bridge (which needs buses of its own)", "one");
-  if (units_.empty()) spec.refuse("iommu", "a machine with an IOMMU", "none");
   const Bus& itsBus = busFor(spec);
   placeInGroup(spec, itsBus);
   std::vector<Taken> taken;
@@ -379,13 +389,13 @@ int TopologyMachine::removeDevice(const std::string& bdf) {
   leaving_.erase(function);
   core_.removeFunction(*function);
   sysfs_.removeFunction(*function);
-  fabric_.remove(function->isolation);
+  if (function->translated) fabric_.remove(function->isolation);
   iommu::Group& group = function->endpoint->group;
   functions_.remove_if([function](const auto& each) { return each.get() == function; });
-  if (group.members.empty()) {
+  if (group.members.empty() && group.hasIommu) {
     sysfs_.removeGroup(group);
     groupsById_.erase(group.id);
-    group.id = -1;
+    group.id = iommu::Group::kNone;
   }
   return 0;
 }
@@ -437,20 +447,44 @@ void TopologyMachine::addDrivers() {
   sysfs_.addDriver(core_.add(kernelDriver("nvme", {{.classCode = 0x010802, .classMask = 0xffffff}})));
 }
 
+// A function without IOMMU is in no group, which VFIO doesn't take unless it is told that it doesn't matter.
+// Then it makes one, for this function alone and for as long as it holds it.
+int TopologyMachine::lendGroup(Function& function) {
+  if (!parameters.unsafeNoIommu) return -EINVAL;
+  iommu::Group& group = function.endpoint->group;
+  group.id = 0;
+  while (groupsById_.contains(group.id)) ++group.id;
+  groupsById_.emplace(group.id, &group);
+  sysfs_.addGroup(group);
+  sysfs_.enterGroup(function);
+  return 0;
+}
+
+void TopologyMachine::takeGroupBack(const Function& function) {
+  iommu::Group& group = function.endpoint->group;
+  sysfs_.leaveGroup(function);
+  sysfs_.removeGroup(group);
+  groupsById_.erase(group.id);
+  group.id = iommu::Group::kNone;
+}
+
 // The group that VFIO has for the function, made with the first that needs it.
 std::shared_ptr<cdev::Group> TopologyMachine::vfioGroup(const Function& function) {
   iommu::Group& group = function.endpoint->group;
   auto& slot = vfioGroups_[group.id];
   if (!slot) {
     slot = std::make_shared<cdev::Group>(host_, group);
-    sysfs_.addVfioGroup(std::to_string(group.id),
+    sysfs_.addVfioGroup(slot->name(),
                         [made = slot.get()](int, std::shared_ptr<File>& out) { return made->open(out); });
   }
   return slot;
 }
 
 int TopologyMachine::probeVfio(Function& function) {
-  if (function.isBridge() || !function.translated) return -EINVAL;
+  if (function.isBridge()) return -EINVAL;
+  if (!function.translated) {
+    if (const int failed = lendGroup(function)) return failed;
+  }
   const unsigned index = lowestVfio_;
   vfioIndexes_.insert(index);
   while (vfioIndexes_.contains(lowestVfio_)) ++lowestVfio_;
@@ -473,12 +507,13 @@ int TopologyMachine::removeVfio(Function& function) {
   vfioIndexes_.erase(function.vfio->index);
   const auto group = function.vfio->group;
   lowestVfio_ = std::min(lowestVfio_, function.vfio->index);
+  const std::string name = group->name();
   function.vfio.reset();
   if (group->empty()) {
-    const int id = function.endpoint->group.id;
-    sysfs_.removeVfioGroup(std::to_string(id));
-    vfioGroups_.erase(id);
+    sysfs_.removeVfioGroup(name);
+    vfioGroups_.erase(function.endpoint->group.id);
   }
+  if (!function.translated) takeGroupBack(function);
   return 0;
 }
 

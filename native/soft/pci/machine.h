@@ -49,8 +49,12 @@ class Machine {
   [[nodiscard]] virtual uint32_t user() const { return 0; }
   virtual void become(uint32_t /*uid*/) {}
 
-  // The parameter of the module iommufd: devices whose interrupts are not isolated may be bound.
-  bool allowsUnsafeInterrupts = false;
+  // Parameters of kernel modules, which their files in /sys/module change.
+  struct Parameters {
+    bool unsafeInterrupts = false;  // iommufd: devices whose interrupts are not isolated may be bound
+    bool unsafeNoIommu = false;     // vfio: devices without an IOMMU may be used
+  };
+  Parameters parameters;
 };
 
 // The machine of the host's topology. Throws std::invalid_argument where that is no topology, or can't be

@@ -148,12 +148,19 @@ void placeInGroups(Topology& topology, const std::vector<size_t>& order) {
     auto& device = devices[index];
     Isolation& node = nodes[index] = device.isolation();
     if (device.behind) node.bridge = &nodes[device.parent];
-    node.group = fabric.groupFor(node).value_or(static_cast<int>(firsts.size()));
-    if (*node.group == static_cast<int>(firsts.size())) firsts.push_back(index);
-    fabric.add(node);
     const auto bridge = speaker(devices, index);
     device.requesterId = bridge ? static_cast<uint16_t>(devices[*bridge].secondary << 8)
                                 : static_cast<uint16_t>(device.address.bus << 8 | device.address.devfn);
+    // What is not said is as in front of it.
+    if (device.behind && !device.iommu && !devices[device.parent].translated) device.translated = false;
+    if (!device.translated) {
+      if (device.group)
+        device.refuse("group", "nothing (no IOMMU translates it)", std::to_string(*device.group));
+      continue;
+    }
+    node.group = fabric.groupFor(node).value_or(static_cast<int>(firsts.size()));
+    if (*node.group == static_cast<int>(firsts.size())) firsts.push_back(index);
+    fabric.add(node);
     // Devices in one group are behind one IOMMU.
     const size_t before = device.behind ? devices[device.parent].unit : 0;
     device.unit = device.iommu.value_or(before);
@@ -166,8 +173,6 @@ void placeInGroups(Topology& topology, const std::vector<size_t>& order) {
   for (const size_t index : order) {
     const auto& device = devices[index];
     if (!device.group) continue;
-    if (!device.translated)
-      device.refuse("group", "nothing (no IOMMU translates it)", std::to_string(*device.group));
     auto& number = numbers[static_cast<size_t>(*nodes[index].group)];
     const auto [owner, isFree] = taken.emplace(*device.group, *nodes[index].group);
     if (number.value_or(*device.group) != *device.group || owner->second != *nodes[index].group)

@@ -3,9 +3,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
+#include <sstream>
 
 #include "../host.h"
 #include "registers.h"
@@ -92,6 +95,29 @@ std::string reservedText(const iommu::Group& group) {
   return text;
 }
 
+// A yes or a no, of which the kernel reads no more than it has to.
+std::optional<bool> yesOrNo(std::string_view text) {
+  const auto letter = [text](size_t i) {
+    return i < text.size() ? std::tolower(static_cast<unsigned char>(text[i])) : 0;
+  };
+  switch (letter(0)) {
+    case 'y':
+    case 't':
+    case '1':
+      return true;
+    case 'n':
+    case 'f':
+    case '0':
+      return false;
+    case 'o':
+      if (letter(1) == 'n') return true;
+      if (letter(1) == 'f') return false;
+      return std::nullopt;
+    default:
+      return std::nullopt;
+  }
+}
+
 }  // namespace
 
 void Sysfs::addText(const std::string& path, std::string text) {
@@ -122,7 +148,7 @@ void Sysfs::addBus() {
                                                    })});
 }
 
-void Sysfs::addSystem(const SystemSpec& system, bool& allowsUnsafeInterrupts) {
+void Sysfs::addSystem(const SystemSpec& system, Machine::Parameters& parameters) {
   addText("/proc/cmdline", system.commandLine + "\n");
   const auto lines = [this](const std::string& path, std::string head,
                             const std::map<std::string, std::string>& from) {
@@ -137,19 +163,28 @@ void Sysfs::addSystem(const SystemSpec& system, bool& allowsUnsafeInterrupts) {
   lines("/proc/net/route",
         "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n", routes_);
   deviceNodes_ = system.deviceNodes;
-  if (!system.iommufd) return;
-  tree_.attribute("/sys/module/iommufd/parameters/allow_unsafe_interrupts",
-                  {[&allowsUnsafeInterrupts](std::string& text) {
-                     text = allowsUnsafeInterrupts ? "Y\n" : "N\n";
-                     return 0;
-                   },
-                   store([&allowsUnsafeInterrupts](std::string_view text) {
-                     const auto word = trimmed(text);
-                     const bool yes = word == "1" || word == "y" || word == "Y" || word == "on";
-                     if (!yes && word != "0" && word != "n" && word != "N" && word != "off") return -EINVAL;
-                     allowsUnsafeInterrupts = yes;
-                     return 0;
-                   })});
+  addFlag(system.commandLine, "vfio", "enable_unsafe_noiommu_mode", parameters.unsafeNoIommu);
+  if (system.iommufd)
+    addFlag(system.commandLine, "iommufd", "allow_unsafe_interrupts", parameters.unsafeInterrupts);
+}
+
+void Sysfs::addFlag(const std::string& commandLine, const std::string& module, const std::string& name,
+                    bool& flag) {
+  const std::string option = module + "." + name + "=";
+  std::istringstream words(commandLine);
+  for (std::string word; words >> word;) {
+    if (word.starts_with(option)) flag = yesOrNo(word.substr(option.size())).value_or(flag);
+  }
+  tree_.attribute("/sys/module/" + module + "/parameters/" + name, {[&flag](std::string& text) {
+                                                                      text = flag ? "Y\n" : "N\n";
+                                                                      return 0;
+                                                                    },
+                                                                    store([&flag](std::string_view text) {
+                                                                      const auto said = yesOrNo(text);
+                                                                      if (!said) return -EINVAL;
+                                                                      flag = *said;
+                                                                      return 0;
+                                                                    })});
 }
 
 void Sysfs::addDriver(Driver& driver) {
@@ -186,6 +221,16 @@ void Sysfs::addGroup(iommu::Group& group) {
                                                  return 0;
                                                },
                                                nullptr});
+  if (!group.hasIommu) {
+    // One that VFIO made up has no domain of the kernel's.
+    addText(path + "/name", "vfio-noiommu\n");
+    tree_.attribute(path + "/type", {[](std::string& text) {
+                                       text = "unknown\n";
+                                       return 0;
+                                     },
+                                     store([](std::string_view) { return -EINVAL; })});
+    return;
+  }
   const auto type = std::make_shared<std::string>("identity");
   tree_.attribute(path + "/type", {[type](std::string& text) {
                                      text = *type + "\n";
@@ -224,21 +269,30 @@ void Sysfs::addFunction(Function& function) {
   tree_.link(busPath + "/devices/" + function.bdf, path);
   tree_.link(path + "/subsystem", busPath);
   if (!function.translated) return;
-  const auto& endpoint = *function.endpoint;
-  const std::string group = groupsPath + "/" + std::to_string(endpoint.group.id);
-  tree_.link(path + "/iommu_group", group);
-  tree_.link(group + "/devices/" + function.bdf, path);
-  const std::string unit = "/sys/devices/virtual/iommu/" + endpoint.unit.name;
+  enterGroup(function);
+  const std::string unit = "/sys/devices/virtual/iommu/" + function.endpoint->unit.name;
   tree_.link(path + "/iommu", unit);
   tree_.link(unit + "/devices/" + function.bdf, path);
 }
 
 void Sysfs::removeFunction(Function& function) {
-  const auto& endpoint = *function.endpoint;
-  tree_.remove(groupsPath + "/" + std::to_string(endpoint.group.id) + "/devices/" + function.bdf);
-  tree_.remove("/sys/devices/virtual/iommu/" + endpoint.unit.name + "/devices/" + function.bdf);
+  if (function.translated) {
+    leaveGroup(function);
+    tree_.remove("/sys/devices/virtual/iommu/" + function.endpoint->unit.name + "/devices/" + function.bdf);
+  }
   tree_.remove(busPath + "/devices/" + function.bdf);
   tree_.remove(function.path);
+}
+
+void Sysfs::enterGroup(const Function& function) {
+  const std::string group = groupsPath + "/" + std::to_string(function.endpoint->group.id);
+  tree_.link(function.path + "/iommu_group", group);
+  tree_.link(group + "/devices/" + function.bdf, function.path);
+}
+
+void Sysfs::leaveGroup(const Function& function) {
+  tree_.remove(function.path + "/iommu_group");
+  tree_.remove(groupsPath + "/" + std::to_string(function.endpoint->group.id) + "/devices/" + function.bdf);
 }
 
 void Sysfs::removeGroup(const iommu::Group& group) {
@@ -247,7 +301,7 @@ void Sysfs::removeGroup(const iommu::Group& group) {
 
 void Sysfs::hideVfio(Function& function, unsigned index) {
   const std::string name = "vfio" + std::to_string(index);
-  tree_.remove("/dev/vfio/devices/" + name);
+  if (hasNode(function)) tree_.remove("/dev/vfio/devices/" + name);
   tree_.remove("/sys/class/vfio-dev/" + name);
   tree_.remove(function.path + "/vfio-dev");
 }
@@ -428,13 +482,18 @@ void Sysfs::removeVfioGroup(const std::string& name) {
   tree_.remove("/sys/devices/virtual/vfio/" + name);
 }
 
+// Has its device a file of its own? Those without an IOMMU have none.
+bool Sysfs::hasNode(const Function& function) const {
+  return deviceNodes_ && function.host.since(6, 6) && function.translated;
+}
+
 void Sysfs::addVfio(Function& function, unsigned index, Opener open) {
   const std::string name = "vfio" + std::to_string(index);
   const std::string path = function.path + "/vfio-dev/" + name;
   tree_.link(path + "/device", function.path);
   tree_.link(path + "/subsystem", "/sys/class/vfio-dev");
   tree_.link("/sys/class/vfio-dev/" + name, path);
-  if (!deviceNodes_ || !function.host.since(6, 6)) {  // devices have no files of their own
+  if (!hasNode(function)) {
     addText(path + "/uevent", "");
     return;
   }
@@ -444,11 +503,6 @@ void Sysfs::addVfio(Function& function, unsigned index, Opener open) {
   tree_.device("/dev/vfio/devices/" + name, std::move(open), deviceMajor, index);
 }
 
-void Sysfs::removeVfio(Function& function, unsigned index) {
-  const std::string name = "vfio" + std::to_string(index);
-  if (deviceNodes_ && function.host.since(6, 6)) tree_.remove("/dev/vfio/devices/" + name);
-  tree_.remove("/sys/class/vfio-dev/" + name);
-  tree_.remove(function.path + "/vfio-dev");
-}
+void Sysfs::removeVfio(Function& function, unsigned index) { hideVfio(function, index); }
 
 }  // namespace vfio::soft::pci

@@ -4,6 +4,7 @@
 
 #include "driver.h"
 #include "function.h"
+#include "machine.h"
 #include "tree.h"
 
 namespace vfio::soft::pci {
@@ -13,17 +14,19 @@ class Sysfs {
   Sysfs(Tree& tree, DriverCore& core) : tree_(tree), core_(core) {}
 
   void addBus();
-  // The command line, the mounts, and the parameters of modules.
-  void addSystem(const SystemSpec& system, bool& allowsUnsafeInterrupts);
+  // The command line, the mounts, and the parameters of modules, which the command line may have set.
+  void addSystem(const SystemSpec& system, Machine::Parameters& parameters);
   void addDriver(Driver& driver);
   void addUnit(const iommu::Unit& unit);
   void addGroup(iommu::Group& group);
   void addFunction(Function& function);
   void removeFunction(Function& function);
   void removeGroup(const iommu::Group& group);
+  // The links between a function and its group.
+  void enterGroup(const Function& function);
+  void leaveGroup(const Function& function);
   // The device can't be opened any more, and is still there.
   void hideVfio(Function& function, unsigned index);
-  // The function is in its group already; the links between the two.
   void driverChanged(Function& function, Driver& driver, bool bound);
   void addVfio(Function& function, unsigned index, Opener open);
   void removeVfio(Function& function, unsigned index);
@@ -33,6 +36,9 @@ class Sysfs {
 
  private:
   void addText(const std::string& path, std::string text);
+  void addFlag(const std::string& commandLine, const std::string& module, const std::string& name,
+               bool& flag);
+  [[nodiscard]] bool hasNode(const Function& function) const;
   void addIdentity(Function& function);
   void addOverride(Function& function);
   void addReset(Function& function);

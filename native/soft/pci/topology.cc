@@ -435,9 +435,9 @@ DeviceSpec readDevice(const Reader& reader, const Value& value, std::string name
   device.acs = reader.boolean("acs");
   const bool hasAcs = device.description().express && device.kind != PortKind::conventionalBridge;
   if (device.acs.value_or(false) && !hasAcs) reader.refuse("acs", "false for a conventional device");
-  if (const auto* which = reader.find("iommu"); which && which->kind == Value::Kind::null) {
-    device.translated = false;
-  } else if (which) {
+  const auto* which = reader.find("iommu");
+  device.translated = which ? which->kind != Value::Kind::null : iommus != 0;
+  if (which && device.translated) {
     device.iommu = toInteger(*which);
     if (!device.iommu || *device.iommu >= iommus)
       reader.refuse("iommu", "the index of one of " + std::to_string(iommus) + " iommus, or null");
@@ -528,7 +528,6 @@ Topology readTopology(std::string_view text) {
     topology.iommus.push_back({.kind = "vtd"});
   }
   if (const auto* list = reader.list("devices", mostDevices)) {
-    if (!list->empty() && topology.iommus.empty()) reader.refuse("iommus", "at least one IOMMU");
     for (size_t i = 0; i < list->size(); ++i) {
       const std::string name = "devices[" + std::to_string(i) + "]";
       const Value& item = (*list)[i];

@@ -91,7 +91,7 @@ struct DeviceSpec {
   uint8_t subordinate = 0;
   uint16_t requesterId = 0;
   size_t unit = 0;
-  int groupId = -1;  // none
+  int groupId = iommu::Group::kNone;
   uint8_t interrupt = 0;
   std::array<uint64_t, 6> placed{};
 

@@ -4,6 +4,7 @@
 
 #include "../../uapi/vfio_container.h"
 #include "../host.h"
+#include "../pci/machine.h"
 #include "group.h"
 
 namespace vfio::soft::cdev {
@@ -19,17 +20,32 @@ int Container::ioctl(unsigned long request, UserAddress argument) {
     case VFIO_SET_IOMMU:
       return setIommu(argument);
     default:
+      if (noIommuSet_) return -ENOTTY;
       return type1_ ? type1_->ioctl(static_cast<uint32_t>(request), argument) : -EINVAL;
   }
 }
 
+// Is it what the back end for groups without IOMMU knows?
+bool Container::isNoIommu(uint64_t type) const {
+  return type == VFIO_NOIOMMU_IOMMU && host_.machine().parameters.unsafeNoIommu;
+}
+
 int Container::checkExtension(uint64_t extension) const {
-  return type1_ ? type1_->ioctl(VFIO_CHECK_EXTENSION, extension)
-                : type1::Type1::checkExtension(host_, extension);
+  if (type1_) return type1_->ioctl(VFIO_CHECK_EXTENSION, extension);
+  // Those that could come, which of a container without groups are both.
+  const bool empty = groups_.empty();
+  if ((empty || noIommu_) && isNoIommu(extension)) return 1;
+  return empty || !noIommu_ ? type1::Type1::checkExtension(host_, extension) : 0;
 }
 
 int Container::setIommu(uint64_t type) {
-  if (groups_.empty() || type1_) return -EINVAL;
+  if (groups_.empty() || hasBackEnd()) return -EINVAL;
+  if (noIommu_) {
+    if (!isNoIommu(type)) return -ENODEV;
+    if (!host_.mayDoRawIo()) return -EPERM;
+    noIommuSet_ = true;
+    return 0;
+  }
   if (type1::Type1::checkExtension(host_, type) <= 0) return -ENODEV;
   // What is an extension need not be a back end.
   if (type != VFIO_TYPE1_IOMMU && type != VFIO_TYPE1v2_IOMMU && type != VFIO_TYPE1_NESTING_IOMMU) {
@@ -45,14 +61,19 @@ int Container::setIommu(uint64_t type) {
 }
 
 int Container::add(Group& group) {
+  if (!group.hasIommu && !host_.mayDoRawIo()) return -EPERM;
+  if (!groups_.empty() && noIommu_ == group.hasIommu) return -EPERM;
   iommu::Group& members = *group.iommuGroup();
-  if (const int error = members.claim(&group)) return error;
+  if (group.hasIommu) {
+    if (const int error = members.claim(&group)) return error;
+  }
   if (type1_) {
     if (const int error = type1_->attach(members)) {
       members.release(&group);
       return error;
     }
   }
+  noIommu_ = !group.hasIommu;
   groups_.push_back(&group);
   return 0;
 }
@@ -62,7 +83,9 @@ void Container::remove(Group& group) {
   if (type1_) type1_->detach(members);
   members.release(&group);
   std::erase(groups_, &group);
-  if (groups_.empty()) type1_.reset();
+  if (!groups_.empty()) return;
+  type1_.reset();
+  noIommuSet_ = false;
 }
 
 }  // namespace vfio::soft::cdev

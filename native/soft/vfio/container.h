@@ -25,18 +25,23 @@ class Container final : public File {
 
   [[nodiscard]] int ioctl(unsigned long request, UserAddress argument) override;
 
-  // Takes the group's DMA for it: 0, -EPERM (somebody else has it), or why the back end can't have it.
+  // Takes the group's DMA for it: 0, -EPERM (somebody else has it; groups with and without IOMMU don't mix),
+  // or why the back end can't have it.
   [[nodiscard]] int add(Group& group);
   void remove(Group& group);
-  [[nodiscard]] bool hasBackEnd() const { return type1_ != nullptr; }
+  [[nodiscard]] bool hasBackEnd() const { return type1_ != nullptr || noIommuSet_; }
 
  private:
   [[nodiscard]] int checkExtension(uint64_t extension) const;
   [[nodiscard]] int setIommu(uint64_t type);
+  [[nodiscard]] bool isNoIommu(uint64_t type) const;
 
   Host& host_;
   std::vector<Group*> groups_;
+  bool noIommu_ = false;  // so are its groups
+  // The back end, one or none: type1, or the one that maps nothing.
   std::unique_ptr<type1::Type1> type1_;
+  bool noIommuSet_ = false;
 };
 
 }  // namespace vfio::soft::cdev

@@ -31,10 +31,14 @@ std::shared_ptr<File> Device::open() {
 }
 
 int Device::openByGroup(const std::shared_ptr<File>& iommufd, std::shared_ptr<File>& out) {
+  uint32_t ioas = 0;
+  if (iommufd && !group->hasIommu && granted_ == 0) {
+    // Who has chosen an address space expects that the device is translated.
+    if (!host.mayDoRawIo() || iommufd::compatIoas(*iommufd, ioas) == 0) return -EPERM;
+  }
   if (const int failed = enter(iommufd)) return failed;
-  if (iommufd && granted_ == 1) {
+  if (iommufd && group->hasIommu && granted_ == 1) {
     // Which page table that is nobody is told.
-    uint32_t ioas = 0;
     int failed = iommufd::compatIoas(*iommufd, ioas);
     if (failed == 0) failed = bound->attach(ioas);
     if (failed != 0) {
@@ -48,7 +52,12 @@ int Device::openByGroup(const std::shared_ptr<File>& iommufd, std::shared_ptr<Fi
 
 int Device::enter(const std::shared_ptr<File>& iommufd) {
   if (granted_ == 0) {
-    const int failed = iommufd ? iommufd::bind(iommufd, *function.endpoint, bound) : group->use(groupFile_);
+    int failed = 0;
+    if (!iommufd) {
+      failed = group->use(groupFile_);
+    } else if (group->hasIommu) {
+      failed = iommufd::bind(iommufd, *function.endpoint, bound);
+    }
     if (failed != 0) return failed;
     session = std::make_unique<Session>(*this);
   }

@@ -51,9 +51,10 @@ class Device {
   const unsigned index;
   const std::shared_ptr<Group> group;
   unsigned files = 0;
-  bool needsReset = true;                       // closed, and not reset since
-  bool boundAsDevice = false;                   // by its character device, not opened by its group
-  std::unique_ptr<iommufd::BoundDevice> bound;  // during a session with an iommufd
+  bool needsReset = true;      // closed, and not reset since
+  bool boundAsDevice = false;  // by its character device, not opened by its group
+  std::unique_ptr<iommufd::BoundDevice>
+      bound;  // during a session with an iommufd; without IOMMU there is none
   std::unique_ptr<Session> session;
 
  private:

@@ -29,6 +29,7 @@ void Group::remove(Device& device) {
 }
 
 int Group::open(std::shared_ptr<File>& out) {
+  if (!hasIommu && !host.mayDoRawIo()) return -EPERM;
   if (boundDevices_ != 0 || opened_ != nullptr) return -EBUSY;
   out = std::make_shared<GroupFile>(shared_from_this());
   return 0;
@@ -42,6 +43,7 @@ int Group::block() {
 
 int Group::use(std::shared_ptr<GroupFile>& keeper) {
   if (!container_->hasBackEnd()) return -EINVAL;
+  if (!hasIommu && !host.mayDoRawIo()) return -EPERM;
   keeper = opened_->shared_from_this();
   ++containerUsers_;
   return 0;
@@ -61,7 +63,7 @@ int Group::getStatus(UserAddress argument) const {
   if (status.argsz < sizeof status) return -EINVAL;
   if (group_ == nullptr) return -ENODEV;
   status.flags = 0;
-  if (hasIommu()) {
+  if (isSet()) {
     status.flags = VFIO_GROUP_FLAGS_CONTAINER_SET | VFIO_GROUP_FLAGS_VIABLE;
   } else if (group_->ownerCount == 0 && group_->kernelDrivers == 0) {
     status.flags = VFIO_GROUP_FLAGS_VIABLE;
@@ -74,7 +76,7 @@ int Group::setContainer(UserAddress argument) {
   if (mm::Memory::copyIn(&fd, argument, sizeof fd) != 0) return -EFAULT;
   const auto file = host.file(fd);
   if (!file && fcntl(fd, F_GETFD) < 0) return -EBADF;
-  if (hasIommu()) return -EINVAL;
+  if (isSet()) return -EINVAL;
   if (group_ == nullptr) return -ENODEV;
   if (!file) return -EBADFD;
   if (auto container = std::dynamic_pointer_cast<Container>(file)) {
@@ -84,13 +86,14 @@ int Group::setContainer(UserAddress argument) {
     return 0;
   }
   if (!iommufd::isIommufd(*file)) return -EBADFD;
-  if (const int error = iommufd::makeCompatIoas(*file)) return error;
+  const int error = hasIommu ? iommufd::makeCompatIoas(*file) : iommufd::renounceCompatIoas(*file);
+  if (error != 0) return error;
   iommufd_ = file;
   return 0;
 }
 
 int Group::unsetContainer() {
-  if (!hasIommu()) return -EINVAL;
+  if (!isSet()) return -EINVAL;
   if (container_) {
     if (containerUsers_ != 1) return -EBUSY;
     leaveContainer();
@@ -167,7 +170,7 @@ int Group::getDevice(UserAddress argument) {
   Device* device = nullptr;
   if (const int error = find(name, device)) return error;
   std::shared_ptr<File> file;
-  if (!hasIommu()) return -EINVAL;
+  if (!isSet()) return -EINVAL;
   if (const int error = device->openByGroup(iommufd_, file)) return error;
   return host.install(std::move(file), FdKind::plain, O_RDWR | O_CLOEXEC);
 }

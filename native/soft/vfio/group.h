@@ -27,13 +27,16 @@ class GroupFile;
 
 class Group : public std::enable_shared_from_this<Group> {
  public:
-  Group(Host& host, iommu::Group& group) : host(host), group_(&group) {}
+  Group(Host& itsHost, iommu::Group& group)
+      : host(itsHost), hasIommu(group.hasIommu), id_(group.id), group_(&group) {}
 
   // --- its devices come and go with vfio-pci
   void add(Device& device) { devices_.push_back(&device); }
   void remove(Device& device);
   [[nodiscard]] bool empty() const { return devices_.empty(); }
 
+  // As its node in /dev/vfio is called: "7", "noiommu-7".
+  [[nodiscard]] std::string name() const { return (hasIommu ? "" : "noiommu-") + std::to_string(id_); }
   // Null once its last device has gone.
   [[nodiscard]] iommu::Group* iommuGroup() const { return group_; }
   [[nodiscard]] int open(std::shared_ptr<File>& out);
@@ -44,15 +47,17 @@ class Group : public std::enable_shared_from_this<Group> {
 
   // --- for devices that are opened by the group's file
   [[nodiscard]] const std::shared_ptr<File>& iommufd() const { return iommufd_; }
-  // Keeps the file and the container as they are: -EINVAL while the container has no back end.
+  // Keeps the file and the container as they are: -EINVAL while the container has no back end, -EPERM (nobody
+  // may who has no CAP_SYS_RAWIO, without IOMMU).
   [[nodiscard]] int use(std::shared_ptr<GroupFile>& keeper);
   void unuse() { --containerUsers_; }
 
   Host& host;
+  const bool hasIommu;  // UNSAFE if not: its devices reach all memory
 
  private:
   friend class GroupFile;
-  [[nodiscard]] bool hasIommu() const { return container_ != nullptr || iommufd_ != nullptr; }
+  [[nodiscard]] bool isSet() const { return container_ != nullptr || iommufd_ != nullptr; }
   [[nodiscard]] int setContainer(UserAddress argument);
   [[nodiscard]] int unsetContainer();
   [[nodiscard]] int getStatus(UserAddress argument) const;
@@ -60,6 +65,7 @@ class Group : public std::enable_shared_from_this<Group> {
   [[nodiscard]] int find(std::string_view name, Device*& out) const;
   void leaveContainer();
 
+  const int id_;
   iommu::Group* group_;
   std::vector<Device*> devices_;  // in the order of their coming
   GroupFile* opened_ = nullptr;

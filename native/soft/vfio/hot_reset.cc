@@ -70,6 +70,7 @@ int Session::getHotResetInfo(UserAddress argument) {
     UserAddress to = argument + sizeof info;
     for (const auto* function : functions) {
       vfio_pci_dependent_device entry{};
+      if (!ids && function->endpoint->group.id == iommu::Group::kNone) return -EPERM;
       entry.devid =
           ids ? ownerId(*function) : static_cast<uint32_t>(function->endpoint->group.id);  // group_id there
       entry.bus = function->bus.number;
