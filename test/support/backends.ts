@@ -40,6 +40,9 @@ export const PCI_TESTDEV = '0000:00:13.0';
 /** QEMU's ivshmem-plain: BAR2 is 1 MiB of plain memory. */
 export const IVSHMEM = '0000:00:14.0';
 
+/** A driver of the host's, whose DMA is the kernel's, that takes an edu. */
+export const HOST_DRIVER = backend === 'kernel' ? 'uio_pci_generic' : 'nvme';
+
 export interface Need {
   /** The backends that this can run on; all by default. */
   readonly backends?: readonly Backend[];
