@@ -148,7 +148,8 @@ export class VfioDevice extends Handle {
    * Binds the device to an iommufd (VFIO_DEVICE_BIND_IOMMUFD, Linux 6.6): takes DMA ownership of its group, opens and
    * resets the device. Undone only by disposing it.
    *
-   * `token` (Linux 6.17): the UUID that a virtual function's physical function was given.
+   * `token` (Linux 6.17): the UUID that a virtual function's physical function was given ({@link
+   * VfioDevice.setVfToken}). Kernels before 6.17 ask for none here; {@link Group.openDevice} always has.
    *
    * @throws {VfioError} EPERM the group has another owner (a host driver, another iommufd), or interrupts are not
    * isolated; EBUSY the group's file is open; EINVAL bound already, here or by another descriptor, or a token before
@@ -224,6 +225,26 @@ export class VfioDevice extends Handle {
       );
     }
     this.#spaces.delete(pasid);
+  }
+
+  /**
+   * Sets the UUID that whoever opens a virtual function of this physical one must show
+   * (VFIO_DEVICE_FEATURE_PCI_VF_TOKEN, Linux 5.7). It holds until another is set; at first it is a random one. It can't
+   * be read back.
+   *
+   * @throws {VfioError} ENOTTY the device is no SR-IOV physical function; EINVAL it is not bound.
+   */
+  setVfToken(token: string): void {
+    this.alive();
+    try {
+      this.#file.setVfToken(token);
+    } catch (error) {
+      throw withWords(error, (failed) =>
+        failed.code === 'ENOTTY'
+          ? { reason: `${this.#bdf ?? 'the device'} is no SR-IOV physical function: it has no token to set` }
+          : undefined,
+      );
+    }
   }
 
   /** @internal Was it attached to this, and not detached since? */

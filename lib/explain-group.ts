@@ -148,8 +148,8 @@ export function wordsForGroupDevice(
       };
     case 'EACCES':
       return {
-        reason: `${bdf} is a virtual function: it takes the token that its physical function was given`,
-        hint: 'openDevice(bdf, { vfToken })',
+        reason: `the token is missing or wrong: ${bdf} is a virtual function whose physical function is with vfio-pci, or a physical one whose virtual functions are open`,
+        hint: 'The token that the physical function was given by setVfToken: openDevice(bdf, { vfToken })',
       };
     case 'EPERM':
       return wordsForSetContainer(error, id, group);

@@ -4,8 +4,9 @@ import type { VfioError } from './errors.ts';
 import type { Words } from './explain.ts';
 import type { IommuGroup } from './groups.ts';
 import type { NativeHost } from './native.ts';
+
 import { describeOwnership, groupNode, openersOf } from './nodes.ts';
-import { hostOf, type PciDevice } from './pci.ts';
+import { hostOf, PciDevice } from './pci.ts';
 
 /** A driver could not be bound or unbound. */
 export function wordsForBind(error: VfioError, device: PciDevice): Words {
@@ -20,6 +21,11 @@ export function wordsForBind(error: VfioError, device: PciDevice): Words {
         hint: `Find it: fuser -v ${device.vfioNode ?? groupNode(hostOf(device), device.group ?? -1)}`,
       };
     case 'EBUSY':
+      if (device.driver === null && (device.sriov?.numVfs ?? 0) > 0)
+        return {
+          reason: `${bdf} has virtual functions already: vfio-pci takes it only without`,
+          hint: `Give it back to a driver that can take them away: await host.device('${bdf}').setNumVfs(0)`,
+        };
       return device.driver === null
         ? {
             reason: `another device of group ${device.group} is in use by user space: drivers that do DMA for the kernel must wait`,
@@ -38,6 +44,48 @@ export function wordsForBind(error: VfioError, device: PciDevice): Words {
         : { reason: `the driver refuses ${bdf} (a bridge, or a device that it does not serve)` };
     default:
       return { reason: `${bdf} has driver ${device.driver ?? 'none'}` };
+  }
+}
+
+/** The number of a device's virtual functions could not be set. */
+export function wordsForNumVfs(error: VfioError, device: PciDevice): Words {
+  const { bdf, sriov, driver } = device;
+  switch (error.code) {
+    case 'ENOENT':
+      if (sriov === null) return { reason: `${bdf} is no SR-IOV physical function` };
+      if (driver === null)
+        return {
+          reason: `no driver holds ${bdf}: it takes one to have virtual functions`,
+          hint: `await host.device('${bdf}').bind()`,
+        };
+      return driver === 'vfio-pci'
+        ? {
+            reason: 'vfio-pci makes virtual functions only with its parameter enable_sriov',
+            hint: 'setNumVfs(count, { enableSriov: true }), or as root: echo Y > /sys/module/vfio_pci/parameters/enable_sriov',
+          }
+        : { reason: `driver ${driver} can't make virtual functions` };
+    case 'ERANGE':
+      return { reason: `${bdf} can have ${sriov?.totalVfs} virtual functions at most` };
+    case 'EBUSY':
+    case 'ETIMEDOUT': {
+      const open = device.virtualFunctions.filter((vf) => users(new PciDevice(hostOf(device), vf)) !== '');
+      if (open.length > 0)
+        return { reason: `virtual functions are open: ${open.join(', ')}`, hint: 'Close them first' };
+      return error.code === 'EBUSY'
+        ? {
+            reason: `${bdf} has ${sriov?.numVfs} virtual functions: another number takes none first`,
+            hint: `await host.device('${bdf}').setNumVfs(0)`,
+          }
+        : { reason: `driver ${driver} did not do it in time: a virtual function may be open` };
+    }
+    case 'EACCES':
+    case 'EPERM':
+      return {
+        reason: 'only root may change the number of virtual functions',
+        hint: 'Run this step as root',
+      };
+    default:
+      return { reason: `the kernel could not make virtual functions of ${bdf}: its log says why (dmesg)` };
   }
 }
 
@@ -76,6 +124,11 @@ export function wordsForJoin(
   if (error.code === 'EBUSY')
     return {
       reason: `the group file /dev/vfio/${device.group} is open${by(host, `/dev/vfio/${device.group}`)}: a device is used either through it or through its own file`,
+    };
+  if (error.code === 'EACCES' && error.request === 'VFIO_DEVICE_BIND_IOMMUFD')
+    return {
+      reason: `the token is missing or wrong: ${bdf} is a virtual function whose physical function is with vfio-pci, or a physical one whose virtual functions are open`,
+      hint: 'The token that the physical function was given by setVfToken: bind(iommufd, { token })',
     };
   if (error.code === 'EINVAL' && error.request === 'VFIO_DEVICE_BIND_IOMMUFD')
     return {

@@ -125,6 +125,5 @@ export function wordsForPasid(error: VfioError, file: NativeFile): Words | undef
 /** A bind failed with a token. */
 export function wordsForToken(error: VfioError, file: NativeFile): Words | undefined {
   if (error.code === 'EINVAL') return needs('token', '6.17', file);
-  if (error.code === 'EACCES') return { reason: 'the token is not that of the physical function' };
   return undefined;
 }

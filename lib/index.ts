@@ -45,7 +45,7 @@ export { Interrupt, Irq } from './irq.ts';
 export { type BindOptions, PciDevice } from './pci.ts';
 export { MappedRegion, Region } from './region.ts';
 export type { HostCheck, HostReport } from './report.ts';
-export type { DeviceModel, IommuModel, PassiveBar, SystemModel, Topology } from './topology.ts';
+export type { DeviceModel, IommuModel, PassiveBar, SriovModel, SystemModel, Topology } from './topology.ts';
 export {
   HwQueue,
   Vdevice,

@@ -174,6 +174,7 @@ export interface NativeFile {
   containerUpdateVaddr(address: number, length: number, iova: bigint): void;
 
   bindIommufd(iommufd: NativeFile, token?: string): number;
+  setVfToken(token: string): void;
   attach(ptId: number, pasid?: number): number;
   detach(pasid?: number): void;
   deviceInfo(): { numRegions: number; numIrqs: number; pci: boolean; resettable: boolean };

@@ -1,8 +1,8 @@
 /** PCI devices as sysfs shows them: a live view, nothing is kept. Binding and unbinding of drivers. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { flag, known, refusal, text } from './check.ts';
+import { flag, integer, known, refusal, text } from './check.ts';
 import { VfioError, withWords } from './errors.ts';
-import { wordsForBind } from './explain.ts';
+import { wordsForBind, wordsForNumVfs } from './explain.ts';
 import type { NativeHost } from './native.ts';
 import { usesOf } from './uses.ts';
 
@@ -127,6 +127,38 @@ export class PciDevice {
     return total === null
       ? null
       : { totalVfs: Number(total), numVfs: Number(this.#text('sriov_numvfs') ?? 0) };
+  }
+  /** The addresses of its virtual functions, in their order; none: it has none now (Linux 2.6.30). */
+  get virtualFunctions(): string[] {
+    const links = (this.#host.list(`${DEVICES}/${this.bdf}`) ?? []).filter((name) =>
+      /^virtfn\d+$/.test(name),
+    );
+    const number = (name: string) => Number(name.slice('virtfn'.length));
+    return links
+      .sort((a, b) => number(a) - number(b))
+      .flatMap((name) => basename(this.#host.readlink(`${DEVICES}/${this.bdf}/${name}`)) ?? []);
+  }
+  /** The address of the physical function that this is a virtual one of; null: it is none (Linux 2.6.30). */
+  get physicalFunction(): string | null {
+    return basename(this.#host.readlink(`${DEVICES}/${this.bdf}/physfn`));
+  }
+
+  /**
+   * Makes virtual functions appear, as many as `count` says, or (0) takes all of them away (Linux 3.8). Those of a
+   * device with vfio-pci come up on vfio-pci (Linux 5.7), and opening one takes the token of
+   * {@link VfioDevice.setVfToken}. vfio-pci makes them only with its module parameter enable_sriov, which is for the
+   * whole host: with `enableSriov` it is set first.
+   *
+   * @throws {VfioError} ENOENT no driver holds the device, or it can't have virtual functions now, or the device is no
+   * physical function; ERANGE more than `sriov.totalVfs`; EBUSY it has another number of them (0 first); ETIMEDOUT,
+   * EBUSY one of them is open; EACCES not root. `reason` says which.
+   */
+  async setNumVfs(count: number, o?: { enableSriov?: boolean }): Promise<void> {
+    integer(count, 'count', 0, 0xffff);
+    if (flag(known(o, 'options', ['enableSriov']).enableSriov, 'enableSriov', false))
+      await this.#write('/sys/module/vfio_pci/parameters/enable_sriov', 'Y', wordsForNumVfs);
+    const path = `${DEVICES}/${this.bdf}/sriov_numvfs`;
+    await this.#write(path, `${count}`, wordsForNumVfs);
   }
 
   /**
@@ -283,14 +315,14 @@ export class PciDevice {
   }
 
   /** A sysfs write that may wait for others: off the event loop, and not for ever. */
-  async #write(path: string, value: string): Promise<void> {
+  async #write(path: string, value: string, words = wordsForBind): Promise<void> {
     const over = new AbortController();
     const result = await Promise.race([
       this.#host.writeTextAsync(path, `${value}\n`),
       sleep(PATIENCE, 'late' as const, { signal: over.signal, ref: true }),
     ]).finally(() => over.abort());
-    if (result === 'late') throw this.#failure(110, path);
-    if (result < 0) throw this.#failure(-result, path);
+    if (result === 'late') throw this.#failure(110, path, words);
+    if (result < 0) throw this.#failure(-result, path, words);
   }
 
   async #until(reached: () => boolean, what: string): Promise<void> {
@@ -302,9 +334,9 @@ export class PciDevice {
     }
   }
 
-  #failure(errno: number, path: string): VfioError {
+  #failure(errno: number, path: string, words: typeof wordsForBind): VfioError {
     const bare = new VfioError(errno, { syscall: 'write', path });
-    return new VfioError(errno, { syscall: 'write', path, ...wordsForBind(bare, this) });
+    return new VfioError(errno, { syscall: 'write', path, ...words(bare, this) });
   }
 
   #text(attribute: string): string | null {

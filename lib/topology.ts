@@ -42,6 +42,24 @@ export interface PassiveBar {
   memory?: boolean;
 }
 
+/** The virtual functions that a device can have: they are all alike, do nothing, and can be reset alone. */
+export interface SriovModel {
+  /** How many at most, 1 to 255: all of them on the bus of the device. */
+  totalVfs: number;
+  /** How far behind the device the first one is, in functions; default 1. */
+  offset?: number;
+  /** From each one to the next; default 1. */
+  stride?: number;
+  /** Their device id; default: that of the device. Vendor and class are the device's. */
+  device?: U64Like;
+  /** As the device's, of memory only, and of at least 4096 bytes each. */
+  bars?: (PassiveBar | null)[];
+  /** How many messages of MSI; default 0. */
+  msi?: number;
+  /** How many vectors of MSI-X; default 0. */
+  msix?: number;
+}
+
 /** A device of a simulated machine. */
 export interface DeviceModel {
   /**
@@ -108,6 +126,8 @@ export interface DeviceModel {
   express?: boolean;
   /** 'passive': can it be reset alone? Default false. */
   functionReset?: boolean;
+  /** 'passive': the virtual functions (SR-IOV) that it can have. */
+  sriov?: SriovModel;
 }
 
 /** The kernel around the machine. */

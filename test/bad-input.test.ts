@@ -748,6 +748,10 @@ const table: Record<string, () => Refused[]> = {
       (token) => device.bind(iommufd, { token }),
     ),
   ],
+  'VfioDevice.setVfToken': () => [
+    ...refuses('token', [...texts, '', '00112233445566778899aabbccddeeff'], (bad) => device.setVfToken(bad)),
+    ...fails('ENOTTY', ['00112233-4455-6677-8899-aabbccddeeff'], (bad) => device.setVfToken(bad)),
+  ],
   'VfioDevice.attach': () => [
     ...refuses('to', [...notOf(Ioas, ioas), iommufd, device], (bad) => device.attach(bad)),
     ...refuses('options', objects, (bad) => device.attach(ioas, bad)),
@@ -954,6 +958,12 @@ const table: Record<string, () => Refused[]> = {
     ...refuses('force', booleans, (force) => sysfs.unbind({ force })),
   ],
   'PciDevice.restore': nothing,
+  'PciDevice.setNumVfs': () => [
+    ...refuses('count', [undefined, ...integers(0xffff)], (bad) => sysfs.setNumVfs(bad)),
+    ...refuses('options', [...objects, { force: true }], (bad) => sysfs.setNumVfs(0, bad)),
+    ...refuses('enableSriov', booleans, (enableSriov) => sysfs.setNumVfs(0, { enableSriov })),
+    ...fails('ENOENT', [0, 1], (bad) => sysfs.setNumVfs(bad)), // it can't have any
+  ],
   'IommuGroup.viability': nothing,
   'IommuGroup.explain': nothing,
   'IommuGroup.bind': () => [

@@ -58,6 +58,7 @@ Napi::Function File::define(Napi::Env env) {
                       InstanceMethod<&File::containerInvalidateVaddr>("containerInvalidateVaddr"),
                       InstanceMethod<&File::containerUpdateVaddr>("containerUpdateVaddr"),
                       InstanceMethod<&File::bindIommufd>("bindIommufd"),
+                      InstanceMethod<&File::setVfToken>("setVfToken"),
                       InstanceMethod<&File::attach>("attach"),
                       InstanceMethod<&File::detach>("detach"),
                       InstanceMethod<&File::deviceInfo>("deviceInfo"),

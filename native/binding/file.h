@@ -113,6 +113,7 @@ class File final : public Napi::ObjectWrap<File> {
 
   // vfio_device.cc
   Napi::Value bindIommufd(const Napi::CallbackInfo& info);
+  Napi::Value setVfToken(const Napi::CallbackInfo& info);
   Napi::Value attach(const Napi::CallbackInfo& info);
   Napi::Value detach(const Napi::CallbackInfo& info);
   Napi::Value deviceInfo(const Napi::CallbackInfo& info);

@@ -61,6 +61,19 @@ Napi::Value File::bindIommufd(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), command.out_devid);
 }
 
+// (token: a UUID)
+Napi::Value File::setVfToken(const Napi::CallbackInfo& info) {
+  struct {
+    uapi::vfio_device_feature feature;
+    std::array<uint8_t, 16> token;
+  } command{};
+  command.feature.argsz = sizeof command;
+  command.feature.flags = uapi::VFIO_DEVICE_FEATURE_SET | uapi::VFIO_DEVICE_FEATURE_PCI_VF_TOKEN;
+  command.token = uuid(Arguments(info), 0);
+  ioctl(info.Env(), uapi::VFIO_DEVICE_FEATURE, "VFIO_DEVICE_FEATURE_PCI_VF_TOKEN", &command);
+  return info.Env().Undefined();
+}
+
 // (ptId, pasid?) => the page table in use
 Napi::Value File::attach(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);

@@ -6,6 +6,7 @@
 #include <bit>
 
 #include "registers.h"
+#include "topology.h"
 
 namespace vfio::soft::pci {
 
@@ -36,7 +37,7 @@ ConfigSpace::ConfigSpace(const devices::Description& description)
     set(regSubsystemVendor, 2, description.subsystemVendor);
     set(regSubsystem, 2, description.subsystem);
   }
-  addBars(description);
+  addBars(regBar0, description.bars);
   unsigned next = firstCapability;
   if (description.msix.vectors > 0) {
     addMsix(next, description.msix);
@@ -50,17 +51,17 @@ ConfigSpace::ConfigSpace(const devices::Description& description)
   seal();
 }
 
-void ConfigSpace::addBars(const devices::Description& description) {
-  for (unsigned i = 0; i < description.bars.size(); ++i) {
-    const auto& bar = description.bars[i];
+void ConfigSpace::addBars(unsigned offset, const std::array<devices::Bar, 6>& bars) {
+  for (unsigned i = 0; i < bars.size(); ++i) {
+    const auto& bar = bars[i];
     if (bar.kind == devices::BarKind::none) continue;
     const bool wide = bar.kind == devices::BarKind::memory64;
     const uint64_t mask = ~(bar.size - 1);
     const uint32_t type =
         bar.kind == devices::BarKind::io ? barIo : (wide ? bar64 : 0) | (bar.prefetchable ? barPrefetch : 0);
-    set(regBar0 + 4 * i, 4, type);
-    allow(regBar0 + 4 * i, 4, static_cast<uint32_t>(mask));
-    if (wide) allow(regBar0 + 4 * ++i, 4, static_cast<uint32_t>(mask >> 32));
+    set(offset + 4 * i, 4, type);
+    allow(offset + 4 * i, 4, static_cast<uint32_t>(mask));
+    if (wide) allow(offset + 4 * ++i, 4, static_cast<uint32_t>(mask >> 32));
   }
 }
 
@@ -93,11 +94,61 @@ void ConfigSpace::addExpress(unsigned offset, const devices::Description& descri
   allow(at + expressDeviceControl2, 2, 0xffff);
 }
 
+unsigned ConfigSpace::addExtended(uint16_t id, unsigned length) {
+  const unsigned at = endOfExtended_;
+  set(at, 4, id | 1U << 16);
+  if (lastExtended_ != 0) set(lastExtended_, 4, (read(lastExtended_, 4) & 0x000fffff) | at << 20);
+  lastExtended_ = at;
+  endOfExtended_ += length;
+  return at;
+}
+
+unsigned ConfigSpace::findExtended(uint16_t id) const {
+  for (unsigned at = lastExtended_ == 0 ? 0U : unsigned{conventionalSize}; at != 0; at = read(at, 4) >> 20) {
+    if (read(at, 2) == id) return at;
+  }
+  return 0;
+}
+
+void ConfigSpace::addSriov(const SriovSpec& sriov) {
+  const unsigned at = addExtended(extendedSriov, sriovLength);
+  allow(at + sriovControl, 2, sriovEnable | sriovMemory);
+  set(at + sriovInitialVfs, 2, sriov.totalVfs);
+  set(at + sriovTotalVfs, 2, sriov.totalVfs);
+  allow(at + sriovNumVfs, 2, 0xffff);
+  set(at + sriovOffset, 2, sriov.offset);
+  set(at + sriovStride, 2, sriov.stride);
+  set(at + sriovDevice, 2, sriov.description.device);
+  constexpr uint32_t allSizes = 0x553;
+  set(at + sriovPageSizes, 4, allSizes);
+  set(at + sriovPageSizes + 4, 4, 1);  // 4 KiB
+  allow(at + sriovPageSizes + 4, 4, allSizes);
+  addBars(at + sriovBar0, sriov.description.bars);
+  for (unsigned i = 0; i < sriov.placed.size(); ++i) {
+    if (sriov.placed[i] == 0) continue;
+    write(at + sriovBar0 + 4 * i, 4, static_cast<uint32_t>(sriov.placed[i]));
+    if (sriov.description.bars[i].kind == devices::BarKind::memory64)
+      write(at + sriovBar0 + 4 * i + 4, 4, static_cast<uint32_t>(sriov.placed[i] >> 32));
+  }
+  seal();
+}
+
+void ConfigSpace::makeVirtual() {
+  set(regVendor, 2, 0xffff);
+  set(regDevice, 2, 0xffff);
+  allow(regCommand, 2, commandMaster);
+  for (unsigned i = 0; i < 6; ++i) {
+    set(regBar0 + 4 * i, 4, 0);
+    allow(regBar0 + 4 * i, 4, 0);
+  }
+  allow(regInterruptLine, 1, 0);
+  seal();
+}
+
 void ConfigSpace::addAcs(bool port) {
-  constexpr unsigned at = conventionalSize;
   constexpr uint32_t validation = 0x01, requests = 0x04, completions = 0x08, upstream = 0x10, direct = 0x40;
   const uint32_t wanted = requests | completions | (port ? validation | upstream : 0);
-  set(at, 4, extendedAcs | 1U << 16);
+  const unsigned at = addExtended(extendedAcs, 8);
   set(at + 4, 2, wanted | direct);
   set(at + 6, 2, wanted);
   allow(at + 6, 2, wanted | direct);

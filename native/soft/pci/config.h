@@ -2,13 +2,17 @@
 // changes it or clears it. Nothing here reacts to a write; pci::Function does.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "../devices/device.h"
+#include "registers.h"
 
 namespace vfio::soft::pci {
+
+struct SriovSpec;
 
 class ConfigSpace {
  public:
@@ -30,11 +34,18 @@ class ConfigSpace {
   // Appends a capability to the list; its bytes start as read-only zeros.
   unsigned addCapability(uint8_t id, unsigned offset, unsigned length);
   [[nodiscard]] unsigned findCapability(uint8_t id) const;  // 0: none
-  // Access control services, as the kernel turns them on; the first extended capability.
+  [[nodiscard]] unsigned findExtended(uint16_t id) const;   // 0: none
+  // Access control services, as the kernel turns them on.
   void addAcs(bool port);
+  // Virtual functions that a physical one can have.
+  void addSriov(const SriovSpec& sriov);
+  // What is different in the header of a virtual function: who it is and where its BARs are says the physical
+  // one.
+  void makeVirtual();
 
  private:
-  void addBars(const devices::Description& description);
+  void addBars(unsigned offset, const std::array<devices::Bar, 6>& bars);
+  unsigned addExtended(uint16_t id, unsigned length);
   void addMsi(unsigned offset, unsigned vectors);
   void addMsix(unsigned offset, const devices::MsixTable& table);
   void addExpress(unsigned offset, const devices::Description& description);
@@ -44,6 +55,8 @@ class ConfigSpace {
   std::vector<uint8_t> clearable_;
   std::vector<uint8_t> initial_;
   unsigned lastCapability_ = 0;
+  unsigned lastExtended_ = 0;
+  unsigned endOfExtended_ = conventionalSize;
 };
 
 }  // namespace vfio::soft::pci

@@ -71,6 +71,8 @@ int DriverCore::attach(Driver& driver, Function& function, bool& refused) {
   auto& group = function.endpoint->group;
   refused = driver.dma && group.owner != nullptr;
   if (refused) return -EBUSY;
+  const bool waits = function.physical && !function.physical->sriov->autoprobe && !function.driverOverride;
+  if (waits) return -ENODEV;
   if (driver.dma) ++group.kernelDrivers;
   if (const int failed = driver.probe(function)) {
     if (driver.dma) --group.kernelDrivers;

@@ -30,6 +30,8 @@ class Driver {
   bool dma = false;  // does DMA for the kernel: its functions make their group the kernel's
   std::function<int(Function&)> probe = [](Function&) { return 0; };   // 0 or -errno
   std::function<int(Function&)> remove = [](Function&) { return 0; };  // 0, or -EBUSY: stays bound
+  // Turns as many virtual functions on, or (0) all off: 0 or -errno. Empty: it can't.
+  std::function<int(Function&, unsigned)> setVirtual{};
   std::vector<Id> dynamicIds{};
 };
 

@@ -29,20 +29,6 @@ std::string name(const Bus& bus, uint8_t devfn) {
   return text.data();
 }
 
-// The kernel's resource flags for a BAR, as it shows them in sysfs.
-uint64_t resourceFlags(const devices::Bar& bar) {
-  constexpr uint64_t io = 0x100, memory = 0x200, prefetch = 0x2000, sizeAligned = 0x40000, wide = 0x100000;
-  switch (bar.kind) {
-    case devices::BarKind::none:
-      return 0;
-    case devices::BarKind::io:
-      return io | sizeAligned | barIo;
-    default:
-      return memory | sizeAligned | (bar.prefetchable ? prefetch | barPrefetch : 0) |
-             (bar.kind == devices::BarKind::memory64 ? wide | bar64 : 0);
-  }
-}
-
 uint64_t load(const uint8_t* from, unsigned width) {
   uint64_t value = 0;
   std::memcpy(&value, from, width);
@@ -57,6 +43,19 @@ unsigned dataPhase(uint64_t offset, size_t left) {
 
 }  // namespace
 
+uint64_t resourceFlags(const devices::Bar& bar) {
+  constexpr uint64_t io = 0x100, memory = 0x200, prefetch = 0x2000, sizeAligned = 0x40000, wide = 0x100000;
+  switch (bar.kind) {
+    case devices::BarKind::none:
+      return 0;
+    case devices::BarKind::io:
+      return io | sizeAligned | barIo;
+    default:
+      return memory | sizeAligned | (bar.prefetchable ? prefetch | barPrefetch : 0) |
+             (bar.kind == devices::BarKind::memory64 ? wide | bar64 : 0);
+  }
+}
+
 Function::Function(Host& host, const Place& place, std::unique_ptr<devices::Device> model, iommu::Unit& unit,
                    iommu::Group& group)
     : host(host),
@@ -66,12 +65,18 @@ Function::Function(Host& host, const Place& place, std::unique_ptr<devices::Devi
       interrupt(place.interrupt),
       config(model->description()),
       isolation(place.isolation),
+      physical(place.physical),
       endpoint(std::make_unique<iommu::Endpoint>(host, bdf, place.requesterId, unit, group)),
       model_(std::move(model)) {
   if (bus.bridge) isolation.bridge = &bus.bridge->isolation;
   if (isolation.multifunction)
     config.set(regHeaderType, 1, config.read(regHeaderType, 1) | headerMultifunction);
   if (isolation.acs) config.addAcs(isolation.kind != PortKind::endpoint);
+  if (place.sriov) {
+    sriov = std::make_unique<Sriov>(*place.sriov);
+    config.addSriov(*place.sriov);
+  }
+  if (physical) config.makeVirtual();
   config.set(regInterruptLine, 1, place.interrupt);
   config.set(regCommand, 2, place.command);
   for (unsigned i = 0; i < resources.size(); ++i) {
@@ -138,6 +143,10 @@ void Function::configWrite(unsigned offset, unsigned width, uint32_t value) {
 }
 
 bool Function::decodes(unsigned bar) const {
+  if (physical) {
+    const auto& space = physical->config;
+    return (space.read(space.findExtended(extendedSriov) + sriovControl, 2) & sriovMemory) != 0;
+  }
   const bool io = resources[bar].kind == devices::BarKind::io;
   return (command() & (io ? commandIo : commandMemory)) != 0;
 }
@@ -196,6 +205,10 @@ void Function::reset() {
   std::fill(msixPending_.begin(), msixPending_.end(), false);
   line_ = false;
   model_->reset();
+  if (!sriov) return;
+  for (auto* each : sriov->functions) {
+    if (each) each->reset();
+  }
 }
 
 int Function::tryReset() {

@@ -57,6 +57,17 @@ struct Resource {
   uint64_t flags = 0;  // as the kernel prints them in `resource`
 };
 
+// The virtual functions of a physical one.
+struct Sriov {
+  SriovSpec spec;
+  unsigned count = 0;  // as system software turned them on
+  bool autoprobe = true;
+  std::vector<Function*> functions{};  // null: unplugged since
+};
+
+// The kernel's flags for a BAR, as it shows them in sysfs.
+[[nodiscard]] uint64_t resourceFlags(const devices::Bar& bar);
+
 class Function final : public devices::Port {
  public:
   struct Place {
@@ -65,8 +76,10 @@ class Function final : public devices::Port {
     uint16_t requesterId;  // what the IOMMU sees: a bridge to a conventional bus answers for all behind it
     unsigned interrupt;    // the line that firmware routed
     std::array<uint64_t, 6> addresses;
-    uint16_t command;       // as firmware left it
-    Isolation isolation{};  // how it is isolated; its bridge is the bus's
+    uint16_t command;                  // as firmware left it
+    Isolation isolation{};             // how it is isolated; its bridge is the bus's
+    const SriovSpec* sriov = nullptr;  // what it can have
+    Function* physical = nullptr;      // what it is a virtual function of
   };
   Function(Host& host, const Place& place, std::unique_ptr<devices::Device> model, iommu::Unit& unit,
            iommu::Group& group);
@@ -128,7 +141,9 @@ class Function final : public devices::Port {
   std::array<Resource, 6> resources{};
   ConfigSpace config;
   Isolation isolation;
-  Bus* secondary = nullptr;  // of a bridge: the bus behind it
+  Bus* secondary = nullptr;      // of a bridge: the bus behind it
+  std::unique_ptr<Sriov> sriov;  // of a physical function
+  Function* const physical;      // of a virtual one
   std::unique_ptr<iommu::Endpoint> endpoint;
   bool translated = true;  // false: its endpoint stands for itself, and system software knows no group of it
   UseSpec use;             // what its host driver does with it, while it has one

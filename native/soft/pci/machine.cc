@@ -90,7 +90,12 @@ class TopologyMachine final : public Machine {
 
  private:
   Bus& bus(uint8_t number, Function* bridge);
-  Function& add(DeviceSpec& spec, Function* bridge);
+  Function& add(DeviceSpec& spec, Function* bridge, Function* physical = nullptr);
+  void show(Function& function);
+  [[nodiscard]] int setVirtual(Function& physical, unsigned count);
+  void addVirtual(Function& physical, unsigned index);
+  [[nodiscard]] int removeVirtual(Function& physical);
+  void remove(Function& function);
   iommu::Group& group(int id);
   [[nodiscard]] int lendGroup(Function& function);
   void takeGroupBack(const Function& function);
@@ -163,10 +168,7 @@ TopologyMachine::TopologyMachine(Host& host)
     auto& spec = topology.devices[index];
     functions[index] = &add(spec, spec.behind ? functions[spec.parent] : nullptr);
   }
-  for (const auto& function : functions_) {
-    sysfs_.addFunction(*function);
-    core_.addFunction(*function);
-  }
+  for (const auto& function : functions_) show(*function);
   for (const size_t index : order) {
     const auto& spec = topology.devices[index];
     if (!start(*functions[index], spec))
@@ -192,19 +194,19 @@ iommu::Group& TopologyMachine::group(int id) {
   return added;
 }
 
-Function& TopologyMachine::add(DeviceSpec& spec, Function* bridge) {
+Function& TopologyMachine::add(DeviceSpec& spec, Function* bridge, Function* physical) {
   const bool isBridge = spec.kind != PortKind::endpoint;
   const bool isPort = isBridge && spec.kind != PortKind::conventionalBridge;
   auto& itsBus = bus(spec.address.bus, bridge);
   const bool first = itsBus.functions.empty();
-  const auto command =
-      static_cast<uint16_t>(commandIo | commandMemory | commandSerr | (isPort ? commandMaster : 0));
+  const auto command = static_cast<uint16_t>(
+      physical ? 0 : commandIo | commandMemory | commandSerr | (isPort ? commandMaster : 0));
   auto& unit = spec.translated ? *std::next(units_.begin(), static_cast<std::ptrdiff_t>(spec.unit)) : noUnit_;
-  auto& added = *functions_.emplace_back(
-      std::make_unique<Function>(host_,
-                                 Function::Place{&itsBus, spec.address.devfn, spec.requesterId,
-                                                 spec.interrupt, spec.placed, command, spec.isolation()},
-                                 std::move(spec.model), unit, group(spec.groupId)));
+  auto& added = *functions_.emplace_back(std::make_unique<Function>(
+      host_,
+      Function::Place{&itsBus, spec.address.devfn, spec.requesterId, spec.interrupt, spec.placed, command,
+                      spec.isolation(), spec.sriov ? &*spec.sriov : nullptr, physical},
+      std::move(spec.model), unit, group(spec.groupId)));
   added.translated = spec.translated;
   if (added.translated) {
     added.isolation.group = spec.groupId;
@@ -358,9 +360,17 @@ void TopologyMachine::addDevice(const std::string& device) {
   }
   place(spec, taken);
   Function& added = add(spec, itsBus.bridge);
-  sysfs_.addFunction(added);
-  core_.addFunction(added);
+  show(added);
   (void)start(added, spec);
+}
+
+void TopologyMachine::show(Function& function) {
+  sysfs_.addFunction(function);
+  if (function.sriov)
+    sysfs_.addSriov(function, [](Function& physical, unsigned count) {
+      return physical.driver->setVirtual(physical, count);
+    });
+  core_.addFunction(function);
 }
 
 int TopologyMachine::removeDevice(const std::string& bdf) {
@@ -386,17 +396,101 @@ int TopologyMachine::removeDevice(const std::string& bdf) {
   if (function->driver) {
     if (const int failed = core_.unbind(*function->driver, bdf)) return failed;
   }
-  leaving_.erase(function);
-  core_.removeFunction(*function);
-  sysfs_.removeFunction(*function);
-  if (function->translated) fabric_.remove(function->isolation);
-  iommu::Group& group = function->endpoint->group;
-  functions_.remove_if([function](const auto& each) { return each.get() == function; });
+  // Those that the driver left on.
+  if (const int failed = removeVirtual(*function)) return failed;
+  remove(*function);
+  return 0;
+}
+
+// One that has no driver.
+void TopologyMachine::remove(Function& function) {
+  leaving_.erase(&function);
+  core_.removeFunction(function);
+  if (function.physical) {
+    auto& siblings = function.physical->sriov->functions;
+    const auto place = std::find(siblings.begin(), siblings.end(), &function);
+    sysfs_.removeVirtual(function, static_cast<unsigned>(std::distance(siblings.begin(), place)));
+    *place = nullptr;
+  }
+  sysfs_.removeFunction(function);
+  if (function.translated) fabric_.remove(function.isolation);
+  iommu::Group& group = function.endpoint->group;
+  functions_.remove_if([&function](const auto& each) { return each.get() == &function; });
   if (group.members.empty() && group.hasIommu) {
     sysfs_.removeGroup(group);
     groupsById_.erase(group.id);
     group.id = iommu::Group::kNone;
   }
+}
+
+// ---------------------------------------------------------------- virtual functions
+
+int TopologyMachine::setVirtual(Function& physical, unsigned count) {
+  if (count == 0) return removeVirtual(physical);
+  const auto taken = [this, &physical](unsigned index) {
+    const auto devfn = physical.sriov->spec.devfn(physical.devfn, index);
+    return std::ranges::any_of(physical.bus.functions,
+                               [devfn](const Function* other) { return other->devfn == devfn; });
+  };
+  for (unsigned i = 0; i < count; ++i) {
+    if (taken(i)) return -EBUSY;  // something was plugged in there
+  }
+  const unsigned at = physical.config.findExtended(extendedSriov);
+  physical.config.write(at + sriovNumVfs, 2, count);
+  physical.config.write(at + sriovControl, 2, sriovEnable | sriovMemory);
+  physical.sriov->functions.assign(count, nullptr);
+  for (unsigned i = 0; i < count; ++i) addVirtual(physical, i);
+  physical.sriov->count = count;
+  return 0;
+}
+
+void TopologyMachine::addVirtual(Function& physical, unsigned index) {
+  const auto& sriov = physical.sriov->spec;
+  DeviceSpec spec;
+  spec.model = devices::makePassive(sriov.description);
+  spec.address = {physical.bus.number, static_cast<uint8_t>(sriov.devfn(physical.devfn, index))};
+  spec.translated = physical.translated;
+  for (unsigned i = 0; i < sriov.placed.size(); ++i) {
+    if (sriov.placed[i] != 0) spec.placed[i] = sriov.placed[i] + index * sriov.description.bars[i].size;
+  }
+  spec.requesterId = static_cast<uint16_t>(spec.address.bus << 8 | spec.address.devfn);
+  spec.groupId = iommu::Group::kNone;
+  if (spec.translated) {
+    const auto itsUnit = std::ranges::find_if(
+        units_, [&physical](const auto& unit) { return &unit == &physical.endpoint->unit; });
+    spec.iommu = static_cast<size_t>(std::distance(units_.begin(), itsUnit));
+    placeInGroup(spec, physical.bus);
+  }
+  Function& added = add(spec, physical.bus.bridge, &physical);
+  physical.sriov->functions[index] = &added;
+  show(added);
+  sysfs_.addVirtual(added, index);
+  // What vfio-pci makes, it takes.
+  if (physical.vfio) added.driverOverride = physical.driver->name;
+  (void)core_.probe(added.bdf);
+}
+
+// All of them, or none while somebody has one open.
+int TopologyMachine::removeVirtual(Function& physical) {
+  if (!physical.sriov || physical.sriov->count == 0) return 0;
+  bool open = false;
+  for (const auto* each : physical.sriov->functions) {
+    if (!each || !each->vfio || !each->vfio->inUse()) continue;
+    each->vfio->requestRelease();
+    open = true;
+  }
+  if (open) return -EBUSY;
+  const auto functions = physical.sriov->functions;
+  for (auto* each : functions) {
+    if (!each) continue;
+    if (each->driver) (void)core_.unbind(*each->driver, each->bdf);
+    remove(*each);
+  }
+  const unsigned at = physical.config.findExtended(extendedSriov);
+  physical.config.write(at + sriovControl, 2, 0);
+  physical.config.write(at + sriovNumVfs, 2, 0);
+  physical.sriov->functions.clear();
+  physical.sriov->count = 0;
   return 0;
 }
 
@@ -424,7 +518,11 @@ void TopologyMachine::addDrivers() {
     sysfs_.addDriver(core_.add({.name = "vfio-pci",
                                 .ids = {},
                                 .probe = [this](Function& function) { return probeVfio(function); },
-                                .remove = [this](Function& function) { return removeVfio(function); }}));
+                                .remove = [this](Function& function) { return removeVfio(function); },
+                                .setVirtual =
+                                    [this](Function& function, unsigned count) {
+                                      return parameters.sriov ? setVirtual(function, count) : -ENOENT;
+                                    }}));
   }
   sysfs_.addDriver(core_.add({.name = "pci-stub", .ids = {}}));
   sysfs_.addDriver(core_.add({.name = "pcieport",
@@ -444,7 +542,9 @@ void TopologyMachine::addDrivers() {
                                     --function.enableCount;
                                     return 0;
                                   }}));
-  sysfs_.addDriver(core_.add(kernelDriver("nvme", {{.classCode = 0x010802, .classMask = 0xffffff}})));
+  Driver& nvme = core_.add(kernelDriver("nvme", {{.classCode = 0x010802, .classMask = 0xffffff}}));
+  nvme.setVirtual = [this](Function& function, unsigned count) { return setVirtual(function, count); };
+  sysfs_.addDriver(nvme);
 }
 
 // A function without IOMMU is in no group, which VFIO doesn't take unless it is told that it doesn't matter.
@@ -482,6 +582,7 @@ std::shared_ptr<cdev::Group> TopologyMachine::vfioGroup(const Function& function
 
 int TopologyMachine::probeVfio(Function& function) {
   if (function.isBridge()) return -EINVAL;
+  if (function.sriov && function.sriov->count != 0) return -EBUSY;  // who has them open can't be told
   if (!function.translated) {
     if (const int failed = lendGroup(function)) return failed;
   }
@@ -499,6 +600,7 @@ int TopologyMachine::probeVfio(Function& function) {
 // The kernel makes the writer of `unbind` wait until the program has let go, and tells the program meanwhile.
 // A wait under the host's lock would be for ever: here the writer gets EBUSY, and the program is told once.
 int TopologyMachine::removeVfio(Function& function) {
+  if (const int failed = removeVirtual(function)) return failed;
   if (function.vfio->inUse()) {
     function.vfio->requestRelease();
     return -EBUSY;

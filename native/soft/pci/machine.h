@@ -53,6 +53,7 @@ class Machine {
   struct Parameters {
     bool unsafeInterrupts = false;  // iommufd: devices whose interrupts are not isolated may be bound
     bool unsafeNoIommu = false;     // vfio: devices without an IOMMU may be used
+    bool sriov = false;             // vfio-pci: devices may have virtual functions
   };
   Parameters parameters;
 };

@@ -232,6 +232,24 @@ class Window {
   std::map<uint64_t, uint64_t> first_;  // by size: nothing is free below
 };
 
+// Those of virtual functions follow each other, so that together they are aligned to one of them.
+void placeVirtual(DeviceSpec& device, Window& low, Window& high) {
+  if (!device.sriov) return;
+  auto& sriov = *device.sriov;
+  for (unsigned i = 0; i < sriov.placed.size(); ++i) {
+    const auto& bar = sriov.description.bars[i];
+    if (bar.kind == devices::BarKind::none) continue;
+    const uint64_t size = bar.size * sriov.totalVfs;
+    constexpr uint64_t large = uint64_t{1} << 28;
+    const bool wide = bar.kind == devices::BarKind::memory64;
+    if (!wide || size < large) sriov.placed[i] = low.find(size, bar.size);
+    if (wide && sriov.placed[i] == 0) sriov.placed[i] = high.find(size, bar.size);
+    if (sriov.placed[i] == 0)
+      device.refuse("sriov.bars", "BARs that fit into the bus's addresses",
+                    hex(size) + " for BAR " + std::to_string(i));
+  }
+}
+
 void placeBars(std::vector<DeviceSpec>& devices, const std::vector<size_t>& order,
                const std::vector<Taken>& before) {
   constexpr uint64_t highest = uint64_t{1} << 46;
@@ -279,6 +297,23 @@ void placeBars(std::vector<DeviceSpec>& devices, const std::vector<size_t>& orde
         device.refuse("bars", "BARs that fit into the bus's addresses",
                       hex(bar.size) + " for BAR " + std::to_string(i));
     }
+    placeVirtual(device, low, high);
+  }
+}
+
+// Virtual functions are on the bus of the physical one, at addresses that are nobody else's.
+void checkVirtual(const std::vector<DeviceSpec>& devices) {
+  std::set<std::pair<unsigned, unsigned>> taken;
+  for (const auto& device : devices) taken.emplace(device.address.bus, device.address.devfn);
+  for (const auto& device : devices) {
+    for (unsigned i = 0; device.sriov && i < device.sriov->totalVfs; ++i) {
+      const unsigned devfn = device.sriov->devfn(device.address.devfn, i);
+      constexpr unsigned mostFunctions = 256;
+      if (devfn >= mostFunctions || !taken.emplace(device.address.bus, devfn).second)
+        device.refuse(
+            "sriov", "virtual functions on its bus, at addresses that nobody else has",
+            "virtual function " + std::to_string(i) + " at place " + std::to_string(devfn) + " of 256");
+    }
   }
 }
 
@@ -306,6 +341,7 @@ void checkPlace(const DeviceSpec& device, std::optional<PortKind> bridge) {
 
 std::vector<size_t> place(Topology& topology) {
   auto order = Enumeration(topology.devices).run();
+  checkVirtual(topology.devices);
   placeInGroups(topology, order);
   placeBars(topology.devices, order, {});
   for (auto& device : topology.devices) placeLine(device);

@@ -59,7 +59,8 @@ enum Capability : uint8_t {
   capLast = 0x15,
 };
 
-constexpr uint32_t extendedAcs = 0x000d;
+constexpr uint16_t extendedAcs = 0x000d;
+constexpr uint16_t extendedSriov = 0x0010;
 
 // Offsets inside capabilities.
 constexpr unsigned msiFlags = 2;
@@ -85,6 +86,18 @@ constexpr unsigned expressDeviceControl = 8;
 constexpr unsigned expressDeviceControl2 = 40;
 constexpr uint32_t expressHasFlr = 1 << 28;
 constexpr uint16_t expressStartFlr = 0x8000;
+constexpr unsigned sriovControl = 0x08;
+constexpr unsigned sriovInitialVfs = 0x0c;
+constexpr unsigned sriovTotalVfs = 0x0e;
+constexpr unsigned sriovNumVfs = 0x10;
+constexpr unsigned sriovOffset = 0x14;
+constexpr unsigned sriovStride = 0x16;
+constexpr unsigned sriovDevice = 0x1a;
+constexpr unsigned sriovPageSizes = 0x1c;  // supported, and after it the one in use
+constexpr unsigned sriovBar0 = 0x24;
+constexpr unsigned sriovLength = 0x40;
+constexpr uint16_t sriovEnable = 0x0001;  // the functions are there
+constexpr uint16_t sriovMemory = 0x0008;  // and decode their BARs
 constexpr unsigned powerCapabilities = 2;
 constexpr unsigned powerControl = 4;
 constexpr uint16_t powerStateMask = 0x0003;

@@ -35,17 +35,36 @@ std::function<int64_t(std::string_view)> store(Function function) {
   return [function](std::string_view text) -> int64_t { return function(text); };
 }
 
+// A whole number as the kernel reads it, with nothing around it but a newline; null: it is none.
+std::optional<unsigned long long> number(std::string_view text) {
+  const std::string copy(trimmed(text));
+  if (copy.empty() || std::isdigit(static_cast<unsigned char>(copy.front() == '+' ? copy[1] : copy[0])) == 0)
+    return std::nullopt;
+  char* end = nullptr;
+  errno = 0;
+  const auto value = std::strtoull(copy.c_str(), &end, 0);
+  if (errno != 0 || *end != '\0') return std::nullopt;
+  return value;
+}
+
 std::string resourceText(const Function& function) {
   // The BARs, the ROM and the six of SR-IOV; a bridge's windows besides.
   const size_t lines = function.isBridge() ? 17 : 13;
   std::string text;
   for (size_t i = 0; i < lines; ++i) {
     uint64_t start = 0, last = 0, flags = 0;
+    constexpr size_t firstVirtual = 7;
     if (i < function.resources.size() && function.resources[i].address != 0) {
       const auto& resource = function.resources[i];
       start = resource.address;
       last = start + resource.size - 1;
       flags = resource.flags;
+    } else if (function.sriov && i >= firstVirtual && function.sriov->spec.placed[i - firstVirtual] != 0) {
+      const auto& spec = function.sriov->spec;
+      const auto& bar = spec.description.bars[i - firstVirtual];
+      start = spec.placed[i - firstVirtual];
+      last = start + bar.size * spec.totalVfs - 1;
+      flags = resourceFlags(bar);
     }
     text += format("0x%016llx 0x%016llx 0x%016llx\n", static_cast<unsigned long long>(start),
                    static_cast<unsigned long long>(last), static_cast<unsigned long long>(flags));
@@ -118,6 +137,15 @@ std::optional<bool> yesOrNo(std::string_view text) {
   }
 }
 
+std::function<int64_t(std::string_view)> storeFlag(bool& flag) {
+  return store([&flag](std::string_view text) {
+    const auto said = yesOrNo(text);
+    if (!said) return -EINVAL;
+    flag = *said;
+    return 0;
+  });
+}
+
 }  // namespace
 
 void Sysfs::addText(const std::string& path, std::string text) {
@@ -164,6 +192,7 @@ void Sysfs::addSystem(const SystemSpec& system, Machine::Parameters& parameters)
         "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n", routes_);
   deviceNodes_ = system.deviceNodes;
   addFlag(system.commandLine, "vfio", "enable_unsafe_noiommu_mode", parameters.unsafeNoIommu);
+  if (system.vfioPci) addFlag(system.commandLine, "vfio_pci", "enable_sriov", parameters.sriov);
   if (system.iommufd)
     addFlag(system.commandLine, "iommufd", "allow_unsafe_interrupts", parameters.unsafeInterrupts);
 }
@@ -179,12 +208,7 @@ void Sysfs::addFlag(const std::string& commandLine, const std::string& module, c
                                                                       text = flag ? "Y\n" : "N\n";
                                                                       return 0;
                                                                     },
-                                                                    store([&flag](std::string_view text) {
-                                                                      const auto said = yesOrNo(text);
-                                                                      if (!said) return -EINVAL;
-                                                                      flag = *said;
-                                                                      return 0;
-                                                                    })});
+                                                                    storeFlag(flag)});
 }
 
 void Sysfs::addDriver(Driver& driver) {
@@ -293,6 +317,48 @@ void Sysfs::enterGroup(const Function& function) {
 void Sysfs::leaveGroup(const Function& function) {
   tree_.remove(function.path + "/iommu_group");
   tree_.remove(groupsPath + "/" + std::to_string(function.endpoint->group.id) + "/devices/" + function.bdf);
+}
+
+void Sysfs::addSriov(Function& function, SetVirtual set) {
+  const std::string& path = function.path;
+  auto& sriov = *function.sriov;
+  addText(path + "/sriov_totalvfs", format("%u\n", sriov.spec.totalVfs));
+  addText(path + "/sriov_offset", format("%u\n", sriov.spec.offset));
+  addText(path + "/sriov_stride", format("%u\n", sriov.spec.stride));
+  addText(path + "/sriov_vf_device", format("%x\n", sriov.spec.description.device));
+  addText(path + "/sriov_vf_total_msix", "0\n");  // no driver here gives them out
+  tree_.attribute(path + "/sriov_drivers_autoprobe", {[&sriov](std::string& text) {
+                                                        text = sriov.autoprobe ? "1\n" : "0\n";
+                                                        return 0;
+                                                      },
+                                                      storeFlag(sriov.autoprobe)});
+  tree_.attribute(path + "/sriov_numvfs", {[&sriov](std::string& text) {
+                                             text = format("%u\n", sriov.count);
+                                             return 0;
+                                           },
+                                           store([&function, set = std::move(set)](std::string_view text) {
+                                             const auto wanted = number(text);
+                                             if (!wanted || *wanted > 0xffff) return -EINVAL;
+                                             const auto& has = *function.sriov;
+                                             if (*wanted > has.spec.totalVfs) return -ERANGE;
+                                             if (*wanted == has.count) return 0;
+                                             if (!function.driver || !function.driver->setVirtual)
+                                               return -ENOENT;
+                                             if (*wanted != 0 && has.count != 0) return -EBUSY;
+                                             return set(function, static_cast<unsigned>(*wanted));
+                                           })});
+}
+
+void Sysfs::addVirtual(Function& function, unsigned index) {
+  tree_.link(function.physical->path + "/virtfn" + std::to_string(index), function.path);
+  tree_.link(function.path + "/physfn", function.physical->path);
+  tree_.attribute(
+      function.path + "/sriov_vf_msix_count",
+      {nullptr, store([](std::string_view text) { return number(text) ? -EOPNOTSUPP : -EINVAL; })});
+}
+
+void Sysfs::removeVirtual(const Function& function, unsigned index) {
+  tree_.remove(function.physical->path + "/virtfn" + std::to_string(index));
 }
 
 void Sysfs::removeGroup(const iommu::Group& group) {

@@ -21,6 +21,11 @@ class Sysfs {
   void addGroup(iommu::Group& group);
   void addFunction(Function& function);
   void removeFunction(Function& function);
+  // Of a physical function: what writing the number of its virtual ones does is 0 or -errno.
+  using SetVirtual = std::function<int(Function&, unsigned)>;
+  void addSriov(Function& function, SetVirtual set);
+  void addVirtual(Function& function, unsigned index);
+  void removeVirtual(const Function& function, unsigned index);
   void removeGroup(const iommu::Group& group);
   // The links between a function and its group.
   void enterGroup(const Function& function);

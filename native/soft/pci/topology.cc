@@ -328,6 +328,12 @@ void readMsix(const Reader& reader, devices::Description& description) {
   reader.refuse("msix", "a memory BAR of at least " + std::to_string(std::bit_ceil(need)) + " bytes");
 }
 
+void readMessages(const Reader& reader, devices::Description& description) {
+  description.msiVectors = static_cast<unsigned>(reader.integer("msi", 0, 32).value_or(0));
+  if (description.msiVectors != 0 && !std::has_single_bit(description.msiVectors))
+    reader.refuse("msi", "0 or a power of two up to 32");
+}
+
 devices::Description readPassive(const Reader& reader) {
   devices::Description description{};
   description.vendor = static_cast<uint16_t>(reader.required("vendor", 0xffff));
@@ -342,9 +348,7 @@ devices::Description readPassive(const Reader& reader) {
   description.subsystem = small("subsystemDevice", 0xffff);
   description.revision = static_cast<uint8_t>(small("revision", 0xff));
   description.interruptPin = reader.boolean("pin").value_or(false) ? 1 : 0;
-  description.msiVectors = small("msi", 32);
-  if (description.msiVectors != 0 && !std::has_single_bit(description.msiVectors))
-    reader.refuse("msi", "0 or a power of two up to 32");
+  readMessages(reader, description);
   // A conventional bus has no configuration space beyond 256 bytes; which bus it is on is known later.
   description.express = reader.boolean("express").value_or(true);
   description.functionReset = reader.boolean("functionReset").value_or(false);
@@ -353,6 +357,36 @@ devices::Description readPassive(const Reader& reader) {
   readBars(reader, description);
   readMsix(reader, description);
   return description;
+}
+
+SriovSpec readSriov(const Reader& reader, const devices::Description& physical) {
+  reader.only({"totalVfs", "offset", "stride", "device", "bars", "msi", "msix"});
+  constexpr uint64_t most = 255;  // they are on one bus
+  SriovSpec sriov;
+  if (!reader.find("totalVfs")) reader.refuse("totalVfs", "a whole number between 1 and 255");
+  sriov.totalVfs = static_cast<unsigned>(*reader.integer("totalVfs", 1, most));
+  sriov.offset = static_cast<unsigned>(reader.integer("offset", 1, most).value_or(1));
+  sriov.stride = static_cast<unsigned>(reader.integer("stride", 1, most).value_or(1));
+  auto& description = sriov.description;
+  description = {
+      .vendor = physical.vendor,
+      .device = static_cast<uint16_t>(reader.integer("device", 0, 0xffff).value_or(physical.device)),
+      .subsystemVendor = physical.subsystemVendor,
+      .subsystem = physical.subsystem,
+      .classCode = physical.classCode,
+      .revision = physical.revision,
+      .express = true,
+      .functionReset = true};  // which all of them have to have
+  readMessages(reader, description);
+  readBars(reader, description);
+  constexpr uint64_t pageSize = 4096;
+  for (unsigned i = 0; i < description.bars.size(); ++i) {
+    const auto& bar = description.bars[i];
+    if (bar.kind == devices::BarKind::io || (bar.kind != devices::BarKind::none && bar.size < pageSize))
+      reader.refuse("bars", "BARs of memory of at least 4096 bytes");
+  }
+  readMsix(reader, description);
+  return sriov;
 }
 
 // A name that is one part of a path.
@@ -397,8 +431,13 @@ DeviceSpec readDevice(const Reader& reader, const Value& value, std::string name
       "pageRequests", "group", "irq",    "addresses", "acs",      "disk",  "network"};
   if (model == "passive") {
     reader.only(fields, {"vendor", "device", "classCode", "subsystemVendor", "subsystemDevice", "revision",
-                         "bars", "pin", "msi", "msix", "express", "functionReset"});
+                         "bars", "pin", "msi", "msix", "express", "functionReset", "sriov"});
     device.model = devices::makePassive(readPassive(reader));
+    if (const auto* sriov = reader.find("sriov")) {
+      if (!device.description().express) reader.refuse("sriov", "nothing for a device without express");
+      device.sriov = readSriov(Reader(*sriov, reader.path("sriov"), "virtual functions { totalVfs }"),
+                               device.description());
+    }
   } else {
     reader.only(fields);
     if (model == "edu") device.model = devices::makeEdu();

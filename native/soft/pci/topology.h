@@ -61,6 +61,20 @@ struct UseSpec {
   bool routed = false;  // there is a route through it
 };
 
+// `sriov`: the virtual functions that a device can have. They are all alike.
+struct SriovSpec {
+  unsigned totalVfs = 0;
+  unsigned offset = 1;  // of the first one's address from that of the physical function, and of each next one
+  unsigned stride = 1;
+  devices::Description description{};
+  std::array<uint64_t, 6> placed{};  // where the BARs of the first one are; the others' follow
+
+  // The address of one, on the bus of the physical function.
+  [[nodiscard]] unsigned devfn(uint8_t physical, unsigned index) const {
+    return physical + offset + index * stride;
+  }
+};
+
 // One of `devices`. The second half is filled by its placement.
 struct DeviceSpec {
   // Where it is in the text, for errors: "devices[2]".
@@ -80,6 +94,7 @@ struct DeviceSpec {
   std::optional<std::optional<std::string>> driver;  // not said, none, or a name
   unsigned pasidBits = 0;
   bool pageRequests = false;
+  std::optional<SriovSpec> sriov;
   std::optional<int> group;
   std::optional<uint8_t> irq;
   std::array<std::optional<uint64_t>, 6> addresses{};

@@ -25,6 +25,13 @@ ConfigView::ConfigView(Function& function, Interrupts& interrupts)
   starts_.push_back(0);
   fill(0, headerEnd);
   for (unsigned at = regBar0; at < regBar0 + 24; at += 4) realBars_.push_back(get(at, 4));
+  if (function_.physical) {
+    // What hardware doesn't have there: who it is, and the bit that lets it decode, which looks set.
+    put(regVendor, 2, function_.description().vendor);
+    put(regDevice, 2, function_.description().device);
+    put(regInterruptPin, 1, 0);
+    put(regCommand, 2, get(regCommand, 2) | commandMemory);
+  }
   addCapabilities();
   addExtended();
 }
@@ -188,6 +195,8 @@ uint32_t ConfigView::load(const Chunk& chunk) {
     const auto real = static_cast<uint8_t>(hardware >> 8 * i);
     value |= static_cast<uint32_t>((shadow_[chunk.offset + i] & bits) | (real & ~bits)) << 8 * i;
   }
+  if (function_.physical && chunk.start == 0 && chunk.offset == regCommand)
+    value |= get(regCommand, 2) & commandMemory;
   return value;
 }
 
@@ -220,7 +229,8 @@ void ConfigView::store(const Chunk& chunk, uint32_t value) {
     // Decoding that we think is on but the device has off means that it was reset behind our back.
     const auto before = function_.command();
     const uint32_t lost = value & get(regCommand, 2) & ~uint32_t{before} & (commandIo | commandMemory);
-    for (unsigned i = 0; lost != 0 && i < realBars_.size(); ++i) {
+    // Those of a virtual function are not its own.
+    for (unsigned i = 0; lost != 0 && !function_.physical && i < realBars_.size(); ++i) {
       function_.configWrite(regBar0 + 4 * i, 4, realBars_[i]);
     }
   }
@@ -300,7 +310,9 @@ bool ConfigView::powered() const {
   return at == 0 || (function_.configRead(at + powerControl, 2) & powerStateMask) != 3;
 }
 
-bool ConfigView::memoryEnabled() const { return (get(regCommand, 2) & commandMemory) != 0 && powered(); }
+bool ConfigView::memoryEnabled() const {
+  return (function_.physical || (get(regCommand, 2) & commandMemory) != 0) && powered();
+}
 
 uint8_t ConfigView::interruptPin() const { return shadow_[regInterruptPin]; }
 

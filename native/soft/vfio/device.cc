@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <random>
 
 #include "../../uapi/vfio.h"
 #include "../host.h"
@@ -20,8 +21,17 @@ namespace vfio::soft::cdev {
 using namespace uapi;
 
 Device::Device(Host& itsHost, pci::Function& itsFunction, unsigned itsIndex, std::shared_ptr<Group> itsGroup)
-    : host(itsHost), function(itsFunction), index(itsIndex), group(std::move(itsGroup)) {
+    : host(itsHost),
+      function(itsFunction),
+      index(itsIndex),
+      group(std::move(itsGroup)),
+      physical(itsFunction.physical ? itsFunction.physical->vfio.get() : nullptr) {
   group->add(*this);
+  if (!function.sriov) return;
+  // Nobody's guess, until a program sets one.
+  token.emplace();
+  std::random_device random;
+  for (auto& byte : *token) byte = static_cast<uint8_t>(random());
 }
 
 Device::~Device() { group->remove(*this); }
@@ -50,6 +60,16 @@ int Device::openByGroup(const std::shared_ptr<File>& iommufd, std::shared_ptr<Fi
   return 0;
 }
 
+int Device::checkToken(const Token* given) {
+  const Device* holder = function.physical ? physical : token ? this : nullptr;
+  if (!holder) return given ? -EINVAL : 0;
+  if (holder == this && tokenUsers == 0) {
+    if (given) token = *given;
+    return 0;
+  }
+  return given && *given == *holder->token ? 0 : -EACCES;
+}
+
 int Device::enter(const std::shared_ptr<File>& iommufd) {
   if (granted_ == 0) {
     int failed = 0;
@@ -60,6 +80,7 @@ int Device::enter(const std::shared_ptr<File>& iommufd) {
     }
     if (failed != 0) return failed;
     session = std::make_unique<Session>(*this);
+    if (physical) ++physical->tokenUsers;
   }
   ++granted_;
   return 0;
@@ -68,6 +89,7 @@ int Device::enter(const std::shared_ptr<File>& iommufd) {
 void Device::leave() {
   if (--granted_ != 0) return;
   // The device first, so that nothing of it moves when its page tables go.
+  if (physical) --physical->tokenUsers;
   session.reset();
   bound.reset();
   if (!groupFile_) return;
@@ -124,12 +146,13 @@ int copyBind(const Host& host, UserAddress argument, vfio_device_bind_iommufd& b
   return mm::Memory::copyIn(&bind, argument, std::min<size_t>(given, known));
 }
 
-// The token that functions of SR-IOV devices share. There are none here, and others have no use for one.
-int checkToken(const vfio_device_bind_iommufd& bind) {
-  if ((bind.flags & VFIO_DEVICE_BIND_FLAG_TOKEN) == 0) return 0;
-  std::array<uint8_t, 16> token{};
+// Until 6.17 nobody was asked for a token here.
+int checkToken(Device& device, const vfio_device_bind_iommufd& bind) {
+  if (!device.host.since(6, 17)) return 0;
+  if ((bind.flags & VFIO_DEVICE_BIND_FLAG_TOKEN) == 0) return device.checkToken(nullptr);
+  Token token{};
   if (mm::Memory::copyIn(token.data(), bind.token_uuid_ptr, token.size()) != 0) return -EFAULT;
-  return -EINVAL;
+  return device.checkToken(&token);
 }
 
 }  // namespace
@@ -149,7 +172,7 @@ int DeviceFile::bind(UserAddress argument) {
 
 int DeviceFile::grant(UserAddress argument, vfio_device_bind_iommufd& bind) {
   if (granted_) return -EINVAL;
-  if (const int failed = checkToken(bind)) return failed;
+  if (const int failed = checkToken(device_, bind)) return failed;
   const auto file = device_.host.file(bind.iommufd);
   if (!file) return fcntl(bind.iommufd, F_GETFD) < 0 ? -EBADF : -EBADFD;
   if (!iommufd::isIommufd(*file)) return -EBADFD;

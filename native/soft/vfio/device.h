@@ -6,8 +6,10 @@
 // the character device that is the one file that is bound to an iommufd, of a group's any number of them.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "../file.h"
 #include "../iommufd/iommufd.h"
@@ -28,6 +30,8 @@ class Group;
 class GroupFile;
 class Session;
 
+using Token = std::array<uint8_t, 16>;
+
 class Device {
  public:
   Device(Host& host, pci::Function& function, unsigned index, std::shared_ptr<Group> group);
@@ -41,6 +45,11 @@ class Device {
   [[nodiscard]] int openByGroup(const std::shared_ptr<File>& iommufd, std::shared_ptr<File>& out);
   [[nodiscard]] bool inUse() const { return files != 0; }
   void requestRelease();  // the host wants the device back: tells the program by the REQ interrupt
+
+  // The token that whoever opens a virtual function of this one must show, and whoever opens this one while
+  // others have virtual ones of it open: 0, -EACCES, or -EINVAL for one that nobody asks for. Of a physical
+  // function that nobody's are open of, it becomes the token.
+  [[nodiscard]] int checkToken(const Token* token);
 
   // One more file that is granted the device: 0, or why the first one can't be.
   [[nodiscard]] int enter(const std::shared_ptr<File>& iommufd);
@@ -56,6 +65,10 @@ class Device {
   std::unique_ptr<iommufd::BoundDevice>
       bound;  // during a session with an iommufd; without IOMMU there is none
   std::unique_ptr<Session> session;
+  std::optional<Token> token;  // of a physical function
+  unsigned tokenUsers = 0;     // virtual functions of it that are open
+  // Of a virtual function that vfio-pci made: the physical one, which outlives it.
+  Device* const physical;
 
  private:
   unsigned granted_ = 0;                  // files

@@ -6,6 +6,7 @@
 #include <array>
 #include <cctype>
 #include <cerrno>
+#include <optional>
 
 #include "../../uapi/vfio_container.h"
 #include "../host.h"
@@ -105,26 +106,33 @@ int Group::unsetContainer() {
 namespace {
 
 // A UUID in its usual text form, at the front.
-bool startsWithUuid(std::string_view text) {
+std::optional<Token> startsWithUuid(std::string_view text) {
   constexpr std::string_view form = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
-  if (text.size() < form.size()) return false;
+  if (text.size() < form.size()) return std::nullopt;
+  Token token{};
+  unsigned digits = 0;
   for (size_t i = 0; i < form.size(); ++i) {
-    const bool fits =
-        form[i] == '-' ? text[i] == '-' : std::isxdigit(static_cast<unsigned char>(text[i])) != 0;
-    if (!fits) return false;
+    if (form[i] == '-') {
+      if (text[i] != '-') return std::nullopt;
+      continue;
+    }
+    const char digit = text[i];
+    if (std::isxdigit(static_cast<unsigned char>(digit)) == 0) return std::nullopt;
+    const int value = digit <= '9' ? digit - '0' : (digit | 0x20) - 'a' + 10;
+    auto& byte = token[digits++ / 2];
+    byte = static_cast<uint8_t>(byte << 4 | value);
   }
-  return true;
+  return token;
 }
 
-// Does `text` name the function? 1, 0, or -EINVAL when it does with something behind it that is wrong. No
-// function here has virtual ones or is one: a token for these is as wrong as anything else.
-int matches(const pci::Function& function, std::string_view text) {
-  if (!text.starts_with(function.bdf)) return 0;
-  text.remove_prefix(function.bdf.size());
-  if (text.empty()) return 1;
-  if (text.front() != ' ') return 0;
+// Does `text` name the device? 1, 0, or -errno when it does with something behind it that is wrong.
+int matches(Device& device, std::string_view text) {
+  const std::string& bdf = device.function.bdf;
+  if (!text.starts_with(bdf)) return 0;
+  text.remove_prefix(bdf.size());
+  if (!text.empty() && text.front() != ' ') return 0;
   constexpr std::string_view option = "vf_token=";
-  bool token = false;
+  std::optional<Token> token;
   while (!text.empty()) {
     if (text.front() == ' ') {
       text.remove_prefix(1);
@@ -132,12 +140,13 @@ int matches(const pci::Function& function, std::string_view text) {
     }
     if (token || !text.starts_with(option)) return -EINVAL;
     text.remove_prefix(option.size());
-    if (!startsWithUuid(text)) return -EINVAL;
+    token = startsWithUuid(text);
+    if (!token) return -EINVAL;
     constexpr size_t length = 36;
     text.remove_prefix(length);
-    token = true;
   }
-  return token ? -EINVAL : 1;
+  const int failed = device.checkToken(token ? &*token : nullptr);
+  return failed == 0 ? 1 : failed;
 }
 
 // A string of the program's, of less than a page.
@@ -155,7 +164,7 @@ int copyName(UserAddress user, std::string& name) {
 
 int Group::find(std::string_view name, Device*& out) const {
   for (auto device = devices_.rbegin(); device != devices_.rend(); ++device) {
-    const int match = matches((*device)->function, name);
+    const int match = matches(**device, name);
     if (match < 0) return match;
     if (match == 0) continue;
     out = *device;

@@ -28,11 +28,11 @@ void resetBus(pci::Function& member) {
   }
 }
 
+// Virtual functions are nobody's companions in a reset: where there are some, nobody has all of the bus.
 bool busHeldByVfio(const pci::Function& member) {
-  for (const auto* function : member.bus.functions) {
-    if (!function->vfio) return false;
-  }
-  return true;
+  return std::ranges::all_of(member.bus.functions, [](const pci::Function* function) {
+    return function->vfio && !function->physical;
+  });
 }
 
 namespace {
@@ -47,7 +47,8 @@ bool isInGroups(const Device& device, const std::vector<std::shared_ptr<File>>& 
 
 // The device's id in our iommufd, 0 for a neighbour that is ours through its group, all ones otherwise.
 uint32_t Session::ownerId(const pci::Function& function) const {
-  if (!function.vfio) return VFIO_PCI_DEVID_NOT_OWNED;
+  const bool together = !function.physical && !function_.physical;
+  if (!function.vfio || (!together && &function != &function_)) return VFIO_PCI_DEVID_NOT_OWNED;
   const void* mine = function_.endpoint->group.owner;
   if (mine == nullptr || function.endpoint->group.owner != mine) return VFIO_PCI_DEVID_NOT_OWNED;
   return function.vfio->bound ? function.vfio->bound->id() : VFIO_PCI_DEVID_OWNED;

@@ -110,8 +110,10 @@ constexpr Length capabilityLengths[] = {
     {capExpress, variable}, {capMsix, 12},      {capAdvanced, 6},
 };
 
-// Advanced errors, serial number, ARI, address translation, page requests, latency tolerance.
-constexpr Length extendedLengths[] = {{0x01, 0x2c}, {0x03, 12}, {0x0e, 8}, {0x0f, 8}, {0x13, 16}, {0x18, 8}};
+// Advanced errors, serial number, access control (that without egress control), ARI, address translation,
+// SR-IOV, page requests, latency tolerance.
+constexpr Length extendedLengths[] = {{0x01, 0x2c}, {0x03, 12},          {0x0d, 8},  {0x0e, 8},
+                                      {0x0f, 8},    {0x10, sriovLength}, {0x13, 16}, {0x18, 8}};
 
 unsigned lookUp(std::span<const Length> table, uint16_t id) {
   const auto* found =

@@ -163,13 +163,26 @@ int Session::feature(UserAddress argument) {
     return -EINVAL;
   const uint32_t number = request.flags & VFIO_DEVICE_FEATURE_MASK;
   switch (number) {
+    case VFIO_DEVICE_FEATURE_PCI_VF_TOKEN:
+      return setToken(request.flags, argument + sizeof request, request.argsz - sizeof request);
     case VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY:
     case VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP:
     case VFIO_DEVICE_FEATURE_LOW_POWER_EXIT:
       return lowPower(request.flags, argument + sizeof request, request.argsz - sizeof request, number);
     default:
-      return -ENOTTY;  // no migration, no DMA logging, no virtual functions
+      return -ENOTTY;  // no migration, no DMA logging
   }
+}
+
+int Session::setToken(uint32_t flags, UserAddress argument, size_t size) {
+  if (!device_.token) return -ENOTTY;
+  if ((flags & VFIO_DEVICE_FEATURE_GET) != 0) return -EINVAL;  // it would tell the last user's
+  if ((flags & VFIO_DEVICE_FEATURE_PROBE) != 0) return 0;
+  if ((flags & VFIO_DEVICE_FEATURE_SET) == 0 || size < sizeof(Token)) return -EINVAL;
+  Token token{};
+  if (mm::Memory::copyIn(token.data(), argument, token.size()) != 0) return -EFAULT;
+  device_.token = token;
+  return 0;
 }
 
 int Session::lowPower(uint32_t flags, UserAddress argument, size_t size, uint32_t feature) {

@@ -55,6 +55,7 @@ class Session {
                                std::vector<std::shared_ptr<File>>& files) const;
   [[nodiscard]] int setIoEvent(UserAddress argument);
   [[nodiscard]] int feature(UserAddress argument);
+  [[nodiscard]] int setToken(uint32_t flags, UserAddress argument, size_t size);
   [[nodiscard]] int lowPower(uint32_t flags, UserAddress argument, size_t size, uint32_t feature);
 
   [[nodiscard]] uint64_t regionSize(unsigned index) const;

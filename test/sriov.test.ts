@@ -1,0 +1,353 @@
+/** SR-IOV on both backends: virtual functions that come and go, and the token that opening one takes. */
+import { writeFileSync } from 'node:fs';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { type Group, Host, type Topology, type VfioDevice } from '../lib/index.ts';
+import { backend, needs, SRIOV_PF } from './support/backends.ts';
+
+const PF = SRIOV_PF;
+const VF = PF.replace(/0$/, '1');
+const TOKEN = '00112233-4455-6677-8899-aabbccddeeff';
+const OTHER = '00112233-4455-6677-8899-aabbccddeefe';
+
+/** The guest's: QEMU's NVMe controller with four virtual functions, behind a root port. */
+const MACHINE: Topology = {
+  devices: [
+    { model: 'root-port', bdf: '0000:00:15.0' },
+    {
+      model: 'passive',
+      bdf: PF,
+      behind: '0000:00:15.0',
+      vendor: 0x1b36,
+      device: 0x10,
+      classCode: 0x010802,
+      subsystemVendor: 0x1af4,
+      subsystemDevice: 0x1100,
+      revision: 2,
+      driver: null,
+      functionReset: true,
+      pin: true,
+      bars: [{ kind: 'memory64', size: 16384 }],
+      msix: 65,
+      sriov: { totalVfs: 4, bars: [{ kind: 'memory64', size: 16384 }], msix: 1 },
+    },
+  ],
+};
+/** What the guest's controller can't do. */
+const NO_RESET =
+  "a reset of QEMU 7.2's physical function ends its virtual ones, with the bit that says that they are there left set";
+const open = (kernel?: string) =>
+  Host.open(
+    backend === 'kernel'
+      ? { backend }
+      : { backend, software: { topology: MACHINE, ...(kernel === undefined ? {} : { kernel }) } },
+  );
+const code = (expected: string, reason = /(?:)/) =>
+  expect.objectContaining({ code: expected, reason: expect.stringMatching(reason) });
+
+needs({
+  guest: ['intel', 'amd'],
+  because: 'the others translate no device behind a port, or do not isolate interrupts',
+});
+
+let host: Host;
+beforeEach(() => {
+  host = open();
+  // See NO_RESET: without a method the kernel does not reset it when it is opened.
+  if (backend === 'kernel') writeFileSync(`/sys/bus/pci/devices/${PF}/reset_method`, '\n');
+});
+afterEach(async () => {
+  const { driver, sriov } = host.device(PF);
+  if (driver !== null && sriov?.numVfs !== 0) await host.device(PF).setNumVfs(0);
+  if (driver !== null) await host.device(PF).unbind();
+  host[Symbol.dispose]();
+});
+
+/** The physical function with vfio-pci, and so many virtual ones. */
+async function withVfs(count: number, on = host): Promise<void> {
+  await on.device(PF).bind();
+  await on.device(PF).setNumVfs(count, { enableSriov: true });
+}
+
+/** A group of one device that has joined a container. */
+function ready(bdf: string): Group & Disposable {
+  const container = host.openContainer();
+  const group = host.openGroup(host.device(bdf).group ?? -1);
+  group.setContainer(container);
+  container.setIommu('type1v2');
+  return group;
+}
+
+/** What a call of `device` says, and the same device once it is open. */
+const opening = (group: Group, bdf: string, vfToken?: string) => () =>
+  group.openDevice(bdf, vfToken === undefined ? {} : { vfToken })[Symbol.dispose]();
+
+describe('virtual functions', () => {
+  test('a physical function says how many it can have; who makes them is its driver', async () => {
+    const pf = host.device(PF);
+    expect(pf.sriov).toEqual({ totalVfs: 4, numVfs: 0 });
+    expect(pf.virtualFunctions).toEqual([]);
+    expect(pf.physicalFunction).toBeNull();
+    await pf.setNumVfs(0);
+    await expect(pf.setNumVfs(1)).rejects.toThrow(code('ENOENT', /no driver holds/));
+    await expect(pf.setNumVfs(5)).rejects.toThrow(code('ERANGE', /can have 4 virtual functions at most/));
+    await pf.bind('pci-stub');
+    await expect(pf.setNumVfs(1)).rejects.toThrow(code('ENOENT', /driver pci-stub can't/));
+    await expect(host.device('0000:00:15.0').setNumVfs(1)).rejects.toThrow(code('ENOENT', /no SR-IOV/));
+  });
+
+  test('they come up on vfio-pci, each in a group of its own, and go together', async () => {
+    const pf = host.device(PF);
+    await withVfs(2);
+    const names = [VF, PF.replace(/0$/, '2')];
+    expect(pf.sriov).toEqual({ totalVfs: 4, numVfs: 2 });
+    expect(pf.virtualFunctions).toEqual(names);
+    const groups = new Set([pf.group]);
+    for (const bdf of names) {
+      const vf = host.device(bdf);
+      expect(vf).toMatchObject({
+        physicalFunction: PF,
+        vendor: 0x1b36,
+        device: 0x10,
+        classCode: 0x010802,
+        subsystemVendor: 0x1af4,
+        driver: 'vfio-pci',
+        driverOverride: 'vfio-pci',
+        sriov: null,
+        resetMethods: ['flr'],
+      });
+      expect(vf.vfioNode).toMatch(/^\/dev\/vfio\/devices\/vfio\d+$/);
+      expect(host.group(vf.group ?? -1).devices.map((each) => each.bdf)).toEqual([bdf]);
+      groups.add(vf.group);
+    }
+    expect(groups.size).toBe(3);
+    await pf.setNumVfs(2);
+    await expect(pf.setNumVfs(3)).rejects.toThrow(code('EBUSY', /has 2 virtual functions/));
+    await expect(pf.setNumVfs(5)).rejects.toThrow(code('ERANGE'));
+    await pf.setNumVfs(0);
+    expect(pf.virtualFunctions).toEqual([]);
+    expect(host.devices().map((each) => each.bdf)).not.toContain(VF);
+    await pf.setNumVfs(4);
+    expect(pf.virtualFunctions).toHaveLength(4);
+    await pf.unbind();
+    expect(pf.sriov).toEqual({ totalVfs: 4, numVfs: 0 });
+  });
+
+  test('what a program sees of one, and of the physical function', async () => {
+    await withVfs(2);
+    using iommufd = host.openIommufd();
+    using pf = host.openDevice(PF);
+    pf.bind(iommufd);
+    // The capability can be read, and nothing in it be written: the kernel makes virtual functions, nobody else.
+    const at = pf.config.extendedCapabilities().find((each) => each.name === 'SR-IOV')?.offset ?? 0;
+    const [control, total, count, offset, stride] = [0x08, 0x0e, 0x10, 0x14, 0x16].map(
+      (each) => at + each,
+    ) as [number, number, number, number, number];
+    for (const register of [control, count]) pf.config.write16(register, 0);
+    expect([control, total, count, offset, stride].map((each) => pf.config.read16(each))).toEqual([
+      pf.config.read16(control) | 9,
+      4,
+      2,
+      1,
+      1,
+    ]);
+    expect(pf.irq('intx').count).toBe(1);
+    pf.setVfToken(TOKEN);
+
+    using group = ready(VF);
+    using vf = group.openDevice(VF, { vfToken: TOKEN });
+    const { config } = vf;
+    expect(vf.info.resettable).toBe(true);
+    expect([config.vendor, config.device]).toEqual([0x1b36, 0x10]);
+    expect(config.read16(4) & 7).toBe(2);
+    // The bit looks as if it were the function's own.
+    config.write16(4, 0);
+    expect(config.read16(4) & 7).toBe(0);
+    config.write16(4, 6);
+    expect(config.read16(4) & 7).toBe(6);
+    expect(['intx', 'msi', 'msix', 'err', 'req'].map((name) => vf.irq(name as 'msi').count)).toEqual([
+      0, 0, 1, 1, 1,
+    ]);
+    expect(config.read32(0x10)).toBe(4);
+    config.write32(0x10, 0xffffffff);
+    config.write32(0x14, 0xffffffff);
+    expect([config.read32(0x10), config.read32(0x14)]).toEqual([0xffffc004, 0xffffffff]);
+    expect(vf.region('bar0').size).toBe(16384n);
+    vf.region('bar0').read32(0);
+    await vf.reset();
+    expect([config.vendor, config.device]).toEqual([0x1b36, 0x10]);
+    expect(() => vf.setVfToken(TOKEN)).toThrow(code('ENOTTY', /no SR-IOV physical function/));
+    // A reset of the bus hits all of them, and none speaks for the others.
+    expect(pf.hotResetInfo().map(({ bdf, owned }) => [bdf, owned])).toEqual([
+      [PF, true],
+      [VF, false],
+      [PF.replace(/0$/, '2'), false],
+    ]);
+    await expect(pf.hotReset()).rejects.toThrow(code('EINVAL'));
+  });
+
+  test('a reset of the physical function leaves them where they are', async (ctx) => {
+    needs(ctx, { backends: ['software'], because: NO_RESET });
+    await withVfs(2);
+    using iommufd = host.openIommufd();
+    using pf = host.openDevice(PF);
+    pf.bind(iommufd);
+    pf.setVfToken(TOKEN);
+    using group = ready(VF);
+    using vf = group.openDevice(VF, { vfToken: TOKEN });
+    vf.config.write16(4, 6);
+    await pf.reset();
+    expect(host.device(PF).virtualFunctions).toHaveLength(2);
+    expect(vf.config.vendor).toBe(0x1b36);
+    expect(vf.config.read16(4) & 7).toBe(2);
+    expect(vf.region('bar0').read32(0)).toBe(0);
+  });
+
+  test('while one is open they stay; its program is asked for it', async () => {
+    await withVfs(2);
+    using group = ready(VF);
+    {
+      using pf = host.openDevice(PF);
+      using iommufd = host.openIommufd();
+      pf.bind(iommufd);
+      pf.setVfToken(TOKEN);
+    }
+    const vf = group.openDevice(VF, { vfToken: TOKEN });
+    const [request] = vf.irq('req').enable(1);
+    const asked = request?.wait({ timeout: 20_000 });
+    const gone = host.device(PF).setNumVfs(0);
+    const outcome = gone.then(
+      () => null,
+      (error: unknown) => error,
+    );
+    await asked;
+    vf[Symbol.dispose]();
+    // A kernel makes the writer wait; the software host sends it away.
+    if (backend === 'software') {
+      expect(await outcome).toEqual(code('EBUSY', new RegExp(`virtual functions are open: ${VF}`)));
+      expect(host.device(PF).sriov?.numVfs).toBe(2);
+    } else {
+      expect(await outcome).toBeNull();
+    }
+    group[Symbol.dispose]();
+    await host.device(PF).setNumVfs(0);
+    expect(host.device(PF).virtualFunctions).toEqual([]);
+  });
+});
+
+describe('the token', () => {
+  const setToken = (token: string) => {
+    using pf = host.openDevice(PF);
+    using iommufd = host.openIommufd();
+    pf.bind(iommufd);
+    pf.setVfToken(token);
+  };
+
+  test('opening a virtual function by its group takes the token of the physical one', async () => {
+    await withVfs(1);
+    using group = ready(VF);
+    expect(opening(group, VF)).toThrow(code('EACCES', /token is missing or wrong/));
+    // At first it is a random one.
+    expect(opening(group, VF, TOKEN)).toThrow(code('EACCES'));
+    setToken(TOKEN);
+    expect(opening(group, VF)).toThrow(code('EACCES'));
+    expect(opening(group, VF, OTHER)).toThrow(code('EACCES'));
+    expect(opening(group, VF, TOKEN)).not.toThrow();
+    expect(opening(group, VF, TOKEN.toUpperCase())).not.toThrow();
+    setToken(OTHER);
+    expect(opening(group, VF, TOKEN)).toThrow(code('EACCES'));
+    expect(opening(group, VF, OTHER)).not.toThrow();
+  });
+
+  test('opening the physical function sets it, unless a virtual one is open: then it takes it', async () => {
+    await withVfs(1);
+    using physical = ready(PF);
+    using group = ready(VF);
+    expect(opening(physical, PF)).not.toThrow();
+    expect(opening(physical, PF, TOKEN)).not.toThrow();
+    const vf = group.openDevice(VF, { vfToken: TOKEN });
+    expect(opening(physical, PF)).toThrow(code('EACCES', /physical one whose virtual functions are open/));
+    expect(opening(physical, PF, OTHER)).toThrow(code('EACCES'));
+    {
+      using pf = physical.openDevice(PF, { vfToken: TOKEN });
+      pf.setVfToken(OTHER);
+    }
+    expect(opening(physical, PF, TOKEN)).toThrow(code('EACCES'));
+    expect(opening(group, VF, OTHER)).not.toThrow();
+    vf[Symbol.dispose]();
+    expect(opening(physical, PF)).not.toThrow();
+    expect(opening(group, VF, OTHER)).not.toThrow();
+  });
+
+  test('a virtual function without a token of its physical one: attach goes the way that the kernel allows', async () => {
+    await withVfs(1);
+    setToken(TOKEN);
+    for (const via of ['group-iommufd', 'group-type1'] as const) {
+      expect(() => host.attach(VF, { via })).toThrow(code('EACCES'));
+      using user = host.attach(VF, { via, vfToken: TOKEN });
+      expect(user.device.config.device).toBe(0x10);
+    }
+    {
+      using user = host.attach(VF, {
+        vfToken: TOKEN,
+        ...(backend === 'kernel' ? { via: 'group-iommufd' } : {}),
+      });
+      expect(user.device.bdf).toBe(VF);
+    }
+  });
+
+  test('until 6.17 a character device asks nobody for one', async () => {
+    using older = open('6.12');
+    await withVfs(1, older);
+    {
+      using user = older.attach(VF);
+      expect(user.via).toBe('cdev');
+    }
+    expect(() => older.attach(VF, { via: 'cdev', vfToken: TOKEN })).toThrow(
+      code('EINVAL', /token needs Linux 6.17/),
+    );
+    await older.device(PF).setNumVfs(0);
+    await older.device(PF).unbind();
+  });
+
+  test('by character device, from Linux 6.17 on', async (ctx) => {
+    needs(ctx, { backends: ['software'], because: 'the kernel of the guest is 6.12' });
+    using newer = open('6.19');
+    await withVfs(1, newer);
+    using iommufd = newer.openIommufd();
+    const bind =
+      (bdf: string, token?: string): (() => VfioDevice) =>
+      () => {
+        using device = newer.openDevice(bdf);
+        device.bind(iommufd, token === undefined ? {} : { token });
+        return device;
+      };
+    expect(bind(VF)).toThrow(code('EACCES', /token is missing or wrong/));
+    expect(bind(PF, TOKEN)).not.toThrow();
+    expect(bind(VF, OTHER)).toThrow(code('EACCES'));
+    expect(bind(VF, TOKEN)).not.toThrow();
+    using vf = newer.openDevice(VF);
+    vf.bind(iommufd, { token: TOKEN });
+    expect(bind(PF)).toThrow(code('EACCES', /virtual functions are open/));
+    expect(bind(PF, TOKEN)).not.toThrow();
+  });
+
+  test('is superfluous where the physical function is with a driver of the kernel', async (ctx) => {
+    needs(ctx, {
+      backends: ['software'],
+      because: 'the guest has no driver that makes virtual functions but vfio-pci',
+    });
+    const pf = host.device(PF);
+    await pf.bind('nvme');
+    await pf.setNumVfs(2);
+    // They match the driver too; vfio-pci takes one whose group nobody else has.
+    expect(host.device(VF).driver).toBe('nvme');
+    await host.device(VF).bind();
+    {
+      using group = ready(VF);
+      expect(opening(group, VF, TOKEN)).toThrow(code('EINVAL', /superfluous/));
+      expect(opening(group, VF)).not.toThrow();
+    }
+    await expect(pf.bind()).rejects.toThrow(code('EBUSY', /has virtual functions already/));
+    expect(pf.driver).toBe('nvme');
+  });
+});
