@@ -85,7 +85,9 @@ function iommuOff(host: NativeHost, device: PciDevice): Finding {
     cause: 'iommu-off',
     blocks: true,
     reason: `${bdf} is in no IOMMU group: ${why}`,
-    commands: groups > 0 ? [] : bootCommands(host, off, amd ? [] : ['intel_iommu=on']),
+    // The firmware's settings are no command's.
+    commands:
+      groups > 0 || (amd && off.length === 0) ? [] : bootCommands(host, off, amd ? [] : ['intel_iommu=on']),
   };
 }
 

@@ -43,6 +43,9 @@ export const IVSHMEM = '0000:00:14.0';
 /** QEMU's NVMe controller with up to four virtual functions (SR-IOV), in the guest. */
 export const SRIOV_PF = '0000:04:00.0';
 
+/** A driver of the host's, whose DMA is the kernel's, that takes an edu. */
+export const HOST_DRIVER = backend === 'kernel' ? 'uio_pci_generic' : 'nvme';
+
 export interface Need {
   /** The backends that this can run on; all by default. */
   readonly backends?: readonly Backend[];

@@ -1,0 +1,344 @@
+/**
+ * The command `vfio` on the host that this run is about: each reason why a device can't be used is provoked there, and
+ * explained, and what is suggested repairs it. In the guest that is a real kernel, with other processes and an ordinary
+ * user. test/command.test.ts has the machines that no run can be brought into.
+ */
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { renameSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, describe, expect, onTestFinished, test } from 'vitest';
+import { main } from '../cli/main.ts';
+import type { Cause, Host } from '../lib/index.ts';
+import { backend, EDU, GROUP_OF_TWO, HOST_DRIVER, needs, openHost } from './support/backends.ts';
+import { run } from './support/program.ts';
+
+const [FIRST, SECOND] = GROUP_OF_TWO;
+const GROUPS = {
+  guest: ['intel', 'amd'],
+  because: 'the other guests have no group that can be used',
+} as const;
+const PROCESSES = { backends: ['kernel'], because: 'it is about other processes of this machine' } as const;
+const NOBODY = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups'];
+
+interface Explained {
+  usable: boolean;
+  findings: { cause: Cause; blocks: boolean; reason: string; commands: string[] }[];
+  commands: string[];
+}
+
+async function vfio(host: Host, ...args: string[]): Promise<string> {
+  let text = '';
+  const print = (more: string) => {
+    text += more;
+  };
+  expect(await main(args, { host, out: print, err: print, colors: false }), text).toBeLessThan(2);
+  return text;
+}
+
+const explain = async (host: Host, bdf: string): Promise<Explained> =>
+  JSON.parse(await vfio(host, 'explain', bdf, '--json'));
+
+/** A program that holds something of the kernel's open, until it is killed. */
+async function holder(body: string): Promise<number> {
+  const program = spawn(
+    process.execPath,
+    [
+      '--input-type=module',
+      '--eval',
+      `
+    import { openSync } from 'node:fs';
+    ${body}
+    console.log('held');
+    setInterval(() => {}, 1000);`,
+    ],
+    { stdio: ['ignore', 'pipe', 'inherit'] },
+  );
+  onTestFinished(() => {
+    program.kill('SIGKILL');
+  });
+  await once(program.stdout, 'data');
+  return program.pid ?? -1;
+}
+
+/** Runs suggested commands as root, those of ours on this host, and waits for what they end. */
+async function follow(host: Host, commands: readonly string[]): Promise<void> {
+  expect(commands).not.toEqual([]);
+  for (const line of commands) {
+    const command = line.replace(/ #.*/, '').replaceAll('sudo ', '');
+    const [name, ...args] = command.split(' ');
+    if (name === 'vfio') await vfio(host, ...args);
+    else
+      expect(spawnSync('sh', ['-c', command], { encoding: 'utf8' })).toMatchObject({ status: 0, stderr: '' });
+    if (name === 'kill')
+      while (spawnSync('kill', ['-0', ...args]).status === 0) await new Promise((go) => setTimeout(go, 5));
+  }
+}
+
+describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
+  let host: Host;
+  const open = async (...bdfs: string[]) => {
+    host = openHost();
+    for (const bdf of bdfs) await host.device(bdf).bind();
+    return host;
+  };
+  afterEach(() => host[Symbol.dispose]());
+
+  /** The nodes of the group of two, and whose they are, on the kernel. */
+  const nodes = (bdfs: readonly string[] = GROUP_OF_TWO) => [
+    `/dev/vfio/${host.device(bdfs[0] ?? '').group}`,
+    ...bdfs.map((bdf) => host.device(bdf).vfioNode ?? ''),
+  ];
+  const owners = () =>
+    spawnSync('stat', ['-c', '%u', ...nodes()], { encoding: 'utf8' })
+      .stdout.trim()
+      .split('\n');
+
+  /** It is found, and gone after the commands. */
+  async function repaired(bdf: string, cause: Cause, reason: RegExp | string): Promise<void> {
+    const before = await explain(host, bdf);
+    expect(before).toMatchObject({ usable: false });
+    const found = before.findings.find((each) => each.cause === cause);
+    expect(found?.reason).toMatch(reason);
+    await follow(host, found?.commands ?? []);
+    const after = await explain(host, bdf);
+    expect(after.findings.filter((each) => each.blocks)).toEqual([]);
+    expect(after.usable).toBe(true);
+    host.attach(bdf)[Symbol.dispose]();
+  }
+
+  test('it has no driver, or one of the host', async (ctx) => {
+    needs(ctx, GROUPS);
+    await open();
+    await host.device(EDU).unbind();
+    await repaired(EDU, 'driver', `${EDU} has no driver`);
+    await host.device(EDU).bind(HOST_DRIVER);
+    await repaired(EDU, 'driver', `${EDU} is held by driver ${HOST_DRIVER}`);
+  });
+
+  test('its group is not viable: a driver of the host has the other device', async (ctx) => {
+    needs(ctx, GROUPS);
+    await open(FIRST);
+    await host.device(SECOND).bind(HOST_DRIVER);
+    expect(() => host.attach(FIRST)).toThrow(
+      expect.objectContaining({
+        code: 'EPERM',
+        reason: expect.stringMatching(
+          `${FIRST} can't be used while ${SECOND}, in the same group \\d+, is in use by driver ${HOST_DRIVER}`,
+        ),
+        hint: `Run: vfio bind --group ${FIRST}`,
+      }),
+    );
+    await repaired(FIRST, 'group', `is not viable: ${SECOND} is held by driver ${HOST_DRIVER}`);
+  });
+
+  test('what the group is owned for: a driver of the host must wait', async (ctx) => {
+    needs(ctx, GROUPS);
+    await open(FIRST, SECOND);
+    using _user = host.attach(FIRST);
+    const text = await vfio(host, 'bind', SECOND, '--driver', HOST_DRIVER);
+    expect(text).toContain(
+      `EBUSY: another device of group ${host.device(SECOND).group} is in use by user space`,
+    );
+    expect(host.device(SECOND).driver).toBe('vfio-pci');
+  });
+
+  test('another process has its node open', async (ctx) => {
+    needs(ctx, PROCESSES);
+    needs(ctx, GROUPS);
+    await open(EDU);
+    const pid = await holder(`openSync('${host.device(EDU).vfioNode}', 'r+');`);
+    await repaired(EDU, 'open-elsewhere', `process ${pid} (node) has ${EDU} open by its own node`);
+  });
+
+  test("another process has the group's node open", async (ctx) => {
+    needs(ctx, PROCESSES);
+    needs(ctx, GROUPS);
+    await open(EDU);
+    const { group } = host.device(EDU);
+    const pid = await holder(`openSync('/dev/vfio/${group}', 'r+');`);
+    expect(() => host.attach(EDU, { via: 'group-type1' })).toThrow(
+      expect.objectContaining({ code: 'EBUSY' }),
+    );
+    await repaired(EDU, 'open-elsewhere', `process ${pid} (node) has the node of group ${group} open`);
+  });
+
+  test('another process has the other device of the group', async (ctx) => {
+    needs(ctx, PROCESSES);
+    needs(ctx, GROUPS);
+    await open(FIRST, SECOND);
+    const pid = await holder(`openSync('${host.device(SECOND).vfioNode}', 'r+');`);
+    await repaired(FIRST, 'open-elsewhere', `process ${pid} (node) has ${SECOND} of the same group`);
+  });
+
+  test('there is no /dev/iommu', async (ctx) => {
+    needs(ctx, PROCESSES);
+    needs(ctx, GROUPS);
+    await open(EDU);
+    renameSync('/dev/iommu', '/dev/iommu-away');
+    try {
+      const { findings } = await explain(host, EDU);
+      expect(findings).toContainEqual(
+        expect.objectContaining({ cause: 'no-iommufd', commands: ['modprobe iommufd'] }),
+      );
+      expect(() => host.attach(EDU, { via: 'cdev' })).toThrow(
+        expect.objectContaining({ path: '/dev/iommu', reason: 'this kernel has no iommufd' }),
+      );
+      // The older way is still there.
+      using user = host.attach(EDU);
+      expect(user.via).toBe('group-type1');
+    } finally {
+      renameSync('/dev/iommu-away', '/dev/iommu');
+    }
+  });
+
+  test('it cannot be reset: a warning', async (ctx) => {
+    needs(ctx, GROUPS);
+    await open(EDU);
+    const { usable, findings } = await explain(host, EDU);
+    expect(usable).toBe(true);
+    expect(findings).toContainEqual({
+      cause: 'no-reset',
+      blocks: false,
+      reason: `${EDU} can't be reset: what one program leaves in it the next one finds`,
+      commands: [],
+    });
+  });
+
+  test('its IOMMU does not isolate interrupts', async (ctx) => {
+    needs(ctx, {
+      backends: ['kernel'],
+      guest: ['virtio'],
+      because: 'its IOMMU has no interrupt remapping (test/command.test.ts has such a machine)',
+    });
+    const parameter = '/sys/module/iommufd/parameters/allow_unsafe_interrupts';
+    expect(spawnSync('sh', ['-c', `echo N > ${parameter}`]).status).toBe(0);
+    await open(EDU);
+    await repaired(EDU, 'interrupts', /does not isolate interrupts \(inferred\)$/);
+    expect(spawnSync('cat', [parameter], { encoding: 'utf8' }).stdout).toBe('Y\n');
+  });
+
+  test('there is no IOMMU', async (ctx) => {
+    needs(ctx, {
+      backends: ['kernel'],
+      guest: ['none'],
+      because: 'the others have one (test/command.test.ts has such a machine)',
+    });
+    await open();
+    const { usable, findings } = await explain(host, EDU);
+    expect(usable).toBe(false);
+    expect(findings[0]).toMatchObject({
+      cause: 'iommu-off',
+      reason: expect.stringContaining(`${EDU} is in no IOMMU group`),
+    });
+    expect(await vfio(host, 'doctor')).toMatch(/^fail +IOMMU/m);
+  });
+
+  test('A2: nobody, with 64 MiB of memory to lock, does all but binding once root has granted it', async (ctx) => {
+    needs(ctx, {
+      backends: ['kernel'],
+      because: 'it is about the users of this machine (test/command.test.ts: E1)',
+    });
+    needs(ctx, GROUPS);
+    await open(FIRST, SECOND, EDU);
+    const granted = [...nodes(), ...nodes([EDU])];
+    onTestFinished(() => {
+      spawnSync('chown', ['0', ...granted]);
+    });
+    const nobody = ['prlimit', '--memlock=67108864:67108864', ...NOBODY];
+    const command = (...args: string[]) => {
+      const [name = '', ...rest] = [
+        ...nobody,
+        process.execPath,
+        join(import.meta.dirname, '../dist/vfio-command.js'),
+        ...args,
+      ];
+      const { status, stdout, stderr } = spawnSync(name, rest, { encoding: 'utf8' });
+      return { status, stdout, stderr };
+    };
+    const before = command('explain', FIRST, '--json');
+    expect(before.status, before.stderr).toBe(1);
+    const { findings } = JSON.parse(before.stdout) as Explained;
+    const denied = findings.find((each) => each.cause === 'permission');
+    expect(denied?.reason).toContain(
+      '/dev/iommu has mode 0660, owner 0, group 0; this process runs as 65534',
+    );
+    expect(denied?.commands).toEqual([`sudo vfio grant ${FIRST} --user 65534`]);
+    await follow(host, denied?.commands ?? []);
+    expect(command('explain', FIRST)).toMatchObject({
+      status: 0,
+      stdout: expect.stringContaining('can be used'),
+    });
+    // The whole of the group, so that no part of it is another user's.
+    expect(command('explain', SECOND)).toMatchObject({ status: 0 });
+
+    await vfio(host, 'grant', EDU, '--user', 'nobody');
+    const body = (what: string) => `
+      const user = Host.open({ backend: 'kernel' }).attach(EDU);
+      const all = { user, ...drive(user.device), dma: user.dma };
+      ${what}`;
+    const worked = await run(body(`console.log(JSON.stringify(await job(all, 'hello')));`), {}, 60, nobody);
+    expect(worked.stderr).toBe('');
+    expect(JSON.parse(worked.stdout)).toEqual([3628800, 'hello']);
+    // 60 MiB of the 64 are mapped, 8 more are not; what is mapped stays.
+    const limited = await run(
+      body(`
+        user.dma.map(DmaBuffer.alloc(60 << 20));
+        try { user.dma.map(DmaBuffer.alloc(8 << 20)); }
+        catch ({ code, reason, hint }) { console.log(JSON.stringify({ code, reason, hint })); }
+        user.dma.map(DmaBuffer.alloc(1 << 20));`),
+      {},
+      60,
+      nobody,
+    );
+    expect(limited.stderr).toBe('');
+    expect(JSON.parse(limited.stdout)).toEqual({
+      code: 'ENOMEM',
+      reason: expect.stringMatching(
+        /^pinning 8\.00 MiB more goes over the locked-memory limit \(RLIMIT_MEMLOCK\) of 64 MiB; this process has 60 MiB pinned/,
+      ),
+      hint: expect.stringContaining('sudo prlimit --pid $$ --memlock=unlimited:unlimited'),
+    });
+    expect(command('explain', FIRST, '--memory', '128M')).toMatchObject({
+      status: 1,
+      stdout: expect.stringContaining(
+        'this process can map at most 64 MiB for devices (RLIMIT_MEMLOCK), not 128 MiB',
+      ),
+    });
+    expect(command('unbind', FIRST)).toMatchObject({
+      status: 1,
+      stderr: expect.stringContaining('only root may bind and unbind drivers'),
+    });
+    // The nodes are the user's own, and still not theirs to give away.
+    expect(command('grant', FIRST, '--user', '65533', '--force')).toMatchObject({ status: 1 });
+    expect(owners()).toEqual(['65534', '65534', '65534']);
+  });
+
+  test('E1: half a group is granted to nobody', async (ctx) => {
+    needs(ctx, GROUPS);
+    await open(FIRST);
+    await host.device(SECOND).bind(HOST_DRIVER);
+    const { group } = host.device(FIRST);
+    expect(await vfio(host, 'grant', FIRST, '--user', '65534')).toContain(
+      `group ${group} is not given in part: ${SECOND} is in use by driver ${HOST_DRIVER}`,
+    );
+    await host.device(SECOND).bind();
+    if (backend === 'kernel') expect(owners()).toEqual(['0', '0', '0']);
+  });
+
+  test('bind, unbind and restore: all of a group', async (ctx) => {
+    needs(ctx, GROUPS);
+    await open();
+    for (const bdf of GROUP_OF_TWO) await host.device(bdf).bind(HOST_DRIVER);
+    const drivers = () => GROUP_OF_TWO.map((bdf) => host.device(bdf).driver);
+    await vfio(host, 'bind', '--group', FIRST);
+    expect(drivers()).toEqual(['vfio-pci', 'vfio-pci']);
+    host.attach(SECOND)[Symbol.dispose]();
+    await vfio(host, 'unbind', '--group', FIRST);
+    expect(drivers()).toEqual([null, null]);
+    await vfio(host, 'bind', '--group', SECOND);
+    expect(await vfio(host, 'list')).toMatch(
+      new RegExp(`^${SECOND} .* vfio-pci +\\d+ +/dev/vfio/devices/vfio\\d+$`, 'm'),
+    );
+  });
+});
