@@ -61,14 +61,16 @@ function bash(top: Described, commands: Described[]): string {
       ),
   );
   return `_vfio() {
-  local current="\${COMP_WORDS[COMP_CWORD]}" before="\${COMP_WORDS[COMP_CWORD-1]}" word words=""
-  # Colons are a part of PCI addresses.
-  if declare -F _get_comp_words_by_ref >/dev/null; then _get_comp_words_by_ref -n : -c current -p before; fi
+  # bash takes words apart at colons, which are a part of PCI addresses: the line has them whole.
+  local line="\${COMP_LINE:0:$COMP_POINT}" word words=""
+  local current="\${line##* }"
+  line="\${line% *}"
+  local before="\${line##* }"
   case "$before" in
 ${values.join('\n')}
   esac
   words="${[...commands.map((each) => each.name), flags(top)].join(' ')}"
-  for word in "\${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+  for word in "\${COMP_WORDS[@]:1:$((COMP_CWORD - 1))}"; do
     case "$word" in
 ${cases.join('\n')}
     *) continue ;;
@@ -76,7 +78,9 @@ ${cases.join('\n')}
     break
   done
   COMPREPLY=($(compgen -W "$words" -- "$current"))
-  if declare -F __ltrim_colon_completions >/dev/null; then __ltrim_colon_completions "$current"; fi
+  if [[ "$current" == *:* && "$COMP_WORDBREAKS" == *:* ]]; then
+    COMPREPLY=("\${COMPREPLY[@]#"\${current%:*}:"}")
+  fi
 }
 complete -F _vfio vfio
 `;

@@ -7,7 +7,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { describe, expect, onTestFinished, test } from 'vitest';
+import { describe, expect, onTestFinished, type TestContext, test } from 'vitest';
 import { main } from '../cli/main.ts';
 import { type Cause, Host, type Topology, VfioError } from '../lib/index.ts';
 
@@ -281,3 +281,49 @@ test('lists, doctors, completes; bad usage is status 2', async () => {
     out: expect.stringMatching(/^fail +IOMMU/m),
   });
 });
+
+/** What a shell offers for a line, by the script of `vfio completion`; `ls` shows two devices. */
+const SHELLS: Record<'bash' | 'zsh' | 'fish', (script: string, line: string) => string> = {
+  bash: (script, line) => `source ${script}
+    ls() { printf '0000:00:10.0\\n0000:03:01.0\\n'; }
+    COMP_LINE='${line}' COMP_POINT=${line.length} COMP_WORDS=(${line.replaceAll(':', ' : ')} '') COMP_CWORD=2
+    COMP_WORDBREAKS=$' \\t:'
+    _vfio; printf '%s\\n' "\${COMPREPLY[@]}"`,
+  zsh: (script, line) => `autoload -U compinit; compinit -D -u; source ${script}
+    ls() { printf '0000:00:10.0\\n0000:03:01.0\\n'; }
+    emulate -L bash; setopt kshglob noshglob braceexpand
+    COMP_LINE='${line}' COMP_POINT=${line.length} COMP_WORDS=(${line} '') COMP_CWORD=2
+    _vfio; printf '%s\\n' "\${COMPREPLY[@]}"`,
+  fish: (script, line) => `function ls; printf '0000:00:10.0\\n0000:03:01.0\\n'; end
+    source ${script}; complete -C '${line}' | cut -f1`,
+};
+
+test.each(['bash', 'zsh', 'fish'] as const)(
+  '%s completes by the script that the command prints',
+  async (shell, ...rest) => {
+    const [context] = rest as unknown as [TestContext];
+    if (spawnSync(shell, ['--version']).error !== undefined) context.skip(`there is no ${shell} here`);
+    const folder = mkdtempSync(join(tmpdir(), 'command-test-'));
+    onTestFinished(() => rmSync(folder, { recursive: true }));
+    const script = join(folder, 'vfio');
+    writeFileSync(script, (await new Machine(PAIR).vfio('completion', shell)).out);
+    const offered = (line: string) => {
+      const plain = shell === 'bash' ? ['--norc'] : shell === 'zsh' ? ['-f'] : ['--no-config'];
+      const { stdout, stderr } = spawnSync(shell, [...plain, '-c', SHELLS[shell](script, line)], {
+        encoding: 'utf8',
+      });
+      expect(stderr).toBe('');
+      const words = stdout.trim().split('\n');
+      // zsh itself keeps those that begin like the word.
+      if (shell !== 'zsh') return words;
+      const begun = words.filter((word) => word.startsWith(line.slice(line.lastIndexOf(' ') + 1)));
+      return begun.length === 0 ? [''] : begun;
+    };
+    expect(offered('vfio ex')).toEqual(['explain']);
+    // bash replaces what is after the colon only.
+    expect(offered('vfio explain 0000:00')).toEqual([shell === 'bash' ? '00:10.0' : '0000:00:10.0']);
+    expect(offered('vfio completion z')).toEqual(['zsh']);
+    expect(offered('vfio explain --att')).toEqual(['']);
+    expect(offered('vfio explain --no')).toEqual(['--no-attempt']);
+  },
+);
