@@ -8,6 +8,7 @@
 import Table from 'cli-table3';
 import { Command } from 'commander';
 import { rows as interrupts } from './interrupts.ts';
+import { rows as largeMachine } from './large-machine.ts';
 import { rows as mappings } from './mappings.ts';
 import type { Figure } from './measure.ts';
 import { rows as registers } from './registers.ts';
@@ -21,8 +22,8 @@ const { filter, json } = new Command('bench')
   .parse()
   .opts<{ filter: string; json?: boolean }>();
 
-const chosen = [...registers, ...mappings, ...interrupts, ...start, ...software].filter(({ name }) =>
-  name.includes(filter),
+const chosen = [...registers, ...mappings, ...interrupts, ...start, ...software, ...largeMachine].filter(
+  ({ name }) => name.includes(filter),
 );
 const digits = (value: number) => (Math.abs(value) >= 100 ? value.toFixed(0) : value.toPrecision(3));
 const show = ({ median, min }: Figure) => `${digits(median)} (${digits(min)})`;

@@ -8,7 +8,6 @@
 #include <iterator>
 #include <list>
 #include <map>
-#include <set>
 
 #include "../devices/bridge.h"
 #include "../host.h"
@@ -20,6 +19,7 @@
 #include "default_topology.h"
 #include "driver.h"
 #include "function.h"
+#include "numbers.h"
 #include "placement.h"
 #include "registers.h"
 #include "sysfs.h"
@@ -121,8 +121,7 @@ class TopologyMachine final : public Machine {
   Fabric fabric_;
   std::list<Bus> buses_;
   std::list<std::unique_ptr<Function>> functions_;
-  std::set<unsigned> vfioIndexes_;
-  unsigned lowestVfio_ = 0;  // the lowest that is not among them
+  Numbers vfioIndexes_;
   // Unplugged while in use, with when the program was last told.
   std::map<const Function*, std::chrono::steady_clock::time_point> leaving_;
   std::map<int, std::shared_ptr<cdev::Group>> vfioGroups_;  // by the id of the IOMMU group
@@ -586,9 +585,7 @@ int TopologyMachine::probeVfio(Function& function) {
   if (!function.translated) {
     if (const int failed = lendGroup(function)) return failed;
   }
-  const unsigned index = lowestVfio_;
-  vfioIndexes_.insert(index);
-  while (vfioIndexes_.contains(lowestVfio_)) ++lowestVfio_;
+  const unsigned index = vfioIndexes_.take();
   function.vfio = std::make_unique<cdev::Device>(host_, function, index, vfioGroup(function));
   sysfs_.addVfio(function, index, [&function](int, std::shared_ptr<File>& out) {
     out = function.vfio->open();
@@ -606,9 +603,8 @@ int TopologyMachine::removeVfio(Function& function) {
     return -EBUSY;
   }
   sysfs_.removeVfio(function, function.vfio->index);
-  vfioIndexes_.erase(function.vfio->index);
+  vfioIndexes_.giveBack(function.vfio->index);
   const auto group = function.vfio->group;
-  lowestVfio_ = std::min(lowestVfio_, function.vfio->index);
   const std::string name = group->name();
   function.vfio.reset();
   if (group->empty()) {

@@ -528,11 +528,7 @@ void Sysfs::showUse(Function& function, bool shown) {
 
 void Sysfs::addVfioGroup(const std::string& name, Opener open) {
   const std::string path = "/sys/devices/virtual/vfio/" + name;
-  unsigned minor = 0;
-  const auto taken = [this, &minor] {
-    return std::ranges::any_of(groupMinors_, [&minor](const auto& entry) { return entry.second == minor; });
-  };
-  while (taken()) ++minor;
+  const unsigned minor = minors_.take();
   groupMinors_[name] = minor;
   addText(path + "/dev", format("%u:%u\n", groupMajor, minor));
   addText(path + "/uevent", format("MAJOR=%u\nMINOR=%u\nDEVNAME=vfio/%s\n", groupMajor, minor, name.c_str()));
@@ -542,7 +538,9 @@ void Sysfs::addVfioGroup(const std::string& name, Opener open) {
 }
 
 void Sysfs::removeVfioGroup(const std::string& name) {
-  groupMinors_.erase(name);
+  const auto known = groupMinors_.find(name);
+  minors_.giveBack(known->second);
+  groupMinors_.erase(known);
   tree_.remove("/dev/vfio/" + name);
   tree_.remove("/sys/class/vfio/" + name);
   tree_.remove("/sys/devices/virtual/vfio/" + name);

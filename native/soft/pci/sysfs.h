@@ -5,6 +5,7 @@
 #include "driver.h"
 #include "function.h"
 #include "machine.h"
+#include "numbers.h"
 #include "tree.h"
 
 namespace vfio::soft::pci {
@@ -54,6 +55,7 @@ class Sysfs {
   std::map<std::string, std::string> mounts_;  // lines of /proc/self/mountinfo, by disk
   std::map<std::string, std::string> routes_;  // lines of /proc/net/route, by interface
   DriverCore& core_;
+  Numbers minors_;
   std::map<std::string, unsigned> groupMinors_;  // of VFIO groups, by name
 };
 
