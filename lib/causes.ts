@@ -37,6 +37,10 @@ export interface Finding {
 /** The drivers that give devices to user space. */
 export const VFIO_DRIVERS = new Set(['vfio-pci', 'vfio_pci', 'vfio-platform', 'vfio_mdev']);
 
+/** Is the device with VFIO? */
+export const withVfio = ({ driver, mediated }: PciDevice) =>
+  mediated || (driver !== null && VFIO_DRIVERS.has(driver));
+
 /** A command of root's, for whoever runs this. */
 export function asRoot(host: NativeHost, command: string): string {
   return host.user() === 0 ? command : `sudo ${command}`;
@@ -47,10 +51,10 @@ export function causesOf(host: NativeHost, device: PciDevice, group: IommuGroup 
   if (group === undefined) return [iommuOff(host, device)];
   return [
     ...noIommuCauses(device, group),
-    ...driverCauses(host, device, group),
+    ...(device.mediated ? [] : driverCauses(host, device, group)),
     ...nodeCauses(host, device, group),
     ...openCauses(host, device, group),
-    ...interruptCauses(host, device),
+    ...(device.mediated ? [] : interruptCauses(host, device)),
     ...resetCauses(host, device, group),
   ];
 }
@@ -116,7 +120,7 @@ function driverCauses(host: NativeHost, device: PciDevice, group: IommuGroup): F
     });
   const blockers = group.viability().blockers.filter((each) => each.bdf !== bdf);
   const bind = asRoot(host, blockers.length > 0 ? `vfio bind --group ${bdf}` : `vfio bind ${bdf}`);
-  if (driver === null || !VFIO_DRIVERS.has(driver)) {
+  if (!withVfio(device)) {
     const uses = driver === null ? [] : usesOf(host, bdf);
     findings.push({
       cause: 'driver',
@@ -183,7 +187,7 @@ function nodeCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Fin
         'there is no /dev/iommu: iommufd is not loaded, or the kernel is older than 6.2 or was built without CONFIG_IOMMUFD',
       commands: [asRoot(host, 'modprobe iommufd')],
     });
-  if (device.driver === null || !VFIO_DRIVERS.has(device.driver)) return findings;
+  if (!withVfio(device)) return findings;
   if (iommufd && device.vfioNode === null && !group.noIommu)
     findings.push({
       cause: 'no-device-node',
@@ -278,7 +282,7 @@ export function interruptsInferred(host: NativeHost, device: PciDevice): Finding
 
 function resetCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Finding[] {
   const { bdf } = device;
-  if (device.classCode >> 8 === 0x0604) return [];
+  if (device.mediated || device.classCode >> 8 === 0x0604) return [];
   // Devices below a bridge can be reset with all others of their bus, by whoever has all of them.
   const bus = (each: PciDevice) => pathOf(host, each).split('/').slice(0, -1).join('/');
   const onBridge = /[0-9a-f]{2}\.[0-7]$/.test(bus(device));
@@ -286,7 +290,7 @@ function resetCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Fi
   // The kernel finds out what a device can when it is added: the first one of a bus is alone there, and keeps the
   // method that fails once it has neighbours.
   if (device.resetMethods.some((method) => method !== 'bus' || neighbours.length === 0)) return [];
-  const strangers = neighbours.filter(({ driver }) => driver === null || !VFIO_DRIVERS.has(driver));
+  const strangers = neighbours.filter((each) => !withVfio(each));
   if (onBridge && strangers.length === 0) return [];
   return [
     {

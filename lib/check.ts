@@ -85,6 +85,14 @@ export function instance<T extends object>(
 }
 
 /** A PCI address in full: 0000:00:10.0. The short form (00:10.0) is taken to be in domain 0000. */
+/** What a mediated device is called. */
+export const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
+
+/** A PCI address, or the UUID of a mediated device, as sysfs writes it. */
+export function deviceName(value: unknown, name = 'bdf'): string {
+  return typeof value === 'string' && UUID.test(value) ? value.toLowerCase() : bdf(value, name);
+}
+
 export function bdf(value: unknown, name = 'bdf'): string {
   if (typeof value === 'string') {
     const match = /^(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])$/i.exec(value);

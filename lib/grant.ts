@@ -1,5 +1,5 @@
 /** Giving an ordinary user the nodes of a group: of all of it, since whoever has one device of a group reaches all. */
-import { VFIO_DRIVERS } from './causes.ts';
+import { withVfio } from './causes.ts';
 import { VfioError } from './errors.ts';
 import { IommuGroup } from './groups.ts';
 import { lastingLockLimit } from './memlock.ts';
@@ -38,7 +38,7 @@ export function grant(host: NativeHost, device: PciDevice, uid: number, name: st
       `group ${number} is not given in part: ${blockers.map((each) => each.reason).join('; ')}`,
       `Run: vfio bind --group ${device.bdf}`,
     );
-  const members = group.devices.filter(({ driver }) => driver !== null && VFIO_DRIVERS.has(driver));
+  const members = group.devices.filter(withVfio);
   const nodes = [`/dev/vfio/${number}`, ...members.flatMap(({ vfioNode }) => vfioNode ?? [])].filter(
     (path) => host.ownership(path) !== null,
   );
@@ -80,9 +80,10 @@ export function grant(host: NativeHost, device: PciDevice, uid: number, name: st
     shared,
     lasting: {
       udev: [
-        ...members.map(
-          ({ bdf, driver }) =>
-            `ACTION=="add", SUBSYSTEM=="pci", KERNEL=="${bdf}", ATTR{driver_override}="${driver}"`,
+        ...members.flatMap(({ bdf, driver, mediated }) =>
+          mediated
+            ? []
+            : `ACTION=="add", SUBSYSTEM=="pci", KERNEL=="${bdf}", ATTR{driver_override}="${driver}"`,
         ),
         ...members.map(({ bdf }) => `SUBSYSTEM=="vfio-dev", KERNELS=="${bdf}", OWNER="${name}", MODE="0600"`),
         `SUBSYSTEM=="vfio", KERNEL=="${number}", OWNER="${name}", MODE="0600"`,

@@ -4,7 +4,7 @@
  * Life: opened by Host.openGroup, one at a time on a host. Joined to a container or an iommufd it is disposed before
  * that, and its devices before it: the kernel keeps the group in its container until the last of them is closed.
  */
-import { bdf as checkBdf, known, refusal, text } from './check.ts';
+import { deviceName, known, refusal, text, UUID } from './check.ts';
 import { Container } from './container.ts';
 import { type DeviceContext, VfioDevice } from './device.ts';
 import { explained } from './errors.ts';
@@ -26,8 +26,6 @@ export interface GroupContext {
 
 /** The groups of each container or iommufd: it keeps them, since with the last one it loses what is mapped. */
 const joined = new WeakMap<Handle, Set<Group>>();
-
-const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 
 /** An IOMMU group in the hands of this program (/dev/vfio/N, Linux 3.6). */
 export class Group extends Handle {
@@ -132,7 +130,7 @@ export class Group extends Handle {
    */
   openDevice(bdf: string, o?: { vfToken?: string }): VfioDevice {
     this.alive();
-    const name = typeof bdf === 'string' && UUID.test(bdf) ? bdf.toLowerCase() : checkBdf(bdf);
+    const name = deviceName(bdf);
     const { vfToken } = known(o, 'options', ['vfToken']);
     if (vfToken !== undefined && !UUID.test(text(vfToken, 'vfToken')))
       throw refusal("a UUID such as '00112233-4455-6677-8899-aabbccddeeff'", 'vfToken', vfToken);

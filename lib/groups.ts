@@ -2,6 +2,7 @@
  * IOMMU groups as sysfs shows them: a live view. Group restrictions are limits of the hardware: shown, never hidden.
  */
 
+import { UUID } from './check.ts';
 import type { IovaRange } from './dma-space.ts';
 import { VfioError } from './errors.ts';
 import type { NativeHost } from './native.ts';
@@ -65,7 +66,7 @@ export class IommuGroup {
     return isMadeUp(this.#host, this.id);
   }
 
-  /** The PCI devices in it, bridges included. */
+  /** The devices in it: PCI devices, bridges included, or mediated devices. */
   get devices(): PciDevice[] {
     const names = this.#host.list(`${GROUPS}/${this.id}/devices`);
     if (names === null)
@@ -75,7 +76,7 @@ export class IommuGroup {
         reason: `there is no group ${this.id} any more`,
       });
     return names
-      .filter((name) => name.includes(':'))
+      .filter((name) => name.includes(':') || UUID.test(name))
       .sort()
       .map((bdf) => new PciDevice(this.#host, bdf));
   }
@@ -110,8 +111,8 @@ export class IommuGroup {
   /** Whether user space may have the group now and, if not, which devices stand in the way. */
   viability(): { viable: boolean; blockers: Blocker[] } {
     const blockers: Blocker[] = [];
-    for (const { bdf, driver } of this.devices)
-      if (driver !== null && !HARMLESS.has(driver))
+    for (const { bdf, driver, mediated } of this.devices)
+      if (driver !== null && !HARMLESS.has(driver) && !mediated)
         blockers.push({ bdf, driver, reason: `${bdf} is in use by driver ${driver}` });
     return { viable: blockers.length === 0, blockers };
   }
@@ -135,9 +136,9 @@ export class IommuGroup {
     await together(this.endpoints, (device) => device.restore(), { force: true });
   }
 
-  /** The members but bridges, which stay with the kernel. */
+  /** The members that drivers can be changed of: not bridges, which stay with the kernel, nor mediated devices. */
   get endpoints(): PciDevice[] {
-    return this.devices.filter((each) => each.classCode >> 8 !== 0x0604);
+    return this.devices.filter((each) => !each.mediated && each.classCode >> 8 !== 0x0604);
   }
 
   /** The same in a sentence. */

@@ -7,7 +7,7 @@
 import { existsSync } from 'node:fs';
 import { type AttachOptions, attach, type UserDevice } from './attach.ts';
 import { causesOf, type Finding } from './causes.ts';
-import { bdf as checkBdf, flag, integer, known, oneOf, refusal, text } from './check.ts';
+import { deviceName, flag, integer, known, oneOf, refusal, text, UUID } from './check.ts';
 import { Container } from './container.ts';
 import { VfioDevice } from './device.ts';
 import { VfioError, withWords } from './errors.ts';
@@ -19,7 +19,7 @@ import { Handle } from './handle.ts';
 import { type HotPlug, hotPlug } from './hot-plug.ts';
 import { Iommufd } from './iommufd.ts';
 import { type NativeFile, type NativeHost, native } from './native.ts';
-import { PciDevice } from './pci.ts';
+import { devicePath, PciDevice } from './pci.ts';
 import { failedAttempt, type HostReport, memlockFinding, reportOf } from './report.ts';
 import { type Topology, topologyText } from './topology.ts';
 
@@ -183,17 +183,17 @@ export class Host extends Handle {
       .map((bdf) => new PciDevice(this.#native, bdf));
   }
 
-  /** A PCI device. @throws {VfioError} ENODEV there is none at this address. */
+  /** A PCI device, or a mediated one by its UUID. @throws {VfioError} ENODEV there is none. */
   device(bdf: string): PciDevice {
     this.alive();
-    const address = checkBdf(bdf);
-    if (this.#native.list(`/sys/bus/pci/devices/${address}`) === null)
+    const name = deviceName(bdf);
+    if (this.#native.list(devicePath(name)) === null)
       throw new VfioError(19, {
         syscall: 'open',
-        path: `/sys/bus/pci/devices/${address}`,
-        reason: `there is no PCI device ${address}`,
+        path: devicePath(name),
+        reason: `there is no ${UUID.test(name) ? 'mediated' : 'PCI'} device ${name}`,
       });
-    return new PciDevice(this.#native, address);
+    return new PciDevice(this.#native, name);
   }
 
   /** All IOMMU groups, by number. */
@@ -225,7 +225,7 @@ export class Host extends Handle {
   }
 
   /**
-   * Opens a device's character device (Linux 6.6): by PCI address, by path, or from a descriptor (duplicated). It
+   * Opens a device's character device (Linux 6.6): by PCI address or UUID, by path, or from a descriptor (duplicated). It
    * must be with a VFIO driver: see {@link PciDevice.bind}.
    *
    * @throws {VfioError} ENODEV no such device, or it has no VFIO driver; EACCES: `reason` says who may.
@@ -243,7 +243,7 @@ export class Host extends Handle {
     if (path === null)
       throw new VfioError(19, {
         syscall: 'open',
-        path: `/sys/bus/pci/devices/${device.bdf}/vfio-dev`,
+        path: `${devicePath(device.bdf)}/vfio-dev`,
         ...wordsForNode(
           device,
           device.group === null ? undefined : new IommuGroup(this.#native, device.group),
@@ -316,7 +316,7 @@ export class Host extends Handle {
    */
   attach(bdf: string, o?: AttachOptions): UserDevice {
     this.alive();
-    return attach(this, checkBdf(bdf), o);
+    return attach(this, deviceName(bdf), o);
   }
 
   protected release(): void {

@@ -13,9 +13,9 @@ export function mayOpen(host: NativeHost, path: string): boolean {
   return ((owned.mode >> shift) & 6) === 6;
 }
 
-/** Has VFIO made the group up, for a device without an IOMMU? */
+/** Has VFIO made the group up, for a device without an IOMMU? (The name in sysfs is that of mediated devices' too.) */
 export function isMadeUp(host: NativeHost, group: number): boolean {
-  return host.readText(`/sys/kernel/iommu_groups/${group}/name`)?.trim() === 'vfio-noiommu';
+  return host.list(`/sys/class/vfio/noiommu-${group}`) !== null;
 }
 
 /** The node of a group: /dev/vfio/7, /dev/vfio/noiommu-7. */

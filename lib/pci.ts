@@ -1,13 +1,16 @@
 /** PCI devices as sysfs shows them: a live view, nothing is kept. Binding and unbinding of drivers. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { flag, integer, known, refusal, text } from './check.ts';
+import { flag, integer, known, refusal, text, UUID } from './check.ts';
 import { VfioError, withWords } from './errors.ts';
 import { wordsForBind, wordsForNumVfs } from './explain.ts';
 import type { NativeHost } from './native.ts';
 import { usesOf } from './uses.ts';
 
-const DEVICES = '/sys/bus/pci/devices';
 const DRIVERS = '/sys/bus/pci/drivers';
+
+/** Where sysfs has a device, by its PCI address or UUID. */
+export const devicePath = (name: string) => `/sys/bus/${UUID.test(name) ? 'mdev' : 'pci'}/devices/${name}`;
+
 /** How long a driver may take to let go or to come up. */
 const PATIENCE = 5000;
 
@@ -41,12 +44,13 @@ export let together: (
 
 /**
  * A PCI device as sysfs shows it: a live view, read anew at each access. A device that has gone is a VfioError ENODEV
- * for its ids, null for the rest.
+ * for its ids, null for the rest. So is a mediated device, which looks like a PCI device to who opens it only.
  */
 export class PciDevice {
-  /** The PCI address: '0000:00:10.0'. */
+  /** The PCI address: '0000:00:10.0'. Of a mediated device, its UUID. */
   readonly bdf: string;
   readonly #host: NativeHost;
+  readonly #path: string;
 
   static {
     hostOf = (device) => device.#host;
@@ -57,8 +61,16 @@ export class PciDevice {
   constructor(host: NativeHost, bdf: string) {
     this.#host = host;
     this.bdf = bdf;
+    this.#path = devicePath(bdf);
   }
 
+  /**
+   * Whether it is a mediated device (Linux 4.10): a share of another device, whose driver confines its DMA. It is with
+   * VFIO for as long as it exists.
+   */
+  get mediated(): boolean {
+    return this.#path.startsWith('/sys/bus/mdev/');
+  }
   /** Vendor id, 16 bits. */
   get vendor(): number {
     return this.#hex('vendor');
@@ -85,7 +97,7 @@ export class PciDevice {
   }
   /** The driver that holds it. */
   get driver(): string | null {
-    return basename(this.#host.readlink(`${DEVICES}/${this.bdf}/driver`));
+    return basename(this.#host.readlink(`${this.#path}/driver`));
   }
   /** The only driver that may take it, if one was set (driver_override, Linux 3.16). */
   get driverOverride(): string | null {
@@ -94,14 +106,13 @@ export class PciDevice {
   }
   /** Its IOMMU group; null: no IOMMU translates it. */
   get group(): number | null {
-    const name = basename(this.#host.readlink(`${DEVICES}/${this.bdf}/iommu_group`));
+    const name = basename(this.#host.readlink(`${this.#path}/iommu_group`));
     return name === null ? null : Number(name);
   }
   /** Its VFIO character device ('/dev/vfio/devices/vfio0'), while a VFIO driver holds it (Linux 6.6). */
   get vfioNode(): string | null {
-    const name = this.#host.list(`${DEVICES}/${this.bdf}/vfio-dev`)?.[0];
-    if (name === undefined || this.#host.readText(`${DEVICES}/${this.bdf}/vfio-dev/${name}/dev`) === null)
-      return null;
+    const name = this.#host.list(`${this.#path}/vfio-dev`)?.[0];
+    if (name === undefined || this.#host.readText(`${this.#path}/vfio-dev/${name}/dev`) === null) return null;
     return `/dev/vfio/devices/${name}`;
   }
   /** The NUMA node that it is nearest to; null: unknown. */
@@ -111,7 +122,7 @@ export class PciDevice {
   }
   /** The IOMMU that translates it: 'dmar0'. */
   get iommu(): string | null {
-    return basename(this.#host.readlink(`${DEVICES}/${this.bdf}/iommu`));
+    return basename(this.#host.readlink(`${this.#path}/iommu`));
   }
   /** How the kernel can reset it alone, best first: 'flr', 'pm', 'bus' ... (Linux 5.15); none: it can't. */
   get resetMethods(): string[] {
@@ -130,17 +141,15 @@ export class PciDevice {
   }
   /** The addresses of its virtual functions, in their order; none: it has none now (Linux 2.6.30). */
   get virtualFunctions(): string[] {
-    const links = (this.#host.list(`${DEVICES}/${this.bdf}`) ?? []).filter((name) =>
-      /^virtfn\d+$/.test(name),
-    );
+    const links = (this.#host.list(`${this.#path}`) ?? []).filter((name) => /^virtfn\d+$/.test(name));
     const number = (name: string) => Number(name.slice('virtfn'.length));
     return links
       .sort((a, b) => number(a) - number(b))
-      .flatMap((name) => basename(this.#host.readlink(`${DEVICES}/${this.bdf}/${name}`)) ?? []);
+      .flatMap((name) => basename(this.#host.readlink(`${this.#path}/${name}`)) ?? []);
   }
   /** The address of the physical function that this is a virtual one of; null: it is none (Linux 2.6.30). */
   get physicalFunction(): string | null {
-    return basename(this.#host.readlink(`${DEVICES}/${this.bdf}/physfn`));
+    return basename(this.#host.readlink(`${this.#path}/physfn`));
   }
 
   /**
@@ -157,7 +166,7 @@ export class PciDevice {
     integer(count, 'count', 0, 0xffff);
     if (flag(known(o, 'options', ['enableSriov']).enableSriov, 'enableSriov', false))
       await this.#write('/sys/module/vfio_pci/parameters/enable_sriov', 'Y', wordsForNumVfs);
-    const path = `${DEVICES}/${this.bdf}/sriov_numvfs`;
+    const path = `${this.#path}/sriov_numvfs`;
     await this.#write(path, `${count}`, wordsForNumVfs);
   }
 
@@ -186,7 +195,7 @@ export class PciDevice {
     const first = this.#remember(had);
     try {
       await this.#unbind(had.driver);
-      await this.#write(`${DEVICES}/${this.bdf}/driver_override`, driver);
+      await this.#write(`${this.#path}/driver_override`, driver);
       await this.#probe(driver);
     } catch (error) {
       const left = await this.#putBack(had).then(
@@ -261,12 +270,19 @@ export class PciDevice {
   }
 
   #refuseUsed(o: BindOptions | undefined): void {
-    if (flag(known(o, 'options', ['force']).force, 'force', false)) return;
+    const force = flag(known(o, 'options', ['force']).force, 'force', false);
+    if (this.mediated)
+      throw new VfioError(22, {
+        syscall: 'write',
+        path: this.#path,
+        reason: `${this.bdf} is a mediated device, which is with VFIO for as long as it exists`,
+      });
+    if (force) return;
     const [use] = usesOf(this.#host, this.bdf);
     if (use === undefined) return;
     throw new VfioError(16, {
       syscall: 'write',
-      path: `${DEVICES}/${this.bdf}/driver/unbind`,
+      path: `${this.#path}/driver/unbind`,
       reason: `the kernel uses ${this.bdf}: ${use.reason}`,
       hint: `Run: ${use.command}`,
     });
@@ -296,7 +312,7 @@ export class PciDevice {
   }
 
   #setOverride(override: string | null): void {
-    this.#host.writeText(`${DEVICES}/${this.bdf}/driver_override`, `${override ?? ''}\n`);
+    this.#host.writeText(`${this.#path}/driver_override`, `${override ?? ''}\n`);
   }
 
   async #unbind(driver: string | null): Promise<void> {
@@ -340,16 +356,20 @@ export class PciDevice {
   }
 
   #text(attribute: string): string | null {
-    return this.#host.readText(`${DEVICES}/${this.bdf}/${attribute}`)?.trim() ?? null;
+    return this.#host.readText(`${this.#path}/${attribute}`)?.trim() ?? null;
   }
 
   #hex(attribute: string): number {
-    const value = this.#text(attribute);
+    // Its driver may have files of such names.
+    const value = this.mediated ? null : this.#text(attribute);
     if (value === null)
       throw new VfioError(19, {
         syscall: 'open',
-        path: `${DEVICES}/${this.bdf}`,
-        reason: `there is no device ${this.bdf} any more`,
+        path: this.#path,
+        reason:
+          this.mediated && this.group !== null
+            ? `${this.bdf} is a mediated device: its ids are in its config space`
+            : `there is no device ${this.bdf} any more`,
       });
     return Number(value);
   }

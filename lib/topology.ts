@@ -104,6 +104,10 @@ export interface DeviceModel {
   disk?: { name: string; mountedOn?: string };
   /** The network interface that its host driver makes of it; `route`: traffic leaves by it. */
   network?: { name: string; up?: boolean; route?: boolean };
+  /** The UUIDs of the mediated devices that the driver of this one makes of it. */
+  mdevs?: string[];
+  /** Whether that driver keeps them apart. If not, they share one group. Default true. */
+  mdevsIsolated?: boolean;
   /** Where its BARs are, by BAR. Default: one after the other. */
   addresses?: (U64Like | null)[];
   /** 'passive': what it says that it is, 16, 16 and 24 bits. */

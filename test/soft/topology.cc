@@ -181,6 +181,35 @@ void systems() {
   same("the command line allows it too, behind a port without IOMMU", "noiommu-1 vfio",
        names(*started, "/dev/vfio"));
 
+  const auto parent = machine(R"({ "devices": [{ "model": "edu", "bdf": "0000:00:10.0", "driver": "edu",
+    "mdevs": ["83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", "83b8f4f2-509f-382f-3c1e-e6bfe0fa1002"] },
+    { "model": "edu", "bdf": "0000:00:11.0", "mdevs": ["83b8f4f2-509f-382f-3c1e-e6bfe0fa1003",
+      "83b8f4f2-509f-382f-3c1e-e6bfe0fa1004"], "mdevsIsolated": false }] })");
+  const std::string uuid = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+  same("mediated devices have groups of their own", "0 1 2 3 4", names(*parent, "/sys/kernel/iommu_groups"));
+  same("... of one each", uuid, names(*parent, "/sys/kernel/iommu_groups/2/devices"));
+  same("... or of all that are not isolated",
+       "83b8f4f2-509f-382f-3c1e-e6bfe0fa1003 83b8f4f2-509f-382f-3c1e-e6bfe0fa1004",
+       names(*parent, "/sys/kernel/iommu_groups/4/devices"));
+  same("... that are called as one without IOMMU is", "vfio-noiommu\n",
+       read(*parent, "/sys/kernel/iommu_groups/2/name"));
+  same("... with nodes as any", "2 3 4 devices vfio", names(*parent, "/dev/vfio"));
+  same("... and character devices", "vfio0 vfio1 vfio2 vfio3", names(*parent, "/dev/vfio/devices"));
+  const std::string mdev = "/sys/bus/mdev/devices/" + uuid;
+  same("what it has in sysfs", "driver iommu_group mdev_type remove subsystem uevent vfio-dev",
+       names(*parent, mdev));
+  same("its type", "edu-1", last(*parent, mdev + "/mdev_type"));
+  same("where it is found", uuid,
+       names(*parent, "/sys/class/mdev_bus/0000:00:10.0/mdev_supported_types/edu-1/devices")
+           .substr(0, uuid.size()));
+  claim("to remove it takes a number", -EINVAL, write(*parent, (mdev + "/remove").c_str(), "x"));
+  claim("... that is not 0", 0, write(*parent, (mdev + "/remove").c_str(), "0"));
+  claim("it can be removed", 0, write(*parent, (mdev + "/remove").c_str(), "1\n"));
+  same("... with its group", "0 1 3 4", names(*parent, "/sys/kernel/iommu_groups"));
+  claim("... and goes with its parent", 0, parent->removeDevice("0000:00:11.0"));
+  same("... and the group of that", "0 3", names(*parent, "/sys/kernel/iommu_groups"));
+  same("... from the class too", "0000:00:10.0", names(*parent, "/sys/class/mdev_bus"));
+
   const auto bound = [&take](Host& host) {
     claim("vfio-pci takes the device", 0, take(host));
     const int iommufd = host.open("/dev/iommu", O_RDWR);
@@ -294,6 +323,13 @@ void errors() {
        "line 1: Expected the name of a disk for devices[0].disk.name but received \"a/b\""},
       {edu(R"("bdf": "0000:00:01.0", "network": { "name": "eth0", "route": true })"),
        "line 1: Expected false of an interface that is down for devices[0].network.route but received true"},
+      {edu(R"("bdf": "0000:00:01.0", "mdevs": ["83B8F4F2-509f-382f-3c1e-e6bfe0fa1001"])"),
+       "line 1: Expected a UUID in small letters for devices[0].mdevs[0] but received "
+       "\"83B8F4F2-509f-382f-3c1e-e6bfe0fa1001\""},
+      {edu(R"("bdf": "0000:00:01.0", "mdevs": ["83b8f4f2-509f-382f-3c1e-e6bfe0fa1001",
+        "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"])"),
+       "line 1: Expected UUIDs that nobody else has for devices[0].mdevs but received "
+       "\"83b8f4f2-509f-382f-3c1e-e6bfe0fa1001\""},
       {edu(R"("bdf": "0000:00:01.0", "iommu": null, "group": 3)"),
        "line 1: Expected nothing (no IOMMU translates it) for devices[0].group but received 3"},
       {"{\"devices\": [], \"cpus\": 1}",

@@ -87,7 +87,8 @@ const char* Endpoint::move(Transfer& transfer, bool& missing) {
     }
     const size_t done = write ? mm::Memory::copyOutSome(reach.user, transfer.bytes, reach.size)
                               : mm::Memory::copyInSome(transfer.bytes, reach.user, reach.size);
-    if (write && reach.domain->dirtyTracking()) reach.domain->markDirty(reach.iova, done);
+    if (write && reach.domain != nullptr && reach.domain->dirtyTracking())
+      reach.domain->markDirty(reach.iova, done);
     transfer.iova += done;
     transfer.bytes += done;
     transfer.size -= done;

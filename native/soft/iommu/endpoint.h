@@ -76,6 +76,10 @@ struct Unit {
   HwInfo (*describe)(const Unit& unit) = nullptr;  // null: as its kind's driver does (hw_info.h)
 };
 
+// What keeps the DMA of a group's endpoints inside the program's memory: an IOMMU; their driver, which does
+// it for them (mediated devices); nobody.
+enum class Confinement : uint8_t { iommu, driver, none };
+
 // A group of endpoints and the owner of its DMA (requirement B1). An owner is any address that stands for one
 // open file: an iommufd context, a container.
 struct Group {
@@ -83,9 +87,10 @@ struct Group {
   int id;  // kNone: nobody sees it
   std::vector<class Endpoint*> members;
   const void* owner = nullptr;
-  unsigned ownerCount = 0;     // claims by `owner`
-  unsigned kernelDrivers = 0;  // members bound to a driver that does DMA for the kernel
-  bool hasIommu = true;        // if not, it is the one of a single device, and VFIO may lend it a number
+  unsigned ownerCount = 0;              // claims by `owner`
+  unsigned kernelDrivers = 0;           // members bound to a driver that does DMA for the kernel
+  Confinement by = Confinement::iommu;  // none: VFIO may lend a number to the group of the one device
+  bool exclusive = true;  // has one owner at a time; if not, it is of one device that nobody can reach
 
   // 0, or -EPERM when the kernel or another owner has it.
   [[nodiscard]] int claim(const void* by);

@@ -2,6 +2,9 @@
 //
 //   Domain       (domain.h)  the kernel fills it from an address space
 //   NestedTable  (nested.h)  a guest wrote it; it leads to the addresses of a Domain below it
+//
+// and, of mediated devices, whose driver looks into the address space each time: what iommufd/access.h and
+// type1/type1.h have for that.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +30,7 @@ class Translation {
   struct Reach {
     uint64_t user = 0;
     uint64_t size = 0;             // 0: the transaction can't go on, for a `reason`
-    Domain* domain = nullptr;      // whose dirty bits a write sets,
+    Domain* domain = nullptr;      // whose dirty bits a write sets (null: nobody's),
     uint64_t iova = 0;             // ... and where
     const char* reason = nullptr;  // in words, for the fault log
     bool missing = false;  // system software could put that right: a page request is in place, a fault isn't

@@ -5,6 +5,7 @@
 
 #include "../host.h"
 #include "../pci/machine.h"
+#include "access.h"
 #include "context.h"
 #include "fault_queue.h"
 #include "hwpt.h"
@@ -291,6 +292,53 @@ class Binding final : public BoundDevice {
   Device& device_;
 };
 
+// A mediated device: its driver reaches the program's memory through an access, and never a page table.
+class Mediation final : public BoundDevice {
+ public:
+  // Takes over a claim on the group, if that has an owner.
+  Mediation(std::shared_ptr<Context> context, iommu::Endpoint& endpoint, Access::Handle access)
+      : context_(std::move(context)),
+        endpoint_(endpoint),
+        access_(std::move(access)),
+        table_(std::make_shared<Table>(*access_)) {}
+  ~Mediation() override {
+    detach(0);
+    endpoint_.group.release(context_.get());
+  }
+  Mediation(const Mediation&) = delete;
+  Mediation& operator=(const Mediation&) = delete;
+
+  [[nodiscard]] uint32_t id() const override { return access_->id; }
+  // It has none with a PASID.
+  [[nodiscard]] int attach(uint32_t& ptId, uint32_t /*pasid*/) override {
+    const int error = access_->ioas() == nullptr ? access_->attach(ptId) : access_->replace(ptId);
+    if (error == 0) endpoint_.attach(std::nullopt, {.translation = table_});
+    return error;
+  }
+  void detach(uint32_t /*pasid*/) override {
+    endpoint_.attach(std::nullopt, {});
+    access_->detach();
+  }
+
+ private:
+  class Table final : public iommu::Translation {
+   public:
+    explicit Table(Access& access) : access_(access) {}
+    [[nodiscard]] Reach reach(uint64_t iova, uint64_t limit, uint32_t access) override {
+      return access_.ioas()->table.reachForAccess(iova, limit, access);
+    }
+    [[nodiscard]] int suits(const iommu::Unit& /*unit*/) const override { return 0; }
+
+   private:
+    Access& access_;
+  };
+
+  const std::shared_ptr<Context> context_;
+  iommu::Endpoint& endpoint_;
+  const Access::Handle access_;
+  const std::shared_ptr<Table> table_;
+};
+
 }  // namespace
 
 bool isIommufd(const File& file) { return dynamic_cast<const Context*>(&file) != nullptr; }
@@ -298,6 +346,19 @@ bool isIommufd(const File& file) { return dynamic_cast<const Context*>(&file) !=
 int bind(const std::shared_ptr<File>& file, iommu::Endpoint& endpoint, std::unique_ptr<BoundDevice>& out) {
   std::shared_ptr<Context> context = std::dynamic_pointer_cast<Context>(file);
   if (context == nullptr) return -EBADFD;
+  if (endpoint.group.by == iommu::Confinement::driver) {
+    if (endpoint.group.exclusive) {
+      if (const int error = endpoint.group.claim(context.get()); error != 0) return error;
+    }
+    // Its driver pins nothing for longer than a transfer takes, so there is nothing to give back.
+    auto access = Access::make(context, true, [](uint64_t, uint64_t) {});
+    if (access == nullptr) {
+      endpoint.group.release(context.get());
+      return -EBUSY;
+    }
+    out = std::make_unique<Mediation>(std::move(context), endpoint, std::move(access));
+    return 0;
+  }
   Device* device = nullptr;
   if (const int error = Device::bind(*context, endpoint, device); error != 0) return error;
   out = std::make_unique<Binding>(std::move(context), *device);

@@ -103,6 +103,8 @@ class IoPagetable {
   void removeAccess(const Access& access);
   [[nodiscard]] int pinForAccess(uint64_t iova, uint64_t last, bool write, std::vector<uint64_t>& pages);
   void unpinForAccess(uint64_t iova, uint64_t last);
+  // Where as many of the first `limit` bytes as are in one area are.
+  [[nodiscard]] iommu::Translation::Reach reachForAccess(uint64_t iova, uint64_t limit, uint32_t access);
   [[nodiscard]] int copyForAccess(uint64_t iova, uint64_t last, unsigned char* data, bool write,
                                   bool pinning);
 

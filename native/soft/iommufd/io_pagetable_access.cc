@@ -98,4 +98,19 @@ int IoPagetable::copyForAccess(uint64_t iova, uint64_t last, unsigned char* data
   });
 }
 
+iommu::Translation::Reach IoPagetable::reachForAccess(uint64_t iova, uint64_t limit, uint32_t access) {
+  Areas::Entry* const entry = areas_.find(iova, iova);
+  if (entry == nullptr || entry->value.closed != 0) return {.reason = "not mapped"};
+  const Area& area = entry->value;
+  if ((area.access & access) == 0) {
+    return {.reason = access == iommu::kWrite ? "not writable" : "not readable"};
+  }
+  const uint64_t user = area.user + (iova - entry->start);
+  const uint64_t size = std::min(limit, entry->last - iova + 1);
+  if (area.pages->ofFile() && area.pages->reach(memory_, user, size) != 0) {
+    return {.reason = "no memory behind the mapping"};
+  }
+  return {.user = user, .size = size};
+}
+
 }  // namespace vfio::soft::iommufd

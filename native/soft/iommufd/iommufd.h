@@ -42,8 +42,8 @@ class BoundDevice {
 [[nodiscard]] int renounceCompatIoas(File& file);
 [[nodiscard]] int compatIoas(const File& file, uint32_t& id);
 
-// VFIO_DEVICE_BIND_IOMMUFD: 0, -EBADFD (`file` is not an iommufd), -EPERM (ownership, unsafe interrupts),
-// -EBUSY ...
+// VFIO_DEVICE_BIND_IOMMUFD, of a mediated device as an access of its driver's: 0, -EBADFD (`file` is not an
+// iommufd), -EPERM (ownership, unsafe interrupts), -EBUSY ...
 [[nodiscard]] int bind(const std::shared_ptr<File>& file, iommu::Endpoint& endpoint,
                        std::unique_ptr<BoundDevice>& out);
 

@@ -61,7 +61,7 @@ Function::Function(Host& host, const Place& place, std::unique_ptr<devices::Devi
     : host(host),
       bus(*place.bus),
       devfn(place.devfn),
-      bdf(name(*place.bus, place.devfn)),
+      bdf(place.name.empty() ? name(*place.bus, place.devfn) : place.name),
       interrupt(place.interrupt),
       config(model->description()),
       isolation(place.isolation),
@@ -216,7 +216,7 @@ int Function::tryReset() {
   // even though the method was listed when the first of them was found.
   const bool alone = bus.bridge != nullptr && bus.functions.size() == 1 && !isBridge();
   const bool listed = std::find(resetMethods.begin(), resetMethods.end(), "bus") != resetMethods.end();
-  if (!hasFunctionReset() && !(alone && listed)) return -ENOTTY;
+  if (!hasFunctionReset() && !isMediated() && !(alone && listed)) return -ENOTTY;
   const auto state = saveState();
   reset();
   restoreState(state);

@@ -80,6 +80,7 @@ class Function final : public devices::Port {
     Isolation isolation{};             // how it is isolated; its bridge is the bus's
     const SriovSpec* sriov = nullptr;  // what it can have
     Function* physical = nullptr;      // what it is a virtual function of
+    std::string name{};                // empty: by its place on the bus
   };
   Function(Host& host, const Place& place, std::unique_ptr<devices::Device> model, iommu::Unit& unit,
            iommu::Group& group);
@@ -118,6 +119,8 @@ class Function final : public devices::Port {
 
   [[nodiscard]] const devices::Description& description() const { return model_->description(); }
   [[nodiscard]] bool isBridge() const;
+  // A mediated device: a share of a parent, which to the program looks like a function of its own.
+  [[nodiscard]] bool isMediated() const { return endpoint->group.by == iommu::Confinement::driver; }
   [[nodiscard]] uint16_t command() const;
 
   // --- Port
@@ -146,6 +149,7 @@ class Function final : public devices::Port {
   Function* const physical;      // of a virtual one
   std::unique_ptr<iommu::Endpoint> endpoint;
   bool translated = true;  // false: its endpoint stands for itself, and system software knows no group of it
+  bool isParent = false;   // of mediated devices
   UseSpec use;             // what its host driver does with it, while it has one
 
   // --- kept by system software

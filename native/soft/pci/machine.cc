@@ -10,6 +10,7 @@
 #include <map>
 
 #include "../devices/bridge.h"
+#include "../devices/edu.h"
 #include "../host.h"
 #include "../iommu/unit.h"
 #include "../iommufd/iommufd.h"
@@ -106,6 +107,12 @@ class TopologyMachine final : public Machine {
   [[nodiscard]] Bus& busFor(DeviceSpec& spec);
   void placeInGroup(DeviceSpec& spec, const Bus& itsBus);
   [[nodiscard]] std::shared_ptr<cdev::Group> vfioGroup(const Function& function);
+  void addMdevs(Function& parent, const DeviceSpec& spec);
+  [[nodiscard]] int removeMdev(const std::string& uuid);
+  [[nodiscard]] int removeMdevs(const Function& parent);
+  [[nodiscard]] int askToLeave(Function& function);
+  void nameGroup(iommu::Group& group);
+  void makeVfio(Function& function);
   [[nodiscard]] int probeVfio(Function& function);
   [[nodiscard]] int removeVfio(Function& function);
 
@@ -121,6 +128,13 @@ class TopologyMachine final : public Machine {
   Fabric fabric_;
   std::list<Bus> buses_;
   std::list<std::unique_ptr<Function>> functions_;
+  // A mediated device, on a bus that nothing else is on.
+  struct Mdev {
+    Bus bus;
+    Function* parent = nullptr;
+    std::unique_ptr<Function> function{};
+  };
+  std::list<Mdev> mdevs_;
   Numbers vfioIndexes_;
   // Unplugged while in use, with when the program was last told.
   std::map<const Function*, std::chrono::steady_clock::time_point> leaving_;
@@ -173,6 +187,7 @@ TopologyMachine::TopologyMachine(Host& host)
     if (!start(*functions[index], spec))
       spec.refuse("driver", "a driver that takes this device", '"' + spec.driver->value_or("null") + '"');
   }
+  for (const size_t index : order) addMdevs(*functions[index], topology.devices[index]);
 }
 
 Bus& TopologyMachine::bus(uint8_t number, Function* bridge) {
@@ -183,7 +198,8 @@ Bus& TopologyMachine::bus(uint8_t number, Function* bridge) {
 
 iommu::Group& TopologyMachine::group(int id) {
   if (id == iommu::Group::kNone) {
-    return groups_.emplace_back(iommu::Group{.id = id, .members = {}, .hasIommu = false});
+    return groups_.emplace_back(
+        iommu::Group{.id = id, .members = {}, .by = iommu::Confinement::none, .exclusive = false});
   }
   const auto known = groupsById_.find(id);
   if (known != groupsById_.end()) return *known->second;
@@ -361,6 +377,20 @@ void TopologyMachine::addDevice(const std::string& device) {
   Function& added = add(spec, itsBus.bridge);
   show(added);
   (void)start(added, spec);
+  addMdevs(added, spec);
+}
+
+// Unplugged while in use: nobody else can open it, and who has it is told at once, and again every ten
+// seconds.
+int TopologyMachine::askToLeave(Function& function) {
+  constexpr std::chrono::seconds patience(10);
+  const auto now = std::chrono::steady_clock::now();
+  const auto [told, isNew] = leaving_.try_emplace(&function, now);
+  if (isNew) sysfs_.hideVfio(function, function.vfio->index);
+  if (!isNew && now - told->second < patience) return -EBUSY;
+  told->second = now;
+  function.vfio->requestRelease();
+  return -EBUSY;
 }
 
 void TopologyMachine::show(Function& function) {
@@ -381,17 +411,8 @@ int TopologyMachine::removeDevice(const std::string& bdf) {
       if (const int failed = removeDevice(each->bdf)) return failed;
     }
   }
-  if (function->vfio && function->vfio->inUse()) {
-    // The kernel tells the program at once, and again every ten seconds.
-    constexpr std::chrono::seconds patience(10);
-    const auto now = std::chrono::steady_clock::now();
-    const auto [told, isNew] = leaving_.try_emplace(function, now);
-    if (isNew) sysfs_.hideVfio(*function, function->vfio->index);
-    if (!isNew && now - told->second < patience) return -EBUSY;
-    told->second = now;
-    function->vfio->requestRelease();
-    return -EBUSY;
-  }
+  if (const int failed = removeMdevs(*function)) return failed;
+  if (function->vfio && function->vfio->inUse()) return askToLeave(*function);
   if (function->driver) {
     if (const int failed = core_.unbind(*function->driver, bdf)) return failed;
   }
@@ -415,7 +436,7 @@ void TopologyMachine::remove(Function& function) {
   if (function.translated) fabric_.remove(function.isolation);
   iommu::Group& group = function.endpoint->group;
   functions_.remove_if([&function](const auto& each) { return each.get() == &function; });
-  if (group.members.empty() && group.hasIommu) {
+  if (group.members.empty() && group.id != iommu::Group::kNone) {
     sysfs_.removeGroup(group);
     groupsById_.erase(group.id);
     group.id = iommu::Group::kNone;
@@ -512,6 +533,75 @@ int TopologyMachine::bindDriver(const std::string& bdf, const std::string& name)
   return failed;
 }
 
+// ---------------------------------------------------------------- mediated devices
+
+// They are isolated by their parent's driver, so each has a group of its own, wherever the parent is (A6); or
+// one for all of them, if that driver does not keep them apart (E4).
+void TopologyMachine::addMdevs(Function& parent, const DeviceSpec& spec) {
+  iommu::Group* shared = nullptr;
+  for (const std::string& uuid : spec.mdevs) {
+    for (const Mdev& other : mdevs_) {
+      if (other.function->bdf == uuid) spec.refuse("mdevs", "UUIDs that nobody else has", '"' + uuid + '"');
+    }
+    auto* group = shared;
+    if (group == nullptr) {
+      group = &groups_.emplace_back(iommu::Group{.id = iommu::Group::kNone,
+                                                 .members = {},
+                                                 .by = iommu::Confinement::driver,
+                                                 .exclusive = !spec.mdevsIsolated});
+      nameGroup(*group);
+    }
+    if (!spec.mdevsIsolated) shared = group;
+    Mdev& mdev = mdevs_.emplace_back(Mdev{.bus = {}, .parent = &parent});
+    // Where its registers are, and which line its pin leads to, is its driver's business and no bus's.
+    constexpr uint64_t anywhere = 0xfe000000;
+    constexpr unsigned line = 11;
+    mdev.function = std::make_unique<Function>(host_,
+                                               Function::Place{.bus = &mdev.bus,
+                                                               .devfn = 0,
+                                                               .requesterId = 0,
+                                                               .interrupt = line,
+                                                               .addresses = {anywhere},
+                                                               .command = 0,
+                                                               .name = uuid},
+                                               devices::makeEdu(), noUnit_, *group);
+    Function& function = *mdev.function;
+    function.translated = false;
+    parent.isParent = true;
+    function.path = parent.path + "/" + uuid;
+    sysfs_.addMdev(function, parent, [this, uuid] { return removeMdev(uuid); });
+    makeVfio(function);
+  }
+}
+
+// A program that has it open is told, as with other devices: -EBUSY.
+int TopologyMachine::removeMdev(const std::string& uuid) {
+  const auto found =
+      std::ranges::find_if(mdevs_, [&uuid](const Mdev& each) { return each.function->bdf == uuid; });
+  Function& function = *found->function;
+  if (const int failed = removeVfio(function)) return failed;
+  leaving_.erase(&function);
+  iommu::Group& group = function.endpoint->group;
+  sysfs_.removeMdev(function, *found->parent);
+  mdevs_.erase(found);
+  if (!group.members.empty()) return 0;
+  sysfs_.removeGroup(group);
+  groupsById_.erase(group.id);
+  group.id = iommu::Group::kNone;
+  return 0;
+}
+
+int TopologyMachine::removeMdevs(const Function& parent) {
+  for (;;) {
+    const auto next =
+        std::ranges::find_if(mdevs_, [&parent](const Mdev& each) { return each.parent == &parent; });
+    if (next == mdevs_.end()) return 0;
+    const std::string uuid = next->function->bdf;
+    if (next->function->vfio->inUse()) return askToLeave(*next->function);
+    if (const int failed = removeMdev(uuid)) return failed;
+  }
+}
+
 void TopologyMachine::addDrivers() {
   if (system_.vfioPci) {
     sysfs_.addDriver(core_.add({.name = "vfio-pci",
@@ -550,13 +640,17 @@ void TopologyMachine::addDrivers() {
 // Then it makes one, for this function alone and for as long as it holds it.
 int TopologyMachine::lendGroup(Function& function) {
   if (!parameters.unsafeNoIommu) return -EINVAL;
-  iommu::Group& group = function.endpoint->group;
+  nameGroup(function.endpoint->group);
+  sysfs_.enterGroup(function);
+  return 0;
+}
+
+// With the lowest number that is free.
+void TopologyMachine::nameGroup(iommu::Group& group) {
   group.id = 0;
   while (groupsById_.contains(group.id)) ++group.id;
   groupsById_.emplace(group.id, &group);
   sysfs_.addGroup(group);
-  sysfs_.enterGroup(function);
-  return 0;
 }
 
 void TopologyMachine::takeGroupBack(const Function& function) {
@@ -585,13 +679,17 @@ int TopologyMachine::probeVfio(Function& function) {
   if (!function.translated) {
     if (const int failed = lendGroup(function)) return failed;
   }
+  makeVfio(function);
+  return 0;
+}
+
+void TopologyMachine::makeVfio(Function& function) {
   const unsigned index = vfioIndexes_.take();
   function.vfio = std::make_unique<cdev::Device>(host_, function, index, vfioGroup(function));
   sysfs_.addVfio(function, index, [&function](int, std::shared_ptr<File>& out) {
     out = function.vfio->open();
     return 0;
   });
-  return 0;
 }
 
 // The kernel makes the writer of `unbind` wait until the program has let go, and tells the program meanwhile.
@@ -611,7 +709,7 @@ int TopologyMachine::removeVfio(Function& function) {
     sysfs_.removeVfioGroup(name);
     vfioGroups_.erase(function.endpoint->group.id);
   }
-  if (!function.translated) takeGroupBack(function);
+  if (function.endpoint->group.by == iommu::Confinement::none) takeGroupBack(function);
   return 0;
 }
 

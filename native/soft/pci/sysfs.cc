@@ -245,8 +245,8 @@ void Sysfs::addGroup(iommu::Group& group) {
                                                  return 0;
                                                },
                                                nullptr});
-  if (!group.hasIommu) {
-    // One that VFIO made up has no domain of the kernel's.
+  if (group.by != iommu::Confinement::iommu) {
+    // One that VFIO made up has no domain of the kernel's. The name is that of mediated devices' too.
     addText(path + "/name", "vfio-noiommu\n");
     tree_.attribute(path + "/type", {[](std::string& text) {
                                        text = "unknown\n";
@@ -304,6 +304,7 @@ void Sysfs::removeFunction(Function& function) {
     leaveGroup(function);
     tree_.remove("/sys/devices/virtual/iommu/" + function.endpoint->unit.name + "/devices/" + function.bdf);
   }
+  if (function.isParent) tree_.remove("/sys/class/mdev_bus/" + function.bdf);
   tree_.remove(busPath + "/devices/" + function.bdf);
   tree_.remove(function.path);
 }
@@ -359,6 +360,45 @@ void Sysfs::addVirtual(Function& function, unsigned index) {
 
 void Sysfs::removeVirtual(const Function& function, unsigned index) {
   tree_.remove(function.physical->path + "/virtfn" + std::to_string(index));
+}
+
+namespace {
+
+const std::string mdevBus = "/sys/bus/mdev";
+const std::string mdevDriver = mdevBus + "/drivers/edu-mdev";
+
+}  // namespace
+
+void Sysfs::addMdev(Function& mdev, const Function& parent, std::function<int()> remove) {
+  const std::string& path = mdev.path;
+  const std::string type = parent.path + "/mdev_supported_types/edu-1";
+  addText(type + "/name", "Share of an edu device\n");
+  addText(type + "/device_api", "vfio-pci\n");
+  addText(type + "/available_instances", "0\n");
+  tree_.link("/sys/class/mdev_bus/" + parent.bdf, parent.path);
+  tree_.attribute(path + "/remove", {nullptr, store([remove = std::move(remove)](std::string_view text) {
+                                       const auto word = trimmed(text);
+                                       return word.empty() ||
+                                                      word.find_first_not_of("0123456789") != word.npos
+                                                  ? -EINVAL
+                                                  : (word == "0" ? 0 : remove());
+                                     })});
+  addText(path + "/uevent", "DRIVER=edu-mdev\n");
+  tree_.link(path + "/mdev_type", type);
+  tree_.link(type + "/devices/" + mdev.bdf, path);
+  tree_.link(path + "/subsystem", mdevBus);
+  tree_.link(mdevBus + "/devices/" + mdev.bdf, path);
+  tree_.link(path + "/driver", mdevDriver);
+  tree_.link(mdevDriver + "/" + mdev.bdf, path);
+  enterGroup(mdev);
+}
+
+void Sysfs::removeMdev(const Function& mdev, const Function& parent) {
+  leaveGroup(mdev);
+  tree_.remove(mdevDriver + "/" + mdev.bdf);
+  tree_.remove(mdevBus + "/devices/" + mdev.bdf);
+  tree_.remove(parent.path + "/mdev_supported_types/edu-1/devices/" + mdev.bdf);
+  tree_.remove(mdev.path);
 }
 
 void Sysfs::removeGroup(const iommu::Group& group) {
@@ -548,7 +588,7 @@ void Sysfs::removeVfioGroup(const std::string& name) {
 
 // Has its device a file of its own? Those without an IOMMU have none.
 bool Sysfs::hasNode(const Function& function) const {
-  return deviceNodes_ && function.host.since(6, 6) && function.translated;
+  return deviceNodes_ && function.host.since(6, 6) && function.endpoint->group.by != iommu::Confinement::none;
 }
 
 void Sysfs::addVfio(Function& function, unsigned index, Opener open) {

@@ -27,6 +27,10 @@ class Sysfs {
   void addSriov(Function& function, SetVirtual set);
   void addVirtual(Function& function, unsigned index);
   void removeVirtual(const Function& function, unsigned index);
+  // A mediated device, which is in its group already. `remove` is what its file of that name does: 0 or
+  // -errno.
+  void addMdev(Function& mdev, const Function& parent, std::function<int()> remove);
+  void removeMdev(const Function& mdev, const Function& parent);
   void removeGroup(const iommu::Group& group);
   // The links between a function and its group.
   void enterGroup(const Function& function);

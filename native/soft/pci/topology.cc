@@ -415,6 +415,27 @@ void readUse(const Reader& reader, UseSpec& use) {
   }
 }
 
+void readMdevs(const Reader& reader, DeviceSpec& device) {
+  constexpr size_t most = 64;
+  const auto isUuid = [](const std::string& text) {
+    constexpr std::string_view form = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
+    return std::ranges::equal(text, form, [](char letter, char wanted) {
+      return wanted == '-' ? letter == '-'
+                           : std::string_view("0123456789abcdef").find(letter) != std::string_view::npos;
+    });
+  };
+  if (const auto* list = reader.list("mdevs", most)) {
+    if (device.kind != PortKind::endpoint) reader.refuse("mdevs", "nothing (a bridge is not shared)");
+    for (size_t i = 0; i < list->size(); ++i) {
+      const Value& item = (*list)[i];
+      if (item.kind != Value::Kind::string || !isUuid(item.text))
+        fail(item.line, "a UUID in small letters", element(reader, "mdevs", i), item.shown());
+      device.mdevs.push_back(item.text);
+    }
+  }
+  device.mdevsIsolated = reader.boolean("mdevsIsolated").value_or(true);
+}
+
 DeviceSpec readDevice(const Reader& reader, const Value& value, std::string name, size_t iommus) {
   const auto models = {
       std::string_view("edu"),           std::string_view("ivshmem"),         std::string_view("root-port"),
@@ -427,8 +448,8 @@ DeviceSpec readDevice(const Reader& reader, const Value& value, std::string name
   const auto model = *reader.oneOf("model", models);
   // Of every device, whatever it is.
   const std::initializer_list<std::string_view> fields = {
-      "model",        "bdf",   "behind", "slot",      "function", "iommu", "driver", "pasidBits",
-      "pageRequests", "group", "irq",    "addresses", "acs",      "disk",  "network"};
+      "model", "bdf", "behind",    "slot", "function", "iommu",   "driver", "pasidBits",    "pageRequests",
+      "group", "irq", "addresses", "acs",  "disk",     "network", "mdevs",  "mdevsIsolated"};
   if (model == "passive") {
     reader.only(fields, {"vendor", "device", "classCode", "subsystemVendor", "subsystemDevice", "revision",
                          "bars", "pin", "msi", "msix", "express", "functionReset", "sriov"});
@@ -490,6 +511,7 @@ DeviceSpec readDevice(const Reader& reader, const Value& value, std::string name
     }
   }
   readUse(reader, device.use);
+  readMdevs(reader, device);
   device.pasidBits = static_cast<unsigned>(reader.integer("pasidBits", 0, 20).value_or(0));
   device.pageRequests = reader.boolean("pageRequests").value_or(false);
   if (const auto group = reader.integer("group", 0, 9999)) device.group = static_cast<int>(*group);

@@ -91,6 +91,8 @@ struct DeviceSpec {
   std::optional<size_t> iommu;
   bool translated = true;  // false: no IOMMU is in front of it, so it is in no group
   UseSpec use;
+  std::vector<std::string> mdevs;  // UUIDs of the mediated devices that its driver makes of it
+  bool mdevsIsolated = true;       // else they share one group
   std::optional<std::optional<std::string>> driver;  // not said, none, or a name
   unsigned pasidBits = 0;
   bool pageRequests = false;

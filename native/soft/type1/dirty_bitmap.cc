@@ -15,8 +15,12 @@ void DirtyBitmap::set(bool value) {
   rest = value ? rest | mask : rest & ~mask;
 }
 
-int DirtyBitmap::report(UserAddress bitmap, uint64_t at) {
-  set(true);
+void DirtyBitmap::mark(uint64_t firstPage, uint64_t lastPage) {
+  for (uint64_t page = firstPage; page <= lastPage; ++page) words_[page / 64] |= uint64_t{1} << page % 64;
+}
+
+int DirtyBitmap::report(UserAddress bitmap, uint64_t at, bool all) {
+  if (all) set(true);
   const UserAddress to = bitmap + at / 64 * 8;
   const unsigned shift = at % 64;
   const uint64_t size = bytes(pages_ + shift);

@@ -1,8 +1,10 @@
 // Mapping, unmapping, and what of it is dirty.
 #include <linux/capability.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <iterator>
+#include <utility>
 
 #include "../../uapi/vfio_container.h"
 #include "../capable.h"
@@ -23,12 +25,16 @@ Type1::Mapping* Type1::find(uint64_t start, uint64_t last) {
 
 // Pins and charges: 0, -EFAULT or -ENOMEM. The kernel goes page by page and pays as it goes, so of a page
 // that it can't have and one that it can't pay for, the first one counts.
-int Type1::pin(uint64_t user, uint64_t size, bool write, bool limited) const {
+int Type1::pin(Mapping& mapping) const {
   mm::Memory& memory = host_.memory();
+  const uint64_t user = mapping.user, size = mapping.size;
+  const bool write = (mapping.access & iommu::kWrite) != 0;
+  const bool limited = !capable(CAP_IPC_LOCK);
   const uint64_t page = mm::pageSize();
   if (memory.pin(user, size, write) == 0) {
     const int error = memory.charges.lock(size / page, limited);
     if (error != 0) memory.unpin(user, size);
+    mapping.pinned = error == 0;
     return error;
   }
   uint64_t good = 0;
@@ -40,12 +46,20 @@ int Type1::pin(uint64_t user, uint64_t size, bool write, bool limited) const {
   return -EFAULT;
 }
 
+void Type1::unpin(Mapping& mapping) const {
+  if (!std::exchange(mapping.pinned, false)) return;
+  host_.memory().unpin(mapping.user, mapping.size);
+  host_.memory().charges.unlock(mapping.size / mm::pageSize());
+}
+
 int Type1::map(uint64_t user, uint64_t iova, uint64_t size, uint32_t access) {
   if (mappings_.size() >= kMostMappings) return -ENOSPC;
-  if (!ranges_.holds(iova, iova + (size - 1))) return -EINVAL;
-  const bool limited = !capable(CAP_IPC_LOCK);
-  if (const int error = pin(user, size, (access & iommu::kWrite) != 0, limited)) return error;
-  const auto added = mappings_.emplace(iova, Mapping{iova, size, user, access}).first;
+  if (!tables_.empty() && !ranges_.holds(iova, iova + (size - 1))) return -EINVAL;
+  Mapping fresh = {iova, size, user, access};
+  if (!tables_.empty()) {
+    if (const int error = pin(fresh)) return error;
+  }
+  const auto added = mappings_.emplace(iova, std::move(fresh)).first;
   for (const Table& table : tables_) {
     if (const int error = table.domain->map(iova, user, size, access, false)) {
       remove(added);
@@ -62,6 +76,21 @@ int Type1::map(uint64_t user, uint64_t iova, uint64_t size, uint32_t access) {
   return 0;
 }
 
+iommu::Translation::Reach Type1::Lookup::reach(uint64_t iova, uint64_t limit, uint32_t access) {
+  const Mapping* const mapping = type1_.find(iova, iova);
+  if (mapping == nullptr) return {.reason = "not mapped"};
+  if ((mapping->access & access) == 0) {
+    return {.reason = access == iommu::kWrite ? "not writable" : "not readable"};
+  }
+  const uint64_t offset = iova - mapping->iova;
+  const uint64_t size = std::min(limit, mapping->size - offset);
+  if (access == iommu::kWrite && mapping->dirty != nullptr) {
+    const uint64_t page = type1_.smallestPage();
+    mapping->dirty->mark(offset / page, (offset + size - 1) / page);
+  }
+  return {.user = mapping->user + offset, .size = size};
+}
+
 // The mapping gets the address that it is said to have now. Its pages stay where they are.
 int Type1::moveTo(uint64_t iova, uint64_t size) {
   Mapping* const mapping = find(iova, iova + (size - 1));
@@ -73,10 +102,9 @@ int Type1::moveTo(uint64_t iova, uint64_t size) {
 }
 
 void Type1::remove(Mappings::iterator at) {
-  const Mapping& mapping = at->second;
+  Mapping& mapping = at->second;
   for (const Table& table : tables_) table.domain->unmap(mapping.iova, mapping.size);
-  host_.memory().unpin(mapping.user, mapping.size);
-  host_.memory().charges.unlock(mapping.size / mm::pageSize());
+  unpin(mapping);
   if (mapping.addressGone) --addressesGone_;
   mappings_.erase(at);
 }
@@ -108,7 +136,7 @@ int Type1::unmap(uint64_t iova, uint64_t size, bool all, const uapi::vfio_bitmap
     Mapping& mapping = next->second;
     if (bitmap != nullptr) {
       const uint64_t at = (mapping.iova - iova) / smallestPage();
-      if (const int error = mapping.dirty->report(bitmap->data, at)) return error;
+      if (const int error = mapping.dirty->report(bitmap->data, at, !tables_.empty())) return error;
     }
     unmapped += mapping.size;
     remove(next++);
@@ -163,7 +191,8 @@ int Type1::collectDirty(uint64_t iova, uint64_t size, UserAddress bitmap) {
   if (const int error = checkCut(iova, last)) return error;
   for (auto next = mappings_.lower_bound(iova); next != mappings_.end() && next->first <= last; ++next) {
     DirtyBitmap& dirty = *next->second.dirty;
-    if (const int error = dirty.report(bitmap, (next->first - iova) / smallestPage())) return error;
+    if (const int error = dirty.report(bitmap, (next->first - iova) / smallestPage(), !tables_.empty()))
+      return error;
     dirty.clear();
   }
   return 0;

@@ -105,7 +105,7 @@ int Type1::checkExtension(const Host& host, uint64_t extension) {
 int Type1::checkExtension(uint64_t extension) const {
   switch (extension) {
     case VFIO_UPDATE_VADDR:
-      return 1;
+      return mediated_.empty() ? 1 : 0;
     case VFIO_DMA_CC_IOMMU:
       for (const Table& table : tables_) {
         if (!table.enforcesCoherency) return 0;
@@ -136,8 +136,10 @@ int Type1::getInfo(UserAddress argument) const {
   chain.add<Available>(VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, [this](Available& available) {
     available.avail = kMostMappings - static_cast<uint32_t>(mappings_.size());
   });
-  chain.add<Iovas>(VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE,
-                   [this](Iovas& iovas) { iovas.nr_iovas = static_cast<uint32_t>(ranges_.list().size()); });
+  if (!ranges_.empty()) {
+    chain.add<Iovas>(VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE,
+                     [this](Iovas& iovas) { iovas.nr_iovas = static_cast<uint32_t>(ranges_.list().size()); });
+  }
   for (const iommu::Range& range : ranges_.list()) chain.append({range.start, range.last});
   const auto& bytes = chain.finish();
   const auto needed = static_cast<uint32_t>(sizeof info + bytes.size());
@@ -186,6 +188,8 @@ int Type1::unmapDma(UserAddress argument) {
     if (Memory::copyIn(&bitmap, argument + sizeof request, sizeof bitmap) != 0) return -EFAULT;
     if (const int error = checkBitmap(request.size, bitmap)) return error;
   }
+  // The driver of a mediated device may be at it.
+  if (address && !mediated_.empty()) return -EBUSY;
   const uint64_t page = smallestPage();
   uint64_t size = request.size;
   if ((request.iova & (page - 1)) != 0) return -EINVAL;

@@ -19,10 +19,11 @@ Type1::~Type1() {
   for (const Table& table : tables_) {
     for (const iommu::Group* group : table.groups) translate(*group, nullptr);
   }
+  for (const iommu::Group* group : mediated_) translate(*group, nullptr);
 }
 
 // All members, with a driver or without. Without a table a group that has an owner is blocked.
-void Type1::translate(const iommu::Group& group, const std::shared_ptr<iommu::Domain>& by) {
+void Type1::translate(const iommu::Group& group, const std::shared_ptr<iommu::Translation>& by) {
   for (iommu::Endpoint* member : group.members) member->attach(std::nullopt, {.translation = by});
 }
 
@@ -53,17 +54,32 @@ int Type1::fits(const iommu::Group& group, IovaRanges& ranges) {
   return ranges.exclude(group);
 }
 
-int Type1::fill(Table& table) const {
-  for (const auto& [iova, mapping] : mappings_) {
-    if (const int error = table.domain->map(iova, mapping.user, mapping.size, mapping.access, false)) {
-      return error;
+// What only mediated devices have used until now is pinned and paid for from now on.
+int Type1::fill(Table& table) {
+  std::vector<Mapping*> fresh;
+  int error = 0;
+  for (auto& [iova, mapping] : mappings_) {
+    if (!mapping.pinned) {
+      error = pin(mapping);
+      if (error != 0) break;
+      fresh.push_back(&mapping);
     }
+    error = table.domain->map(iova, mapping.user, mapping.size, mapping.access, false);
+    if (error != 0) break;
   }
-  return 0;
+  if (error != 0) {
+    for (Mapping* mapping : fresh) unpin(*mapping);
+  }
+  return error;
 }
 
 int Type1::attach(iommu::Group& group) {
   if (addressesGone_ != 0) return -EBUSY;
+  if (group.by == iommu::Confinement::driver) {
+    mediated_.push_back(&group);
+    translate(group, lookup_);
+    return 0;
+  }
   const auto suitAll = [&group](const iommu::Domain& domain) {
     return std::ranges::all_of(
         group.members, [&domain](const iommu::Endpoint* member) { return domain.suits(member->unit) == 0; });
@@ -94,6 +110,11 @@ int Type1::attach(iommu::Group& group) {
 }
 
 void Type1::detach(iommu::Group& group) {
+  if (std::erase(mediated_, &group) != 0) {
+    translate(group, nullptr);
+    while (mediated_.empty() && tables_.empty() && !mappings_.empty()) remove(mappings_.begin());
+    return;
+  }
   const auto table = std::ranges::find_if(
       tables_, [&group](const Table& each) { return std::ranges::count(each.groups, &group) != 0; });
   if (table == tables_.end()) return;
@@ -101,12 +122,12 @@ void Type1::detach(iommu::Group& group) {
   std::erase(table->groups, &group);
   if (table->groups.empty()) {
     if (tables_.size() == 1) {
-      while (!mappings_.empty()) remove(mappings_.begin());
+      while (mediated_.empty() && !mappings_.empty()) remove(mappings_.begin());
+      for (auto& [iova, mapping] : mappings_) unpin(mapping);
     }
     tables_.erase(table);
   }
   // What only this group could not reach, or had reserved, can be mapped again.
-  if (tables_.empty()) return;
   IovaRanges ranges;
   for (const Table& each : tables_) ranges.narrow(each.domain->aperture());
   for (const Table& each : tables_) {

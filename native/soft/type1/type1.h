@@ -1,5 +1,9 @@
 // The type1 back end of a container: the program's memory, mapped alike for all groups of the container.
 //
+// Groups of mediated devices have no page table: their driver looks up each address. As long as a container
+// has only such groups nothing is pinned, nor paid for; it is when the first other one joins, until the last
+// one leaves.
+//
 // Groups whose units take the same page table share one (a Table); each other kind gets one of its own, with
 // all mappings in it. A mapping's pages are pinned and paid for once, when it is made, by the address space
 // (mm) of the process, and stay where they were pinned: giving the mapping a new address (the VADDR flags)
@@ -54,6 +58,7 @@ class Type1 {
     uint64_t size;
     uint64_t user;  // where it was pinned
     uint32_t access;
+    bool pinned = false;
     bool addressGone = false;  // to be replaced
     std::unique_ptr<DirtyBitmap> dirty = nullptr;
 
@@ -66,6 +71,16 @@ class Type1 {
     std::vector<iommu::Group*> groups;
   };
   using Mappings = std::map<uint64_t, Mapping>;
+  // How the driver of a mediated device finds memory.
+  class Lookup final : public iommu::Translation {
+   public:
+    explicit Lookup(Type1& type1) : type1_(type1) {}
+    [[nodiscard]] Reach reach(uint64_t iova, uint64_t limit, uint32_t access) override;
+    [[nodiscard]] int suits(const iommu::Unit& /*unit*/) const override { return 0; }
+
+   private:
+    Type1& type1_;
+  };
 
   // --- requests.cc
   [[nodiscard]] int checkExtension(uint64_t extension) const;
@@ -85,7 +100,8 @@ class Type1 {
   [[nodiscard]] int dropAddresses(uint64_t iova, uint64_t size, bool all, uint64_t& dropped);
   [[nodiscard]] int checkCut(uint64_t iova, uint64_t last);
   [[nodiscard]] Mappings::iterator firstOf(uint64_t iova, uint64_t size);
-  [[nodiscard]] int pin(uint64_t user, uint64_t size, bool write, bool limited) const;
+  [[nodiscard]] int pin(Mapping& mapping) const;
+  void unpin(Mapping& mapping) const;
   void remove(Mappings::iterator mapping);
   [[nodiscard]] int startTracking();
   void stopTracking();
@@ -93,8 +109,8 @@ class Type1 {
 
   // --- type1.cc
   [[nodiscard]] int fits(const iommu::Group& group, IovaRanges& ranges);
-  [[nodiscard]] int fill(Table& table) const;
-  static void translate(const iommu::Group& group, const std::shared_ptr<iommu::Domain>& by);
+  [[nodiscard]] int fill(Table& table);
+  static void translate(const iommu::Group& group, const std::shared_ptr<iommu::Translation>& by);
 
   [[nodiscard]] uint64_t pageSizes() const;
   [[nodiscard]] uint64_t smallestPage() const;
@@ -105,6 +121,8 @@ class Type1 {
   const bool nesting_;  // asks units for tables that a guest's could be nested on
   const bool v2_;
   std::list<Table> tables_;  // the newest first
+  std::vector<iommu::Group*> mediated_;
+  const std::shared_ptr<Lookup> lookup_ = std::make_shared<Lookup>(*this);
   IovaRanges ranges_;
   Mappings mappings_;  // by IOVA
   unsigned addressesGone_ = 0;

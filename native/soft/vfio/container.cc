@@ -61,10 +61,10 @@ int Container::setIommu(uint64_t type) {
 }
 
 int Container::add(Group& group) {
-  if (!group.hasIommu && !host_.mayDoRawIo()) return -EPERM;
-  if (!groups_.empty() && noIommu_ == group.hasIommu) return -EPERM;
+  if (group.isUnsafe() && !host_.mayDoRawIo()) return -EPERM;
+  if (!groups_.empty() && noIommu_ != group.isUnsafe()) return -EPERM;
   iommu::Group& members = *group.iommuGroup();
-  if (group.hasIommu) {
+  if (members.exclusive) {
     if (const int error = members.claim(&group)) return error;
   }
   if (type1_) {
@@ -73,7 +73,7 @@ int Container::add(Group& group) {
       return error;
     }
   }
-  noIommu_ = !group.hasIommu;
+  noIommu_ = group.isUnsafe();
   groups_.push_back(&group);
   return 0;
 }

@@ -42,12 +42,12 @@ std::shared_ptr<File> Device::open() {
 
 int Device::openByGroup(const std::shared_ptr<File>& iommufd, std::shared_ptr<File>& out) {
   uint32_t ioas = 0;
-  if (iommufd && !group->hasIommu && granted_ == 0) {
+  if (iommufd && group->isUnsafe() && granted_ == 0) {
     // Who has chosen an address space expects that the device is translated.
     if (!host.mayDoRawIo() || iommufd::compatIoas(*iommufd, ioas) == 0) return -EPERM;
   }
   if (const int failed = enter(iommufd)) return failed;
-  if (iommufd && group->hasIommu && granted_ == 1) {
+  if (iommufd && !group->isUnsafe() && granted_ == 1) {
     // Which page table that is nobody is told.
     int failed = iommufd::compatIoas(*iommufd, ioas);
     if (failed == 0) failed = bound->attach(ioas);
@@ -75,7 +75,7 @@ int Device::enter(const std::shared_ptr<File>& iommufd) {
     int failed = 0;
     if (!iommufd) {
       failed = group->use(groupFile_);
-    } else if (group->hasIommu) {
+    } else if (!group->isUnsafe()) {
       failed = iommufd::bind(iommufd, *function.endpoint, bound);
     }
     if (failed != 0) return failed;
@@ -198,6 +198,7 @@ int DeviceFile::attach(UserAddress argument) {
   const bool forPasid = attach.flags != 0;
   if (forPasid) {
     if (attach.argsz < sizeof attach) return -EINVAL;
+    if (device_.function.isMediated()) return -EOPNOTSUPP;
     if (mm::Memory::copyIn(&attach.pasid, argument + least, sizeof attach.pasid) != 0) return -EFAULT;
     // PASIDs in use are kept as signed numbers.
     if (attach.pasid > INT32_MAX) return -ENOSPC;
@@ -220,6 +221,7 @@ int DeviceFile::detach(UserAddress argument) {
   if (detach.argsz < least || (detach.flags & ~flags) != 0) return -EINVAL;
   if (detach.flags != 0) {
     if (detach.argsz < sizeof detach) return -EINVAL;
+    if (device_.function.isMediated()) return -EOPNOTSUPP;
     if (mm::Memory::copyIn(&detach.pasid, argument + least, sizeof detach.pasid) != 0) return -EFAULT;
   }
   device_.bound->detach(detach.pasid);

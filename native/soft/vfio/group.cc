@@ -30,7 +30,7 @@ void Group::remove(Device& device) {
 }
 
 int Group::open(std::shared_ptr<File>& out) {
-  if (!hasIommu && !host.mayDoRawIo()) return -EPERM;
+  if (isUnsafe() && !host.mayDoRawIo()) return -EPERM;
   if (boundDevices_ != 0 || opened_ != nullptr) return -EBUSY;
   out = std::make_shared<GroupFile>(shared_from_this());
   return 0;
@@ -44,7 +44,7 @@ int Group::block() {
 
 int Group::use(std::shared_ptr<GroupFile>& keeper) {
   if (!container_->hasBackEnd()) return -EINVAL;
-  if (!hasIommu && !host.mayDoRawIo()) return -EPERM;
+  if (isUnsafe() && !host.mayDoRawIo()) return -EPERM;
   keeper = opened_->shared_from_this();
   ++containerUsers_;
   return 0;
@@ -87,7 +87,7 @@ int Group::setContainer(UserAddress argument) {
     return 0;
   }
   if (!iommufd::isIommufd(*file)) return -EBADFD;
-  const int error = hasIommu ? iommufd::makeCompatIoas(*file) : iommufd::renounceCompatIoas(*file);
+  const int error = isUnsafe() ? iommufd::renounceCompatIoas(*file) : iommufd::makeCompatIoas(*file);
   if (error != 0) return error;
   iommufd_ = file;
   return 0;
@@ -128,6 +128,8 @@ std::optional<Token> startsWithUuid(std::string_view text) {
 // Does `text` name the device? 1, 0, or -errno when it does with something behind it that is wrong.
 int matches(Device& device, std::string_view text) {
   const std::string& bdf = device.function.bdf;
+  // The driver of a mediated device knows no options.
+  if (device.function.isMediated()) return text == bdf ? 1 : 0;
   if (!text.starts_with(bdf)) return 0;
   text.remove_prefix(bdf.size());
   if (!text.empty() && text.front() != ' ') return 0;

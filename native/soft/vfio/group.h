@@ -27,8 +27,7 @@ class GroupFile;
 
 class Group : public std::enable_shared_from_this<Group> {
  public:
-  Group(Host& itsHost, iommu::Group& group)
-      : host(itsHost), hasIommu(group.hasIommu), id_(group.id), group_(&group) {}
+  Group(Host& itsHost, iommu::Group& group) : host(itsHost), by(group.by), id_(group.id), group_(&group) {}
 
   // --- its devices come and go with vfio-pci
   void add(Device& device) { devices_.push_back(&device); }
@@ -36,7 +35,7 @@ class Group : public std::enable_shared_from_this<Group> {
   [[nodiscard]] bool empty() const { return devices_.empty(); }
 
   // As its node in /dev/vfio is called: "7", "noiommu-7".
-  [[nodiscard]] std::string name() const { return (hasIommu ? "" : "noiommu-") + std::to_string(id_); }
+  [[nodiscard]] std::string name() const { return (isUnsafe() ? "noiommu-" : "") + std::to_string(id_); }
   // Null once its last device has gone.
   [[nodiscard]] iommu::Group* iommuGroup() const { return group_; }
   [[nodiscard]] int open(std::shared_ptr<File>& out);
@@ -53,7 +52,9 @@ class Group : public std::enable_shared_from_this<Group> {
   void unuse() { --containerUsers_; }
 
   Host& host;
-  const bool hasIommu;  // UNSAFE if not: its devices reach all memory
+  const iommu::Confinement by;
+  // Do its devices reach all memory?
+  [[nodiscard]] bool isUnsafe() const { return by == iommu::Confinement::none; }
 
  private:
   friend class GroupFile;

@@ -91,6 +91,8 @@ void Session::wake() {
 }
 
 int Session::ioctl(unsigned long request, UserAddress argument) {
+  const bool isForBus = request == VFIO_DEVICE_GET_PCI_HOT_RESET_INFO || request == VFIO_DEVICE_PCI_HOT_RESET;
+  if (isForBus && function_.isMediated()) return -ENOTTY;  // it is on none
   switch (request) {
     case VFIO_DEVICE_GET_INFO:
       return getInfo(argument);
