@@ -6,7 +6,7 @@ import { UUID } from './check.ts';
 import type { IovaRange } from './dma-space.ts';
 import { VfioError } from './errors.ts';
 import type { NativeHost } from './native.ts';
-import { isMadeUp } from './nodes.ts';
+import { isMadeUp, openersOf } from './nodes.ts';
 import { type BindOptions, PciDevice, together } from './pci.ts';
 
 const GROUPS = '/sys/kernel/iommu_groups';
@@ -104,7 +104,12 @@ export class IommuGroup {
     if (known !== null) return { ...known, inferred: false };
     const drivers = this.viability().blockers.length;
     if (drivers > 0) return { owner: 'kernel', count: drivers, fd: null, inferred: true };
-    const used = this.devices.some(({ bdf }) => inUse.get(this.#host)?.has(bdf));
+    const members = this.devices;
+    const nodes = [`/dev/vfio/${this.id}`, ...members.flatMap(({ vfioNode }) => vfioNode ?? [])];
+    // Of this process it is known what is bound; of others, as far as they can be seen, what they have open.
+    const used =
+      members.some(({ bdf }) => inUse.get(this.#host)?.has(bdf)) ||
+      nodes.some((path) => openersOf(this.#host, path).some(({ pid }) => pid !== process.pid));
     return { owner: used ? 'user' : 'none', count: used ? null : 0, fd: null, inferred: true };
   }
 

@@ -79,6 +79,31 @@ test('B2: the same user may claim again, another may not', async (ctx) => {
   expect(second.id).not.toBe(first.id);
 });
 
+test('B3: page tables come from the owner alone', async (ctx) => {
+  needs(ctx, TWO);
+  using host = openHost();
+  for (const bdf of GROUP_OF_TWO) await host.device(bdf).bind();
+  using owner = host.openIommufd();
+  using other = host.openIommufd();
+  using first = host.openDevice(FIRST);
+  first.bind(owner);
+  const mine = owner.allocIoas();
+  first.attach(mine);
+  // An id means something in its own iommufd only.
+  expect(() => first.attach(other.allocIoas())).toThrow(
+    'Expected an Ioas or a Hwpt of the iommufd that the device is bound to for to',
+  );
+  // The other device of the group first has to be the owner's.
+  using second = host.openDevice(SECOND);
+  expect(() => second.attach(mine)).toThrow(expect.objectContaining({ code: 'EINVAL' }));
+  // Nor does a container get the group.
+  expect(() => host.openGroup(host.device(SECOND).group ?? -1)).toThrow(
+    expect.objectContaining({ code: 'EBUSY' }),
+  );
+  second.bind(owner);
+  second.attach(mine);
+});
+
 test('B2: while a driver of the kernel has a member, no user gets the group', async (ctx) => {
   needs(ctx, TWO);
   using host = openHost();

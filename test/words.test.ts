@@ -148,7 +148,10 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
     needs(ctx, GROUPS);
     await open(EDU);
     const pid = await holder(`openSync('${host.device(EDU).vfioNode}', 'r+');`);
+    const group = host.group(host.device(EDU).group ?? -1);
+    expect(group.dmaOwnership).toEqual({ owner: 'user', count: null, fd: null, inferred: true });
     await repaired(EDU, 'open-elsewhere', `process ${pid} (node) has ${EDU} open by its own node`);
+    expect(group.dmaOwner).toBe('none');
   });
 
   test("another process has the group's node open", async (ctx) => {
