@@ -5,8 +5,8 @@
 import { closeSync, ftruncateSync, openSync, unlinkSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { type Container, DmaBuffer, type Group, type Host, VfioError } from '../lib/index.ts';
-import { EDU, GROUP_OF_TWO, IVSHMEM, needs, openHost } from './support/backends.ts';
-import { Edu } from './support/edu.ts';
+import { EDU, GROUP_OF_TWO, guestIommu, IVSHMEM, needs, openHost } from './support/backends.ts';
+import { Edu, Reg } from './support/edu.ts';
 
 let host: Host;
 const buffers: DmaBuffer[] = [];
@@ -392,6 +392,32 @@ describe('A3: one flow', () => {
     user[Symbol.dispose]();
     using again = host.attach(EDU, { via });
     expect(again.dma.mappings()).toEqual([]);
+  });
+
+  // Each way with each of what the other device of a group may be with.
+  test.each(
+    (['cdev', 'group-iommufd', 'group-type1'] as const).flatMap((via) =>
+      ([null, 'pci-stub', 'vfio-pci'] as const).map((neighbour) => [via, neighbour] as const),
+    ),
+  )('A3 E3: %s, while the other device of the group is with %s', async (via, neighbour) => {
+    const [first, second] = GROUP_OF_TWO;
+    if (neighbour === null) await host.device(second).unbind();
+    else await host.device(second).bind(neighbour);
+    expect(host.group(groupOf(first)).viability()).toEqual({ viable: true, blockers: [] });
+    const user = host.attach(first, { via });
+    const edu = new Edu(user.device);
+    edu.registers.write32(Reg.liveness, 0x1234);
+    expect(edu.registers.read32(Reg.liveness)).toBe(0xffffedcb);
+    // QEMU's AMD IOMMU does not let DMA from behind a conventional bridge through.
+    if (guestIommu !== 'amd') {
+      const buffer = memory(4096);
+      expect(await echo(edu, buffer, user.dma.map(buffer).iova, 'in a group')).toBe('in a group');
+    }
+    // What is not with VFIO can't be opened; what is, can be by the same user.
+    const other = () => host.attach(second, { via: 'cdev' });
+    if (neighbour !== 'vfio-pci') expect(other).toThrow(code('ENODEV'));
+    else expect(other).toThrow(via === 'cdev' ? code('EPERM') : code('EBUSY'));
+    user[Symbol.dispose]();
   });
 
   test('the first way that works is taken, and what the others said is kept', () => {
