@@ -1,8 +1,10 @@
-// Says what a host answers about devices without an IOMMU, one line each, so that two hosts can be compared
-// with diff: `noiommu_trace soft` here, `noiommu_trace kernel` in the guest with IOMMU=virtio, as root: an
-// IOMMU translates edu at 0000:00:10.0, and none does the two at 0000:03:01.0 and .2.
+// Says what a host answers about devices without an IOMMU, and what else parameters of VFIO's modules allow,
+// one line each, so that two hosts can be compared with diff: `noiommu_trace soft` here, `noiommu_trace
+// kernel` in the guest with IOMMU=virtio, as root: an IOMMU translates edu at 0000:00:10.0, and none does the
+// two at 0000:03:01.0 and .2.
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -68,15 +70,19 @@ void sayInfo(const char* what, int device) {
       info.num_regions, info.num_irqs, answer(got).c_str(), id);
 }
 
+void sayWrite(const std::string& path, const char* value) {
+  std::string shown = value;
+  std::ranges::replace(shown, '\n', '|');
+  const int64_t wrote = put(path, value);
+  say("write '%s': %s, then %s", shown.c_str(), answer(wrote).c_str(), text(path).c_str());
+}
+
 void theParameter() {
   say("==== the parameter");
   say("at first: %s", text(parameter).c_str());
   for (const char* value : {"Y",  "N",  "1",    "0", "y\n",  "n\n", "true", "false", "on", "off",
                             "oN", "oF", "yes!", "T", "Fine", "o",   "2",    " Y",    "\n", "maybe"}) {
-    const int64_t wrote = put(parameter, value);
-    std::string shown = value;
-    std::ranges::replace(shown, '\n', '|');
-    say("write '%s': %s, then %s", shown.c_str(), answer(wrote).c_str(), text(parameter).c_str());
+    sayWrite(parameter, value);
   }
   allow("N");
 }
@@ -384,6 +390,91 @@ void leaving() {
   allow("N");
 }
 
+// Of the IOMMU of 0000:00:10.0, which does not isolate interrupts.
+void interrupts() {
+  say("==== interrupts that are not isolated");
+  const std::string type1 = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
+  const std::string iommufds = "/sys/module/iommufd/parameters/allow_unsafe_interrupts";
+  int container = openContainer();
+  int group = openGroup(kAlone);
+  told("set", setContainer(group, container));
+  for (const char* value : {"N", "maybe", "Y"}) {
+    sayWrite(type1, value);
+    told("set iommu 3", setIommu(container, 3));
+    sayExtensions("then", container);
+  }
+  told("unset", plain(group, VFIO_GROUP_UNSET_CONTAINER));
+  (void)put(type1, "N");
+  int iommufd = openIommufd();
+  told("set iommufd", setContainer(group, iommufd));
+  for (const char* value : {"N", "maybe", "Y"}) {
+    sayWrite(iommufds, value);
+    int device = opened("device", deviceOf(group, kAlone));
+    shut(device);
+  }
+  (void)put(iommufds, "N");
+  shut(group);
+  shut(iommufd);
+  shut(container);
+}
+
+void mapping(int container, uint64_t memory, uint64_t page) {
+  vfio_iommu_type1_dma_map request{sizeof request, VFIO_DMA_MAP_FLAG_READ, memory, (16 + page) << 12, 4096};
+  say("  map %llu: %s", static_cast<unsigned long long>(page),
+      answer(call(container, VFIO_IOMMU_MAP_DMA, request)).c_str());
+}
+
+void sayAvailable(int container) {
+  std::vector<unsigned char> bytes(256);
+  vfio_iommu_type1_info head{.argsz = 256};
+  std::memcpy(bytes.data(), &head, sizeof head);
+  const int result = plain(container, VFIO_IOMMU_GET_INFO, reinterpret_cast<uint64_t>(bytes.data()));
+  std::memcpy(&head, bytes.data(), sizeof head);
+  uint32_t available = 0;
+  for (uint32_t at = head.cap_offset; result == 0 && at != 0 && at < 200;) {
+    vfio_info_cap_header capability{};
+    std::memcpy(&capability, bytes.data() + at, sizeof capability);
+    if (capability.id == VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL)
+      std::memcpy(&available, bytes.data() + at + sizeof capability, sizeof available);
+    at = capability.next;
+  }
+  say("  info %s: %u available", answer(result).c_str(), available);
+}
+
+void entryLimit() {
+  say("==== how many mappings");
+  const std::string limit = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit";
+  const std::string unsafe = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
+  say("at first: %s", text(limit).c_str());
+  for (const char* value : {"7", "0x10\n", "010", "+3", "-1", " 4", "5 ", "", "08", "0x", "none",
+                            "4294967295", "4294967296", "99999999999999999999999", "65535"}) {
+    sayWrite(limit, value);
+  }
+  (void)put(unsafe, "Y");
+  const int64_t at = host->mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const auto memory = static_cast<uint64_t>(at);
+  int group = openGroup(kAlone);
+  for (const char* value : {"2", "0"}) {
+    say("limit %s", value);
+    int container = openContainer();
+    told("set", setContainer(group, container));
+    (void)put(limit, value);
+    told("set iommu 3", setIommu(container, 3));
+    (void)put(limit, "65535");
+    sayAvailable(container);
+    for (uint64_t page = 0; page < 3; ++page) mapping(container, memory, page);
+    sayAvailable(container);
+    vfio_iommu_type1_dma_unmap request{sizeof request, 0, 16 << 12, 4096};
+    told("  unmap 0", call(container, VFIO_IOMMU_UNMAP_DMA, request));
+    sayAvailable(container);
+    mapping(container, memory, 2);
+    told("unset", plain(group, VFIO_GROUP_UNSET_CONTAINER));
+    shut(container);
+  }
+  shut(group);
+  (void)put(unsafe, "N");
+}
+
 }  // namespace
 
 int main(int, char** arguments) {
@@ -396,6 +487,8 @@ int main(int, char** arguments) {
   onIommufd();
   withoutCapability();
   leaving();
+  interrupts();
+  entryLimit();
   host.reset();
   return 0;
 }

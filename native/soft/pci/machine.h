@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cerrno>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -51,9 +52,12 @@ class Machine {
 
   // Parameters of kernel modules, which their files in /sys/module change.
   struct Parameters {
-    bool unsafeInterrupts = false;  // iommufd: devices whose interrupts are not isolated may be bound
-    bool unsafeNoIommu = false;     // vfio: devices without an IOMMU may be used
-    bool sriov = false;             // vfio-pci: devices may have virtual functions
+    bool unsafeInterrupts = false;       // iommufd: devices whose interrupts are not isolated may be bound
+    bool unsafeNoIommu = false;          // vfio: devices without an IOMMU may be used
+    bool sriov = false;                  // vfio-pci: devices may have virtual functions
+    bool type1UnsafeInterrupts = false;  // vfio_iommu_type1: as iommufd's, in a container
+    uint32_t type1EntryLimit =
+        UINT16_MAX;  // ... and how many mappings a container may have, from its SET_IOMMU on
   };
   Parameters parameters;
 };

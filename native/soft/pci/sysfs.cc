@@ -35,15 +35,15 @@ std::function<int64_t(std::string_view)> store(Function function) {
   return [function](std::string_view text) -> int64_t { return function(text); };
 }
 
-// A whole number as the kernel reads it, with nothing around it but a newline; null: it is none.
+// A whole number as the kernel reads it, with nothing around it but a newline; null: it is none. One that is
+// too large is the largest there is.
 std::optional<unsigned long long> number(std::string_view text) {
   const std::string copy(trimmed(text));
   if (copy.empty() || std::isdigit(static_cast<unsigned char>(copy.front() == '+' ? copy[1] : copy[0])) == 0)
     return std::nullopt;
   char* end = nullptr;
-  errno = 0;
   const auto value = std::strtoull(copy.c_str(), &end, 0);
-  if (errno != 0 || *end != '\0') return std::nullopt;
+  if (*end != '\0') return std::nullopt;
   return value;
 }
 
@@ -195,6 +195,21 @@ void Sysfs::addSystem(const SystemSpec& system, Machine::Parameters& parameters)
   if (system.vfioPci) addFlag(system.commandLine, "vfio_pci", "enable_sriov", parameters.sriov);
   if (system.iommufd)
     addFlag(system.commandLine, "iommufd", "allow_unsafe_interrupts", parameters.unsafeInterrupts);
+  const std::string type1 = "vfio_iommu_type1";
+  addFlag(system.commandLine, type1, "allow_unsafe_interrupts", parameters.type1UnsafeInterrupts);
+  auto& limit = parameters.type1EntryLimit;
+  tree_.attribute("/sys/module/" + type1 + "/parameters/dma_entry_limit",
+                  {[&limit](std::string& text) {
+                     text = format("%u\n", limit);
+                     return 0;
+                   },
+                   store([&limit](std::string_view text) {
+                     const auto wanted = number(text);
+                     if (!wanted) return -EINVAL;
+                     if (*wanted > UINT32_MAX) return -ERANGE;
+                     limit = static_cast<uint32_t>(*wanted);
+                     return 0;
+                   })});
 }
 
 void Sysfs::addFlag(const std::string& commandLine, const std::string& module, const std::string& name,
@@ -353,9 +368,10 @@ void Sysfs::addSriov(Function& function, SetVirtual set) {
 void Sysfs::addVirtual(Function& function, unsigned index) {
   tree_.link(function.physical->path + "/virtfn" + std::to_string(index), function.path);
   tree_.link(function.path + "/physfn", function.physical->path);
-  tree_.attribute(
-      function.path + "/sriov_vf_msix_count",
-      {nullptr, store([](std::string_view text) { return number(text) ? -EOPNOTSUPP : -EINVAL; })});
+  tree_.attribute(function.path + "/sriov_vf_msix_count",
+                  {nullptr, store([](std::string_view text) {
+                     return number(text).value_or(UINT32_MAX) <= INT32_MAX ? -EOPNOTSUPP : -EINVAL;
+                   })});
 }
 
 void Sysfs::removeVirtual(const Function& function, unsigned index) {

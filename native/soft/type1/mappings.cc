@@ -53,7 +53,7 @@ void Type1::unpin(Mapping& mapping) const {
 }
 
 int Type1::map(uint64_t user, uint64_t iova, uint64_t size, uint32_t access) {
-  if (mappings_.size() >= kMostMappings) return -ENOSPC;
+  if (mappings_.size() >= mostMappings_) return -ENOSPC;
   if (!tables_.empty() && !ranges_.holds(iova, iova + (size - 1))) return -EINVAL;
   Mapping fresh = {iova, size, user, access};
   if (!tables_.empty()) {

@@ -134,7 +134,7 @@ int Type1::getInfo(UserAddress argument) const {
     migration.max_dirty_bitmap_size = DirtyBitmap::kMostBytes;
   });
   chain.add<Available>(VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, [this](Available& available) {
-    available.avail = kMostMappings - static_cast<uint32_t>(mappings_.size());
+    available.avail = mostMappings_ - static_cast<uint32_t>(mappings_.size());
   });
   if (!ranges_.empty()) {
     chain.add<Iovas>(VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE,

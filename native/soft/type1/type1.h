@@ -115,9 +115,8 @@ class Type1 {
   [[nodiscard]] uint64_t pageSizes() const;
   [[nodiscard]] uint64_t smallestPage() const;
 
-  static constexpr uint32_t kMostMappings = UINT16_MAX;
-
   Host& host_;
+  const uint32_t mostMappings_;
   const bool nesting_;  // asks units for tables that a guest's could be nested on
   const bool v2_;
   std::list<Table> tables_;  // the newest first
