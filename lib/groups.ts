@@ -6,7 +6,7 @@ import { UUID } from './check.ts';
 import type { IovaRange } from './dma-space.ts';
 import { VfioError } from './errors.ts';
 import type { NativeHost } from './native.ts';
-import { isMadeUp, openersOf } from './nodes.ts';
+import { groupNode, isMadeUp, openersOf } from './nodes.ts';
 import { type BindOptions, PciDevice, together } from './pci.ts';
 
 const GROUPS = '/sys/kernel/iommu_groups';
@@ -105,7 +105,7 @@ export class IommuGroup {
     const drivers = this.viability().blockers.length;
     if (drivers > 0) return { owner: 'kernel', count: drivers, fd: null, inferred: true };
     const members = this.devices;
-    const nodes = [`/dev/vfio/${this.id}`, ...members.flatMap(({ vfioNode }) => vfioNode ?? [])];
+    const nodes = [groupNode(this.#host, this.id), ...members.flatMap(({ vfioNode }) => vfioNode ?? [])];
     // Of this process it is known what is bound; of others, as far as they can be seen, what they have open.
     const used =
       members.some(({ bdf }) => inUse.get(this.#host)?.has(bdf)) ||
