@@ -105,7 +105,7 @@ describe.each(modes)('$name', (mode) => {
     return buffer;
   };
 
-  needs({ guest: ['intel', 'amd'], because: 'the others can not, or do not isolate interrupts' });
+  needs({ guest: ['intel', 'amd', 'virtio'], because: 'the other has no IOMMU, so no group' });
 
   beforeEach(async () => {
     host = openHost();
@@ -243,6 +243,11 @@ describe.each(modes)('$name', (mode) => {
 
   test('neither read nor write is EINVAL (20, 71)', () => {
     const none = { iova: 0x10000, read: false, write: false };
+    // The emulations leave it to the IOMMU's driver (71), and only virtio's has such mappings.
+    if (guestIommu === 'virtio' && mode.name.endsWith('on an iommufd')) {
+      expect(dma.map(memory(0x1000), none).iova).toBe(0x10000n);
+      return;
+    }
     expect(() => dma.map(memory(0x1000), none)).toThrow(code('EINVAL'));
     expect(dma.mappings()).toEqual([]);
   });

@@ -2,20 +2,20 @@
 import { release } from 'node:os';
 import { expect, test } from 'vitest';
 import { Host } from '../lib/index.ts';
-import { backend, EDU, GROUP_OF_TWO, openHost } from './support/backends.ts';
+import { backend, EDU, GROUP_OF_TWO, guestIommu, NO_TWO, needs, openHost } from './support/backends.ts';
 
 test('devices are listed by address with their identity', () => {
   using host = openHost();
   const edu = host.devices().find((each) => each.bdf === EDU);
-  expect(edu).toMatchObject({
-    vendor: 0x1234,
-    device: 0x11e8,
-    classCode: 0x00ff00,
-    revision: 0x10,
-    numaNode: null,
-    iommu: 'dmar0',
-    sriov: null,
-  });
+  // The virtio-iommu's driver looks at a device when it gets one.
+  const iommu = {
+    intel: 'dmar0',
+    amd: 'ivhd0',
+    virtio: edu?.driver === null ? null : '0000:00:02.0',
+    none: null,
+  };
+  expect([edu?.vendor, edu?.device, edu?.classCode, edu?.revision]).toEqual([0x1234, 0x11e8, 0x00ff00, 0x10]);
+  expect([edu?.numaNode, edu?.iommu, edu?.sriov]).toEqual([null, iommu[guestIommu ?? 'intel'], null]);
   expect(edu?.subsystemVendor).toBe(0x1af4);
   expect(edu?.subsystemDevice).toBe(0x1100);
   expect(host.device('00:10.0').bdf).toBe(EDU);
@@ -32,7 +32,8 @@ test('A5: a group shows its members, their drivers, its type and its reserved re
   expect(() => host.group(4711)).toThrow(expect.objectContaining({ code: 'ENODEV' }));
 });
 
-test('A5: two devices behind a conventional bridge are in one group', () => {
+test('A5: two devices behind a conventional bridge are in one group', (ctx) => {
+  needs(ctx, { guest: ['intel', 'amd'], because: NO_TWO });
   using host = openHost();
   const [first, second] = GROUP_OF_TWO.map((bdf) => host.device(bdf));
   expect(first?.group).toBe(second?.group);

@@ -5,7 +5,16 @@
 import { closeSync, ftruncateSync, openSync, unlinkSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { type Container, DmaBuffer, type Group, type Host, VfioError } from '../lib/index.ts';
-import { EDU, GROUP_OF_TWO, guestIommu, IVSHMEM, needs, openHost } from './support/backends.ts';
+import {
+  EDU,
+  GROUP_OF_TWO,
+  guestIommu,
+  IVSHMEM,
+  NO_TWO,
+  needs,
+  openHost,
+  USABLE_TWO,
+} from './support/backends.ts';
 import { Edu, Reg } from './support/edu.ts';
 
 let host: Host;
@@ -22,11 +31,11 @@ const code = (expected: string, reason = /(?:)/) =>
   });
 const groupOf = (bdf: string) => host.device(bdf).group ?? -1;
 
-needs({ guest: ['intel', 'amd'], because: 'the others can not, or do not isolate interrupts' });
+needs({ guest: ['intel', 'amd', 'virtio'], because: 'the other has no IOMMU, so no group' });
 
 beforeEach(async () => {
   host = openHost();
-  for (const bdf of [EDU, IVSHMEM, ...GROUP_OF_TWO]) await host.device(bdf).bind();
+  for (const bdf of [EDU, IVSHMEM, ...USABLE_TWO]) await host.device(bdf).bind();
 });
 afterEach(() => {
   host[Symbol.dispose]();
@@ -138,7 +147,7 @@ describe('a group and a container', () => {
   });
 
   test('A4, B2: a member with a host driver: not viable, EPERM, and the error says which (74)', async (ctx) => {
-    needs(ctx, { guest: ['intel', 'amd'], because: 'the two edu devices share a group there' });
+    needs(ctx, { guest: ['intel', 'amd'], because: NO_TWO });
     const driver = host.backend === 'kernel' ? 'uio_pci_generic' : 'nvme';
     const sibling = host.device(GROUP_OF_TWO[1]);
     await sibling.bind(driver);
@@ -449,7 +458,7 @@ describe('A3: one flow', () => {
 
 describe('hot reset', () => {
   test('by groups: it says who is hit, and takes all of their groups (100)', async (ctx) => {
-    needs(ctx, { guest: ['intel', 'amd'], because: 'the two edu devices have a group there' });
+    needs(ctx, { guest: ['intel', 'amd'], because: NO_TWO });
     const [one, two] = GROUP_OF_TWO;
     using user = host.attach(one, { via: 'group-type1' });
     const group = groupOf(one);
@@ -469,7 +478,7 @@ describe('hot reset', () => {
   });
 
   test('by device ids: functions of the same iommufd, or of a group that it has (100, 101)', async (ctx) => {
-    needs(ctx, { guest: ['intel', 'amd'], because: 'the two edu devices have a group there' });
+    needs(ctx, { guest: ['intel', 'amd'], because: NO_TWO });
     const [one, two] = GROUP_OF_TWO;
     const group = groupOf(one);
     using user = host.attach(one, { via: 'cdev' });

@@ -44,10 +44,7 @@ const open = (kernel?: string) =>
 const code = (expected: string, reason = /(?:)/) =>
   expect.objectContaining({ code: expected, reason: expect.stringMatching(reason) });
 
-needs({
-  guest: ['intel', 'amd'],
-  because: 'the others translate no device behind a port, or do not isolate interrupts',
-});
+needs({ guest: ['intel', 'amd', 'virtio'], because: 'the other has no IOMMU, so no group' });
 
 let host: Host;
 beforeEach(() => {

@@ -214,8 +214,13 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
       guest: ['virtio'],
       because: 'its IOMMU has no interrupt remapping (test/command.test.ts has such a machine)',
     });
-    const parameter = '/sys/module/iommufd/parameters/allow_unsafe_interrupts';
-    expect(spawnSync('sh', ['-c', `echo N > ${parameter}`]).status).toBe(0);
+    const of = (module: string) => `/sys/module/${module}/parameters/allow_unsafe_interrupts`;
+    const parameter = of('iommufd');
+    const allow = (what: 'N' | 'Y') =>
+      spawnSync('sh', ['-c', `echo ${what} | tee ${parameter} ${of('vfio_iommu_type1')}`]).status;
+    // The other tests want them as test/support/backends.ts sets them.
+    onTestFinished(() => void allow('Y'));
+    expect(allow('N')).toBe(0);
     await open(EDU);
     await repaired(EDU, 'interrupts', /does not isolate interrupts \(inferred\)$/);
     expect(spawnSync('cat', [parameter], { encoding: 'utf8' }).stdout).toBe('Y\n');

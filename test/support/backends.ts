@@ -4,6 +4,7 @@
  * The same test files run on both. VFIO_TEST_BACKEND chooses: `software` (the default; any machine) or `kernel` (inside
  * the guest of test/kernel, which is the only place where these tests may take devices away from a kernel).
  */
+import { writeFileSync } from 'node:fs';
 import { beforeEach, type TestContext } from 'vitest';
 import { Host } from '../../lib/index.ts';
 
@@ -30,10 +31,19 @@ if (backend === 'kernel' && guestIommu === null) {
   throw new Error('the kernel backend is tested inside the guest only: npm run test:kernel');
 }
 
+// QEMU's virtio-iommu does not isolate interrupts: what a user has to say who wants to use devices all the same.
+if (guestIommu === 'virtio')
+  for (const module of ['iommufd', 'vfio_iommu_type1'])
+    writeFileSync(`/sys/module/${module}/parameters/allow_unsafe_interrupts`, 'Y');
+
 /** The test devices: at the same addresses on both backends. */
 export const EDU = '0000:00:10.0';
 /** Two edu devices behind one bridge, so in one group (in the guest, with the bridge as a third; virtio: in none). */
 export const GROUP_OF_TWO = ['0000:03:01.0', '0000:03:02.0'] as const;
+/** What VFIO can have of those: QEMU's virtio-iommu does not translate what is behind that bridge. */
+export const USABLE_TWO: readonly string[] = guestIommu === 'virtio' ? [] : GROUP_OF_TWO;
+/** Why a test of those needs another guest. */
+export const NO_TWO = "QEMU's virtio-iommu does not translate what is behind a conventional bridge";
 export const NVME = '0000:01:00.0';
 /** QEMU's pci-testdev: BAR0 is registers, BAR1 is I/O ports. */
 export const PCI_TESTDEV = '0000:00:13.0';
