@@ -1,6 +1,6 @@
 /** Hot-plug of a software host, and the kernel drivers of its devices. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { bdf as checkBdf, known, refusal, text } from './check.ts';
+import { bdf as checkBdf, flag, known, refusal, text } from './check.ts';
 import { VfioError } from './errors.ts';
 import type { NativeHost } from './native.ts';
 import { type DeviceModel, topologyText } from './topology.ts';
@@ -37,12 +37,15 @@ export interface HotPlug {
   removeDevice(bdf: string): Promise<void>;
   /**
    * Gives a device to a driver of the kernel's, taking it from the one that has it. Any name is one; it does DMA for the
-   * kernel, unless it is one that does not (B2).
+   * kernel, unless it is one that does not (B2). With `exclusive` the driver gives the device a page table of its own,
+   * as iommu_attach_device does (B4): the device has to be alone in its group, and until the driver lets go nobody
+   * shares it, no other driver of the kernel's either.
    *
-   * @throws {VfioError} EBUSY a user owns the group, or the device is open; ENODEV there is no such device, or the driver
-   * doesn't take it.
+   * @throws {VfioError} EBUSY a user owns the group, the device is open, or another driver has the group for itself;
+   * EINVAL `exclusive`, and the group has other devices, or the driver does no DMA for the kernel; ENODEV there is no
+   * such device, or the driver doesn't take it.
    */
-  bindKernelDriver(bdf: string, driver: string): void;
+  bindKernelDriver(bdf: string, driver: string, o?: { exclusive?: boolean }): void;
 }
 
 /** How long it takes to notice that a device was closed. */
@@ -80,13 +83,24 @@ export function hotPlug(host: NativeHost): HotPlug {
       return first === 0 ? Promise.resolve() : gone(host, address);
     },
 
-    bindKernelDriver(bdf, driver) {
+    bindKernelDriver(bdf, driver, o) {
       const address = checkBdf(bdf);
       if (!/^[^/\s\0]{1,63}$/.test(text(driver, 'driver')) || driver === '.' || driver === '..')
         throw refusal("the name of a driver such as 'nvme'", 'driver', driver);
-      const result = host.bindDriver(address, driver);
+      const exclusive = flag(known(o, 'options', ['exclusive']).exclusive, 'exclusive', false);
+      const result = host.bindDriver(address, driver, exclusive);
       if (result === -16)
-        throw failure(result, address, `${address} is open, or a user owns the DMA of its group`);
+        throw failure(
+          result,
+          address,
+          `${address} is open, a user owns the DMA of its group, or another driver has the group for itself`,
+        );
+      if (result === -22 && exclusive)
+        throw failure(
+          result,
+          address,
+          `${address} is not alone in its group, or ${driver} does no DMA for the kernel: no page table can be its own`,
+        );
       if (result === -19 && host.list(`/sys/bus/pci/devices/${address}`) !== null)
         throw failure(result, address, `driver ${driver} does not take ${address}`);
       if (result < 0) throw failure(result, address, missing(address));

@@ -207,7 +207,7 @@ export interface NativeHost {
   dmaOwner(group: number): { owner: 'none' | 'kernel' | 'user'; count: number; fd: number | null } | null;
   addDevice(device: string): void;
   removeDevice(bdf: string): number;
-  bindDriver(bdf: string, driver: string): number;
+  bindDriver(bdf: string, driver: string, exclusive: boolean): number;
   /** Whose a node is; null: there is none. */
   ownership(path: string): { mode: number; uid: number; gid: number } | null;
   own(path: string, uid: number, mode: number): void;

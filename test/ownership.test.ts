@@ -1,12 +1,12 @@
 /** Who owns the DMA of a group, what that forbids, and devices that come and go under it. */
 import { expect, test } from 'vitest';
 import { Host, type Topology } from '../lib/index.ts';
-import { backend, GROUP_OF_TWO, HOST_DRIVER, needs, openHost } from './support/backends.ts';
+import { backend, GROUP_OF_TWO, HOST_DRIVER, NO_TWO, needs, openHost } from './support/backends.ts';
 
 const [FIRST, SECOND] = GROUP_OF_TWO;
 const HOT_PLUG = { backends: ['software'], because: 'plugs devices in, as no system call can' } as const;
 const EXACT = { backends: ['software'], because: 'a kernel does not tell count and file' } as const;
-const TWO = { guest: ['intel', 'amd'], because: 'the other guests have no group of two' } as const;
+const TWO = { guest: ['intel', 'amd'], because: NO_TWO } as const;
 
 /** One group: a conventional bridge with two edu, and an edu alone. */
 const machine = (second: string | null = 'vfio-pci'): Topology => ({
@@ -141,6 +141,62 @@ test('B2: a driver that is found by its device waits in the same way, and the co
   }
   software?.bindKernelDriver('0000:01:02.0', 'e1000e');
   expect(host.device('0000:01:02.0').driver).toBe('e1000e');
+});
+
+test('B4: a driver of the kernel that attaches a page table of its own shares with nobody', async (ctx) => {
+  needs(ctx, {
+    backends: ['software'],
+    because: 'no driver of the guest attaches a page table of its own (iommu_attach_device)',
+  });
+  using host = openMachine();
+  const { software } = host;
+  const exclusive = { exclusive: true };
+  const code = (expected: string) => expect.objectContaining({ code: expected });
+  // One device, since the others of a group would be translated by it too.
+  expect(() => software?.bindKernelDriver('0000:01:02.0', 'tegra-vde', exclusive)).toThrow(code('EINVAL'));
+  expect(host.device('0000:01:02.0').driver).toBe('vfio-pci');
+  // A driver that leaves DMA alone has no use for one.
+  expect(() => software?.bindKernelDriver('0000:00:02.0', 'pci-stub', exclusive)).toThrow(code('EINVAL'));
+  // Not what a user has.
+  {
+    using _user = host.attach('0000:00:02.0');
+    expect(() => software?.bindKernelDriver('0000:00:02.0', 'tegra-vde', exclusive)).toThrow(code('EBUSY'));
+  }
+  software?.bindKernelDriver('0000:00:02.0', 'tegra-vde', exclusive);
+  const group = host.group(host.device('0000:00:02.0').group ?? -1);
+  // There is no file, and it counts once.
+  expect(group.dmaOwnership).toEqual({ owner: 'kernel', count: 1, fd: null, inferred: false });
+  await host.device('0000:00:02.0').unbind();
+  expect(group.dmaOwner).toBe('none');
+  await host.device('0000:00:02.0').bind();
+  using user = host.attach('0000:00:02.0');
+  expect(user.via).toBe('cdev');
+});
+
+test('B4, B5: what joins the group of a driver with a page table of its own gets no driver, and no user', async (ctx) => {
+  needs(ctx, HOT_PLUG);
+  using host = Host.open({
+    backend: 'software',
+    // A port that lets requests through to what is behind it, which is nothing yet.
+    software: {
+      topology: { devices: [{ model: 'root-port', bdf: '0000:00:01.0', acs: false, driver: null }] },
+    },
+  });
+  const { software } = host;
+  software?.bindKernelDriver('0000:00:01.0', 'tegra-vde', { exclusive: true });
+  software?.addDevice('0000:01:00.0', { model: 'edu' }, { behind: '0000:00:01.0', driver: 'e1000e' });
+  const newcomer = host.device('0000:01:00.0');
+  expect([newcomer.group, newcomer.driver]).toEqual([host.device('0000:00:01.0').group, null]);
+  await expect(newcomer.bind('e1000e')).rejects.toThrow(expect.objectContaining({ code: 'EBUSY' }));
+  await newcomer.bind();
+  expect(() => host.attach('0000:01:00.0')).toThrow(expect.objectContaining({ code: 'EPERM' }));
+  await host.device('0000:00:01.0').unbind();
+  await newcomer.bind('e1000e');
+  expect(newcomer.driver).toBe('e1000e');
+  // Now they are two, and nobody's page table is its own.
+  expect(() => software?.bindKernelDriver('0000:00:01.0', 'tegra-vde', { exclusive: true })).toThrow(
+    expect.objectContaining({ code: 'EINVAL' }),
+  );
 });
 
 test('E3: a device that its kernel driver lets go of is parked: no bus mastering, no node', async (ctx) => {

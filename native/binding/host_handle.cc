@@ -197,8 +197,9 @@ Napi::Value HostHandle::removeDevice(const Napi::CallbackInfo& info) {
 Napi::Value HostHandle::bindDriver(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
   (void)live(info.Env());
-  const int result =
-      software_ ? software_->bindDriver(arguments.text(0, "bdf"), arguments.text(1, "driver")) : -EOPNOTSUPP;
+  const int result = software_ ? software_->bindDriver(arguments.text(0, "bdf"), arguments.text(1, "driver"),
+                                                       arguments.boolean(2, "exclusive"))
+                               : -EOPNOTSUPP;
   return Napi::Number::New(info.Env(), result);
 }
 

@@ -523,10 +523,10 @@ int Host::removeDevice(const std::string& bdf) {
   return machine_->removeDevice(bdf);
 }
 
-int Host::bindDriver(const std::string& bdf, const std::string& driver) {
+int Host::bindDriver(const std::string& bdf, const std::string& driver, bool exclusive) {
   const std::lock_guard hold(mutex_);
   reap();
-  return machine_->bindDriver(bdf, driver);
+  return machine_->bindDriver(bdf, driver, exclusive);
 }
 
 int Host::dmaOwner(int id, DmaOwner& out) {

@@ -102,7 +102,9 @@ class Host final : public Backend {
   [[nodiscard]] int removeDevice(const std::string& bdf);
   // Gives a device to a driver, which does DMA for the kernel unless it is one of those that don't: 0,
   // -ENODEV, -EBUSY (in use, or a user owns the group), or what the driver says.
-  [[nodiscard]] int bindDriver(const std::string& bdf, const std::string& driver);
+  // `exclusive`: the driver attaches a page table of its own (iommu_attach_device), for which the device has
+  // to be alone in its group: -EINVAL.
+  [[nodiscard]] int bindDriver(const std::string& bdf, const std::string& driver, bool exclusive = false);
   void become(uint32_t uid);  // the program is another user's from now on
 
   // --- for the models below; the lock is held

@@ -89,6 +89,7 @@ struct Group {
   const void* owner = nullptr;
   unsigned ownerCount = 0;              // claims by `owner`
   unsigned kernelDrivers = 0;           // members bound to a driver that does DMA for the kernel
+  bool kernelTable = false;             // one of these has a page table of its own, and shares with nobody
   Confinement by = Confinement::iommu;  // none: VFIO may lend a number to the group of the one device
   bool exclusive = true;  // has one owner at a time; if not, it is of one device that nobody can reach
 

@@ -69,7 +69,7 @@ bool DriverCore::matches(const Driver& driver, const Function& function) {
 // wrong, from that of a probe, of which it says nothing.
 int DriverCore::attach(Driver& driver, Function& function, bool& refused) {
   auto& group = function.endpoint->group;
-  refused = driver.dma && group.owner != nullptr;
+  refused = driver.dma && (group.owner != nullptr || group.kernelTable);
   if (refused) return -EBUSY;
   const bool waits = function.physical && !function.physical->sriov->autoprobe && !function.driverOverride;
   if (waits) return -ENODEV;
@@ -96,7 +96,8 @@ int DriverCore::unbind(Driver& driver, std::string_view text) {
   if (!function || function->driver != &driver) return -ENODEV;
   if (const int failed = driver.remove(*function)) return failed;
   function->driver = nullptr;
-  if (driver.dma) --function->endpoint->group.kernelDrivers;
+  auto& group = function->endpoint->group;
+  if (driver.dma && --group.kernelDrivers == 0) group.kernelTable = false;
   changed_(*function, driver, false);
   return 0;
 }

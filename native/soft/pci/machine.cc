@@ -71,7 +71,7 @@ class TopologyMachine final : public Machine {
   }
   void addDevice(const std::string& device) override;
   [[nodiscard]] int removeDevice(const std::string& bdf) override;
-  [[nodiscard]] int bindDriver(const std::string& bdf, const std::string& driver) override;
+  [[nodiscard]] int bindDriver(const std::string& bdf, const std::string& driver, bool exclusive) override;
   [[nodiscard]] const iommu::Group* iommuGroup(int id) const override;
 
   [[nodiscard]] int readText(const std::string& path, std::string& text) override {
@@ -514,19 +514,28 @@ int TopologyMachine::removeVirtual(Function& physical) {
   return 0;
 }
 
-int TopologyMachine::bindDriver(const std::string& bdf, const std::string& name) {
+int TopologyMachine::bindDriver(const std::string& bdf, const std::string& name, bool exclusive) {
   Function* function = core_.find(bdf);
   if (!function) return -ENODEV;
   Driver& wanted = driver(name);
   Driver* had = function->driver;
-  if (had == &wanted) return 0;
-  if (wanted.dma && function->endpoint->group.owner != nullptr) return -EBUSY;
+  iommu::Group& group = function->endpoint->group;
+  // Its own page table would be the others' too.
+  if (exclusive && (!wanted.dma || !function->translated || group.members.size() != 1)) return -EINVAL;
+  if (had == &wanted) {
+    group.kernelTable |= exclusive;
+    return 0;
+  }
+  if (wanted.dma && group.owner != nullptr) return -EBUSY;
   if (had) {
     if (const int failed = core_.unbind(*had, bdf)) return failed;
   }
   const auto before = std::exchange(function->driverOverride, name);
   const int failed = core_.bind(wanted, bdf);
-  if (failed == 0) return 0;
+  if (failed == 0) {
+    group.kernelTable |= exclusive;
+    return 0;
+  }
   function->driverOverride = had ? had->name : before;
   if (had) (void)core_.bind(*had, bdf);
   function->driverOverride = before;

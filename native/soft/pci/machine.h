@@ -28,7 +28,8 @@ class Machine {
   // As the host's (host.h).
   virtual void addDevice(const std::string& /*device*/) {}
   [[nodiscard]] virtual int removeDevice(const std::string& /*bdf*/) { return -ENODEV; }
-  [[nodiscard]] virtual int bindDriver(const std::string& /*bdf*/, const std::string& /*driver*/) {
+  [[nodiscard]] virtual int bindDriver(const std::string& /*bdf*/, const std::string& /*driver*/,
+                                       bool /*exclusive*/) {
     return -ENODEV;
   }
   [[nodiscard]] virtual const iommu::Group* iommuGroup(int /*id*/) const { return nullptr; }
