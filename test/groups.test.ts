@@ -404,11 +404,12 @@ describe('A3: one flow', () => {
   });
 
   // Each way with each of what the other device of a group may be with.
-  test.each(
+  test.for(
     (['cdev', 'group-iommufd', 'group-type1'] as const).flatMap((via) =>
       ([null, 'pci-stub', 'vfio-pci'] as const).map((neighbour) => [via, neighbour] as const),
     ),
-  )('A3 E3: %s, while the other device of the group is with %s', async (via, neighbour) => {
+  )('A3 E3: %s, while the other device of the group is with %s', async ([via, neighbour], ctx) => {
+    needs(ctx, { guest: ['intel', 'amd'], because: NO_TWO });
     const [first, second] = GROUP_OF_TWO;
     if (neighbour === null) await host.device(second).unbind();
     else await host.device(second).bind(neighbour);
