@@ -5,7 +5,7 @@
  * behaviours of docs/behaviours.md.
  */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { DmaBuffer, type DmaSpace, type Host, type VfioDevice } from '../lib/index.ts';
+import { DmaBuffer, type DmaSpace, Host, type VfioDevice } from '../lib/index.ts';
 import { EDU, guestIommu, needs, openHost } from './support/backends.ts';
 import { BUFFER, Edu } from './support/edu.ts';
 
@@ -291,4 +291,31 @@ describe.each(modes)('$name', (mode) => {
     await edu.store(iova, 4);
     expect(Buffer.from(target.bytes.subarray(0, 4)).toString()).toBe('kept');
   });
+});
+
+test('an emulation leaves it to the IOMMU whether a mapping may let nothing through (71)', (ctx) => {
+  needs(ctx, {
+    backends: ['software'],
+    because: 'it chooses the IOMMU; in the guests the tests of each mode ask theirs',
+  });
+  for (const [kind, takes] of [
+    ['virtio', true],
+    ['vtd', false],
+    ['amd', false],
+  ] as const) {
+    using host = Host.open({
+      backend: 'software',
+      software: {
+        topology: {
+          iommus: [{ kind, isolatesInterrupts: true }],
+          devices: [{ model: 'edu', bdf: EDU, driver: 'vfio-pci' }],
+        },
+      },
+    });
+    const { dma } = emulation('type1v2')(host);
+    using buffer = DmaBuffer.alloc(4096);
+    const map = () => dma.map(buffer, { iova: 0x10000, read: false, write: false });
+    if (takes) expect(map().iova).toBe(0x10000n);
+    else expect(map).toThrow(code('EINVAL'));
+  }
 });

@@ -1,5 +1,6 @@
 // Says what a host answers to calls on groups and containers, one line each, so that two hosts can be
-// compared with diff: `group_trace soft` here, `group_trace kernel` in the guest, as root (with edu at
+// compared with diff: `group_trace soft` here, `group_trace kernel` in the guest, as root, both with `amd`
+// behind for a machine with that IOMMU (with edu at
 // 0000:00:10.0, 0000:03:01.0 and .2, which the program binds to vfio-pci). Numbers of groups are the
 // machine's own and not shown.
 #include <fcntl.h>
@@ -15,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "../../native/soft/pci/default_topology.h"
 #include "../../native/uapi/iommufd.h"
 #include "../../native/uapi/vfio.h"
 #include "group_harness.h"
@@ -26,11 +28,17 @@ using namespace vfio::uapi;
 namespace {
 
 constexpr uint64_t kPage = 4096;
+// What a machine with an AMD IOMMU is not asked: what DMA from behind the conventional bridge brought, which
+// QEMU's does not let through; and a mapping at the very last page, which Linux 6.12 never takes off again.
+bool amd = false;
 uint8_t* memory(uint64_t pages, int protection = PROT_READ | PROT_WRITE,
                 int flags = MAP_PRIVATE | MAP_ANONYMOUS, int fd = -1) {
   const int64_t at = host->mmap(nullptr, pages * kPage, protection, flags, fd, 0);
   if (at < 0) say("no memory: %s", answer(at).c_str());
   return reinterpret_cast<uint8_t*>(at);
+}
+void sayBehind(uint8_t byte) {
+  if (!amd) say("  %02x", byte);
 }
 uint64_t asNumber(const void* pointer) { return reinterpret_cast<uint64_t>(pointer); }
 
@@ -225,7 +233,7 @@ void mapping(unsigned version) {
   sayMap("odd iova", container, at, 0x10800, kPage);
   sayMap("odd address", container, at + 1, 0x10000, kPage);
   sayMap("wrapping iova", container, at, ~(kPage - 1), 2 * kPage);
-  sayMap("last iova", container, at, ~(kPage - 1), kPage);
+  if (!amd) sayMap("last iova", container, at, ~(kPage - 1), kPage);
   sayMap("wrapping address", container, ~(kPage - 1), 0x10000, 2 * kPage);
   sayMap("last address", container, ~(kPage - 1), 0x10000, kPage);
   sayMap("address of nothing", container, 0x1000, 0x10000, kPage);
@@ -584,14 +592,14 @@ void twoGroups() {
   sayDma("one out", one, 0x40000, 0x11000, 2);
   say("  %02x", buffer[kPage]);
   sayDma("two out", two, 0x40000, 0x11000, 2);
-  say("  %02x", buffer[kPage]);
+  sayBehind(buffer[kPage]);
   told("unset the first", plain(alone, VFIO_GROUP_UNSET_CONTAINER));
   shut(one);
   told("unset the first, device closed", plain(alone, VFIO_GROUP_UNSET_CONTAINER));
   sayInfo("left", container, 256);
   buffer[kPage] = 0;
   sayDma("two out", two, 0x40000, 0x11000, 2);
-  say("  %02x", buffer[kPage]);
+  sayBehind(buffer[kPage]);
   told("set first anew", setContainer(alone, container));
   one = opened("device of the first", deviceOf(alone, kAlone));
   buffer[0] = 0x66;
@@ -687,7 +695,7 @@ void onIommufd() {
   sayDma("in", device, 0x10000, 0x40000, 0);
   buffer[kPage] = 0;
   sayDma("out", device, 0x40000, 0x11000, 2);
-  say("  %02x", buffer[kPage]);
+  sayBehind(buffer[kPage]);
   told("bind", bindCdev(device, iommufd));
   vfio_device_attach_iommufd_pt attach{.argsz = 12, .pt_id = 1};
   told("attach", call(device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, attach));
@@ -759,10 +767,20 @@ void drivers() {
   shut(container);
 }
 
+// The default machine, with another kind of IOMMU if one is named.
+std::string topology(const char* kind) {
+  std::string text(soft::pci::defaultTopology);
+  constexpr std::string_view vtd = R"("kind": "vtd")";
+  if (kind) text.replace(text.find(vtd), vtd.size(), R"("kind": ")" + std::string(kind) + '"');
+  return text;
+}
+
 }  // namespace
 
-int main(int, char** arguments) {
-  chooseHost(arguments);
+int main(int count, char** arguments) {
+  const std::string machine = topology(count > 2 ? arguments[2] : nullptr);
+  amd = machine.find(R"("amd")") != std::string::npos;
+  chooseHost(arguments, machine.c_str());
   bindTo(kAlone, "vfio-pci");
   bindTo(kFirst, "vfio-pci");
   emptyContainer();

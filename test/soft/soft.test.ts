@@ -77,13 +77,18 @@ test('the test-only command of iommufd answers as the real kernel does', { timeo
   expect(answers).toEqual(readFileSync(join(here, 'selftest_trace.txt'), 'utf8').split('\n'));
 });
 
-test('600 answers of groups and containers are those that the real kernel gave (A2, B1, D4)', {
+test('600 answers of groups and containers are those that the real kernel gave, on VT-d and on AMD (A2, B1, D4)', {
   timeout: 300_000,
 }, () => {
   const program = build('group_trace', join(here, '../../native/kernel/kernel.cc'));
-  const answers = spawnSync(program, ['soft'], { encoding: 'utf8' }).stdout.split('\n');
-  expect(answers.length).toBeGreaterThan(600);
-  expect(answers).toEqual(readFileSync(join(here, 'group_trace.txt'), 'utf8').split('\n'));
+  for (const [kinds, file] of [
+    [[], 'group_trace.txt'],
+    [['amd'], 'group_trace_amd.txt'],
+  ] as const) {
+    const answers = spawnSync(program, ['soft', ...kinds], { encoding: 'utf8' }).stdout.split('\n');
+    expect(answers.length).toBeGreaterThan(600);
+    expect(answers).toEqual(readFileSync(join(here, file), 'utf8').split('\n'));
+  }
 });
 
 test('280 answers about devices without an IOMMU and parameters are those that the real kernel gave (A2, A3)', {

@@ -197,6 +197,8 @@ Unit makeUnit(const UnitModel& model) {
   if (unit.kind == UnitKind::vtd || unit.nesting == NestingFormat::vtdS1) unit.makeNested = makeVtdNested;
   // An erratum of the hardware: in a parent, read-only does not hold for guests' accesses.
   unit.parentsAreWritable = unit.kind == UnitKind::vtd;
+  // Every other driver makes no entry that lets nothing through.
+  unit.allowsNoAccess = unit.kind == UnitKind::virtio;
   unit.fiveLevels = unit.supervisorRequests = unit.extendedAccessed = unit.nesting == NestingFormat::vtdS1;
   // In the other formats the tables of PASIDs are the guest's too.
   unit.guestPasids = unit.nests && unit.nesting != NestingFormat::vtdS1;
