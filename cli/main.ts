@@ -42,7 +42,7 @@ export async function main(args: readonly string[], around: Surroundings): Promi
     .configureOutput({ writeOut: (text) => around.out(text), writeErr: (text) => around.err(text) })
     .option('--json', 'print JSON')
     .addOption(
-      new Option('--backend <backend>', 'the kernel, or a software host').choices([
+      new Option('--backend <backend>', 'the kernel (default), or a software host').choices([
         'auto',
         'kernel',
         'software',
@@ -127,7 +127,10 @@ export async function main(args: readonly string[], around: Surroundings): Promi
     await program.parseAsync([...args], { from: 'user' });
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
-    return error.exitCode === 0 ? 0 : 2;
+    if (error.exitCode === 0) return 0; // --help
+    if (args.includes('--json'))
+      printer(around, true).json({ error: { code: error.code, message: error.message } });
+    return 2;
   }
   return status;
 }
@@ -137,9 +140,13 @@ function openHost({ backend, topology, kernel }: Options): Host {
     ...(topology === undefined ? {} : { topology: readTopology(topology) }),
     ...(kernel === undefined ? {} : { kernel }),
   };
-  // Who describes a machine wants that one.
-  const chosen = backend ?? (Object.keys(software).length > 0 ? 'software' : 'auto');
-  return Host.open({ backend: chosen, ...(chosen === 'kernel' ? {} : { software }) });
+  // Who describes a machine wants that one. Nobody is shown a simulated machine who did not ask for it.
+  const described = Object.keys(software).length > 0;
+  const asked = backend ?? (described ? 'software' : process.env['VFIO_BACKEND'] ? undefined : 'kernel');
+  return Host.open({
+    ...(asked === undefined ? {} : { backend: asked }),
+    ...(described ? { software } : {}),
+  });
 }
 
 /** '512M', '2G', '4096': bytes. */
@@ -161,7 +168,7 @@ function readTopology(file: string): Topology {
 }
 
 /** What the kernel or the host refuses is a "no"; anything else is a failure. */
-const REFUSALS = new Set(['EPERM', 'EACCES', 'EBUSY']);
+const REFUSALS = new Set(['EPERM', 'EACCES', 'EBUSY', 'ETIMEDOUT']);
 
 function failed(error: unknown, print: Printer): number {
   if (error instanceof VfioError) {

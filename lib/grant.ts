@@ -6,6 +6,9 @@ import { lastingLockLimit } from './memlock.ts';
 import type { NativeHost } from './native.ts';
 import type { PciDevice } from './pci.ts';
 
+/** Reading or writing, for a node's group. */
+const GROUP_ACCESS = 0o060;
+
 /** What was granted, and what makes it last. */
 export interface Grant {
   /** The IOMMU group. */
@@ -50,12 +53,12 @@ export function grant(host: NativeHost, device: PciDevice, uid: number, name: st
       hint: `Run: vfio bind --group ${device.bdf}`,
     });
   const others = nodes.filter((path) => {
-    const owner = host.ownership(path)?.uid ?? 0;
-    return owner !== 0 && owner !== uid;
+    const { uid: owner = 0, gid = 0, mode = 0 } = host.ownership(path) ?? {};
+    return (owner !== 0 && owner !== uid) || (gid !== 0 && (mode & GROUP_ACCESS) !== 0);
   });
   if (others.length > 0 && !force)
     throw refused(
-      `another user has a part of group ${number}: ${others.map((path) => `${path} is of user ${host.ownership(path)?.uid}`).join(', ')}`,
+      `others have a part of group ${number}: ${others.map((path) => `${path} is of user ${host.ownership(path)?.uid}, group ${host.ownership(path)?.gid}`).join(', ')}`,
       `Run: vfio grant ${device.bdf} --user ${name} --force`,
     );
   const before = nodes.map((path) => ({ path, was: host.ownership(path) }));
@@ -86,7 +89,8 @@ export function grant(host: NativeHost, device: PciDevice, uid: number, name: st
             : `ACTION=="add", SUBSYSTEM=="pci", KERNEL=="${bdf}", ATTR{driver_override}="${driver}"`,
         ),
         ...members.map(({ bdf }) => `SUBSYSTEM=="vfio-dev", KERNELS=="${bdf}", OWNER="${name}", MODE="0600"`),
-        `SUBSYSTEM=="vfio", KERNEL=="${number}", OWNER="${name}", MODE="0600"`,
+        // The number of a group may be another one at the next boot.
+        `SUBSYSTEM=="vfio", PROGRAM="/usr/bin/test -e /sys/kernel/iommu_groups/%k/devices/${device.bdf}", OWNER="${name}", MODE="0600"`,
         'KERNEL=="iommu", SUBSYSTEM=="misc", MODE="0666"',
       ],
       limits: lastingLockLimit(name),

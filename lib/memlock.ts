@@ -38,5 +38,6 @@ export function raiseLockLimit(need: number, limit: LockLimit): string {
   return `${process.geteuid?.() === 0 ? '' : 'sudo '}prlimit --pid $$ --memlock=unlimited:unlimited`;
 }
 
-/** What makes it last, at a user's next login. */
-export const lastingLockLimit = (user: string): string => `${user} - memlock unlimited`;
+/** What makes it last, at a user's next login. Numbers are marked: limits.conf takes a bare one for a name. */
+export const lastingLockLimit = (user: string): string =>
+  `${/^\d+$/.test(user) ? ':' : ''}${user} - memlock unlimited`;

@@ -239,7 +239,7 @@ test('E1: half a group is granted to nobody, a whole one to a user, with what ma
   const { status, out } = await machine.vfio('grant', PAIR.bdf, '--user', '1000');
   expect(status).toBe(0);
   expect(out).toContain('KERNELS=="0000:01:01.0", OWNER="1000"');
-  expect(out).toContain('1000 - memlock unlimited');
+  expect(out).toContain(':1000 - memlock unlimited');
   machine.host.software?.become(1000);
   machine.host.attach(PAIR.bdf, { via: 'cdev' })[Symbol.dispose]();
   await expect(machine.host.device(PAIR.bdf).unbind()).rejects.toThrow(VfioError);
@@ -327,3 +327,44 @@ test.each(['bash', 'zsh', 'fish'] as const)(
     expect(offered('vfio explain --no')).toEqual(['--no-attempt']);
   },
 );
+
+describe('as a process of its own', () => {
+  const vfio = (args: string, env: NodeJS.ProcessEnv = {}, after = '') =>
+    spawnSync(
+      'bash',
+      ['-c', `set -o pipefail; '${process.execPath}' dist/vfio-command.js ${args} ${after}`],
+      {
+        encoding: 'utf8',
+        cwd: join(import.meta.dirname, '..'),
+        env: { ...process.env, VFIO_BACKEND: undefined, ...env },
+      },
+    );
+
+  test('nobody is shown a simulated machine who did not ask for it', () => {
+    expect(JSON.parse(vfio('doctor --json').stdout)).toMatchObject({ backend: 'kernel' });
+    expect(JSON.parse(vfio('doctor --json', { VFIO_BACKEND: 'software' }).stdout)).toMatchObject({
+      backend: 'software',
+    });
+    expect(vfio('list', { VFIO_BACKEND: 'bogus' })).toMatchObject({
+      status: 2,
+      stderr: expect.stringContaining("for backend but received 'bogus'"),
+    });
+    expect(vfio('list --kernel 6.12 --backend kernel')).toMatchObject({
+      status: 2,
+      stderr: expect.stringContaining("no software host's options with backend 'kernel'"),
+    });
+  });
+
+  test('bad usage is JSON too, if that is asked for', () => {
+    const { status, stdout } = vfio('--json nonsense');
+    expect(status).toBe(2);
+    expect(JSON.parse(stdout)).toMatchObject({ error: { message: expect.stringContaining('nonsense') } });
+  });
+
+  test('a reader that has seen enough ends it quietly', () => {
+    const { status, stderr } = vfio('list --backend software', {}, '| true');
+    expect(stderr).toBe('');
+    expect([0, 141]).toContain(status);
+    expect(vfio('list --backend software', {}, '>/dev/full')).toMatchObject({ status: 2, stderr: '' });
+  });
+});
