@@ -231,6 +231,23 @@ describe('virtual functions', () => {
   });
 });
 
+test('unplugging the port takes all of them, once nobody has one open', async (ctx) => {
+  needs(ctx, { backends: ['software'], because: 'unplugs a device, as no system call can' });
+  using other = open();
+  await withVfs(2, other);
+  using physical = other.attach(PF);
+  physical.device.setVfToken(TOKEN);
+  const user = other.attach(VF, { vfToken: TOKEN, via: 'group-type1' });
+  const [request] = user.device.irq('req').enable(1);
+  const gone = other.software?.removeDevice('0000:00:15.0');
+  await expect(request?.wait({ timeout: 5000 })).resolves.toBe(1n);
+  expect(other.device(PF).driver).toBe('vfio-pci');
+  user[Symbol.dispose]();
+  physical[Symbol.dispose]();
+  await gone;
+  expect(other.devices()).toEqual([]);
+});
+
 describe('the token', () => {
   const setToken = (token: string) => {
     using pf = host.openDevice(PF);

@@ -406,8 +406,16 @@ int TopologyMachine::removeDevice(const std::string& bdf) {
   Function* function = core_.find(bdf);
   if (!function) return -ENODEV;
   if (function->secondary) {
-    const auto below = function->secondary->functions;
-    for (const auto* each : below) {
+    // The last first: virtual functions before the physical one, which would take them along.
+    const auto& below = function->secondary->functions;
+    while (!below.empty()) {
+      if (const int failed = removeDevice(below.back()->bdf)) return failed;
+    }
+  }
+  if (function->sriov) {
+    const auto virtuals = function->sriov->functions;
+    for (const auto* each : virtuals) {
+      if (!each) continue;
       if (const int failed = removeDevice(each->bdf)) return failed;
     }
   }
@@ -416,8 +424,6 @@ int TopologyMachine::removeDevice(const std::string& bdf) {
   if (function->driver) {
     if (const int failed = core_.unbind(*function->driver, bdf)) return failed;
   }
-  // Those that the driver left on.
-  if (const int failed = removeVirtual(*function)) return failed;
   remove(*function);
   return 0;
 }
