@@ -22,7 +22,6 @@
 #          NVMe         0000:01:00.0                    alone; 1 GiB
 #          edu          0000:03:01.0 and 0000:03:02.0   behind one bridge (0000:02:00.0), so in one group with it;
 #                                                       with IOMMU=virtio they are in none
-#          NVMe         0000:04:00.0                    alone; no disk, and up to 4 virtual functions (SR-IOV)
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [[ ${1:-} == -- ]]; then shift; fi
@@ -130,8 +129,6 @@ machine=(
   -drive "id=nvme,if=none,file=$work/nvme.img,format=raw,cache=unsafe" -device 'nvme,serial=vfio,drive=nvme,bus=rp1'
   -device 'pcie-root-port,id=rp2,chassis=2,slot=2,addr=12.0'
   -device 'pcie-pci-bridge,id=pb,bus=rp2' -device 'edu,bus=pb,addr=1.0' -device 'edu,bus=pb,addr=2.0'
-  -device 'pcie-root-port,id=rp3,chassis=3,slot=3,addr=15.0' -device 'nvme-subsys,id=subsystem'
-  -device 'nvme,serial=sriov,subsys=subsystem,bus=rp3,sriov_max_vfs=4,sriov_vq_flexible=8,sriov_vi_flexible=4'
 )
 read -ra extra <<<"${QEMU_EXTRA:-}"
 
