@@ -1,6 +1,7 @@
 /** Device nodes: who may open them, and who has them open. */
 import { readFileSync } from 'node:fs';
 import type { NativeHost } from './native.ts';
+import { shown } from './shell.ts';
 
 /** May this process open the node for reading and writing? A missing node: true, since permission is not what it lacks. */
 export function mayOpen(host: NativeHost, path: string): boolean {
@@ -47,7 +48,7 @@ export function openersOf(host: NativeHost, path: string): Opener[] {
 
 function commandOf(pid: number): string {
   try {
-    return ` (${readFileSync(`/proc/${pid}/comm`, 'utf8').trim()})`;
+    return ` (${shown(readFileSync(`/proc/${pid}/comm`, 'utf8').trim())})`;
   } catch {
     return ''; // it has just ended
   }

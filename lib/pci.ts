@@ -25,7 +25,7 @@ interface Held {
 
 /** How drivers are changed. */
 export interface BindOptions {
-  /** Also of a device that the kernel uses now: a mounted disk, a network interface with a route. Default false. */
+  /** Also of a device that the kernel uses now: a mounted disk, a network interface that is up. Default false. */
   force?: boolean;
 }
 

@@ -112,7 +112,7 @@ class Machine {
         break;
       case 'ip':
         for (const each of this.topology.devices ?? [])
-          if (each.network?.name === args[2]) each.network = { name: each.network?.name ?? '' };
+          if (each.network?.name === args[3]) each.network = { name: each.network?.name ?? '' };
         this.restart();
         break;
       case 'echo':
@@ -216,6 +216,49 @@ test('what the kernel uses is refused before anything is touched, unless it is f
   expect((await machine.vfio('restore', '--group', PAIR.bdf)).status).toBe(0);
   expect(machine.host.device('0000:01:00.0').driver).toBe('e1000e');
   expect(machine.host.device('0000:01:01.0').driver).toBe('ahci');
+});
+
+test.each([
+  '/srv',
+  '/my disk',
+  '/media/u/x;touch$IFS`pwd`/$(id)',
+  `/it's "quoted" \\040 & more`,
+  '/#*?[a]~',
+  '/größe',
+  '/brk\u00a0nbsp',
+])('A5: whatever a mount point is called, the shell gets it as one word: %j', async (mountedOn) => {
+  const machine = new Machine({
+    ...PAIR,
+    topology: {
+      devices: [{ model: 'edu', bdf: '0000:00:10.0', driver: 'ahci', disk: { name: 'sda', mountedOn } }],
+    },
+  });
+  const { commands, findings } = await machine.explain('0000:00:10.0');
+  expect(findings[0]?.reason).toContain(`disk sda is mounted on ${mountedOn}`);
+  const script = `umount() { printf '<%s>' "$@"; }\n${commands[0]}`;
+  expect(spawnSync('sh', ['-c', script], { encoding: 'utf8' })).toMatchObject({
+    stdout: `<${mountedOn}>`,
+    stderr: '',
+  });
+});
+
+test('A5: a name that would write over the line is shown by its numbers, and not given to a shell', async () => {
+  const machine = new Machine({
+    ...PAIR,
+    topology: {
+      devices: [
+        {
+          model: 'edu',
+          bdf: '0000:00:10.0',
+          driver: 'ahci',
+          disk: { name: 'sda', mountedOn: '/a\u202e' },
+        },
+      ],
+    },
+  });
+  const { out } = await machine.vfio('explain', '0000:00:10.0');
+  expect(out).toContain('mounted on /a\\u{202e})');
+  expect(out).toContain('\n  umount /dev/sda\n');
 });
 
 test('a group is changed as a whole or not at all', async () => {

@@ -258,7 +258,7 @@ void systems() {
   claim("... until it is closed", user->openers("/dev/iommu", pids) == 0 && pids.empty());
 
   const auto used = machine(R"({ "devices": [
-    { "model": "edu", "bdf": "0000:00:10.0", "driver": "ahci", "disk": { "name": "sda", "mountedOn": "/srv" } },
+    { "model": "edu", "bdf": "0000:00:10.0", "driver": "ahci", "disk": { "name": "sda", "mountedOn": "/my srv" } },
     { "model": "edu", "bdf": "0000:00:11.0", "driver": "e1000e",
       "network": { "name": "eth0", "up": true, "route": true } }] })");
   same("a disk", "0000:00:10.0/block/sda", [&used] {
@@ -267,7 +267,7 @@ void systems() {
     const std::string text(target.data(), static_cast<size_t>(std::max<int64_t>(size, 0)));
     return text.substr(text.find("0000:00:10"));
   }());
-  same("... that is mounted", "20 1 8:128 / /srv rw - ext4 /dev/sda rw\n",
+  same("... that is mounted", "20 1 8:128 / /my\\040srv rw - ext4 /dev/sda rw\n",
        read(*used, "/proc/self/mountinfo"));
   same("an interface", "up\n", read(*used, "/sys/class/net/eth0/operstate"));
   claim("... with a route", read(*used, "/proc/net/route").find("\neth0\t00000000") != std::string::npos);

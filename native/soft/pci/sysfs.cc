@@ -29,6 +29,16 @@ std::string format(const char* pattern, Values... values) {
   return text.data();
 }
 
+// As a table of mounts has a name: what parts its columns goes by its number.
+std::string escaped(const std::string& name) {
+  std::string text;
+  for (const char letter : name) {
+    const bool parts = std::string_view(" \t\n\\").find(letter) != std::string_view::npos;
+    text += parts ? format("\\%03o", static_cast<unsigned>(letter)) : std::string(1, letter);
+  }
+  return text;
+}
+
 // A store function out of one that gives 0 or -errno.
 template <typename Function>
 std::function<int64_t(std::string_view)> store(Function function) {
@@ -560,7 +570,7 @@ void Sysfs::showUse(Function& function, bool shown) {
       tree_.link("/sys/class/block/" + use.disk, path);
       if (!use.mountedOn.empty())
         mounts_[use.disk] =
-            "20 1 " + device + " / " + use.mountedOn + " rw - ext4 /dev/" + use.disk + " rw\n";
+            "20 1 " + device + " / " + escaped(use.mountedOn) + " rw - ext4 /dev/" + use.disk + " rw\n";
     } else {
       tree_.remove("/sys/class/block/" + use.disk);
       tree_.remove(function.path + "/block");
