@@ -17,17 +17,8 @@ export async function changeDrivers(
   });
   const devices = [...new Map(wanted.map((each) => [each.bdf, each])).values()];
   const was = new Map(devices.map((each) => [each.bdf, each.driver]));
-  // What is with the driver already is not touched, and so not in the way.
-  const changed = devices.filter(({ driver }) => change !== 'bind' || driver !== options.driver);
-  await together(
-    changed,
-    async (device) => {
-      if (change === 'bind') await device.bind(options.driver, { force: true });
-      else if (change === 'unbind') await device.unbind({ force: true });
-      else await device.restore();
-    },
-    { force: options.force ?? change === 'restore' },
-  );
+  const to = change === 'bind' ? { driver: options.driver ?? 'vfio-pci' } : change;
+  await together(devices, to, { force: options.force ?? false });
   const result = devices.map((each) => ({
     bdf: each.bdf,
     was: was.get(each.bdf) ?? null,
@@ -42,6 +33,11 @@ export async function changeDrivers(
       .viability()
       .blockers.map((each) => ({ ...each, group: id }));
   });
+  // Of a group some may never have had one.
+  const lost = result.filter(
+    ({ bdf, was: before, driver }) =>
+      change === 'restore' && driver === null && (before !== null || named.some((each) => each.bdf === bdf)),
+  );
   print.json({ devices: result, blockers: blocked });
   for (const { bdf, was: before, driver, node } of result)
     print.line(
@@ -49,5 +45,7 @@ export async function changeDrivers(
     );
   for (const each of blocked)
     print.line(`! group ${each.group} is not viable yet: ${each.reason}. Run: vfio bind --group ${bdfs[0]}`);
-  return 0;
+  for (const { bdf } of lost)
+    print.line(`! no driver took ${bdf}: this kernel has none for it, or not loaded`);
+  return lost.length === 0 ? 0 : 1;
 }

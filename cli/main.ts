@@ -95,7 +95,7 @@ export async function main(args: readonly string[], around: Surroundings): Promi
       .argument('<bdf...>', 'PCI addresses')
       .option('--group', 'all devices of their groups');
     if (name === 'bind') command.option('--driver <name>', 'the driver', 'vfio-pci');
-    if (name !== 'restore') command.option('--force', 'also devices that the kernel uses now');
+    command.option('--force', 'also devices that the kernel or a program uses now');
     command.action(
       on((host, print, bdfs: string[], options: { group?: boolean; driver?: string; force?: boolean }) =>
         changeDrivers(host, print, name, bdfs, options),

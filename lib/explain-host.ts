@@ -17,8 +17,8 @@ export function wordsForBind(error: VfioError, device: PciDevice): Words {
       return { reason: 'only root may bind and unbind drivers', hint: 'Run this step as root' };
     case 'ETIMEDOUT':
       return {
-        reason: `driver ${device.driver} did not let go of ${bdf}: something holds the device open${users(device)}`,
-        hint: `Find it: fuser -v ${device.vfioNode ?? groupNode(hostOf(device), device.group ?? -1)}`,
+        reason: `a change of the driver of ${bdf} is under way and goes on: a driver waits for whoever has the device open`,
+        hint: 'This process can end only when that is over',
       };
     case 'EBUSY':
       if (device.driver === null && (device.sriov?.numVfs ?? 0) > 0)
@@ -47,6 +47,22 @@ export function wordsForBind(error: VfioError, device: PciDevice): Words {
   }
 }
 
+/**
+ * Words for a device that is about to be taken from its driver: once that has begun, its driver, its nodes and who has
+ * them open can't be seen any more.
+ */
+export function wordsForUnbind(device: PciDevice): typeof wordsForBind {
+  const { bdf, driver } = device;
+  const who = users(device);
+  return (error) =>
+    error.code === 'ETIMEDOUT'
+      ? {
+          reason: `the unbind of ${bdf} from ${driver} is pending and completes when it is closed: something has the device open${who}`,
+          hint: 'This process can end only then; the device has no driver after that',
+        }
+      : wordsForBind(error, device);
+}
+
 /** The number of a device's virtual functions could not be set. */
 export function wordsForNumVfs(error: VfioError, device: PciDevice): Words {
   const { bdf, sriov, driver } = device;
@@ -68,7 +84,9 @@ export function wordsForNumVfs(error: VfioError, device: PciDevice): Words {
       return { reason: `${bdf} can have ${sriov?.totalVfs} virtual functions at most` };
     case 'EBUSY':
     case 'ETIMEDOUT': {
-      const open = device.virtualFunctions.filter((vf) => users(new PciDevice(hostOf(device), vf)) !== '');
+      const open = device.virtualFunctions.filter(
+        (vf) => usersOf(new PciDevice(hostOf(device), vf)).length > 0,
+      );
       if (open.length > 0)
         return { reason: `virtual functions are open: ${open.join(', ')}`, hint: 'Close them first' };
       return error.code === 'EBUSY'
@@ -89,14 +107,18 @@ export function wordsForNumVfs(error: VfioError, device: PciDevice): Words {
   }
 }
 
-/** Who has the device open by any of its nodes. */
-function users(device: PciDevice): string {
+/** Who has the device open, or its group's node, by which it may be used: 'process 4711 (qemu)'. No driver: nobody. */
+export function usersOf(device: PciDevice): string[] {
+  if (device.driver === null) return [];
   const host = hostOf(device);
   const nodes = [device.vfioNode, device.group === null ? null : groupNode(host, device.group)];
-  const names = new Set(
-    nodes.flatMap((path) => (path === null ? [] : openersOf(host, path))).map((each) => each.name),
-  );
-  return names.size === 0 ? '' : ` (${[...names].join(', ')})`;
+  const openers = nodes.flatMap((path) => (path === null ? [] : openersOf(host, path)));
+  return [...new Set(openers.map((each) => each.name))];
+}
+
+function users(device: PciDevice): string {
+  const names = usersOf(device);
+  return names.length === 0 ? '' : ` (${names.join(', ')})`;
 }
 
 /** VFIO_DEVICE_BIND_IOMMUFD or an attach failed. */

@@ -128,17 +128,17 @@ export class IommuGroup {
    * @throws {VfioError} as {@link PciDevice.bind}.
    */
   async bind(driver = 'vfio-pci', o?: BindOptions): Promise<void> {
-    await together(this.endpoints, (device) => device.bind(driver, { force: true }), o);
+    await together(this.endpoints, { driver }, o);
   }
 
   /** Takes all members but bridges from their drivers, all or none. @throws {VfioError} as {@link PciDevice.unbind}. */
   async unbind(o?: BindOptions): Promise<void> {
-    await together(this.endpoints, (device) => device.unbind({ force: true }), o);
+    await together(this.endpoints, 'unbind', o);
   }
 
   /** Gives all members but bridges back, all or none: see {@link PciDevice.restore}. */
-  async restore(): Promise<void> {
-    await together(this.endpoints, (device) => device.restore(), { force: true });
+  async restore(o?: BindOptions): Promise<void> {
+    await together(this.endpoints, 'restore', o);
   }
 
   /** The members that drivers can be changed of: not bridges, which stay with the kernel, nor mediated devices. */

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { flag, integer, known, refusal, text, UUID } from './check.ts';
 import { VfioError, withWords } from './errors.ts';
-import { wordsForBind, wordsForNumVfs } from './explain.ts';
+import { usersOf, wordsForBind, wordsForNumVfs, wordsForUnbind } from './explain.ts';
 import type { NativeHost } from './native.ts';
 import { usesOf } from './uses.ts';
 
@@ -13,6 +13,9 @@ export const devicePath = (name: string) => `/sys/bus/${UUID.test(name) ? 'mdev'
 
 /** How long a driver may take to let go or to come up. */
 const PATIENCE = 5000;
+
+/** Drivers that have a device for user space, or for nobody: no hardware is theirs by itself. */
+const STAND_INS = /vfio|^(pci-stub|uio_pci_generic)$/;
 
 /** The driver and override that a device had before this process changed them, by host and address. */
 const before = new WeakMap<NativeHost, Map<string, Held>>();
@@ -25,22 +28,25 @@ interface Held {
 
 /** How drivers are changed. */
 export interface BindOptions {
-  /** Also of a device that the kernel uses now: a mounted disk, a network interface that is up. Default false. */
+  /**
+   * Also of a device that is in use now: by the kernel (a mounted disk, a network interface that is up), or by a
+   * program that has it, its group's node or one of its virtual functions open. Such a program is asked to close it,
+   * the change waits for that and can't be called off: after 5 seconds it is ETIMEDOUT, and goes on. Default false.
+   */
   force?: boolean;
 }
+
+/** @internal What becomes of a device's driver. */
+export type DriverChange = { driver: string } | 'unbind' | 'restore';
 
 /** @internal The host of a device, for this package's own modules. */
 export let hostOf: (device: PciDevice) => NativeHost;
 
 /**
- * @internal Changes several devices, all or none: what was done is undone if one fails. What the kernel uses is refused
- * before anything is touched.
+ * @internal Changes several devices, all or none: what was done is undone if one fails. What is in use is refused before
+ * anything is touched.
  */
-export let together: (
-  devices: readonly PciDevice[],
-  change: (device: PciDevice) => Promise<void>,
-  o?: BindOptions,
-) => Promise<void>;
+export let together: (devices: readonly PciDevice[], change: DriverChange, o?: BindOptions) => Promise<void>;
 
 /**
  * A PCI device as sysfs shows it: a live view, read anew at each access. A device that has gone is a VfioError ENODEV
@@ -174,17 +180,118 @@ export class PciDevice {
    * Gives the device to `driver` (default 'vfio-pci') by driver_override; waits until it is there. On failure the
    * driver and override that it had are put back.
    *
-   * @throws {VfioError} ENODEV no such driver, or it refused the device; EBUSY the kernel uses it (`force` takes it
-   * anyway); ETIMEDOUT the present driver does not let go within 5 seconds (something holds the device open); EACCES,
-   * EPERM not root.
+   * @throws {VfioError} ENODEV no such driver, or it refused the device; EBUSY the kernel uses it, or something has it
+   * open (`force` takes it anyway); ETIMEDOUT the change is not done within 5 seconds and still under way (something
+   * holds the device open); EACCES, EPERM not root.
    */
   async bind(driver = 'vfio-pci', o?: BindOptions): Promise<void> {
-    // A name is part of a path: it must not lead elsewhere.
-    if (!/^[^/\s\0]+$/.test(text(driver, 'driver')) || driver === '.' || driver === '..')
-      throw refusal("the name of a driver such as 'vfio-pci'", 'driver', driver);
-    const had = this.#held();
-    if (had.driver === driver) return;
-    this.#refuseUsed(o);
+    await together([this], { driver }, o);
+  }
+
+  /**
+   * Takes the device from its driver. No driver: nothing.
+   *
+   * @throws {VfioError} EBUSY something has the device open, or the kernel uses it (`force` takes it anyway); ETIMEDOUT
+   * as in {@link bind}; EACCES, EPERM not root.
+   */
+  async unbind(o?: BindOptions): Promise<void> {
+    await together([this], 'unbind', o);
+  }
+
+  /**
+   * Gives the device back to the driver that it had before {@link bind}; one that another process gave to a driver, or
+   * took from one, to the driver that the kernel picks: `driver` says whether one took it. A device that a
+   * driver of the host has, and that was never bound here, is left alone. On failure it stays with the driver that it has.
+   *
+   * @throws {VfioError} as {@link bind}.
+   */
+  async restore(o?: BindOptions): Promise<void> {
+    await together([this], 'restore', o);
+  }
+
+  static async #together(
+    devices: readonly PciDevice[],
+    change: DriverChange,
+    o?: BindOptions,
+  ): Promise<void> {
+    const force = flag(known(o, 'options', ['force']).force, 'force', false);
+    if (typeof change === 'object') driverName(change.driver);
+    const concerned = devices.filter((device) => device.#concerns(change));
+    for (const device of concerned) {
+      if (typeof change === 'object') device.#mustExist(change.driver);
+      device.#refuseUsed(force);
+    }
+    const begun: { device: PciDevice; had: Held; first: Held | undefined }[] = [];
+    let at = 0;
+    try {
+      for (; at < concerned.length; at++) {
+        const device = concerned[at] as PciDevice;
+        const had = await device.#held();
+        begun.push({ device, had, first: before.get(device.#host)?.get(device.bdf) });
+        await device.#change(change, had);
+      }
+    } catch (error) {
+      const left: string[] = [];
+      // What is under way can't be called off, and whatever else is asked of the device waits for it.
+      if (isPending(error)) {
+        const names = (part: PciDevice[]) => part.map(({ bdf }) => bdf).join(', ');
+        if (at > 0) left.push(`changed already: ${names(concerned.slice(0, at))}`);
+        if (at + 1 < concerned.length) left.push(`not changed: ${names(concerned.slice(at + 1))}`);
+      } else {
+        for (const { device, had, first } of begun.reverse())
+          await device
+            .#become(had, first)
+            .catch((second: unknown) => left.push(`not put back: ${device.bdf}: ${String(second)}`));
+        if (left.length === 0 && concerned.length > 1) left.push('every device is as it was');
+      }
+      throw withWords(error, (failed) => ({
+        reason: [failed.reason ?? failed.code, ...left].join('; '),
+      }));
+    }
+  }
+
+  /** Whether there is anything to change. */
+  #concerns(change: DriverChange): boolean {
+    if (change === 'unbind') return true;
+    const { driver } = this;
+    if (change !== 'restore') return driver !== change.driver;
+    const remembered = before.get(this.#host)?.has(this.bdf) ?? false;
+    if (remembered || driver === null || STAND_INS.test(driver)) return true;
+    const { driverOverride } = this;
+    return driverOverride !== null && driverOverride !== driver;
+  }
+
+  async #change(change: DriverChange, had: Held): Promise<void> {
+    if (change === 'unbind') {
+      this.#remember(had);
+      await this.#unbind(had.driver);
+    } else if (change === 'restore') {
+      const first = before.get(this.#host)?.get(this.bdf);
+      await this.#unbind(had.driver);
+      await this.#setOverride(first?.override ?? null);
+      if (first === undefined) await this.#write('/sys/bus/pci/drivers_probe', this.bdf);
+      else if (first.driver !== null) await this.#write(`${DRIVERS}/${first.driver}/bind`, this.bdf);
+      before.get(this.#host)?.delete(this.bdf);
+    } else {
+      this.#remember(had);
+      await this.#unbind(had.driver);
+      await this.#setOverride(change.driver);
+      await this.#probe(change.driver);
+    }
+  }
+
+  async #held(): Promise<Held> {
+    const { driver } = this;
+    // vfio-pci that still waits for a program shows no driver any more, and a read of driver_override would wait with
+    // it. Asked to let go, it waits too; of a device that it does not have it refuses that at once.
+    if (driver === null)
+      await this.#write(`${DRIVERS}/vfio-pci/unbind`, this.bdf).catch((error: unknown) => {
+        if (isPending(error)) throw error;
+      });
+    return { driver, override: this.driverOverride };
+  }
+
+  #mustExist(driver: string): void {
     if (this.#host.list(`${DRIVERS}/${driver}`) === null)
       throw new VfioError(19, {
         syscall: 'open',
@@ -192,85 +299,9 @@ export class PciDevice {
         reason: `this kernel has no PCI driver ${driver}`,
         hint: `Load it: "modprobe ${driver}"`,
       });
-    const first = this.#remember(had);
-    try {
-      await this.#unbind(had.driver);
-      await this.#write(`${this.#path}/driver_override`, driver);
-      await this.#probe(driver);
-    } catch (error) {
-      const left = await this.#putBack(had).then(
-        () => '',
-        (second: unknown) => `; and it could not be put back as it was: ${String(second)}`,
-      );
-      if (first) before.get(this.#host)?.delete(this.bdf);
-      throw left === ''
-        ? error
-        : withWords(error, (failed) => ({ reason: `${failed.reason ?? failed.code}${left}` }));
-    }
   }
 
-  /**
-   * Takes the device from its driver. No driver: nothing.
-   *
-   * @throws {VfioError} ETIMEDOUT, EBUSY something holds the device open, or the kernel uses it (`force` takes it
-   * anyway); EACCES, EPERM not root.
-   */
-  async unbind(o?: BindOptions): Promise<void> {
-    const had = this.#held();
-    this.#refuseUsed(o);
-    this.#remember(had);
-    await this.#unbind(had.driver);
-  }
-
-  /**
-   * Gives the device back to the driver that it had before {@link bind}; one that another process gave to vfio-pci, to
-   * the driver that the kernel picks. A device that no VFIO driver holds and that was never bound here is left alone.
-   */
-  async restore(): Promise<void> {
-    const had = before.get(this.#host)?.get(this.bdf);
-    if (had === undefined && this.driver !== 'vfio-pci') return;
-    const override = had?.override ?? null;
-    await this.#unbind(this.driver);
-    this.#setOverride(override);
-    if (had) {
-      if (had.driver !== null) await this.#write(`${DRIVERS}/${had.driver}/bind`, this.bdf);
-      before.get(this.#host)?.delete(this.bdf);
-    } else {
-      await this.#write('/sys/bus/pci/drivers_probe', this.bdf);
-    }
-  }
-
-  static async #together(
-    devices: readonly PciDevice[],
-    change: (device: PciDevice) => Promise<void>,
-    o?: BindOptions,
-  ): Promise<void> {
-    for (const device of devices) device.#refuseUsed(o);
-    const done: { device: PciDevice; had: Held; first: Held | undefined }[] = [];
-    try {
-      for (const device of devices) {
-        const entry = { device, had: device.#held(), first: before.get(device.#host)?.get(device.bdf) };
-        await change(device);
-        done.push(entry);
-      }
-    } catch (error) {
-      const left: string[] = [];
-      for (const { device, had, first } of done.reverse())
-        await device
-          .#become(had, first)
-          .catch((second: unknown) => left.push(`${device.bdf}: ${String(second)}`));
-      throw withWords(error, (failed) => ({
-        reason: `${failed.reason ?? failed.code}; ${left.length === 0 ? 'every device is as it was' : `not put back: ${left.join('; ')}`}`,
-      }));
-    }
-  }
-
-  #held(): Held {
-    return { driver: this.driver, override: this.driverOverride };
-  }
-
-  #refuseUsed(o: BindOptions | undefined): void {
-    const force = flag(known(o, 'options', ['force']).force, 'force', false);
+  #refuseUsed(force: boolean): void {
     if (this.mediated)
       throw new VfioError(22, {
         syscall: 'write',
@@ -278,47 +309,41 @@ export class PciDevice {
         reason: `${this.bdf} is a mediated device, which is with VFIO for as long as it exists`,
       });
     if (force) return;
-    const [use] = usesOf(this.#host, this.bdf);
-    if (use === undefined) return;
-    throw new VfioError(16, {
-      syscall: 'write',
-      path: `${this.#path}/driver/unbind`,
-      reason: `the kernel uses ${this.bdf}: ${use.reason}`,
-      hint: `Run: ${use.command}`,
-    });
+    const refuse = (reason: string, hint: string) =>
+      new VfioError(16, { syscall: 'write', path: `${this.#path}/driver/unbind`, reason, hint });
+    // Its virtual functions go with its driver.
+    for (const each of [this, ...functionsOf(this)]) {
+      const name = each === this ? each.bdf : `${each.bdf}, a virtual function of ${this.bdf}`;
+      const [use] = usesOf(this.#host, each.bdf);
+      if (use) throw refuse(`the kernel uses ${name}: ${use.reason}`, `Run: ${use.command}`);
+      const users = usersOf(each);
+      if (users.length > 0)
+        throw refuse(`${users.join(' and ')} has the device open or its group: ${name}`, 'Close it first');
+    }
   }
 
   /** Back to a driver and override that it had; `first` is what was remembered then. */
   async #become(had: Held, first: Held | undefined): Promise<void> {
     if (this.driver !== had.driver) await this.#unbind(this.driver);
-    await this.#putBack(had);
+    if (this.driverOverride !== had.override) await this.#setOverride(had.override);
+    if (this.driver !== had.driver) await this.#write(`${DRIVERS}/${had.driver}/bind`, this.bdf);
     if (first === undefined) before.get(this.#host)?.delete(this.bdf);
     else before.get(this.#host)?.set(this.bdf, first);
   }
 
-  /** Keeps what the device had before this process first changed it; says whether this was the first time. */
-  #remember(had: Held): boolean {
-    const known = before.get(this.#host) ?? new Map();
+  /** Keeps what the device had before this process first changed it. */
+  #remember(had: Held): void {
+    const known = before.get(this.#host) ?? new Map<string, Held>();
     before.set(this.#host, known);
-    if (known.has(this.bdf)) return false;
-    known.set(this.bdf, had);
-    return true;
+    if (!known.has(this.bdf)) known.set(this.bdf, had);
   }
 
-  async #putBack(had: Held): Promise<void> {
-    this.#setOverride(had.override);
-    if (had.driver !== null && this.driver === null)
-      await this.#write(`${DRIVERS}/${had.driver}/bind`, this.bdf);
-  }
-
-  #setOverride(override: string | null): void {
-    this.#host.writeText(`${this.#path}/driver_override`, `${override ?? ''}\n`);
+  async #setOverride(override: string | null): Promise<void> {
+    await this.#write(`${this.#path}/driver_override`, override ?? '');
   }
 
   async #unbind(driver: string | null): Promise<void> {
-    if (driver === null) return;
-    await this.#write(`${DRIVERS}/${driver}/unbind`, this.bdf);
-    await this.#until(() => this.driver === null, `driver ${driver} to let go of ${this.bdf}`);
+    if (driver !== null) await this.#write(`${DRIVERS}/${driver}/unbind`, this.bdf, wordsForUnbind(this));
   }
 
   async #probe(driver: string): Promise<void> {
@@ -327,7 +352,6 @@ export class PciDevice {
     if (probed !== undefined && !(probed instanceof VfioError && probed.code === 'EINVAL')) throw probed;
     if (this.driver === driver) return;
     await this.#write(`${DRIVERS}/${driver}/bind`, this.bdf);
-    await this.#until(() => this.driver === driver, `driver ${driver} to take ${this.bdf}`);
   }
 
   /** A sysfs write that may wait for others: off the event loop, and not for ever. */
@@ -339,15 +363,6 @@ export class PciDevice {
     ]).finally(() => over.abort());
     if (result === 'late') throw this.#failure(110, path, words);
     if (result < 0) throw this.#failure(-result, path, words);
-  }
-
-  async #until(reached: () => boolean, what: string): Promise<void> {
-    const end = Date.now() + PATIENCE;
-    while (!reached()) {
-      if (Date.now() > end)
-        throw new VfioError(110, { syscall: 'write', reason: `waited ${PATIENCE} ms for ${what}` });
-      await sleep(5);
-    }
   }
 
   #failure(errno: number, path: string, words: typeof wordsForBind): VfioError {
@@ -373,6 +388,19 @@ export class PciDevice {
       });
     return Number(value);
   }
+}
+
+/** Is a change under way still? */
+const isPending = (error: unknown) => error instanceof VfioError && error.code === 'ETIMEDOUT';
+
+/** The virtual functions of a device. */
+const functionsOf = (device: PciDevice) =>
+  device.virtualFunctions.map((bdf) => new PciDevice(hostOf(device), bdf));
+
+/** A name is part of a path: it must not lead elsewhere. */
+function driverName(driver: string): void {
+  if (!/^[^/\s\0]+$/.test(text(driver, 'driver')) || driver === '.' || driver === '..')
+    throw refusal("the name of a driver such as 'vfio-pci'", 'driver', driver);
 }
 
 export function basename(path: string | null): string | null {

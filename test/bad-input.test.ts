@@ -957,7 +957,10 @@ const table: Record<string, () => Refused[]> = {
     ...refuses('options', objects, (bad) => sysfs.unbind(bad)),
     ...refuses('force', booleans, (force) => sysfs.unbind({ force })),
   ],
-  'PciDevice.restore': nothing,
+  'PciDevice.restore': () => [
+    ...refuses('options', objects, (bad) => sysfs.restore(bad)),
+    ...refuses('force', booleans, (force) => sysfs.restore({ force })),
+  ],
   'PciDevice.setNumVfs': () => [
     ...refuses('count', [undefined, ...integers(0xffff)], (bad) => sysfs.setNumVfs(bad)),
     ...refuses('options', [...objects, { force: true }], (bad) => sysfs.setNumVfs(0, bad)),
@@ -976,7 +979,10 @@ const table: Record<string, () => Refused[]> = {
     ...refuses('options', objects, (bad) => members.unbind(bad)),
     ...refuses('force', booleans, (force) => members.unbind({ force })),
   ],
-  'IommuGroup.restore': nothing,
+  'IommuGroup.restore': () => [
+    ...refuses('options', objects, (bad) => members.restore(bad)),
+    ...refuses('force', booleans, (force) => members.restore({ force })),
+  ],
   'Handle.[Symbol.dispose]': nothing,
   'DmaBuffer.[Symbol.dispose]': nothing,
 };

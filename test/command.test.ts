@@ -263,12 +263,71 @@ test('A5: a name that would write over the line is shown by its numbers, and not
 
 test('a group is changed as a whole or not at all', async () => {
   const machine = new Machine(PAIR);
+  const drivers = () => ['0000:01:00.0', '0000:01:01.0'].map((bdf) => machine.host.device(bdf).driver);
   await machine.vfio('bind', '0000:01:01.0', '--force');
-  using _user = machine.host.openDevice('0000:01:01.0');
-  // The second one is held open, so it can't be unbound: the first one is put back.
-  const { status, err } = await machine.vfio('unbind', '--group', PAIR.bdf);
-  expect({ status, err }).toEqual({ status: 1, err: expect.stringContaining('every device is as it was') });
-  expect(machine.host.device('0000:01:00.0').driver).toBe('e1000e');
+  {
+    // The second one is held open: that is seen before the first one is touched.
+    using _user = machine.host.openDevice('0000:01:01.0');
+    for (const command of ['unbind', 'restore', 'bind --driver pci-stub'])
+      expect(await machine.vfio(...command.split(' '), '--group', PAIR.bdf), command).toMatchObject({
+        status: 1,
+        err: `vfio: EBUSY: this process (${process.pid}) has the device open or its group: 0000:01:01.0\nvfio: Close it first\n`,
+      });
+    expect(drivers()).toEqual(['e1000e', 'vfio-pci']);
+    // By force it is tried, and the first one put back.
+    expect(await machine.vfio('unbind', '--group', '--force', PAIR.bdf)).toMatchObject({
+      status: 1,
+      err: expect.stringContaining('every device is as it was'),
+    });
+    expect(drivers()).toEqual(['e1000e', 'vfio-pci']);
+  }
+  expect((await machine.vfio('restore', '--group', PAIR.bdf)).status).toBe(0);
+  expect(drivers()).toEqual(['e1000e', 'ahci']);
+});
+
+test('a device whose driver must wait stays with the one that it has', async () => {
+  const machine = new Machine(PAIR);
+  const device = machine.host.device(PAIR.bdf);
+  const had = [device.driver, device.driverOverride];
+  await machine.vfio('bind', '--group', PAIR.bdf, '--force');
+  {
+    using _user = machine.host.attach('0000:01:01.0', { via: 'cdev' });
+    expect(await machine.vfio('restore', PAIR.bdf)).toMatchObject({
+      status: 1,
+      err: 'vfio: EBUSY: another device of group 0 is in use by user space: drivers that do DMA for the kernel must wait\n',
+    });
+    expect([device.driver, device.driverOverride]).toEqual(['vfio-pci', 'vfio-pci']);
+  }
+  expect((await machine.vfio('restore', PAIR.bdf)).status).toBe(0);
+  expect([device.driver, device.driverOverride]).toEqual(had);
+});
+
+test('restore: also of what was unbound, or given to another driver; it says when no driver took the device', async () => {
+  const machine = new Machine(PAIR);
+  const device = machine.host.device(PAIR.bdf);
+  const had = device.driverOverride;
+  for (const taken of ['bind', 'unbind', 'bind --driver pci-stub']) {
+    await machine.vfio(...taken.split(' '), PAIR.bdf);
+    if (taken !== 'unbind') await machine.vfio('unbind', PAIR.bdf);
+    expect(await machine.vfio('restore', PAIR.bdf), taken).toMatchObject({
+      status: 0,
+      out: `${PAIR.bdf}  no driver -> e1000e\n`,
+    });
+    expect(device.driverOverride).toBe(had);
+  }
+  // Nothing was chosen for it: nothing is done, although the kernel uses it.
+  expect(await machine.vfio('restore', '0000:01:01.0')).toMatchObject({
+    status: 0,
+    out: '0000:01:01.0  ahci -> ahci\n',
+  });
+  const bare = new Machine({
+    ...PAIR,
+    topology: { devices: [{ model: 'edu', bdf: '0000:00:02.0', driver: 'vfio-pci' }] },
+  });
+  expect(await bare.vfio('restore', '0000:00:02.0')).toMatchObject({
+    status: 1,
+    out: expect.stringMatching(/^0000:00:02\.0 {2}vfio-pci -> no driver\n! no driver took 0000:00:02\.0: /),
+  });
 });
 
 test('E1: half a group is granted to nobody, a whole one to a user, with what makes it last', async () => {

@@ -216,7 +216,7 @@ describe('beside the loop', () => {
       let turns = 0;
       const tick = setInterval(() => turns++, 1);
       const user = host.attach(EDU);
-      const unbinding = device.unbind();
+      const unbinding = device.unbind({ force: true });
       await sleep(100);
       const during = turns;
       user[Symbol.dispose]();

@@ -209,6 +209,8 @@ describe('virtual functions', () => {
       pf.setVfToken(TOKEN);
     }
     const vf = group.openDevice(VF, { vfToken: TOKEN });
+    for (const change of [host.device(PF).unbind(), host.device(PF).restore()])
+      await expect(change).rejects.toThrow(code('EBUSY', new RegExp(`${VF}, a virtual function of ${PF}$`)));
     const [request] = vf.irq('req').enable(1);
     const asked = request?.wait({ timeout: 20_000 });
     const gone = host.device(PF).setNumVfs(0);

@@ -7,10 +7,11 @@ import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { renameSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, onTestFinished, test } from 'vitest';
 import { main } from '../cli/main.ts';
 import type { Cause, Host } from '../lib/index.ts';
-import { backend, EDU, GROUP_OF_TWO, HOST_DRIVER, needs, openHost } from './support/backends.ts';
+import { backend, EDU, GROUP_OF_TWO, HOST_DRIVER, NVME, needs, openHost } from './support/backends.ts';
 import { run } from './support/program.ts';
 
 const [FIRST, SECOND] = GROUP_OF_TWO;
@@ -19,6 +20,7 @@ const GROUPS = {
   because: 'the other guests have no group that can be used',
 } as const;
 const PROCESSES = { backends: ['kernel'], because: 'it is about other processes of this machine' } as const;
+const COMMAND = join(import.meta.dirname, '../dist/vfio-command.js');
 const NOBODY = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups'];
 
 interface Explained {
@@ -27,12 +29,25 @@ interface Explained {
   commands: string[];
 }
 
-async function vfio(host: Host, ...args: string[]): Promise<string> {
+async function command(host: Host, args: string[]): Promise<{ status: number; text: string }> {
   let text = '';
   const print = (more: string) => {
     text += more;
   };
-  expect(await main(args, { host, out: print, err: print, colors: false }), text).toBeLessThan(2);
+  const status = await main(args, { host, out: print, err: print, colors: false });
+  return { status, text };
+}
+
+async function vfio(host: Host, ...args: string[]): Promise<string> {
+  const { status, text } = await command(host, args);
+  expect(status, text).toBeLessThan(2);
+  return text;
+}
+
+/** The same, where it can't be done. */
+async function vfioFails(host: Host, ...args: string[]): Promise<string> {
+  const { status, text } = await command(host, args);
+  expect(status, text).toBe(2);
   return text;
 }
 
@@ -255,12 +270,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
     });
     const nobody = ['prlimit', '--memlock=67108864:67108864', ...NOBODY];
     const command = (...args: string[]) => {
-      const [name = '', ...rest] = [
-        ...nobody,
-        process.execPath,
-        join(import.meta.dirname, '../dist/vfio-command.js'),
-        ...args,
-      ];
+      const [name = '', ...rest] = [...nobody, process.execPath, COMMAND, ...args];
       const { status, stdout, stderr } = spawnSync(name, rest, { encoding: 'utf8' });
       return { status, stdout, stderr };
     };
@@ -348,5 +358,87 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
     expect(await vfio(host, 'list')).toMatch(
       new RegExp(`^${SECOND} .* vfio-pci +\\d+ +/dev/vfio/devices/vfio\\d+$`, 'm'),
     );
+  });
+
+  test('what another process has open is not taken from it, unless it is forced: that is pending then', async (ctx) => {
+    needs(ctx, PROCESSES);
+    needs(ctx, GROUPS);
+    await open(FIRST, SECOND);
+    const state = () =>
+      GROUP_OF_TWO.map((bdf) => host.device(bdf)).map((each) => [each.driver, each.driverOverride]);
+    const before = state();
+    for (const node of nodes().slice(0, 2)) {
+      const program = await holder(`openSync('${node}', 'r+');`);
+      for (const command of ['unbind', 'restore', 'bind --driver uio_pci_generic']) {
+        const started = Date.now();
+        expect(await vfio(host, ...command.split(' '), '--group', FIRST), command).toContain(
+          `EBUSY: process ${program} (node) has the device open or its group: ${FIRST}`,
+        );
+        expect(Date.now() - started).toBeLessThan(3000);
+        expect(state()).toEqual(before);
+      }
+      process.kill(program, 'SIGKILL');
+      while (host.group(host.device(FIRST).group ?? -1).dmaOwner !== 'none') await sleep(5);
+    }
+
+    const program = await holder(`openSync('${host.device(FIRST).vfioNode}', 'r+');`);
+    const text = await vfioFails(host, 'unbind', '--group', '--force', FIRST);
+    expect(text).toContain(
+      `ETIMEDOUT: the unbind of ${FIRST} from vfio-pci is pending and completes when it is closed: something has the device open (process ${program} (node))`,
+    );
+    expect(text).toContain(`; not changed: ${SECOND}`);
+    expect(text).not.toContain('as it was');
+    // Whoever asks meanwhile is told so too.
+    expect(await vfioFails(host, 'restore', FIRST)).toContain(
+      `ETIMEDOUT: a change of the driver of ${FIRST} is under way`,
+    );
+    process.kill(program, 'SIGKILL');
+    await host.device(FIRST).bind();
+    expect(state()).toEqual(before);
+  });
+
+  test('bind, unbind and restore in a row, each a process: the driver of the host, or that none took it', async (ctx) => {
+    needs(ctx, PROCESSES);
+    needs(ctx, GROUPS);
+    await open();
+    const command = (...args: string[]) => {
+      const { status, stdout, stderr } = spawnSync(process.execPath, [COMMAND, ...args], {
+        encoding: 'utf8',
+      });
+      return { status, stdout, stderr };
+    };
+    const row = (bdf: string) => ['bind', 'unbind', 'restore'].map((name) => command(name, bdf)).at(-1);
+    expect(row(NVME)).toEqual({ status: 0, stdout: `${NVME}  no driver -> nvme\n`, stderr: '' });
+    expect(host.device(NVME)).toMatchObject({ driver: 'nvme', driverOverride: null });
+    expect(row(EDU)).toMatchObject({
+      status: 1,
+      stdout: expect.stringMatching(`^${EDU}  no driver -> no driver\n! no driver took ${EDU}`),
+    });
+    expect(host.device(EDU)).toMatchObject({ driver: null, driverOverride: null });
+  });
+
+  test('a restore that fails leaves the device with its driver', async (ctx) => {
+    needs(ctx, {
+      backends: ['kernel'],
+      because:
+        'it is about what another host has changed (test/command.test.ts: a device whose driver must wait)',
+    });
+    needs(ctx, GROUPS);
+    await open();
+    await host.device(FIRST).bind(HOST_DRIVER);
+    await host.device(SECOND).bind();
+    using again = openHost();
+    const device = again.device(FIRST);
+    await device.bind();
+    {
+      using _user = host.attach(SECOND);
+      await expect(device.restore({ force: true })).rejects.toThrow(
+        expect.objectContaining({ code: 'EBUSY', reason: expect.not.stringContaining('put back') }),
+      );
+      expect([device.driver, device.driverOverride]).toEqual(['vfio-pci', 'vfio-pci']);
+    }
+    await device.restore();
+    expect(device.driver).toBe(HOST_DRIVER);
+    await device.bind();
   });
 });
