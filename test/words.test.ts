@@ -11,7 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, onTestFinished, test } from 'vitest';
 import { main } from '../cli/main.ts';
 import type { Cause, Host } from '../lib/index.ts';
-import { backend, EDU, GROUP_OF_TWO, HOST_DRIVER, NVME, needs, openHost } from './support/backends.ts';
+import { backend, EDU, GROUP_OF_TWO, HOST_DRIVER, needs, openHost } from './support/backends.ts';
 import { run } from './support/program.ts';
 
 const [FIRST, SECOND] = GROUP_OF_TWO;
@@ -397,7 +397,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
     expect(state()).toEqual(before);
   });
 
-  test('bind, unbind and restore in a row, each a process: the driver of the host, or that none took it', async (ctx) => {
+  test('bind, unbind and restore in a row, each a process: it says that no driver took the device', async (ctx) => {
     needs(ctx, PROCESSES);
     needs(ctx, GROUPS);
     await open();
@@ -408,8 +408,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
       return { status, stdout, stderr };
     };
     const row = (bdf: string) => ['bind', 'unbind', 'restore'].map((name) => command(name, bdf)).at(-1);
-    expect(row(NVME)).toEqual({ status: 0, stdout: `${NVME}  no driver -> nvme\n`, stderr: '' });
-    expect(host.device(NVME)).toMatchObject({ driver: 'nvme', driverOverride: null });
+    // This guest's kernel has no driver for it (test/command.test.ts: restore, where one takes it).
     expect(row(EDU)).toMatchObject({
       status: 1,
       stdout: expect.stringMatching(`^${EDU}  no driver -> no driver\n! no driver took ${EDU}`),
