@@ -1,5 +1,5 @@
 /** vfio list: the PCI devices of the host. */
-import { VFIO_DRIVERS } from '../lib/causes.ts';
+import { withVfio } from '../lib/causes.ts';
 import type { Host } from '../lib/index.ts';
 import type { Printer } from './print.ts';
 
@@ -8,6 +8,7 @@ const hex = (value: number, digits: number) => value.toString(16).padStart(digit
 export function list(host: Host, print: Printer, { vfio }: { vfio?: boolean }): number {
   const devices = host
     .devices()
+    .filter((each) => !vfio || withVfio(each))
     .map((each) => ({
       bdf: each.bdf,
       vendor: each.vendor,
@@ -16,8 +17,7 @@ export function list(host: Host, print: Printer, { vfio }: { vfio?: boolean }): 
       driver: each.driver,
       group: each.group,
       node: each.vfioNode,
-    }))
-    .filter(({ driver }) => !vfio || (driver !== null && VFIO_DRIVERS.has(driver)));
+    }));
   print.json(devices);
   print.table(
     ['ADDRESS', 'ID', 'CLASS', 'DRIVER', 'GROUP', 'NODE'],

@@ -34,12 +34,9 @@ export interface Finding {
   commands: string[];
 }
 
-/** The drivers that give devices to user space. */
-export const VFIO_DRIVERS = new Set(['vfio-pci', 'vfio_pci', 'vfio-platform', 'vfio_mdev']);
-
-/** Is the device with VFIO? */
-export const withVfio = ({ driver, mediated }: PciDevice) =>
-  mediated || (driver !== null && VFIO_DRIVERS.has(driver));
+/** Is the device with VFIO: with vfio-pci, or with one of the drivers made from it, such as mlx5_vfio_pci? */
+export const withVfio = (device: PciDevice) =>
+  device.mediated || device.vfioNode !== null || /vfio[-_](pci|platform)$/.test(device.driver ?? '');
 
 /** A command of root's, for whoever runs this. */
 export function asRoot(host: NativeHost, command: string): string {
@@ -110,6 +107,15 @@ function noIommuCauses({ bdf }: PciDevice, group: IommuGroup): Finding[] {
 
 function driverCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Finding[] {
   const { bdf, driver } = device;
+  if (device.classCode >> 16 === 0x06 && !withVfio(device))
+    return [
+      {
+        cause: 'driver',
+        blocks: true,
+        reason: `${bdf} is a bridge, which stays with the kernel`,
+        commands: [],
+      },
+    ];
   const findings: Finding[] = [];
   if (host.list('/sys/bus/pci/drivers/vfio-pci') === null)
     findings.push({

@@ -2,6 +2,7 @@
  * IOMMU groups as sysfs shows them: a live view. Group restrictions are limits of the hardware: shown, never hidden.
  */
 
+import { withVfio } from './causes.ts';
 import { UUID } from './check.ts';
 import type { IovaRange } from './dma-space.ts';
 import { VfioError } from './errors.ts';
@@ -11,8 +12,8 @@ import { type BindOptions, PciDevice, together } from './pci.ts';
 
 const GROUPS = '/sys/kernel/iommu_groups';
 
-/** Drivers that leave a group's DMA to user space, as the kernel counts them. */
-const HARMLESS = new Set(['vfio-pci', 'pci-stub', 'pcieport', 'vfio-platform', 'vfio_mdev']);
+/** Drivers that leave a group's DMA to user space, as the kernel counts them, besides those of VFIO. */
+const HARMLESS = new Set(['pci-stub', 'pcieport']);
 
 /** A device that keeps its group from user space. */
 export interface Blocker {
@@ -116,9 +117,11 @@ export class IommuGroup {
   /** Whether user space may have the group now and, if not, which devices stand in the way. */
   viability(): { viable: boolean; blockers: Blocker[] } {
     const blockers: Blocker[] = [];
-    for (const { bdf, driver, mediated } of this.devices)
-      if (driver !== null && !HARMLESS.has(driver) && !mediated)
+    for (const device of this.devices) {
+      const { bdf, driver } = device;
+      if (driver !== null && !HARMLESS.has(driver) && !withVfio(device))
         blockers.push({ bdf, driver, reason: `${bdf} is in use by driver ${driver}` });
+    }
     return { viable: blockers.length === 0, blockers };
   }
 
@@ -141,9 +144,9 @@ export class IommuGroup {
     await together(this.endpoints, 'restore', o);
   }
 
-  /** The members that drivers can be changed of: not bridges, which stay with the kernel, nor mediated devices. */
+  /** The members that drivers can be changed of: not bridges of any kind (class 06), which stay with the kernel. */
   get endpoints(): PciDevice[] {
-    return this.devices.filter((each) => !each.mediated && each.classCode >> 8 !== 0x0604);
+    return this.devices.filter((each) => !each.mediated && each.classCode >> 16 !== 0x06);
   }
 
   /** The same in a sentence. */

@@ -261,6 +261,31 @@ test('A5: a name that would write over the line is shown by its numbers, and not
   expect(out).toContain('\n  umount /dev/sda\n');
 });
 
+test('a driver made from vfio-pci leaves the group to user space; bridges of the chipset stay with the kernel', async () => {
+  const passive = { model: 'passive', vendor: 0x8086, device: 1, group: 9 } as const;
+  const machine = new Machine({
+    ...PAIR,
+    topology: {
+      devices: [
+        { model: 'edu', bdf: '0000:00:10.0', driver: 'mlx5_vfio_pci' },
+        { ...passive, bdf: '0000:00:1f.0', classCode: 0x060100, driver: 'lpc_ich' },
+        { ...passive, bdf: '0000:00:1f.3', classCode: 0x040300, driver: 'snd_hda_intel' },
+      ],
+    },
+  });
+  const { host } = machine;
+  expect(host.group(host.device('0000:00:10.0').group ?? -1).viability().blockers).toEqual([]);
+  expect((await machine.vfio('list', '--vfio')).out).toContain('0000:00:10.0');
+  expect(await machine.explain('0000:00:1f.0')).toMatchObject({ usable: false, commands: [] });
+  expect((await machine.vfio('bind', '--group', '0000:00:1f.3')).out).toContain(
+    '0000:00:1f.0 is in use by driver lpc_ich',
+  );
+  expect(['0000:00:1f.0', '0000:00:1f.3'].map((bdf) => host.device(bdf).driver)).toEqual([
+    'lpc_ich',
+    'vfio-pci',
+  ]);
+});
+
 test('a group is changed as a whole or not at all', async () => {
   const machine = new Machine(PAIR);
   const drivers = () => ['0000:01:00.0', '0000:01:01.0'].map((bdf) => machine.host.device(bdf).driver);
