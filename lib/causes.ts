@@ -58,37 +58,51 @@ export function causesOf(host: NativeHost, device: PciDevice, group: IommuGroup 
 
 const words = (host: NativeHost) => (host.readText('/proc/cmdline') ?? '').trim().split(/\s+/);
 
-/** Commands that take words off the kernel's command line and add one, with GRUB as Debian has it. */
+/**
+ * A line that takes words off the kernel's command line and adds one, with GRUB as Debian has it. It stops before the
+ * reboot where there is nothing to change, or another boot loader.
+ */
 function bootCommands(host: NativeHost, remove: readonly string[], add: readonly string[]): string[] {
   const grub = '/etc/default/grub';
-  return [
-    ...remove.map((word) => `sed -i 's/ *\\b${word}\\b//' ${grub}`),
-    ...add.map((word) => `sed -i 's/^GRUB_CMDLINE_LINUX="/&${word} /' ${grub}`),
+  const steps = [
+    ...remove.flatMap((word) => [
+      `grep -q '^GRUB_CMDLINE.*\\b${word}\\b' ${grub}`,
+      `sed -i '/^GRUB_CMDLINE/s/ *\\b${word}\\b//' ${grub}`,
+    ]),
+    ...add.flatMap((word) => [
+      `sed -i 's/^GRUB_CMDLINE_LINUX=["\\x27]/&${word} /' ${grub}`,
+      `grep -q '^GRUB_CMDLINE_LINUX=.${word}' ${grub}`,
+    ]),
     'update-grub',
     'reboot',
-  ].map((command) => asRoot(host, command));
+  ];
+  return [steps.map((step) => asRoot(host, step)).join(' && ')];
 }
 
 function iommuOff(host: NativeHost, device: PciDevice): Finding {
   const { bdf } = device;
   const off = words(host).filter((word) => /^(intel_iommu|amd_iommu|iommu)=off$/.test(word));
-  const amd = (host.readText('/proc/cpuinfo') ?? '').includes('AuthenticAMD');
+  const on = words(host).includes('intel_iommu=on');
+  const cpus = host.readText('/proc/cpuinfo') ?? 'GenuineIntel'; // a software host's are not shown: VT-d is its default
+  const intel = cpus.includes('GenuineIntel');
   const groups = host.list('/sys/kernel/iommu_groups')?.length ?? 0;
   const why =
     off.length > 0
       ? `the kernel was started with ${off.join(' ')}`
       : groups > 0
         ? 'the IOMMU of this machine does not serve it'
-        : amd
-          ? 'the IOMMU is off in the firmware ("IOMMU" or "AMD-Vi")'
-          : 'the kernel was not started with intel_iommu=on, or the IOMMU ("VT-d") is off in the firmware';
+        : intel && !on
+          ? 'the kernel was not started with intel_iommu=on, or the IOMMU ("VT-d") is off in the firmware'
+          : 'the IOMMU is off in the firmware ("IOMMU", "VT-d", "AMD-Vi" or "SMMU"), or this machine has none';
   return {
     cause: 'iommu-off',
     blocks: true,
     reason: `${bdf} is in no IOMMU group: ${why}`,
     // The firmware's settings are no command's.
     commands:
-      groups > 0 || (amd && off.length === 0) ? [] : bootCommands(host, off, amd ? [] : ['intel_iommu=on']),
+      off.length > 0 || (groups === 0 && intel && !on)
+        ? bootCommands(host, off, intel && !on ? ['intel_iommu=on'] : [])
+        : [],
   };
 }
 
@@ -140,11 +154,14 @@ function driverCauses(host: NativeHost, device: PciDevice, group: IommuGroup): F
     const held = blockers.map(
       (each, index) => `${each.bdf} is held by driver ${each.driver}${listed(uses[index] ?? [])}`,
     );
+    // A bridge of the chipset that a driver has can't be taken away: no command of ours does that.
+    const free = new Set(group.endpoints.map((each) => each.bdf));
+    const stays = blockers.filter((each) => !free.has(each.bdf)).map((each) => each.bdf);
     findings.push({
       cause: 'group',
       blocks: true,
-      reason: `group ${group.id} is not viable: ${held.join('; ')}. ${together(host, device, group)}`,
-      commands: [...uses.flat().map((each) => asRoot(host, each.command)), bind],
+      reason: `group ${group.id} is not viable: ${held.join('; ')}. ${together(host, device, group)}${stays.length > 0 ? `. ${stays.join(', ')} stays with the kernel` : ''}`,
+      commands: stays.length > 0 ? [] : [...uses.flat().map((each) => asRoot(host, each.command)), bind],
     });
   }
   return findings;

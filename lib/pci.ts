@@ -316,7 +316,8 @@ export class PciDevice {
       const name = each === this ? each.bdf : `${each.bdf}, a virtual function of ${this.bdf}`;
       const [use] = usesOf(this.#host, each.bdf);
       if (use) throw refuse(`the kernel uses ${name}: ${use.reason}`, `Run: ${use.command}`);
-      const users = usersOf(each);
+      // Nobody but VFIO gives a device to programs.
+      const users = each.vfioNode !== null || STAND_INS.test(each.driver ?? '') ? usersOf(each) : [];
       if (users.length > 0)
         throw refuse(`${users.join(' and ')} has the device open or its group: ${name}`, 'Close it first');
     }

@@ -36,6 +36,22 @@ interface Explained {
   commands: string[];
 }
 
+/** Runs a suggested line about the boot loader on a copy of its file, up to the reboot; returns what is in it then, or null if it stopped. */
+function grub(before: string, line: string): string | null {
+  const file = join(mkdtempSync(join(tmpdir(), 'command-test-')), 'grub');
+  onTestFinished(() => rmSync(dirname(file), { recursive: true }));
+  writeFileSync(file, before);
+  const command = line
+    .replaceAll('/etc/default/grub', file)
+    .replaceAll('sudo ', '')
+    .replace(/\bupdate-grub && reboot$/, 'true');
+  const { status, stderr } = spawnSync('sh', ['-c', command], { encoding: 'utf8' });
+  expect(command).toMatch(/ && true$/);
+  expect(stderr).toBe('');
+  if (status !== 0) return null;
+  return readFileSync(file, 'utf8');
+}
+
 /** A machine, and the program that uses a device of it. */
 class Machine {
   topology: Topology;
@@ -92,19 +108,14 @@ class Machine {
         system.without = (system.without ?? []).filter((each) => each !== args[0]);
         this.restart();
         break;
+      case 'grep':
       case 'sed': {
-        // sed -i 's/ *\bWORD\b//' takes a word off the command line, 's/^...="/&WORD /' puts one onto it.
-        const taken = /\\b([\w=]+)\\b/.exec(command)?.[1];
-        const added = /&([\w=]+) /.exec(command)?.[1];
-        const words = (system.commandLine ?? '').split(' ').filter((word) => word && word !== taken);
-        system.commandLine = [...(added === undefined ? [] : [added]), ...words].join(' ');
-        break;
-      }
-      case 'update-grub':
-        break;
-      case 'reboot':
+        const text = grub(`GRUB_CMDLINE_LINUX="${system.commandLine ?? ''}"\n`, line);
+        expect(text).not.toBeNull();
+        system.commandLine = /^GRUB_CMDLINE_LINUX="(.*)"$/m.exec(text ?? '')?.[1] ?? '';
         this.restart();
         break;
+      }
       case 'umount':
         for (const each of this.topology.devices ?? [])
           if (each.disk?.mountedOn === args[0]) each.disk = { name: each.disk?.name ?? '' };
@@ -181,6 +192,31 @@ describe('A4, A5: a broken host is explained, and repaired by what is suggested:
       machine.host.attach(broken.bdf)[Symbol.dispose]();
     });
   }
+});
+
+test('a boot loader that is not as Debian has it is left alone, and nothing boots', async () => {
+  const off = async (commandLine: string) => {
+    const topology: Topology = {
+      system: { commandLine },
+      iommus: [],
+      devices: [{ model: 'edu', bdf: '0000:00:10.0' }],
+    };
+    const { commands } = await new Machine({ bdf: '', cause: 'iommu-off', says: '', topology }).explain(
+      '0000:00:10.0',
+    );
+    return commands;
+  };
+  const [add = ''] = await off('quiet');
+  expect(grub("GRUB_CMDLINE_LINUX='quiet'\n", add)).toBe("GRUB_CMDLINE_LINUX='intel_iommu=on quiet'\n");
+  expect(grub('GRUB_CMDLINE_LINUX=""\n', add)).toBe('GRUB_CMDLINE_LINUX="intel_iommu=on "\n');
+  expect(grub('GRUB_TIMEOUT=5\n', add)).toBeNull();
+  const [remove = ''] = await off('iommu=off intel_iommu=on');
+  expect(grub('GRUB_CMDLINE_LINUX_DEFAULT="quiet iommu=off"\n', remove)).toBe(
+    'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n',
+  );
+  expect(grub('GRUB_CMDLINE_LINUX=""\n', remove)).toBeNull();
+  // Already there: it is the firmware.
+  expect(await off('intel_iommu=on iommu=pt')).toEqual([]);
 });
 
 const PAIR: Broken = {
