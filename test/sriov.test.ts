@@ -47,8 +47,10 @@ const code = (expected: string, reason = /(?:)/) =>
 needs({ guest: ['intel', 'amd', 'virtio'], because: 'the other has no IOMMU, so no group' });
 
 let host: Host;
-beforeEach(() => {
+beforeEach(async () => {
   host = open();
+  // Another file may have bound everything.
+  await host.device(PF).unbind();
   // See NO_RESET: without a method the kernel does not reset it when it is opened.
   if (backend === 'kernel') writeFileSync(`/sys/bus/pci/devices/${PF}/reset_method`, '\n');
 });
