@@ -73,7 +73,7 @@ Function::Function(Host& host, const Place& place, std::unique_ptr<devices::Devi
     config.set(regHeaderType, 1, config.read(regHeaderType, 1) | headerMultifunction);
   if (isolation.acs) config.addAcs(isolation.kind != PortKind::endpoint);
   if (place.sriov) {
-    sriov = std::make_unique<Sriov>(*place.sriov);
+    sriov = std::make_unique<Sriov>(Sriov{*place.sriov});
     config.addSriov(*place.sriov);
   }
   if (physical) config.makeVirtual();

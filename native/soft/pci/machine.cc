@@ -453,7 +453,7 @@ void TopologyMachine::remove(Function& function) {
 
 int TopologyMachine::setVirtual(Function& physical, unsigned count) {
   if (count == 0) return removeVirtual(physical);
-  const auto taken = [this, &physical](unsigned index) {
+  const auto taken = [&physical](unsigned index) {
     const auto devfn = physical.sriov->spec.devfn(physical.devfn, index);
     return std::ranges::any_of(physical.bus.functions,
                                [devfn](const Function* other) { return other->devfn == devfn; });
