@@ -10,6 +10,7 @@ import { dirname, join } from 'node:path';
 import { describe, expect, onTestFinished, type TestContext, test } from 'vitest';
 import { main } from '../cli/main.ts';
 import { type Cause, Host, type Topology, VfioError } from '../lib/index.ts';
+import { needs } from './support/backends.ts';
 
 interface Broken {
   bdf: string;
@@ -465,6 +466,7 @@ test.each(['bash', 'zsh', 'fish'] as const)(
   '%s completes by the script that the command prints',
   async (shell, ...rest) => {
     const [context] = rest as unknown as [TestContext];
+    needs(context, { backends: ['software'], because: 'a shell is the same beside any backend' });
     if (spawnSync(shell, ['--version']).error !== undefined) context.skip(`there is no ${shell} here`);
     const folder = mkdtempSync(join(tmpdir(), 'command-test-'));
     onTestFinished(() => rmSync(folder, { recursive: true }));
