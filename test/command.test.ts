@@ -139,6 +139,8 @@ class Machine {
   }
 }
 
+needs({ backends: ['software'], because: 'its hosts are simulated, wherever it runs' });
+
 const folder = `${import.meta.dirname}/fixtures/broken`;
 
 /** Is the broken thing among what was found? */
@@ -466,7 +468,6 @@ test.each(['bash', 'zsh', 'fish'] as const)(
   '%s completes by the script that the command prints',
   async (shell, ...rest) => {
     const [context] = rest as unknown as [TestContext];
-    needs(context, { backends: ['software'], because: 'a shell is the same beside any backend' });
     if (spawnSync(shell, ['--version']).error !== undefined) context.skip(`there is no ${shell} here`);
     const folder = mkdtempSync(join(tmpdir(), 'command-test-'));
     onTestFinished(() => rmSync(folder, { recursive: true }));

@@ -65,7 +65,11 @@ for (const { backend, guest, shown: names } of reports)
     shown.set(name, where);
   }
 
-const cell = (text) => text.replace(/^test\//, '').replaceAll('|', '\\|');
+const cell = (text) =>
+  text
+    .replace(/^test\//, '')
+    .replace(/\s+/g, ' ')
+    .replaceAll('|', '\\|');
 const rows = Object.entries(REQUIREMENTS).flatMap(([id, what]) => {
   const tests = [...shown]
     .filter(([name]) => new RegExp(`\\b${id}\\b`).test(name))

@@ -2,6 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import type { NativeHost } from '../lib/native.ts';
 import { usesOf } from '../lib/uses.ts';
+import { needs } from './support/backends.ts';
 
 const BDF = '0000:03:00.0';
 const BELOW = `../../devices/pci0000:00/0000:00:1c.0/${BDF}`;
@@ -21,6 +22,8 @@ function hostOf(files: Record<string, string>, links: Record<string, string>): N
   };
   return host as NativeHost;
 }
+
+needs({ backends: ['software'], because: 'its hosts are made up of files, wherever it runs' });
 
 const reasons = (host: NativeHost) => usesOf(host, BDF).map((each) => each.reason);
 
