@@ -50,8 +50,14 @@ export function causesOf(host: NativeHost, device: PciDevice, group: IommuGroup 
     ...noIommuCauses(device, group),
     ...(device.mediated ? [] : driverCauses(host, device, group)),
     ...nodeCauses(host, device, group),
-    ...openCauses(host, device, group),
-    ...(device.mediated ? [] : interruptCauses(host, device)),
+    ...openCauses(
+      host,
+      device.vfioNode,
+      (who, node) => `${who} has ${device.bdf} open by its own node ${node}`,
+    ),
+    ...groupOpenCauses(host, group),
+    ...neighbourOpenCauses(host, device, group),
+    ...(device.mediated ? [] : interruptCauses(host, device.bdf)),
     ...resetCauses(host, device, group),
   ];
 }
@@ -240,67 +246,105 @@ function nodeCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Fin
   return findings;
 }
 
-function openCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Finding[] {
-  const findings: Finding[] = [];
-  const add = (path: string, reason: (who: string) => string) => {
-    const openers = openersOf(host, path);
-    if (openers.length === 0) return;
-    findings.push({
+/** Who has a node open, which somebody else can't use then. null: there is none. */
+function openCauses(
+  host: NativeHost,
+  node: string | null,
+  reason: (who: string, node: string) => string,
+): Finding[] {
+  const openers = node === null ? [] : openersOf(host, node);
+  if (node === null || openers.length === 0) return [];
+  return [
+    {
       cause: 'open-elsewhere',
       blocks: true,
-      reason: reason(openers.map((each) => each.name).join(' and ')),
+      reason: reason(openers.map((each) => each.name).join(' and '), node),
       // What this process has open it closes itself.
       commands: openers
         .filter(({ pid }) => pid !== process.pid)
         .map(({ pid }) => asRoot(host, `kill ${pid}`)),
-    });
-  };
-  const { vfioNode } = device;
-  if (vfioNode !== null) add(vfioNode, (who) => `${who} has ${device.bdf} open by its own node ${vfioNode}`);
-  const node = groupNode(host, group.id);
-  add(
-    node,
-    (who) => `${who} has the node of group ${group.id} open, ${node}: one who opens a group has it alone`,
-  );
-  for (const other of group.devices) {
-    const node = other.vfioNode;
-    if (other.bdf === device.bdf || node === null) continue;
-    add(
-      node,
-      (who) =>
-        `${who} has ${other.bdf} of the same group ${group.id} open: all devices of a group are used through one iommufd`,
-    );
-  }
-  return findings;
+    },
+  ];
 }
 
-/** The kernel's parameter for those who accept that a device can raise any interrupt. */
-export const UNSAFE_INTERRUPTS = '/sys/module/iommufd/parameters/allow_unsafe_interrupts';
+/** The group's node is open. */
+export function groupOpenCauses(host: NativeHost, group: IommuGroup): Finding[] {
+  return openCauses(
+    host,
+    groupNode(host, group.id),
+    (who, node) =>
+      `${who} has the node of group ${group.id} open, ${node}: one who opens a group has it alone`,
+  );
+}
+
+/** Another device of the group is open by its own node. */
+export function neighbourOpenCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Finding[] {
+  return group.devices
+    .filter((each) => each.bdf !== device.bdf)
+    .flatMap((each) =>
+      openCauses(
+        host,
+        each.vfioNode,
+        (who) =>
+          `${who} has ${each.bdf} of the same group ${group.id} open: all devices of a group are used through one iommufd`,
+      ),
+    );
+}
+
+/** The kernel's parameters for those who accept that a device can raise any interrupt: each way to DMA has its own. */
+const UNSAFE_INTERRUPTS = {
+  iommufd: '/sys/module/iommufd/parameters/allow_unsafe_interrupts',
+  type1: '/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts',
+};
+
+/** The requests that look at the isolation of interrupts, and whose parameter counts for them. */
+const CHECKS_INTERRUPTS = new Map([
+  ['VFIO_DEVICE_BIND_IOMMUFD', UNSAFE_INTERRUPTS.iommufd],
+  ['VFIO_GROUP_GET_DEVICE_FD', UNSAFE_INTERRUPTS.iommufd], // of a group that has joined an iommufd
+  ['VFIO_SET_IOMMU', UNSAFE_INTERRUPTS.type1],
+]);
+
+/** Those of these parameters that are set. */
+export function unsafeInterrupts(host: NativeHost): string[] {
+  return Object.values(UNSAFE_INTERRUPTS).filter((path) => host.readText(path)?.trim() === 'Y');
+}
 
 /** What can be known without an attempt: that somebody has turned the remapping of interrupts off. */
-function interruptCauses(host: NativeHost, device: PciDevice): Finding[] {
+function interruptCauses(host: NativeHost, bdf: string): Finding[] {
   const off = words(host).filter((word) => /^(intremap=off|nointremap)$/.test(word));
-  if (off.length === 0 || host.readText(UNSAFE_INTERRUPTS)?.trim() === 'Y') return [];
+  if (off.length === 0 || unsafeInterrupts(host).length > 0) return [];
   return [
     {
       cause: 'interrupts',
       blocks: true,
-      reason: `interrupts are not isolated: the kernel was started with ${off.join(' ')}, so ${device.bdf} could raise any interrupt of the machine`,
+      reason: `interrupts are not isolated: the kernel was started with ${off.join(' ')}, so ${bdf} could raise any interrupt of the machine`,
       commands: bootCommands(host, off, []),
     },
   ];
 }
 
-/** The same after a bind was refused for no other reason that shows: inferred. */
-export function interruptsInferred(host: NativeHost, device: PciDevice): Finding {
-  return {
-    cause: 'interrupts',
-    blocks: true,
-    reason: `the kernel refuses ${device.bdf} although nobody else has its group: its IOMMU does not isolate interrupts (inferred)`,
-    commands: [
-      `echo Y | ${asRoot(host, `tee ${UNSAFE_INTERRUPTS}`)} # the device could then raise any interrupt of the machine`,
-    ],
-  };
+/**
+ * The same after `request` was refused (EPERM) for no other reason that shows: then it is inferred. Undefined: it is a
+ * request that does not look at interrupts.
+ */
+export function interruptsRefused(
+  host: NativeHost,
+  bdf: string,
+  request: string | undefined,
+): Finding | undefined {
+  const parameter = CHECKS_INTERRUPTS.get(request ?? '');
+  if (parameter === undefined) return undefined;
+  const [known] = interruptCauses(host, bdf);
+  return (
+    known ?? {
+      cause: 'interrupts',
+      blocks: true,
+      reason: `the kernel refuses ${bdf} although nobody else has its group: its IOMMU does not isolate interrupts (inferred)`,
+      commands: [
+        `echo Y | ${asRoot(host, `tee ${parameter}`)} # the device could then raise any interrupt of the machine`,
+      ],
+    }
+  );
 }
 
 function resetCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Finding[] {

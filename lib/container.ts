@@ -12,7 +12,8 @@ import { flag, known, oneOf, options, refusal, type U64Like, u64 } from './check
 import { type DmaBuffer, type MemorySlice, windowOf } from './dma-buffer.ts';
 import type { DmaSpace, IovaRange, MapOptions, Mapping } from './dma-space.ts';
 import { explained, VfioError, withWords } from './errors.ts';
-import { type Words, wordsForContainer } from './explain.ts';
+import { type Words, wordsForContainer, wordsForSetIommu } from './explain.ts';
+import type { IommuGroup } from './groups.ts';
 import { genuine, Handle, keepFile } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
 import type { NativeFile, NativeSpaceCalls } from './native.ts';
@@ -61,6 +62,8 @@ export class Container extends Handle implements DmaSpace {
   /** Its own address space; undefined: the iommufd's. */
   readonly #own: Type1Space | undefined;
   #iommuType: ContainerIommu | null = null;
+  /** Those that have joined it, for words. */
+  readonly #groups = new Set<() => IommuGroup | undefined>();
 
   /** @internal Over `iommufd`, with its file; undefined: of its own. */
   constructor(parent: Handle, file: NativeFile, iommufd: Iommufd | undefined) {
@@ -123,7 +126,16 @@ export class Container extends Handle implements DmaSpace {
   setIommu(type: ContainerIommu): void {
     this.alive();
     const name = oneOf(type, 'type', ['type1', 'type1v2', 'noiommu']);
-    this.#asked(() => this.#file.containerSetIommu(name));
+    explained(
+      () => this.#file.containerSetIommu(name),
+      (error) =>
+        (name === 'noiommu'
+          ? undefined
+          : wordsForSetIommu(
+              error,
+              [...this.#groups].map((group) => group()),
+            )) ?? this.#words(error),
+    );
     this.#iommuType = name;
   }
 
@@ -305,8 +317,14 @@ export class Container extends Handle implements DmaSpace {
     });
   }
 
+  /** @internal A group has joined: what sysfs knows of it. */
+  joined(group: () => IommuGroup | undefined): void {
+    this.#groups.add(group);
+  }
+
   /** @internal A group has left: the last one takes the IOMMU with it, and all that was mapped. */
-  left(): void {
+  left(group: () => IommuGroup | undefined): void {
+    this.#groups.delete(group);
     if (this.#own === undefined || this.disposed) return;
     try {
       this.#file.containerInfo();

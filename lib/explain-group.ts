@@ -1,10 +1,31 @@
 /** Words for failed calls on groups, containers and hot resets. */
+import { interruptsRefused } from './causes.ts';
 import type { VfioError } from './errors.ts';
 import type { Words } from './explain.ts';
+import { wordsOf } from './explain-host.ts';
 import type { IommuGroup } from './groups.ts';
+import { hostOf } from './pci.ts';
 
 const members = (group: IommuGroup | undefined) =>
   (group?.devices ?? []).map(({ bdf, driver }) => `${bdf} (${driver ?? 'no driver'})`).join(', ');
+
+/** A request was refused (EPERM) to whoever has these groups: for their interrupts, if it looks at these. */
+function wordsForRefusal(error: VfioError, groups: readonly (IommuGroup | undefined)[]): Words | undefined {
+  const devices = groups.flatMap((group) => group?.endpoints ?? []);
+  const [first] = devices;
+  if (first === undefined) return undefined;
+  const names = devices.map(({ bdf }) => bdf).join(', ');
+  const found = interruptsRefused(hostOf(first), names, error.request);
+  return found && wordsOf(found);
+}
+
+/** VFIO_SET_IOMMU failed for a container that has these groups, with a type1 IOMMU. */
+export function wordsForSetIommu(
+  error: VfioError,
+  groups: readonly (IommuGroup | undefined)[],
+): Words | undefined {
+  return error.code === 'EPERM' ? wordsForRefusal(error, groups) : undefined;
+}
 
 /** A request of a container failed. `own`: it is not an iommufd's. */
 export function wordsForContainer(error: VfioError, own: boolean, type: string | null): Words | undefined {
@@ -103,9 +124,11 @@ export function wordsForSetContainer(
           reason: `group ${id} is not viable: ${blockers.map((each) => each.reason).join('; ')}`,
           hint: `Give the whole group to user space: ${blockers.map((each) => `await host.device('${each.bdf}').bind()`).join('; ')}`,
         };
-      return {
-        reason: `the DMA of group ${id} belongs to someone else (another container or iommufd), or the container has groups of the other kind, with or without an IOMMU`,
-      };
+      return (
+        wordsForRefusal(error, [group]) ?? {
+          reason: `the DMA of group ${id} belongs to someone else (another container or iommufd), or the container has groups of the other kind, with or without an IOMMU, or its interrupts are not isolated`,
+        }
+      );
     case 'EINVAL':
       return error.request === 'VFIO_GROUP_SET_CONTAINER'
         ? { reason: `group ${id} is in a container or an iommufd already` }

@@ -1,5 +1,12 @@
 /** Words for failures whose cause is in the state of the host: drivers, groups, nodes, permissions. */
-import { asRoot, causesOf, type Finding, interruptsInferred } from './causes.ts';
+import {
+  asRoot,
+  causesOf,
+  type Finding,
+  groupOpenCauses,
+  interruptsRefused,
+  neighbourOpenCauses,
+} from './causes.ts';
 import type { VfioError } from './errors.ts';
 import type { Words } from './explain.ts';
 import type { IommuGroup } from './groups.ts';
@@ -136,12 +143,9 @@ export function wordsForJoin(
       hint: `Run: ${asRoot(host, `vfio bind --group ${bdf}`)}`,
     };
   if (error.code === 'EPERM' && group !== undefined) {
-    const found =
-      causesOf(host, device, group).find(
-        ({ cause, reason }) =>
-          cause === 'interrupts' || (cause === 'open-elsewhere' && !reason.includes(` has ${bdf} open`)),
-      ) ?? interruptsInferred(host, device);
-    return wordsOf(found);
+    const [user] = [...groupOpenCauses(host, group), ...neighbourOpenCauses(host, device, group)];
+    const found = user ?? interruptsRefused(host, bdf, error.request);
+    return found && wordsOf(found);
   }
   if (error.code === 'EBUSY')
     return {

@@ -99,6 +99,7 @@ export class Group extends Handle {
     this.#joined = to;
     this.join(to);
     joined.set(to, (joined.get(to) ?? new Set<Group>()).add(this));
+    if (to instanceof Container) to.joined(this.#context.sysfs);
     this.#returned = this.#context.owned();
   }
 
@@ -163,7 +164,7 @@ export class Group extends Handle {
     if (from === undefined) return;
     this.part(from);
     joined.get(from)?.delete(this);
-    if (from instanceof Container) from.left();
+    if (from instanceof Container) from.left(this.#context.sysfs);
   }
 
   /** The groups that have joined the same container, this one among them. */

@@ -1,6 +1,6 @@
 /** What a host has and lacks: `vfio doctor` prints it. Each check looks at one thing and says how to repair it. */
 import { readFileSync } from 'node:fs';
-import { asRoot, type Finding, interruptsInferred, UNSAFE_INTERRUPTS } from './causes.ts';
+import { asRoot, type Finding, interruptsRefused, unsafeInterrupts } from './causes.ts';
 import type { VfioError } from './errors.ts';
 import { lastingLockLimit, lockLimit, raiseLockLimit } from './memlock.ts';
 import type { NativeHost } from './native.ts';
@@ -98,14 +98,14 @@ function interrupts(host: NativeHost, backend: 'kernel' | 'software'): HostCheck
   const name = 'interrupt remapping';
   const words = (host.readText('/proc/cmdline') ?? '').trim().split(/\s+/);
   const off = words.filter((word) => word === 'intremap=off' || word === 'nointremap');
-  const unsafe = host.readText(UNSAFE_INTERRUPTS)?.trim() === 'Y';
-  if (off.length > 0 && !unsafe)
+  const unsafe = unsafeInterrupts(host);
+  if (off.length > 0 && unsafe.length === 0)
     return fail(name, `off: the kernel was started with ${off.join(' ')}`, `start it without`);
-  if (unsafe)
+  if (unsafe.length > 0)
     return warning(
       name,
       'devices without it are let through (allow_unsafe_interrupts)',
-      `echo N | ${asRoot(host, `tee ${UNSAFE_INTERRUPTS}`)}`,
+      `echo N | ${asRoot(host, `tee ${unsafe.join(' ')}`)}`,
     );
   if (backend === 'software') return ok(name, 'as each IOMMU has it');
   const table = host.readText('/proc/interrupts') ?? '';
@@ -221,16 +221,10 @@ function hugePages(backend: 'kernel' | 'software'): HostCheck {
       );
 }
 
-/** What an attempt to use a device came to. */
+/** What an attempt to use a device came to, of which nothing was known before that stands in its way. */
 export function failedAttempt(host: NativeHost, device: PciDevice, error: VfioError): Finding {
-  const inferred = interruptsInferred(host, device);
-  if (error.code === 'EPERM' && error.reason === inferred.reason) return inferred;
-  return {
-    cause: 'attempt',
-    blocks: true,
-    reason: error.message,
-    commands: error.hint?.startsWith('Run: ') ? [error.hint.slice(5)] : [],
-  };
+  const interrupts = error.code === 'EPERM' ? interruptsRefused(host, device.bdf, error.request) : undefined;
+  return interrupts ?? { cause: 'attempt', blocks: true, reason: error.message, commands: [] };
 }
 
 function read(path: string): string {

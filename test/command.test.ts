@@ -128,8 +128,9 @@ class Machine {
         this.restart();
         break;
       case 'echo':
-        expect(command).toBe('echo Y | tee /sys/module/iommufd/parameters/allow_unsafe_interrupts');
-        for (const each of this.topology.iommus ?? []) each.isolatesInterrupts = true;
+        // A parameter of a module, which the kernel can be started with too.
+        expect(command).toMatch(/^echo Y \| tee \/sys\/module\/\w+\/parameters\/\w+$/);
+        system.commandLine = `${system.commandLine ?? ''} ${args[3]?.split('/')[3]}.${args[3]?.split('/')[5]}=Y`;
         this.restart();
         break;
       default:

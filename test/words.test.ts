@@ -5,7 +5,7 @@
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { renameSync } from 'node:fs';
+import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, onTestFinished, test } from 'vitest';
@@ -230,15 +230,39 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
       because: 'its IOMMU has no interrupt remapping (test/command.test.ts has such a machine)',
     });
     const of = (module: string) => `/sys/module/${module}/parameters/allow_unsafe_interrupts`;
-    const parameter = of('iommufd');
-    const allow = (what: 'N' | 'Y') =>
-      spawnSync('sh', ['-c', `echo ${what} | tee ${parameter} ${of('vfio_iommu_type1')}`]).status;
+    const both = [of('iommufd'), of('vfio_iommu_type1')];
+    const set = (what: 'N' | 'Y') => {
+      for (const path of both) writeFileSync(path, what);
+    };
+    const are = () => both.map((path) => readFileSync(path, 'utf8').trim());
     // The other tests want them as test/support/backends.ts sets them.
-    onTestFinished(() => void allow('Y'));
-    expect(allow('N')).toBe(0);
+    onTestFinished(() => set('Y'));
+    set('N');
     await open(EDU);
+    // Each way has a parameter of its own, and is told that one.
+    for (const [via, path] of [
+      ['cdev', both[0]],
+      ['group-iommufd', both[0]],
+      ['group-type1', both[1]],
+    ] as const)
+      expect(() => host.attach(EDU, { via })).toThrow(
+        expect.objectContaining({
+          code: 'EPERM',
+          reason: expect.stringMatching(/does not isolate interrupts \(inferred\)$/),
+          hint: expect.stringContaining(`tee ${path} #`),
+        }),
+      );
     await repaired(EDU, 'interrupts', /does not isolate interrupts \(inferred\)$/);
-    expect(spawnSync('cat', [parameter], { encoding: 'utf8' }).stdout).toBe('Y\n');
+    expect(are()).toEqual(['Y', 'N']);
+    expect(await vfio(host, 'doctor')).toContain(`echo N | tee ${both[0]}\n`);
+    set('N');
+    renameSync('/dev/iommu', '/dev/iommu-away');
+    try {
+      await repaired(EDU, 'interrupts', /does not isolate interrupts \(inferred\)$/);
+    } finally {
+      renameSync('/dev/iommu-away', '/dev/iommu');
+    }
+    expect(are()).toEqual(['N', 'Y']);
   });
 
   test('there is no IOMMU', async (ctx) => {

@@ -104,6 +104,7 @@ export const internal: readonly string[] = [
   'FaultQueue.read',
   'VeventQueue.read',
   'Container.release',
+  'Container.joined',
   'Container.left',
   'Group.release',
   'VfioDevice.release',
