@@ -1,73 +1,27 @@
 /**
  * The preload library: programs in C, C++ and Python, and lspci, that know nothing of the software host and find its
- * files all the same. A program prints a line per claim, "ok ..." or "FAIL ...".
+ * files all the same. Drivers that a kernel's devices suit as well are in drivers.test.ts.
  */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { needs } from '../support/backends.ts';
-
-const here = import.meta.dirname;
-const root = join(here, '../..');
-const library = join(root, 'build/preload/vfio-soft-preload.so');
-const folder = mkdtempSync(join(tmpdir(), 'preload-test-'));
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
-
-const has = (command: string): boolean => spawnSync(command, ['--version']).error === undefined;
-
-/** What is missing to compile it. */
-const missing = ['make', 'gcc', 'g++'].filter((command) => !has(command));
-
-beforeAll(() => {
-  if (missing.length > 0) return;
-  const made = spawnSync('make', ['-s', '-j2', '-C', join(root, 'native/preload')], { encoding: 'utf8' });
-  expect(made.stderr).toBe('');
-}, 900_000);
-
-beforeEach((context) => {
-  if (missing.length > 0)
-    context.skip(`the library can't be compiled here: there is no ${missing.join(', no ')}`);
-});
-
-function run(command: string, args: string[], env: NodeJS.ProcessEnv = {}) {
-  // The mirror of sysfs goes into a folder of its own, so that a test can see what is left.
-  const all = { ...process.env, ...env, LD_PRELOAD: library, TMPDIR: folder };
-  const { status, signal, stdout, stderr } = spawnSync(command, args, { env: all, encoding: 'utf8' });
-  return { status, signal, stdout, stderr };
-}
-
-function compile(source: string, ...options: string[]): string {
-  const program = join(folder, source.replace(/\W/g, '-'));
-  const compiler = source.endsWith('.cc') ? 'g++' : 'gcc';
-  const all = ['-O2', '-Wall', '-Wextra', '-Wno-unused-function', ...options];
-  const built = spawnSync(compiler, [...all, join(here, source), '-o', program, '-lpthread'], {
-    encoding: 'utf8',
-  });
-  expect(built.stderr).toBe('');
-  return program;
-}
-
-function expectClaims(result: ReturnType<typeof run>, atLeast: number): void {
-  const claims = result.stdout.split('\n').filter((line) => line !== '');
-  expect(claims.filter((line) => !line.startsWith('ok '))).toEqual([]);
-  expect({ status: result.status, signal: result.signal, stderr: result.stderr }).toEqual({
-    status: 0,
-    signal: null,
-    stderr: '',
-  });
-  expect(claims.length).toBeGreaterThanOrEqual(atLeast);
-}
-
-const mirrors = () => readdirSync(folder).filter((name) => name.startsWith('vfio-soft-'));
+import {
+  compile,
+  expectClaims,
+  folder,
+  has,
+  here,
+  library,
+  mirrors,
+  needsCompiler,
+  root,
+  run,
+} from './programs.ts';
 
 needs({ backends: ['software'], because: 'it is about the software host alone' });
-
-test('A1: a driver in C does the whole job: binding, mapping, DMA, an MSI, registers by plain loads and stores', () => {
-  expectClaims(run(compile('edu.c'), []), 12);
-  expect(mirrors()).toEqual([]);
-});
+needsCompiler();
 
 test.each(['', '-D_FILE_OFFSET_BITS=64', '-D_FORTIFY_SOURCE=2'])(
   'files and descriptors in C, compiled with "%s"',
