@@ -110,6 +110,16 @@ void sysfs() {
   sayPut(dev("0000:03:01.0", "reset"), "1");
   sayPut(dev("0000:03:02.0", "reset"), "1");
   sayPut(dev("0000:03:01.0", "reset_method"), "flr");
+  for (const char* file : {"reset", "enable"}) {
+    for (const char* value :
+         {"1", "0x1\n", "01", "+1", "+0X1", "0", "-1", " 1", "1 ", "1\n\n", "", "+", "0x", "0x1g", "08",
+          "18446744073709551615", "18446744073709551616", "99999999999999999999999"}) {
+      sayPut(dev("0000:03:01.0", file), value);
+    }
+  }
+  say("enable %s", text(dev("0000:03:01.0", "enable")).c_str());
+  for (int i = 0; i < 6; ++i) sayPut(dev("0000:03:01.0", "enable"), "0");
+  say("enable %s", text(dev("0000:03:01.0", "enable")).c_str());
 }
 
 void bindDrivers() {

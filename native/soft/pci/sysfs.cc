@@ -5,8 +5,8 @@
 #include <array>
 #include <cctype>
 #include <cerrno>
+#include <charconv>
 #include <cstdio>
-#include <cstdlib>
 #include <optional>
 #include <sstream>
 
@@ -45,16 +45,21 @@ std::function<int64_t(std::string_view)> store(Function function) {
   return [function](std::string_view text) -> int64_t { return function(text); };
 }
 
-// A whole number as the kernel reads it, with nothing around it but a newline; null: it is none. One that is
-// too large is the largest there is.
-std::optional<unsigned long long> number(std::string_view text) {
-  const std::string copy(trimmed(text));
-  if (copy.empty() || std::isdigit(static_cast<unsigned char>(copy.front() == '+' ? copy[1] : copy[0])) == 0)
-    return std::nullopt;
-  char* end = nullptr;
-  const auto value = std::strtoull(copy.c_str(), &end, 0);
-  if (*end != '\0') return std::nullopt;
-  return value;
+// A whole number as the kernel reads it: decimal, octal or hexadecimal, with a plus before it or a newline
+// after it at most. 0, -EINVAL: it is none, or -ERANGE: it is larger than `most`.
+int number(std::string_view text, uint64_t most, uint64_t& value) {
+  text = trimmed(text);
+  if (text.starts_with('+')) text.remove_prefix(1);
+  const auto letter = [text](size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0; };
+  int base = letter(0) == '0' ? 8 : 10;
+  if (base == 8 && std::tolower(letter(1)) == 'x' && std::isxdigit(letter(2)) != 0) {
+    base = 16;
+    text.remove_prefix(2);
+  }
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, base);
+  if (error == std::errc::result_out_of_range) return -ERANGE;
+  if (error != std::errc() || end != text.data() + text.size()) return -EINVAL;
+  return value > most ? -ERANGE : 0;
 }
 
 std::string resourceText(const Function& function) {
@@ -214,10 +219,9 @@ void Sysfs::addSystem(const SystemSpec& system, Machine::Parameters& parameters)
                      return 0;
                    },
                    store([&limit](std::string_view text) {
-                     const auto wanted = number(text);
-                     if (!wanted) return -EINVAL;
-                     if (*wanted > UINT32_MAX) return -ERANGE;
-                     limit = static_cast<uint32_t>(*wanted);
+                     uint64_t wanted = 0;
+                     if (const int failed = number(text, UINT32_MAX, wanted)) return failed;
+                     limit = static_cast<uint32_t>(wanted);
                      return 0;
                    })});
 }
@@ -363,15 +367,15 @@ void Sysfs::addSriov(Function& function, SetVirtual set) {
                                              return 0;
                                            },
                                            store([&function, set = std::move(set)](std::string_view text) {
-                                             const auto wanted = number(text);
-                                             if (!wanted || *wanted > 0xffff) return -EINVAL;
+                                             uint64_t wanted = 0;
+                                             if (number(text, UINT16_MAX, wanted) != 0) return -EINVAL;
                                              const auto& has = *function.sriov;
-                                             if (*wanted > has.spec.totalVfs) return -ERANGE;
-                                             if (*wanted == has.count) return 0;
+                                             if (wanted > has.spec.totalVfs) return -ERANGE;
+                                             if (wanted == has.count) return 0;
                                              if (!function.driver || !function.driver->setVirtual)
                                                return -ENOENT;
-                                             if (*wanted != 0 && has.count != 0) return -EBUSY;
-                                             return set(function, static_cast<unsigned>(*wanted));
+                                             if (wanted != 0 && has.count != 0) return -EBUSY;
+                                             return set(function, static_cast<unsigned>(wanted));
                                            })});
 }
 
@@ -380,7 +384,8 @@ void Sysfs::addVirtual(Function& function, unsigned index) {
   tree_.link(function.path + "/physfn", function.physical->path);
   tree_.attribute(function.path + "/sriov_vf_msix_count",
                   {nullptr, store([](std::string_view text) {
-                     return number(text).value_or(UINT32_MAX) <= INT32_MAX ? -EOPNOTSUPP : -EINVAL;
+                     uint64_t wanted = 0;
+                     return number(text, INT32_MAX, wanted) == 0 ? -EOPNOTSUPP : -EINVAL;
                    })});
 }
 
@@ -403,11 +408,9 @@ void Sysfs::addMdev(Function& mdev, const Function& parent, std::function<int()>
   addText(type + "/available_instances", "0\n");
   tree_.link("/sys/class/mdev_bus/" + parent.bdf, parent.path);
   tree_.attribute(path + "/remove", {nullptr, store([remove = std::move(remove)](std::string_view text) {
-                                       const auto word = trimmed(text);
-                                       return word.empty() ||
-                                                      word.find_first_not_of("0123456789") != word.npos
-                                                  ? -EINVAL
-                                                  : (word == "0" ? 0 : remove());
+                                       uint64_t value = 0;
+                                       if (number(text, UINT64_MAX, value) != 0) return -EINVAL;
+                                       return value == 0 ? 0 : remove();
                                      })});
   addText(path + "/uevent", "DRIVER=edu-mdev\n");
   tree_.link(path + "/mdev_type", type);
@@ -473,10 +476,8 @@ void Sysfs::addIdentity(Function& function) {
                                        return 0;
                                      },
                                      store([&function](std::string_view text) {
-                                       char* end = nullptr;
-                                       const std::string copy(trimmed(text));
-                                       const auto value = std::strtoul(copy.c_str(), &end, 0);
-                                       if (copy.empty() || *end != '\0') return -EINVAL;
+                                       uint64_t value = 0;
+                                       if (number(text, UINT64_MAX, value) != 0) return -EINVAL;
                                        if (function.driver) return -EBUSY;
                                        if (value != 0) {
                                          ++function.enableCount;
@@ -509,10 +510,9 @@ void Sysfs::addOverride(Function& function) {
 void Sysfs::addReset(Function& function) {
   if (function.resetMethods.empty()) return;
   tree_.attribute(function.path + "/reset", {nullptr, store([&function](std::string_view text) {
-                                               char* end = nullptr;
-                                               const std::string copy(trimmed(text));
-                                               const auto value = std::strtoul(copy.c_str(), &end, 0);
-                                               if (copy.empty() || *end != '\0' || value != 1) return -EINVAL;
+                                               uint64_t value = 0;
+                                               if (number(text, UINT64_MAX, value) != 0 || value != 1)
+                                                 return -EINVAL;
                                                return function.tryReset();
                                              })});
   const auto supported = function.resetMethods;
