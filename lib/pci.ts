@@ -311,9 +311,10 @@ export class PciDevice {
     if (force) return;
     const refuse = (reason: string, hint: string) =>
       new VfioError(16, { syscall: 'write', path: `${this.#path}/driver/unbind`, reason, hint });
-    // Its virtual functions go with its driver.
-    for (const each of [this, ...functionsOf(this)]) {
-      const name = each === this ? each.bdf : `${each.bdf}, a virtual function of ${this.bdf}`;
+    // Its virtual functions go with its driver, and so do its mediated devices.
+    for (const each of [this, ...functionsOf(this), ...mediatedOf(this)]) {
+      const what = each.mediated ? 'mediated device' : 'virtual function';
+      const name = each === this ? each.bdf : `${each.bdf}, a ${what} of ${this.bdf}`;
       const [use] = usesOf(this.#host, each.bdf);
       if (use) throw refuse(`the kernel uses ${name}: ${use.reason}`, `Run: ${use.command}`);
       // Nobody but VFIO gives a device to programs.
@@ -397,6 +398,12 @@ const isPending = (error: unknown) => error instanceof VfioError && error.code =
 /** The virtual functions of a device. */
 const functionsOf = (device: PciDevice) =>
   device.virtualFunctions.map((bdf) => new PciDevice(hostOf(device), bdf));
+
+/** The mediated devices that its driver makes of a device. */
+const mediatedOf = (device: PciDevice) =>
+  (hostOf(device).list(devicePath(device.bdf)) ?? [])
+    .filter((name) => UUID.test(name))
+    .map((uuid) => new PciDevice(hostOf(device), uuid));
 
 /** A name is part of a path: it must not lead elsewhere. */
 function driverName(driver: string): void {

@@ -265,4 +265,25 @@ describe('what only a simulated one does', () => {
     expect(() => host.device(OTHER)).toThrow(code('ENODEV'));
     expect(host.groups().map(({ id }) => id)).not.toEqual(expect.arrayContaining(groups));
   });
+
+  test("they go with their parent's driver, which waits for who has one open", async () => {
+    const parent = host.device(PARENT);
+    {
+      using user = host.attach(ONE);
+      const [asked] = user.device.irq('req').enable(1);
+      await expect(parent.unbind()).rejects.toThrow(
+        code('EBUSY', RegExp(`has the device open or its group: ${ONE}, a mediated device of ${PARENT}$`)),
+      );
+      await expect(parent.unbind({ force: true })).rejects.toThrow(code('EBUSY'));
+      expect(await asked?.wait({ timeout: 5000 })).toBe(1n);
+      expect([parent.driver, host.device(OTHER).mediated]).toEqual(['edu', true]);
+    }
+    const groups = [groupOf(ONE), groupOf(OTHER)];
+    await parent.unbind();
+    for (const uuid of [ONE, OTHER]) expect(() => host.device(uuid)).toThrow(code('ENODEV'));
+    expect(host.groups().map(({ id }) => id)).not.toEqual(expect.arrayContaining(groups));
+    await parent.bind();
+    using user = host.attach(PARENT, { via: 'cdev' });
+    expect(user.device.config.vendor).toBe(0x1234);
+  });
 });

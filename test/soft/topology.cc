@@ -183,7 +183,7 @@ void systems() {
 
   const auto parent = machine(R"({ "devices": [{ "model": "edu", "bdf": "0000:00:10.0", "driver": "edu",
     "mdevs": ["83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", "83b8f4f2-509f-382f-3c1e-e6bfe0fa1002"] },
-    { "model": "edu", "bdf": "0000:00:11.0", "mdevs": ["83b8f4f2-509f-382f-3c1e-e6bfe0fa1003",
+    { "model": "edu", "bdf": "0000:00:11.0", "driver": "edu", "mdevs": ["83b8f4f2-509f-382f-3c1e-e6bfe0fa1003",
       "83b8f4f2-509f-382f-3c1e-e6bfe0fa1004"], "mdevsIsolated": false }] })");
   const std::string uuid = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
   same("mediated devices have groups of their own", "0 1 2 3 4", names(*parent, "/sys/kernel/iommu_groups"));
@@ -209,6 +209,27 @@ void systems() {
   claim("... and goes with its parent", 0, parent->removeDevice("0000:00:11.0"));
   same("... and the group of that", "0 3", names(*parent, "/sys/kernel/iommu_groups"));
   same("... from the class too", "0000:00:10.0", names(*parent, "/sys/class/mdev_bus"));
+  const std::string driver = "/sys/bus/pci/drivers/edu";
+  const std::string other = "/dev/vfio/devices/" + names(*parent, "/dev/vfio/devices");
+  const int open = parent->open(other.c_str(), O_RDWR);
+  const int iommufd = parent->open("/dev/iommu", O_RDWR);
+  uapi::vfio_device_bind_iommufd use{.argsz = sizeof use, .iommufd = iommufd};
+  claim("one is in use", 0,
+        parent->ioctl(open, uapi::VFIO_DEVICE_BIND_IOMMUFD, reinterpret_cast<uintptr_t>(&use)));
+  claim("... so its parent's driver can't let go", -EBUSY,
+        write(*parent, (driver + "/unbind").c_str(), "0000:00:10.0"));
+  same("... and it stays", "83b8f4f2-509f-382f-3c1e-e6bfe0fa1002", names(*parent, "/sys/bus/mdev/devices"));
+  parent->close(open);
+  parent->close(iommufd);
+  claim("then it can", 0, write(*parent, (driver + "/unbind").c_str(), "0000:00:10.0"));
+  same("... and they go with it", "", names(*parent, "/sys/bus/mdev/devices"));
+  same("... with their groups", "0", names(*parent, "/sys/kernel/iommu_groups"));
+  same("... and nodes", "devices vfio", names(*parent, "/dev/vfio"));
+  same("... and it is no parent any more", "", names(*parent, "/sys/class/mdev_bus"));
+  claim("... not even for who looks at it", -ENOENT,
+        parent->open("/sys/bus/pci/devices/0000:00:10.0/mdev_supported_types/edu-1/name", O_RDONLY));
+  claim("bound again it has none", 0, write(*parent, (driver + "/bind").c_str(), "0000:00:10.0"));
+  same("... since somebody has to make them", "", names(*parent, "/sys/bus/mdev/devices"));
 
   const auto bound = [&take](Host& host) {
     claim("vfio-pci takes the device", 0, take(host));
@@ -326,7 +347,13 @@ void errors() {
       {edu(R"("bdf": "0000:00:01.0", "mdevs": ["83B8F4F2-509f-382f-3c1e-e6bfe0fa1001"])"),
        "line 1: Expected a UUID in small letters for devices[0].mdevs[0] but received "
        "\"83B8F4F2-509f-382f-3c1e-e6bfe0fa1001\""},
-      {edu(R"("bdf": "0000:00:01.0", "mdevs": ["83b8f4f2-509f-382f-3c1e-e6bfe0fa1001",
+      {edu(R"("bdf": "0000:00:01.0", "mdevs": ["83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"])"),
+       "line 1: Expected a driver of the host, which makes the mdevs for devices[0].driver but received "
+       "nothing"},
+      {edu(R"("bdf": "0000:00:01.0", "driver": "vfio-pci", "mdevs": ["83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"])"),
+       "line 1: Expected a driver of the host, which makes the mdevs for devices[0].driver but received "
+       "\"vfio-pci\""},
+      {edu(R"("bdf": "0000:00:01.0", "driver": "edu", "mdevs": ["83b8f4f2-509f-382f-3c1e-e6bfe0fa1001",
         "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"])"),
        "line 1: Expected UUIDs that nobody else has for devices[0].mdevs but received "
        "\"83b8f4f2-509f-382f-3c1e-e6bfe0fa1001\""},

@@ -101,15 +101,19 @@ class TopologyMachine final : public Machine {
   [[nodiscard]] int lendGroup(Function& function);
   void takeGroupBack(const Function& function);
   void addDrivers();
+  [[nodiscard]] Driver kernelDriver(std::string name, std::vector<Id> ids);
   [[nodiscard]] Driver& driver(const std::string& name);
   // Does the driver that it is to start on take it?
   [[nodiscard]] bool start(Function& function, const DeviceSpec& spec);
   [[nodiscard]] Bus& busFor(DeviceSpec& spec);
   void placeInGroup(DeviceSpec& spec, const Bus& itsBus);
   [[nodiscard]] std::shared_ptr<cdev::Group> vfioGroup(const Function& function);
+  // Throws, before anything is made, where they can't be made.
+  void checkMdevs(const DeviceSpec& spec);
   void addMdevs(Function& parent, const DeviceSpec& spec);
   [[nodiscard]] int removeMdev(const std::string& uuid);
   [[nodiscard]] int removeMdevs(const Function& parent);
+  [[nodiscard]] int unregisterParent(Function& parent);
   [[nodiscard]] int askToLeave(Function& function);
   void nameGroup(iommu::Group& group);
   void makeVfio(Function& function);
@@ -187,7 +191,10 @@ TopologyMachine::TopologyMachine(Host& host)
     if (!start(*functions[index], spec))
       spec.refuse("driver", "a driver that takes this device", '"' + spec.driver->value_or("null") + '"');
   }
-  for (const size_t index : order) addMdevs(*functions[index], topology.devices[index]);
+  for (const size_t index : order) {
+    checkMdevs(topology.devices[index]);
+    addMdevs(*functions[index], topology.devices[index]);
+  }
 }
 
 Bus& TopologyMachine::bus(uint8_t number, Function* bridge) {
@@ -245,10 +252,8 @@ Function& TopologyMachine::add(DeviceSpec& spec, Function* bridge, Function* phy
   return added;
 }
 
-namespace {
-
 // A driver that keeps its devices for the kernel. Without it they are parked: no DMA comes from them.
-Driver kernelDriver(std::string name, std::vector<Id> ids) {
+Driver TopologyMachine::kernelDriver(std::string name, std::vector<Id> ids) {
   const auto master = [](Function& function, bool on) {
     const unsigned others = function.command() & ~unsigned{commandMaster};
     function.configWrite(regCommand, 2, others | (on ? commandMaster | commandMemory : 0U));
@@ -263,13 +268,12 @@ Driver kernelDriver(std::string name, std::vector<Id> ids) {
                 return master(function, true);
               },
           .remove =
-              [master](Function& function) {
+              [this, master](Function& function) {
+                if (const int failed = unregisterParent(function)) return failed;
                 --function.enableCount;
                 return master(function, false);
               }};
 }
-
-}  // namespace
 
 // The one of that name; a new one does DMA for the kernel.
 Driver& TopologyMachine::driver(const std::string& name) {
@@ -374,6 +378,7 @@ void TopologyMachine::addDevice(const std::string& device) {
     }
   }
   place(spec, taken);
+  checkMdevs(spec);
   Function& added = add(spec, itsBus.bridge);
   show(added);
   (void)start(added, spec);
@@ -550,14 +555,28 @@ int TopologyMachine::bindDriver(const std::string& bdf, const std::string& name,
 
 // ---------------------------------------------------------------- mediated devices
 
+void TopologyMachine::checkMdevs(const DeviceSpec& spec) {
+  if (spec.mdevs.empty()) return;
+  const auto name = spec.driver.value_or(std::nullopt);
+  if (!name || !driver(*name).dma) {
+    spec.refuse("driver", "a driver of the host, which makes the mdevs",
+                name ? '"' + *name + '"' : "nothing");
+  }
+  for (auto uuid = spec.mdevs.begin(); uuid != spec.mdevs.end(); ++uuid) {
+    const auto same = [&uuid](const Mdev& other) { return other.function->bdf == *uuid; };
+    if (std::find(spec.mdevs.begin(), uuid, *uuid) != uuid || std::ranges::any_of(mdevs_, same))
+      spec.refuse("mdevs", "UUIDs that nobody else has", '"' + *uuid + '"');
+  }
+}
+
 // They are isolated by their parent's driver, so each has a group of its own, wherever the parent is (A6); or
 // one for all of them, if that driver does not keep them apart (E4).
 void TopologyMachine::addMdevs(Function& parent, const DeviceSpec& spec) {
+  if (spec.mdevs.empty() || !parent.driver) return;
+  parent.isParent = true;
+  sysfs_.addMdevParent(parent);
   iommu::Group* shared = nullptr;
   for (const std::string& uuid : spec.mdevs) {
-    for (const Mdev& other : mdevs_) {
-      if (other.function->bdf == uuid) spec.refuse("mdevs", "UUIDs that nobody else has", '"' + uuid + '"');
-    }
     auto* group = shared;
     if (group == nullptr) {
       group = &groups_.emplace_back(iommu::Group{.id = iommu::Group::kNone,
@@ -582,7 +601,6 @@ void TopologyMachine::addMdevs(Function& parent, const DeviceSpec& spec) {
                                                devices::makeEdu(), noUnit_, *group);
     Function& function = *mdev.function;
     function.translated = false;
-    parent.isParent = true;
     function.path = parent.path + "/" + uuid;
     sysfs_.addMdev(function, parent, [this, uuid] { return removeMdev(uuid); });
     makeVfio(function);
@@ -615,6 +633,23 @@ int TopologyMachine::removeMdevs(const Function& parent) {
     if (next->function->vfio->inUse()) return askToLeave(*next->function);
     if (const int failed = removeMdev(uuid)) return failed;
   }
+}
+
+// They go with the driver that made them. The kernel makes the writer of `unbind` wait for who has one open;
+// here it gets EBUSY, all of them stay, and the program is told once.
+int TopologyMachine::unregisterParent(Function& parent) {
+  if (!parent.isParent) return 0;
+  bool open = false;
+  for (const Mdev& each : mdevs_) {
+    if (each.parent != &parent || !each.function->vfio->inUse()) continue;
+    each.function->vfio->requestRelease();
+    open = true;
+  }
+  if (open) return -EBUSY;
+  if (const int failed = removeMdevs(parent)) return failed;
+  sysfs_.removeMdevParent(parent);
+  parent.isParent = false;
+  return 0;
 }
 
 void TopologyMachine::addDrivers() {

@@ -333,7 +333,6 @@ void Sysfs::removeFunction(Function& function) {
     leaveGroup(function);
     tree_.remove("/sys/devices/virtual/iommu/" + function.endpoint->unit.name + "/devices/" + function.bdf);
   }
-  if (function.isParent) tree_.remove("/sys/class/mdev_bus/" + function.bdf);
   tree_.remove(busPath + "/devices/" + function.bdf);
   tree_.remove(function.path);
 }
@@ -400,13 +399,22 @@ const std::string mdevDriver = mdevBus + "/drivers/edu-mdev";
 
 }  // namespace
 
-void Sysfs::addMdev(Function& mdev, const Function& parent, std::function<int()> remove) {
-  const std::string& path = mdev.path;
+void Sysfs::addMdevParent(const Function& parent) {
   const std::string type = parent.path + "/mdev_supported_types/edu-1";
   addText(type + "/name", "Share of an edu device\n");
   addText(type + "/device_api", "vfio-pci\n");
   addText(type + "/available_instances", "0\n");
   tree_.link("/sys/class/mdev_bus/" + parent.bdf, parent.path);
+}
+
+void Sysfs::removeMdevParent(const Function& parent) {
+  tree_.remove("/sys/class/mdev_bus/" + parent.bdf);
+  tree_.remove(parent.path + "/mdev_supported_types");
+}
+
+void Sysfs::addMdev(Function& mdev, const Function& parent, std::function<int()> remove) {
+  const std::string& path = mdev.path;
+  const std::string type = parent.path + "/mdev_supported_types/edu-1";
   tree_.attribute(path + "/remove", {nullptr, store([remove = std::move(remove)](std::string_view text) {
                                        uint64_t value = 0;
                                        if (number(text, UINT64_MAX, value) != 0) return -EINVAL;

@@ -27,6 +27,9 @@ class Sysfs {
   void addSriov(Function& function, SetVirtual set);
   void addVirtual(Function& function, unsigned index);
   void removeVirtual(const Function& function, unsigned index);
+  // One whose driver makes mediated devices of it.
+  void addMdevParent(const Function& parent);
+  void removeMdevParent(const Function& parent);
   // A mediated device, which is in its group already. `remove` is what its file of that name does: 0 or
   // -errno.
   void addMdev(Function& mdev, const Function& parent, std::function<int()> remove);
