@@ -5,7 +5,7 @@
 import type { IommuGroup } from './groups.ts';
 import type { NativeHost } from './native.ts';
 import { describeOwnership, groupNode, mayOpen, openersOf } from './nodes.ts';
-import type { PciDevice } from './pci.ts';
+import { devicePath, hostOf, type PciDevice } from './pci.ts';
 import { usesOf } from './uses.ts';
 
 /** What a finding is about. */
@@ -35,8 +35,13 @@ export interface Finding {
 }
 
 /** Is the device with VFIO: with vfio-pci, or with one of the drivers made from it, such as mlx5_vfio_pci? */
-export const withVfio = (device: PciDevice) =>
-  device.mediated || device.vfioNode !== null || /vfio[-_](pci|platform)$/.test(device.driver ?? '');
+export function withVfio(device: PciDevice): boolean {
+  if (device.mediated) return true;
+  const host = hostOf(device);
+  if (host.list(`${devicePath(device.bdf)}/vfio-dev`) !== null) return true;
+  // Before Linux 6.1 nothing but the name of its driver tells.
+  return /vfio[-_](pci|platform)$/.test(device.driver ?? '') && host.list('/sys/class/vfio-dev') === null;
+}
 
 /** A command of root's, for whoever runs this. */
 export function asRoot(host: NativeHost, command: string): string {
@@ -137,14 +142,15 @@ function driverCauses(host: NativeHost, device: PciDevice, group: IommuGroup): F
       },
     ];
   const findings: Finding[] = [];
-  if (host.list('/sys/bus/pci/drivers/vfio-pci') === null)
+  const blockers = group.viability().blockers.filter((each) => each.bdf !== bdf);
+  const wanted = !withVfio(device) || blockers.length > 0;
+  if (wanted && host.list('/sys/bus/pci/drivers/vfio-pci') === null)
     findings.push({
       cause: 'no-driver',
       blocks: true,
       reason: 'this kernel has no driver vfio-pci loaded',
       commands: [asRoot(host, 'modprobe vfio-pci')],
     });
-  const blockers = group.viability().blockers.filter((each) => each.bdf !== bdf);
   const bind = asRoot(host, blockers.length > 0 ? `vfio bind --group ${bdf}` : `vfio bind ${bdf}`);
   if (!withVfio(device)) {
     const uses = driver === null ? [] : usesOf(host, bdf);

@@ -1,5 +1,5 @@
 /** Words for failed calls on groups, containers and hot resets. */
-import { interruptsRefused } from './causes.ts';
+import { interruptsRefused, withVfio } from './causes.ts';
 import type { VfioError } from './errors.ts';
 import type { Words } from './explain.ts';
 import { wordsOf } from './explain-host.ts';
@@ -94,7 +94,7 @@ export function wordsForOpenGroup(
           reason: `group ${id} has no IOMMU: its devices reach all memory`,
           hint: 'If that is acceptable: { unsafeNoIommu: true }',
         };
-      return group.devices.some(({ driver }) => driver?.includes('vfio'))
+      return group.devices.some(withVfio)
         ? {
             reason: `there is no ${node}`,
             hint: 'It needs a kernel with CONFIG_VFIO_GROUP',

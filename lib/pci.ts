@@ -1,5 +1,6 @@
 /** PCI devices as sysfs shows them: a live view, nothing is kept. Binding and unbinding of drivers. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { withVfio } from './causes.ts';
 import { flag, integer, known, refusal, text, UUID } from './check.ts';
 import { VfioError, withWords } from './errors.ts';
 import { usersOf, wordsForBind, wordsForNumVfs, wordsForUnbind } from './explain.ts';
@@ -14,8 +15,8 @@ export const devicePath = (name: string) => `/sys/bus/${UUID.test(name) ? 'mdev'
 /** How long a driver may take to let go or to come up. */
 const PATIENCE = 5000;
 
-/** Drivers that have a device for user space, or for nobody: no hardware is theirs by itself. */
-const STAND_INS = /vfio|^(pci-stub|uio_pci_generic)$/;
+/** Drivers that have a device for user space, or for nobody, besides those of VFIO: no hardware is theirs by itself. */
+const STAND_INS = new Set(['pci-stub', 'uio_pci_generic']);
 
 /** The driver and override that a device had before this process changed them, by host and address. */
 const before = new WeakMap<NativeHost, Map<string, Held>>();
@@ -256,7 +257,7 @@ export class PciDevice {
     const { driver } = this;
     if (change !== 'restore') return driver !== change.driver;
     const remembered = before.get(this.#host)?.has(this.bdf) ?? false;
-    if (remembered || driver === null || STAND_INS.test(driver)) return true;
+    if (remembered || driver === null || STAND_INS.has(driver) || withVfio(this)) return true;
     const { driverOverride } = this;
     return driverOverride !== null && driverOverride !== driver;
   }
@@ -318,7 +319,7 @@ export class PciDevice {
       const [use] = usesOf(this.#host, each.bdf);
       if (use) throw refuse(`the kernel uses ${name}: ${use.reason}`, `Run: ${use.command}`);
       // Nobody but VFIO gives a device to programs.
-      const users = each.vfioNode !== null || STAND_INS.test(each.driver ?? '') ? usersOf(each) : [];
+      const users = withVfio(each) ? usersOf(each) : [];
       if (users.length > 0)
         throw refuse(`${users.join(' and ')} has the device open or its group: ${name}`, 'Close it first');
     }

@@ -315,7 +315,10 @@ test('a driver made from vfio-pci leaves the group to user space; bridges of the
   });
   const { host } = machine;
   expect(host.group(host.device('0000:00:10.0').group ?? -1).viability().blockers).toEqual([]);
-  expect((await machine.vfio('list', '--vfio')).out).toContain('0000:00:10.0');
+  expect((await machine.vfio('list', '--vfio')).out).toMatch(
+    /^0000:00:10\.0 .* mlx5_vfio_pci +\d+ +\/dev\/vfio\/devices\/vfio0$/m,
+  );
+  expect(await machine.explain('0000:00:10.0')).toMatchObject({ usable: true, commands: [] });
   expect(await machine.explain('0000:00:1f.0')).toMatchObject({ usable: false, commands: [] });
   expect((await machine.vfio('bind', '--group', '0000:00:1f.3')).out).toContain(
     '0000:00:1f.0 is in use by driver lpc_ich',

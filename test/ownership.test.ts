@@ -9,16 +9,16 @@ const EXACT = { backends: ['software'], because: 'a kernel does not tell count a
 const TWO = { guest: ['intel', 'amd'], because: NO_TWO } as const;
 
 /** One group: a conventional bridge with two edu, and an edu alone. */
-const machine = (second: string | null = 'vfio-pci'): Topology => ({
+const machine = (second: string | null = 'vfio-pci', alone = 'vfio-pci'): Topology => ({
   devices: [
     { model: 'bridge', bdf: '0000:00:01.0' },
     { model: 'edu', bdf: '0000:01:01.0', behind: '0000:00:01.0', driver: 'vfio-pci' },
     { model: 'edu', bdf: '0000:01:02.0', behind: '0000:00:01.0', driver: second },
-    { model: 'edu', bdf: '0000:00:02.0', driver: 'vfio-pci' },
+    { model: 'edu', bdf: '0000:00:02.0', driver: alone },
   ],
 });
-const openMachine = (second?: string | null) =>
-  Host.open({ backend: 'software', software: { topology: machine(second) } });
+const openMachine = (second?: string | null, alone?: string) =>
+  Host.open({ backend: 'software', software: { topology: machine(second, alone) } });
 
 const busMaster = (host: Host, bdf: string): boolean => {
   using device = host.openDevice(bdf);
@@ -122,6 +122,65 @@ test('B2: while a driver of the kernel has a member, no user gets the group', as
   }
   await host.device(SECOND).bind(HOST_DRIVER);
   expect(host.device(SECOND).driver).toBe(HOST_DRIVER);
+});
+
+test('A3 B2: a driver made from vfio-pci gives its device to programs, and leaves the group to them', async (ctx) => {
+  needs(ctx, TWO);
+  // The guest's takes any device that it is told to; of a simulated host's drivers those are there that it starts with.
+  const variant = 'virtio_vfio_pci';
+  using host = backend === 'kernel' ? openHost() : openMachine('pci-stub', variant);
+  const [first, second] = backend === 'kernel' ? GROUP_OF_TWO : ['0000:01:01.0', '0000:01:02.0'];
+  await host.device(first).bind();
+  await host.device(second).bind(variant);
+  const device = host.device(second);
+  expect([device.driver, device.driverOverride]).toEqual([variant, variant]);
+  expect(device.vfioNode).toMatch(/^\/dev\/vfio\/devices\/vfio\d+$/);
+  const group = host.group(device.group ?? -1);
+  expect(group.viability()).toEqual({ viable: true, blockers: [] });
+  expect(group.dmaOwner).toBe('none');
+  expect(host.diagnose(second)).toMatchObject({ usable: true });
+  for (const via of ['cdev', 'group-iommufd', 'group-type1'] as const) {
+    using user = host.attach(second, { via });
+    expect(user.device.config.vendor).toBe(0x1234);
+    expect(group.dmaOwner).toBe('user');
+    await expect(host.device(first).bind(HOST_DRIVER)).rejects.toThrow(
+      expect.objectContaining({ code: 'EBUSY' }),
+    );
+  }
+  {
+    using iommufd = host.openIommufd();
+    const both = [first, second].map((bdf) => host.openDevice(bdf));
+    for (const each of both) each.bind(iommufd);
+    expect(both.map((each) => each.id)).not.toContain(null);
+    // Who has it open is told apart from a driver of the host.
+    await expect(device.unbind()).rejects.toThrow(
+      expect.objectContaining({ code: 'EBUSY', reason: expect.stringContaining('has the device open') }),
+    );
+    for (const each of both) each[Symbol.dispose]();
+  }
+  await device.bind();
+  expect(device.driver).toBe('vfio-pci');
+});
+
+test.for([
+  'hisi_acc_vfio_pci',
+  'ism_vfio_pci',
+  'mlx5_vfio_pci',
+  'nvgrace_gpu_vfio_pci',
+  'pds_vfio_pci',
+  'qat_vfio_pci',
+  'virtio_vfio_pci',
+  'xe-vfio-pci',
+])('A3: a machine can start with %s', (driver, ctx) => {
+  needs(ctx, { backends: ['software'], because: 'all but one of them take devices of one maker only' });
+  using host = openMachine('vfio-pci', driver);
+  expect(host.device('0000:00:02.0').driver).toBe(driver);
+  using user = host.attach('0000:00:02.0');
+  expect(user.via).toBe('cdev');
+  // They make no virtual functions, and can't have a page table of their own.
+  expect(() => host.software?.bindKernelDriver('0000:00:02.0', driver, { exclusive: true })).toThrow(
+    expect.objectContaining({ code: 'EINVAL' }),
+  );
 });
 
 test('B2: a driver that is found by its device waits in the same way, and the count is exact', async (ctx) => {
@@ -266,6 +325,8 @@ test('unplugging a device in use asks for it, waits, and then it has gone', asyn
   });
   expect(await request?.wait({ timeout: 5000 })).toBe(1n);
   expect(() => host.openDevice('0000:00:02.0')).toThrow(expect.objectContaining({ code: 'ENODEV' }));
+  // Its driver is letting go of it, and shows no more.
+  expect(host.device('0000:00:02.0').driver).toBeNull();
   // What has it goes on until it lets go.
   expect(user.device.region('bar0').read32(0)).toBe(0x010000ed);
   expect(gone).toBe(false);

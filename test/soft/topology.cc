@@ -231,6 +231,13 @@ void systems() {
   claim("bound again it has none", 0, write(*parent, (driver + "/bind").c_str(), "0000:00:10.0"));
   same("... since somebody has to make them", "", names(*parent, "/sys/bus/mdev/devices"));
 
+  const auto variants = machine(R"({ "devices": [
+    { "model": "edu", "bdf": "0000:00:10.0", "driver": "xe-vfio-pci" },
+    { "model": "edu", "bdf": "0000:00:11.0", "driver": "xe-vfio" }] })");
+  same("a variant of vfio-pci makes a node", "0 devices vfio", names(*variants, "/dev/vfio"));
+  same("... of its device", "vfio0", names(*variants, "/sys/bus/pci/devices/0000:00:10.0/vfio-dev"));
+  same("... and has it", "xe-vfio-pci", last(*variants, "/sys/bus/pci/devices/0000:00:10.0/driver"));
+
   const auto bound = [&take](Host& host) {
     claim("vfio-pci takes the device", 0, take(host));
     const int iommufd = host.open("/dev/iommu", O_RDWR);

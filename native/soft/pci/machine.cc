@@ -2,6 +2,7 @@
 #include "machine.h"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -102,6 +103,7 @@ class TopologyMachine final : public Machine {
   void takeGroupBack(const Function& function);
   void addDrivers();
   [[nodiscard]] Driver kernelDriver(std::string name, std::vector<Id> ids);
+  [[nodiscard]] Driver vfioDriver(std::string name);
   [[nodiscard]] Driver& driver(const std::string& name);
   // Does the driver that it is to start on take it?
   [[nodiscard]] bool start(Function& function, const DeviceSpec& spec);
@@ -252,6 +254,16 @@ Function& TopologyMachine::add(DeviceSpec& spec, Function* bridge, Function* phy
   return added;
 }
 
+namespace {
+
+// The kernel's drivers that are made from vfio-pci for devices of one kind, by their names in sysfs. Binding,
+// nodes and ownership are as with vfio-pci; what they add (migration, regions) is not modelled.
+constexpr std::array<std::string_view, 8> variantDrivers = {
+    "hisi_acc_vfio_pci", "ism_vfio_pci", "mlx5_vfio_pci",   "nvgrace_gpu_vfio_pci",
+    "pds_vfio_pci",      "qat_vfio_pci", "virtio_vfio_pci", "xe-vfio-pci"};
+
+}  // namespace
+
 // A driver that keeps its devices for the kernel. Without it they are parked: no DMA comes from them.
 Driver TopologyMachine::kernelDriver(std::string name, std::vector<Id> ids) {
   const auto master = [](Function& function, bool on) {
@@ -275,12 +287,21 @@ Driver TopologyMachine::kernelDriver(std::string name, std::vector<Id> ids) {
               }};
 }
 
-// The one of that name; a new one does DMA for the kernel.
+// A driver of VFIO: what it has is for programs.
+Driver TopologyMachine::vfioDriver(std::string name) {
+  return {.name = std::move(name),
+          .ids = {},
+          .probe = [this](Function& function) { return probeVfio(function); },
+          .remove = [this](Function& function) { return removeVfio(function); }};
+}
+
+// The one of that name; a new one is a variant of vfio-pci, or does DMA for the kernel.
 Driver& TopologyMachine::driver(const std::string& name) {
   for (const auto& each : core_.drivers()) {
     if (each->name == name) return *each;
   }
-  Driver& added = core_.add(kernelDriver(name, {}));
+  const bool isVariant = std::ranges::find(variantDrivers, name) != variantDrivers.end();
+  Driver& added = core_.add(isVariant ? vfioDriver(name) : kernelDriver(name, {}));
   sysfs_.addDriver(added);
   return added;
 }
@@ -391,7 +412,10 @@ int TopologyMachine::askToLeave(Function& function) {
   constexpr std::chrono::seconds patience(10);
   const auto now = std::chrono::steady_clock::now();
   const auto [told, isNew] = leaving_.try_emplace(&function, now);
-  if (isNew) sysfs_.hideVfio(function, function.vfio->index);
+  if (isNew) {
+    sysfs_.hideVfio(function, function.vfio->index);
+    if (function.driver) sysfs_.driverChanged(function, *function.driver, false);
+  }
   if (!isNew && now - told->second < patience) return -EBUSY;
   told->second = now;
   function.vfio->requestRelease();
@@ -654,14 +678,11 @@ int TopologyMachine::unregisterParent(Function& parent) {
 
 void TopologyMachine::addDrivers() {
   if (system_.vfioPci) {
-    sysfs_.addDriver(core_.add({.name = "vfio-pci",
-                                .ids = {},
-                                .probe = [this](Function& function) { return probeVfio(function); },
-                                .remove = [this](Function& function) { return removeVfio(function); },
-                                .setVirtual =
-                                    [this](Function& function, unsigned count) {
-                                      return parameters.sriov ? setVirtual(function, count) : -ENOENT;
-                                    }}));
+    Driver& vfio = core_.add(vfioDriver("vfio-pci"));
+    vfio.setVirtual = [this](Function& function, unsigned count) {
+      return parameters.sriov ? setVirtual(function, count) : -ENOENT;
+    };
+    sysfs_.addDriver(vfio);
   }
   sysfs_.addDriver(core_.add({.name = "pci-stub", .ids = {}}));
   sysfs_.addDriver(core_.add({.name = "pcieport",
