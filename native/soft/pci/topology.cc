@@ -52,8 +52,8 @@ class Reader {
     if (value.kind != Value::Kind::object) fail(value.line, what, name_, value.shown());
   }
 
-  // Fields that are none of these are mistakes.
-  // No other fields than these, and `more`.
+  // No other fields than these, and `more`: what else there is is a mistake. Said before anything is read, so
+  // that a name with a slip in it is not reported as one that is missing.
   void only(std::initializer_list<std::string_view> names,
             std::initializer_list<std::string_view> more = {}) const {
     std::vector<std::string_view> all(names);
