@@ -17,10 +17,11 @@ constexpr unsigned firstCapability = 0x40;
 }  // namespace
 
 ConfigSpace::ConfigSpace(const devices::Description& description)
-    : bytes_(description.express ? extendedSize : conventionalSize),
-      writable_(bytes_.size()),
-      clearable_(bytes_.size()) {
-  std::fill(writable_.begin() + headerEnd, writable_.begin() + conventionalSize, uint8_t{0xff});
+    : size_(description.express ? extendedSize : conventionalSize),
+      bytes_(conventionalSize),
+      writable_(conventionalSize),
+      clearable_(conventionalSize) {
+  std::fill(writable_.begin() + headerEnd, writable_.end(), uint8_t{0xff});
   set(regVendor, 2, description.vendor);
   set(regDevice, 2, description.device);
   set(regRevision, 1, description.revision);
@@ -96,10 +97,11 @@ void ConfigSpace::addExpress(unsigned offset, const devices::Description& descri
 
 unsigned ConfigSpace::addExtended(uint16_t id, unsigned length) {
   const unsigned at = endOfExtended_;
+  endOfExtended_ += length;
+  for (auto* part : {&bytes_, &writable_, &clearable_}) part->resize(endOfExtended_);
   set(at, 4, id | 1U << 16);
   if (lastExtended_ != 0) set(lastExtended_, 4, (read(lastExtended_, 4) & 0x000fffff) | at << 20);
   lastExtended_ = at;
-  endOfExtended_ += length;
   return at;
 }
 
@@ -158,7 +160,8 @@ void ConfigSpace::addAcs(bool port) {
 uint32_t ConfigSpace::read(unsigned offset, unsigned width) const {
   uint32_t value = 0;
   for (unsigned i = 0; i < width; ++i) {
-    const uint32_t byte = offset + i < bytes_.size() ? bytes_[offset + i] : 0xff;
+    const size_t at = offset + i;
+    const uint32_t byte = at < bytes_.size() ? bytes_[at] : at < size_ ? 0 : 0xff;
     value |= byte << 8 * i;
   }
   return value;

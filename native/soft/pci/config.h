@@ -19,7 +19,7 @@ class ConfigSpace {
   // What a device with this description shows after power-on.
   explicit ConfigSpace(const devices::Description& description);
 
-  [[nodiscard]] size_t size() const { return bytes_.size(); }
+  [[nodiscard]] size_t size() const { return size_; }
   // Accesses over the bus: width 1, 2 or 4, naturally aligned. Past the end there is nothing: all ones.
   [[nodiscard]] uint32_t read(unsigned offset, unsigned width) const;
   void write(unsigned offset, unsigned width, uint32_t value);
@@ -50,6 +50,8 @@ class ConfigSpace {
   void addMsix(unsigned offset, const devices::MsixTable& table);
   void addExpress(unsigned offset, const devices::Description& description);
 
+  size_t size_;
+  // Up to the last capability: the rest of the extended space is read-only zeros, and most of a large machine.
   std::vector<uint8_t> bytes_;
   std::vector<uint8_t> writable_;
   std::vector<uint8_t> clearable_;

@@ -62,6 +62,15 @@ int number(std::string_view text, uint64_t most, uint64_t& value) {
   return value > most ? -ERANGE : 0;
 }
 
+// One that never changes.
+Attribute fixed(std::string text) {
+  return {[text = std::move(text)](std::string& out) {
+            out = text;
+            return 0;
+          },
+          nullptr};
+}
+
 std::string resourceText(const Function& function) {
   // The BARs, the ROM and the six of SR-IOV; a bridge's windows besides.
   const size_t lines = function.isBridge() ? 17 : 13;
@@ -164,11 +173,7 @@ std::function<int64_t(std::string_view)> storeFlag(bool& flag) {
 }  // namespace
 
 void Sysfs::addText(const std::string& path, std::string text) {
-  tree_.attribute(path, {[text = std::move(text)](std::string& out) {
-                           out = text;
-                           return 0;
-                         },
-                         nullptr});
+  tree_.attribute(path, fixed(std::move(text)));
 }
 
 void Sysfs::addBus() {
@@ -306,11 +311,153 @@ void Sysfs::addGroup(iommu::Group& group) {
 
 // ---------------------------------------------------------------- functions
 
+namespace {
+
+Attribute uevent(Function& function) {
+  return {[&function](std::string& text) {
+            const auto& id = function.description();
+            if (function.driver) text += "DRIVER=" + function.driver->name + "\n";
+            text += format("PCI_CLASS=%X\nPCI_ID=%04X:%04X\n", id.classCode, id.vendor, id.device);
+            text += format("PCI_SUBSYS_ID=%04X:%04X\n", id.subsystemVendor, id.subsystem);
+            text += "PCI_SLOT_NAME=" + function.bdf + "\nMODALIAS=" + modalias(function) + "\n";
+            return 0;
+          },
+          nullptr};
+}
+
+Attribute enable(Function& function) {
+  return {[&function](std::string& text) {
+            text = format("%u\n", function.enableCount);
+            return 0;
+          },
+          store([&function](std::string_view text) {
+            uint64_t wanted = 0;
+            if (number(text, UINT64_MAX, wanted) != 0) return -EINVAL;
+            if (function.driver) return -EBUSY;
+            if (wanted != 0) {
+              ++function.enableCount;
+            } else if (function.enableCount == 0) {
+              return -EIO;
+            } else {
+              --function.enableCount;
+            }
+            return 0;
+          })};
+}
+
+Attribute driverOverride(Function& function) {
+  return {[&function](std::string& text) {
+            text = function.driverOverride.value_or("(null)") + "\n";
+            return 0;
+          },
+          store([&function](std::string_view text) {
+            constexpr size_t pageSize = 4096;
+            if (text.size() >= pageSize - 1) return -EINVAL;
+            // Text after a newline or a NUL is ignored; nothing left clears the override.
+            const auto name = text.substr(0, text.find_first_of(std::string_view("\n\0", 2)));
+            function.driverOverride.reset();
+            if (!name.empty()) function.driverOverride = std::string(name);
+            return 0;
+          })};
+}
+
+Attribute reset(Function& function) {
+  return {nullptr, store([&function](std::string_view text) {
+            uint64_t wanted = 0;
+            if (number(text, UINT64_MAX, wanted) != 0 || wanted != 1) return -EINVAL;
+            return function.tryReset();
+          })};
+}
+
+// Made before the first change, which goes through it: the methods are all that the function has.
+Attribute resetMethod(Function& function) {
+  return {[&function](std::string& text) {
+            for (const auto& method : function.resetMethods) text += (text.empty() ? "" : " ") + method;
+            if (!text.empty()) text += "\n";
+            return 0;
+          },
+          store([&function, supported = function.resetMethods](std::string_view text) {
+            std::vector<std::string> wanted;
+            std::string name;
+            for (const char c : std::string(trimmed(text)) + ' ') {
+              if (c != ' ') {
+                name += c;
+              } else if (!name.empty()) {
+                wanted.push_back(std::move(name));
+                name.clear();
+              }
+            }
+            if (wanted.size() == 1 && wanted.front() == "default") wanted = supported;
+            for (const auto& method : wanted) {
+              if (std::find(supported.begin(), supported.end(), method) == supported.end()) return -EINVAL;
+            }
+            function.resetMethods = wanted;
+            return 0;
+          })};
+}
+
+// The attributes of functions.
+struct FunctionFile {
+  std::string_view name;
+  Attribute (*make)(Function&);
+};
+
+constexpr std::array commonFiles = {
+    FunctionFile{"vendor", [](Function& f) { return fixed(format("0x%04x\n", f.description().vendor)); }},
+    FunctionFile{"device", [](Function& f) { return fixed(format("0x%04x\n", f.description().device)); }},
+    FunctionFile{"subsystem_vendor",
+                 [](Function& f) { return fixed(format("0x%04x\n", f.description().subsystemVendor)); }},
+    FunctionFile{"subsystem_device",
+                 [](Function& f) { return fixed(format("0x%04x\n", f.description().subsystem)); }},
+    FunctionFile{"class", [](Function& f) { return fixed(format("0x%06x\n", f.description().classCode)); }},
+    FunctionFile{"revision", [](Function& f) { return fixed(format("0x%02x\n", f.description().revision)); }},
+    FunctionFile{"irq", [](Function& f) { return fixed(format("%u\n", f.interrupt)); }},
+    FunctionFile{"numa_node", [](Function&) { return fixed("-1\n"); }},
+    FunctionFile{"msi_bus", [](Function&) { return fixed("1\n"); }},
+    FunctionFile{"modalias", [](Function& f) { return fixed(modalias(f) + "\n"); }},
+    FunctionFile{"resource", [](Function& f) { return fixed(resourceText(f)); }},
+    FunctionFile{"dma_mask_bits", [](Function&) { return fixed("32\n"); }},
+    FunctionFile{"consistent_dma_mask_bits", [](Function&) { return fixed("32\n"); }},
+    FunctionFile{"uevent", uevent},
+    FunctionFile{"enable", enable},
+    FunctionFile{"driver_override", driverOverride},
+};
+
+constexpr std::array resetFiles = {FunctionFile{"reset", reset}, FunctionFile{"reset_method", resetMethod}};
+
+// Calls `visit` with each of a function's files.
+template <typename Visit>
+void forEachFile(bool resets, Visit visit) {
+  for (const auto& file : commonFiles) visit(file);
+  if (resets) {
+    for (const auto& file : resetFiles) visit(file);
+  }
+}
+
+Offer filesOf(Function& function) {
+  // Which methods are left to it changes; whether it had any does not.
+  const bool resets = !function.resetMethods.empty();
+  return {[resets](std::vector<std::string>& names) {
+            forEachFile(resets, [&](const FunctionFile& file) { names.emplace_back(file.name); });
+          },
+          [&function, resets](std::string_view name) {
+            std::optional<Attribute> made;
+            forEachFile(resets, [&](const FunctionFile& file) {
+              if (file.name == name) made = file.make(function);
+            });
+            return made;
+          }};
+}
+
+}  // namespace
+
 void Sysfs::addFunction(Function& function) {
   const std::string& path = function.path;
-  addIdentity(function);
-  addOverride(function);
-  addReset(function);
+  tree_.offer(path, filesOf(function));
+  if (function.isBridge()) {
+    addText(path + "/secondary_bus_number", format("%u\n", function.configRead(regSecondaryBus, 1)));
+    addText(path + "/subordinate_bus_number", format("%u\n", function.configRead(regSubordinateBus, 1)));
+  }
   tree_.flat(path + "/config",
              {function.config.size(),
               [&function](uint64_t offset) {
@@ -447,109 +594,6 @@ void Sysfs::hideVfio(Function& function, unsigned index) {
   if (hasNode(function)) tree_.remove("/dev/vfio/devices/" + name);
   tree_.remove("/sys/class/vfio-dev/" + name);
   tree_.remove(function.path + "/vfio-dev");
-}
-
-void Sysfs::addIdentity(Function& function) {
-  const std::string& path = function.path;
-  const auto& d = function.description();
-  addText(path + "/vendor", format("0x%04x\n", d.vendor));
-  addText(path + "/device", format("0x%04x\n", d.device));
-  addText(path + "/subsystem_vendor", format("0x%04x\n", d.subsystemVendor));
-  addText(path + "/subsystem_device", format("0x%04x\n", d.subsystem));
-  addText(path + "/class", format("0x%06x\n", d.classCode));
-  addText(path + "/revision", format("0x%02x\n", d.revision));
-  addText(path + "/irq", format("%u\n", function.interrupt));
-  addText(path + "/numa_node", "-1\n");
-  addText(path + "/msi_bus", "1\n");
-  addText(path + "/modalias", modalias(function) + "\n");
-  addText(path + "/resource", resourceText(function));
-  addText(path + "/dma_mask_bits", "32\n");
-  addText(path + "/consistent_dma_mask_bits", "32\n");
-  if (function.isBridge()) {
-    addText(path + "/secondary_bus_number", format("%u\n", function.configRead(regSecondaryBus, 1)));
-    addText(path + "/subordinate_bus_number", format("%u\n", function.configRead(regSubordinateBus, 1)));
-  }
-  tree_.attribute(path + "/uevent",
-                  {[&function](std::string& text) {
-                     const auto& id = function.description();
-                     if (function.driver) text += "DRIVER=" + function.driver->name + "\n";
-                     text += format("PCI_CLASS=%X\nPCI_ID=%04X:%04X\n", id.classCode, id.vendor, id.device);
-                     text += format("PCI_SUBSYS_ID=%04X:%04X\n", id.subsystemVendor, id.subsystem);
-                     text += "PCI_SLOT_NAME=" + function.bdf + "\nMODALIAS=" + modalias(function) + "\n";
-                     return 0;
-                   },
-                   nullptr});
-  tree_.attribute(path + "/enable", {[&function](std::string& text) {
-                                       text = format("%u\n", function.enableCount);
-                                       return 0;
-                                     },
-                                     store([&function](std::string_view text) {
-                                       uint64_t value = 0;
-                                       if (number(text, UINT64_MAX, value) != 0) return -EINVAL;
-                                       if (function.driver) return -EBUSY;
-                                       if (value != 0) {
-                                         ++function.enableCount;
-                                       } else if (function.enableCount == 0) {
-                                         return -EIO;
-                                       } else {
-                                         --function.enableCount;
-                                       }
-                                       return 0;
-                                     })});
-}
-
-void Sysfs::addOverride(Function& function) {
-  tree_.attribute(function.path + "/driver_override",
-                  {[&function](std::string& text) {
-                     text = function.driverOverride.value_or("(null)") + "\n";
-                     return 0;
-                   },
-                   store([&function](std::string_view text) {
-                     constexpr size_t pageSize = 4096;
-                     if (text.size() >= pageSize - 1) return -EINVAL;
-                     // Text after a newline or a NUL is ignored; nothing left clears the override.
-                     const auto name = text.substr(0, text.find_first_of(std::string_view("\n\0", 2)));
-                     function.driverOverride.reset();
-                     if (!name.empty()) function.driverOverride = std::string(name);
-                     return 0;
-                   })});
-}
-
-void Sysfs::addReset(Function& function) {
-  if (function.resetMethods.empty()) return;
-  tree_.attribute(function.path + "/reset", {nullptr, store([&function](std::string_view text) {
-                                               uint64_t value = 0;
-                                               if (number(text, UINT64_MAX, value) != 0 || value != 1)
-                                                 return -EINVAL;
-                                               return function.tryReset();
-                                             })});
-  const auto supported = function.resetMethods;
-  tree_.attribute(function.path + "/reset_method",
-                  {[&function](std::string& text) {
-                     for (const auto& method : function.resetMethods)
-                       text += (text.empty() ? "" : " ") + method;
-                     if (!text.empty()) text += "\n";
-                     return 0;
-                   },
-                   store([&function, supported](std::string_view text) {
-                     std::vector<std::string> wanted;
-                     std::string name;
-                     for (const char c : std::string(trimmed(text)) + ' ') {
-                       if (c != ' ') {
-                         name += c;
-                       } else if (!name.empty()) {
-                         wanted.push_back(std::move(name));
-                         name.clear();
-                       }
-                     }
-                     if (wanted.size() == 1 && wanted.front() == "default") wanted = supported;
-                     for (const auto& method : wanted) {
-                       if (std::find(supported.begin(), supported.end(), method) == supported.end())
-                         return -EINVAL;
-                     }
-                     function.resetMethods = wanted;
-                     return 0;
-                   })});
 }
 
 // ---------------------------------------------------------------- drivers and VFIO

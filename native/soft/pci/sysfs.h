@@ -52,9 +52,6 @@ class Sysfs {
   void addFlag(const std::string& commandLine, const std::string& module, const std::string& name,
                bool& flag);
   [[nodiscard]] bool hasNode(const Function& function) const;
-  void addIdentity(Function& function);
-  void addOverride(Function& function);
-  void addReset(Function& function);
   void showUse(Function& function, bool shown);
 
   Tree& tree_;

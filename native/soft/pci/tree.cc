@@ -28,6 +28,19 @@ std::vector<std::string_view> split(std::string_view path) {
   return parts;
 }
 
+// The child of that name, which is made of what the directory offers if need be; null: there is none.
+std::shared_ptr<Node> childOf(Directory& directory, std::string_view name) {
+  const auto found = directory.children.find(name);
+  if (found != directory.children.end()) return found->second;
+  if (!directory.offer) return nullptr;
+  auto attribute = directory.offer->make(name);
+  if (!attribute) return nullptr;
+  auto node = std::make_shared<Node>();
+  node->content = std::move(*attribute);
+  directory.children.emplace(name, node);
+  return node;
+}
+
 // Only for readlink and list of directories opened as files.
 class DirectoryFile final : public File {
  public:
@@ -48,7 +61,8 @@ int64_t moveTo(uint64_t& position, int64_t offset, int whence, uint64_t end) {
 // Text is made at the first read and at every read from the start, as the kernel's sequential files do.
 class AttributeFile final : public File {
  public:
-  explicit AttributeFile(std::shared_ptr<Node> node) : node_(std::move(node)) {}
+  explicit AttributeFile(std::shared_ptr<Node> node)
+      : node_(std::move(node)), attribute_(node_->as<Attribute>()) {}
 
   [[nodiscard]] Calls calls() const override { return {.reads = true, .writes = true}; }
   [[nodiscard]] int64_t read(UserAddress user, size_t size) override {
@@ -57,11 +71,11 @@ class AttributeFile final : public File {
     return moved;
   }
   [[nodiscard]] int64_t pread(UserAddress user, size_t size, uint64_t offset) override {
-    if (!node_->attribute.show) return -EIO;
+    if (!attribute_.show) return -EIO;
     if (offset == 0 || !filled_) {
       if (node_->gone) return -ENODEV;
       text_.clear();
-      if (const int failed = node_->attribute.show(text_)) return failed;
+      if (const int failed = attribute_.show(text_)) return failed;
       filled_ = true;
     }
     if (offset >= text_.size()) return 0;
@@ -74,9 +88,9 @@ class AttributeFile final : public File {
     std::array<char, pageSize> text;
     if (mm::Memory::copyIn(text.data(), user, length) != 0) return -EFAULT;
     if (node_->gone) return -ENODEV;
-    if (!node_->attribute.store) return -EIO;
+    if (!attribute_.store) return -EIO;
     if (length == 0) return 0;
-    const int64_t failed = node_->attribute.store({text.data(), length});
+    const int64_t failed = attribute_.store({text.data(), length});
     return failed < 0 ? failed : static_cast<int64_t>(length);
   }
   [[nodiscard]] int64_t pwrite(UserAddress user, size_t size, uint64_t) override { return write(user, size); }
@@ -86,6 +100,7 @@ class AttributeFile final : public File {
 
  private:
   const std::shared_ptr<Node> node_;
+  const Attribute& attribute_;
   std::string text_;
   bool filled_ = false;
   uint64_t position_ = 0;
@@ -93,7 +108,7 @@ class AttributeFile final : public File {
 
 class FlatFile final : public File {
  public:
-  explicit FlatFile(std::shared_ptr<Node> node) : node_(std::move(node)) {}
+  explicit FlatFile(std::shared_ptr<Node> node) : node_(std::move(node)), flat_(node_->as<Flat>()) {}
 
   [[nodiscard]] Calls calls() const override { return {.reads = true, .writes = true}; }
   [[nodiscard]] int64_t read(UserAddress user, size_t size) override {
@@ -110,13 +125,13 @@ class FlatFile final : public File {
     std::array<uint8_t, pageSize> bytes;
     const size_t length = clamp(size, offset);
     if (node_->gone) return -ENODEV;
-    for (size_t i = 0; i < length; ++i) bytes[i] = node_->flat.read(offset + i);
+    for (size_t i = 0; i < length; ++i) bytes[i] = flat_.read(offset + i);
     if (mm::Memory::copyOut(user, bytes.data(), length) != 0) return -EFAULT;
     return static_cast<int64_t>(length);
   }
   [[nodiscard]] int64_t pwrite(UserAddress user, size_t size, uint64_t offset) override {
     std::array<uint8_t, pageSize> bytes;
-    if (offset >= node_->flat.size && size > 0) return -EFBIG;
+    if (offset >= flat_.size && size > 0) return -EFBIG;
     const size_t length = clamp(size, offset);
     if (mm::Memory::copyIn(bytes.data(), user, length) != 0) return -EFAULT;
     if (node_->gone) return -ENODEV;
@@ -125,28 +140,30 @@ class FlatFile final : public File {
       const unsigned width = at % 4 == 0 && length - i >= 4 ? 4 : at % 2 == 0 && length - i >= 2 ? 2 : 1;
       uint32_t value = 0;
       for (unsigned k = 0; k < width; ++k) value |= uint32_t{bytes[i + k]} << 8 * k;
-      node_->flat.write(at, width, value);
+      flat_.write(at, width, value);
       i += width;
     }
     return static_cast<int64_t>(length);
   }
 
   [[nodiscard]] int64_t seek(int64_t offset, int whence) override {
-    return moveTo(position_, offset, whence, node_->flat.size);
+    return moveTo(position_, offset, whence, flat_.size);
   }
 
  private:
   [[nodiscard]] size_t clamp(size_t size, uint64_t offset) const {
-    const uint64_t left = offset < node_->flat.size ? node_->flat.size - offset : 0;
+    const uint64_t left = offset < flat_.size ? flat_.size - offset : 0;
     return std::min({size, static_cast<size_t>(left), pageSize});
   }
   const std::shared_ptr<Node> node_;
+  const Flat& flat_;
   uint64_t position_ = 0;
 };
 
 void markGone(Node& node) {
   node.gone = true;
-  for (auto& [name, child] : node.children) markGone(*child);
+  if (!node.is<Directory>()) return;
+  for (auto& [name, child] : node.as<Directory>().children) markGone(*child);
 }
 
 }  // namespace
@@ -155,9 +172,15 @@ void markGone(Node& node) {
 
 Node& Tree::make(const std::string& path) {
   Node* node = root_.get();
-  for (const auto part : split(path)) {
-    auto child = node->children.find(part);
-    if (child == node->children.end()) child = node->children.emplace(part, std::make_shared<Node>()).first;
+  for (size_t at = 0; at < path.size();) {
+    const size_t end = std::min(path.find('/', at), path.size());
+    const auto part = std::string_view(path).substr(at, end - at);
+    at = end + 1;
+    if (part.empty()) continue;
+    auto& children = node->as<Directory>().children;
+    auto child = children.lower_bound(part);
+    if (child == children.end() || child->first != part)
+      child = children.emplace_hint(child, part, std::make_shared<Node>());
     node = child->second.get();
   }
   return *node;
@@ -176,38 +199,28 @@ void Tree::link(const std::string& path, const std::string& target) {
     if (i > common) relative += '/';
     relative += to[i];
   }
-  auto& node = make(path);
-  node.kind = Node::Kind::link;
-  node.target = relative;
+  put(path, Link{std::move(relative)});
 }
 
-void Tree::attribute(const std::string& path, Attribute attribute) {
-  auto& node = make(path);
-  node.kind = Node::Kind::attribute;
-  node.attribute = std::move(attribute);
+void Tree::attribute(const std::string& path, Attribute attribute) { put(path, std::move(attribute)); }
+
+void Tree::offer(const std::string& path, Offer offer) {
+  make(path).as<Directory>().offer = std::make_unique<Offer>(std::move(offer));
 }
 
-void Tree::flat(const std::string& path, Flat flat) {
-  auto& node = make(path);
-  node.kind = Node::Kind::flat;
-  node.flat = std::move(flat);
-}
+void Tree::flat(const std::string& path, Flat flat) { put(path, std::move(flat)); }
 
 void Tree::device(const std::string& path, Opener opener, unsigned major, unsigned minor, uint32_t mode) {
-  auto& node = make(path);
-  node.kind = Node::Kind::device;
-  node.opener = std::move(opener);
-  node.number = makedev(major, minor);
-  node.ownership.mode = mode;
+  put(path, DeviceNode{std::move(opener), makedev(major, minor), {.mode = mode}});
 }
 
 void Tree::remove(const std::string& path) {
   const size_t slash = path.rfind('/');
-  auto& parent = make(path.substr(0, slash));
-  const auto found = parent.children.find(path.substr(slash + 1));
-  if (found == parent.children.end()) return;
+  auto& siblings = make(path.substr(0, slash)).as<Directory>().children;
+  const auto found = siblings.find(path.substr(slash + 1));
+  if (found == siblings.end()) return;
   markGone(*found->second);
-  parent.children.erase(found);
+  siblings.erase(found);
 }
 
 // ---------------------------------------------------------------- walking
@@ -224,25 +237,24 @@ int Tree::find(const std::string& path, bool follow, std::shared_ptr<Node>& out)
     const std::string_view part = left.back();
     left.pop_back();
     if (part.size() > longestName) return -ENAMETOOLONG;
-    if (trail.back()->kind != Node::Kind::directory) return -ENOTDIR;
+    if (!trail.back()->is<Directory>()) return -ENOTDIR;
     if (part == ".") continue;
     if (part == "..") {
       if (trail.size() > 1) trail.pop_back();
       continue;
     }
-    const auto found = trail.back()->children.find(part);
-    if (found == trail.back()->children.end()) return -ENOENT;
-    const auto& node = found->second;
+    auto node = childOf(trail.back()->as<Directory>(), part);
+    if (!node) return -ENOENT;
     const bool last = left.empty();
-    if (node->kind == Node::Kind::link && (!last || follow || mustBeDirectory)) {
+    if (node->is<Link>() && (!last || follow || mustBeDirectory)) {
       if (++links > mostLinks) return -ELOOP;
-      const auto target = split(node->target);
+      const auto target = split(node->as<Link>().target);
       left.insert(left.end(), target.rbegin(), target.rend());
       continue;
     }
-    trail.push_back(node);
+    trail.push_back(std::move(node));
   }
-  if (mustBeDirectory && trail.back()->kind != Node::Kind::directory) return -ENOTDIR;
+  if (mustBeDirectory && !trail.back()->is<Directory>()) return -ENOTDIR;
   out = trail.back();
   return 0;
 }
@@ -253,45 +265,35 @@ int Tree::open(const std::string& path, int flags, std::shared_ptr<File>& out) {
   if (failed == -ENOENT && (flags & O_CREAT) != 0 && !path.empty()) return -EACCES;  // as sysfs says
   if (failed) return failed;
   if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL)) return -EEXIST;
-  if (node->kind == Node::Kind::link) return -ELOOP;
+  if (node->is<Link>()) return -ELOOP;
   const int mode = flags & O_ACCMODE;
   const bool reads = mode != O_WRONLY;
   const bool writes = mode != O_RDONLY;
-  if (node->kind == Node::Kind::directory) {
+  if (node->is<Directory>()) {
     if (writes || (flags & O_CREAT) != 0) return -EISDIR;
     out = std::make_shared<DirectoryFile>();
     return 0;
   }
   if ((flags & O_DIRECTORY) != 0) return -ENOTDIR;
   if (!permits(*node, reads, writes)) return -EACCES;
-  switch (node->kind) {
-    case Node::Kind::device:
-      return node->opener(flags, out);
-    case Node::Kind::flat:
-      out = std::make_shared<FlatFile>(node);
-      return 0;
-    default:
-      // sysfs holds even root to the permissions of an attribute.
-      if ((reads && !node->attribute.show) || (writes && !node->attribute.store)) return -EACCES;
-      out = std::make_shared<AttributeFile>(node);
-      return 0;
+  if (node->is<DeviceNode>()) return node->as<DeviceNode>().opener(flags, out);
+  if (node->is<Flat>()) {
+    out = std::make_shared<FlatFile>(node);
+    return 0;
   }
+  // sysfs holds even root to the permissions of an attribute.
+  const auto& attribute = node->as<Attribute>();
+  if ((reads && !attribute.show) || (writes && !attribute.store)) return -EACCES;
+  out = std::make_shared<AttributeFile>(node);
+  return 0;
 }
 
 Ownership Tree::ownershipOf(const Node& node) const {
-  switch (node.kind) {
-    case Node::Kind::directory:
-      return {.mode = 0755};
-    case Node::Kind::link:
-      return {.mode = 0777};
-    case Node::Kind::attribute:
-      return {.mode = (node.attribute.show ? 0444U : 0U) | (node.attribute.store ? 0200U : 0U)};
-    case Node::Kind::flat:
-      return {.mode = 0644};
-    case Node::Kind::device:
-      break;
-  }
-  return permissions ? node.ownership : Ownership{.mode = 0666};
+  if (const auto* attribute = std::get_if<Attribute>(&node.content))
+    return {.mode = (attribute->show ? 0444U : 0U) | (attribute->store ? 0200U : 0U)};
+  if (const auto* device = std::get_if<DeviceNode>(&node.content))
+    return permissions ? device->ownership : Ownership{.mode = 0666};
+  return {.mode = node.is<Directory>() ? 0755U : node.is<Link>() ? 0777U : 0644U};
 }
 
 // Root may do everything. Users have no groups here but the one of their number.
@@ -306,9 +308,9 @@ bool Tree::permits(const Node& node, bool reads, bool writes) const {
 int Tree::readText(const std::string& path, std::string& text) {
   std::shared_ptr<Node> node;
   if (const int failed = find(path, true, node)) return failed;
-  if (node->kind == Node::Kind::directory) return -EISDIR;
-  if (node->kind != Node::Kind::attribute || !node->attribute.show) return -EACCES;
-  return node->attribute.show(text);
+  if (node->is<Directory>()) return -EISDIR;
+  if (!node->is<Attribute>() || !node->as<Attribute>().show) return -EACCES;
+  return node->as<Attribute>().show(text);
 }
 
 int Tree::ownership(const std::string& path, Ownership& out) {
@@ -322,17 +324,18 @@ int Tree::own(const std::string& path, uint32_t uid, uint32_t mode) {
   std::shared_ptr<Node> node;
   if (const int failed = find(path, true, node)) return failed;
   if (user != 0) return -EPERM;
-  if (node->kind != Node::Kind::device) return -EPERM;  // sysfs is root's
-  node->ownership.uid = uid;
-  node->ownership.mode = mode;
+  if (!node->is<DeviceNode>()) return -EPERM;  // sysfs is root's
+  auto& ownership = node->as<DeviceNode>().ownership;
+  ownership.uid = uid;
+  ownership.mode = mode;
   return 0;
 }
 
 int Tree::readlink(const std::string& path, std::string& target) {
   std::shared_ptr<Node> node;
   if (const int failed = find(path, false, node)) return failed;
-  if (node->kind != Node::Kind::link) return -EINVAL;
-  target = node->target;
+  if (!node->is<Link>()) return -EINVAL;
+  target = node->as<Link>().target;
   return 0;
 }
 
@@ -340,31 +343,24 @@ int Tree::status(const std::string& path, bool follow, Status& out) {
   std::shared_ptr<Node> node;
   if (const int failed = find(path, follow, node)) return failed;
   const uint32_t permitted = ownershipOf(*node).mode;
-  switch (node->kind) {
-    case Node::Kind::directory:
-      out = {.mode = S_IFDIR | permitted};
-      break;
-    case Node::Kind::link:
-      out = {.mode = S_IFLNK | permitted, .size = node->target.size()};
-      break;
-    case Node::Kind::attribute:
-      out = {.mode = S_IFREG | permitted, .size = pageSize};
-      break;
-    case Node::Kind::flat:
-      out = {.mode = S_IFREG | permitted, .size = node->flat.size};
-      break;
-    case Node::Kind::device:
-      out = {.mode = S_IFCHR | permitted, .device = node->number};
-      break;
-  }
+  if (node->is<Directory>()) out = {.mode = S_IFDIR | permitted};
+  if (node->is<Link>()) out = {.mode = S_IFLNK | permitted, .size = node->as<Link>().target.size()};
+  if (node->is<Attribute>()) out = {.mode = S_IFREG | permitted, .size = pageSize};
+  if (node->is<Flat>()) out = {.mode = S_IFREG | permitted, .size = node->as<Flat>().size};
+  if (node->is<DeviceNode>()) out = {.mode = S_IFCHR | permitted, .device = node->as<DeviceNode>().number};
   return 0;
 }
 
 int Tree::list(const std::string& path, std::vector<std::string>& names) {
   std::shared_ptr<Node> node;
   if (const int failed = find(path, true, node)) return failed;
-  if (node->kind != Node::Kind::directory) return -ENOTDIR;
-  for (const auto& [name, child] : node->children) names.push_back(name);
+  if (!node->is<Directory>()) return -ENOTDIR;
+  const auto& directory = node->as<Directory>();
+  for (const auto& [name, child] : directory.children) names.push_back(name);
+  if (!directory.offer) return 0;
+  directory.offer->list(names);
+  std::sort(names.begin(), names.end());
+  names.erase(std::unique(names.begin(), names.end()), names.end());
   return 0;
 }
 

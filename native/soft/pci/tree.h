@@ -2,15 +2,19 @@
 // is made when it is read, flat files (config space), and nodes whose open is somebody else's business.
 //
 // Life: the tree belongs to the machine; nodes come and go with drivers and groups. An open attribute keeps
-// its node: reading it after it left the tree gives -ENODEV, as with the kernel's.
+// its node: reading it after it left the tree gives -ENODEV, as with the kernel's. Most attributes of a large
+// machine are never read: a directory may offer some, each of which becomes a node when it is looked up.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include "../../backend.h"
@@ -38,17 +42,45 @@ struct Status {
 
 using Opener = std::function<int(int flags, std::shared_ptr<File>& out)>;
 
-struct Node {
-  enum class Kind { directory, link, attribute, flat, device };
-  Kind kind = Kind::directory;
+// Attributes that a directory has besides its nodes.
+struct Offer {
+  std::function<void(std::vector<std::string>& names)> list;
+  std::function<std::optional<Attribute>(std::string_view name)> make;  // null: it offers none of this name
+};
+
+struct Node;
+
+struct Directory {
   std::map<std::string, std::shared_ptr<Node>, std::less<>> children;
+  std::unique_ptr<Offer> offer;
+};
+
+struct Link {
   std::string target;
-  Attribute attribute;
-  Flat flat;
+};
+
+struct DeviceNode {
   Opener opener;
   uint64_t number = 0;
-  Ownership ownership{};  // of a device node; the rest is root's
+  Ownership ownership{};
+};
+
+struct Node {
+  std::variant<Directory, Link, Attribute, Flat, DeviceNode> content;
   bool gone = false;
+
+  template <typename Kind>
+  [[nodiscard]] bool is() const {
+    return std::holds_alternative<Kind>(content);
+  }
+  template <typename Kind>
+  [[nodiscard]] Kind& as() {
+    return std::get<Kind>(content);
+  }
+  template <typename Kind>
+  [[nodiscard]] const Kind& as() const {
+    return std::get<Kind>(content);
+  }
 };
 
 class Tree {
@@ -59,6 +91,7 @@ class Tree {
   void directory(const std::string& path) { make(path); }
   void link(const std::string& path, const std::string& target);  // `target` absolute; shown relative
   void attribute(const std::string& path, Attribute attribute);
+  void offer(const std::string& path, Offer offer);  // in the directory `path`, which has none yet
   void flat(const std::string& path, Flat flat);
   void device(const std::string& path, Opener opener, unsigned major, unsigned minor, uint32_t mode = 0600);
   void remove(const std::string& path);
@@ -80,6 +113,10 @@ class Tree {
   // target is the target's parent. 0 and a node, or -ENOENT, -ENOTDIR, -ELOOP, -ENAMETOOLONG.
   [[nodiscard]] int find(const std::string& path, bool follow, std::shared_ptr<Node>& out);
   Node& make(const std::string& path);
+  template <typename Kind>
+  void put(const std::string& path, Kind content) {
+    make(path).content = std::move(content);
+  }
   [[nodiscard]] Ownership ownershipOf(const Node& node) const;
   [[nodiscard]] bool permits(const Node& node, bool reads, bool writes) const;
 
