@@ -51,7 +51,8 @@ class ConfigSpace {
   void addExpress(unsigned offset, const devices::Description& description);
 
   size_t size_;
-  // Up to the last capability: the rest of the extended space is read-only zeros, and most of a large machine.
+  // Up to the last capability: the rest of the extended space is read-only zeros, and most of a large
+  // machine.
   std::vector<uint8_t> bytes_;
   std::vector<uint8_t> writable_;
   std::vector<uint8_t> clearable_;
