@@ -202,9 +202,13 @@ void systems() {
   same("where it is found", uuid,
        names(*parent, "/sys/class/mdev_bus/0000:00:10.0/mdev_supported_types/edu-1/devices")
            .substr(0, uuid.size()));
-  claim("to remove it takes a number", -EINVAL, write(*parent, (mdev + "/remove").c_str(), "x"));
-  claim("... that is not 0", 0, write(*parent, (mdev + "/remove").c_str(), "0"));
-  claim("it can be removed", 0, write(*parent, (mdev + "/remove").c_str(), "1\n"));
+  // As mtty's answered in the guest.
+  for (const char* text : {"x", " 1", "-1", "18446744073709551616"})
+    claim("to remove it takes a number", -EINVAL, write(*parent, (mdev + "/remove").c_str(), text));
+  for (const char* text : {"0", "00", "+0", "0x0"})
+    claim("... that is not 0", 0, write(*parent, (mdev + "/remove").c_str(), text));
+  same("... as these were", uuid, names(*parent, "/sys/kernel/iommu_groups/2/devices"));
+  claim("it can be removed", 0, write(*parent, (mdev + "/remove").c_str(), "+0x1\n"));
   same("... with its group", "0 1 3 4", names(*parent, "/sys/kernel/iommu_groups"));
   claim("... and goes with its parent", 0, parent->removeDevice("0000:00:11.0"));
   same("... and the group of that", "0 3", names(*parent, "/sys/kernel/iommu_groups"));
