@@ -158,3 +158,14 @@ static inline void dma(const struct edu *edu, uint64_t source, uint64_t destinat
 static inline void wait_idle(const struct edu *edu) {
   while (((volatile uint64_t *)edu->regs)[0x98 / 8] & 1) usleep(100);
 }
+
+// The file of a device's group.
+static inline int open_group(const char *bdf) {
+  char link[256], target[256];
+  snprintf(link, sizeof link, "/sys/bus/pci/devices/%s/iommu_group", bdf);
+  ssize_t size = readlink(link, target, sizeof target - 1);
+  if (size < 0) fail(link);
+  target[size] = 0;
+  snprintf(link, sizeof link, "/dev/vfio/%s", strrchr(target, '/') + 1);
+  return open(link, O_RDWR);
+}

@@ -3,7 +3,7 @@
  * programs on a kernel.
  */
 import { expect, test } from 'vitest';
-import { EDU, needs } from '../support/backends.ts';
+import { EDU, IVSHMEM, needs } from '../support/backends.ts';
 import { compile, expectClaims, mirrors, needsCompiler, run } from './programs.ts';
 
 needs({ guest: ['intel', 'amd', 'virtio'], because: 'without an IOMMU there are no groups' });
@@ -16,5 +16,10 @@ test('A1: a driver in C does the whole job: binding, mapping, DMA, an MSI, regis
 
 test('A2: a driver in C by way of its group and a container', () => {
   expectClaims(run(compile('group.c'), [EDU]), 8);
+  expect(mirrors()).toEqual([]);
+});
+
+test('A2: type1 maps the memory of a device for another, and nobody pays for it (30)', () => {
+  expectClaims(run(compile('peer.c'), [EDU, IVSHMEM]), 7);
   expect(mirrors()).toEqual([]);
 });

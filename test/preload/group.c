@@ -3,16 +3,6 @@
 
 #include "driver.h"
 
-static int open_group(const char *bdf) {
-  char link[256], target[256];
-  snprintf(link, sizeof link, "/sys/bus/pci/devices/%s/iommu_group", bdf);
-  ssize_t size = readlink(link, target, sizeof target - 1);
-  if (size < 0) fail(link);
-  target[size] = 0;
-  snprintf(link, sizeof link, "/dev/vfio/%s", strrchr(target, '/') + 1);
-  return open(link, O_RDWR);
-}
-
 int main(int count, char **arguments) {
   const char *bdf = count > 1 ? arguments[1] : "0000:00:10.0";
   take(bdf);

@@ -165,6 +165,19 @@ bool Mappings::ask(uint64_t first, uint64_t last, bool write) {
   return true;
 }
 
+uint64_t Mappings::ofDevices(uint64_t first, uint64_t last) const {
+  uint64_t pages = 0;
+  for (uint64_t next = first; !devices_.empty();) {
+    const auto* const range = devices_.find(next, last);
+    if (range == nullptr) break;
+    const uint64_t end = std::min(range->last, last);
+    pages += end - std::max(range->start, next) + 1;
+    if (end == last) break;
+    next = end + 1;
+  }
+  return pages;
+}
+
 void Mappings::unmapped(uint64_t first, uint64_t last) {
   for (Range& range : known_) {
     if (range.first <= last && range.last >= first) range = {};

@@ -21,9 +21,10 @@ class Mappings {
   // The pages [first, last], by their numbers, are memory that the program can reach (and write to, with
   // `write`).
   [[nodiscard]] bool pinnable(uint64_t first, uint64_t last, bool write) {
-    if (!devices_.empty() && devices_.find(first, last) != nullptr) return false;
     return known(first, last, write) || ask(first, last, write);
   }
+  // How many of them are a device's.
+  [[nodiscard]] uint64_t ofDevices(uint64_t first, uint64_t last) const;
   void unmapped(uint64_t first, uint64_t last);
   // From here on, until it is unmapped, the range is a device's.
   void setDevice(uint64_t first, uint64_t last);

@@ -61,7 +61,7 @@ int Memory::allZero(uint64_t user, uint64_t size) {
   return 1;
 }
 
-int Memory::pin(uint64_t user, uint64_t size, bool write) {
+int Memory::pin(uint64_t user, uint64_t size, bool write, uint64_t* ofDevices) {
   if (size == 0) return 0;
   if (user + (size - 1) < user) return -EFAULT;
   const uint64_t first = user / pageSize();
@@ -71,7 +71,10 @@ int Memory::pin(uint64_t user, uint64_t size, bool write) {
   // To the program a dying page is unmapped.
   if (counts_.anyDying(first, last)) return -EFAULT;
   if (guard::probe(first * pageSize(), last - first + 1, pageSize(), write) != 0) return -EFAULT;
+  const uint64_t devices = mappings_.ofDevices(first, last);
+  if (devices > 0 && ofDevices == nullptr) return -EFAULT;
   if (!mappings_.pinnable(first, last, write)) return -EFAULT;
+  if (ofDevices != nullptr) *ofDevices = devices;
   counts_.add(first, last);
   return 0;
 }

@@ -24,32 +24,34 @@ Type1::Mapping* Type1::find(uint64_t start, uint64_t last) {
 }
 
 // Pins and charges: 0, -EFAULT or -ENOMEM. The kernel goes page by page and pays as it goes, so of a page
-// that it can't have and one that it can't pay for, the first one counts.
+// that it can't have and one that it can't pay for, the first one counts. Memory of devices is free.
 int Type1::pin(Mapping& mapping) const {
   mm::Memory& memory = host_.memory();
   const uint64_t user = mapping.user, size = mapping.size;
   const bool write = (mapping.access & iommu::kWrite) != 0;
   const bool limited = !capable(CAP_IPC_LOCK);
   const uint64_t page = mm::pageSize();
-  if (memory.pin(user, size, write) == 0) {
-    const int error = memory.charges.lock(size / page, limited);
+  uint64_t free = 0;
+  if (memory.pin(user, size, write, &free) == 0) {
+    mapping.charged = size / page - free;
+    const int error = memory.charges.lock(mapping.charged, limited);
     if (error != 0) memory.unpin(user, size);
     mapping.pinned = error == 0;
     return error;
   }
-  uint64_t good = 0;
-  while (good < size && memory.pin(user + good, page, write) == 0) good += page;
+  uint64_t good = 0, charged = 0;
+  for (; good < size && memory.pin(user + good, page, write, &free) == 0; good += page) charged += 1 - free;
   if (good == 0) return -EFAULT;
   memory.unpin(user, good);
-  if (memory.charges.lock(good / page, limited) != 0) return -ENOMEM;
-  memory.charges.unlock(good / page);
+  if (memory.charges.lock(charged, limited) != 0) return -ENOMEM;
+  memory.charges.unlock(charged);
   return -EFAULT;
 }
 
 void Type1::unpin(Mapping& mapping) const {
   if (!std::exchange(mapping.pinned, false)) return;
   host_.memory().unpin(mapping.user, mapping.size);
-  host_.memory().charges.unlock(mapping.size / mm::pageSize());
+  host_.memory().charges.unlock(mapping.charged);
 }
 
 int Type1::map(uint64_t user, uint64_t iova, uint64_t size, uint32_t access) {

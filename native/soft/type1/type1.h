@@ -59,6 +59,7 @@ class Type1 {
     uint64_t user;  // where it was pinned
     uint32_t access;
     bool pinned = false;
+    uint64_t charged = 0;      // pages
     bool addressGone = false;  // to be replaced
     std::unique_ptr<DirtyBitmap> dirty = nullptr;
 
