@@ -214,6 +214,8 @@ export interface NativeHost {
   user(): number;
   become(uid: number): void;
   openers(path: string): number[];
+  /** Whether a disk can't be opened exclusively, since something has claimed it. */
+  claimed(path: string): boolean;
   takeFaults(): { bdf: string; iova: bigint; length: bigint; write: boolean; reason: string }[];
   settle(): Promise<void>;
 }

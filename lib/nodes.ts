@@ -34,7 +34,7 @@ export function describeOwnership(host: NativeHost, path: string): string {
 /** A process that has a node open. */
 export interface Opener {
   pid: number;
-  /** 'process 4711 (qemu-system-x86)' or 'this process (4711)'. */
+  /** As {@link nameOf} has it: 'process 4711 (qemu-system-x86)'. */
   name: string;
 }
 
@@ -42,9 +42,13 @@ export interface Opener {
 export function openersOf(host: NativeHost, path: string): Opener[] {
   return host.openers(path).map((pid) => ({
     pid,
-    name: pid === process.pid ? `this process (${pid})` : `process ${pid}${commandOf(pid)}`,
+    name: nameOf(pid),
   }));
 }
+
+/** A process in words: 'process 4711 (qemu-system-x86)' or 'this process (4711)'. */
+export const nameOf = (pid: number) =>
+  pid === process.pid ? `this process (${pid})` : `process ${pid}${commandOf(pid)}`;
 
 function commandOf(pid: number): string {
   try {

@@ -135,7 +135,10 @@ export class PciDevice {
   get resetMethods(): string[] {
     return (this.#text('reset_method') ?? '').split(' ').filter(Boolean);
   }
-  /** What the kernel does with it that would end badly without it: 'disk nvme0n1 is mounted on /srv'. */
+  /**
+   * What the kernel does with it that would end badly without it: 'disk nvme0n1 is mounted on /srv'. Disks that nothing
+   * shows to be in use are opened for a moment, exclusively, where this process may.
+   */
   get uses(): string[] {
     return usesOf(this.#host, this.bdf).map((each) => each.reason);
   }

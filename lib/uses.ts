@@ -1,5 +1,9 @@
-/** What the kernel does with a device: disks that are mounted or a part of something, network interfaces that are up. */
+/**
+ * What the kernel does with a device: disks that are mounted, a part of something or claimed by what does not show, network
+ * interfaces that are up.
+ */
 import type { NativeHost } from './native.ts';
+import { nameOf, openersOf } from './nodes.ts';
 import { decoded, isPlain, quoted, shown } from './shell.ts';
 
 /** A use that would end badly if the device were taken away. */
@@ -29,32 +33,99 @@ const lines = (host: NativeHost, path: string) =>
 const nodeOf = (name: string) => `/dev/${name.replaceAll('!', '/')}`;
 
 function diskUses(host: NativeHost, bdf: string): Use[] {
-  const uses: Use[] = [];
-  for (const name of disksOf(host, bdf)) {
-    const number = host.readText(`/sys/class/block/${name}/dev`)?.trim();
-    const node = nodeOf(name);
-    const disk = `disk ${shown(name)}`;
-    for (const fields of lines(host, '/proc/self/mountinfo')) {
-      // id, parent, device number, root, where, options ..., -, type, source
-      const source = fields[fields.indexOf('-') + 2];
-      if (fields[4] === undefined || (fields[2] !== number && decoded(source ?? '') !== node)) continue;
-      const where = decoded(fields[4]);
-      uses.push({
-        reason: `${disk} is mounted on ${shown(where)}`,
-        // What can't be copied from a terminal is named by its disk.
-        command: `umount ${quoted(isPlain(where) ? where : node)}`,
-      });
-    }
-    for (const [file] of lines(host, '/proc/swaps'))
-      if (decoded(file ?? '') === node)
-        uses.push({ reason: `${disk} is swap space`, command: `swapoff ${quoted(node)}` });
-    for (const holder of host.list(`/sys/class/block/${name}/holders`) ?? [])
-      uses.push({
-        reason: `${disk} is a part of ${shown(holder)}`,
-        command: `lsblk ${quoted(node)} # shows what to stop`,
-      });
-  }
+  const uses = new Map(disksOf(host, bdf).map((name) => [name, tableUses(host, name)]));
+  const used = (name = '') => (uses.get(name) ?? []).length > 0;
+  const whole = (name: string) =>
+    host.readText(`/sys/class/block/${name}/partition`) === null
+      ? name
+      : host.readlink(`/sys/class/block/${name}`)?.split('/').at(-2);
+  const names = [...uses.keys()];
+  const partitions = names.filter((name) => whole(name) !== name);
+  const disks = names.filter((name) => whole(name) === name);
+  // Who has a partition keeps others from the disk, and who has the disk from its partitions: that is said once.
+  for (const name of partitions) if (!used(name) && !used(whole(name))) uses.set(name, claimsOf(host, name));
+  for (const name of disks)
+    if (!used(name) && !partitions.some((each) => whole(each) === name && used(each)))
+      uses.set(name, claimsOf(host, name));
+  return [...uses.values()].flat();
+}
+
+/** What the kernel's tables say of a disk or a partition. */
+function tableUses(host: NativeHost, name: string): Use[] {
+  const node = nodeOf(name);
+  const disk = `disk ${shown(name)}`;
+  const uses = mountsOf(host, name, 'self').map((where) => ({
+    reason: `${disk} is mounted on ${shown(where)}`,
+    command: umount(where, node),
+  }));
+  for (const [file] of lines(host, '/proc/swaps'))
+    if (decoded(file ?? '') === node)
+      uses.push({ reason: `${disk} is swap space`, command: `swapoff ${quoted(node)}` });
+  for (const holder of host.list(`/sys/class/block/${name}/holders`) ?? [])
+    uses.push({
+      reason: `${disk} is a part of ${shown(holder)}`,
+      command: `lsblk ${quoted(node)} # shows what to stop`,
+    });
   return uses;
+}
+
+/** Where a process sees the disk mounted. */
+function mountsOf(host: NativeHost, name: string, pid: string): string[] {
+  const number = host.readText(`/sys/class/block/${name}/dev`)?.trim();
+  return lines(host, `/proc/${pid}/mountinfo`).flatMap((fields) => {
+    // id, parent, device number, root, where, options ..., -, type, source
+    const source = fields[fields.indexOf('-') + 2];
+    if (fields[4] === undefined || (fields[2] !== number && decoded(source ?? '') !== nodeOf(name)))
+      return [];
+    return decoded(fields[4]);
+  });
+}
+
+/** What can't be copied from a terminal is named by its disk. */
+const umount = (where: string, node: string) => `umount ${quoted(isPlain(where) ? where : node)}`;
+
+/**
+ * What has a disk that is in none of this process's tables: a mount in another mount namespace, the second disk of a
+ * file system, a volume of a driver that tells nobody, a program that has it open alone.
+ */
+function claimsOf(host: NativeHost, name: string): Use[] {
+  const node = nodeOf(name);
+  if (!host.claimed(node)) return [];
+  const disk = `disk ${shown(name)}`;
+  const mounts = namespacesOf(host).flatMap((pid) =>
+    (tried(() => mountsOf(host, name, pid)) ?? []).map((where) => ({
+      reason: `${disk} is mounted on ${shown(where)} in the mount namespace of ${nameOf(Number(pid))}`,
+      command: `nsenter --target ${pid} --mount --root ${umount(where, node)}`,
+    })),
+  );
+  if (mounts.length > 0) return mounts;
+  const openers = openersOf(host, node).map((each) => each.name);
+  return [
+    {
+      reason: `${disk} is claimed: by a file system or volume of which this process sees no mount, or by a program that has it open alone${openers.length > 0 ? ` (it is open in ${openers.join(' and ')})` : ''}`,
+      command: `lsblk --fs ${quoted(node)} # shows what is on it`,
+    },
+  ];
+}
+
+/** A process for each mount namespace, as far as this process may see them: the first one in it. */
+function namespacesOf(host: NativeHost): string[] {
+  const first = new Map<string, string>();
+  const pids = (host.list('/proc') ?? []).filter((name) => /^\d+$/.test(name));
+  for (const pid of pids.sort((a, b) => Number(a) - Number(b))) {
+    const namespace = tried(() => host.readlink(`/proc/${pid}/ns/mnt`));
+    if (namespace !== null && !first.has(namespace)) first.set(namespace, pid);
+  }
+  return [...first.values()];
+}
+
+/** null for a process that is gone, or another user's. */
+function tried<T>(look: () => T): T | null {
+  try {
+    return look();
+  } catch {
+    return null;
+  }
 }
 
 /**

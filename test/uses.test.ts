@@ -7,8 +7,12 @@ import { needs } from './support/backends.ts';
 const BDF = '0000:03:00.0';
 const BELOW = `../../devices/pci0000:00/0000:00:1c.0/${BDF}`;
 
-/** A host of these files and links; directories have what is below them. */
-function hostOf(files: Record<string, string>, links: Record<string, string>): NativeHost {
+/** A host of these files and links; directories have what is below them. `claimed`: disks that can't be had alone. */
+function hostOf(
+  files: Record<string, string>,
+  links: Record<string, string>,
+  claimed: Record<string, number[]> = {},
+): NativeHost {
   const paths = [...Object.keys(files), ...Object.keys(links)];
   const below = (path: string) =>
     paths.flatMap((each) => (each.startsWith(`${path}/`) ? each.slice(path.length + 1).split('/')[0] : []));
@@ -19,6 +23,8 @@ function hostOf(files: Record<string, string>, links: Record<string, string>): N
       const names = [...new Set(below(path))].filter((name) => name !== undefined);
       return names.length === 0 ? null : names;
     },
+    claimed: (path) => path in claimed,
+    openers: (path) => claimed[path] ?? [],
   };
   return host as NativeHost;
 }
@@ -111,5 +117,90 @@ describe('A5: a disk', () => {
       );
     expect(reasons(host('nvme0c1n1'))).toEqual(['disk nvme0n1p1 is mounted on /']);
     expect(reasons(host('nvme0c1n2'))).toEqual([]);
+  });
+
+  describe("that none of this process's tables shows", () => {
+    /** sda with two partitions. */
+    const claimed = (
+      nodes: Record<string, number[]>,
+      files: Record<string, string> = {},
+      links: Record<string, string> = {},
+    ) =>
+      hostOf(
+        {
+          '/sys/class/block/sda/dev': '8:0\n',
+          '/sys/class/block/sda1/dev': '8:1\n',
+          '/sys/class/block/sda1/partition': '1\n',
+          '/sys/class/block/sda2/dev': '8:2\n',
+          '/sys/class/block/sda2/partition': '2\n',
+          ...files,
+        },
+        {
+          '/sys/class/block/sda': `${BELOW}/block/sda`,
+          '/sys/class/block/sda1': `${BELOW}/block/sda/sda1`,
+          '/sys/class/block/sda2': `${BELOW}/block/sda/sda2`,
+          ...links,
+        },
+        nodes,
+      );
+    const unknown = (name: string, more = '') =>
+      `disk ${name} is claimed: by a file system or volume of which this process sees no mount, or by a program that has it open alone${more}`;
+
+    test('but the kernel, which does not open it for one alone', () => {
+      expect(usesOf(claimed({ '/dev/sda': [] }), BDF)).toEqual([
+        { reason: unknown('sda'), command: 'lsblk --fs /dev/sda # shows what is on it' },
+      ]);
+      const opened = claimed({ '/dev/sda2': [process.pid] });
+      expect(reasons(opened)).toEqual([unknown('sda2', ` (it is open in this process (${process.pid}))`)]);
+      expect(reasons(claimed({}))).toEqual([]);
+    });
+
+    test('is said once: not of a disk and of its partition', () => {
+      const both = { '/dev/sda': [], '/dev/sda1': [], '/dev/sda2': [] };
+      expect(reasons(claimed({ '/dev/sda': [], '/dev/sda1': [] }))).toEqual([unknown('sda1')]);
+      const mounted = (number: string) => ({
+        '/proc/self/mountinfo': `22 1 ${number} / /srv rw - ext4 /dev/it rw\n`,
+      });
+      expect(reasons(claimed(both, mounted('8:0')))).toEqual(['disk sda is mounted on /srv']);
+      expect(reasons(claimed({ '/dev/sda': [], '/dev/sda1': [] }, mounted('8:1')))).toEqual([
+        'disk sda1 is mounted on /srv',
+      ]);
+      expect(reasons(claimed(both, mounted('8:1')))).toEqual([
+        'disk sda1 is mounted on /srv',
+        unknown('sda2'),
+      ]);
+    });
+
+    test('but another mount namespace: one process of each is named', () => {
+      const mount = '22 1 8:1 / /my\\040disk rw - ext4 /dev/sda1 rw\n';
+      const files = Object.fromEntries([1, 10, 9, 11].map((pid) => [`/proc/${pid}/mountinfo`, mount]));
+      files['/proc/1/mountinfo'] = '';
+      const links = {
+        '/proc/1/ns/mnt': 'mnt:[1]',
+        '/proc/9/ns/mnt': 'mnt:[2]',
+        '/proc/10/ns/mnt': 'mnt:[2]',
+      };
+      const host = claimed({ '/dev/sda': [], '/dev/sda1': [] }, files, links);
+      // Of a user's processes others see neither the namespace nor, without one, the mounts.
+      const { readlink, readText } = host;
+      host.readlink = (path) => {
+        if (path === '/proc/11/ns/mnt') throw new Error('EACCES');
+        return readlink(path);
+      };
+      expect(usesOf(host, BDF)).toEqual([
+        {
+          reason: expect.stringMatching(
+            /^disk sda1 is mounted on \/my disk in the mount namespace of process 9\b/,
+          ),
+          command: "nsenter --target 9 --mount --root umount '/my disk'",
+        },
+      ]);
+      // It ends while it is looked at.
+      host.readText = (path) => {
+        if (path === '/proc/9/mountinfo') throw new Error('EINVAL');
+        return readText(path);
+      };
+      expect(reasons(host)).toEqual([unknown('sda1')]);
+    });
   });
 });

@@ -47,19 +47,27 @@ soft::HostOptions softwareOptions(const Arguments& arguments, size_t index) {
 }  // namespace
 
 Napi::Function HostHandle::define(Napi::Env env) {
-  return DefineClass(
-      env, "Host",
-      {InstanceMethod<&HostHandle::open>("open"), InstanceMethod<&HostHandle::release>("release"),
-       InstanceMethod<&HostHandle::readText>("readText"), InstanceMethod<&HostHandle::writeText>("writeText"),
-       InstanceMethod<&HostHandle::writeTextAsync>("writeTextAsync"),
-       InstanceMethod<&HostHandle::readlink>("readlink"), InstanceMethod<&HostHandle::list>("list"),
-       InstanceMethod<&HostHandle::dmaOwner>("dmaOwner"), InstanceMethod<&HostHandle::addDevice>("addDevice"),
-       InstanceMethod<&HostHandle::removeDevice>("removeDevice"),
-       InstanceMethod<&HostHandle::bindDriver>("bindDriver"),
-       InstanceMethod<&HostHandle::ownership>("ownership"), InstanceMethod<&HostHandle::own>("own"),
-       InstanceMethod<&HostHandle::user>("user"), InstanceMethod<&HostHandle::become>("become"),
-       InstanceMethod<&HostHandle::openers>("openers"), InstanceMethod<&HostHandle::takeFaults>("takeFaults"),
-       InstanceMethod<&HostHandle::settle>("settle"), InstanceMethod<&HostHandle::dispose>("dispose")});
+  return DefineClass(env, "Host",
+                     {InstanceMethod<&HostHandle::open>("open"),
+                      InstanceMethod<&HostHandle::release>("release"),
+                      InstanceMethod<&HostHandle::readText>("readText"),
+                      InstanceMethod<&HostHandle::writeText>("writeText"),
+                      InstanceMethod<&HostHandle::writeTextAsync>("writeTextAsync"),
+                      InstanceMethod<&HostHandle::readlink>("readlink"),
+                      InstanceMethod<&HostHandle::list>("list"),
+                      InstanceMethod<&HostHandle::dmaOwner>("dmaOwner"),
+                      InstanceMethod<&HostHandle::addDevice>("addDevice"),
+                      InstanceMethod<&HostHandle::removeDevice>("removeDevice"),
+                      InstanceMethod<&HostHandle::bindDriver>("bindDriver"),
+                      InstanceMethod<&HostHandle::ownership>("ownership"),
+                      InstanceMethod<&HostHandle::own>("own"),
+                      InstanceMethod<&HostHandle::user>("user"),
+                      InstanceMethod<&HostHandle::become>("become"),
+                      InstanceMethod<&HostHandle::openers>("openers"),
+                      InstanceMethod<&HostHandle::claimed>("claimed"),
+                      InstanceMethod<&HostHandle::takeFaults>("takeFaults"),
+                      InstanceMethod<&HostHandle::settle>("settle"),
+                      InstanceMethod<&HostHandle::dispose>("dispose")});
 }
 
 HostHandle::HostHandle(const Napi::CallbackInfo& info) : ObjectWrap(info) {
@@ -247,6 +255,17 @@ Napi::Value HostHandle::openers(const Napi::CallbackInfo& info) {
   Napi::Array array = Napi::Array::New(info.Env(), pids.size());
   for (uint32_t i = 0; i < pids.size(); ++i) array.Set(i, pids[i]);
   return array;
+}
+
+// (path) => whether the disk belongs to something in the kernel, or to a program, alone: opening it
+// exclusively is refused then. Where it can't be opened for another reason nothing is known, and the answer
+// is no. Without blocking: a drive without a medium stays as it is.
+Napi::Value HostHandle::claimed(const Napi::CallbackInfo& info) {
+  const std::string path = Arguments(info).text(0, "path");
+  Backend& backend = live(info.Env());
+  const int fd = backend.open(path.c_str(), O_RDONLY | O_EXCL | O_NONBLOCK);
+  if (fd >= 0) backend.close(fd);
+  return Napi::Boolean::New(info.Env(), fd == -EBUSY);
 }
 
 // () => { bdf, iova, length, write, reason }[] since last asked. Software only.

@@ -35,6 +35,7 @@ class HostHandle final : public Napi::ObjectWrap<HostHandle> {
   Napi::Value user(const Napi::CallbackInfo& info);
   Napi::Value become(const Napi::CallbackInfo& info);
   Napi::Value openers(const Napi::CallbackInfo& info);
+  Napi::Value claimed(const Napi::CallbackInfo& info);
   Napi::Value takeFaults(const Napi::CallbackInfo& info);
   Napi::Value settle(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
