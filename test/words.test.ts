@@ -3,15 +3,14 @@
  * explained, and what is suggested repairs it. In the guest that is a real kernel, with other processes and an ordinary
  * user. test/command.test.ts has the machines that no run can be brought into.
  */
-import { spawn, spawnSync } from 'node:child_process';
-import { once } from 'node:events';
+import { spawnSync } from 'node:child_process';
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, onTestFinished, test } from 'vitest';
-import { main } from '../cli/main.ts';
 import type { Cause, Host } from '../lib/index.ts';
 import { backend, EDU, GROUP_OF_TWO, HOST_DRIVER, needs, openHost } from './support/backends.ts';
+import { type Explained, explain, follow, holder, refused, vfio } from './support/command.ts';
 import { run } from './support/program.ts';
 
 const [FIRST, SECOND] = GROUP_OF_TWO;
@@ -22,73 +21,6 @@ const GROUPS = {
 const PROCESSES = { backends: ['kernel'], because: 'it is about other processes of this machine' } as const;
 const COMMAND = join(import.meta.dirname, '../dist/vfio-command.js');
 const NOBODY = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups'];
-
-interface Explained {
-  usable: boolean;
-  findings: { cause: Cause; blocks: boolean; reason: string; commands: string[] }[];
-  commands: string[];
-}
-
-async function command(host: Host, args: string[]): Promise<{ status: number; text: string }> {
-  let text = '';
-  const print = (more: string) => {
-    text += more;
-  };
-  const status = await main(args, { host, out: print, err: print, colors: false });
-  return { status, text };
-}
-
-async function vfio(host: Host, ...args: string[]): Promise<string> {
-  const { status, text } = await command(host, args);
-  expect(status, text).toBeLessThan(2);
-  return text;
-}
-
-/** The same, where the answer is no. */
-async function refused(host: Host, ...args: string[]): Promise<string> {
-  const { status, text } = await command(host, args);
-  expect(status, text).toBe(1);
-  return text;
-}
-
-const explain = async (host: Host, bdf: string): Promise<Explained> =>
-  JSON.parse(await vfio(host, 'explain', bdf, '--json'));
-
-/** A program that holds something of the kernel's open, until it is killed. */
-async function holder(body: string): Promise<number> {
-  const program = spawn(
-    process.execPath,
-    [
-      '--input-type=module',
-      '--eval',
-      `
-    import { openSync } from 'node:fs';
-    ${body}
-    console.log('held');
-    setInterval(() => {}, 1000);`,
-    ],
-    { stdio: ['ignore', 'pipe', 'inherit'] },
-  );
-  onTestFinished(() => {
-    program.kill('SIGKILL');
-  });
-  await once(program.stdout, 'data');
-  return program.pid ?? -1;
-}
-
-/** Runs suggested commands as root, those of ours on this host, and waits for what they end. */
-async function follow(host: Host, commands: readonly string[]): Promise<void> {
-  expect(commands).not.toEqual([]);
-  for (const line of commands) {
-    const command = line.replace(/ #.*/, '').replaceAll('sudo ', '');
-    const [name, ...args] = command.split(' ');
-    if (name === 'vfio') await vfio(host, ...args);
-    else
-      expect(spawnSync('sh', ['-c', command], { encoding: 'utf8' })).toMatchObject({ status: 0, stderr: '' });
-    if (name === 'kill')
-      while (spawnSync('kill', ['-0', ...args]).status === 0) await new Promise((go) => setTimeout(go, 5));
-  }
-}
 
 describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
   let host: Host;

@@ -10,10 +10,24 @@ report=$(realpath -m "${VFIO_TEST_REPORT:-test-report/kernel.json}")
 mkdir -p "$(dirname "$report")"
 rm -f "$report"
 
-# Besides the guest's other devices, an NVMe controller 0000:04:00.0 with up to 4 virtual functions and no disk. The other
-# users of the guest compare addresses of registers, which it would move.
+# Besides the guest's other devices, which the other users of the guest have alone, since more would move the addresses of
+# registers that they compare:
+#   NVMe controller  0000:04:00.0   up to 4 virtual functions, no disk
+#   network card     0000:00:16.0   with the kernel's driver (virtio), as both disks are; alone in its group
+#   disk             0000:00:17.0   16 MiB, empty; alone
+#   edu, disk        0000:06:01.0 and 0000:06:02.0, behind one bridge (0000:05:00.0), so in one group with it
 QEMU_EXTRA+=" -device pcie-root-port,id=rp3,chassis=3,slot=3,addr=15.0 -device nvme-subsys,id=subsystem"
 QEMU_EXTRA+=" -device nvme,serial=sriov,subsys=subsystem,bus=rp3,sriov_max_vfs=4,sriov_vq_flexible=8,sriov_vi_flexible=4"
+disks=$(mktemp -d)
+trap 'rm -rf "$disks"' EXIT
+truncate -s 16M "$disks/alone" "$disks/neighbour"
+QEMU_EXTRA+=" -netdev user,id=net,restrict=on,ipv6=off -device virtio-net-pci,netdev=net,romfile=,addr=16.0"
+for disk in alone neighbour; do
+  QEMU_EXTRA+=" -drive id=$disk,if=none,file=$disks/$disk,format=raw,cache=unsafe"
+done
+QEMU_EXTRA+=" -device virtio-blk-pci,drive=alone,addr=17.0"
+QEMU_EXTRA+=" -device pcie-root-port,id=rp4,chassis=4,slot=4,addr=18.0 -device pcie-pci-bridge,id=conventional,bus=rp4"
+QEMU_EXTRA+=" -device edu,bus=conventional,addr=1.0 -device virtio-blk-pci,drive=neighbour,bus=conventional,addr=2.0"
 export QEMU_EXTRA
 VFIO_GUEST_IMAGE=${VFIO_GUEST_IMAGE:-$("$here/build-kernel.sh")}
 built=$SECONDS
