@@ -29,16 +29,15 @@ std::vector<std::string_view> split(std::string_view path) {
 }
 
 // The child of that name, which is made of what the directory offers if need be; null: there is none.
-std::shared_ptr<Node> childOf(Directory& directory, std::string_view name) {
+const std::shared_ptr<Node>* childOf(Directory& directory, std::string_view name) {
   const auto found = directory.children.find(name);
-  if (found != directory.children.end()) return found->second;
+  if (found != directory.children.end()) return &found->second;
   if (!directory.offer) return nullptr;
   auto attribute = directory.offer->make(name);
   if (!attribute) return nullptr;
   auto node = std::make_shared<Node>();
   node->content = std::move(*attribute);
-  directory.children.emplace(name, node);
-  return node;
+  return &directory.children.emplace(name, std::move(node)).first->second;
 }
 
 // Only for readlink and list of directories opened as files.
@@ -231,31 +230,33 @@ int Tree::find(const std::string& path, bool follow, std::shared_ptr<Node>& out)
   std::vector<std::string_view> left = split(path);
   std::reverse(left.begin(), left.end());
   const bool mustBeDirectory = path.back() == '/';
-  std::vector<std::shared_ptr<Node>> trail{root_};
+  std::vector<const std::shared_ptr<Node>*> trail{&root_};
   int links = 0;
   while (!left.empty()) {
     const std::string_view part = left.back();
     left.pop_back();
     if (part.size() > longestName) return -ENAMETOOLONG;
-    if (!trail.back()->is<Directory>()) return -ENOTDIR;
+    Node& here = **trail.back();
+    if (!here.is<Directory>()) return -ENOTDIR;
     if (part == ".") continue;
     if (part == "..") {
       if (trail.size() > 1) trail.pop_back();
       continue;
     }
-    auto node = childOf(trail.back()->as<Directory>(), part);
-    if (!node) return -ENOENT;
+    const auto* const found = childOf(here.as<Directory>(), part);
+    if (found == nullptr) return -ENOENT;
+    const Node& node = **found;
     const bool last = left.empty();
-    if (node->is<Link>() && (!last || follow || mustBeDirectory)) {
+    if (node.is<Link>() && (!last || follow || mustBeDirectory)) {
       if (++links > mostLinks) return -ELOOP;
-      const auto target = split(node->as<Link>().target);
+      const auto target = split(node.as<Link>().target);
       left.insert(left.end(), target.rbegin(), target.rend());
       continue;
     }
-    trail.push_back(std::move(node));
+    trail.push_back(found);
   }
-  if (mustBeDirectory && !trail.back()->is<Directory>()) return -ENOTDIR;
-  out = trail.back();
+  if (mustBeDirectory && !(*trail.back())->is<Directory>()) return -ENOTDIR;
+  out = *trail.back();
   return 0;
 }
 
