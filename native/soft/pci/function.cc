@@ -215,7 +215,7 @@ int Function::tryReset() {
   // The kernel goes through the methods in order. A bus reset is refused while other functions share the bus,
   // even though the method was listed when the first of them was found.
   const bool alone = bus.bridge != nullptr && bus.functions.size() == 1 && !isBridge();
-  const bool listed = std::find(resetMethods.begin(), resetMethods.end(), "bus") != resetMethods.end();
+  const bool listed = std::ranges::find(resets(), "bus") != resets().end();
   if (!hasFunctionReset() && !isMediated() && !(alone && listed)) return -ENOTTY;
   const auto state = saveState();
   reset();

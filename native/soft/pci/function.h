@@ -157,7 +157,11 @@ class Function final : public devices::Port {
   std::optional<std::string> driverOverride;
   std::string path;  // in sysfs: /sys/devices/pci0000:00/...
   unsigned enableCount = 0;
-  std::vector<std::string> resetMethods;
+  std::vector<std::string> resetMethods;                 // that it has
+  std::optional<std::vector<std::string>> chosenResets;  // of these, by who does not want them all
+  [[nodiscard]] const std::vector<std::string>& resets() const {
+    return chosenResets ? *chosenResets : resetMethods;
+  }
   std::unique_ptr<cdev::Device> vfio;  // while vfio-pci holds it
 
  private:

@@ -369,14 +369,14 @@ Attribute reset(Function& function) {
           })};
 }
 
-// Made before the first change, which goes through it: the methods are all that the function has.
 Attribute resetMethod(Function& function) {
   return {[&function](std::string& text) {
-            for (const auto& method : function.resetMethods) text += (text.empty() ? "" : " ") + method;
+            for (const auto& method : function.resets()) text += (text.empty() ? "" : " ") + method;
             if (!text.empty()) text += "\n";
             return 0;
           },
-          store([&function, supported = function.resetMethods](std::string_view text) {
+          store([&function](std::string_view text) {
+            const auto& supported = function.resetMethods;
             std::vector<std::string> wanted;
             std::string name;
             for (const char c : std::string(trimmed(text)) + ' ') {
@@ -391,7 +391,7 @@ Attribute resetMethod(Function& function) {
             for (const auto& method : wanted) {
               if (std::find(supported.begin(), supported.end(), method) == supported.end()) return -EINVAL;
             }
-            function.resetMethods = wanted;
+            function.chosenResets = std::move(wanted);
             return 0;
           })};
 }
@@ -427,22 +427,19 @@ constexpr std::array resetFiles = {FunctionFile{"reset", reset}, FunctionFile{"r
 
 // Calls `visit` with each of a function's files.
 template <typename Visit>
-void forEachFile(bool resets, Visit visit) {
+void forEachFile(const Function& function, Visit visit) {
   for (const auto& file : commonFiles) visit(file);
-  if (resets) {
-    for (const auto& file : resetFiles) visit(file);
-  }
+  if (function.resetMethods.empty()) return;
+  for (const auto& file : resetFiles) visit(file);
 }
 
 Offer filesOf(Function& function) {
-  // Which methods are left to it changes; whether it had any does not.
-  const bool resets = !function.resetMethods.empty();
-  return {[resets](std::vector<std::string>& names) {
-            forEachFile(resets, [&](const FunctionFile& file) { names.emplace_back(file.name); });
+  return {[&function](std::vector<std::string>& names) {
+            forEachFile(function, [&names](const FunctionFile& file) { names.emplace_back(file.name); });
           },
-          [&function, resets](std::string_view name) {
+          [&function](std::string_view name) {
             std::optional<Attribute> made;
-            forEachFile(resets, [&](const FunctionFile& file) {
+            forEachFile(function, [&](const FunctionFile& file) {
               if (file.name == name) made = file.make(function);
             });
             return made;

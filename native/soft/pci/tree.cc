@@ -17,27 +17,17 @@ namespace {
 constexpr size_t pageSize = 4096;
 constexpr size_t longestName = 255;
 constexpr int mostLinks = 40;
+constexpr size_t usualDepth = 16;  // of paths, links and all
 
 std::vector<std::string_view> split(std::string_view path) {
   std::vector<std::string_view> parts;
+  parts.reserve(usualDepth);
   for (size_t at = 0; at < path.size();) {
     const size_t end = std::min(path.find('/', at), path.size());
     if (end > at) parts.emplace_back(path.substr(at, end - at));
     at = end + 1;
   }
   return parts;
-}
-
-// The child of that name, which is made of what the directory offers if need be; null: there is none.
-const std::shared_ptr<Node>* childOf(Directory& directory, std::string_view name) {
-  const auto found = directory.children.find(name);
-  if (found != directory.children.end()) return &found->second;
-  if (!directory.offer) return nullptr;
-  auto attribute = directory.offer->make(name);
-  if (!attribute) return nullptr;
-  auto node = std::make_shared<Node>();
-  node->content = std::move(*attribute);
-  return &directory.children.emplace(name, std::move(node)).first->second;
 }
 
 // Only for readlink and list of directories opened as files.
@@ -72,7 +62,7 @@ class AttributeFile final : public File {
   [[nodiscard]] int64_t pread(UserAddress user, size_t size, uint64_t offset) override {
     if (!attribute_.show) return -EIO;
     if (offset == 0 || !filled_) {
-      if (node_->gone) return -ENODEV;
+      if (node_->isGone()) return -ENODEV;
       text_.clear();
       if (const int failed = attribute_.show(text_)) return failed;
       filled_ = true;
@@ -86,7 +76,7 @@ class AttributeFile final : public File {
     const size_t length = std::min(size, pageSize);
     std::array<char, pageSize> text;
     if (mm::Memory::copyIn(text.data(), user, length) != 0) return -EFAULT;
-    if (node_->gone) return -ENODEV;
+    if (node_->isGone()) return -ENODEV;
     if (!attribute_.store) return -EIO;
     if (length == 0) return 0;
     const int64_t failed = attribute_.store({text.data(), length});
@@ -123,7 +113,7 @@ class FlatFile final : public File {
   [[nodiscard]] int64_t pread(UserAddress user, size_t size, uint64_t offset) override {
     std::array<uint8_t, pageSize> bytes;
     const size_t length = clamp(size, offset);
-    if (node_->gone) return -ENODEV;
+    if (node_->isGone()) return -ENODEV;
     for (size_t i = 0; i < length; ++i) bytes[i] = flat_.read(offset + i);
     if (mm::Memory::copyOut(user, bytes.data(), length) != 0) return -EFAULT;
     return static_cast<int64_t>(length);
@@ -133,7 +123,7 @@ class FlatFile final : public File {
     if (offset >= flat_.size && size > 0) return -EFBIG;
     const size_t length = clamp(size, offset);
     if (mm::Memory::copyIn(bytes.data(), user, length) != 0) return -EFAULT;
-    if (node_->gone) return -ENODEV;
+    if (node_->isGone()) return -ENODEV;
     for (size_t i = 0; i < length;) {
       const uint64_t at = offset + i;
       const unsigned width = at % 4 == 0 && length - i >= 4 ? 4 : at % 2 == 0 && length - i >= 2 ? 2 : 1;
@@ -231,6 +221,8 @@ int Tree::find(const std::string& path, bool follow, std::shared_ptr<Node>& out)
   std::reverse(left.begin(), left.end());
   const bool mustBeDirectory = path.back() == '/';
   std::vector<const std::shared_ptr<Node>*> trail{&root_};
+  trail.reserve(usualDepth);
+  std::shared_ptr<Node> offered;
   int links = 0;
   while (!left.empty()) {
     const std::string_view part = left.back();
@@ -243,9 +235,16 @@ int Tree::find(const std::string& path, bool follow, std::shared_ptr<Node>& out)
       if (trail.size() > 1) trail.pop_back();
       continue;
     }
-    const auto* const found = childOf(here.as<Directory>(), part);
-    if (found == nullptr) return -ENOENT;
-    const Node& node = **found;
+    const auto& directory = here.as<Directory>();
+    const auto found = directory.children.find(part);
+    if (found == directory.children.end()) {
+      auto attribute = directory.offer ? directory.offer->make(part) : std::nullopt;
+      if (!attribute) return -ENOENT;
+      offered = std::make_shared<Node>(Node{std::move(*attribute), false, *trail.back()});
+      trail.push_back(&offered);
+      continue;
+    }
+    const Node& node = *found->second;
     const bool last = left.empty();
     if (node.is<Link>() && (!last || follow || mustBeDirectory)) {
       if (++links > mostLinks) return -ELOOP;
@@ -253,7 +252,7 @@ int Tree::find(const std::string& path, bool follow, std::shared_ptr<Node>& out)
       left.insert(left.end(), target.rbegin(), target.rend());
       continue;
     }
-    trail.push_back(found);
+    trail.push_back(&found->second);
   }
   if (mustBeDirectory && !(*trail.back())->is<Directory>()) return -ENOTDIR;
   out = *trail.back();

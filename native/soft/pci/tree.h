@@ -3,7 +3,7 @@
 //
 // Life: the tree belongs to the machine; nodes come and go with drivers and groups. An open attribute keeps
 // its node: reading it after it left the tree gives -ENODEV, as with the kernel's. Most attributes of a large
-// machine are never read: a directory may offer some, each of which becomes a node when it is looked up.
+// machine are never read: a directory may offer some, each of which is a node while somebody looks at it.
 #pragma once
 
 #include <cstdint>
@@ -68,6 +68,9 @@ struct DeviceNode {
 struct Node {
   std::variant<Directory, Link, Attribute, Flat, DeviceNode> content;
   bool gone = false;
+  std::shared_ptr<const Node> offeredBy{};  // of an attribute that its directory does not hold
+
+  [[nodiscard]] bool isGone() const { return gone || (offeredBy && offeredBy->gone); }
 
   template <typename Kind>
   [[nodiscard]] bool is() const {
