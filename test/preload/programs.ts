@@ -3,7 +3,7 @@
  * way of the preload library. A program prints a line per claim, "ok ..." or "FAIL ...".
  */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, expect } from 'vitest';
@@ -13,12 +13,16 @@ export const here = import.meta.dirname;
 export const root = join(here, '../..');
 export const library = join(root, 'build/preload/vfio-soft-preload.so');
 export const folder = mkdtempSync(join(tmpdir(), 'preload-test-'));
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 export const has = (command: string): boolean => spawnSync(command, ['--version']).error === undefined;
 
 /** Builds the library, which a kernel needs not; skips the tests of a file where nothing can be compiled. */
 export function needsCompiler(): void {
+  // In the guest the files that import this share one process, and it is loaded once for all of them.
+  beforeAll(() => {
+    mkdirSync(folder, { recursive: true });
+  });
+  afterAll(() => rmSync(folder, { recursive: true, force: true }));
   const missing = ['make', 'gcc', 'g++', 'flock'].filter((command) => !has(command));
   beforeAll(() => {
     if (missing.length > 0 || backend === 'kernel') return;
