@@ -6,7 +6,7 @@ export default defineConfig({
     include: ['test/package/**/*.test.ts'],
     reporters: ['default', './test/support/reporter.ts'],
     pool: 'forks',
-    testTimeout: 300_000,
-    hookTimeout: 300_000,
+    testTimeout: 900_000,
+    hookTimeout: 900_000,
   },
 });
