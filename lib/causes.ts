@@ -315,9 +315,13 @@ export function unsafeInterrupts(host: NativeHost): string[] {
   return Object.values(UNSAFE_INTERRUPTS).filter((path) => host.readText(path)?.trim() === 'Y');
 }
 
+/** The options that the kernel was started with and that turn the remapping of interrupts off. */
+export const remappingOff = (host: NativeHost): string[] =>
+  words(host).filter((word) => /^(intremap=off|nointremap)$/.test(word));
+
 /** What can be known without an attempt: that somebody has turned the remapping of interrupts off. */
 function interruptCauses(host: NativeHost, bdf: string): Finding[] {
-  const off = words(host).filter((word) => /^(intremap=off|nointremap)$/.test(word));
+  const off = remappingOff(host);
   if (off.length === 0 || unsafeInterrupts(host).length > 0) return [];
   return [
     {

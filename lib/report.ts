@@ -1,6 +1,6 @@
 /** What a host has and lacks: `vfio doctor` prints it. Each check looks at one thing and says how to repair it. */
 import { readFileSync } from 'node:fs';
-import { asRoot, type Finding, interruptsRefused, unsafeInterrupts } from './causes.ts';
+import { asRoot, type Finding, interruptsRefused, remappingOff, unsafeInterrupts } from './causes.ts';
 import type { VfioError } from './errors.ts';
 import { lastingLockLimit, lockLimit, raiseLockLimit } from './memlock.ts';
 import type { NativeHost } from './native.ts';
@@ -96,8 +96,7 @@ function iommu(host: NativeHost): HostCheck {
 
 function interrupts(host: NativeHost, backend: 'kernel' | 'software'): HostCheck {
   const name = 'interrupt remapping';
-  const words = (host.readText('/proc/cmdline') ?? '').trim().split(/\s+/);
-  const off = words.filter((word) => word === 'intremap=off' || word === 'nointremap');
+  const off = remappingOff(host);
   const unsafe = unsafeInterrupts(host);
   if (off.length > 0 && unsafe.length === 0)
     return fail(name, `off: the kernel was started with ${off.join(' ')}`, `start it without`);

@@ -2,6 +2,7 @@
  * What the kernel does with a device: disks that are mounted, a part of something or claimed by what does not show, network
  * interfaces that are up.
  */
+import { VfioError } from './errors.ts';
 import type { NativeHost } from './native.ts';
 import { nameOf, openersOf } from './nodes.ts';
 import { decoded, isPlain, quoted, shown } from './shell.ts';
@@ -123,7 +124,8 @@ function namespacesOf(host: NativeHost): string[] {
 function tried<T>(look: () => T): T | null {
   try {
     return look();
-  } catch {
+  } catch (error) {
+    if (!(error instanceof VfioError)) throw error;
     return null;
   }
 }

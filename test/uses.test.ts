@@ -1,5 +1,6 @@
 /** What the kernel does with a device, from files as kernels have them: hosts that no run can be brought into. */
 import { describe, expect, test } from 'vitest';
+import { VfioError } from '../lib/errors.ts';
 import type { NativeHost } from '../lib/native.ts';
 import { usesOf } from '../lib/uses.ts';
 import { needs } from './support/backends.ts';
@@ -184,7 +185,7 @@ describe('A5: a disk', () => {
       // Of a user's processes others see neither the namespace nor, without one, the mounts.
       const { readlink, readText } = host;
       host.readlink = (path) => {
-        if (path === '/proc/11/ns/mnt') throw new Error('EACCES');
+        if (path === '/proc/11/ns/mnt') throw new VfioError(13, { syscall: 'readlink', path });
         return readlink(path);
       };
       expect(usesOf(host, BDF)).toEqual([
@@ -197,7 +198,7 @@ describe('A5: a disk', () => {
       ]);
       // It ends while it is looked at.
       host.readText = (path) => {
-        if (path === '/proc/9/mountinfo') throw new Error('EINVAL');
+        if (path === '/proc/9/mountinfo') throw new VfioError(22, { syscall: 'read', path });
         return readText(path);
       };
       expect(reasons(host)).toEqual([unknown('sda1')]);

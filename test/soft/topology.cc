@@ -154,7 +154,15 @@ void systems() {
   same("one device without IOMMU", "0", names(*one, "/sys/kernel/iommu_groups"));
   claim("... which vfio-pci refuses", -EINVAL, take(*one));
   one->addDevice(R"({ "model": "edu", "bdf": "0000:00:12.0", "iommu": null, "driver": null })");
+  const int vendor = one->open((kDevices + "0000:00:12.0/vendor").c_str(), O_RDONLY);
+  const int override = one->open((kDevices + "0000:00:12.0/driver_override").c_str(), O_WRONLY);
   claim("... one more is plugged in and out", 0, one->removeDevice("0000:00:12.0"));
+  char letter = 0;
+  claim("... whose open files are at their end", vendor >= 0 && override >= 0);
+  claim("... to read", -ENODEV, static_cast<int>(one->read(vendor, &letter, 1)));
+  claim("... and to write", -ENODEV, static_cast<int>(one->write(override, "x", 1)));
+  one->close(vendor);
+  one->close(override);
   same("... which leaves no trace", "0", names(*one, "/sys/kernel/iommu_groups"));
 
   const auto none = machine(R"({ "iommus": [], "devices": [
