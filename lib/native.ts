@@ -27,6 +27,8 @@ export interface NativeMemory {
   buffer(): ArrayBuffer;
   read(offset: number, into: Uint8Array): void;
   write(offset: number, from: Uint8Array): void;
+  /** The same pages, for another holder. */
+  share(): NativeMemory;
   dispose(): void;
 }
 
