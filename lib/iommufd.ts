@@ -105,10 +105,10 @@ export class Iommufd extends Handle {
    * An iommufd from a descriptor: another process's, another thread's. The descriptor is duplicated; the caller's
    * stays open.
    *
-   * @throws {VfioError} EBADF no such descriptor.
+   * @throws {VfioError} EBADF no such descriptor. @throws {TypeError} ERR_INVALID_FD_TYPE it leads to another kind of file.
    */
   static fromFd(fd: number): Iommufd {
-    return new Iommufd(undefined, native.adopt(fd));
+    return new Iommufd(undefined, native.adopt(fd, 'iommufd'));
   }
 
   /** The file descriptor. Belongs to this object: don't close it. */
