@@ -5,6 +5,8 @@
 
 #include <napi.h>
 
+#include <string>
+
 namespace vfio::binding {
 
 struct Environment {
@@ -13,7 +15,7 @@ struct Environment {
   Napi::FunctionReference memory;
   Napi::FunctionReference mapped;
   Napi::FunctionReference
-      makeError;  // (errno, syscall, request?, path?, handled?) => VfioError; lib/errors.ts
+      makeError;  // (errno, syscall, request?, path?, handled?, reason?) => VfioError; lib/errors.ts
 
   static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
 };
@@ -24,6 +26,10 @@ struct Environment {
 
 // The same for a request on several entries: `handled` of them were done.
 [[noreturn]] void throwErrnoAfter(Napi::Env env, int64_t error, const char* request, uint32_t handled);
+
+// The same for an answer that can't be true: EPROTO, and `reason` says why. See replies.h.
+[[noreturn]] void throwReply(Napi::Env env, const char* syscall, const char* request,
+                             const std::string& reason);
 
 // The same as a value, for rejecting a promise.
 Napi::Value makeErrno(Napi::Env env, int64_t error, const char* syscall, const char* request,

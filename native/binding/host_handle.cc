@@ -11,6 +11,7 @@
 #include "hosts.h"
 #include "kinds.h"
 #include "memory.h"
+#include "replies.h"
 
 namespace vfio::binding {
 namespace {
@@ -157,7 +158,8 @@ Napi::Value HostHandle::readlink(const Napi::CallbackInfo& info) {
   const int64_t size = live(info.Env()).readlink(path.c_str(), target, sizeof target);
   if (size == -ENOENT || size == -EINVAL) return info.Env().Null();
   if (size < 0) throwErrno(info.Env(), size, "readlink", nullptr, path.c_str());
-  return Napi::String::New(info.Env(), target, static_cast<size_t>(size));
+  return Napi::String::New(info.Env(), target,
+                           Reply(info.Env(), "readlink", nullptr).moved(size, sizeof target));
 }
 
 // (path) => names, or null when there is no such directory

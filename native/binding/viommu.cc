@@ -2,10 +2,12 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "../uapi/iommufd.h"
 #include "file.h"
+#include "replies.h"
 #include "values.h"
 
 namespace vfio::binding {
@@ -25,7 +27,9 @@ constexpr std::pair<const char*, uint32_t> kQueueTypes[] = {
     {"tegra241-cmdqv", uapi::IOMMU_HW_QUEUE_TYPE_TEGRA241_CMDQV}};
 
 // What an allocation with a file of its own gives: { id, file }
-Napi::Value objectWithFile(Napi::Env env, const OpenFile& parent, uint32_t id, uint32_t fd) {
+Napi::Value objectWithFile(Napi::Env env, const OpenFile& parent, const char* request, uint32_t id,
+                           uint32_t fd) {
+  if (fd > INT32_MAX) Reply(env, "ioctl", request).refuse("its descriptor is " + std::to_string(fd));
   Napi::Object answer = Napi::Object::New(env);
   answer.Set("id", number(env, id));
   answer.Set("file", File::make(env, parent.backend, static_cast<int>(fd)));
@@ -37,7 +41,10 @@ std::vector<uint8_t> readAll(Napi::Env env, OpenFile& file, size_t unit) {
   std::vector<uint8_t> bytes(kReadBytes / unit * unit);
   const int64_t got = file.backend->read(file.fd, bytes.data(), bytes.size());
   if (got < 0 && got != -EAGAIN) throwErrno(env, got, "read");
-  bytes.resize(got < 0 ? 0 : static_cast<size_t>(got));
+  const Reply reply(env, "read", nullptr);
+  bytes.resize(got < 0 ? 0 : reply.moved(got, bytes.size()));
+  if (bytes.size() % unit != 0)
+    reply.refuse("it ends in the middle of a record, after " + std::to_string(got) + " bytes");
   return bytes;
 }
 
@@ -48,7 +55,8 @@ Napi::Value File::faultQueueAlloc(const Napi::CallbackInfo& info) {
   uapi::iommu_fault_alloc command{};
   command.size = sizeof command;
   ioctl(info.Env(), uapi::IOMMU_FAULT_QUEUE_ALLOC, "IOMMU_FAULT_QUEUE_ALLOC", &command);
-  return objectWithFile(info.Env(), live(info.Env()), command.out_fault_id, command.out_fault_fd);
+  return objectWithFile(info.Env(), live(info.Env()), "IOMMU_FAULT_QUEUE_ALLOC", command.out_fault_id,
+                        command.out_fault_fd);
 }
 
 // () => IoPageFault[]: whole groups
@@ -139,7 +147,8 @@ Napi::Value File::veventqAlloc(const Napi::CallbackInfo& info) {
   command.type = oneOf(arguments, 1, "type", kEventTypes);
   command.veventq_depth = arguments.u32(2, "depth");
   ioctl(info.Env(), uapi::IOMMU_VEVENTQ_ALLOC, "IOMMU_VEVENTQ_ALLOC", &command);
-  return objectWithFile(info.Env(), live(info.Env()), command.out_veventq_id, command.out_veventq_fd);
+  return objectWithFile(info.Env(), live(info.Env()), "IOMMU_VEVENTQ_ALLOC", command.out_veventq_id,
+                        command.out_veventq_fd);
 }
 
 // (type) => ViommuEvent[]: a header each, and unless events were lost there, the data of its type
@@ -149,9 +158,10 @@ Napi::Value File::readEvents(const Napi::CallbackInfo& info) {
   const size_t size = arm ? sizeof(uapi::iommu_vevent_arm_smmuv3) : sizeof(uapi::iommu_vevent_tegra241_cmdqv);
   const std::vector<uint8_t> bytes = readAll(env, live(env), 1);
   Napi::Array events = Napi::Array::New(env);
-  for (size_t at = 0; at + sizeof(uapi::iommufd_vevent_header) <= bytes.size();) {
-    uapi::iommufd_vevent_header header;
-    std::memcpy(&header, bytes.data() + at, sizeof header);
+  const Reply reply(env, "read", nullptr);
+  for (size_t at = 0; at < bytes.size();) {
+    const auto rest = std::span<const uint8_t>(bytes).subspan(at);
+    const auto header = structAt<uapi::iommufd_vevent_header>(reply, rest, "the last event's header");
     at += sizeof header;
     Napi::Object event = Napi::Object::New(env);
     const bool lost = (header.flags & uapi::IOMMU_VEVENTQ_FLAG_LOST_EVENTS) != 0;
@@ -159,7 +169,7 @@ Napi::Value File::readEvents(const Napi::CallbackInfo& info) {
     event.Set("sequence", number(env, header.sequence));
     event.Set("lost", lost);
     if (!lost) {
-      if (at + size > bytes.size()) break;
+      if (size > bytes.size() - at) reply.refuse("it ends in the middle of an event");
       std::array<uint64_t, 4> words{};
       std::memcpy(words.data(), bytes.data() + at, size);
       at += size;
