@@ -10,7 +10,7 @@ import { VfioDevice } from './device.ts';
 import { explained } from './errors.ts';
 import { type HwptRequest, wordsForBusy, wordsForHwpt, wordsForMissing } from './explain.ts';
 import { FaultQueue } from './fault-queue.ts';
-import { Handle, keepFile } from './handle.ts';
+import { fileOf, Handle, keepFile } from './handle.ts';
 import { dataFields, Hwpt, type HwptData } from './hwpt.ts';
 import { Ioas } from './ioas.ts';
 import { type NativeFile, native } from './native.ts';
@@ -351,7 +351,7 @@ export class Iommufd extends Handle {
   /** @internal A device that is bound to this iommufd, and its id. */
   ownDevice(device: unknown): { device: VfioDevice; id: number } {
     const found = instance(device, VfioDevice, 'device');
-    found.fd; // alive
+    fileOf(found); // alive
     if (found.id === null || !found.iommufd || found.iommufd.differs(this))
       throw refusal('a device that is bound to this iommufd', 'device', device);
     return { device: found, id: found.id };

@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { Host, Iommufd, VfioDevice } from '../lib/index.ts';
+import { DmaBuffer, Host, Iommufd, VfioDevice } from '../lib/index.ts';
 import { backend, EDU, IVSHMEM, openHost, unmet } from './support/backends.ts';
 import { descriptors } from './support/collect.ts';
 import { bound, machine } from './support/iommu.ts';
@@ -183,6 +183,71 @@ describe.each(ADOPTERS)('%s', (_name, expected, right, adopt) => {
     const now = openSync('/dev/null', 'r');
     expect(now).toBe(fd);
     expect(() => adopt(fd)).toThrow(/, which is \/dev\/null$/);
+    closeSync(now);
+  });
+});
+
+describe('a descriptor that the program was told and has closed', () => {
+  /** Closes it, and gives its number to another file. */
+  const replaced = (fd: number): number => {
+    closeSync(fd);
+    const now = openSync('/dev/null', 'r+');
+    expect(now).toBe(fd);
+    return now;
+  };
+  const still = (fd: number) => expect(readlinkSync(`/proc/self/fd/${fd}`)).toBe('/dev/null');
+
+  test('is not what calls go to, and what has its number now is not closed', () => {
+    const host = hosts[0] as Host;
+    const before = descriptors();
+    const iommufd = host.openIommufd();
+    expect(iommufd.fd).toBe(iommufd.fd);
+    const now = replaced(iommufd.fd);
+    const ioas = iommufd.allocIoas();
+    using memory = DmaBuffer.alloc(4096);
+    const mapping = ioas.map(memory);
+    expect(ioas.unmap(mapping.iova, 4096)).toBe(4096n);
+    iommufd[Symbol.dispose]();
+    still(now);
+    closeSync(now);
+    expect(descriptors()).toBe(before);
+  });
+
+  test('is not taken for another iommufd that got its number', () => {
+    const host = hosts[0] as Host;
+    using iommufd = host.openIommufd();
+    using ioas = iommufd.allocIoas();
+    using memory = DmaBuffer.alloc(4096);
+    const mapping = ioas.map(memory, { iova: 0x100000 });
+    const { fd } = iommufd;
+    closeSync(fd);
+    using other = host.openIommufd();
+    expect(other.fd).toBe(fd);
+    using theirs = other.allocIoas();
+    expect(theirs.id).toBe(ioas.id);
+    const kept = theirs.map(memory, { iova: 0x100000 });
+    mapping[Symbol.dispose]();
+    expect([ioas.mappings().length, theirs.mappings().length]).toEqual([0, 1]);
+    expect(theirs.unmap(kept.iova, 4096)).toBe(4096n);
+  });
+
+  test('of a queue is not what is read or polled', () => {
+    const host = hosts[0] as Host;
+    using iommufd = host.openIommufd();
+    const queue = iommufd.allocFaultQueue();
+    const now = replaced(queue.fd);
+    expect(queue.poll()).toBeNull();
+    queue[Symbol.dispose]();
+    still(now);
+    closeSync(now);
+  });
+
+  test('of a device is still a device', () => {
+    const device = VfioDevice.fromFd(pick('device').fd);
+    const now = replaced(device.fd);
+    expect(device.info.numRegions).toBeGreaterThan(0);
+    device[Symbol.dispose]();
+    still(now);
     closeSync(now);
   });
 });

@@ -7,6 +7,19 @@ constexpr napi_type_tag kTag{0x76f1'0a11'3c5d'4b02, 0x1f7c'90d3'a2e4'5b77};
 
 }  // namespace
 
+OpenFile::~OpenFile() {
+  // Where it can't be known, a descriptor more is the lesser evil.
+  if (told_ >= 0 && backend->same(told_, fd).value_or(false)) backend->close(told_);
+  backend->close(fd);
+}
+
+int OpenFile::tell() {
+  if (told_ >= 0) return told_;
+  const int copy = backend->dup(fd);
+  if (copy < 0) return copy;
+  return told_ = fd.exchange(copy);
+}
+
 Napi::Function File::define(Napi::Env env) {
   return DefineClass(env, "File",
                      {InstanceAccessor<&File::fd>("fd"),
@@ -97,7 +110,9 @@ File* File::from(const Napi::Value& value) {
 Napi::Value File::fd(const Napi::CallbackInfo& info) {
   // Unlike a method, an accessor is called on whatever object someone borrows it for.
   if (from(info.This()) != this) refuse(info.Env(), "a File", "this", info.This());
-  return Napi::Number::New(info.Env(), live(info.Env()).fd);
+  const int told = live(info.Env()).tell();
+  if (told < 0) throwErrno(info.Env(), told, "fcntl");
+  return Napi::Number::New(info.Env(), told);
 }
 
 Napi::Value File::dispose(const Napi::CallbackInfo& info) {

@@ -6,6 +6,7 @@
 
 #include <napi.h>
 
+#include <atomic>
 #include <memory>
 
 #include "../backend.h"
@@ -14,14 +15,23 @@
 
 namespace vfio::binding {
 
+// The number that calls use is known to nobody else. A program that asks for the descriptor is told another
+// one for the same open file: it may close it, though it shouldn't, and then the number may be any other
+// file's. So neither a call nor the closing can reach a file that is not this one.
 class OpenFile {
  public:
   OpenFile(std::shared_ptr<Backend> backend, int fd) : backend(std::move(backend)), fd(fd) {}
-  ~OpenFile() { backend->close(fd); }
+  ~OpenFile();
   OpenFile(const OpenFile&) = delete;
   OpenFile& operator=(const OpenFile&) = delete;
+  // The number for the program, or -errno: the first one that there was, which is what a host knows the file
+  // by. Calls have a duplicate from then on. For the JavaScript thread.
+  [[nodiscard]] int tell();
   const std::shared_ptr<Backend> backend;
-  const int fd;
+  std::atomic<int> fd;  // calls on the thread pool read it
+
+ private:
+  int told_ = -1;
 };
 
 class File final : public Napi::ObjectWrap<File> {

@@ -233,8 +233,10 @@ Napi::Value File::hotReset(const Napi::CallbackInfo& info) {
         header.argsz = static_cast<uint32_t>(sizeof header + groups.size() * sizeof(int32_t));
         std::vector<uint8_t> command(header.argsz);
         std::memcpy(command.data(), &header, sizeof header);
-        for (size_t i = 0; i < groups.size(); ++i)
-          std::memcpy(command.data() + sizeof header + i * sizeof(int32_t), &groups[i]->fd, sizeof(int32_t));
+        for (size_t i = 0; i < groups.size(); ++i) {
+          const int32_t fd = groups[i]->fd;
+          std::memcpy(command.data() + sizeof header + i * sizeof fd, &fd, sizeof fd);
+        }
         return file->backend->ioctl(file->fd, uapi::VFIO_DEVICE_PCI_HOT_RESET,
                                     reinterpret_cast<uintptr_t>(command.data()));
       },
