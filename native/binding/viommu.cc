@@ -94,6 +94,9 @@ Napi::Value File::respondFault(const Napi::CallbackInfo& info) {
   OpenFile& file = live(info.Env());
   const int64_t result = file.backend->write(file.fd, &response, sizeof response);
   if (result < 0) throwErrno(info.Env(), result, "write");
+  const Reply reply(info.Env(), "write", nullptr);
+  if (reply.moved(result, sizeof response) != sizeof response)
+    reply.refuse("it took a part of an answer: " + std::to_string(result) + " bytes");
   return info.Env().Undefined();
 }
 
