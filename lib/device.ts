@@ -110,10 +110,10 @@ export class VfioDevice extends Handle {
    * A device from a descriptor: another process's, another thread's. The descriptor is duplicated; the caller's stays
    * open.
    *
-   * @throws {VfioError} EBADF no such descriptor.
+   * @throws {VfioError} EBADF no such descriptor. @throws {TypeError} ERR_INVALID_FD_TYPE it leads to another kind of file.
    */
   static fromFd(fd: number): VfioDevice {
-    return new VfioDevice(undefined, native.adopt(fd), null);
+    return new VfioDevice(undefined, native.adopt(fd, 'device'), null);
   }
 
   /** The file descriptor. Belongs to this object: don't close it. */

@@ -246,11 +246,17 @@ export interface NativeFile {
   mmap(position: bigint, length: bigint, readable: boolean, writable: boolean): NativeMapped;
 }
 
+/** What a descriptor may have to be: native/binding/kinds.h */
+export type NativeKind = 'iommufd' | 'device';
+
 /** native/binding/host_handle.h */
 export interface NativeHost {
   dispose(): void;
   release(): string;
-  open(path: string): NativeFile;
+  /** With `kind`, what is there has to be of it. */
+  open(path: string, kind?: NativeKind): NativeFile;
+  /** As {@link Addon.adopt}, and of this host. */
+  adopt(fd: number, kind: NativeKind): NativeFile;
   readText(path: string): string | null;
   writeText(path: string, text: string): void;
   writeTextAsync(path: string, text: string): Promise<number>;
@@ -306,7 +312,8 @@ interface Addon {
   Host: new (backend: 'kernel' | 'software', kernel?: string, topology?: string) => NativeHost;
   EventFd: new (onReadable: (count: U64Like) => void) => NativeEventFd;
   Watch: new (file: NativeFile, onReadable: () => void) => NativeWatch;
-  adopt(fd: number): NativeFile;
+  /** A duplicate of a descriptor that leads to a file of this kind. */
+  adopt(fd: number, kind: NativeKind): NativeFile;
   isFile(value: unknown): value is NativeFile;
   allocateMemory(size: U64Like, pageShift: number, numaNode?: number): NativeMemory;
   memoryOfDescriptor(fd: number, offset: U64Like, length: U64Like): NativeMemory;

@@ -112,9 +112,15 @@ inline int64_t Backend::readText(const char* path, std::string& text) {
   const int fd = open(path, readOnly);
   if (fd < 0) return fd;
   constexpr size_t page = 4096;
+  constexpr size_t kMostText = size_t{1} << 24;  // an attribute has a page; /proc has longer ones
   char piece[page];
   int64_t got;
-  while ((got = read(fd, piece, sizeof piece)) > 0) text.append(piece, static_cast<size_t>(got));
+  while ((got = read(fd, piece, sizeof piece)) > 0) {
+    if (got > static_cast<int64_t>(page)) got = -EPROTO;  // more than it was given room for
+    if (got > 0 && text.size() > kMostText) got = -EFBIG;
+    if (got < 0) break;
+    text.append(piece, static_cast<size_t>(got));
+  }
   close(fd);
   return got < 0 ? got : static_cast<int64_t>(text.size());
 }

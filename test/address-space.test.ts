@@ -4,8 +4,9 @@
  * Ioas has beyond this is in ioas.test.ts, what a container has in groups.test.ts and container.test.ts. Numbers are
  * behaviours of docs/behaviours.md.
  */
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
 import { DmaBuffer, type DmaSpace, Host, type VfioDevice } from '../lib/index.ts';
+import { native } from '../lib/native.ts';
 import { EDU, guestIommu, needs, openHost } from './support/backends.ts';
 import { BUFFER, Edu } from './support/edu.ts';
 

@@ -112,7 +112,7 @@ beforeAll(async () => {
   iommufd.vfioCompatIoas = ioas;
   container = iommufd.container();
   // It is a group by its handle alone: what passes the checks is ENOTTY.
-  group = new Group(host, native.adopt(iommufd.fd), 4711, false, {
+  group = new Group(host, native.adopt(iommufd.fd, 'iommufd'), 4711, false, {
     sysfs: () => undefined,
     owned: () => () => {},
     device: () => ({ groupOf: () => null }),

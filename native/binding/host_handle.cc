@@ -9,7 +9,9 @@
 #include "async.h"
 #include "file.h"
 #include "hosts.h"
+#include "kinds.h"
 #include "memory.h"
+#include "replies.h"
 
 namespace vfio::binding {
 namespace {
@@ -49,6 +51,7 @@ soft::HostOptions softwareOptions(const Arguments& arguments, size_t index) {
 Napi::Function HostHandle::define(Napi::Env env) {
   return DefineClass(env, "Host",
                      {InstanceMethod<&HostHandle::open>("open"),
+                      InstanceMethod<&HostHandle::adoptOwn>("adopt"),
                       InstanceMethod<&HostHandle::release>("release"),
                       InstanceMethod<&HostHandle::readText>("readText"),
                       InstanceMethod<&HostHandle::writeText>("writeText"),
@@ -90,19 +93,24 @@ HostHandle::HostHandle(const Napi::CallbackInfo& info) : ObjectWrap(info) {
 }
 
 Napi::Value HostHandle::adopt(const Napi::CallbackInfo& info) {
-  const int fd = Arguments(info).descriptor(0, "fd");
-  std::shared_ptr<Backend> backend = hostOf(fd);
-  const int copy = backend->dup(fd);
-  if (copy < 0) throwErrno(info.Env(), copy, "fcntl");
-  return File::make(info.Env(), std::move(backend), copy, true);
+  return binding::adopt(Arguments(info), nullptr);
 }
 
-// (path) => File, open for reading and writing
+Napi::Value HostHandle::adoptOwn(const Napi::CallbackInfo& info) {
+  (void)live(info.Env());
+  return binding::adopt(Arguments(info), backend_);
+}
+
+// (path, kind?) => File, open for reading and writing; `kind`: what is there has to be of it
 Napi::Value HostHandle::open(const Napi::CallbackInfo& info) {
-  const std::string path = Arguments(info).text(0, "path");
-  const int fd = live(info.Env()).open(path.c_str(), O_RDWR);
-  if (fd < 0) throwErrno(info.Env(), fd, "open", nullptr, path.c_str());
-  return File::make(info.Env(), backend_, fd);
+  const Arguments arguments(info);
+  const std::string path = arguments.text(0, "path");
+  std::optional<FileKind> kind;
+  if (!info[1].IsUndefined()) kind = kindArgument(arguments, 1);
+  Fresh fresh{live(info.Env()), live(info.Env()).open(path.c_str(), O_RDWR)};
+  if (fresh.fd < 0) throwErrno(info.Env(), fresh.fd, "open", nullptr, path.c_str());
+  if (kind) requireKind(info.Env(), fresh.backend, fresh.fd, *kind, "the path of", "path", "'" + path + "'");
+  return File::make(info.Env(), backend_, fresh.release());
 }
 
 // () => the kernel's release, or the one that a software host answers as
@@ -150,7 +158,8 @@ Napi::Value HostHandle::readlink(const Napi::CallbackInfo& info) {
   const int64_t size = live(info.Env()).readlink(path.c_str(), target, sizeof target);
   if (size == -ENOENT || size == -EINVAL) return info.Env().Null();
   if (size < 0) throwErrno(info.Env(), size, "readlink", nullptr, path.c_str());
-  return Napi::String::New(info.Env(), target, static_cast<size_t>(size));
+  return Napi::String::New(info.Env(), target,
+                           Reply(info.Env(), "readlink", nullptr).moved(size, sizeof target));
 }
 
 // (path) => names, or null when there is no such directory

@@ -15,11 +15,12 @@ class HostHandle final : public Napi::ObjectWrap<HostHandle> {
   static Napi::Function define(Napi::Env env);
   explicit HostHandle(const Napi::CallbackInfo& info);  // new Host('kernel' | 'software', kernel?, topology?)
 
-  // (fd) => File: a duplicate of a descriptor, on whichever host it belongs to
+  // (fd, kind) => File: a duplicate of a descriptor of that kind, on whichever host it belongs to
   static Napi::Value adopt(const Napi::CallbackInfo& info);
 
  private:
   Napi::Value open(const Napi::CallbackInfo& info);
+  Napi::Value adoptOwn(const Napi::CallbackInfo& info);  // the same, of this host alone
   Napi::Value release(const Napi::CallbackInfo& info);
   Napi::Value readText(const Napi::CallbackInfo& info);
   Napi::Value writeText(const Napi::CallbackInfo& info);
