@@ -2,8 +2,8 @@
 import { execFile, spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
-import { copyFile, mkdir, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { copyFile, mkdir, readFile, rename } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { kernelSource } from '../support/kernel-source.ts';
 
@@ -40,24 +40,33 @@ const options = [
   '-Din_data_type=out_data_type',
 ];
 
-/** Compiles the self-test, once for each version of its source. Says so if that is another than passes.txt was made for. */
+const sha256 = (of: string | Buffer) => createHash('sha256').update(of).digest('hex');
+
+/**
+ * Compiles the self-test, once for what it is made of: its source and the options. Says so if the source is another than
+ * passes.txt was made for.
+ */
 export async function compile(): Promise<string> {
-  const folder = await kernelSource('selftest', Object.keys(files));
+  const folder = await kernelSource();
+  const sums: string[] = [];
   for (const [file, expected] of Object.entries(files)) {
-    const sum = createHash('sha256')
-      .update(await readFile(join(folder, file)))
-      .digest('hex');
+    const sum = sha256(await readFile(join(folder, file)));
     if (sum !== expected) console.warn(`${file} is not the one that passes.txt was made for: sha256 ${sum}`);
+    sums.push(sum);
   }
-  const program = join(folder, 'iommufd');
+  const key = sha256([...sums, ...options].join('\n')).slice(0, 16);
+  const made = join(dirname(folder), `selftest-${key}`);
+  const program = join(made, 'iommufd');
   if (existsSync(program)) return program;
   // The two headers alone: everything else of linux/ is the system's.
-  const headers = join(folder, 'headers');
+  const headers = join(made, 'headers');
   await mkdir(join(headers, 'linux'), { recursive: true });
   for (const name of ['iommufd.h', 'vfio.h'])
     await copyFile(join(folder, 'include/uapi/linux', name), join(headers, 'linux', name));
-  // From its own folder, so that its messages name files as the kernel does.
-  await run('gcc', [...options, `-I${headers}`, '-w', '-o', program, source], { cwd: folder });
+  // From its own folder, so that its messages name files as the kernel does. Under a name of its own until it is whole.
+  const fresh = `${program}.${process.pid}`;
+  await run('gcc', [...options, `-I${headers}`, '-w', '-o', fresh, source], { cwd: folder });
+  await rename(fresh, program);
   return program;
 }
 
