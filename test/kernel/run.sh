@@ -41,7 +41,7 @@ code=0
 "$here/run-guest.sh" -- node node_modules/vitest/vitest.mjs run "$@" || code=$?
 
 # A kernel that complains has found a bug, in us or in itself, even if every test passed.
-complaints=$(grep -aE 'WARNING:|BUG:|Oops|refcount_t:' "$SHARE/console.log" | tr -d '\r' || true)
+complaints=$(grep -aE 'WARNING:|BUG:|Oops|refcount_t:' "$SHARE/console.log" | tr -d '\r') || (($? == 1))
 if [[ -n $complaints ]]; then
   printf 'the guest kernel complained (%s):\n%s\n' "$SHARE/console.log" "$(head -20 <<<"$complaints")"
 fi
