@@ -40,10 +40,11 @@ export SHARE
 code=0
 "$here/run-guest.sh" -- node node_modules/vitest/vitest.mjs run "$@" || code=$?
 
-# A kernel that complains has found a bug, in us or in itself, even if every test passed.
+# A kernel that complains has found a bug, in us or in itself: the run has failed, even if every test passed.
 complaints=$(grep -aE 'WARNING:|BUG:|Oops|refcount_t:' "$SHARE/console.log" | tr -d '\r') || (($? == 1))
 if [[ -n $complaints ]]; then
   printf 'the guest kernel complained (%s):\n%s\n' "$SHARE/console.log" "$(head -20 <<<"$complaints")"
+  if ((code == 0)); then code=1; fi
 fi
 echo "kernel: $((built - started)) s to find or build, $((SECONDS - built)) s in the guest"
 if ((code == 0)) && [[ ! -s $report ]]; then
