@@ -67,12 +67,11 @@ test('a driver is bound by driver_override and restored', async () => {
   expect(again.driver).toBe('vfio-pci');
   expect(again.driverOverride).toBe('vfio-pci');
   expect(again.vfioNode).toMatch(/vfio\d+$/);
-  await again.bind('pci-stub').catch((error: unknown) => {
-    // The guest's kernel may be built without it; then the device must be as before.
-    expect(error).toMatchObject({ code: 'ENODEV', reason: expect.stringContaining('no PCI driver') });
-  });
+  await again.bind('pci-stub');
+  expect(again.driver).toBe('pci-stub');
+  expect(again.driverOverride).toBe('pci-stub');
   await again.restore();
-  expect(again.driver === null || again.driver === 'vfio-pci').toBe(true);
+  expect([again.driver, again.driverOverride]).toEqual([null, null]);
   await again.bind();
 });
 
