@@ -12,6 +12,8 @@ struct Environment {
   Napi::FunctionReference file;
   Napi::FunctionReference memory;
   Napi::FunctionReference mapped;
+  Napi::FunctionReference write;
+  Napi::FunctionReference turn;
   Napi::FunctionReference
       makeError;  // (errno, syscall, request?, path?, handled?) => VfioError; lib/errors.ts
 

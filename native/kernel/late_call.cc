@@ -1,0 +1,259 @@
+#include "late_call.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <csignal>
+#include <cstddef>
+#include <cstring>
+#include <mutex>
+#include <vector>
+
+#ifndef SYS_close_range
+#define SYS_close_range 436
+#endif
+
+// For what runs in the new process: what sanitizers add needs memory that is given up there.
+#define VFIO_BARE __attribute__((noinline, no_sanitize("address", "thread", "undefined")))
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define VFIO_KEEPS_MEMORY 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define VFIO_KEEPS_MEMORY 1
+#endif
+#endif
+#ifndef VFIO_KEEPS_MEMORY
+#define VFIO_KEEPS_MEMORY 0
+#endif
+
+namespace vfio {
+namespace {
+
+// What the new process needs. It is on the stack of the thread that starts it, which is copied.
+struct Job {
+  char path[PATH_MAX];
+  char text[256];
+  size_t size;
+  bool writes;  // the text; else it reads
+  int pipe;
+  uintptr_t thread;  // an address in what the C library keeps for this thread
+};
+
+// What comes through the pipe.
+struct Answer {
+  int64_t result;
+  char text[4096];  // of an attribute, which is a page at most
+};
+
+// From here to child(): the new process. It is a copy of one thread of many, so locks may be held for ever,
+// and its memory goes under it: nothing is called but system calls, by functions of the C library (syscall,
+// and that of errno) which start() has bound by using them.
+
+VFIO_BARE void closeFrom(unsigned first) {
+  if (::syscall(SYS_close_range, first, ~0U, 0) == 0) return;  // Linux 5.9
+  rlimit limit{};
+  ::syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, nullptr, &limit);
+  for (rlim_t fd = first; fd < limit.rlim_cur; ++fd) ::syscall(SYS_close, fd);
+}
+
+// A line of /proc/self/maps as it is read: "start-end rw-p offset device inode   path".
+struct Line {
+  uintptr_t bounds[2];
+  unsigned field;  // 0 start, 1 end, 2 permissions, 3 to 5 others, 6 path
+  bool isPrivate;
+  bool inField;
+  char path[6];  // its beginning
+  unsigned length;
+};
+
+VFIO_BARE bool beginsWith(const Line& line, const char* text) {
+  unsigned at = 0;
+  for (; text[at] != '\0'; ++at)
+    if (at >= line.length || line.path[at] != text[at]) return false;
+  return true;
+}
+
+VFIO_BARE bool has(const Line& line, uintptr_t address) {
+  return line.bounds[0] <= address && address < line.bounds[1];
+}
+
+// Mappings of devices keep those in use, and what this process would hold of the other's memory nobody could
+// use. Programs and libraries stay, being run, and so do the stack and the thread's own memory.
+VFIO_BARE bool goes(const Line& line, const Job& job) {
+  if (beginsWith(line, "/dev/") || beginsWith(line, "anon_i")) return true;
+  if (VFIO_KEEPS_MEMORY != 0) return false;
+  if (has(line, reinterpret_cast<uintptr_t>(&job)) || has(line, job.thread)) return false;
+  return !(line.isPrivate && beginsWith(line, "/"));
+}
+
+VFIO_BARE void take(Line& line, char character) {
+  if (line.field < 2) {
+    if (character == '-' || character == ' ') {
+      ++line.field;
+      return;
+    }
+    const int digit = character <= '9' ? character - '0' : character - 'a' + 10;
+    line.bounds[line.field] = line.bounds[line.field] << 4 | static_cast<uintptr_t>(digit);
+  } else if (line.field < 6) {
+    if (character == 'p' && line.field == 2) line.isPrivate = true;
+    if (character != ' ') {
+      line.inField = true;
+    } else if (line.inField) {
+      line.inField = false;
+      ++line.field;
+    }
+  } else if (line.length < sizeof line.path && (character != ' ' || line.length > 0)) {
+    line.path[line.length++] = character;
+  }
+}
+
+VFIO_BARE void dropMemory(const Job& job) {
+  const long maps = ::syscall(SYS_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY);
+  char piece[1024];
+  Line line;
+  line = {};
+  for (;;) {
+    const long size = ::syscall(SYS_read, maps, piece, sizeof piece);
+    if (size <= 0) break;
+    for (long i = 0; i < size; ++i) {
+      if (piece[i] != '\n') {
+        take(line, piece[i]);
+        continue;
+      }
+      if (goes(line, job)) ::syscall(SYS_munmap, line.bounds[0], line.bounds[1] - line.bounds[0]);
+      line.bounds[0] = line.bounds[1] = 0;
+      line.field = line.length = 0;
+      line.isPrivate = line.inField = false;
+    }
+  }
+  ::syscall(SYS_close, maps);
+}
+
+VFIO_BARE [[noreturn]] void child(const Job& job) {
+  ::syscall(SYS_prctl, PR_SET_NAME, "vfio-change", 0, 0, 0);
+  ::syscall(SYS_setsid);
+  ::syscall(SYS_chdir, "/");
+  if (job.pipe != 0) ::syscall(SYS_dup3, job.pipe, 0, 0);
+  closeFrom(1);
+  dropMemory(job);
+  Answer answer;
+  const long fd = ::syscall(SYS_openat, AT_FDCWD, job.path, job.writes ? O_WRONLY : O_RDONLY);
+  answer.result = fd < 0       ? fd
+                  : job.writes ? ::syscall(SYS_write, fd, job.text, job.size)
+                               : ::syscall(SYS_read, fd, answer.text, sizeof answer.text);
+  const size_t more = job.writes || answer.result < 0 ? 0 : static_cast<size_t>(answer.result);
+  if (answer.result < 0) answer.result = -errno;
+  ::syscall(SYS_write, 0, &answer, offsetof(Answer, text) + more);
+  for (;;) ::syscall(SYS_exit_group, 0);
+}
+
+// Processes whose objects have gone before them.
+std::mutex lock;
+std::vector<pid_t>& left() {
+  static std::vector<pid_t> processes;
+  return processes;
+}
+
+void reap() {
+  const std::lock_guard hold(lock);
+  std::erase_if(left(), [](pid_t process) { return ::waitpid(process, nullptr, WNOHANG | __WALL) != 0; });
+}
+
+// The ends of a pipe: [0] to read from.
+int makePipe(int (&ends)[2]) { return ::pipe2(ends, O_CLOEXEC) == 0 ? 0 : -errno; }
+
+}  // namespace
+
+int LateCall::write(const std::string& path, const std::string& text, std::unique_ptr<LateCall>& out) {
+  return start(path, &text, out);
+}
+
+int LateCall::read(const std::string& path, std::unique_ptr<LateCall>& out) {
+  return start(path, nullptr, out);
+}
+
+int LateCall::start(const std::string& path, const std::string* text, std::unique_ptr<LateCall>& out) {
+  Job job;
+  if (path.size() >= sizeof job.path) return -ENAMETOOLONG;
+  job.writes = text != nullptr;
+  job.size = text ? text->size() : 0;
+  if (job.size > sizeof job.text) return -E2BIG;
+  std::memcpy(job.path, path.c_str(), path.size() + 1);
+  if (text) std::memcpy(job.text, text->data(), text->size());
+  job.thread = static_cast<uintptr_t>(pthread_self());
+  reap();
+  int ends[2];
+  if (const int failed = makePipe(ends)) return failed;
+  std::unique_ptr<LateCall> made(new LateCall(ends[0]));
+  job.pipe = ends[1];
+  // It keeps them blocked: no signal ends it, and no handler of this process runs in it.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  errno = 0;
+  // As fork does, without what others have asked to be run then, and without a SIGCHLD at its end.
+  const long process = ::syscall(SYS_clone, 0, nullptr, nullptr, nullptr, nullptr);
+  if (process == 0) child(job);
+  const int failed = process < 0 ? -errno : 0;
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  ::close(ends[1]);
+  if (failed != 0) return failed;
+  made->process_ = static_cast<pid_t>(process);
+  out = std::move(made);
+  return 0;
+}
+
+int LateCall::over(int64_t result, std::unique_ptr<LateCall>& out) {
+  int ends[2];
+  if (const int failed = makePipe(ends)) return failed;
+  out.reset(new LateCall(ends[0]));
+  const bool written = ::write(ends[1], &result, sizeof result) == sizeof result;
+  ::close(ends[1]);
+  return written ? 0 : -EIO;
+}
+
+LateCall::~LateCall() {
+  ::close(fd_);
+  if (process_ == 0) return;
+  {
+    const std::lock_guard hold(lock);
+    left().push_back(process_);
+  }
+  reap();
+}
+
+bool LateCall::wait(int milliseconds) const {
+  pollfd pipe{fd_, POLLIN, 0};
+  int ready;
+  while ((ready = ::poll(&pipe, 1, milliseconds)) < 0 && errno == EINTR) {
+  }
+  return ready > 0;
+}
+
+std::string LateCall::text() {
+  std::string text;
+  char piece[4096];
+  for (ssize_t got; (got = ::read(fd_, piece, sizeof piece)) > 0;)
+    text.append(piece, static_cast<size_t>(got));
+  return text;
+}
+
+int64_t LateCall::result() {
+  int64_t result = -EIO;
+  if (::read(fd_, &result, sizeof result) != sizeof result) result = -EIO;
+  // It has nothing more to do than to end: what it says fits into the pipe.
+  if (process_ != 0) ::waitpid(process_, nullptr, __WALL);
+  process_ = 0;
+  return result;
+}
+
+}  // namespace vfio

@@ -1,0 +1,45 @@
+// A read or write of a file of sysfs that may wait for ever: a write to `unbind` waits until nobody has the
+// device open, and what looks at the device's lock meanwhile waits with it. A thread that waits there can't
+// be killed, and keeps its process (descriptors and memory, so the device itself too) from ending. So a
+// process of its own does the call. It has nothing of this process but a pipe for the result, and goes on
+// when this process ends.
+//
+// Life: from its start until the object goes. The process lives until the kernel has done the call, whatever
+// becomes of the object, and is waited for with the object or by a later one.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace vfio {
+
+class LateCall {
+ public:
+  // 0, or -errno of the process or the pipe that can't be had. Fast, but for copying the page tables.
+  [[nodiscard]] static int write(const std::string& path, const std::string& text,
+                                 std::unique_ptr<LateCall>& out);
+  [[nodiscard]] static int read(const std::string& path, std::unique_ptr<LateCall>& out);
+  // One that is over already, for hosts whose writes never wait.
+  [[nodiscard]] static int over(int64_t result, std::unique_ptr<LateCall>& out);
+  ~LateCall();
+  LateCall(const LateCall&) = delete;
+  LateCall& operator=(const LateCall&) = delete;
+
+  [[nodiscard]] int fd() const { return fd_; }      // readable once it is over
+  [[nodiscard]] bool wait(int milliseconds) const;  // whether it is over by then
+  // Once it is over: what the call returned, or -errno. -EIO: the process was killed, the result isn't known.
+  [[nodiscard]] int64_t result();
+  [[nodiscard]] std::string text();  // what was read, after result()
+
+ private:
+  explicit LateCall(int fd) : fd_(fd) {}
+  static int start(const std::string& path, const std::string* text, std::unique_ptr<LateCall>& out);
+
+  const int fd_;
+  pid_t process_ = 0;  // 0: none, or it was waited for
+};
+
+}  // namespace vfio
