@@ -397,7 +397,7 @@ describe('a call of the kernel that may wait for ever is made by a process that 
     const { pipe } = setUp();
     const kernel = new native.Host('kernel');
     expect(() => kernel.readTextWithin(pipe, 20)).toThrow(expect.objectContaining({ code: 'ETIMEDOUT' }));
-    expect(changing()).toHaveLength(1);
+    await soon('the process is there', () => changing().length === 1);
     writeFileSync(pipe, 'x');
     await allGone();
   });
@@ -437,7 +437,7 @@ describe('a call of the kernel that may wait for ever is made by a process that 
     `);
     await message(worker);
     await worker.terminate();
-    expect(changing()).toHaveLength(1);
+    await soon('the process is there', () => changing().length === 1);
     expect(readFileSync(pipe, 'utf8')).toBe('late');
     await allGone();
   });

@@ -24,6 +24,12 @@ int64_t writeFile(Backend& backend, const std::string& path, const std::string& 
   return result;
 }
 
+std::unique_ptr<LateCall> makeCall(Napi::Env env) {
+  std::unique_ptr<LateCall> made;
+  if (const int failed = LateCall::make(made)) throwErrno(env, failed, "pipe2");
+  return made;
+}
+
 // (kernel?, topology?): what a software host is to be
 soft::HostOptions softwareOptions(const Arguments& arguments, size_t index) {
   soft::HostOptions options;
@@ -142,8 +148,8 @@ Napi::Value HostHandle::readTextWithin(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
   (void)live(info.Env());
   const std::string path = arguments.text(0, "path");
-  std::unique_ptr<LateCall> read;
-  if (const int failed = LateCall::read(path, read)) throwErrno(info.Env(), failed, "clone");
+  const std::unique_ptr<LateCall> read = makeCall(info.Env());
+  if (const int failed = read->read(path)) throwErrno(info.Env(), failed, "clone");
   const int64_t result =
       read->wait(static_cast<int>(arguments.u32(1, "milliseconds"))) ? read->result() : -ETIMEDOUT;
   if (result == -ENOENT) return info.Env().Null();
@@ -167,11 +173,15 @@ Napi::Value HostHandle::write(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
   Backend& backend = live(info.Env());
   const std::string path = arguments.text(0, "path"), text = arguments.text(1, "text");
-  std::unique_ptr<LateCall> write;
-  const int failed =
-      software_ ? LateCall::over(writeFile(backend, path, text), write) : LateCall::write(path, text, write);
-  if (failed != 0) throwErrno(info.Env(), failed, "clone");
-  return Write::make(info.Env(), std::move(write), info[2]);
+  const std::shared_ptr<LateCall> write = makeCall(info.Env());
+  Napi::Object object = Write::make(info.Env(), write, info[2]);
+  if (software_) {
+    write->over(writeFile(backend, path, text));
+  } else if (const int failed = write->write(path, text)) {
+    Write::abandon(object);
+    throwErrno(info.Env(), failed, "clone");
+  }
+  return object;
 }
 
 // (keys, onTurn: () => void) => Turn

@@ -12,7 +12,7 @@ Napi::Function Write::define(Napi::Env env) {
   return DefineClass(env, "Write", {InstanceMethod<&Write::dispose>("dispose")});
 }
 
-Napi::Object Write::make(Napi::Env env, std::unique_ptr<LateCall> write, Napi::Value onOver) {
+Napi::Object Write::make(Napi::Env env, std::shared_ptr<LateCall> write, Napi::Value onOver) {
   if (!onOver.IsFunction()) refuse(env, "a function", "onOver", onOver);
   Napi::Object object = Environment::of(env).write.New({});
   Write* const self = Unwrap(object);

@@ -18,8 +18,10 @@ class Write final : public Napi::ObjectWrap<Write> {
   static Napi::Function define(Napi::Env env);
   explicit Write(const Napi::CallbackInfo& info) : ObjectWrap(info) {}
   ~Write() override;
-  // Calls onOver(bytes or -errno) once.
-  static Napi::Object make(Napi::Env env, std::unique_ptr<LateCall> write, Napi::Value onOver);
+  // Calls onOver(bytes or -errno) once, when `write` is over, which is to be started after this.
+  static Napi::Object make(Napi::Env env, std::shared_ptr<LateCall> write, Napi::Value onOver);
+  // It could not be started.
+  static void abandon(const Napi::Object& object) { Unwrap(object)->close(); }
 
  private:
   Napi::Value dispose(const Napi::CallbackInfo& info);

@@ -9,14 +9,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <csignal>
 #include <cstddef>
 #include <cstring>
+#include <list>
 #include <mutex>
-#include <vector>
+#include <utility>
 
 #ifndef SYS_close_range
 #define SYS_close_range 436
@@ -158,43 +158,45 @@ VFIO_BARE [[noreturn]] void child(const Job& job) {
 
 // Processes whose objects have gone before them.
 std::mutex lock;
-std::vector<pid_t>& left() {
-  static std::vector<pid_t> processes;
+std::list<pid_t>& left() {
+  static std::list<pid_t> processes;
   return processes;
 }
 
 void reap() {
   const std::lock_guard hold(lock);
-  std::erase_if(left(), [](pid_t process) { return ::waitpid(process, nullptr, WNOHANG | __WALL) != 0; });
+  left().remove_if([](pid_t process) { return ::waitpid(process, nullptr, WNOHANG | __WALL) != 0; });
 }
 
-// The ends of a pipe: [0] to read from.
-int makePipe(int (&ends)[2]) { return ::pipe2(ends, O_CLOEXEC) == 0 ? 0 : -errno; }
+void closeOnce(int& fd) {
+  if (fd >= 0) ::close(std::exchange(fd, -1));
+}
 
 }  // namespace
 
-int LateCall::write(const std::string& path, const std::string& text, std::unique_ptr<LateCall>& out) {
-  return start(path, &text, out);
+int LateCall::make(std::unique_ptr<LateCall>& out) {
+  std::unique_ptr<LateCall> made(new LateCall);
+  if (::pipe2(made->ends_, O_CLOEXEC) != 0) return -errno;
+  out = std::move(made);
+  return 0;
 }
 
-int LateCall::read(const std::string& path, std::unique_ptr<LateCall>& out) {
-  return start(path, nullptr, out);
-}
+int LateCall::write(const std::string& path, const std::string& text) { return start(path, &text); }
 
-int LateCall::start(const std::string& path, const std::string* text, std::unique_ptr<LateCall>& out) {
+int LateCall::read(const std::string& path) { return start(path, nullptr); }
+
+int LateCall::start(const std::string& path, const std::string* text) {
   Job job;
-  if (path.size() >= sizeof job.path) return -ENAMETOOLONG;
   job.writes = text != nullptr;
+  reads_ = !job.writes;
   job.size = text ? text->size() : 0;
+  if (path.size() >= sizeof job.path) return -ENAMETOOLONG;
   if (job.size > sizeof job.text) return -E2BIG;
   std::memcpy(job.path, path.c_str(), path.size() + 1);
   if (text) std::memcpy(job.text, text->data(), text->size());
   job.thread = static_cast<uintptr_t>(pthread_self());
+  job.pipe = ends_[1];
   reap();
-  int ends[2];
-  if (const int failed = makePipe(ends)) return failed;
-  std::unique_ptr<LateCall> made(new LateCall(ends[0]));
-  job.pipe = ends[1];
   // It keeps them blocked: no signal ends it, and no handler of this process runs in it.
   sigset_t all, before;
   sigfillset(&all);
@@ -205,34 +207,30 @@ int LateCall::start(const std::string& path, const std::string* text, std::uniqu
   if (process == 0) child(job);
   const int failed = process < 0 ? -errno : 0;
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  ::close(ends[1]);
-  if (failed != 0) return failed;
-  made->process_ = static_cast<pid_t>(process);
-  out = std::move(made);
-  return 0;
+  closeOnce(ends_[1]);
+  if (failed == 0) process_.front() = static_cast<pid_t>(process);
+  return failed;
 }
 
-int LateCall::over(int64_t result, std::unique_ptr<LateCall>& out) {
-  int ends[2];
-  if (const int failed = makePipe(ends)) return failed;
-  out.reset(new LateCall(ends[0]));
-  const bool written = ::write(ends[1], &result, sizeof result) == sizeof result;
-  ::close(ends[1]);
-  return written ? 0 : -EIO;
+void LateCall::over(int64_t result) {
+  // A new pipe has room. If it could not be written to, that would be seen as a process that was killed.
+  (void)!::write(ends_[1], &result, sizeof result);
+  closeOnce(ends_[1]);
 }
 
 LateCall::~LateCall() {
-  ::close(fd_);
-  if (process_ == 0) return;
+  closeOnce(ends_[0]);
+  closeOnce(ends_[1]);
+  if (process_.front() == 0) return;
   {
     const std::lock_guard hold(lock);
-    left().push_back(process_);
+    left().splice(left().end(), process_);
   }
   reap();
 }
 
 bool LateCall::wait(int milliseconds) const {
-  pollfd pipe{fd_, POLLIN, 0};
+  pollfd pipe{ends_[0], POLLIN, 0};
   int ready;
   while ((ready = ::poll(&pipe, 1, milliseconds)) < 0 && errno == EINTR) {
   }
@@ -242,18 +240,23 @@ bool LateCall::wait(int milliseconds) const {
 std::string LateCall::text() {
   std::string text;
   char piece[4096];
-  for (ssize_t got; (got = ::read(fd_, piece, sizeof piece)) > 0;)
+  for (ssize_t got; (got = ::read(ends_[0], piece, sizeof piece)) > 0;)
     text.append(piece, static_cast<size_t>(got));
+  end();
   return text;
 }
 
 int64_t LateCall::result() {
   int64_t result = -EIO;
-  if (::read(fd_, &result, sizeof result) != sizeof result) result = -EIO;
-  // It has nothing more to do than to end: what it says fits into the pipe.
-  if (process_ != 0) ::waitpid(process_, nullptr, __WALL);
-  process_ = 0;
+  if (::read(ends_[0], &result, sizeof result) != sizeof result) result = -EIO;
+  if (result < 0 || !reads_) end();
   return result;
+}
+
+// It has said everything: nothing but to end is left for it.
+void LateCall::end() {
+  if (process_.front() != 0) ::waitpid(process_.front(), nullptr, __WALL);
+  process_.front() = 0;
 }
 
 }  // namespace vfio

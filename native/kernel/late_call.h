@@ -11,6 +11,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <list>
 #include <memory>
 #include <string>
 
@@ -18,28 +19,34 @@ namespace vfio {
 
 class LateCall {
  public:
-  // 0, or -errno of the process or the pipe that can't be had. Fast, but for copying the page tables.
-  [[nodiscard]] static int write(const std::string& path, const std::string& text,
-                                 std::unique_ptr<LateCall>& out);
-  [[nodiscard]] static int read(const std::string& path, std::unique_ptr<LateCall>& out);
-  // One that is over already, for hosts whose writes never wait.
-  [[nodiscard]] static int over(int64_t result, std::unique_ptr<LateCall>& out);
+  // 0 and the pipe that the result will come through, or -errno.
+  [[nodiscard]] static int make(std::unique_ptr<LateCall>& out);
   ~LateCall();
   LateCall(const LateCall&) = delete;
   LateCall& operator=(const LateCall&) = delete;
 
-  [[nodiscard]] int fd() const { return fd_; }      // readable once it is over
-  [[nodiscard]] bool wait(int milliseconds) const;  // whether it is over by then
+  // Starts the one call that it is for: 0, or -errno of the process that can't be had. Fast, but for copying
+  // the page tables.
+  [[nodiscard]] int write(const std::string& path, const std::string& text);
+  [[nodiscard]] int read(const std::string& path);
+  // Nothing is to be waited for: this is the result. For hosts whose writes never wait.
+  void over(int64_t result);
+
+  [[nodiscard]] int fd() const { return ends_[0]; }  // readable once it is over
+  [[nodiscard]] bool wait(int milliseconds) const;   // whether it is over by then
   // Once it is over: what the call returned, or -errno. -EIO: the process was killed, the result isn't known.
   [[nodiscard]] int64_t result();
   [[nodiscard]] std::string text();  // what was read, after result()
 
  private:
-  explicit LateCall(int fd) : fd_(fd) {}
-  static int start(const std::string& path, const std::string* text, std::unique_ptr<LateCall>& out);
+  LateCall() = default;
+  [[nodiscard]] int start(const std::string& path, const std::string* text);
+  void end();
 
-  const int fd_;
-  pid_t process_ = 0;  // 0: none, or it was waited for
+  int ends_[2] = {-1, -1};  // to read from, and, until it is started, to write to
+  bool reads_ = false;
+  // The process, in a list so that ending takes no memory; 0: none, or it was waited for.
+  std::list<pid_t> process_{0};
 };
 
 }  // namespace vfio
