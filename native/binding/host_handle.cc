@@ -144,7 +144,7 @@ Napi::Value HostHandle::readText(const Napi::CallbackInfo& info) {
 // (path, milliseconds) => string, or null when there is no such file. For attributes whose reading waits with
 // those who change the device: -ETIMEDOUT after that time.
 Napi::Value HostHandle::readTextWithin(const Napi::CallbackInfo& info) {
-  if (software_) return readText(info);
+  if (software_ || !callsMayWait()) return readText(info);
   const Arguments arguments(info);
   (void)live(info.Env());
   const std::string path = arguments.text(0, "path");
@@ -175,7 +175,7 @@ Napi::Value HostHandle::write(const Napi::CallbackInfo& info) {
   const std::string path = arguments.text(0, "path"), text = arguments.text(1, "text");
   const std::shared_ptr<LateCall> write = makeCall(info.Env());
   Napi::Object object = Write::make(info.Env(), write, info[2]);
-  if (software_) {
+  if (software_ || !callsMayWait()) {
     write->over(writeFile(backend, path, text));
   } else if (const int failed = write->write(path, text)) {
     Write::abandon(object);

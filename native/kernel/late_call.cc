@@ -1,5 +1,6 @@
 #include "late_call.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
@@ -173,6 +174,16 @@ void closeOnce(int& fd) {
 }
 
 }  // namespace
+
+bool callsMayWait() {
+  static const bool real = [] {
+    Dl_info from{};
+    const void* const open = ::dlsym(RTLD_DEFAULT, "open");
+    return open == nullptr || ::dladdr(open, &from) == 0 || from.dli_fname == nullptr ||
+           std::strstr(from.dli_fname, "vfio-soft-preload") == nullptr;
+  }();
+  return real;
+}
 
 int LateCall::make(std::unique_ptr<LateCall>& out) {
   std::unique_ptr<LateCall> made(new LateCall);

@@ -49,4 +49,8 @@ class LateCall {
   std::list<pid_t> process_{0};
 };
 
+// May calls wait at all? Not if the C library's are those of native/preload: then a software host in this
+// process answers them.
+[[nodiscard]] bool callsMayWait();
+
 }  // namespace vfio
