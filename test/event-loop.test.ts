@@ -222,7 +222,7 @@ describe('beside the loop', () => {
       await once(user.stdout, 'data');
       const before = turns;
       const unbinding = device.unbind({ force: true });
-      await sleep(100);
+      await sleep(1000);
       const during = turns - before;
       user.kill('SIGKILL');
       await unbinding;

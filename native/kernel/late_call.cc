@@ -139,7 +139,7 @@ VFIO_BARE void dropMemory(const Job& job) {
   ::syscall(SYS_close, maps);
 }
 
-VFIO_BARE [[noreturn]] void child(const Job& job) {
+[[noreturn]] VFIO_BARE void child(const Job& job) {
   ::syscall(SYS_prctl, PR_SET_NAME, "vfio-change", 0, 0, 0);
   ::syscall(SYS_setsid);
   ::syscall(SYS_chdir, "/");
@@ -155,6 +155,13 @@ VFIO_BARE [[noreturn]] void child(const Job& job) {
   if (answer.result < 0) answer.result = -errno;
   ::syscall(SYS_write, 0, &answer, offsetof(Answer, text) + more);
   for (;;) ::syscall(SYS_exit_group, 0);
+}
+
+// As fork does, without what others have asked to be run then, and without a SIGCHLD at its end.
+VFIO_BARE long launch(const Job& job) {
+  const long process = ::syscall(SYS_clone, 0, nullptr, nullptr, nullptr, nullptr);
+  if (process == 0) child(job);
+  return process;
 }
 
 // Processes whose objects have gone before them.
@@ -213,9 +220,7 @@ int LateCall::start(const std::string& path, const std::string* text) {
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   errno = 0;
-  // As fork does, without what others have asked to be run then, and without a SIGCHLD at its end.
-  const long process = ::syscall(SYS_clone, 0, nullptr, nullptr, nullptr, nullptr);
-  if (process == 0) child(job);
+  const long process = launch(job);
   const int failed = process < 0 ? -errno : 0;
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   closeOnce(ends_[1]);
