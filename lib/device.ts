@@ -18,6 +18,7 @@ import {
 } from './explain.ts';
 import { Group } from './group.ts';
 import { fileOf, Handle, keepFile } from './handle.ts';
+import { holdDevice } from './holds.ts';
 import { Hwpt } from './hwpt.ts';
 import { Ioas } from './ioas.ts';
 import { Iommufd } from './iommufd.ts';
@@ -87,6 +88,7 @@ export class VfioDevice extends Handle {
   readonly #bdf: string | null;
   readonly #context: DeviceContext | undefined;
   #closed: (() => void) | undefined;
+  readonly #letGo: () => void;
   readonly #regions = new Map<number, Region>();
   readonly #irqs = new Map<number, Irq>();
   #iommufd: Iommufd | undefined;
@@ -104,6 +106,7 @@ export class VfioDevice extends Handle {
     keepFile(this, kind, file);
     this.#bdf = bdf;
     this.#context = context;
+    this.#letGo = holdDevice(this, bdf, parent instanceof Group ? parent : undefined);
   }
 
   /**
@@ -353,6 +356,7 @@ export class VfioDevice extends Handle {
 
   protected release(): void {
     this.#closed?.();
+    this.#letGo();
     this.#file.dispose();
   }
 

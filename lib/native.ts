@@ -258,13 +258,24 @@ export interface NativeHost {
   /** As {@link Addon.adopt}, and of this host. */
   adopt(fd: number, kind: NativeKind): NativeFile;
   readText(path: string): string | null;
+  /** The same of an attribute whose reading waits for who changes the device: ETIMEDOUT after so many milliseconds. */
+  readTextWithin(path: string, milliseconds: number): string | null;
   writeText(path: string, text: string): void;
-  writeTextAsync(path: string, text: string): Promise<number>;
+  /** Calls `onOver` with the bytes that were written, or -errno: at once, or when those let go for whom the kernel waits. */
+  write(path: string, text: string, onOver: (result: number) => void): NativeWrite;
+  /** Calls `onTurn` once no request that was made before, with one of these keys, is under way. */
+  turn(keys: readonly string[], onTurn: () => void): NativeTurn;
+  /** The same host once more, disposed by itself. */
+  share(): NativeHost;
+  /** Whether it is a file of this host's; not if it was disposed. */
+  has(file: NativeFile): boolean;
   readlink(path: string): string | null;
   list(path: string): string[] | null;
   dmaOwner(group: number): { owner: 'none' | 'kernel' | 'user'; count: number; fd: number | null } | null;
   addDevice(device: string): void;
-  removeDevice(bdf: string): number;
+  removeDevice(bdf: string, life: bigint): number;
+  /** Which device has the address now: another one that is plugged in there later has another number. 0n: none. */
+  life(bdf: string): bigint;
   bindDriver(bdf: string, driver: string, exclusive: boolean): number;
   /** Whose a node is; null: there is none. */
   ownership(path: string): { mode: number; uid: number; gid: number } | null;
@@ -272,10 +283,22 @@ export interface NativeHost {
   user(): number;
   become(uid: number): void;
   openers(path: string): number[];
+  /** This process's descriptors of a node, in all threads. */
+  descriptors(path: string): number[];
   /** Whether a disk can't be opened exclusively, since something has claimed it. */
   claimed(path: string): boolean;
   takeFaults(): { bdf: string; iova: bigint; length: bigint; write: boolean; reason: string }[];
   settle(): Promise<void>;
+}
+
+/** native/binding/write.h */
+export interface NativeWrite {
+  dispose(): void;
+}
+
+/** native/binding/turn.h */
+export interface NativeTurn {
+  end(): void;
 }
 
 /** native/binding/event_fd.h */

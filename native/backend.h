@@ -84,6 +84,11 @@ class Backend {
   [[nodiscard]] virtual uint32_t user() const = 0;
   // The processes that have a node open, as far as this one may see them.
   [[nodiscard]] virtual int openers(const char* path, std::vector<int>& pids) = 0;
+  // The descriptors of this process, in all of its threads, that lead to a node.
+  [[nodiscard]] virtual int descriptors(const char* path, std::vector<int>& fds) = 0;
+  // Which device it is that has this PCI address now: another one that is plugged in there later has another
+  // number. 0: none.
+  [[nodiscard]] virtual uint64_t life(const std::string& bdf) = 0;
 
   // Which kernel this is, as uname(2) says: "6.12.117". A software host answers as a release that it was
   // told: "6.12".

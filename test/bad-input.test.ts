@@ -976,7 +976,8 @@ const table: Record<string, () => Refused[]> = {
   ],
   'PciDevice.setNumVfs': () => [
     ...refuses('count', [undefined, ...integers(0xffff)], (bad) => sysfs.setNumVfs(bad)),
-    ...refuses('options', [...objects, { force: true }], (bad) => sysfs.setNumVfs(0, bad)),
+    ...refuses('options', [...objects, { forced: true }], (bad) => sysfs.setNumVfs(0, bad)),
+    ...refuses('force', booleans, (force) => sysfs.setNumVfs(0, { force })),
     ...refuses('enableSriov', booleans, (enableSriov) => sysfs.setNumVfs(0, { enableSriov })),
     ...fails('ENOENT', [0, 1], (bad) => sysfs.setNumVfs(bad)), // it can't have any
   ],

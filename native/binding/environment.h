@@ -18,6 +18,8 @@ struct Environment {
   Napi::FunctionReference space;
   Napi::FunctionReference object;
   Napi::FunctionReference mapped;
+  Napi::FunctionReference write;
+  Napi::FunctionReference turn;
   Napi::FunctionReference
       makeError;  // (errno, syscall, request?, path?, handled?, reason?) => VfioError; lib/errors.ts
   Schedule schedule;
