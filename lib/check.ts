@@ -13,13 +13,26 @@ export function refusal(expected: string, name: string, received: unknown): Type
   const type = typeof received;
   const shown =
     type === 'object' || type === 'function' || type === 'undefined'
-      ? inspect(received, { depth: 0, breakLength: Number.POSITIVE_INFINITY }).slice(0, 80)
+      ? object(received, expected)
       : `${inspect(received).slice(0, 80)} of type ${type}`;
   const range = type === 'number' || type === 'bigint';
   const error = new (range ? RangeError : TypeError)(
     `Expected ${expected} for ${name} but received ${shown}`,
   );
   return Object.assign(error, { code: range ? 'ERR_OUT_OF_RANGE' : 'ERR_INVALID_ARG_TYPE' });
+}
+
+/** An object in words; one of a class that would be right comes of another copy of this package, or is forged. */
+function object(received: unknown, expected: string): string {
+  const shown = inspect(received, {
+    depth: 0,
+    breakLength: Number.POSITIVE_INFINITY,
+    customInspect: false,
+  }).slice(0, 80);
+  const kind = /^\w+/.exec(shown)?.[0] ?? '';
+  return expected.split(' ').includes(kind)
+    ? `${shown}, which another copy of this package made, or none`
+    : shown;
 }
 
 export function u64(value: unknown, name: string): bigint {

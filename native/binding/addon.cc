@@ -16,10 +16,10 @@ Napi::Value isFile(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), File::from(info[0]) != nullptr);
 }
 
-// (makeError)
+// (makeError): the caller keeps it
 Napi::Value initialize(const Napi::CallbackInfo& info) {
   if (!info[0].IsFunction()) refuse(info.Env(), "a function", "makeError", info[0]);
-  Environment::of(info.Env()).makeError = Napi::Persistent(info[0].As<Napi::Function>());
+  Environment::of(info.Env()).makeError = Napi::Weak(info[0].As<Napi::Function>());
   return info.Env().Undefined();
 }
 
