@@ -2,6 +2,7 @@
  * goes straight to it: native/binding/arguments.cc.) */
 import { inspect } from 'node:util';
 import { Handle } from './handle.ts';
+import { ownOf } from './own.ts';
 
 /** A 64-bit quantity going in: a bigint, or a number up to 2^53-1. */
 export type U64Like = bigint | number;
@@ -62,11 +63,21 @@ export function oneOf<T extends string>(value: unknown, name: string, allowed: r
   throw refusal(allowed.map((each) => `'${each}'`).join(' or '), name, value);
 }
 
-/** An options object: undefined is empty, anything but a plain object is refused. */
+/**
+ * The own properties of an options object, each read once; undefined is empty. Anything but a plain object is refused: an
+ * instance of a class may have its options as accessors, where they would not be found.
+ */
 export function options<T extends object>(value: T | undefined, name: string): Partial<T> {
-  if (value === undefined) return {};
-  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value;
-  throw refusal('an object', name, value);
+  if (value === undefined) return ownOf({});
+  if (isPlain(value)) return ownOf(value);
+  throw refusal('a plain object', name, value);
+}
+
+/** Made by a literal or without a prototype, in whichever realm. */
+function isPlain(value: unknown): value is object {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return false;
+  const prototype: unknown = Object.getPrototypeOf(value);
+  return prototype === null || Object.getPrototypeOf(prototype) === null;
 }
 
 /** The same, with no other properties than these: a misspelt option would else do nothing. */

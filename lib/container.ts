@@ -341,7 +341,6 @@ export class Container extends Handle implements DmaSpace {
   }
 
   #wanted(o: MapOptions | undefined): MapOptions {
-    if (o === undefined) return {};
     const { iova, read, write } = known(o, 'options', ['iova', 'read', 'write']);
     return {
       iova: iova === undefined ? undefined : u64(iova, 'iova'),

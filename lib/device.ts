@@ -23,6 +23,7 @@ import { Ioas } from './ioas.ts';
 import { Iommufd } from './iommufd.ts';
 import { Irq } from './irq.ts';
 import { type NativeFile, native } from './native.ts';
+import { ownOf } from './own.ts';
 import { Region } from './region.ts';
 
 const regionNames = ['bar0', 'bar1', 'bar2', 'bar3', 'bar4', 'bar5', 'rom', 'config', 'vga'] as const;
@@ -103,7 +104,7 @@ export class VfioDevice extends Handle {
     this.#file = file;
     keepFile(this, kind, file);
     this.#bdf = bdf;
-    this.#context = context;
+    this.#context = context && ownOf(context);
   }
 
   /**

@@ -11,6 +11,7 @@ import { explained } from './errors.ts';
 import { genuine } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
 import type { NativeFile } from './native.ts';
+import { own } from './own.ts';
 import { RecordQueue } from './record-queue.ts';
 
 /** A page fault of a device. */
@@ -111,7 +112,8 @@ export class FaultQueue extends RecordQueue<IoPageFault> {
   }
 
   #groupOf(fault: { readonly cookie: number }): Group {
-    const group = typeof fault === 'object' && fault !== null ? this.#groups.get(fault.cookie) : undefined;
+    const cookie = typeof fault === 'object' && fault !== null ? own(fault, 'cookie') : undefined;
+    const group = cookie === undefined ? undefined : this.#groups.get(cookie);
     if (group === undefined) throw refusal('a fault of this queue that has no answer yet', 'fault', fault);
     return group;
   }

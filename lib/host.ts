@@ -7,7 +7,7 @@
 import { existsSync } from 'node:fs';
 import { type AttachOptions, attach, type UserDevice } from './attach.ts';
 import { causesOf, type Finding } from './causes.ts';
-import { deviceName, flag, integer, known, oneOf, refusal, text, UUID } from './check.ts';
+import { deviceName, flag, integer, known, oneOf, options, refusal, text, UUID } from './check.ts';
 import { Container } from './container.ts';
 import { VfioDevice } from './device.ts';
 import { VfioError, withWords } from './errors.ts';
@@ -137,12 +137,10 @@ export class Host extends Handle {
    * many bytes the program is going to map for devices; if its limit is below that, that is a reason.
    */
   diagnose(bdf: string, o?: { attempt?: boolean; memory?: number }): Diagnosis {
-    const options = known(o, 'options', ['attempt', 'memory']);
-    const attempt = flag(options.attempt, 'attempt', true);
+    const wanted = known(o, 'options', ['attempt', 'memory']);
+    const attempt = flag(wanted.attempt, 'attempt', true);
     const memory =
-      options.memory === undefined
-        ? undefined
-        : integer(options.memory, 'memory', 1, Number.MAX_SAFE_INTEGER);
+      wanted.memory === undefined ? undefined : integer(wanted.memory, 'memory', 1, Number.MAX_SAFE_INTEGER);
     const device = this.device(bdf);
     const group = device.group === null ? undefined : new IommuGroup(this.#native, device.group);
     const findings = causesOf(this.#native, device, group);
@@ -233,9 +231,9 @@ export class Host extends Handle {
   openDevice(where: string | { path: string } | { fd: number }): VfioDevice {
     this.alive();
     if (typeof where === 'object' && where !== null) {
-      if ('fd' in where) return new VfioDevice(this, native.adopt(where.fd), null);
-      if ('path' in where && typeof where.path === 'string')
-        return new VfioDevice(this, this.#open(where.path), null);
+      const wanted = options<{ fd?: number; path?: string }>(where, 'where');
+      if ('fd' in wanted) return new VfioDevice(this, native.adopt(wanted.fd as number), null);
+      if (typeof wanted.path === 'string') return new VfioDevice(this, this.#open(wanted.path), null);
     }
     if (typeof where !== 'string') throw refusal('a PCI address, { path } or { fd }', 'where', where);
     const device = this.device(where);

@@ -72,24 +72,27 @@ function words(value: unknown, name: string, count: number): bigint[] {
   return Array.from(list, (word, at) => u64(word, `${name}[${at}]`));
 }
 
-/** The fields of {@link HwptData}, as the addon takes them. */
-export function dataFields(data: HwptData): BigUint64Array {
-  const { type } = options(data, 'data');
-  oneOf(type, 'data.type', ['vtd-s1', 'arm-smmuv3', 'amd-guest']);
-  switch (data.type) {
-    case 'vtd-s1':
-      return BigUint64Array.of(
-        u64(data.pgtblAddr, 'data.pgtblAddr'),
-        BigInt(integer(data.addrWidth, 'data.addrWidth', 0, 0xffffffff)),
-        BigInt(flag(data.sre, 'data.sre', false)),
-        BigInt(flag(data.eafe, 'data.eafe', false)),
-        BigInt(flag(data.wpe, 'data.wpe', false)),
-      );
-    case 'arm-smmuv3':
-      return BigUint64Array.from(words(data.ste, 'data.ste', 2));
-    case 'amd-guest':
-      return BigUint64Array.from(words(data.dte, 'data.dte', 4));
-  }
+/** {@link HwptData} as the addon takes it. */
+export function dataFields(given: HwptData): { format: HwptData['type']; fields: BigUint64Array } {
+  const data = options(given, 'data') as HwptData;
+  const format = oneOf(data.type, 'data.type', ['vtd-s1', 'arm-smmuv3', 'amd-guest']);
+  const fields = (): bigint[] => {
+    switch (data.type) {
+      case 'vtd-s1':
+        return [
+          u64(data.pgtblAddr, 'data.pgtblAddr'),
+          BigInt(integer(data.addrWidth, 'data.addrWidth', 0, 0xffffffff)),
+          BigInt(flag(data.sre, 'data.sre', false)),
+          BigInt(flag(data.eafe, 'data.eafe', false)),
+          BigInt(flag(data.wpe, 'data.wpe', false)),
+        ];
+      case 'arm-smmuv3':
+        return words(data.ste, 'data.ste', 2);
+      case 'amd-guest':
+        return words(data.dte, 'data.dte', 4);
+    }
+  };
+  return { format, fields: BigUint64Array.from(fields()) };
 }
 
 /** IOMMU_HWPT_INVALIDATE, on a page table or a virtual IOMMU. */
@@ -105,8 +108,7 @@ export function invalidate<T extends keyof Invalidations>(
   const fields: bigint[] = [];
   for (let at = 0; at < list.length; at++) {
     const name = `entries[${at}]`;
-    const entry = list[at];
-    if (typeof entry !== 'object' || entry === null) throw refusal('an object', name, entry);
+    const entry = options((list[at] ?? null) as object, name); // undefined would be empty options
     if (type === 'vtd-s1') {
       const { addr, npages, leaf } = entry as VtdS1Invalidation;
       fields.push(

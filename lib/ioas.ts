@@ -74,7 +74,8 @@ export class Ioas extends AddressSpace {
     for (const [i, range] of array(ranges, 'ranges').entries()) {
       if (typeof range !== 'object' || range === null)
         throw refusal('{ start, last }', `ranges[${i}]`, range);
-      flat.push(u64(range.start, `ranges[${i}].start`), u64(range.last, `ranges[${i}].last`));
+      const { start, last } = options(range, `ranges[${i}]`);
+      flat.push(u64(start, `ranges[${i}].start`), u64(last, `ranges[${i}].last`));
     }
     this.#file.ioasAllowIovas(this.#id, BigUint64Array.from(flat));
   }

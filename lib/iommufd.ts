@@ -160,14 +160,14 @@ export class Iommufd extends Handle {
     )
       throw refusal('an Ioas, a Hwpt or a Viommu', 'parent', parent);
     this.#own(parent, 'an Ioas, a Hwpt or a Viommu', 'parent');
-    const fields = data === undefined ? undefined : dataFields(data);
+    const own = data === undefined ? undefined : dataFields(data);
     const asked: HwptRequest = {
       nestParent: flag(nestParent, 'nestParent', false),
       dirtyTracking: flag(dirtyTracking, 'dirtyTracking', false),
       pasid: flag(pasid, 'pasid', false),
       faultQueue: queue !== undefined,
       parent: parent instanceof Ioas ? 'Ioas' : parent instanceof Hwpt ? 'Hwpt' : 'Viommu',
-      format: data?.type,
+      format: own?.format,
     };
     const its = this.ownDevice(device);
     const id = explained(
@@ -180,7 +180,7 @@ export class Iommufd extends Handle {
           asked.pasid,
           queue?.id,
           asked.format,
-          fields,
+          own?.fields,
         ),
       (error) => wordsForHwpt(error, asked, this.#file),
     );

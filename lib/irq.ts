@@ -11,6 +11,7 @@ import type { VfioDevice } from './device.ts';
 import { VfioError, withWords } from './errors.ts';
 import { disposedError, fileOf, Handle } from './handle.ts';
 import { type NativeEventFd, type NativeIrqInfo, native } from './native.ts';
+import { ownOf } from './own.ts';
 
 /** One kind of interrupt of a device. */
 export class Irq {
@@ -230,7 +231,7 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
         this.#watch();
         reject(error);
       };
-      signal?.addEventListener('abort', abort, { once: true });
+      signal?.addEventListener('abort', abort, ownOf({ once: true }));
       this.#waiters.add(waiter);
       this.#watch();
     });

@@ -11,6 +11,7 @@ import { disposedError, type Handle } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
 import { IommufdObject } from './iommufd-object.ts';
 import { type NativeFile, type NativeWatch, native } from './native.ts';
+import { ownOf } from './own.ts';
 
 interface Waiter<T> {
   resolve(record: T): void;
@@ -99,7 +100,7 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
           this.#waiters.delete(waiter);
         },
       };
-      signal?.addEventListener('abort', abort, { once: true });
+      signal?.addEventListener('abort', abort, ownOf({ once: true }));
       this.#waiters.add(waiter);
       this.#rest();
     });

@@ -1035,6 +1035,7 @@ describe('refused with the right error, and nothing has changed:', () => {
 describe('a caller that works against the checks', () => {
   const sly = (key: string, act: () => void, value: unknown) =>
     Object.defineProperty({}, key, {
+      enumerable: true,
       get() {
         act();
         return value;
