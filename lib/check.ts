@@ -1,7 +1,7 @@
 /** Checks on what a caller passed, of one form: Expected X for Y but received Z. (The addon has the same for what
  * goes straight to it: native/binding/arguments.cc.) */
 import { inspect } from 'node:util';
-import { Handle } from './handle.ts';
+import { Handle, made } from './handle.ts';
 import { ownOf } from './own.ts';
 
 /** A 64-bit quantity going in: a bigint, or a number up to 2^53-1. */
@@ -104,7 +104,7 @@ export function instance<T extends object>(
   of: abstract new (...args: never[]) => T,
   name: string,
 ): T {
-  if (value instanceof of && (!(value instanceof Handle) || Handle.made(value))) return value;
+  if (value instanceof of && (!(value instanceof Handle) || made(value))) return value;
   throw refusal(`${/^[AEIOU]/.test(of.name) ? 'an' : 'a'} ${of.name}`, name, value);
 }
 

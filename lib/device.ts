@@ -17,13 +17,14 @@ import {
   wordsForToken,
 } from './explain.ts';
 import { Group } from './group.ts';
-import { fileOf, Handle, keepFile } from './handle.ts';
+import { fileOf, Handle, keepFile, made } from './handle.ts';
 import { Hwpt } from './hwpt.ts';
 import { Ioas } from './ioas.ts';
 import { Iommufd } from './iommufd.ts';
 import { Irq } from './irq.ts';
 import { type NativeFile, native } from './native.ts';
 import { ownOf } from './own.ts';
+import { OURS, ours } from './private.ts';
 import { Region } from './region.ts';
 
 const regionNames = ['bar0', 'bar1', 'bar2', 'bar3', 'bar4', 'bar5', 'rom', 'config', 'vga'] as const;
@@ -82,6 +83,9 @@ export interface DeviceContext {
   readonly space?: Ioas | null;
 }
 
+/** Was the device attached to this, and not detached since? */
+export let isAttachedTo: (device: VfioDevice, what: Handle) => boolean;
+
 /** A device in the hands of this program (VFIO character device, Linux 6.6; by its group, Linux 3.6). */
 export class VfioDevice extends Handle {
   readonly #file: NativeFile;
@@ -97,8 +101,19 @@ export class VfioDevice extends Handle {
   #info: DeviceInfo | undefined;
   #config: PciConfig | undefined;
 
+  static {
+    isAttachedTo = (device, what) => [...device.#spaces.values()].some((each) => each === what);
+  }
+
   /** @internal */
-  constructor(parent: Handle | undefined, file: NativeFile, bdf: string | null, context?: DeviceContext) {
+  constructor(
+    key: typeof OURS,
+    parent: Handle | undefined,
+    file: NativeFile,
+    bdf: string | null,
+    context?: DeviceContext,
+  ) {
+    ours(key, 'VfioDevice');
     const kind = bdf === null ? 'VfioDevice' : `VfioDevice ${bdf}`;
     super(kind, parent, [file]);
     this.#file = file;
@@ -114,7 +129,7 @@ export class VfioDevice extends Handle {
    * @throws {VfioError} EBADF no such descriptor.
    */
   static fromFd(fd: number): VfioDevice {
-    return new VfioDevice(undefined, native.adopt(fd), null);
+    return new VfioDevice(OURS, undefined, native.adopt(fd), null);
   }
 
   /** The file descriptor. Belongs to this object: don't close it. */
@@ -188,7 +203,7 @@ export class VfioDevice extends Handle {
     this.alive();
     const { pasid } = options(o, 'options');
     if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
-    if (!(to instanceof Ioas || to instanceof Hwpt) || !Handle.made(to))
+    if (!(to instanceof Ioas || to instanceof Hwpt) || !made(to))
       throw refusal('an Ioas or a Hwpt', 'to', to);
     const { id } = to;
     // The kernel would take the id for that of an object of the device's own iommufd.
@@ -248,18 +263,13 @@ export class VfioDevice extends Handle {
     }
   }
 
-  /** @internal Was it attached to this, and not detached since? */
-  isAttachedTo(what: Handle): boolean {
-    return [...this.#spaces.values()].some((each) => each === what);
-  }
-
   /** A region by index or name. @throws {VfioError} EINVAL no such index. */
   region(which: number | RegionName): Region {
     this.alive();
     const index = indexOf(which, regionNames, 'region');
     let region = this.#regions.get(index);
     if (!region) {
-      region = new Region(this, index, this.#file.regionInfo(index));
+      region = new Region(OURS, this, index, this.#file.regionInfo(index));
       this.#regions.set(index, region);
     }
     return region;
@@ -268,7 +278,7 @@ export class VfioDevice extends Handle {
   /** Config space. */
   get config(): PciConfig {
     this.alive();
-    this.#config ??= new PciConfig(this.region('config'));
+    this.#config ??= new PciConfig(OURS, this.region('config'));
     return this.#config;
   }
 
@@ -278,7 +288,7 @@ export class VfioDevice extends Handle {
     const index = indexOf(which, irqNames, 'irq');
     let irq = this.#irqs.get(index);
     if (!irq) {
-      irq = new Irq(this, index, this.#file.irqInfo(index));
+      irq = new Irq(OURS, this, index, this.#file.irqInfo(index));
       this.#irqs.set(index, irq);
     }
     return irq;
@@ -343,7 +353,8 @@ export class VfioDevice extends Handle {
     const { groups } = known(o, 'options', ['groups']);
     const byGroups = this.#context?.groups !== undefined || groups !== undefined;
     const given = groups === undefined ? this.#groupsOfReset() : array(groups, 'groups');
-    const files = given.map((each, i) => fileOf(instance(each, Group, `groups[${i}]`)));
+    const files: NativeFile[] = [];
+    for (let i = 0; i < given.length; i++) files[i] = fileOf(instance(given[i], Group, `groups[${i}]`));
     this.alive();
     try {
       await this.#file.hotReset(files);

@@ -156,8 +156,20 @@ export function withWords(
     ...definedIn(error),
     ...words,
   });
-  better.stack = `${better.name}: ${better.message}\n${error.stack?.split('\n').slice(1).join('\n') ?? ''}`;
+  const stack = stackOf(error);
+  if (stack !== undefined)
+    better.stack = `${better.name}: ${better.message}\n${stack.split('\n').slice(1).join('\n')}`;
   return better;
+}
+
+/** The stack of an error, if it is what it is by default: a program's Error.prepareStackTrace may return anything, or throw. */
+export function stackOf(error: Error): string | undefined {
+  try {
+    const stack: unknown = error.stack;
+    return typeof stack === 'string' ? stack : undefined;
+  } catch {
+    return undefined; // the program's own error, which is none of the call that is under way
+  }
 }
 
 function definedIn(error: VfioError): VfioErrorDetails {

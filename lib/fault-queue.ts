@@ -65,7 +65,7 @@ export class FaultQueue extends RecordQueue<IoPageFault> {
   /** @internal */
   constructor(iommufd: Iommufd, file: NativeFile, id: number, records: NativeFile) {
     genuine('FaultQueue', records);
-    super('FaultQueue', iommufd, [iommufd], file, id, records);
+    super('FaultQueue', iommufd, [iommufd], file, id, records, () => this.#read());
     this.#records = records;
   }
 
@@ -98,8 +98,8 @@ export class FaultQueue extends RecordQueue<IoPageFault> {
     this.#answer(this.#groupOf(fault), code);
   }
 
-  protected override read(file: NativeFile): IoPageFault[] {
-    const faults = file.readFaults();
+  #read(): IoPageFault[] {
+    const faults = this.#records.readFaults();
     // A read gives whole groups. A cookie that is known already was answered by the kernel itself, and used again.
     for (const { cookie } of faults) this.#groups.delete(cookie);
     for (const fault of faults) {

@@ -10,9 +10,10 @@ import { type DeviceContext, VfioDevice } from './device.ts';
 import { explained } from './errors.ts';
 import { wordsForGroupDevice, wordsForSetContainer } from './explain.ts';
 import type { IommuGroup } from './groups.ts';
-import { fileOf, Handle, keepFile } from './handle.ts';
+import { fileOf, Handle, join, keepFile, made, part } from './handle.ts';
 import { Iommufd } from './iommufd.ts';
 import type { NativeFile } from './native.ts';
+import { OURS, ours } from './private.ts';
 
 /** What the host knows of a group that was opened through it. */
 export interface GroupContext {
@@ -39,7 +40,15 @@ export class Group extends Handle {
   #returned: (() => void) | undefined;
 
   /** @internal */
-  constructor(parent: Handle, file: NativeFile, id: number, noIommu: boolean, context: GroupContext) {
+  constructor(
+    key: typeof OURS,
+    parent: Handle,
+    file: NativeFile,
+    id: number,
+    noIommu: boolean,
+    context: GroupContext,
+  ) {
+    ours(key, 'Group');
     super(`Group ${id}`, parent, [file]);
     this.id = id;
     this.noIommu = noIommu;
@@ -89,7 +98,7 @@ export class Group extends Handle {
    */
   setContainer(to: Container | Iommufd): void {
     this.alive();
-    if (!(to instanceof Container || to instanceof Iommufd) || !Handle.made(to))
+    if (!(to instanceof Container || to instanceof Iommufd) || !made(to))
       throw refusal('a Container or an Iommufd', 'to', to);
     const file = fileOf(to);
     explained(
@@ -97,7 +106,7 @@ export class Group extends Handle {
       (error) => wordsForSetContainer(error, this.id, this.#context.sysfs()),
     );
     this.#joined = to;
-    this.join(to);
+    join(this, to);
     joined.set(to, (joined.get(to) ?? new Set<Group>()).add(this));
     if (to instanceof Container) to.joined(this.#context.sysfs);
     this.#returned = this.#context.owned();
@@ -142,7 +151,7 @@ export class Group extends Handle {
       () => this.#file.groupDevice(vfToken === undefined ? name : `${name} vf_token=${vfToken}`),
       words,
     );
-    return new VfioDevice(this, file, name, {
+    return new VfioDevice(OURS, this, file, name, {
       ...this.#context.device(name),
       words,
       groups: () => this.#together(),
@@ -162,7 +171,7 @@ export class Group extends Handle {
     this.#returned?.();
     this.#returned = undefined;
     if (from === undefined) return;
-    this.part(from);
+    part(this, from);
     joined.get(from)?.delete(this);
     if (from instanceof Container) from.left(this.#context.sysfs);
   }

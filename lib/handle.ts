@@ -8,33 +8,49 @@
  * belong to the native objects, which close them at the latest when the environment (main thread or worker) ends.
  */
 
+import { stackOf } from './errors.ts';
 import { type NativeFile, native } from './native.ts';
+import { ownOf } from './own.ts';
+import { remembered } from './private.ts';
 
 /** Something native that a forgotten handle must let go of. */
 interface Releasable {
   dispose(): void;
 }
 
-interface Forgotten {
-  kind: string;
-  opened: string | undefined;
-  resources: readonly Releasable[];
-  /** Takes it off its parent's list. */
-  leave(): void;
+/** What is left of a handle that was forgotten. Its fields are private, since the registry is not this package's. */
+class Remains {
+  readonly #kind: string;
+  readonly #opened: string | undefined;
+  readonly #resources: readonly Releasable[];
+  readonly #leave: () => void;
+
+  /** `leave` takes it off its parents' lists. */
+  constructor(kind: string, opened: string | undefined, resources: readonly Releasable[], leave: () => void) {
+    this.#kind = kind;
+    this.#opened = opened;
+    this.#resources = resources;
+    this.#leave = leave;
+  }
+
+  static end(remains: Remains): void {
+    remains.#leave();
+    const resources = remains.#resources;
+    if (resources.length === 0) return;
+    for (let at = 0; at < resources.length; at++) resources[at]?.dispose();
+    const kind = remains.#kind;
+    const opened = remains.#opened;
+    process.emitWarning(
+      `${/^[AEIOU]/.test(kind) ? 'An' : 'A'} ${kind} was collected without being disposed: it is closed now. ` +
+        (opened === undefined
+          ? 'Set NODE_ENV to other than "production" to see where it was opened.'
+          : `Opened\n${opened}`),
+      ownOf({ type: 'VfioLeakWarning', code: 'VFIO_LEAK' }),
+    );
+  }
 }
 
-const forgotten = new FinalizationRegistry<Forgotten>(({ kind, opened, resources, leave }) => {
-  leave();
-  if (resources.length === 0) return;
-  for (const resource of resources) resource.dispose();
-  process.emitWarning(
-    `${/^[AEIOU]/.test(kind) ? 'An' : 'A'} ${kind} was collected without being disposed: it is closed now. ` +
-      (opened === undefined
-        ? 'Set NODE_ENV to other than "production" to see where it was opened.'
-        : `Opened\n${opened}`),
-    { type: 'VfioLeakWarning', code: 'VFIO_LEAK' },
-  );
-});
+const forgotten = new FinalizationRegistry<Remains>(Remains.end);
 
 /** The error for using a handle after its end. */
 export function disposedError(kind: string): Error & { code: string } {
@@ -43,7 +59,7 @@ export function disposedError(kind: string): Error & { code: string } {
   });
 }
 
-const files = new WeakMap<object, { file: NativeFile; kind: string }>();
+const files = remembered<{ file: NativeFile; kind: string }>();
 
 /**
  * The open file of a handle, or ERR_VFIO_DISPOSED. For this package's own modules: no user's code gets hold of a
@@ -58,7 +74,7 @@ export function fileOf(handle: Handle): NativeFile {
 /** Refuses a file that this package did not open: constructors are within everybody's reach. */
 export function genuine(kind: string, file: unknown): void {
   if (!native.isFile(file))
-    throw new TypeError(`Expected Host to make a ${kind} but received a call of its constructor`);
+    throw new TypeError(`Expected this package to make a ${kind} but received a call of its constructor`);
 }
 
 /** Tells {@link fileOf} of a handle's file. */
@@ -66,6 +82,18 @@ export function keepFile(handle: Handle, kind: string, file: NativeFile): void {
   genuine(kind, file);
   files.set(handle, { file, kind });
 }
+
+/** Is this a handle in truth, and not by its prototype alone? */
+export let made: (value: object) => boolean;
+
+/** Has another parent from now on: is kept alive by this one, and disposed before it. */
+export let join: (child: Handle, parent: Handle) => void;
+
+/** The end of {@link join}. */
+export let part: (child: Handle, parent: Handle) => void;
+
+/** What kinds of handles were made of this one and live, newest first. */
+export let livingChildren: (handle: Handle) => string[];
 
 export abstract class Handle implements Disposable {
   readonly #kind: string;
@@ -76,6 +104,25 @@ export abstract class Handle implements Disposable {
   readonly #children = new Set<WeakRef<Handle>>();
   #disposed = false;
 
+  static {
+    made = (value) => #kind in value;
+    join = (child, parent) => {
+      child.alive();
+      parent.alive();
+      child.#parents.push(parent);
+      child.#families.push(parent.#children);
+      parent.#children.add(child.#self);
+    };
+    part = (child, parent) => {
+      parent.#children.delete(child.#self);
+      const at = child.#parents.indexOf(parent);
+      if (at < 0) return;
+      child.#parents.splice(at, 1);
+      child.#families.splice(at, 1);
+    };
+    livingChildren = (handle) => handle.children().map((child) => child.#kind);
+  }
+
   /** `resources` are closed if the handle is forgotten; none: forgetting it is harmless. */
   protected constructor(
     kind: string,
@@ -83,8 +130,9 @@ export abstract class Handle implements Disposable {
     resources: readonly Releasable[],
   ) {
     // The finalizer must not meet what a caller of an internal constructor made up.
-    if (resources.some((each) => typeof each?.dispose !== 'function'))
-      throw new TypeError(`Expected Host to make a ${kind} but received a call of its constructor`);
+    for (let at = 0; at < resources.length; at++)
+      if (typeof resources[at]?.dispose !== 'function')
+        throw new TypeError(`Expected this package to make a ${kind} but received a call of its constructor`);
     this.#kind = kind;
     const all = parents === undefined ? [] : parents instanceof Handle ? [parents] : [...parents];
     this.#parents = all;
@@ -100,13 +148,8 @@ export abstract class Handle implements Disposable {
     const opened =
       resources.length === 0 || process.env['NODE_ENV'] === 'production'
         ? undefined
-        : new Error().stack?.split('\n').slice(3, 9).join('\n');
-    forgotten.register(this, { kind, opened, resources, leave }, self);
-  }
-
-  /** @internal Is this a handle in truth, and not by its prototype alone? */
-  static made(value: object): boolean {
-    return #kind in value;
+        : stackOf(new Error())?.split('\n').slice(3, 9).join('\n');
+    forgotten.register(this, new Remains(kind, opened, resources, leave), self);
   }
 
   /** Whether the handle was disposed. */
@@ -122,32 +165,9 @@ export abstract class Handle implements Disposable {
   /** Lets go of what is this handle's own. Called once, after its children were disposed. Must not throw. */
   protected abstract release(): void;
 
-  /** Has another parent from now on: is kept alive by this one, and disposed before it. */
-  protected join(parent: Handle): void {
-    this.alive();
-    parent.alive();
-    this.#parents.push(parent);
-    this.#families.push(parent.#children);
-    parent.#children.add(this.#self);
-  }
-
-  /** The end of {@link join}. */
-  protected part(parent: Handle): void {
-    parent.#children.delete(this.#self);
-    const at = this.#parents.indexOf(parent);
-    if (at < 0) return;
-    this.#parents.splice(at, 1);
-    this.#families.splice(at, 1);
-  }
-
   /** The live handles that were made of this one, newest first. */
   protected children(): Handle[] {
     return [...this.#children].reverse().flatMap((child) => child.deref() ?? []);
-  }
-
-  /** @internal What kinds of handles were made of this one and live, newest first. */
-  livingChildren(): string[] {
-    return this.children().map((child) => child.#kind);
   }
 
   /** Closes the handle; its live children first, newest first. Again: nothing. */

@@ -20,6 +20,7 @@ import { type HotPlug, hotPlug } from './hot-plug.ts';
 import { Iommufd } from './iommufd.ts';
 import { type NativeFile, type NativeHost, native } from './native.ts';
 import { devicePath, PciDevice } from './pci.ts';
+import { OURS, ours } from './private.ts';
 import { failedAttempt, type HostReport, memlockFinding, reportOf } from './report.ts';
 import { type Topology, topologyText } from './topology.ts';
 
@@ -88,7 +89,8 @@ export class Host extends Handle {
   declare readonly software?: SoftwareControls;
   readonly #native: NativeHost;
 
-  private constructor(backend: 'kernel' | 'software', software?: SoftwareOptions) {
+  private constructor(key: typeof OURS, backend: 'kernel' | 'software', software?: SoftwareOptions) {
+    ours(key, 'Host');
     const { kernel, topology } = known(software, 'software', ['kernel', 'topology']);
     // Before the handle is made: what is refused leaves nothing behind.
     const made = new native.Host(
@@ -122,7 +124,7 @@ export class Host extends Handle {
       throw refusal("no software host's options with backend 'kernel'", 'software', software);
     const found = existsSync('/dev/iommu') || existsSync('/dev/vfio/vfio') ? 'kernel' : 'software';
     const chosen = wanted === 'auto' ? found : wanted;
-    return new Host(chosen, chosen === 'software' ? software : undefined);
+    return new Host(OURS, chosen, chosen === 'software' ? software : undefined);
   }
 
   /** What this host can do and, for what it can't, why and how to fix it. */
@@ -142,7 +144,7 @@ export class Host extends Handle {
     const memory =
       wanted.memory === undefined ? undefined : integer(wanted.memory, 'memory', 1, Number.MAX_SAFE_INTEGER);
     const device = this.device(bdf);
-    const group = device.group === null ? undefined : new IommuGroup(this.#native, device.group);
+    const group = device.group === null ? undefined : new IommuGroup(OURS, this.#native, device.group);
     const findings = causesOf(this.#native, device, group);
     if (attempt && !findings.some((each) => each.blocks)) {
       try {
@@ -178,7 +180,7 @@ export class Host extends Handle {
     this.alive();
     return (this.#native.list('/sys/bus/pci/devices') ?? [])
       .sort()
-      .map((bdf) => new PciDevice(this.#native, bdf));
+      .map((bdf) => new PciDevice(OURS, this.#native, bdf));
   }
 
   /** A PCI device, or a mediated one by its UUID. @throws {VfioError} ENODEV there is none. */
@@ -191,7 +193,7 @@ export class Host extends Handle {
         path: devicePath(name),
         reason: `there is no ${UUID.test(name) ? 'mediated' : 'PCI'} device ${name}`,
       });
-    return new PciDevice(this.#native, name);
+    return new PciDevice(OURS, this.#native, name);
   }
 
   /** All IOMMU groups, by number. */
@@ -200,7 +202,7 @@ export class Host extends Handle {
     return (this.#native.list('/sys/kernel/iommu_groups') ?? [])
       .map(Number)
       .sort((a, b) => a - b)
-      .map((id) => new IommuGroup(this.#native, id));
+      .map((id) => new IommuGroup(OURS, this.#native, id));
   }
 
   /** An IOMMU group. @throws {VfioError} ENODEV there is no such group. */
@@ -213,7 +215,7 @@ export class Host extends Handle {
         path: `/sys/kernel/iommu_groups/${id}`,
         reason: `there is no group ${id}`,
       });
-    return new IommuGroup(this.#native, id);
+    return new IommuGroup(OURS, this.#native, id);
   }
 
   /** Opens /dev/iommu (Linux 6.2). @throws {VfioError} ENOENT no iommufd; EACCES: `reason` says who may. */
@@ -232,8 +234,8 @@ export class Host extends Handle {
     this.alive();
     if (typeof where === 'object' && where !== null) {
       const wanted = options<{ fd?: number; path?: string }>(where, 'where');
-      if ('fd' in wanted) return new VfioDevice(this, native.adopt(wanted.fd as number), null);
-      if (typeof wanted.path === 'string') return new VfioDevice(this, this.#open(wanted.path), null);
+      if ('fd' in wanted) return new VfioDevice(OURS, this, native.adopt(wanted.fd as number), null);
+      if (typeof wanted.path === 'string') return new VfioDevice(OURS, this, this.#open(wanted.path), null);
     }
     if (typeof where !== 'string') throw refusal('a PCI address, { path } or { fd }', 'where', where);
     const device = this.device(where);
@@ -244,13 +246,17 @@ export class Host extends Handle {
         path: `${devicePath(device.bdf)}/vfio-dev`,
         ...wordsForNode(
           device,
-          device.group === null ? undefined : new IommuGroup(this.#native, device.group),
+          device.group === null ? undefined : new IommuGroup(OURS, this.#native, device.group),
         ),
       });
-    return new VfioDevice(this, this.#open(path), device.bdf, {
+    return new VfioDevice(OURS, this, this.#open(path), device.bdf, {
       words: (error) => {
         const group = device.group;
-        return wordsForJoin(error, device, group === null ? undefined : new IommuGroup(this.#native, group));
+        return wordsForJoin(
+          error,
+          device,
+          group === null ? undefined : new IommuGroup(OURS, this.#native, group),
+        );
       },
       bound: () => markInUse(this.#native, device.bdf),
       groupOf: this.#groupOf,
@@ -292,7 +298,7 @@ export class Host extends Handle {
         (failed) => wordsForOpenGroup(failed, id, sysfs(), path) ?? wordsForOpen(failed, this.#native, path),
       );
     }
-    return new Group(this, file, id, noIommu, {
+    return new Group(OURS, this, file, id, noIommu, {
       sysfs: () => (this.disposed ? undefined : sysfs()),
       owned: () => {
         const returned = (sysfs()?.devices ?? []).map(({ bdf }) => markInUse(this.#native, bdf));
@@ -322,7 +328,7 @@ export class Host extends Handle {
   }
 
   readonly #groupOf = (bdf: string): number | null =>
-    this.disposed ? null : new PciDevice(this.#native, bdf).group;
+    this.disposed ? null : new PciDevice(OURS, this.#native, bdf).group;
 
   #open(path: string): NativeFile {
     try {

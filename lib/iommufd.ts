@@ -6,11 +6,11 @@
  */
 import { flag, instance, integer, oneOf, options, refusal } from './check.ts';
 import { Container } from './container.ts';
-import { VfioDevice } from './device.ts';
+import { isAttachedTo, VfioDevice } from './device.ts';
 import { explained } from './errors.ts';
 import { type HwptRequest, wordsForBusy, wordsForHwpt, wordsForMissing } from './explain.ts';
 import { FaultQueue } from './fault-queue.ts';
-import { Handle, keepFile } from './handle.ts';
+import { Handle, keepFile, livingChildren, made } from './handle.ts';
 import { dataFields, Hwpt, type HwptData } from './hwpt.ts';
 import { Ioas } from './ioas.ts';
 import { type NativeFile, native } from './native.ts';
@@ -154,10 +154,7 @@ export class Iommufd extends Handle {
       faultQueue === undefined
         ? undefined
         : this.#own(instance(faultQueue, FaultQueue, 'faultQueue'), 'a FaultQueue', 'faultQueue');
-    if (
-      !(parent instanceof Ioas || parent instanceof Hwpt || parent instanceof Viommu) ||
-      !Handle.made(parent)
-    )
+    if (!(parent instanceof Ioas || parent instanceof Hwpt || parent instanceof Viommu) || !made(parent))
       throw refusal('an Ioas, a Hwpt or a Viommu', 'parent', parent);
     this.#own(parent, 'an Ioas, a Hwpt or a Viommu', 'parent');
     const own = data === undefined ? undefined : dataFields(data);
@@ -369,10 +366,10 @@ export class Iommufd extends Handle {
         ? [`it is ${self.bdf === null ? 'a device' : `device ${self.bdf}`}, which goes when that is closed`]
         : []),
       ...devices
-        .filter((each) => handle !== undefined && each.isAttachedTo(handle))
+        .filter((each) => handle !== undefined && isAttachedTo(each, handle))
         .map((each) => `device ${each.bdf ?? each.id} is attached to it`),
       ...(handle instanceof RecordQueue ? ['its descriptor is open: disposing the handle closes that'] : []),
-      ...(handle === undefined ? [] : handle.livingChildren().map((kind) => `a ${kind} was made of it`)),
+      ...(handle === undefined ? [] : livingChildren(handle).map((kind) => `a ${kind} was made of it`)),
     ];
   }
 

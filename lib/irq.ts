@@ -12,6 +12,16 @@ import { VfioError, withWords } from './errors.ts';
 import { disposedError, fileOf, Handle } from './handle.ts';
 import { type NativeEventFd, type NativeIrqInfo, native } from './native.ts';
 import { ownOf } from './own.ts';
+import { OURS, ours } from './private.ts';
+
+/** An Interrupt was disposed: its vector is disconnected. */
+let disconnect: (irq: Irq, interrupt: Interrupt) => void;
+
+/** An Interrupt is its Irq's no more. */
+let forget: (irq: Irq, interrupt: Interrupt) => void;
+
+/** Its eventfd is connected to nothing any more: ends an Interrupt without asking the kernel. */
+let abandon: (interrupt: Interrupt) => void;
 
 /** One kind of interrupt of a device. */
 export class Irq {
@@ -21,8 +31,25 @@ export class Irq {
   readonly #info: NativeIrqInfo;
   readonly #live = new Set<Interrupt>();
 
+  static {
+    forget = (irq, interrupt) => {
+      irq.#live.delete(interrupt);
+    };
+    disconnect = (irq, interrupt) => {
+      if (!irq.#live.delete(interrupt) || irq.#device.disposed) return;
+      try {
+        if (irq.#live.size === 0) fileOf(irq.#device).setIrqs(irq.index, 0, 0, 'trigger');
+        else fileOf(irq.#device).setIrqEventfds(irq.index, interrupt.vector, 'trigger', Int32Array.of(-1));
+      } catch (error) {
+        // Another handle of the device may have disabled it already; disposing does not fail.
+        if (!(error instanceof VfioError)) throw error;
+      }
+    };
+  }
+
   /** @internal */
-  constructor(device: VfioDevice, index: number, info: NativeIrqInfo) {
+  constructor(key: typeof OURS, device: VfioDevice, index: number, info: NativeIrqInfo) {
+    ours(key, 'Irq');
     this.index = index;
     this.#device = device;
     this.#info = info;
@@ -59,7 +86,7 @@ export class Irq {
     const file = fileOf(this.#device);
     const made: Interrupt[] = [];
     try {
-      for (let i = 0; i < count; i++) made.push(new Interrupt(this.#device, this, start + i));
+      for (let i = 0; i < count; i++) made.push(new Interrupt(OURS, this.#device, this, start + i));
       let had: number;
       try {
         had = file.setIrqEventfds(
@@ -85,11 +112,11 @@ export class Irq {
           reason: `${count} vectors were asked but only ${had} can be had; none was enabled`,
         });
     } catch (error) {
-      for (const each of made) each.abandon();
+      for (const each of made) abandon(each);
       throw error;
     }
     // Vectors that had an eventfd have a new one now.
-    for (const old of this.#live) if (old.vector >= start && old.vector < start + count) old.abandon();
+    for (const old of this.#live) if (old.vector >= start && old.vector < start + count) abandon(old);
     for (const each of made) this.#live.add(each);
     return made;
   }
@@ -103,7 +130,7 @@ export class Irq {
       // EINVAL: nothing of the kind is enabled, by whomever.
       if (!(error instanceof VfioError && error.code === 'EINVAL')) throw error;
     } finally {
-      for (const each of [...this.#live]) each.abandon();
+      for (const each of [...this.#live]) abandon(each);
     }
   }
 
@@ -120,24 +147,6 @@ export class Irq {
   /** Makes the vector fire as if the device had (for testing). @throws {VfioError} EINVAL it is not enabled. */
   trigger(vector = 0): void {
     this.#act('trigger', vector);
-  }
-
-  /** @internal An Interrupt was disposed: its vector is disconnected. */
-  disconnect(interrupt: Interrupt): void {
-    if (!this.#live.delete(interrupt)) return;
-    if (this.#device.disposed) return;
-    try {
-      if (this.#live.size === 0) fileOf(this.#device).setIrqs(this.index, 0, 0, 'trigger');
-      else fileOf(this.#device).setIrqEventfds(this.index, interrupt.vector, 'trigger', Int32Array.of(-1));
-    } catch (error) {
-      // Another handle of the device may have disabled it already; disposing does not fail.
-      if (!(error instanceof VfioError)) throw error;
-    }
-  }
-
-  /** @internal */
-  forget(interrupt: Interrupt): void {
-    this.#live.delete(interrupt);
   }
 
   #act(action: 'mask' | 'unmask' | 'trigger', vector: number): void {
@@ -172,10 +181,18 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
   /** Fired while nobody waited, but noticed already. */
   #noticed = 0n;
 
+  static {
+    abandon = (interrupt) => {
+      forget(interrupt.#irq, interrupt);
+      interrupt[Symbol.dispose]();
+    };
+  }
+
   /** @internal */
-  constructor(device: VfioDevice, irq: Irq, vector: number) {
+  constructor(key: typeof OURS, device: VfioDevice, irq: Irq, vector: number) {
+    ours(key, 'Interrupt');
     // The native object holds its callback weakly while nobody waits; this object holds it for good.
-    const onReadable = (count: U64Like) => this.fired(BigInt(count));
+    const onReadable = (count: U64Like) => this.#fired(BigInt(count));
     const event = new native.EventFd(onReadable);
     super('Interrupt', device, [event]);
     this.#onReadable = onReadable;
@@ -205,7 +222,12 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
       throw refusal('an AbortSignal', 'signal', signal);
     if (timeout !== undefined) integer(timeout, 'timeout', 0, 2 ** 31 - 1);
     if (signal?.aborted) return Promise.reject(signal.reason);
-    const already = this.#take();
+    let already: bigint;
+    try {
+      already = this.#take();
+    } catch (error) {
+      return Promise.reject(error);
+    }
     if (already > 0n) return Promise.resolve(already);
     return new Promise((resolve, reject) => {
       const abort = () => fail(signal?.reason);
@@ -276,14 +298,8 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
     }
   }
 
-  /** @internal Its eventfd is connected to nothing any more: ends it without asking the kernel. */
-  abandon(): void {
-    this.#irq.forget(this);
-    this[Symbol.dispose]();
-  }
-
-  /** @internal The event loop read `count` from the eventfd. */
-  fired(count: bigint): void {
+  /** The event loop read `count` from the eventfd. */
+  #fired(count: bigint): void {
     if (this.#waiters.size + this.#listeners.size === 0) {
       this.#noticed += count;
       return;
@@ -309,7 +325,7 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
 
   protected release(): void {
     try {
-      this.#irq.disconnect(this);
+      disconnect(this.#irq, this);
     } finally {
       this.#event.dispose();
       this.#listeners.clear();

@@ -5,6 +5,7 @@ import { flag, integer, known, refusal, text, UUID } from './check.ts';
 import { VfioError, withWords } from './errors.ts';
 import { usersOf, wordsForBind, wordsForNumVfs, wordsForUnbind } from './explain.ts';
 import type { NativeHost } from './native.ts';
+import { OURS, ours, remembered } from './private.ts';
 import { usesOf } from './uses.ts';
 
 const DRIVERS = '/sys/bus/pci/drivers';
@@ -19,7 +20,7 @@ const PATIENCE = 5000;
 const STAND_INS = new Set(['pci-stub', 'uio_pci_generic']);
 
 /** The driver and override that a device had before this process changed them, by host and address. */
-const before = new WeakMap<NativeHost, Map<string, Held>>();
+const before = remembered<Map<string, Held>>();
 
 /** The driver that holds a device, and the only one that may, if one was set. */
 interface Held {
@@ -65,7 +66,8 @@ export class PciDevice {
   }
 
   /** @internal */
-  constructor(host: NativeHost, bdf: string) {
+  constructor(key: typeof OURS, host: NativeHost, bdf: string) {
+    ours(key, 'PciDevice');
     this.#host = host;
     this.bdf = bdf;
     this.#path = devicePath(bdf);
@@ -401,17 +403,17 @@ const isPending = (error: unknown) => error instanceof VfioError && error.code =
 
 /** The virtual functions of a device. */
 const functionsOf = (device: PciDevice) =>
-  device.virtualFunctions.map((bdf) => new PciDevice(hostOf(device), bdf));
+  device.virtualFunctions.map((bdf) => new PciDevice(OURS, hostOf(device), bdf));
 
 /** The mediated devices that its driver makes of a device. */
 const mediatedOf = (device: PciDevice) =>
   (hostOf(device).list(devicePath(device.bdf)) ?? [])
     .filter((name) => UUID.test(name))
-    .map((uuid) => new PciDevice(hostOf(device), uuid));
+    .map((uuid) => new PciDevice(OURS, hostOf(device), uuid));
 
 /** A name is part of a path: it must not lead elsewhere. */
 function driverName(driver: string): void {
-  if (!/^[^/\s\0]+$/.test(text(driver, 'driver')) || driver === '.' || driver === '..')
+  if (!/^[^/\s\0]{1,255}$/.test(text(driver, 'driver')) || driver === '.' || driver === '..')
     throw refusal("the name of a driver such as 'vfio-pci'", 'driver', driver);
 }
 

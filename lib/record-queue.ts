@@ -19,10 +19,20 @@ interface Waiter<T> {
   stop(): void;
 }
 
+/** As one. Not a closure of the constructor, which would keep the queue that is to be collected. */
+const bothOf = (first: { dispose(): void }, second: { dispose(): void }) => ({
+  dispose() {
+    first.dispose();
+    second.dispose();
+  },
+});
+
 /** A queue of records. Each record goes to one reader: of several who wait, to the one who has waited longest. */
 export abstract class RecordQueue<T> extends IommufdObject implements AsyncIterable<T> {
   readonly #kind: string;
   readonly #records: NativeFile;
+  /** Reads what is there, if anything. */
+  readonly #read: (records: NativeFile) => T[];
   readonly #watch: NativeWatch;
   readonly #onReadable: () => void;
   readonly #waiters = new Set<Waiter<T>>();
@@ -36,13 +46,15 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
     file: NativeFile,
     id: number,
     records: NativeFile,
+    read: (records: NativeFile) => T[],
   ) {
     // The native object holds its callback weakly while nobody waits; this object holds it for good.
     const onReadable = () => this.#serve();
     const watch = new native.Watch(records, onReadable);
-    super(kind, iommufd, parents, file, id, [watch, records]);
+    super(kind, iommufd, parents, file, id, [bothOf(watch, records)]);
     this.#kind = kind;
     this.#records = records;
+    this.#read = read;
     this.#watch = watch;
     this.#onReadable = onReadable;
   }
@@ -56,7 +68,7 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
   /** The next record without waiting; null if there is none. */
   poll(): T | null {
     this.alive();
-    if (this.#ready.length === 0) this.#ready.push(...this.read(this.#records));
+    if (this.#ready.length === 0) this.#ready.push(...this.#read(this.#records));
     return this.#ready.shift() ?? null;
   }
 
@@ -75,7 +87,12 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
     if (timeout !== undefined) integer(timeout, 'timeout', 0, 2 ** 31 - 1);
     if (signal?.aborted) return Promise.reject(signal.reason);
     // Those who wait already come first.
-    const already = this.#waiters.size === 0 ? this.poll() : null;
+    let already: T | null;
+    try {
+      already = this.#waiters.size === 0 ? this.poll() : null;
+    } catch (error) {
+      return Promise.reject(error);
+    }
     if (already !== null) return Promise.resolve(already);
     return new Promise((resolve, reject) => {
       const fail = (error: unknown) => {
@@ -119,9 +136,6 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
       yield record;
     }
   }
-
-  /** Reads what is there, if anything. */
-  protected abstract read(file: NativeFile): T[];
 
   protected override leave(): void {} // it can go only once its descriptor is closed, and then there is no way back
 

@@ -10,6 +10,7 @@ import type { VfioDevice } from './device.ts';
 import { withWords } from './errors.ts';
 import { fileOf, Handle } from './handle.ts';
 import type { NativeFile, NativeMapped, NativeRegionInfo } from './native.ts';
+import { OURS, ours } from './private.ts';
 
 /**
  * A region of a device. Each access is one `pread` or `pwrite` on the device's file; offsets are bytes from the start of
@@ -25,7 +26,8 @@ export class Region {
   readonly #info: NativeRegionInfo;
 
   /** @internal */
-  constructor(device: VfioDevice, index: number, info: NativeRegionInfo) {
+  constructor(key: typeof OURS, device: VfioDevice, index: number, info: NativeRegionInfo) {
+    ours(key, 'Region');
     this.index = index;
     this.#device = device;
     this.#info = info;
@@ -124,7 +126,7 @@ export class Region {
         return { reason: 'offset and length must be page aligned and inside a mappable part' };
       });
     }
-    return new MappedRegion(this.#device, mapped, Number(length));
+    return new MappedRegion(OURS, this.#device, mapped, Number(length));
   }
 
   #file(): NativeFile {
@@ -158,7 +160,8 @@ export class MappedRegion extends Handle {
   #buffer: ArrayBuffer | undefined;
 
   /** @internal */
-  constructor(device: VfioDevice, mapped: NativeMapped, length: number) {
+  constructor(key: typeof OURS, device: VfioDevice, mapped: NativeMapped, length: number) {
+    ours(key, 'MappedRegion');
     super('MappedRegion', device, [mapped]);
     this.#mapped = mapped;
     this.#length = length;

@@ -162,11 +162,7 @@ export class VeventQueue extends RecordQueue<ViommuEvent> {
     type: ViommuType,
   ) {
     genuine('VeventQueue', made?.file);
-    super('VeventQueue', iommufd, [viommu], file, made.id, made.file);
+    super('VeventQueue', iommufd, [viommu], file, made.id, made.file, (records) => records.readEvents(type));
     this.type = type;
-  }
-
-  protected override read(file: NativeFile): ViommuEvent[] {
-    return file.readEvents(this.type);
   }
 }

@@ -30,6 +30,7 @@ import {
   Viommu,
 } from '../lib/index.ts';
 import { native } from '../lib/native.ts';
+import { OURS } from '../lib/private.ts';
 import { backend, EDU, openHost } from './support/backends.ts';
 import { Edu, Reg } from './support/edu.ts';
 import { classes, internal, surface } from './support/surface.ts';
@@ -105,7 +106,7 @@ beforeAll(async () => {
   iommufd.vfioCompatIoas = ioas;
   container = iommufd.container();
   // It is a group by its handle alone: what passes the checks is ENOTTY.
-  group = new Group(host, native.adopt(iommufd.fd), 4711, false, {
+  group = new Group(OURS, host, native.adopt(iommufd.fd), 4711, false, {
     sysfs: () => undefined,
     owned: () => () => {},
     device: () => ({ groupOf: () => null }),

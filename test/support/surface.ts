@@ -67,12 +67,8 @@ export function surface(): ReadonlyMap<string, Call> {
 
 /** Reachable from JavaScript, but no part of the API: the package's own use. None may crash. */
 export const internal: readonly string[] = [
-  'static Handle.made',
   'Handle.alive',
   'Handle.children',
-  'Handle.livingChildren',
-  'Handle.join',
-  'Handle.part',
   'Host.release',
   'Iommufd.release',
   'Iommufd.differs',
@@ -101,18 +97,11 @@ export const internal: readonly string[] = [
   'IommufdObject.release',
   'RecordQueue.leave',
   'RecordQueue.release',
-  'FaultQueue.read',
-  'VeventQueue.read',
   'Container.release',
   'Container.joined',
   'Container.left',
   'Group.release',
   'VfioDevice.release',
-  'VfioDevice.isAttachedTo',
   'MappedRegion.release',
-  'Irq.disconnect',
-  'Irq.forget',
-  'Interrupt.abandon',
-  'Interrupt.fired',
   'Interrupt.release',
 ];
