@@ -11,9 +11,10 @@ import { type DmaBuffer, type MemorySlice, type Window, windowOf } from './dma-b
 import type { DmaSpace, IovaRange, MapOptions, Mapping } from './dma-space.ts';
 import { VfioError, withWords } from './errors.ts';
 import { type MapRequest, type Words, wordsForMap } from './explain.ts';
-import { Handle } from './handle.ts';
+import { alive, Handle } from './handle.ts';
 import { IovaAllocator } from './iova-allocator.ts';
 import type { NativeMemory, NativeSpaceCalls } from './native.ts';
+import { type OURS, ours } from './private.ts';
 
 /** What unmaps everything: from 0 on, this many bytes. */
 export const EVERYTHING = 2n ** 64n - 1n;
@@ -147,19 +148,27 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
 
   /** `calls` are the hot ones; `resources` go if the space is forgotten. */
   protected constructor(
+    key: typeof OURS,
     kind: string,
     parent: Handle,
     calls: NativeSpaceCalls,
     resources: readonly { dispose(): void }[],
   ) {
-    super(kind, parent, [
-      {
-        dispose() {
-          quietly(() => calls.unmap(0, EVERYTHING));
+    ours(key, kind);
+    super(
+      key,
+      kind,
+      parent,
+      [
+        {
+          dispose() {
+            quietly(() => calls.unmap(0, EVERYTHING));
+          },
         },
-      },
-      ...resources,
-    ]);
+        ...resources,
+      ],
+      (self: AddressSpace) => self.#release(),
+    );
     this.#calls = calls;
   }
 
@@ -168,7 +177,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
 
   /** The live mappings, by ascending IOVA. */
   mappings(): { iova: bigint; length: bigint; writable: boolean }[] {
-    this.alive();
+    alive(this);
     return this.#mappings
       .live()
       .sort((a, b) => (a.iova < b.iova ? -1 : 1))
@@ -191,7 +200,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
 
   /** @internal The same by these calls. */
   mapBy(calls: NativeSpaceCalls, memory: DmaBuffer | MemorySlice, o: MapOptions | undefined): Mapping {
-    this.alive();
+    alive(this);
     let iova: U64Like | undefined;
     let read = true;
     let write = true;
@@ -202,7 +211,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
       write = flag(wanted.write, 'write', true);
     }
     // After the options, whose getters may have disposed either: nothing comes between this and the call.
-    this.alive();
+    alive(this);
     const window = windowOf(memory);
     const { address, size } = window;
     let at: U64Like;
@@ -219,7 +228,11 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
    * it when it is done.
    */
   mapAsync(memory: DmaBuffer | MemorySlice, o?: MapOptions): Promise<Mapping> {
-    return this.mapAsyncBy((...args) => this.mapLater(...args), memory, o);
+    return this.mapAsyncBy(
+      (pages, offset, size, read, write, iova) => this.mapLater(pages, offset, size, read, write, iova),
+      memory,
+      o,
+    );
   }
 
   /** @internal The same by this call. */
@@ -228,11 +241,11 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     memory: DmaBuffer | MemorySlice,
     o: MapOptions | undefined,
   ): Promise<Mapping> {
-    this.alive();
+    alive(this);
     const { iova, read, write } = options(o, 'options');
     const readable = flag(read, 'read', true);
     const writable = flag(write, 'write', true);
-    this.alive();
+    alive(this);
     const window = windowOf(memory);
     const { pages, address, offset, size } = window;
     const pending: Pending = {
@@ -246,7 +259,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
         throw this.explainMap(error, { iova, size, address: BigInt(address) });
       });
       // If it was disposed meanwhile, the mapping is lost with it: say so rather than hand out a dead one.
-      this.alive();
+      alive(this);
       this.#refuseUnmapped(BigInt(at), BigInt(size), pending);
       return this.record(at, window, writable);
     } finally {
@@ -292,7 +305,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
 
   /** Takes the best free place for this memory. `fresh`: by what the kernel has just said. */
   #place(memory: DmaBuffer | MemorySlice, usable: Usable): Place {
-    this.alive();
+    alive(this);
     const { address, size, length } = windowOf(memory);
     const fresh = this.#allocator === undefined;
     const allocator = this.#allocator ?? this.#free(usable());
@@ -360,7 +373,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
 
   /** @internal The same by these calls. */
   unmapBy(calls: NativeSpaceCalls, iova: U64Like, length: U64Like): bigint {
-    this.alive();
+    alive(this);
     let bytes: U64Like;
     try {
       bytes = calls.unmap(iova, length);
@@ -384,7 +397,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
 
   /** @internal The same by these calls. */
   unmapAllBy(calls: NativeSpaceCalls): bigint {
-    this.alive();
+    alive(this);
     const bytes = calls.unmap(0, EVERYTHING);
     this.#allocator = undefined; // made anew when it is needed: cheaper than giving back one by one
     this.#notePending(0n, EVERYTHING);
@@ -405,7 +418,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     memory: DmaBuffer | MemorySlice,
     call: (address: number, size: number) => void,
   ): void {
-    this.alive();
+    alive(this);
     const window = windowOf(memory);
     call(window.address, window.size);
     window.pages.hold();
@@ -432,7 +445,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
   /** Bytes of this process that are pinned for devices. */
   protected abstract pinned(): number;
 
-  protected release(): void {
+  #release(): void {
     // What a mapAsync is still about to map must go too, and its id must not be another's by then: the last one ends
     // it.
     if (this.#pending.size === 0) this.#end();

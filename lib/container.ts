@@ -14,9 +14,10 @@ import type { DmaSpace, IovaRange, MapOptions, Mapping } from './dma-space.ts';
 import { explained, VfioError, withWords } from './errors.ts';
 import { type Words, wordsForContainer, wordsForSetIommu } from './explain.ts';
 import type { IommuGroup } from './groups.ts';
-import { genuine, Handle, keepFile } from './handle.ts';
+import { alive, Handle, keepFile } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
 import type { NativeFile, NativeSpaceCalls } from './native.ts';
+import { OURS, ours } from './private.ts';
 import { Type1Space } from './type1-space.ts';
 
 const extensions = [
@@ -66,20 +67,20 @@ export class Container extends Handle implements DmaSpace {
   readonly #groups = new Set<() => IommuGroup | undefined>();
 
   /** @internal Over `iommufd`, with its file; undefined: of its own. */
-  constructor(parent: Handle, file: NativeFile, iommufd: Iommufd | undefined) {
-    genuine('Container', file);
+  constructor(key: typeof OURS, parent: Handle, file: NativeFile, iommufd: Iommufd | undefined) {
+    ours(key, 'Container');
     const calls = file.containerCalls();
-    super('Container', parent, []); // the file is closed by the iommufd or, forgotten, with the space
+    super(key, 'Container', parent, [], (self: Container) => self.#release()); // the file is closed by the iommufd or, forgotten, with the space
     this.#iommufd = iommufd;
     this.#file = file;
     this.#calls = calls;
-    this.#own = iommufd ? undefined : new Type1Space(this, file);
+    this.#own = iommufd ? undefined : new Type1Space(OURS, this, file);
     keepFile(this, 'Container', file);
   }
 
   /** The file descriptor: its own, or the iommufd's. Belongs to this object: don't close it. */
   get fd(): number {
-    this.alive();
+    alive(this);
     return this.#file.fd;
   }
 
@@ -90,13 +91,13 @@ export class Container extends Handle implements DmaSpace {
 
   /** VFIO_GET_API_VERSION: 0. */
   get apiVersion(): number {
-    this.alive();
+    alive(this);
     return this.#file.containerApiVersion();
   }
 
   /** What {@link setIommu} was last given; null: nothing yet, or the last group has left. */
   get iommuType(): ContainerIommu | null {
-    this.alive();
+    alive(this);
     return this.#iommuType;
   }
 
@@ -106,7 +107,7 @@ export class Container extends Handle implements DmaSpace {
    * @throws {VfioError} ENODEV 'dma-cc' on an iommufd without a compatibility IOAS.
    */
   supports(extension: ContainerExtension): boolean {
-    this.alive();
+    alive(this);
     const name = oneOf(extension, 'extension', extensions);
     return this.#asked(() => this.#file.containerCheckExtension(name));
   }
@@ -124,7 +125,7 @@ export class Container extends Handle implements DmaSpace {
    * table and a mapping there; EADDRINUSE 'type1' with a mapping that is not page aligned.
    */
   setIommu(type: ContainerIommu): void {
-    this.alive();
+    alive(this);
     const name = oneOf(type, 'type', ['type1', 'type1v2', 'noiommu']);
     explained(
       () => this.#file.containerSetIommu(name),
@@ -145,7 +146,7 @@ export class Container extends Handle implements DmaSpace {
    * @throws {VfioError} EINVAL no IOMMU is set; ENOTTY 'noiommu'; ENODEV no compatibility IOAS.
    */
   info(): ContainerInfo {
-    this.alive();
+    alive(this);
     return this.#asked(() => this.#file.containerInfo());
   }
 
@@ -174,7 +175,7 @@ export class Container extends Handle implements DmaSpace {
    * ENOTTY 'noiommu'; ENODEV no compatibility IOAS.
    */
   map(memory: DmaBuffer | MemorySlice, o?: MapOptions): Mapping {
-    this.alive();
+    alive(this);
     const wanted = this.#wanted(o);
     const space = this.#space();
     return this.#asked(() =>
@@ -186,10 +187,11 @@ export class Container extends Handle implements DmaSpace {
 
   /** The same, off the event loop. */
   async mapAsync(memory: DmaBuffer | MemorySlice, o?: MapOptions): Promise<Mapping> {
-    this.alive();
+    alive(this);
     const wanted = this.#wanted(o);
     const space = this.#space();
-    const call: MapLater = (...args) => this.#file.containerMapAsync(...args);
+    const call: MapLater = (memory, offset, size, read, write, iova) =>
+      this.#file.containerMapAsync(memory, offset, size, read, write, iova);
     const { pages } = windowOf(memory);
     try {
       const mapping = await (wanted.iova === undefined
@@ -216,7 +218,7 @@ export class Container extends Handle implements DmaSpace {
    * no IOMMU is set; ENODEV no compatibility IOAS.
    */
   unmap(iova: U64Like, length: U64Like): bigint {
-    this.alive();
+    alive(this);
     const from = u64(iova, 'iova');
     const bytes = u64(length, 'length');
     return this.#asked(() => this.#space().unmapBy(this.#calls, from, bytes));
@@ -224,7 +226,7 @@ export class Container extends Handle implements DmaSpace {
 
   /** VFIO_IOMMU_UNMAP_DMA of everything (Linux 5.12): returns how many bytes that were. */
   unmapAll(): bigint {
-    this.alive();
+    alive(this);
     return this.#asked(() => this.#space().unmapAllBy(this.#calls));
   }
 
@@ -236,13 +238,13 @@ export class Container extends Handle implements DmaSpace {
    * Hwpt.setDirtyTracking}; EINVAL no IOMMU is set; ENOMEM.
    */
   startDirtyTracking(): void {
-    this.alive();
+    alive(this);
     this.#asked(() => this.#file.containerDirtyTracking(true));
   }
 
   /** Ends it. It was off: nothing. @throws {VfioError} as {@link startDirtyTracking}. */
   stopDirtyTracking(): void {
-    this.alive();
+    alive(this);
     this.#asked(() => this.#file.containerDirtyTracking(false));
   }
 
@@ -256,13 +258,13 @@ export class Container extends Handle implements DmaSpace {
    * two, or there would be more than 2^31 bits.
    */
   dirtyBitmap(iova: U64Like, length: U64Like, o: { pageSize: U64Like; unmap?: boolean }): Uint8Array {
-    this.alive();
+    alive(this);
     const { pageSize, unmap } = options(o, 'options');
     const from = u64(iova, 'iova');
     const bytes = u64(length, 'length');
     const size = u64(pageSize, 'pageSize');
     const unmaps = flag(unmap, 'unmap', false);
-    this.alive();
+    alive(this);
     return this.#asked(() => {
       if (!unmaps) return this.#file.containerDirtyBitmap(from, bytes, size);
       let bitmap: Uint8Array | undefined;
@@ -285,7 +287,7 @@ export class Container extends Handle implements DmaSpace {
    * iommufd, always.
    */
   invalidateVaddr(iova: U64Like, length: U64Like): bigint {
-    this.alive();
+    alive(this);
     const from = u64(iova, 'iova');
     const bytes = u64(length, 'length');
     return this.#asked(() => this.#file.containerInvalidateVaddr(from, bytes));
@@ -303,7 +305,7 @@ export class Container extends Handle implements DmaSpace {
    * @throws {VfioError} EINVAL the mapping was not invalidated, or the sizes differ; ENOENT it is gone; ENOMEM.
    */
   updateVaddr(mapping: Mapping, memory: DmaBuffer | MemorySlice): void {
-    this.alive();
+    alive(this);
     const space = this.#space();
     if (!SpaceMapping.made(mapping) || mapping.space !== space)
       throw refusal('a mapping of this container', 'mapping', mapping);
@@ -335,7 +337,7 @@ export class Container extends Handle implements DmaSpace {
     }
   }
 
-  protected release(): void {
+  #release(): void {
     // An iommufd closes its own file, and the mappings are its Ioas's.
     if (this.#own) this.#file.dispose();
   }
@@ -351,7 +353,7 @@ export class Container extends Handle implements DmaSpace {
 
   /** The address space that the requests work on. */
   #space(): AddressSpace {
-    this.alive();
+    alive(this);
     const space = this.#own ?? this.#iommufd?.vfioCompatIoas;
     if (space) return space;
     // The kernel's own answer.

@@ -17,7 +17,7 @@ import {
   wordsForToken,
 } from './explain.ts';
 import { Group } from './group.ts';
-import { fileOf, Handle, keepFile, made } from './handle.ts';
+import { alive, fileOf, Handle, keepFile, made } from './handle.ts';
 import { Hwpt } from './hwpt.ts';
 import { Ioas } from './ioas.ts';
 import { Iommufd } from './iommufd.ts';
@@ -115,7 +115,7 @@ export class VfioDevice extends Handle {
   ) {
     ours(key, 'VfioDevice');
     const kind = bdf === null ? 'VfioDevice' : `VfioDevice ${bdf}`;
-    super(kind, parent, [file]);
+    super(key, kind, parent, [file], (self: VfioDevice) => self.#release());
     this.#file = file;
     keepFile(this, kind, file);
     this.#bdf = bdf;
@@ -134,7 +134,7 @@ export class VfioDevice extends Handle {
 
   /** The file descriptor. Belongs to this object: don't close it. */
   get fd(): number {
-    this.alive();
+    alive(this);
     return this.#file.fd;
   }
 
@@ -155,7 +155,7 @@ export class VfioDevice extends Handle {
 
   /** What it is and has. @throws {VfioError} EINVAL it is not bound. */
   get info(): DeviceInfo {
-    this.alive();
+    alive(this);
     this.#info ??= this.#file.deviceInfo();
     return this.#info;
   }
@@ -172,7 +172,7 @@ export class VfioDevice extends Handle {
    * 6.17; EACCES the token is wrong or missing. `reason` says which.
    */
   bind(iommufd: Iommufd, o?: { token?: string }): void {
-    this.alive();
+    alive(this);
     const { token } = options(o, 'options');
     const file = fileOf(instance(iommufd, Iommufd, 'iommufd'));
     try {
@@ -200,7 +200,7 @@ export class VfioDevice extends Handle {
    * ENOMEM memory can't be pinned; EOPNOTSUPP PASID.
    */
   attach(to: Ioas | Hwpt, o?: { pasid?: number }): number {
-    this.alive();
+    alive(this);
     const { pasid } = options(o, 'options');
     if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
     if (!(to instanceof Ioas || to instanceof Hwpt) || !made(to))
@@ -230,7 +230,7 @@ export class VfioDevice extends Handle {
    * @throws {VfioError} EINVAL the device is not bound, or the kernel knows no PASID.
    */
   detach(o?: { pasid?: number }): void {
-    this.alive();
+    alive(this);
     const { pasid } = options(o, 'options');
     if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
     try {
@@ -251,7 +251,7 @@ export class VfioDevice extends Handle {
    * @throws {VfioError} ENOTTY the device is no SR-IOV physical function; EINVAL it is not bound.
    */
   setVfToken(token: string): void {
-    this.alive();
+    alive(this);
     try {
       this.#file.setVfToken(token);
     } catch (error) {
@@ -265,7 +265,7 @@ export class VfioDevice extends Handle {
 
   /** A region by index or name. @throws {VfioError} EINVAL no such index. */
   region(which: number | RegionName): Region {
-    this.alive();
+    alive(this);
     const index = indexOf(which, regionNames, 'region');
     let region = this.#regions.get(index);
     if (!region) {
@@ -277,14 +277,14 @@ export class VfioDevice extends Handle {
 
   /** Config space. */
   get config(): PciConfig {
-    this.alive();
+    alive(this);
     this.#config ??= new PciConfig(OURS, this.region('config'));
     return this.#config;
   }
 
   /** A kind of interrupt by index or name. @throws {VfioError} EINVAL no such index. */
   irq(which: number | IrqName): Irq {
-    this.alive();
+    alive(this);
     const index = indexOf(which, irqNames, 'irq');
     let irq = this.#irqs.get(index);
     if (!irq) {
@@ -300,7 +300,7 @@ export class VfioDevice extends Handle {
    * @throws {VfioError} EINVAL it has no reset; EAGAIN another reset is going on.
    */
   async reset(): Promise<void> {
-    this.alive();
+    alive(this);
     try {
       await this.#file.reset();
     } catch (error) {
@@ -320,7 +320,7 @@ export class VfioDevice extends Handle {
    * EAGAIN the bus changes at the moment; EINVAL the device is not bound.
    */
   hotResetInfo(): HotResetFunction[] {
-    this.alive();
+    alive(this);
     let answer: ReturnType<NativeFile['hotResetInfo']>;
     try {
       answer = this.#file.hotResetInfo();
@@ -349,13 +349,13 @@ export class VfioDevice extends Handle {
    * another reset is going on.
    */
   async hotReset(o?: { groups?: readonly Group[] }): Promise<void> {
-    this.alive();
+    alive(this);
     const { groups } = known(o, 'options', ['groups']);
     const byGroups = this.#context?.groups !== undefined || groups !== undefined;
     const given = groups === undefined ? this.#groupsOfReset() : array(groups, 'groups');
     const files: NativeFile[] = [];
     for (let i = 0; i < given.length; i++) files[i] = fileOf(instance(given[i], Group, `groups[${i}]`));
-    this.alive();
+    alive(this);
     try {
       await this.#file.hotReset(files);
     } catch (error) {
@@ -363,7 +363,7 @@ export class VfioDevice extends Handle {
     }
   }
 
-  protected release(): void {
+  #release(): void {
     this.#closed?.();
     this.#file.dispose();
   }

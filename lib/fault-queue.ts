@@ -8,10 +8,11 @@
  */
 import { oneOf, refusal } from './check.ts';
 import { explained } from './errors.ts';
-import { genuine } from './handle.ts';
+import { alive } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
 import type { NativeFile } from './native.ts';
 import { own } from './own.ts';
+import type { OURS } from './private.ts';
 import { RecordQueue } from './record-queue.ts';
 
 /** A page fault of a device. */
@@ -63,9 +64,8 @@ export class FaultQueue extends RecordQueue<IoPageFault> {
   readonly #groups = new Map<number, Group>();
 
   /** @internal */
-  constructor(iommufd: Iommufd, file: NativeFile, id: number, records: NativeFile) {
-    genuine('FaultQueue', records);
-    super('FaultQueue', iommufd, [iommufd], file, id, records, () => this.#read());
+  constructor(key: typeof OURS, iommufd: Iommufd, file: NativeFile, id: number, records: NativeFile) {
+    super(key, 'FaultQueue', iommufd, [iommufd], file, id, records, () => this.#read());
     this.#records = records;
   }
 
@@ -76,7 +76,7 @@ export class FaultQueue extends RecordQueue<IoPageFault> {
    * @throws {VfioError} EINVAL the kernel does not know the group any more (its device was detached), or the code.
    */
   respond(fault: IoPageFault, code: FaultResponse): void {
-    this.alive();
+    alive(this);
     oneOf(code, 'code', codes);
     const group = this.#groupOf(fault);
     if (!group.open.has(fault)) throw refusal('a fault of this queue that has no answer yet', 'fault', fault);
@@ -93,7 +93,7 @@ export class FaultQueue extends RecordQueue<IoPageFault> {
    * @throws {VfioError} EINVAL the kernel does not know the group any more (its device was detached), or the code.
    */
   respondGroup(fault: { readonly cookie: number }, code: FaultResponse): void {
-    this.alive();
+    alive(this);
     oneOf(code, 'code', codes);
     this.#answer(this.#groupOf(fault), code);
   }

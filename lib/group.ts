@@ -10,7 +10,7 @@ import { type DeviceContext, VfioDevice } from './device.ts';
 import { explained } from './errors.ts';
 import { wordsForGroupDevice, wordsForSetContainer } from './explain.ts';
 import type { IommuGroup } from './groups.ts';
-import { fileOf, Handle, join, keepFile, made, part } from './handle.ts';
+import { alive, fileOf, Handle, join, keepFile, made, part } from './handle.ts';
 import { Iommufd } from './iommufd.ts';
 import type { NativeFile } from './native.ts';
 import { OURS, ours } from './private.ts';
@@ -49,7 +49,7 @@ export class Group extends Handle {
     context: GroupContext,
   ) {
     ours(key, 'Group');
-    super(`Group ${id}`, parent, [file]);
+    super(key, `Group ${id}`, parent, [file], (self: Group) => self.#release());
     this.id = id;
     this.noIommu = noIommu;
     this.#file = file;
@@ -59,7 +59,7 @@ export class Group extends Handle {
 
   /** The file descriptor. Belongs to this object: don't close it. */
   get fd(): number {
-    this.alive();
+    alive(this);
     return this.#file.fd;
   }
 
@@ -70,7 +70,7 @@ export class Group extends Handle {
    * @throws {VfioError} ENODEV the last VFIO device of the group is gone.
    */
   get viable(): boolean {
-    this.alive();
+    alive(this);
     return this.#file.groupStatus().viable;
   }
 
@@ -78,7 +78,7 @@ export class Group extends Handle {
    * Whether it has joined a container or an iommufd (VFIO_GROUP_GET_STATUS). @throws {VfioError} as {@link viable}.
    */
   get containerSet(): boolean {
-    this.alive();
+    alive(this);
     return this.#file.groupStatus().containerSet;
   }
 
@@ -97,7 +97,7 @@ export class Group extends Handle {
    * another owner; ENODEV its devices are gone. `reason` says which.
    */
   setContainer(to: Container | Iommufd): void {
-    this.alive();
+    alive(this);
     if (!(to instanceof Container || to instanceof Iommufd) || !made(to))
       throw refusal('a Container or an Iommufd', 'to', to);
     const file = fileOf(to);
@@ -119,7 +119,7 @@ export class Group extends Handle {
    * @throws {VfioError} EINVAL it is in none; EBUSY devices of it are open, in a container.
    */
   unsetContainer(): void {
-    this.alive();
+    alive(this);
     explained(
       () => this.#file.groupUnsetContainer(),
       (error) => wordsForSetContainer(error, this.id, this.#context.sysfs()),
@@ -139,12 +139,12 @@ export class Group extends Handle {
    * owner. `reason` says which.
    */
   openDevice(bdf: string, o?: { vfToken?: string }): VfioDevice {
-    this.alive();
+    alive(this);
     const name = deviceName(bdf);
     const { vfToken } = known(o, 'options', ['vfToken']);
     if (vfToken !== undefined && !UUID.test(text(vfToken, 'vfToken')))
       throw refusal("a UUID such as '00112233-4455-6677-8899-aabbccddeeff'", 'vfToken', vfToken);
-    this.alive();
+    alive(this);
     const words: DeviceContext['words'] = (error) =>
       wordsForGroupDevice(error, name, this.id, this.#context.sysfs());
     const file = explained(
@@ -160,7 +160,7 @@ export class Group extends Handle {
     });
   }
 
-  protected release(): void {
+  #release(): void {
     this.#file.dispose();
     this.#leave();
   }

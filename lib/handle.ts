@@ -9,9 +9,9 @@
  */
 
 import { stackOf } from './errors.ts';
-import { type NativeFile, native } from './native.ts';
+import type { NativeFile } from './native.ts';
 import { ownOf } from './own.ts';
-import { remembered } from './private.ts';
+import { type OURS, ours, remembered } from './private.ts';
 
 /** Something native that a forgotten handle must let go of. */
 interface Releasable {
@@ -71,20 +71,19 @@ export function fileOf(handle: Handle): NativeFile {
   return held.file;
 }
 
-/** Refuses a file that this package did not open: constructors are within everybody's reach. */
-export function genuine(kind: string, file: unknown): void {
-  if (!native.isFile(file))
-    throw new TypeError(`Expected this package to make a ${kind} but received a call of its constructor`);
-}
-
 /** Tells {@link fileOf} of a handle's file. */
 export function keepFile(handle: Handle, kind: string, file: NativeFile): void {
-  genuine(kind, file);
   files.set(handle, { file, kind });
 }
 
 /** Is this a handle in truth, and not by its prototype alone? */
 export let made: (value: object) => boolean;
+
+/** Throws ERR_VFIO_DISPOSED if the handle is no more. */
+export let alive: (handle: Handle) => void;
+
+/** The live handles that were made of this one, newest first. */
+export let childrenOf: (handle: Handle) => Handle[];
 
 /** Has another parent from now on: is kept alive by this one, and disposed before it. */
 export let join: (child: Handle, parent: Handle) => void;
@@ -102,13 +101,14 @@ export abstract class Handle implements Disposable {
   readonly #families: Set<WeakRef<Handle>>[];
   readonly #self: WeakRef<Handle>;
   readonly #children = new Set<WeakRef<Handle>>();
+  readonly #release: (self: never) => void;
   #disposed = false;
 
   static {
     made = (value) => #kind in value;
     join = (child, parent) => {
-      child.alive();
-      parent.alive();
+      alive(child);
+      alive(parent);
       child.#parents.push(parent);
       child.#families.push(parent.#children);
       parent.#children.add(child.#self);
@@ -120,25 +120,33 @@ export abstract class Handle implements Disposable {
       child.#parents.splice(at, 1);
       child.#families.splice(at, 1);
     };
-    livingChildren = (handle) => handle.children().map((child) => child.#kind);
+    alive = (handle) => {
+      if (handle.#disposed) throw disposedError(handle.#kind);
+    };
+    childrenOf = (handle) => [...handle.#children].reverse().flatMap((child) => child.deref() ?? []);
+    livingChildren = (handle) => childrenOf(handle).map((child) => child.#kind);
   }
 
-  /** `resources` are closed if the handle is forgotten; none: forgetting it is harmless. */
+  /**
+   * `resources` are closed if the handle is forgotten; none: forgetting it is harmless. `release` lets go of what is the
+   * handle's own: called once, after its children were disposed; must not throw. Neither may be a closure in which the
+   * constructor's `this` is, not even by another closure beside it: the handle would never be forgotten.
+   */
   protected constructor(
+    key: typeof OURS,
     kind: string,
     parents: Handle | readonly Handle[] | undefined,
     resources: readonly Releasable[],
+    release: (self: never) => void,
   ) {
-    // The finalizer must not meet what a caller of an internal constructor made up.
-    for (let at = 0; at < resources.length; at++)
-      if (typeof resources[at]?.dispose !== 'function')
-        throw new TypeError(`Expected this package to make a ${kind} but received a call of its constructor`);
+    ours(key, kind);
+    this.#release = release;
     this.#kind = kind;
     const all = parents === undefined ? [] : parents instanceof Handle ? [parents] : [...parents];
     this.#parents = all;
     const self = new WeakRef<Handle>(this);
     this.#self = self;
-    for (const parent of all) parent.alive();
+    for (const parent of all) alive(parent);
     const families = all.map((parent) => parent.#children);
     const leave = () => {
       for (const family of families) family.delete(self);
@@ -157,19 +165,6 @@ export abstract class Handle implements Disposable {
     return this.#disposed;
   }
 
-  /** Throws ERR_VFIO_DISPOSED if the handle is no more. */
-  protected alive(): void {
-    if (this.#disposed) throw disposedError(this.#kind);
-  }
-
-  /** Lets go of what is this handle's own. Called once, after its children were disposed. Must not throw. */
-  protected abstract release(): void;
-
-  /** The live handles that were made of this one, newest first. */
-  protected children(): Handle[] {
-    return [...this.#children].reverse().flatMap((child) => child.deref() ?? []);
-  }
-
   /** Closes the handle; its live children first, newest first. Again: nothing. */
   [Symbol.dispose](): void {
     this.#end();
@@ -179,10 +174,10 @@ export abstract class Handle implements Disposable {
   #end(): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    for (const child of this.children()) child.#end();
+    for (const child of childrenOf(this)) child.#end();
     this.#children.clear();
     for (const parent of this.#parents) parent.#children.delete(this.#self);
     forgotten.unregister(this.#self);
-    this.release();
+    (this.#release as (self: this) => void)(this);
   }
 }

@@ -15,7 +15,7 @@ import { wordsForJoin, wordsForNode, wordsForOpen, wordsForOpenGroup } from './e
 import { type Grant, grant } from './grant.ts';
 import { Group } from './group.ts';
 import { IommuGroup, markInUse } from './groups.ts';
-import { Handle } from './handle.ts';
+import { alive, Handle } from './handle.ts';
 import { type HotPlug, hotPlug } from './hot-plug.ts';
 import { Iommufd } from './iommufd.ts';
 import { type NativeFile, type NativeHost, native } from './native.ts';
@@ -98,7 +98,7 @@ export class Host extends Handle {
       kernel,
       topology === undefined ? undefined : topologyText(topology, 'software.topology'),
     );
-    super('Host', undefined, []);
+    super(key, 'Host', undefined, [], (self: Host) => self.#release());
     this.backend = backend;
     this.#native = made;
     if (backend === 'software') {
@@ -129,7 +129,7 @@ export class Host extends Handle {
 
   /** What this host can do and, for what it can't, why and how to fix it. */
   report(): HostReport {
-    this.alive();
+    alive(this);
     return reportOf(this.#native, this.backend);
   }
 
@@ -177,7 +177,7 @@ export class Host extends Handle {
 
   /** All PCI devices, by address. */
   devices(): PciDevice[] {
-    this.alive();
+    alive(this);
     return (this.#native.list('/sys/bus/pci/devices') ?? [])
       .sort()
       .map((bdf) => new PciDevice(OURS, this.#native, bdf));
@@ -185,7 +185,7 @@ export class Host extends Handle {
 
   /** A PCI device, or a mediated one by its UUID. @throws {VfioError} ENODEV there is none. */
   device(bdf: string): PciDevice {
-    this.alive();
+    alive(this);
     const name = deviceName(bdf);
     if (this.#native.list(devicePath(name)) === null)
       throw new VfioError(19, {
@@ -198,7 +198,7 @@ export class Host extends Handle {
 
   /** All IOMMU groups, by number. */
   groups(): IommuGroup[] {
-    this.alive();
+    alive(this);
     return (this.#native.list('/sys/kernel/iommu_groups') ?? [])
       .map(Number)
       .sort((a, b) => a - b)
@@ -207,7 +207,7 @@ export class Host extends Handle {
 
   /** An IOMMU group. @throws {VfioError} ENODEV there is no such group. */
   group(id: number): IommuGroup {
-    this.alive();
+    alive(this);
     integer(id, 'id', 0, 0x7fffffff);
     if (this.#native.list(`/sys/kernel/iommu_groups/${id}`) === null)
       throw new VfioError(19, {
@@ -220,8 +220,8 @@ export class Host extends Handle {
 
   /** Opens /dev/iommu (Linux 6.2). @throws {VfioError} ENOENT no iommufd; EACCES: `reason` says who may. */
   openIommufd(): Iommufd {
-    this.alive();
-    return new Iommufd(this, this.#open('/dev/iommu'));
+    alive(this);
+    return new Iommufd(OURS, this, this.#open('/dev/iommu'));
   }
 
   /**
@@ -231,7 +231,7 @@ export class Host extends Handle {
    * @throws {VfioError} ENODEV no such device, or it has no VFIO driver; EACCES: `reason` says who may.
    */
   openDevice(where: string | { path: string } | { fd: number }): VfioDevice {
-    this.alive();
+    alive(this);
     if (typeof where === 'object' && where !== null) {
       const wanted = options<{ fd?: number; path?: string }>(where, 'where');
       if ('fd' in wanted) return new VfioDevice(OURS, this, native.adopt(wanted.fd as number), null);
@@ -267,8 +267,8 @@ export class Host extends Handle {
    * Opens a container (/dev/vfio/vfio, Linux 3.6). @throws {VfioError} ENOENT, ENODEV the kernel has none; EACCES.
    */
   openContainer(): Container {
-    this.alive();
-    return new Container(this, this.#open('/dev/vfio/vfio'), undefined);
+    alive(this);
+    return new Container(OURS, this, this.#open('/dev/vfio/vfio'), undefined);
   }
 
   /**
@@ -281,11 +281,11 @@ export class Host extends Handle {
    * by a character device; EPERM without CAP_SYS_RAWIO; EACCES. `reason` says which.
    */
   openGroup(id: number, o?: { unsafeNoIommu?: boolean }): Group {
-    this.alive();
+    alive(this);
     integer(id, 'id', 0, 0x7fffffff);
     const { unsafeNoIommu } = known(o, 'options', ['unsafeNoIommu']);
     const unsafe = flag(unsafeNoIommu, 'unsafeNoIommu', false);
-    this.alive();
+    alive(this);
     const sysfs = () => this.groups().find((each) => each.id === id);
     const noIommu = unsafe && (sysfs()?.noIommu ?? false);
     const path = `/dev/vfio/${noIommu ? 'noiommu-' : ''}${id}`;
@@ -319,11 +319,11 @@ export class Host extends Handle {
    * and who else uses it (A4), and `cause` has the errors of all ways that were tried, as an AggregateError.
    */
   attach(bdf: string, o?: AttachOptions): UserDevice {
-    this.alive();
+    alive(this);
     return attach(this, deviceName(bdf), o);
   }
 
-  protected release(): void {
+  #release(): void {
     this.#native.dispose();
   }
 

@@ -7,10 +7,11 @@
 import { array, flag, integer, oneOf, options, refusal, type U64Like, u64 } from './check.ts';
 import { explained } from './errors.ts';
 import { wordsForMissing } from './explain.ts';
-import type { Handle } from './handle.ts';
+import { alive, type Handle } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
 import { IommufdObject } from './iommufd-object.ts';
 import type { NativeFile } from './native.ts';
+import type { OURS } from './private.ts';
 
 /** A page table that the program writes itself, by format; its addresses are those of the parent page table. */
 export type HwptData =
@@ -131,8 +132,8 @@ export class Hwpt extends IommufdObject {
   readonly #file: NativeFile;
 
   /** @internal */
-  constructor(iommufd: Iommufd, parents: readonly Handle[], file: NativeFile, id: number) {
-    super('Hwpt', iommufd, parents, file, id);
+  constructor(key: typeof OURS, iommufd: Iommufd, parents: readonly Handle[], file: NativeFile, id: number) {
+    super(key, 'Hwpt', iommufd, parents, file, id);
     this.#file = file;
   }
 
@@ -143,7 +144,7 @@ export class Hwpt extends IommufdObject {
    * @throws {VfioError} EOPNOTSUPP it was made without `dirtyTracking`; ENOENT it is nested; ENOTTY before 6.7.
    */
   setDirtyTracking(on: boolean): void {
-    this.alive();
+    alive(this);
     if (on === undefined) throw refusal('a boolean', 'on', on);
     const enable = flag(on, 'on', true);
     explained(
@@ -168,7 +169,7 @@ export class Hwpt extends IommufdObject {
    * would be more than 2^31 bits.
    */
   dirtyBitmap(iova: U64Like, length: U64Like, o: { pageSize: U64Like; clear?: boolean }): Uint8Array {
-    this.alive();
+    alive(this);
     const { pageSize, clear } = options(o, 'options');
     const from = u64(iova, 'iova');
     const bytes = u64(length, 'length');
@@ -191,7 +192,7 @@ export class Hwpt extends IommufdObject {
    * is not nested; ENOTTY before 6.8. `handled` says how many entries were done before.
    */
   invalidate<T extends 'vtd-s1'>(type: T, entries: readonly Invalidations[T][]): number {
-    this.alive();
+    alive(this);
     return invalidate(this.#file, this, type, entries);
   }
 }

@@ -6,14 +6,15 @@
  * goes at once if nothing is attached to it, else with its iommufd.
  */
 import { constants } from 'node:os';
-import { AddressSpace, type Kept, keptOf, type MapLater, quietly, SpaceMapping } from './address-space.ts';
+import { AddressSpace, type Kept, keptOf, quietly, SpaceMapping } from './address-space.ts';
 import { array, flag, integer, options, refusal, type U64Like, u64 } from './check.ts';
 import type { IovaRange, MapOptions, Mapping } from './dma-space.ts';
 import { explained, VfioError, withWords } from './errors.ts';
 import { wordsForMissing } from './explain.ts';
-import { genuine } from './handle.ts';
+import { alive } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
-import type { NativeFile } from './native.ts';
+import type { NativeFile, NativeMemory } from './native.ts';
+import { type OURS, ours } from './private.ts';
 
 /** A file's pages are the kernel's to keep. */
 const FILE_PAGES: Kept['pages'] = { hold() {}, drop() {} };
@@ -28,9 +29,9 @@ export class Ioas extends AddressSpace {
   readonly #id: number;
 
   /** @internal */
-  constructor(iommufd: Iommufd, file: NativeFile, id: number) {
-    genuine('Ioas', file);
-    super('Ioas', iommufd, file.ioasCalls(id), [
+  constructor(key: typeof OURS, iommufd: Iommufd, file: NativeFile, id: number) {
+    ours(key, 'Ioas');
+    super(key, 'Ioas', iommufd, file.ioasCalls(id), [
       {
         dispose() {
           quietly(() => file.destroy(id));
@@ -44,7 +45,7 @@ export class Ioas extends AddressSpace {
 
   /** The IOAS's id in its iommufd. */
   get id(): number {
-    this.alive();
+    alive(this);
     return this.#id;
   }
 
@@ -58,7 +59,7 @@ export class Ioas extends AddressSpace {
    * Mappings and {@link allowIovas} do not narrow it. A new IOAS: one range 0 to 2^64-1, alignment 1.
    */
   iovaRanges(): { ranges: IovaRange[]; alignment: bigint } {
-    this.alive();
+    alive(this);
     return this.#file.ioasIovaRanges(this.#id);
   }
 
@@ -69,7 +70,7 @@ export class Ioas extends AddressSpace {
    * @throws {VfioError} EINVAL a range of one address or less, or overlapping ones; EADDRINUSE a range is reserved.
    */
   allowIovas(ranges: readonly { start: U64Like; last: U64Like }[]): void {
-    this.alive();
+    alive(this);
     const flat: bigint[] = [];
     for (const [i, range] of array(ranges, 'ranges').entries()) {
       if (typeof range !== 'object' || range === null)
@@ -89,14 +90,14 @@ export class Ioas extends AddressSpace {
    * once a device is attached), or as {@link map}; EOPNOTSUPP a dma-buf before 6.19; others as {@link map}.
    */
   mapFile(fd: number, o: { offset: U64Like; length: U64Like } & MapOptions): Mapping {
-    this.alive();
+    alive(this);
     integer(fd, 'fd', 0, 0x7fffffff);
     const { offset, length, iova, read, write } = options(o, 'options');
     const start = u64(offset, 'offset');
     const bytes = u64(length, 'length');
     const readable = flag(read, 'read', true);
     const writable = flag(write, 'write', true);
-    this.alive();
+    alive(this);
     let at: bigint;
     try {
       at = this.#file.ioasMapFile(this.#id, fd, start, bytes, readable, writable, iova);
@@ -120,7 +121,7 @@ export class Ioas extends AddressSpace {
    * @throws {VfioError} EPERM write asked of memory that was mapped without; others as {@link map}.
    */
   copy(from: Mapping, o?: MapOptions): Mapping {
-    this.alive();
+    alive(this);
     if (!(from instanceof SpaceMapping)) throw refusal('a mapping', 'from', from);
     const source = from;
     const { space } = source;
@@ -129,7 +130,7 @@ export class Ioas extends AddressSpace {
     const { iova, read, write } = options(o, 'options');
     const readable = flag(read, 'read', true);
     const writable = flag(write, 'write', source.writable);
-    this.alive();
+    alive(this);
     // The kernel would copy whatever is mapped there by now.
     if (!space.holds(source))
       throw new VfioError(constants.errno.ENOENT, {
@@ -151,12 +152,12 @@ export class Ioas extends AddressSpace {
    * aligned.
    */
   get hugePages(): boolean {
-    this.alive();
+    alive(this);
     return this.#file.getOption('HUGE_PAGES', this.#id) !== 0n;
   }
 
   set hugePages(on: boolean) {
-    this.alive();
+    alive(this);
     this.#file.setOption('HUGE_PAGES', this.#id, flag(on, 'hugePages', true) ? 1 : 0);
   }
 
@@ -168,15 +169,23 @@ export class Ioas extends AddressSpace {
    * EINVAL length 0; others `iova` is not mapped.
    */
   physicalAddress(iova: U64Like, length: U64Like): { address: bigint; length: bigint } {
-    this.alive();
+    alive(this);
     return explained(
       () => this.#file.ioasPhysicalAddress(this.#id, iova, length),
       (error) => wordsForMissing(error, this.#file),
     );
   }
 
-  protected override mapLater(...args: Parameters<MapLater>): Promise<U64Like> {
-    return this.#file.ioasMapAsync(this.#id, ...args);
+  // By name: what is spread goes by way of an array, whose iterator anybody may have replaced.
+  protected override mapLater(
+    memory: NativeMemory,
+    offset: number,
+    size: number,
+    read: boolean,
+    write: boolean,
+    iova: U64Like | undefined,
+  ): Promise<U64Like> {
+    return this.#file.ioasMapAsync(this.#id, memory, offset, size, read, write, iova);
   }
 
   protected override pinned(): number {

@@ -8,29 +8,41 @@
 import { quietly } from './address-space.ts';
 import { VfioError, withWords } from './errors.ts';
 import { wordsForBusy } from './explain.ts';
-import { genuine, Handle } from './handle.ts';
+import { alive, childrenOf, Handle } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
 import type { NativeFile } from './native.ts';
+import type { OURS } from './private.ts';
 
 /** An object of an iommufd that is destroyed by its id (IOMMU_DESTROY). */
 export abstract class IommufdObject extends Handle {
   readonly #iommufd: Iommufd;
   readonly #file: NativeFile;
   readonly #id: number;
+  readonly #before: { dispose(): void } | undefined;
+  readonly #ended: ((self: never) => void) | undefined;
   /** The kernel has destroyed it: the id may be another's by now. */
   #gone = false;
 
-  /** `before`: what is closed before the object can be destroyed. */
+  /** `before`: what is closed before the object can be destroyed; `ended` is called when it is. */
   protected constructor(
+    key: typeof OURS,
     kind: string,
     iommufd: Iommufd,
     parents: readonly Handle[],
     file: NativeFile,
     id: number,
-    before: readonly { dispose(): void }[] = [],
+    before?: { dispose(): void },
+    ended?: (self: never) => void,
   ) {
-    genuine(kind, file);
-    super(kind, parents, [...before, { dispose: () => quietly(() => file.destroy(id)) }]);
+    const itself = {
+      dispose() {
+        before?.dispose();
+        quietly(() => file.destroy(id));
+      },
+    };
+    super(key, kind, parents, [itself], (self: IommufdObject) => self.#release());
+    this.#before = before;
+    this.#ended = ended;
     this.#iommufd = iommufd;
     this.#file = file;
     this.#id = id;
@@ -38,7 +50,7 @@ export abstract class IommufdObject extends Handle {
 
   /** Its id in its iommufd. */
   get id(): number {
-    this.alive();
+    alive(this);
     return this.#id;
   }
 
@@ -56,13 +68,14 @@ export abstract class IommufdObject extends Handle {
   override [Symbol.dispose](): void {
     void this.#id; // a foreign `this` is refused before anything of its own is disposed
     if (this.disposed) return;
-    for (const child of this.children()) child[Symbol.dispose]();
-    this.leave();
+    for (const child of childrenOf(this)) child[Symbol.dispose]();
+    this.#leave();
     super[Symbol.dispose]();
   }
 
   /** Asks the kernel to destroy it, while the handle can still be kept. */
-  protected leave(): void {
+  #leave(): void {
+    if (this.#before !== undefined) return; // it can go only once that is closed, and then there is no way back
     try {
       this.#file.destroy(this.#id);
     } catch (error) {
@@ -75,7 +88,9 @@ export abstract class IommufdObject extends Handle {
     this.#gone = true;
   }
 
-  protected release(): void {
+  #release(): void {
+    this.#before?.dispose();
     if (!this.#gone) quietly(() => this.#file.destroy(this.#id));
+    (this.#ended as ((self: this) => void) | undefined)?.(this);
   }
 }

@@ -10,10 +10,11 @@ import { isAttachedTo, VfioDevice } from './device.ts';
 import { explained } from './errors.ts';
 import { type HwptRequest, wordsForBusy, wordsForHwpt, wordsForMissing } from './explain.ts';
 import { FaultQueue } from './fault-queue.ts';
-import { Handle, keepFile, livingChildren, made } from './handle.ts';
+import { alive, Handle, keepFile, livingChildren, made } from './handle.ts';
 import { dataFields, Hwpt, type HwptData } from './hwpt.ts';
 import { Ioas } from './ioas.ts';
 import { type NativeFile, native } from './native.ts';
+import { OURS } from './private.ts';
 import { RecordQueue } from './record-queue.ts';
 import { Viommu, type ViommuType } from './viommu.ts';
 
@@ -94,8 +95,8 @@ export class Iommufd extends Handle {
   #compat: Ioas | undefined;
 
   /** @internal */
-  constructor(parent: Handle | undefined, file: NativeFile) {
-    super('Iommufd', parent, [file]);
+  constructor(key: typeof OURS, parent: Handle | undefined, file: NativeFile) {
+    super(key, 'Iommufd', parent, [file], (self: Iommufd) => self.#release());
     this.#file = file;
     keepFile(this, 'Iommufd', file);
     this.#adopted = parent === undefined;
@@ -108,20 +109,20 @@ export class Iommufd extends Handle {
    * @throws {VfioError} EBADF no such descriptor.
    */
   static fromFd(fd: number): Iommufd {
-    return new Iommufd(undefined, native.adopt(fd));
+    return new Iommufd(OURS, undefined, native.adopt(fd));
   }
 
   /** The file descriptor. Belongs to this object: don't close it. */
   get fd(): number {
-    this.alive();
+    alive(this);
     return this.#file.fd;
   }
 
   /** Makes an I/O address space (IOMMU_IOAS_ALLOC, Linux 6.2). */
   allocIoas(): Ioas {
-    this.alive();
+    alive(this);
     const id = this.#file.ioasAlloc();
-    return this.keep(id, new Ioas(this, this.#file, id));
+    return this.keep(id, new Ioas(OURS, this, this.#file, id));
   }
 
   /**
@@ -148,7 +149,7 @@ export class Iommufd extends Handle {
     faultQueue?: FaultQueue;
     data?: HwptData;
   }): Hwpt {
-    this.alive();
+    alive(this);
     const { device, parent, nestParent, dirtyTracking, pasid, faultQueue, data } = options(o, 'options');
     const queue =
       faultQueue === undefined
@@ -181,13 +182,13 @@ export class Iommufd extends Handle {
         ),
       (error) => wordsForHwpt(error, asked, this.#file),
     );
-    return this.keep(id, new Hwpt(this, queue ? [parent, queue] : [parent], this.#file, id));
+    return this.keep(id, new Hwpt(OURS, this, queue ? [parent, queue] : [parent], this.#file, id));
   }
 
   /** A queue for page faults of devices (IOMMU_FAULT_QUEUE_ALLOC, Linux 6.11). @throws {VfioError} ENOTTY before 6.11. */
   allocFaultQueue(): FaultQueue {
     const made = this.#asked(() => this.#file.faultQueueAlloc());
-    return this.keep(made.id, new FaultQueue(this, this.#file, made.id, made.file));
+    return this.keep(made.id, new FaultQueue(OURS, this, this.#file, made.id, made.file));
   }
 
   /**
@@ -198,7 +199,7 @@ export class Iommufd extends Handle {
    * before 6.13.
    */
   allocViommu(o: { device: VfioDevice; parent: Hwpt; type: ViommuType }): Viommu {
-    this.alive();
+    alive(this);
     const { device, parent, type } = options(o, 'options');
     const kind = oneOf(type as ViommuType, 'type', ['arm-smmuv3', 'tegra241-cmdqv']);
     const table = this.#own(instance(parent, Hwpt, 'parent'), 'a Hwpt', 'parent');
@@ -213,7 +214,7 @@ export class Iommufd extends Handle {
             ? { reason: 'the parent was made without { nestParent: true }' }
             : undefined),
     );
-    return this.keep(made.id, new Viommu(this, table, this.#file, made, kind));
+    return this.keep(made.id, new Viommu(OURS, this, table, this.#file, made, kind));
   }
 
   /**
@@ -223,7 +224,7 @@ export class Iommufd extends Handle {
    * @throws {VfioError} EOPNOTSUPP it has no such view; ENOTTY before 6.6.
    */
   hwInfo(device: VfioDevice, o?: { type?: 'tegra241-cmdqv' }): HwInfo {
-    this.alive();
+    alive(this);
     const { type } = options(o, 'options');
     if (type !== undefined) oneOf(type, 'type', ['tegra241-cmdqv']);
     const its = this.ownDevice(device);
@@ -237,7 +238,7 @@ export class Iommufd extends Handle {
    * device's IOMMU can do it, {@link hwInfo} and the call itself tell.
    */
   supports(feature: IommufdFeature): boolean {
-    this.alive();
+    alive(this);
     return this.#file.supports(oneOf(feature, 'feature', features));
   }
 
@@ -248,12 +249,12 @@ export class Iommufd extends Handle {
    * @throws {VfioError} EPERM without CAP_SYS_RESOURCE; EBUSY an object exists.
    */
   get rlimitMode(): 'user' | 'process' {
-    this.alive();
+    alive(this);
     return this.#file.getOption('RLIMIT_MODE', 0) === 0n ? 'user' : 'process';
   }
 
   set rlimitMode(mode: 'user' | 'process') {
-    this.alive();
+    alive(this);
     this.#file.setOption('RLIMIT_MODE', 0, oneOf(mode, 'rlimitMode', ['user', 'process']) === 'user' ? 0 : 1);
   }
 
@@ -264,18 +265,18 @@ export class Iommufd extends Handle {
    * @throws {VfioError} ENOENT the Ioas is gone.
    */
   get vfioCompatIoas(): Ioas | null {
-    this.alive();
+    alive(this);
     const id = this.#file.getVfioIoas();
     if (id === null) this.#compat = undefined;
     else if (this.#compat?.disposed !== false || this.#compat.id !== id) {
       const known = this.#objects.get(id)?.deref();
-      this.#compat = known instanceof Ioas ? known : this.keep(id, new Ioas(this, this.#file, id));
+      this.#compat = known instanceof Ioas ? known : this.keep(id, new Ioas(OURS, this, this.#file, id));
     }
     return this.#compat ?? null;
   }
 
   set vfioCompatIoas(ioas: Ioas | null) {
-    this.alive();
+    alive(this);
     if (ioas === null) this.#file.clearVfioIoas();
     else
       this.#file.setVfioIoas(
@@ -289,8 +290,8 @@ export class Iommufd extends Handle {
    * programs that were written for those. Requirement D4.
    */
   container(): Container {
-    this.alive();
-    return new Container(this, this.#file, this);
+    alive(this);
+    return new Container(OURS, this, this.#file, this);
   }
 
   /**
@@ -311,7 +312,7 @@ export class Iommufd extends Handle {
    * @throws {VfioError} ENOENT no such object; EBUSY something uses it: `reason` says what.
    */
   destroy(id: number): void {
-    this.alive();
+    alive(this);
     integer(id, 'id', 0, 0xffffffff);
     const handle = this.#objects.get(id)?.deref();
     explained(
@@ -354,7 +355,7 @@ export class Iommufd extends Handle {
     return { device: found, id: found.id };
   }
 
-  protected release(): void {
+  #release(): void {
     this.#file.dispose();
   }
 
@@ -379,7 +380,7 @@ export class Iommufd extends Handle {
   }
 
   #asked<T>(call: () => T): T {
-    this.alive();
+    alive(this);
     return explained(call, (error) => wordsForMissing(error, this.#file));
   }
 }

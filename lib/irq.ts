@@ -9,7 +9,7 @@
 import { integer, options, refusal, type U64Like } from './check.ts';
 import type { VfioDevice } from './device.ts';
 import { VfioError, withWords } from './errors.ts';
-import { disposedError, fileOf, Handle } from './handle.ts';
+import { alive, disposedError, fileOf, Handle } from './handle.ts';
 import { type NativeEventFd, type NativeIrqInfo, native } from './native.ts';
 import { ownOf } from './own.ts';
 import { OURS, ours } from './private.ts';
@@ -194,7 +194,7 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
     // The native object holds its callback weakly while nobody waits; this object holds it for good.
     const onReadable = (count: U64Like) => this.#fired(BigInt(count));
     const event = new native.EventFd(onReadable);
-    super('Interrupt', device, [event]);
+    super(key, 'Interrupt', device, [event], (self: Interrupt) => self.#release());
     this.#onReadable = onReadable;
     this.#event = event;
     this.#irq = irq;
@@ -203,7 +203,7 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
 
   /** The eventfd. Belongs to this object: don't close it, and don't read it while waiting here. */
   get eventfd(): number {
-    this.alive();
+    alive(this);
     return this.#event.fd;
   }
 
@@ -216,7 +216,7 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
    * ERR_VFIO_DISPOSED when the interrupt is disposed or disabled meanwhile.
    */
   wait(o?: { signal?: AbortSignal; timeout?: number }): Promise<bigint> {
-    this.alive();
+    alive(this);
     const { signal, timeout } = options(o, 'options');
     if (signal !== undefined && !(signal instanceof AbortSignal))
       throw refusal('an AbortSignal', 'signal', signal);
@@ -261,13 +261,13 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
 
   /** How many times it fired since last asked, without waiting: 0n if none. */
   poll(): bigint {
-    this.alive();
+    alive(this);
     return this.#take();
   }
 
   /** Calls `listener` for each wake-up with how often it fired. Does not keep the process alive. */
   on(event: 'interrupt', listener: (count: bigint) => void): this {
-    this.alive();
+    alive(this);
     if (event !== 'interrupt') throw refusal("'interrupt'", 'event', event);
     if (typeof listener !== 'function') throw refusal('a function', 'listener', listener);
     this.#listeners.add(listener);
@@ -323,7 +323,7 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
     }
   }
 
-  protected release(): void {
+  #release(): void {
     try {
       disconnect(this.#irq, this);
     } finally {

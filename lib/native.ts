@@ -241,7 +241,6 @@ interface Addon {
   EventFd: new (onReadable: (count: U64Like) => void) => NativeEventFd;
   Watch: new (file: NativeFile, onReadable: () => void) => NativeWatch;
   adopt(fd: number): NativeFile;
-  isFile(value: unknown): value is NativeFile;
   allocateMemory(size: U64Like, pageShift: number, numaNode?: number): NativeMemory;
   memoryOfDescriptor(fd: number, offset: U64Like, length: U64Like): NativeMemory;
   memoryOfAddress(address: U64Like, length: U64Like): NativeMemory;

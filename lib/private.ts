@@ -8,8 +8,9 @@ export const OURS: unique symbol = Symbol('vfio');
 
 /** Refuses to make what this package did not ask for: constructors are within everybody's reach. */
 export function ours(key: unknown, kind: string): void {
-  if (key !== OURS)
-    throw new TypeError(`Expected this package to make a ${kind} but received a call of its constructor`);
+  if (key === OURS) return;
+  const what = `${/^[AEIOU]/.test(kind) ? 'an' : 'a'} ${kind}`;
+  throw new TypeError(`Expected this package to make ${what} but received a call of its constructor`);
 }
 
 /** A constructor that makes nothing: what extends it puts its private fields on the object that it is given. */

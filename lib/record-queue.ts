@@ -7,11 +7,12 @@
  */
 import { integer, options, refusal } from './check.ts';
 import { VfioError } from './errors.ts';
-import { disposedError, type Handle } from './handle.ts';
+import { alive, disposedError, type Handle } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
 import { IommufdObject } from './iommufd-object.ts';
 import { type NativeFile, type NativeWatch, native } from './native.ts';
 import { ownOf } from './own.ts';
+import { type OURS, ours } from './private.ts';
 
 interface Waiter<T> {
   resolve(record: T): void;
@@ -40,6 +41,7 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
   readonly #ready: T[] = [];
 
   protected constructor(
+    key: typeof OURS,
     kind: string,
     iommufd: Iommufd,
     parents: readonly Handle[],
@@ -48,10 +50,13 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
     records: NativeFile,
     read: (records: NativeFile) => T[],
   ) {
+    ours(key, kind);
     // The native object holds its callback weakly while nobody waits; this object holds it for good.
     const onReadable = () => this.#serve();
     const watch = new native.Watch(records, onReadable);
-    super(kind, iommufd, parents, file, id, [bothOf(watch, records)]);
+    super(key, kind, iommufd, parents, file, id, bothOf(watch, records), (self: RecordQueue<T>) =>
+      self.#ended(),
+    );
     this.#kind = kind;
     this.#records = records;
     this.#read = read;
@@ -61,13 +66,13 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
 
   /** The descriptor that records are read from. Belongs to this object: don't close it, and don't read it while waiting. */
   get fd(): number {
-    this.alive();
+    alive(this);
     return this.#records.fd;
   }
 
   /** The next record without waiting; null if there is none. */
   poll(): T | null {
-    this.alive();
+    alive(this);
     if (this.#ready.length === 0) this.#ready.push(...this.#read(this.#records));
     return this.#ready.shift() ?? null;
   }
@@ -80,7 +85,7 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
    * ERR_VFIO_DISPOSED when the queue is disposed meanwhile. No record is lost by any of them.
    */
   wait(o?: { signal?: AbortSignal; timeout?: number }): Promise<T> {
-    this.alive();
+    alive(this);
     const { signal, timeout } = options(o, 'options');
     if (signal !== undefined && !(signal instanceof AbortSignal))
       throw refusal('an AbortSignal', 'signal', signal);
@@ -137,12 +142,7 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
     }
   }
 
-  protected override leave(): void {} // it can go only once its descriptor is closed, and then there is no way back
-
-  protected override release(): void {
-    this.#watch.dispose();
-    this.#records.dispose();
-    super.release();
+  #ended(): void {
     for (const waiter of [...this.#waiters]) {
       waiter.stop();
       waiter.reject(disposedError(this.#kind));

@@ -8,7 +8,7 @@
 import { integer, options, refusal, type U64Like, u64 } from './check.ts';
 import type { VfioDevice } from './device.ts';
 import { withWords } from './errors.ts';
-import { fileOf, Handle } from './handle.ts';
+import { alive, fileOf, Handle } from './handle.ts';
 import type { NativeFile, NativeMapped, NativeRegionInfo } from './native.ts';
 import { OURS, ours } from './private.ts';
 
@@ -162,7 +162,7 @@ export class MappedRegion extends Handle {
   /** @internal */
   constructor(key: typeof OURS, device: VfioDevice, mapped: NativeMapped, length: number) {
     ours(key, 'MappedRegion');
-    super('MappedRegion', device, [mapped]);
+    super(key, 'MappedRegion', device, [mapped], (self: MappedRegion) => self.#release());
     this.#mapped = mapped;
     this.#length = length;
   }
@@ -181,7 +181,7 @@ export class MappedRegion extends Handle {
    * buffers (Electron): use the accessors.
    */
   get buffer(): ArrayBuffer {
-    this.alive();
+    alive(this);
     if (this.#buffer === undefined || this.#buffer.byteLength === 0) this.#buffer = this.#mapped.buffer();
     return this.#buffer;
   }
@@ -219,7 +219,7 @@ export class MappedRegion extends Handle {
     this.#mapped.write64(o, v);
   }
 
-  protected release(): void {
+  #release(): void {
     this.#buffer = undefined;
     this.#mapped.dispose();
   }

@@ -4,23 +4,25 @@
  * Life: made with its Container and disposed with it. Its mappings last until they are unmapped, or until the last
  * group leaves: the container has no IOMMU then, and the kernel has unmapped everything.
  */
-import { AddressSpace, EVERYTHING, type MapLater } from './address-space.ts';
+import { AddressSpace, EVERYTHING } from './address-space.ts';
 import type { U64Like } from './check.ts';
 import type { IovaRange } from './dma-space.ts';
-import type { Handle } from './handle.ts';
-import type { NativeFile } from './native.ts';
+import { alive, type Handle } from './handle.ts';
+import type { NativeFile, NativeMemory } from './native.ts';
+import { type OURS, ours } from './private.ts';
 
 export class Type1Space extends AddressSpace {
   readonly #file: NativeFile;
 
   /** `file` is closed if the space is forgotten, which happens together with its container. */
-  constructor(container: Handle, file: NativeFile) {
-    super('Container', container, file.containerCalls(), [file]);
+  constructor(key: typeof OURS, container: Handle, file: NativeFile) {
+    ours(key, 'Container');
+    super(key, 'Container', container, file.containerCalls(), [{ dispose: () => file.dispose() }]);
     this.#file = file;
   }
 
   override iovaRanges(): { ranges: IovaRange[]; alignment: bigint } {
-    this.alive();
+    alive(this);
     const { ranges, pageSizes } = this.#file.containerInfo();
     return {
       // With mediated devices alone there is no IOMMU that could reserve anything.
@@ -33,8 +35,15 @@ export class Type1Space extends AddressSpace {
     return 'VFIO_IOMMU_MAP_DMA';
   }
 
-  protected override mapLater(...args: Parameters<MapLater>): Promise<U64Like> {
-    return this.#file.containerMapAsync(...args);
+  protected override mapLater(
+    memory: NativeMemory,
+    offset: number,
+    size: number,
+    read: boolean,
+    write: boolean,
+    iova: U64Like | undefined,
+  ): Promise<U64Like> {
+    return this.#file.containerMapAsync(memory, offset, size, read, write, iova);
   }
 
   protected override pinned(): number {

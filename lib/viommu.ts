@@ -9,11 +9,12 @@ import { integer, oneOf, options, type U64Like, u64 } from './check.ts';
 import type { VfioDevice } from './device.ts';
 import { explained } from './errors.ts';
 import { wordsForMissing } from './explain.ts';
-import { genuine, type Handle } from './handle.ts';
+import { alive, type Handle } from './handle.ts';
 import { type Hwpt, type Invalidations, invalidate } from './hwpt.ts';
 import type { Iommufd } from './iommufd.ts';
 import { IommufdObject } from './iommufd-object.ts';
 import type { NativeFile } from './native.ts';
+import { OURS } from './private.ts';
 import { RecordQueue } from './record-queue.ts';
 
 /** Whose virtual IOMMU: Arm's SMMUv3 (Linux 6.13), or with Tegra241's command queues (Linux 6.17). */
@@ -29,13 +30,14 @@ export class Viommu extends IommufdObject {
 
   /** @internal */
   constructor(
+    key: typeof OURS,
     iommufd: Iommufd,
     parent: Hwpt,
     file: NativeFile,
     made: { id: number; mmap: { offset: bigint; length: bigint } | null },
     type: ViommuType,
   ) {
-    super('Viommu', iommufd, [parent], file, made.id);
+    super(key, 'Viommu', iommufd, [parent], file, made?.id);
     this.#file = file;
     this.type = type;
     this.mmap = made.mmap;
@@ -48,12 +50,15 @@ export class Viommu extends IommufdObject {
    * or the id is too large; ENOTTY before 6.13.
    */
   allocVdevice(o: { device: VfioDevice; virtId: U64Like }): Vdevice {
-    this.alive();
+    alive(this);
     const { device, virtId } = options(o, 'options');
     const found = this.iommufd.ownDevice(device);
     const name = u64(virtId, 'virtId');
     const made = this.#asked(() => this.#file.vdeviceAlloc(this.id, found.id, name));
-    return this.iommufd.keep(made, new Vdevice(this.iommufd, [this, found.device], this.#file, made, name));
+    return this.iommufd.keep(
+      made,
+      new Vdevice(OURS, this.iommufd, [this, found.device], this.#file, made, name),
+    );
   }
 
   /**
@@ -63,12 +68,12 @@ export class Viommu extends IommufdObject {
    * @throws {VfioError} EEXIST there is one of this type; EINVAL depth 0; EOPNOTSUPP the type; ENOTTY before 6.15.
    */
   allocEventQueue(o: { depth: number; type?: ViommuType }): VeventQueue {
-    this.alive();
+    alive(this);
     const { depth, type = this.type } = options(o, 'options');
     oneOf(type, 'type', ['arm-smmuv3', 'tegra241-cmdqv']);
     const size = integer(depth, 'depth', 0, 0xffffffff);
     const made = this.#asked(() => this.#file.veventqAlloc(this.id, type, size));
-    return this.iommufd.keep(made.id, new VeventQueue(this.iommufd, this, this.#file, made, type));
+    return this.iommufd.keep(made.id, new VeventQueue(OURS, this.iommufd, this, this.#file, made, type));
   }
 
   /**
@@ -79,14 +84,14 @@ export class Viommu extends IommufdObject {
    * not mapped or not contiguous; ENOTTY before 6.17.
    */
   allocHwQueue(o: { index: number; iova: U64Like; length: U64Like; type?: 'tegra241-cmdqv' }): HwQueue {
-    this.alive();
+    alive(this);
     const { index, iova, length, type = 'tegra241-cmdqv' } = options(o, 'options');
     oneOf(type, 'type', ['tegra241-cmdqv']);
     const which = integer(index, 'index', 0, 0xffffffff);
     const start = u64(iova, 'iova');
     const size = u64(length, 'length');
     const made = this.#asked(() => this.#file.hwQueueAlloc(this.id, type, which, start, size));
-    return this.iommufd.keep(made, new HwQueue(this.iommufd, [this], this.#file, made));
+    return this.iommufd.keep(made, new HwQueue(OURS, this.iommufd, [this], this.#file, made));
   }
 
   /**
@@ -97,7 +102,7 @@ export class Viommu extends IommufdObject {
    * were done before.
    */
   invalidate<T extends 'arm-smmuv3'>(type: T, entries: readonly Invalidations[T][]): number {
-    this.alive();
+    alive(this);
     return invalidate(this.#file, this, type, entries);
   }
 
@@ -112,8 +117,15 @@ export class Vdevice extends IommufdObject {
   readonly virtId: bigint;
 
   /** @internal */
-  constructor(iommufd: Iommufd, parents: readonly Handle[], file: NativeFile, id: number, virtId: bigint) {
-    super('Vdevice', iommufd, parents, file, id);
+  constructor(
+    key: typeof OURS,
+    iommufd: Iommufd,
+    parents: readonly Handle[],
+    file: NativeFile,
+    id: number,
+    virtId: bigint,
+  ) {
+    super(key, 'Vdevice', iommufd, parents, file, id);
     this.virtId = virtId;
   }
 }
@@ -121,8 +133,8 @@ export class Vdevice extends IommufdObject {
 /** A guest's queue that hardware reads by itself. */
 export class HwQueue extends IommufdObject {
   /** @internal */
-  constructor(iommufd: Iommufd, parents: readonly Handle[], file: NativeFile, id: number) {
-    super('HwQueue', iommufd, parents, file, id);
+  constructor(key: typeof OURS, iommufd: Iommufd, parents: readonly Handle[], file: NativeFile, id: number) {
+    super(key, 'HwQueue', iommufd, parents, file, id);
   }
 }
 
@@ -155,14 +167,16 @@ export class VeventQueue extends RecordQueue<ViommuEvent> {
 
   /** @internal */
   constructor(
+    key: typeof OURS,
     iommufd: Iommufd,
     viommu: Viommu,
     file: NativeFile,
     made: { id: number; file: NativeFile },
     type: ViommuType,
   ) {
-    genuine('VeventQueue', made?.file);
-    super('VeventQueue', iommufd, [viommu], file, made.id, made.file, (records) => records.readEvents(type));
+    super(key, 'VeventQueue', iommufd, [viommu], file, made?.id, made?.file, (records) =>
+      records.readEvents(type),
+    );
     this.type = type;
   }
 }

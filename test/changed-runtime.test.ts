@@ -115,7 +115,17 @@ describe('whoever replaces the methods of built-in classes', () => {
     globalThis.restore = () => { for (let i = 0; i < undo.length; i++) undo[i](); };
   `;
 
-  for (const chosen of ['WeakMap', 'WeakSet', 'WeakRef', 'FinalizationRegistry', 'Map', 'Set', 'Promise'])
+  for (const chosen of [
+    'WeakMap',
+    'WeakSet',
+    'WeakRef',
+    'FinalizationRegistry',
+    'Map',
+    'Set',
+    'Array',
+    'iterators',
+    'Promise',
+  ])
     test(`${chosen}: gets no object of the addon, and everything comes to the same`, async () => {
       const { told, found } = await walk(`const CHOSEN = [${JSON.stringify(chosen)}];${watched}`);
       expect(found).toEqual([]);

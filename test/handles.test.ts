@@ -20,6 +20,7 @@ import {
   VfioDevice,
   Viommu,
 } from '../lib/index.ts';
+import { OURS } from '../lib/private.ts';
 import { backend, EDU, GROUP_OF_TWO, IVSHMEM, needs, openHost } from './support/backends.ts';
 import { collect, descriptors, descriptorsAtRest, descriptorsSettle, turn } from './support/collect.ts';
 import { BUFFER, Edu, startJob } from './support/edu.ts';
@@ -119,7 +120,14 @@ describe('after disposal', () => {
     ];
     // No IOMMU here makes one: it is one by its handle alone.
     objects.push(
-      new Viommu(iommufd, objects[0] as Hwpt, fileOf(iommufd), { id: 99, mmap: null }, 'arm-smmuv3') as never,
+      new Viommu(
+        OURS,
+        iommufd,
+        objects[0] as Hwpt,
+        fileOf(iommufd),
+        { id: 99, mmap: null },
+        'arm-smmuv3',
+      ) as never,
     );
     device.irq('msi').disable();
     memory[Symbol.dispose]();

@@ -11,11 +11,6 @@
 namespace vfio::binding {
 namespace {
 
-// (value) => is it a File of this addon?
-Napi::Value isFile(const Napi::CallbackInfo& info) {
-  return Napi::Boolean::New(info.Env(), File::from(info[0]) != nullptr);
-}
-
 // (makeError): the caller keeps it
 Napi::Value initialize(const Napi::CallbackInfo& info) {
   if (!info[0].IsFunction()) refuse(info.Env(), "a function", "makeError", info[0]);
@@ -34,7 +29,6 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   exports.Set("EventFd", EventFd::define(env));
   exports.Set("Watch", Watch::define(env));
   exports.Set("adopt", Napi::Function::New<HostHandle::adopt>(env, "adopt"));
-  exports.Set("isFile", Napi::Function::New<isFile>(env, "isFile"));
   exports.Set("allocateMemory", Napi::Function::New<Memory::allocate>(env, "allocateMemory"));
   exports.Set("memoryOfDescriptor", Napi::Function::New<Memory::ofDescriptor>(env, "memoryOfDescriptor"));
   exports.Set("memoryOfAddress", Napi::Function::New<Memory::ofAddress>(env, "memoryOfAddress"));

@@ -67,16 +67,11 @@ export function surface(): ReadonlyMap<string, Call> {
 
 /** Reachable from JavaScript, but no part of the API: the package's own use. None may crash. */
 export const internal: readonly string[] = [
-  'Handle.alive',
-  'Handle.children',
-  'Host.release',
-  'Iommufd.release',
   'Iommufd.differs',
   'Iommufd.keep',
   'Iommufd.bound',
   'Iommufd.usersOf',
   'Iommufd.ownDevice',
-  'AddressSpace.release',
   'AddressSpace.holds',
   'AddressSpace.mapBy',
   'AddressSpace.mapAsyncBy',
@@ -93,15 +88,6 @@ export const internal: readonly string[] = [
   'Ioas.mapLater',
   'Ioas.pinned',
   'Ioas.emptied',
-  'IommufdObject.leave',
-  'IommufdObject.release',
-  'RecordQueue.leave',
-  'RecordQueue.release',
-  'Container.release',
   'Container.joined',
   'Container.left',
-  'Group.release',
-  'VfioDevice.release',
-  'MappedRegion.release',
-  'Interrupt.release',
 ];
