@@ -70,7 +70,6 @@ const EXTENDED = 0x100;
 export class PciConfig {
   readonly #region: Region;
 
-  /** @internal */
   constructor(key: typeof OURS, region: Region) {
     ours(key, 'PciConfig');
     this.#region = region;

@@ -66,7 +66,7 @@ export class Container extends Handle implements DmaSpace {
   /** Those that have joined it, for words. */
   readonly #groups = new Set<() => IommuGroup | undefined>();
 
-  /** @internal Over `iommufd`, with its file; undefined: of its own. */
+  /** Over `iommufd`, with its file; undefined: of its own. */
   constructor(key: typeof OURS, parent: Handle, file: NativeFile, iommufd: Iommufd | undefined) {
     ours(key, 'Container');
     const calls = file.containerCalls();

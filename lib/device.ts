@@ -105,7 +105,6 @@ export class VfioDevice extends Handle {
     isAttachedTo = (device, what) => [...device.#spaces.values()].some((each) => each === what);
   }
 
-  /** @internal */
   constructor(
     key: typeof OURS,
     parent: Handle | undefined,

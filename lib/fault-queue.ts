@@ -63,7 +63,6 @@ export class FaultQueue extends RecordQueue<IoPageFault> {
   readonly #records: NativeFile;
   readonly #groups = new Map<number, Group>();
 
-  /** @internal */
   constructor(key: typeof OURS, iommufd: Iommufd, file: NativeFile, id: number, records: NativeFile) {
     super(key, 'FaultQueue', iommufd, [iommufd], file, id, records, () => this.#read());
     this.#records = records;

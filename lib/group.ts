@@ -39,7 +39,6 @@ export class Group extends Handle {
   #joined: Container | Iommufd | undefined;
   #returned: (() => void) | undefined;
 
-  /** @internal */
   constructor(
     key: typeof OURS,
     parent: Handle,

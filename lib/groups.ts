@@ -50,7 +50,6 @@ export class IommuGroup {
   readonly id: number;
   readonly #host: NativeHost;
 
-  /** @internal */
   constructor(key: typeof OURS, host: NativeHost, id: number) {
     ours(key, 'IommuGroup');
     this.#host = host;

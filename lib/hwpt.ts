@@ -131,7 +131,6 @@ export function invalidate<T extends keyof Invalidations>(
 export class Hwpt extends IommufdObject {
   readonly #file: NativeFile;
 
-  /** @internal */
   constructor(key: typeof OURS, iommufd: Iommufd, parents: readonly Handle[], file: NativeFile, id: number) {
     super(key, 'Hwpt', iommufd, parents, file, id);
     this.#file = file;

@@ -28,7 +28,6 @@ export class Ioas extends AddressSpace {
   readonly #file: NativeFile;
   readonly #id: number;
 
-  /** @internal */
   constructor(key: typeof OURS, iommufd: Iommufd, file: NativeFile, id: number) {
     ours(key, 'Ioas');
     super(key, 'Ioas', iommufd, file.ioasCalls(id), [

@@ -94,7 +94,6 @@ export class Iommufd extends Handle {
   /** The compatibility IOAS, as far as is known: kept, since requests reach it without its handle. */
   #compat: Ioas | undefined;
 
-  /** @internal */
   constructor(key: typeof OURS, parent: Handle | undefined, file: NativeFile) {
     super(key, 'Iommufd', parent, [file], (self: Iommufd) => self.#release());
     this.#file = file;

@@ -47,7 +47,6 @@ export class Irq {
     };
   }
 
-  /** @internal */
   constructor(key: typeof OURS, device: VfioDevice, index: number, info: NativeIrqInfo) {
     ours(key, 'Irq');
     this.index = index;
@@ -188,7 +187,6 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
     };
   }
 
-  /** @internal */
   constructor(key: typeof OURS, device: VfioDevice, irq: Irq, vector: number) {
     ours(key, 'Interrupt');
     // The native object holds its callback weakly while nobody waits; this object holds it for good.

@@ -65,7 +65,6 @@ export class PciDevice {
     together = PciDevice.#together;
   }
 
-  /** @internal */
   constructor(key: typeof OURS, host: NativeHost, bdf: string) {
     ours(key, 'PciDevice');
     this.#host = host;

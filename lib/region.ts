@@ -25,7 +25,6 @@ export class Region {
   readonly #device: VfioDevice;
   readonly #info: NativeRegionInfo;
 
-  /** @internal */
   constructor(key: typeof OURS, device: VfioDevice, index: number, info: NativeRegionInfo) {
     ours(key, 'Region');
     this.index = index;
@@ -159,7 +158,6 @@ export class MappedRegion extends Handle {
   readonly #length: number;
   #buffer: ArrayBuffer | undefined;
 
-  /** @internal */
   constructor(key: typeof OURS, device: VfioDevice, mapped: NativeMapped, length: number) {
     ours(key, 'MappedRegion');
     super(key, 'MappedRegion', device, [mapped], (self: MappedRegion) => self.#release());

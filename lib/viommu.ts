@@ -28,7 +28,6 @@ export class Viommu extends IommufdObject {
   readonly mmap: { readonly offset: bigint; readonly length: bigint } | null;
   readonly #file: NativeFile;
 
-  /** @internal */
   constructor(
     key: typeof OURS,
     iommufd: Iommufd,
@@ -116,7 +115,6 @@ export class Vdevice extends IommufdObject {
   /** How the guest names it. */
   readonly virtId: bigint;
 
-  /** @internal */
   constructor(
     key: typeof OURS,
     iommufd: Iommufd,
@@ -132,7 +130,6 @@ export class Vdevice extends IommufdObject {
 
 /** A guest's queue that hardware reads by itself. */
 export class HwQueue extends IommufdObject {
-  /** @internal */
   constructor(key: typeof OURS, iommufd: Iommufd, parents: readonly Handle[], file: NativeFile, id: number) {
     super(key, 'HwQueue', iommufd, parents, file, id);
   }
@@ -165,7 +162,6 @@ export class VeventQueue extends RecordQueue<ViommuEvent> {
   /** Which events it holds. */
   readonly type: ViommuType;
 
-  /** @internal */
   constructor(
     key: typeof OURS,
     iommufd: Iommufd,
