@@ -14,10 +14,17 @@ import { type DmaBuffer, type MemorySlice, type Window, windowOf } from './dma-b
 import type { DmaSpace, IovaRange, MapOptions, Mapping } from './dma-space.ts';
 import { VfioError, withWords } from './errors.ts';
 import { type MapRequest, type Words, wordsForMap } from './explain.ts';
-import { Handle } from './handle.ts';
+import { alive, Handle } from './handle.ts';
 import { IovaAllocator } from './iova-allocator.ts';
 import { warnOfKeptMemory } from './kept-memory.ts';
-import { type NativeMemory, type NativeSpace, type NativeSpaceCalls, native } from './native.ts';
+import {
+  type NativeFile,
+  type NativeMemory,
+  type NativeSpace,
+  type NativeSpaceCalls,
+  native,
+} from './native.ts';
+import { OURS, ours } from './private.ts';
 
 /** What unmaps everything: from 0 on, this many bytes. */
 export const EVERYTHING = 2n ** 64n - 1n;
@@ -66,7 +73,15 @@ export class SpaceMapping implements Mapping {
     isMapping = (value): value is SpaceMapping => #number in value;
   }
 
-  constructor(space: AddressSpace, place: U64Like, length: bigint, writable: boolean, number: number) {
+  constructor(
+    key: typeof OURS,
+    space: AddressSpace,
+    place: U64Like,
+    length: bigint,
+    writable: boolean,
+    number: number,
+  ) {
+    ours(key, 'Mapping');
     this.#space = space;
     this.#place = place;
     this.#length = length;
@@ -127,9 +142,38 @@ export function mappingIn(
   number: number,
 ): SpaceMapping {
   take(space, place, length);
-  return new SpaceMapping(space, place, length, (access & WRITE) !== 0, number);
+  return new SpaceMapping(OURS, space, place, length, (access & WRITE) !== 0, number);
 }
 
+/** The error of a call that maps, with words. */
+export function explainMap(space: AddressSpace, error: unknown, request: MapRequest): unknown {
+  return withWords(error, (failed) => mapWords(space, failed, request));
+}
+
+/** What ends a space that was forgotten. In a scope of its own: it must not keep the space. */
+function endOf(made: NativeSpace, closes: NativeFile | undefined): { dispose(): void } {
+  return {
+    dispose() {
+      made.dispose();
+      closes?.dispose();
+      warnOfKeptMemory();
+    },
+  };
+}
+
+/** By a space's own requests. Arguments go by name: what is spread goes by an iterator, which anybody may replace. */
+function wayOf(space: AddressSpace, made: NativeSpace, calls: NativeSpaceCalls): Way {
+  return {
+    calls,
+    later: async (memory, offset, size, access, iova, number) => ({
+      place: await made.mapAsync(memory, offset, size, access, iova, number),
+      space,
+    }),
+    space: () => space,
+  };
+}
+
+let mapWords: (space: AddressSpace, error: VfioError, request: MapRequest) => Words | undefined;
 let take: (space: AddressSpace, place: U64Like, length: bigint) => void;
 let endMapping: (space: AddressSpace, number: number, place: U64Like, length: bigint) => void;
 let nativeOf: (space: AddressSpace) => NativeSpace;
@@ -211,11 +255,14 @@ export function unmapBy(space: AddressSpace, way: Way, iova: U64Like, length: U6
 /** An address space, as a handle on the ledger's record of it. */
 export abstract class AddressSpace extends Handle implements DmaSpace {
   readonly #native: NativeSpace;
+  readonly #file: NativeFile;
+  readonly #request: string;
   readonly #own: Way;
   /** The free addresses, once one has been chosen here. */
   #allocator: IovaAllocator | undefined;
 
   static {
+    mapWords = (space, error, request) => space.#wordsForMap(error, request);
     take = (space, place, length) => space.#allocator?.take(BigInt(place), BigInt(place) + length - 1n);
     nativeOf = (space) => space.#native;
     mapWindow = (space, way, window, access, iova) => space.#map(way, window, access, iova);
@@ -231,21 +278,22 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     };
   }
 
-  /** `resources` are closed if the space is forgotten, after its own share. */
+  /** `file`: what it is in; `request`: the one that maps; `closes`: the file, if it ends with a forgotten space. */
   protected constructor(
+    key: typeof OURS,
     kind: string,
     parent: Handle,
     made: NativeSpace,
     calls: NativeSpaceCalls,
-    resources: readonly { dispose(): void }[],
+    file: NativeFile,
+    request: string,
+    closes?: NativeFile,
   ) {
-    super(kind, parent, [made, ...resources, { dispose: warnOfKeptMemory }]);
+    super(key, kind, parent, [endOf(made, closes)], (self: AddressSpace) => self.#release());
     this.#native = made;
-    this.#own = {
-      calls,
-      later: async (...args) => ({ place: await made.mapAsync(...args), space: this }),
-      space: () => this,
-    };
+    this.#file = file;
+    this.#request = request;
+    this.#own = wayOf(this, made, calls);
   }
 
   /** Usable ranges and the alignment in bytes that iova, length and address must have. */
@@ -256,7 +304,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
    * entry for each part that is left.
    */
   mappings(): { iova: bigint; length: bigint; writable: boolean }[] {
-    this.alive();
+    alive(this);
     return this.#native.mappings();
   }
 
@@ -271,7 +319,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
    * `reason` names the mapping, the range or the limit.
    */
   map(memory: DmaBuffer | MemorySlice, o?: MapOptions): Mapping {
-    this.alive();
+    alive(this);
     let iova: U64Like | undefined;
     let access = READ | WRITE;
     if (o !== undefined) {
@@ -287,7 +335,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
    * stays mapped, and the promise is rejected. So it is, with ECANCELED, if the range is unmapped meanwhile.
    */
   async mapAsync(memory: DmaBuffer | MemorySlice, o?: MapOptions): Promise<Mapping> {
-    this.alive();
+    alive(this);
     const { iova, read, write } = options(o, 'options');
     const access = accessOf(read, write);
     if (iova !== undefined) u64(iova, 'iova');
@@ -309,46 +357,34 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     return this.#unmap(this.#own, 0, EVERYTHING);
   }
 
-  /** The request that maps. */
-  protected mapRequest(): string {
-    return 'IOMMU_IOAS_MAP';
-  }
-
-  /** Bytes of this process that are pinned for devices. */
-  protected abstract pinned(): number;
-
-  protected release(): void {
+  #release(): void {
     this.#native.dispose();
     warnOfKeptMemory();
   }
 
-  /** The error of a call that maps, with words. */
-  protected explainMap(error: unknown, request: MapRequest): unknown {
-    return withWords(error, (failed) => this.wordsForMap(failed, request));
-  }
-
-  protected wordsForMap(error: VfioError, request: MapRequest): Words | undefined {
+  #wordsForMap(error: VfioError, request: MapRequest): Words | undefined {
     let usable: { ranges: IovaRange[]; alignment: bigint };
     let pinned: number;
     try {
       usable = this.iovaRanges();
-      pinned = this.pinned();
+      pinned = this.#file.pinned();
     } catch {
       return undefined; // the space itself is gone: the first error says so
     }
-    return wordsForMap(error, request, { ...usable, mappings: this.mappings(), pinned });
+    const { ranges, alignment } = usable;
+    return wordsForMap(error, request, { ranges, alignment, mappings: this.mappings(), pinned });
   }
 
   #map(way: Way, window: Window, access: number, iova: U64Like | undefined): SpaceMapping {
     // The caller's options may have getters, which dispose this: nothing comes between here and the call.
-    this.alive();
+    alive(this);
     const { native: pages, offset, size, length } = window;
     const number = mappingNumber();
     let place: U64Like;
     try {
       place = way.calls.map(pages, offset, size, access, iova, number);
     } catch (error) {
-      throw this.explainMap(error, { iova, size, address: BigInt(window.address) });
+      throw explainMap(this, error, { iova, size, address: BigInt(window.address) });
     }
     return mappingIn(way.space(), place, length, access, number);
   }
@@ -359,27 +395,27 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     access: number,
     iova: U64Like | undefined,
   ): Promise<SpaceMapping> {
-    this.alive();
+    alive(this);
     const { native: pages, offset, size, length } = window;
     const number = mappingNumber();
     const { place, space } = await way
       .later(pages, offset, size, access, iova, number)
       .catch((error: unknown) => {
-        this.alive(); // what was disposed meanwhile says so
-        throw this.explainMap(error, { iova, size, address: BigInt(window.address) });
+        alive(this); // what was disposed meanwhile says so
+        throw explainMap(this, error, { iova, size, address: BigInt(window.address) });
       });
-    space.alive();
+    alive(space);
     if (!space.#native.holds(number, place, length))
       throw new VfioError(constants.errno.ECANCELED, {
         syscall: 'ioctl',
-        request: this.mapRequest(),
+        request: this.#request,
         reason: `${range(BigInt(place), length)} was unmapped while it was being mapped`,
       });
     return mappingIn(space, place, length, access, number);
   }
 
   #unmap(way: Way, iova: U64Like, length: U64Like): bigint {
-    this.alive();
+    alive(this);
     let bytes: U64Like;
     try {
       bytes = way.calls.unmap(iova, length);
@@ -400,7 +436,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
 
   /** Takes the best free place for this memory. `fresh`: by what the kernel has just said. */
   #place(window: Window, usable: Usable): Place {
-    this.alive();
+    alive(this);
     const { address, size, length } = window;
     const fresh = this.#allocator === undefined;
     const allocator = this.#allocator ?? this.#free(usable());
@@ -411,7 +447,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     if (!fresh) return this.#place(window, usable);
     throw new VfioError(constants.errno.ENOSPC, {
       syscall: 'ioctl',
-      request: this.mapRequest(),
+      request: this.#request,
       reason: `no free range of 0x${size.toString(16)} bytes, aligned as the memory is, among ${allocator.free.map(({ start, last }) => range(start, last - start + 1n)).join(', ')}`,
     });
   }

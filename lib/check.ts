@@ -1,7 +1,8 @@
 /** Checks on what a caller passed, of one form: Expected X for Y but received Z. (The addon has the same for what
  * goes straight to it: native/binding/arguments.cc.) */
 import { inspect } from 'node:util';
-import { Handle } from './handle.ts';
+import { Handle, made } from './handle.ts';
+import { ownOf } from './own.ts';
 
 /** A 64-bit quantity going in: a bigint, or a number up to 2^53-1. */
 export type U64Like = bigint | number;
@@ -13,13 +14,26 @@ export function refusal(expected: string, name: string, received: unknown): Type
   const type = typeof received;
   const shown =
     type === 'object' || type === 'function' || type === 'undefined'
-      ? inspect(received, { depth: 0, breakLength: Number.POSITIVE_INFINITY }).slice(0, 80)
+      ? object(received, expected)
       : `${inspect(received).slice(0, 80)} of type ${type}`;
   const range = type === 'number' || type === 'bigint';
   const error = new (range ? RangeError : TypeError)(
     `Expected ${expected} for ${name} but received ${shown}`,
   );
   return Object.assign(error, { code: range ? 'ERR_OUT_OF_RANGE' : 'ERR_INVALID_ARG_TYPE' });
+}
+
+/** An object in words; one of a class that would be right comes of another copy of this package, or is forged. */
+function object(received: unknown, expected: string): string {
+  const shown = inspect(received, {
+    depth: 0,
+    breakLength: Number.POSITIVE_INFINITY,
+    customInspect: false,
+  }).slice(0, 80);
+  const kind = /^\w+/.exec(shown)?.[0] ?? '';
+  return expected.split(' ').includes(kind)
+    ? `${shown}, which another copy of this package made, or none`
+    : shown;
 }
 
 export function u64(value: unknown, name: string): bigint {
@@ -49,11 +63,21 @@ export function oneOf<T extends string>(value: unknown, name: string, allowed: r
   throw refusal(allowed.map((each) => `'${each}'`).join(' or '), name, value);
 }
 
-/** An options object: undefined is empty, anything but a plain object is refused. */
+/**
+ * The own properties of an options object, each read once; undefined is empty. Anything but a plain object is refused: an
+ * instance of a class may have its options as accessors, where they would not be found.
+ */
 export function options<T extends object>(value: T | undefined, name: string): Partial<T> {
-  if (value === undefined) return {};
-  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value;
-  throw refusal('an object', name, value);
+  if (value === undefined) return ownOf({});
+  if (isPlain(value)) return ownOf(value);
+  throw refusal('a plain object', name, value);
+}
+
+/** Made by a literal or without a prototype, in whichever realm. */
+function isPlain(value: unknown): value is object {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return false;
+  const prototype: unknown = Object.getPrototypeOf(value);
+  return prototype === Object.prototype || prototype === null || Object.getPrototypeOf(prototype) === null;
 }
 
 /** The same, with no other properties than these: a misspelt option would else do nothing. */
@@ -80,7 +104,7 @@ export function instance<T extends object>(
   of: abstract new (...args: never[]) => T,
   name: string,
 ): T {
-  if (value instanceof of && (!(value instanceof Handle) || Handle.made(value))) return value;
+  if (value instanceof of && (!(value instanceof Handle) || made(value))) return value;
   throw refusal(`${/^[AEIOU]/.test(of.name) ? 'an' : 'a'} ${of.name}`, name, value);
 }
 

@@ -1,5 +1,6 @@
 /** Typed access to a device's PCI config space, as VFIO shows it: some bits are the device's, some are virtualised. */
 import { refusal } from './check.ts';
+import { type OURS, ours } from './private.ts';
 import type { Region } from './region.ts';
 
 /** An entry of the capability list. */
@@ -69,8 +70,8 @@ const EXTENDED = 0x100;
 export class PciConfig {
   readonly #region: Region;
 
-  /** @internal */
-  constructor(region: Region) {
+  constructor(key: typeof OURS, region: Region) {
+    ours(key, 'PciConfig');
     this.#region = region;
   }
 

@@ -22,9 +22,10 @@ import type { DmaSpace, IovaRange, MapOptions, Mapping } from './dma-space.ts';
 import { explained, VfioError, withWords } from './errors.ts';
 import { type Words, wordsForContainer, wordsForSetIommu } from './explain.ts';
 import type { IommuGroup } from './groups.ts';
-import { disposedError, genuine, Handle, keepFile } from './handle.ts';
-import type { Iommufd } from './iommufd.ts';
-import type { NativeFile } from './native.ts';
+import { alive, disposedError, Handle, keepFile } from './handle.ts';
+import { type Iommufd, ioasOf } from './iommufd.ts';
+import type { NativeContainerCalls, NativeFile } from './native.ts';
+import { OURS, ours } from './private.ts';
 import { Type1Space } from './type1-space.ts';
 
 const extensions = [
@@ -58,6 +59,34 @@ export interface ContainerInfo {
   readonly migration: { readonly pageSizes: bigint; readonly maxDirtyBitmapSize: bigint } | null;
 }
 
+/** By a container's requests, which work on its own space or on the iommufd's compatibility IOAS of the moment. */
+function wayOf(
+  file: NativeFile,
+  calls: NativeContainerCalls,
+  own: Type1Space | undefined,
+  iommufd: Iommufd | undefined,
+): Way {
+  const spaceOf = (ioas: number): AddressSpace => {
+    if (own) return own;
+    if (iommufd === undefined || iommufd.disposed) throw disposedError('Iommufd');
+    return ioasOf(iommufd, ioas);
+  };
+  return {
+    calls,
+    later: async (memory, offset, size, access, iova, number) => {
+      const alone = own !== undefined;
+      const made = await file.containerMapAsync(alone, memory, offset, size, access, iova, number);
+      return { place: made.iova, space: spaceOf(made.ioas) };
+    },
+    space: () => spaceOf(calls.which()),
+  };
+}
+
+/** A group has joined: what sysfs knows of it. */
+export let joinedBy: (container: Container, group: () => IommuGroup | undefined) => void;
+/** A group has left: the last one takes the IOMMU with it, and all that was mapped. */
+export let leftBy: (container: Container, group: () => IommuGroup | undefined) => void;
+
 /**
  * A container: /dev/vfio/vfio (Linux 3.6), or the same requests on an iommufd (Linux 6.2). Addresses and lengths are
  * bytes, multiples of the smallest page. One of its own takes requests once a group has joined it ({@link
@@ -74,29 +103,31 @@ export class Container extends Handle implements DmaSpace {
   /** Those that have joined it, for words. */
   readonly #groups = new Set<() => IommuGroup | undefined>();
 
-  /** @internal Over `iommufd`, with its file; undefined: of its own. */
-  constructor(parent: Handle, file: NativeFile, iommufd: Iommufd | undefined) {
-    genuine('Container', file);
-    const own = iommufd === undefined;
-    const calls = file.containerCalls(own);
-    super('Container', parent, []); // the file is closed by the iommufd or, forgotten, with the space
+  static {
+    joinedBy = (container, group) => void container.#groups.add(group);
+    leftBy = (container, group) => {
+      container.#groups.delete(group);
+      if (container.#own === undefined || container.disposed) return;
+      if (container.#file.containerLost()) container.#iommuType = null;
+    };
+  }
+
+  /** Over `iommufd`, with its file; undefined: of its own. */
+  constructor(key: typeof OURS, parent: Handle, file: NativeFile, iommufd: Iommufd | undefined) {
+    ours(key, 'Container');
+    const calls = file.containerCalls(iommufd === undefined);
+    // The file is closed by the iommufd or, forgotten, with the space.
+    super(key, 'Container', parent, [], (self: Container) => self.#release());
     this.#iommufd = iommufd;
     this.#file = file;
-    this.#own = own ? new Type1Space(this, file, calls) : undefined;
-    this.#way = {
-      calls,
-      later: async (...args) => {
-        const { iova, ioas } = await file.containerMapAsync(own, ...args);
-        return { place: iova, space: this.#own ?? this.#ioas(ioas) };
-      },
-      space: () => this.#own ?? this.#ioas(calls.which()),
-    };
+    this.#own = iommufd ? undefined : new Type1Space(OURS, this, file, calls);
+    this.#way = wayOf(file, calls, this.#own, iommufd);
     keepFile(this, 'Container', file);
   }
 
   /** The file descriptor: its own, or the iommufd's. Belongs to this object: don't close it. */
   get fd(): number {
-    this.alive();
+    alive(this);
     return this.#file.fd;
   }
 
@@ -107,13 +138,13 @@ export class Container extends Handle implements DmaSpace {
 
   /** VFIO_GET_API_VERSION: 0. */
   get apiVersion(): number {
-    this.alive();
+    alive(this);
     return this.#file.containerApiVersion();
   }
 
   /** What {@link setIommu} was last given; null: nothing yet, or the last group has left. */
   get iommuType(): ContainerIommu | null {
-    this.alive();
+    alive(this);
     return this.#iommuType;
   }
 
@@ -123,7 +154,7 @@ export class Container extends Handle implements DmaSpace {
    * @throws {VfioError} ENODEV 'dma-cc' on an iommufd without a compatibility IOAS.
    */
   supports(extension: ContainerExtension): boolean {
-    this.alive();
+    alive(this);
     const name = oneOf(extension, 'extension', extensions);
     return this.#asked(() => this.#file.containerCheckExtension(name));
   }
@@ -141,7 +172,7 @@ export class Container extends Handle implements DmaSpace {
    * table and a mapping there; EADDRINUSE 'type1' with a mapping that is not page aligned.
    */
   setIommu(type: ContainerIommu): void {
-    this.alive();
+    alive(this);
     const name = oneOf(type, 'type', ['type1', 'type1v2', 'noiommu']);
     explained(
       () => this.#file.containerSetIommu(name),
@@ -162,7 +193,7 @@ export class Container extends Handle implements DmaSpace {
    * @throws {VfioError} EINVAL no IOMMU is set; ENOTTY 'noiommu'; ENODEV no compatibility IOAS.
    */
   info(): ContainerInfo {
-    this.alive();
+    alive(this);
     return this.#asked(() => this.#file.containerInfo());
   }
 
@@ -191,7 +222,7 @@ export class Container extends Handle implements DmaSpace {
    * ENOTTY 'noiommu'; ENODEV no compatibility IOAS.
    */
   map(memory: DmaBuffer | MemorySlice, o?: MapOptions): Mapping {
-    this.alive();
+    alive(this);
     const wanted = this.#wanted(o);
     const space = this.#space();
     return this.#asked(() => mapBy(space, this.#way, memory, wanted, () => this.iovaRanges()));
@@ -199,7 +230,7 @@ export class Container extends Handle implements DmaSpace {
 
   /** The same, off the event loop. */
   async mapAsync(memory: DmaBuffer | MemorySlice, o?: MapOptions): Promise<Mapping> {
-    this.alive();
+    alive(this);
     const wanted = this.#wanted(o);
     const space = this.#space();
     try {
@@ -222,7 +253,7 @@ export class Container extends Handle implements DmaSpace {
    * no IOMMU is set; ENODEV no compatibility IOAS.
    */
   unmap(iova: U64Like, length: U64Like): bigint {
-    this.alive();
+    alive(this);
     const from = u64(iova, 'iova');
     const bytes = u64(length, 'length');
     return this.#asked(() => unmapBy(this.#space(), this.#way, from, bytes));
@@ -230,7 +261,7 @@ export class Container extends Handle implements DmaSpace {
 
   /** VFIO_IOMMU_UNMAP_DMA of everything (Linux 5.12): returns how many bytes that were. */
   unmapAll(): bigint {
-    this.alive();
+    alive(this);
     return this.#asked(() => unmapBy(this.#space(), this.#way, 0n, EVERYTHING));
   }
 
@@ -242,13 +273,13 @@ export class Container extends Handle implements DmaSpace {
    * Hwpt.setDirtyTracking}; EINVAL no IOMMU is set; ENOMEM.
    */
   startDirtyTracking(): void {
-    this.alive();
+    alive(this);
     this.#asked(() => this.#file.containerDirtyTracking(true));
   }
 
   /** Ends it. It was off: nothing. @throws {VfioError} as {@link startDirtyTracking}. */
   stopDirtyTracking(): void {
-    this.alive();
+    alive(this);
     this.#asked(() => this.#file.containerDirtyTracking(false));
   }
 
@@ -262,13 +293,13 @@ export class Container extends Handle implements DmaSpace {
    * two, or there would be more than 2^31 bits.
    */
   dirtyBitmap(iova: U64Like, length: U64Like, o: { pageSize: U64Like; unmap?: boolean }): Uint8Array {
-    this.alive();
+    alive(this);
     const { pageSize, unmap } = options(o, 'options');
     const from = u64(iova, 'iova');
     const bytes = u64(length, 'length');
     const size = u64(pageSize, 'pageSize');
     const unmaps = flag(unmap, 'unmap', false);
-    this.alive();
+    alive(this);
     return this.#asked(() => {
       if (!unmaps) return this.#file.containerDirtyBitmap(from, bytes, size);
       let bitmap: Uint8Array = new Uint8Array();
@@ -295,7 +326,7 @@ export class Container extends Handle implements DmaSpace {
    * iommufd, always.
    */
   invalidateVaddr(iova: U64Like, length: U64Like): bigint {
-    this.alive();
+    alive(this);
     const from = u64(iova, 'iova');
     const bytes = u64(length, 'length');
     return this.#asked(() => this.#file.containerInvalidateVaddr(from, bytes));
@@ -313,7 +344,7 @@ export class Container extends Handle implements DmaSpace {
    * @throws {VfioError} EINVAL the mapping was not invalidated, or the sizes differ; ENOENT it is gone; ENOMEM.
    */
   updateVaddr(mapping: Mapping, memory: DmaBuffer | MemorySlice): void {
-    this.alive();
+    alive(this);
     const space = this.#space();
     const parts = mappingParts(mapping);
     if (parts === undefined || parts.space !== space)
@@ -332,25 +363,12 @@ export class Container extends Handle implements DmaSpace {
     );
   }
 
-  /** @internal A group has joined: what sysfs knows of it. */
-  joined(group: () => IommuGroup | undefined): void {
-    this.#groups.add(group);
-  }
-
-  /** @internal A group has left: the last one takes the IOMMU with it, and all that was mapped. */
-  left(group: () => IommuGroup | undefined): void {
-    this.#groups.delete(group);
-    if (this.#own === undefined || this.disposed) return;
-    if (this.#file.containerLost()) this.#iommuType = null;
-  }
-
-  protected release(): void {
+  #release(): void {
     // An iommufd closes its own file, and the mappings are its Ioas's.
     if (this.#own) this.#file.dispose();
   }
 
   #wanted(o: MapOptions | undefined): MapOptions {
-    if (o === undefined) return {};
     const { iova, read, write } = known(o, 'options', ['iova', 'read', 'write']);
     return {
       iova: iova === undefined ? undefined : u64(iova, 'iova'),
@@ -361,7 +379,7 @@ export class Container extends Handle implements DmaSpace {
 
   /** The address space that the requests work on. */
   #space(): AddressSpace {
-    this.alive();
+    alive(this);
     const space = this.#own ?? this.#iommufd?.vfioCompatIoas;
     if (space) return space;
     // The kernel's own answer.
@@ -369,12 +387,6 @@ export class Container extends Handle implements DmaSpace {
       this.#file.containerInfo();
       throw new VfioError(constants.errno.ENODEV, { syscall: 'ioctl', request: 'VFIO_IOMMU_GET_INFO' });
     });
-  }
-
-  /** The handle of an IOAS of the iommufd. */
-  #ioas(id: number): AddressSpace {
-    if (this.#iommufd === undefined || this.#iommufd.disposed) throw disposedError('Iommufd');
-    return this.#iommufd.ioasOf(id);
   }
 
   #asked<T>(call: () => T): T {

@@ -17,13 +17,15 @@ import {
   wordsForToken,
 } from './explain.ts';
 import { Group } from './group.ts';
-import { fileOf, Handle, keepFile } from './handle.ts';
+import { alive, fileOf, Handle, keepFile, made } from './handle.ts';
 import { holdDevice } from './holds.ts';
 import { Hwpt } from './hwpt.ts';
 import { Ioas } from './ioas.ts';
-import { Iommufd } from './iommufd.ts';
+import { boundTo, differs, Iommufd } from './iommufd.ts';
 import { Irq } from './irq.ts';
 import { type NativeFile, native } from './native.ts';
+import { ownOf } from './own.ts';
+import { OURS, ours } from './private.ts';
 import { Region } from './region.ts';
 
 const regionNames = ['bar0', 'bar1', 'bar2', 'bar3', 'bar4', 'bar5', 'rom', 'config', 'vga'] as const;
@@ -82,6 +84,9 @@ export interface DeviceContext {
   readonly space?: Ioas | null;
 }
 
+/** Was the device attached to this, and not detached since? */
+export let isAttachedTo: (device: VfioDevice, what: Handle) => boolean;
+
 /** A device in the hands of this program (VFIO character device, Linux 6.6; by its group, Linux 3.6). */
 export class VfioDevice extends Handle {
   readonly #file: NativeFile;
@@ -98,14 +103,24 @@ export class VfioDevice extends Handle {
   #info: DeviceInfo | undefined;
   #config: PciConfig | undefined;
 
-  /** @internal */
-  constructor(parent: Handle | undefined, file: NativeFile, bdf: string | null, context?: DeviceContext) {
+  static {
+    isAttachedTo = (device, what) => [...device.#spaces.values()].some((each) => each === what);
+  }
+
+  constructor(
+    key: typeof OURS,
+    parent: Handle | undefined,
+    file: NativeFile,
+    bdf: string | null,
+    context?: DeviceContext,
+  ) {
+    ours(key, 'VfioDevice');
     const kind = bdf === null ? 'VfioDevice' : `VfioDevice ${bdf}`;
-    super(kind, parent, [file]);
+    super(key, kind, parent, [file], (self: VfioDevice) => self.#release());
     this.#file = file;
     keepFile(this, kind, file);
     this.#bdf = bdf;
-    this.#context = context;
+    this.#context = context && ownOf(context);
     this.#letGo = holdDevice(this, bdf, parent instanceof Group ? parent : undefined);
   }
 
@@ -116,12 +131,12 @@ export class VfioDevice extends Handle {
    * @throws {VfioError} EBADF no such descriptor. @throws {TypeError} ERR_INVALID_FD_TYPE it leads to another kind of file.
    */
   static fromFd(fd: number): VfioDevice {
-    return new VfioDevice(undefined, native.adopt(fd, 'device'), null);
+    return new VfioDevice(OURS, undefined, native.adopt(fd, 'device'), null);
   }
 
   /** The file descriptor. Belongs to this object: don't close it. */
   get fd(): number {
-    this.alive();
+    alive(this);
     return this.#file.fd;
   }
 
@@ -142,7 +157,7 @@ export class VfioDevice extends Handle {
 
   /** What it is and has. @throws {VfioError} EINVAL it is not bound. */
   get info(): DeviceInfo {
-    this.alive();
+    alive(this);
     this.#info ??= this.#file.deviceInfo();
     return this.#info;
   }
@@ -159,7 +174,7 @@ export class VfioDevice extends Handle {
    * 6.17; EACCES the token is wrong or missing. `reason` says which.
    */
   bind(iommufd: Iommufd, o?: { token?: string }): void {
-    this.alive();
+    alive(this);
     const { token } = options(o, 'options');
     const file = fileOf(instance(iommufd, Iommufd, 'iommufd'));
     try {
@@ -173,7 +188,7 @@ export class VfioDevice extends Handle {
       );
     }
     this.#iommufd = iommufd;
-    iommufd.bound(this);
+    boundTo(iommufd, this);
     this.#closed = this.#context?.bound?.();
   }
 
@@ -187,14 +202,14 @@ export class VfioDevice extends Handle {
    * ENOMEM memory can't be pinned; EOPNOTSUPP PASID.
    */
   attach(to: Ioas | Hwpt, o?: { pasid?: number }): number {
-    this.alive();
+    alive(this);
     const { pasid } = options(o, 'options');
     if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
-    if (!(to instanceof Ioas || to instanceof Hwpt) || !Handle.made(to))
+    if (!(to instanceof Ioas || to instanceof Hwpt) || !made(to))
       throw refusal('an Ioas or a Hwpt', 'to', to);
     const { id } = to;
     // The kernel would take the id for that of an object of the device's own iommufd.
-    if (this.#iommufd?.differs(to.iommufd))
+    if (this.#iommufd && differs(this.#iommufd, to.iommufd))
       throw refusal('an Ioas or a Hwpt of the iommufd that the device is bound to', 'to', to);
     try {
       const table = this.#file.attach(id, pasid);
@@ -217,7 +232,7 @@ export class VfioDevice extends Handle {
    * @throws {VfioError} EINVAL the device is not bound, or the kernel knows no PASID.
    */
   detach(o?: { pasid?: number }): void {
-    this.alive();
+    alive(this);
     const { pasid } = options(o, 'options');
     if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
     try {
@@ -238,7 +253,7 @@ export class VfioDevice extends Handle {
    * @throws {VfioError} ENOTTY the device is no SR-IOV physical function; EINVAL it is not bound.
    */
   setVfToken(token: string): void {
-    this.alive();
+    alive(this);
     try {
       this.#file.setVfToken(token);
     } catch (error) {
@@ -250,18 +265,13 @@ export class VfioDevice extends Handle {
     }
   }
 
-  /** @internal Was it attached to this, and not detached since? */
-  isAttachedTo(what: Handle): boolean {
-    return [...this.#spaces.values()].some((each) => each === what);
-  }
-
   /** A region by index or name. @throws {VfioError} EINVAL no such index. */
   region(which: number | RegionName): Region {
-    this.alive();
+    alive(this);
     const index = indexOf(which, regionNames, 'region');
     let region = this.#regions.get(index);
     if (!region) {
-      region = new Region(this, index, this.#file.regionInfo(index));
+      region = new Region(OURS, this, index, this.#file.regionInfo(index));
       this.#regions.set(index, region);
     }
     return region;
@@ -269,18 +279,18 @@ export class VfioDevice extends Handle {
 
   /** Config space. */
   get config(): PciConfig {
-    this.alive();
-    this.#config ??= new PciConfig(this.region('config'));
+    alive(this);
+    this.#config ??= new PciConfig(OURS, this.region('config'));
     return this.#config;
   }
 
   /** A kind of interrupt by index or name. @throws {VfioError} EINVAL no such index. */
   irq(which: number | IrqName): Irq {
-    this.alive();
+    alive(this);
     const index = indexOf(which, irqNames, 'irq');
     let irq = this.#irqs.get(index);
     if (!irq) {
-      irq = new Irq(this, index, this.#file.irqInfo(index));
+      irq = new Irq(OURS, this, index, this.#file.irqInfo(index));
       this.#irqs.set(index, irq);
     }
     return irq;
@@ -292,7 +302,7 @@ export class VfioDevice extends Handle {
    * @throws {VfioError} EINVAL it has no reset; EAGAIN another reset is going on.
    */
   async reset(): Promise<void> {
-    this.alive();
+    alive(this);
     try {
       await this.#file.reset();
     } catch (error) {
@@ -312,7 +322,7 @@ export class VfioDevice extends Handle {
    * EAGAIN the bus changes at the moment; EINVAL the device is not bound.
    */
   hotResetInfo(): HotResetFunction[] {
-    this.alive();
+    alive(this);
     let answer: ReturnType<NativeFile['hotResetInfo']>;
     try {
       answer = this.#file.hotResetInfo();
@@ -341,12 +351,13 @@ export class VfioDevice extends Handle {
    * another reset is going on.
    */
   async hotReset(o?: { groups?: readonly Group[] }): Promise<void> {
-    this.alive();
+    alive(this);
     const { groups } = known(o, 'options', ['groups']);
     const byGroups = this.#context?.groups !== undefined || groups !== undefined;
     const given = groups === undefined ? this.#groupsOfReset() : array(groups, 'groups');
-    const files = given.map((each, i) => fileOf(instance(each, Group, `groups[${i}]`)));
-    this.alive();
+    const files: NativeFile[] = [];
+    for (let i = 0; i < given.length; i++) files[i] = fileOf(instance(given[i], Group, `groups[${i}]`));
+    alive(this);
     try {
       await this.#file.hotReset(files);
     } catch (error) {
@@ -354,7 +365,7 @@ export class VfioDevice extends Handle {
     }
   }
 
-  protected release(): void {
+  #release(): void {
     this.#closed?.();
     this.#letGo();
     this.#file.dispose();

@@ -8,6 +8,7 @@
 import { integer, oneOf, options, refusal, type U64Like } from './check.ts';
 import { disposedError } from './handle.ts';
 import { type NativeMemory, native } from './native.ts';
+import { OURS, ours, remembered } from './private.ts';
 
 /** Part of a {@link DmaBuffer}: what can be mapped besides a whole one. */
 export interface MemorySlice {
@@ -37,11 +38,11 @@ export interface Window {
   readonly length: bigint;
 }
 
-const windows = new WeakMap<object, Window>();
+const windows = remembered<Window>();
 
 /** The window that `memory` is, for mapping. */
 export function windowOf(memory: DmaBuffer | MemorySlice): Window {
-  const window = windows.get(memory);
+  const window = typeof memory === 'object' && memory !== null ? windows.get(memory) : undefined;
   if (window === undefined) throw refusal('a DmaBuffer or a slice of one', 'memory', memory);
   if (window.pages.disposed) throw disposedError('DmaBuffer');
   return window;
@@ -61,7 +62,8 @@ export class DmaBuffer implements Disposable {
   readonly #size: number;
   #buffer: ArrayBuffer | undefined;
 
-  private constructor(memory: NativeMemory) {
+  private constructor(key: typeof OURS, memory: NativeMemory) {
+    ours(key, 'DmaBuffer');
     this.#pages = { native: memory, disposed: false };
     this.#address = memory.address;
     this.#size = memory.size;
@@ -89,7 +91,7 @@ export class DmaBuffer implements Disposable {
     const { hugePages = false, numaNode } = options(o, 'options');
     const shift = hugePages === false ? 0 : pageShifts[oneOf(hugePages, 'hugePages', ['2M', '1G'])];
     const node = numaNode === undefined ? undefined : integer(numaNode, 'numaNode', 0, 1023);
-    return new DmaBuffer(native.allocateMemory(size, shift, node));
+    return new DmaBuffer(OURS, native.allocateMemory(size, shift, node));
   }
 
   /**
@@ -103,7 +105,7 @@ export class DmaBuffer implements Disposable {
   static fromFd(fd: number, o: { offset?: U64Like; length: U64Like }): DmaBuffer {
     const { offset = 0, length } = options(o, 'options');
     if (length === undefined) throw refusal('a length in bytes', 'length', length);
-    return new DmaBuffer(native.memoryOfDescriptor(fd, offset, length));
+    return new DmaBuffer(OURS, native.memoryOfDescriptor(fd, offset, length));
   }
 
   /**
@@ -111,7 +113,7 @@ export class DmaBuffer implements Disposable {
    * until no device can reach it; there are no views of it.
    */
   static unsafeFromAddress(address: U64Like, length: U64Like): DmaBuffer {
-    return new DmaBuffer(native.memoryOfAddress(address, length));
+    return new DmaBuffer(OURS, native.memoryOfAddress(address, length));
   }
 
   /** Virtual address of the first byte. */

@@ -3,6 +3,7 @@
  * Node's codes; a use after disposal has the code ERR_VFIO_DISPOSED.
  */
 import { constants } from 'node:os';
+import { own, ownOf } from './own.ts';
 
 // Where two names share a number, the one that kernel documentation uses comes last and wins.
 const names = new Map<number, string>([
@@ -80,7 +81,14 @@ export class VfioError extends Error {
   /** How many entries were handled before the one that failed (IOMMU_HWPT_INVALIDATE). */
   declare readonly handled?: number;
 
-  constructor(errno: number, details: VfioErrorDetails) {
+  static {
+    // What an error does not have is undefined, whatever Object.prototype has.
+    for (const name of ['request', 'path', 'reason', 'hint', 'handled'])
+      Object.defineProperty(VfioError.prototype, name, { value: undefined, writable: true });
+  }
+
+  constructor(errno: number, given: VfioErrorDetails) {
+    const details = ownOf(given);
     const number = Math.abs(errno);
     const code = names.get(number) ?? `E${number}`;
     const what = [details.syscall, details.request, details.path && `'${details.path}'`]
@@ -150,11 +158,23 @@ export function withWords(
     ...definedIn(error),
     ...words,
   });
-  better.stack = `${better.name}: ${better.message}\n${error.stack?.split('\n').slice(1).join('\n') ?? ''}`;
+  const stack = stackOf(error);
+  if (stack !== undefined)
+    better.stack = `${better.name}: ${better.message}\n${stack.split('\n').slice(1).join('\n')}`;
   return better;
 }
 
+/** The stack of an error, if it is what it is by default: a program's Error.prepareStackTrace may return anything, or throw. */
+export function stackOf(error: Error): string | undefined {
+  try {
+    const stack: unknown = error.stack;
+    return typeof stack === 'string' ? stack : undefined;
+  } catch {
+    return undefined; // the program's own error, which is none of the call that is under way
+  }
+}
+
 function definedIn(error: VfioError): VfioErrorDetails {
-  const { syscall, request, path, handled, cause } = error;
-  return { syscall, request, path, handled, cause };
+  const { syscall, request, path, handled } = error;
+  return { syscall, request, path, handled, cause: own(error, 'cause') };
 }

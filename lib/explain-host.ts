@@ -14,6 +14,7 @@ import type { NativeHost } from './native.ts';
 
 import { describeOwnership, groupNode, openersOf } from './nodes.ts';
 import { hostOf, PciDevice } from './pci.ts';
+import { OURS } from './private.ts';
 
 /** A driver could not be bound or unbound. */
 export function wordsForBind(error: VfioError, device: PciDevice): Words {
@@ -94,7 +95,7 @@ export function wordsForNumVfs(error: VfioError, device: PciDevice): Words {
     case 'EBUSY':
     case 'ETIMEDOUT': {
       const open = device.virtualFunctions.filter(
-        (vf) => usersOf(new PciDevice(hostOf(device), vf)).length > 0,
+        (vf) => usersOf(new PciDevice(OURS, hostOf(device), vf)).length > 0,
       );
       if (open.length > 0)
         return {

@@ -8,9 +8,11 @@
  */
 import { oneOf, refusal } from './check.ts';
 import { explained } from './errors.ts';
-import { genuine } from './handle.ts';
+import { alive } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
 import type { NativeFile, NativeObject } from './native.ts';
+import { own } from './own.ts';
+import type { OURS } from './private.ts';
 import { RecordQueue } from './record-queue.ts';
 
 /** A page fault of a device. */
@@ -61,10 +63,8 @@ export class FaultQueue extends RecordQueue<IoPageFault> {
   readonly #records: NativeFile;
   readonly #groups = new Map<number, Group>();
 
-  /** @internal */
-  constructor(iommufd: Iommufd, object: NativeObject, records: NativeFile) {
-    genuine('FaultQueue', records);
-    super('FaultQueue', iommufd, [iommufd], object, records);
+  constructor(key: typeof OURS, iommufd: Iommufd, object: NativeObject, records: NativeFile) {
+    super(key, 'FaultQueue', iommufd, [iommufd], object, records, () => this.#read());
     this.#records = records;
   }
 
@@ -75,7 +75,7 @@ export class FaultQueue extends RecordQueue<IoPageFault> {
    * @throws {VfioError} EINVAL the kernel does not know the group any more (its device was detached), or the code.
    */
   respond(fault: IoPageFault, code: FaultResponse): void {
-    this.alive();
+    alive(this);
     oneOf(code, 'code', codes);
     const group = this.#groupOf(fault);
     if (!group.open.has(fault)) throw refusal('a fault of this queue that has no answer yet', 'fault', fault);
@@ -92,13 +92,13 @@ export class FaultQueue extends RecordQueue<IoPageFault> {
    * @throws {VfioError} EINVAL the kernel does not know the group any more (its device was detached), or the code.
    */
   respondGroup(fault: { readonly cookie: number }, code: FaultResponse): void {
-    this.alive();
+    alive(this);
     oneOf(code, 'code', codes);
     this.#answer(this.#groupOf(fault), code);
   }
 
-  protected override read(file: NativeFile): IoPageFault[] {
-    const faults = file.readFaults();
+  #read(): IoPageFault[] {
+    const faults = this.#records.readFaults();
     // A read gives whole groups. A cookie that is known already was answered by the kernel itself, and used again.
     for (const { cookie } of faults) this.#groups.delete(cookie);
     for (const fault of faults) {
@@ -111,7 +111,8 @@ export class FaultQueue extends RecordQueue<IoPageFault> {
   }
 
   #groupOf(fault: { readonly cookie: number }): Group {
-    const group = typeof fault === 'object' && fault !== null ? this.#groups.get(fault.cookie) : undefined;
+    const cookie = typeof fault === 'object' && fault !== null ? own(fault, 'cookie') : undefined;
+    const group = cookie === undefined ? undefined : this.#groups.get(cookie);
     if (group === undefined) throw refusal('a fault of this queue that has no answer yet', 'fault', fault);
     return group;
   }

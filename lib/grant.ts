@@ -5,6 +5,7 @@ import { IommuGroup } from './groups.ts';
 import { lastingLockLimit } from './memlock.ts';
 import type { NativeHost } from './native.ts';
 import type { PciDevice } from './pci.ts';
+import { OURS } from './private.ts';
 
 /** Reading or writing, for a node's group. */
 const GROUP_ACCESS = 0o060;
@@ -30,7 +31,7 @@ export function grant(host: NativeHost, device: PciDevice, uid: number, name: st
     new VfioError(1, { syscall: 'chown', path: `/sys/bus/pci/devices/${device.bdf}`, reason, hint });
   const number = device.group;
   if (number === null) throw refused(`${device.bdf} is in no IOMMU group`, `Run: vfio explain ${device.bdf}`);
-  const group = new IommuGroup(host, number);
+  const group = new IommuGroup(OURS, host, number);
   if (group.noIommu)
     throw refused(
       `group ${number} has no IOMMU: its node is of no use without CAP_SYS_RAWIO, which no permission gives`,

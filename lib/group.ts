@@ -5,15 +5,16 @@
  * that, and its devices before it: the kernel keeps the group in its container until the last of them is closed.
  */
 import { deviceName, known, refusal, text, UUID } from './check.ts';
-import { Container } from './container.ts';
+import { Container, joinedBy, leftBy } from './container.ts';
 import { type DeviceContext, VfioDevice } from './device.ts';
 import { explained } from './errors.ts';
 import { wordsForGroupDevice, wordsForSetContainer } from './explain.ts';
 import type { IommuGroup } from './groups.ts';
-import { fileOf, Handle, keepFile } from './handle.ts';
+import { alive, fileOf, Handle, join, keepFile, made, part } from './handle.ts';
 import { holdGroup } from './holds.ts';
 import { Iommufd } from './iommufd.ts';
 import type { NativeFile } from './native.ts';
+import { OURS, ours } from './private.ts';
 
 /** What the host knows of a group that was opened through it. */
 export interface GroupContext {
@@ -40,9 +41,16 @@ export class Group extends Handle {
   #returned: (() => void) | undefined;
   readonly #letGo: () => void;
 
-  /** @internal */
-  constructor(parent: Handle, file: NativeFile, id: number, noIommu: boolean, context: GroupContext) {
-    super(`Group ${id}`, parent, [file]);
+  constructor(
+    key: typeof OURS,
+    parent: Handle,
+    file: NativeFile,
+    id: number,
+    noIommu: boolean,
+    context: GroupContext,
+  ) {
+    ours(key, 'Group');
+    super(key, `Group ${id}`, parent, [file], (self: Group) => self.#release());
     this.id = id;
     this.noIommu = noIommu;
     this.#file = file;
@@ -53,7 +61,7 @@ export class Group extends Handle {
 
   /** The file descriptor. Belongs to this object: don't close it. */
   get fd(): number {
-    this.alive();
+    alive(this);
     return this.#file.fd;
   }
 
@@ -64,7 +72,7 @@ export class Group extends Handle {
    * @throws {VfioError} ENODEV the last VFIO device of the group is gone.
    */
   get viable(): boolean {
-    this.alive();
+    alive(this);
     return this.#file.groupStatus().viable;
   }
 
@@ -72,7 +80,7 @@ export class Group extends Handle {
    * Whether it has joined a container or an iommufd (VFIO_GROUP_GET_STATUS). @throws {VfioError} as {@link viable}.
    */
   get containerSet(): boolean {
-    this.alive();
+    alive(this);
     return this.#file.groupStatus().containerSet;
   }
 
@@ -91,8 +99,8 @@ export class Group extends Handle {
    * another owner; ENODEV its devices are gone. `reason` says which.
    */
   setContainer(to: Container | Iommufd): void {
-    this.alive();
-    if (!(to instanceof Container || to instanceof Iommufd) || !Handle.made(to))
+    alive(this);
+    if (!(to instanceof Container || to instanceof Iommufd) || !made(to))
       throw refusal('a Container or an Iommufd', 'to', to);
     const file = fileOf(to);
     explained(
@@ -100,9 +108,9 @@ export class Group extends Handle {
       (error) => wordsForSetContainer(error, this.id, this.#context.sysfs()),
     );
     this.#joined = to;
-    this.join(to);
+    join(this, to);
     joined.set(to, (joined.get(to) ?? new Set<Group>()).add(this));
-    if (to instanceof Container) to.joined(this.#context.sysfs);
+    if (to instanceof Container) joinedBy(to, this.#context.sysfs);
     this.#returned = this.#context.owned();
   }
 
@@ -113,7 +121,7 @@ export class Group extends Handle {
    * @throws {VfioError} EINVAL it is in none; EBUSY devices of it are open, in a container.
    */
   unsetContainer(): void {
-    this.alive();
+    alive(this);
     explained(
       () => this.#file.groupUnsetContainer(),
       (error) => wordsForSetContainer(error, this.id, this.#context.sysfs()),
@@ -133,19 +141,19 @@ export class Group extends Handle {
    * owner. `reason` says which.
    */
   openDevice(bdf: string, o?: { vfToken?: string }): VfioDevice {
-    this.alive();
+    alive(this);
     const name = deviceName(bdf);
     const { vfToken } = known(o, 'options', ['vfToken']);
     if (vfToken !== undefined && !UUID.test(text(vfToken, 'vfToken')))
       throw refusal("a UUID such as '00112233-4455-6677-8899-aabbccddeeff'", 'vfToken', vfToken);
-    this.alive();
+    alive(this);
     const words: DeviceContext['words'] = (error) =>
       wordsForGroupDevice(error, name, this.id, this.#context.sysfs());
     const file = explained(
       () => this.#file.groupDevice(vfToken === undefined ? name : `${name} vf_token=${vfToken}`),
       words,
     );
-    return new VfioDevice(this, file, name, {
+    return new VfioDevice(OURS, this, file, name, {
       ...this.#context.device(name),
       words,
       groups: () => this.#together(),
@@ -154,7 +162,7 @@ export class Group extends Handle {
     });
   }
 
-  protected release(): void {
+  #release(): void {
     this.#letGo();
     this.#file.dispose();
     this.#leave();
@@ -166,9 +174,9 @@ export class Group extends Handle {
     this.#returned?.();
     this.#returned = undefined;
     if (from === undefined) return;
-    this.part(from);
+    part(this, from);
     joined.get(from)?.delete(this);
-    if (from instanceof Container) from.left(this.#context.sysfs);
+    if (from instanceof Container) leftBy(from, this.#context.sysfs);
   }
 
   /** The groups that have joined the same container, this one among them. */

@@ -9,6 +9,7 @@ import { VfioError } from './errors.ts';
 import type { NativeHost } from './native.ts';
 import { groupNode, isMadeUp, openersOf } from './nodes.ts';
 import { type BindOptions, PciDevice, together } from './pci.ts';
+import { OURS, ours, remembered } from './private.ts';
 
 const GROUPS = '/sys/kernel/iommu_groups';
 
@@ -49,8 +50,8 @@ export class IommuGroup {
   readonly id: number;
   readonly #host: NativeHost;
 
-  /** @internal */
-  constructor(host: NativeHost, id: number) {
+  constructor(key: typeof OURS, host: NativeHost, id: number) {
+    ours(key, 'IommuGroup');
     this.#host = host;
     this.id = id;
   }
@@ -79,7 +80,7 @@ export class IommuGroup {
     return names
       .filter((name) => name.includes(':') || UUID.test(name))
       .sort()
-      .map((bdf) => new PciDevice(this.#host, bdf));
+      .map((bdf) => new PciDevice(OURS, this.#host, bdf));
   }
 
   /** Addresses that can't be mapped for its devices, or that are mapped already. */
@@ -160,7 +161,7 @@ export class IommuGroup {
 }
 
 /** The devices that this process has bound, by host: for {@link IommuGroup.dmaOwner}. */
-const inUse = new WeakMap<NativeHost, Set<string>>();
+const inUse = remembered<Set<string>>();
 
 /** @internal A device was bound; returns what to call when it is closed. */
 export function markInUse(host: NativeHost, bdf: string): () => void {

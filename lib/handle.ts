@@ -8,33 +8,49 @@
  * belong to the native objects, which close them at the latest when the environment (main thread or worker) ends.
  */
 
-import { type NativeFile, native } from './native.ts';
+import { stackOf } from './errors.ts';
+import type { NativeFile } from './native.ts';
+import { ownOf } from './own.ts';
+import { type OURS, ours, remembered } from './private.ts';
 
 /** Something native that a forgotten handle must let go of. */
 interface Releasable {
   dispose(): void;
 }
 
-interface Forgotten {
-  kind: string;
-  opened: string | undefined;
-  resources: readonly Releasable[];
-  /** Takes it off its parent's list. */
-  leave(): void;
+/** What is left of a handle that was forgotten. Its fields are private, since the registry is not this package's. */
+class Remains {
+  readonly #kind: string;
+  readonly #opened: string | undefined;
+  readonly #resources: readonly Releasable[];
+  readonly #leave: () => void;
+
+  /** `leave` takes it off its parents' lists. */
+  constructor(kind: string, opened: string | undefined, resources: readonly Releasable[], leave: () => void) {
+    this.#kind = kind;
+    this.#opened = opened;
+    this.#resources = resources;
+    this.#leave = leave;
+  }
+
+  static end(remains: Remains): void {
+    remains.#leave();
+    const resources = remains.#resources;
+    if (resources.length === 0) return;
+    for (let at = 0; at < resources.length; at++) resources[at]?.dispose();
+    const kind = remains.#kind;
+    const opened = remains.#opened;
+    process.emitWarning(
+      `${/^[AEIOU]/.test(kind) ? 'An' : 'A'} ${kind} was collected without being disposed: it is closed now. ` +
+        (opened === undefined
+          ? 'Set NODE_ENV to other than "production" to see where it was opened.'
+          : `Opened\n${opened}`),
+      ownOf({ type: 'VfioLeakWarning', code: 'VFIO_LEAK' }),
+    );
+  }
 }
 
-const forgotten = new FinalizationRegistry<Forgotten>(({ kind, opened, resources, leave }) => {
-  leave();
-  if (resources.length === 0) return;
-  for (const resource of resources) resource.dispose();
-  process.emitWarning(
-    `${/^[AEIOU]/.test(kind) ? 'An' : 'A'} ${kind} was collected without being disposed: it is closed now. ` +
-      (opened === undefined
-        ? 'Set NODE_ENV to other than "production" to see where it was opened.'
-        : `Opened\n${opened}`),
-    { type: 'VfioLeakWarning', code: 'VFIO_LEAK' },
-  );
-});
+const forgotten = new FinalizationRegistry<Remains>(Remains.end);
 
 /** The error for using a handle after its end. */
 export function disposedError(kind: string): Error & { code: string } {
@@ -43,7 +59,7 @@ export function disposedError(kind: string): Error & { code: string } {
   });
 }
 
-const files = new WeakMap<object, { file: NativeFile; kind: string }>();
+const files = remembered<{ file: NativeFile; kind: string }>();
 
 /**
  * The open file of a handle, or ERR_VFIO_DISPOSED. For this package's own modules: no user's code gets hold of a
@@ -55,17 +71,28 @@ export function fileOf(handle: Handle): NativeFile {
   return held.file;
 }
 
-/** Refuses a file that this package did not open: constructors are within everybody's reach. */
-export function genuine(kind: string, file: unknown): void {
-  if (!native.isFile(file))
-    throw new TypeError(`Expected Host to make a ${kind} but received a call of its constructor`);
-}
-
 /** Tells {@link fileOf} of a handle's file. */
 export function keepFile(handle: Handle, kind: string, file: NativeFile): void {
-  genuine(kind, file);
   files.set(handle, { file, kind });
 }
+
+/** Is this a handle in truth, and not by its prototype alone? */
+export let made: (value: object) => boolean;
+
+/** Throws ERR_VFIO_DISPOSED if the handle is no more. */
+export let alive: (handle: Handle) => void;
+
+/** The live handles that were made of this one, newest first. */
+export let childrenOf: (handle: Handle) => Handle[];
+
+/** Has another parent from now on: is kept alive by this one, and disposed before it. */
+export let join: (child: Handle, parent: Handle) => void;
+
+/** The end of {@link join}. */
+export let part: (child: Handle, parent: Handle) => void;
+
+/** What kinds of handles were made of this one and live, newest first. */
+export let livingChildren: (handle: Handle) => string[];
 
 export abstract class Handle implements Disposable {
   readonly #kind: string;
@@ -74,23 +101,52 @@ export abstract class Handle implements Disposable {
   readonly #families: Set<WeakRef<Handle>>[];
   readonly #self: WeakRef<Handle>;
   readonly #children = new Set<WeakRef<Handle>>();
+  readonly #release: (self: never) => void;
   #disposed = false;
 
-  /** `resources` are closed if the handle is forgotten; none: forgetting it is harmless. */
+  static {
+    made = (value) => #kind in value;
+    join = (child, parent) => {
+      alive(child);
+      alive(parent);
+      child.#parents.push(parent);
+      child.#families.push(parent.#children);
+      parent.#children.add(child.#self);
+    };
+    part = (child, parent) => {
+      parent.#children.delete(child.#self);
+      const at = child.#parents.indexOf(parent);
+      if (at < 0) return;
+      child.#parents.splice(at, 1);
+      child.#families.splice(at, 1);
+    };
+    alive = (handle) => {
+      if (handle.#disposed) throw disposedError(handle.#kind);
+    };
+    childrenOf = (handle) => [...handle.#children].reverse().flatMap((child) => child.deref() ?? []);
+    livingChildren = (handle) => childrenOf(handle).map((child) => child.#kind);
+  }
+
+  /**
+   * `resources` are closed if the handle is forgotten; none: forgetting it is harmless. `release` lets go of what is the
+   * handle's own: called once, after its children were disposed; must not throw. Neither may be a closure in which the
+   * constructor's `this` is, not even by another closure beside it: the handle would never be forgotten.
+   */
   protected constructor(
+    key: typeof OURS,
     kind: string,
     parents: Handle | readonly Handle[] | undefined,
     resources: readonly Releasable[],
+    release: (self: never) => void,
   ) {
-    // The finalizer must not meet what a caller of an internal constructor made up.
-    if (resources.some((each) => typeof each?.dispose !== 'function'))
-      throw new TypeError(`Expected Host to make a ${kind} but received a call of its constructor`);
+    ours(key, kind);
+    this.#release = release;
     this.#kind = kind;
     const all = parents === undefined ? [] : parents instanceof Handle ? [parents] : [...parents];
     this.#parents = all;
     const self = new WeakRef<Handle>(this);
     this.#self = self;
-    for (const parent of all) parent.alive();
+    for (const parent of all) alive(parent);
     const families = all.map((parent) => parent.#children);
     const leave = () => {
       for (const family of families) family.delete(self);
@@ -100,54 +156,13 @@ export abstract class Handle implements Disposable {
     const opened =
       resources.length === 0 || process.env['NODE_ENV'] === 'production'
         ? undefined
-        : new Error().stack?.split('\n').slice(3, 9).join('\n');
-    forgotten.register(this, { kind, opened, resources, leave }, self);
-  }
-
-  /** @internal Is this a handle in truth, and not by its prototype alone? */
-  static made(value: object): boolean {
-    return #kind in value;
+        : stackOf(new Error())?.split('\n').slice(3, 9).join('\n');
+    forgotten.register(this, new Remains(kind, opened, resources, leave), self);
   }
 
   /** Whether the handle was disposed. */
   get disposed(): boolean {
     return this.#disposed;
-  }
-
-  /** Throws ERR_VFIO_DISPOSED if the handle is no more. */
-  protected alive(): void {
-    if (this.#disposed) throw disposedError(this.#kind);
-  }
-
-  /** Lets go of what is this handle's own. Called once, after its children were disposed. Must not throw. */
-  protected abstract release(): void;
-
-  /** Has another parent from now on: is kept alive by this one, and disposed before it. */
-  protected join(parent: Handle): void {
-    this.alive();
-    parent.alive();
-    this.#parents.push(parent);
-    this.#families.push(parent.#children);
-    parent.#children.add(this.#self);
-  }
-
-  /** The end of {@link join}. */
-  protected part(parent: Handle): void {
-    parent.#children.delete(this.#self);
-    const at = this.#parents.indexOf(parent);
-    if (at < 0) return;
-    this.#parents.splice(at, 1);
-    this.#families.splice(at, 1);
-  }
-
-  /** The live handles that were made of this one, newest first. */
-  protected children(): Handle[] {
-    return [...this.#children].reverse().flatMap((child) => child.deref() ?? []);
-  }
-
-  /** @internal What kinds of handles were made of this one and live, newest first. */
-  livingChildren(): string[] {
-    return this.children().map((child) => child.#kind);
   }
 
   /** Closes the handle; its live children first, newest first. Again: nothing. */
@@ -159,10 +174,10 @@ export abstract class Handle implements Disposable {
   #end(): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    for (const child of this.children()) child.#end();
+    for (const child of childrenOf(this)) child.#end();
     this.#children.clear();
     for (const parent of this.#parents) parent.#children.delete(this.#self);
     forgotten.unregister(this.#self);
-    this.release();
+    (this.#release as (self: this) => void)(this);
   }
 }

@@ -7,7 +7,7 @@
 import { existsSync } from 'node:fs';
 import { type AttachOptions, attach, type UserDevice } from './attach.ts';
 import { causesOf, type Finding } from './causes.ts';
-import { deviceName, flag, integer, known, oneOf, refusal, text, UUID } from './check.ts';
+import { deviceName, flag, integer, known, oneOf, options, refusal, text, UUID } from './check.ts';
 import { Container } from './container.ts';
 import { VfioDevice } from './device.ts';
 import { VfioError, withWords } from './errors.ts';
@@ -15,11 +15,12 @@ import { wordsForJoin, wordsForNode, wordsForOpen, wordsForOpenGroup } from './e
 import { type Grant, grant } from './grant.ts';
 import { Group } from './group.ts';
 import { IommuGroup, markInUse } from './groups.ts';
-import { Handle } from './handle.ts';
+import { alive, Handle } from './handle.ts';
 import { type HotPlug, hotPlug } from './hot-plug.ts';
 import { Iommufd } from './iommufd.ts';
 import { type NativeFile, type NativeHost, type NativeKind, native } from './native.ts';
 import { devicePath, PciDevice } from './pci.ts';
+import { OURS, ours } from './private.ts';
 import { failedAttempt, type HostReport, memlockFinding, reportOf } from './report.ts';
 import { type Topology, topologyText } from './topology.ts';
 
@@ -88,7 +89,8 @@ export class Host extends Handle {
   declare readonly software?: SoftwareControls;
   readonly #native: NativeHost;
 
-  private constructor(backend: 'kernel' | 'software', software?: SoftwareOptions) {
+  private constructor(key: typeof OURS, backend: 'kernel' | 'software', software?: SoftwareOptions) {
+    ours(key, 'Host');
     const { kernel, topology } = known(software, 'software', ['kernel', 'topology']);
     // Before the handle is made: what is refused leaves nothing behind.
     const made = new native.Host(
@@ -96,7 +98,7 @@ export class Host extends Handle {
       kernel,
       topology === undefined ? undefined : topologyText(topology, 'software.topology'),
     );
-    super('Host', undefined, []);
+    super(key, 'Host', undefined, [], (self: Host) => self.#release());
     this.backend = backend;
     this.#native = made;
     if (backend === 'software') {
@@ -122,12 +124,12 @@ export class Host extends Handle {
       throw refusal("no software host's options with backend 'kernel'", 'software', software);
     const found = existsSync('/dev/iommu') || existsSync('/dev/vfio/vfio') ? 'kernel' : 'software';
     const chosen = wanted === 'auto' ? found : wanted;
-    return new Host(chosen, chosen === 'software' ? software : undefined);
+    return new Host(OURS, chosen, chosen === 'software' ? software : undefined);
   }
 
   /** What this host can do and, for what it can't, why and how to fix it. */
   report(): HostReport {
-    this.alive();
+    alive(this);
     return reportOf(this.#native, this.backend);
   }
 
@@ -137,14 +139,12 @@ export class Host extends Handle {
    * many bytes the program is going to map for devices; if its limit is below that, that is a reason.
    */
   diagnose(bdf: string, o?: { attempt?: boolean; memory?: number }): Diagnosis {
-    const options = known(o, 'options', ['attempt', 'memory']);
-    const attempt = flag(options.attempt, 'attempt', true);
+    const wanted = known(o, 'options', ['attempt', 'memory']);
+    const attempt = flag(wanted.attempt, 'attempt', true);
     const memory =
-      options.memory === undefined
-        ? undefined
-        : integer(options.memory, 'memory', 1, Number.MAX_SAFE_INTEGER);
+      wanted.memory === undefined ? undefined : integer(wanted.memory, 'memory', 1, Number.MAX_SAFE_INTEGER);
     const device = this.device(bdf);
-    const group = device.group === null ? undefined : new IommuGroup(this.#native, device.group);
+    const group = device.group === null ? undefined : new IommuGroup(OURS, this.#native, device.group);
     const findings = causesOf(this.#native, device, group);
     if (attempt && !findings.some((each) => each.blocks)) {
       try {
@@ -177,15 +177,15 @@ export class Host extends Handle {
 
   /** All PCI devices, by address. */
   devices(): PciDevice[] {
-    this.alive();
+    alive(this);
     return (this.#native.list('/sys/bus/pci/devices') ?? [])
       .sort()
-      .map((bdf) => new PciDevice(this.#native, bdf));
+      .map((bdf) => new PciDevice(OURS, this.#native, bdf));
   }
 
   /** A PCI device, or a mediated one by its UUID. @throws {VfioError} ENODEV there is none. */
   device(bdf: string): PciDevice {
-    this.alive();
+    alive(this);
     const name = deviceName(bdf);
     if (this.#native.list(devicePath(name)) === null)
       throw new VfioError(19, {
@@ -193,21 +193,21 @@ export class Host extends Handle {
         path: devicePath(name),
         reason: `there is no ${UUID.test(name) ? 'mediated' : 'PCI'} device ${name}`,
       });
-    return new PciDevice(this.#native, name);
+    return new PciDevice(OURS, this.#native, name);
   }
 
   /** All IOMMU groups, by number. */
   groups(): IommuGroup[] {
-    this.alive();
+    alive(this);
     return (this.#native.list('/sys/kernel/iommu_groups') ?? [])
       .map(Number)
       .sort((a, b) => a - b)
-      .map((id) => new IommuGroup(this.#native, id));
+      .map((id) => new IommuGroup(OURS, this.#native, id));
   }
 
   /** An IOMMU group. @throws {VfioError} ENODEV there is no such group. */
   group(id: number): IommuGroup {
-    this.alive();
+    alive(this);
     integer(id, 'id', 0, 0x7fffffff);
     if (this.#native.list(`/sys/kernel/iommu_groups/${id}`) === null)
       throw new VfioError(19, {
@@ -215,13 +215,13 @@ export class Host extends Handle {
         path: `/sys/kernel/iommu_groups/${id}`,
         reason: `there is no group ${id}`,
       });
-    return new IommuGroup(this.#native, id);
+    return new IommuGroup(OURS, this.#native, id);
   }
 
   /** Opens /dev/iommu (Linux 6.2). @throws {VfioError} ENOENT no iommufd; EACCES: `reason` says who may. */
   openIommufd(): Iommufd {
-    this.alive();
-    return new Iommufd(this, this.#open('/dev/iommu'));
+    alive(this);
+    return new Iommufd(OURS, this, this.#open('/dev/iommu'));
   }
 
   /**
@@ -232,11 +232,13 @@ export class Host extends Handle {
    * @throws {TypeError} ERR_INVALID_FD_TYPE the path or the descriptor leads to another kind of file, or to another host's.
    */
   openDevice(where: string | { path: string } | { fd: number }): VfioDevice {
-    this.alive();
+    alive(this);
     if (typeof where === 'object' && where !== null) {
-      if ('fd' in where) return new VfioDevice(this, this.#native.adopt(where.fd, 'device'), null);
-      if ('path' in where && typeof where.path === 'string')
-        return new VfioDevice(this, this.#open(where.path, 'device'), null);
+      const wanted = options<{ fd?: number; path?: string }>(where, 'where');
+      if ('fd' in wanted)
+        return new VfioDevice(OURS, this, this.#native.adopt(wanted.fd as number, 'device'), null);
+      if (typeof wanted.path === 'string')
+        return new VfioDevice(OURS, this, this.#open(wanted.path, 'device'), null);
     }
     if (typeof where !== 'string') throw refusal('a PCI address, { path } or { fd }', 'where', where);
     const device = this.device(where);
@@ -247,13 +249,17 @@ export class Host extends Handle {
         path: `${devicePath(device.bdf)}/vfio-dev`,
         ...wordsForNode(
           device,
-          device.group === null ? undefined : new IommuGroup(this.#native, device.group),
+          device.group === null ? undefined : new IommuGroup(OURS, this.#native, device.group),
         ),
       });
-    return new VfioDevice(this, this.#open(path), device.bdf, {
+    return new VfioDevice(OURS, this, this.#open(path), device.bdf, {
       words: (error) => {
         const group = device.group;
-        return wordsForJoin(error, device, group === null ? undefined : new IommuGroup(this.#native, group));
+        return wordsForJoin(
+          error,
+          device,
+          group === null ? undefined : new IommuGroup(OURS, this.#native, group),
+        );
       },
       bound: () => markInUse(this.#native, device.bdf),
       groupOf: this.#groupOf,
@@ -264,8 +270,8 @@ export class Host extends Handle {
    * Opens a container (/dev/vfio/vfio, Linux 3.6). @throws {VfioError} ENOENT, ENODEV the kernel has none; EACCES.
    */
   openContainer(): Container {
-    this.alive();
-    return new Container(this, this.#open('/dev/vfio/vfio'), undefined);
+    alive(this);
+    return new Container(OURS, this, this.#open('/dev/vfio/vfio'), undefined);
   }
 
   /**
@@ -278,11 +284,11 @@ export class Host extends Handle {
    * by a character device; EPERM without CAP_SYS_RAWIO; EACCES. `reason` says which.
    */
   openGroup(id: number, o?: { unsafeNoIommu?: boolean }): Group {
-    this.alive();
+    alive(this);
     integer(id, 'id', 0, 0x7fffffff);
     const { unsafeNoIommu } = known(o, 'options', ['unsafeNoIommu']);
     const unsafe = flag(unsafeNoIommu, 'unsafeNoIommu', false);
-    this.alive();
+    alive(this);
     const sysfs = () => this.groups().find((each) => each.id === id);
     const noIommu = unsafe && (sysfs()?.noIommu ?? false);
     const path = `/dev/vfio/${noIommu ? 'noiommu-' : ''}${id}`;
@@ -295,7 +301,7 @@ export class Host extends Handle {
         (failed) => wordsForOpenGroup(failed, id, sysfs(), path) ?? wordsForOpen(failed, this.#native, path),
       );
     }
-    return new Group(this, file, id, noIommu, {
+    return new Group(OURS, this, file, id, noIommu, {
       sysfs: () => (this.disposed ? undefined : sysfs()),
       owned: () => {
         const returned = (sysfs()?.devices ?? []).map(({ bdf }) => markInUse(this.#native, bdf));
@@ -316,16 +322,16 @@ export class Host extends Handle {
    * and who else uses it (A4), and `cause` has the errors of all ways that were tried, as an AggregateError.
    */
   attach(bdf: string, o?: AttachOptions): UserDevice {
-    this.alive();
+    alive(this);
     return attach(this, deviceName(bdf), o);
   }
 
-  protected release(): void {
+  #release(): void {
     this.#native.dispose();
   }
 
   readonly #groupOf = (bdf: string): number | null =>
-    this.disposed ? null : new PciDevice(this.#native, bdf).group;
+    this.disposed ? null : new PciDevice(OURS, this.#native, bdf).group;
 
   #open(path: string, kind?: NativeKind): NativeFile {
     try {

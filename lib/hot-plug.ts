@@ -1,8 +1,9 @@
 /** Hot-plug of a software host, and the kernel drivers of its devices. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { bdf as checkBdf, flag, known, refusal, text } from './check.ts';
+import { bdf as checkBdf, flag, known, options, refusal, text } from './check.ts';
 import { VfioError } from './errors.ts';
 import type { NativeHost } from './native.ts';
+import { ownOf } from './own.ts';
 import { type DeviceModel, topologyText } from './topology.ts';
 
 /** Where a device is plugged in, and who takes it. */
@@ -64,13 +65,17 @@ export function hotPlug(host: NativeHost): HotPlug {
         'pasidBits',
         'driver',
       ]);
-      if (typeof device !== 'object' || device === null)
-        throw refusal('a device of a topology { model }', 'device', device);
+      if (device === undefined) throw refusal('a device of a topology { model }', 'device', device);
       const given = { behind, iommu, pasidBits };
       const place = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
       host.addDevice(
         topologyText(
-          { driver: driver === undefined ? 'vfio-pci' : driver, ...device, ...place, bdf: checkBdf(bdf) },
+          {
+            driver: driver === undefined ? 'vfio-pci' : driver,
+            ...(options(device, 'device') as DeviceModel),
+            ...place,
+            bdf: checkBdf(bdf),
+          },
           'device',
         ),
       );
@@ -111,7 +116,7 @@ export function hotPlug(host: NativeHost): HotPlug {
 
 async function gone(host: NativeHost, bdf: string, life: bigint): Promise<void> {
   for (;;) {
-    await sleep(PERIOD, undefined, { ref: false });
+    await sleep(PERIOD, undefined, ownOf({ ref: false }));
     try {
       if (host.removeDevice(bdf, life) !== -16) return;
     } catch {

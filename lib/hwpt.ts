@@ -7,10 +7,11 @@
 import { array, flag, integer, oneOf, options, refusal, type U64Like, u64 } from './check.ts';
 import { explained } from './errors.ts';
 import { wordsForMissing } from './explain.ts';
-import { genuine, type Handle } from './handle.ts';
+import { alive, type Handle } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
 import { IommufdObject } from './iommufd-object.ts';
 import type { NativeFile, NativeObject } from './native.ts';
+import type { OURS } from './private.ts';
 
 /** A page table that the program writes itself, by format; its addresses are those of the parent page table. */
 export type HwptData =
@@ -72,24 +73,27 @@ function words(value: unknown, name: string, count: number): bigint[] {
   return Array.from(list, (word, at) => u64(word, `${name}[${at}]`));
 }
 
-/** The fields of {@link HwptData}, as the addon takes them. */
-export function dataFields(data: HwptData): BigUint64Array {
-  const { type } = options(data, 'data');
-  oneOf(type, 'data.type', ['vtd-s1', 'arm-smmuv3', 'amd-guest']);
-  switch (data.type) {
-    case 'vtd-s1':
-      return BigUint64Array.of(
-        u64(data.pgtblAddr, 'data.pgtblAddr'),
-        BigInt(integer(data.addrWidth, 'data.addrWidth', 0, 0xffffffff)),
-        BigInt(flag(data.sre, 'data.sre', false)),
-        BigInt(flag(data.eafe, 'data.eafe', false)),
-        BigInt(flag(data.wpe, 'data.wpe', false)),
-      );
-    case 'arm-smmuv3':
-      return BigUint64Array.from(words(data.ste, 'data.ste', 2));
-    case 'amd-guest':
-      return BigUint64Array.from(words(data.dte, 'data.dte', 4));
-  }
+/** {@link HwptData} as the addon takes it. */
+export function dataFields(given: HwptData): { format: HwptData['type']; fields: BigUint64Array } {
+  const data = options(given, 'data') as HwptData;
+  const format = oneOf(data.type, 'data.type', ['vtd-s1', 'arm-smmuv3', 'amd-guest']);
+  const fields = (): bigint[] => {
+    switch (data.type) {
+      case 'vtd-s1':
+        return [
+          u64(data.pgtblAddr, 'data.pgtblAddr'),
+          BigInt(integer(data.addrWidth, 'data.addrWidth', 0, 0xffffffff)),
+          BigInt(flag(data.sre, 'data.sre', false)),
+          BigInt(flag(data.eafe, 'data.eafe', false)),
+          BigInt(flag(data.wpe, 'data.wpe', false)),
+        ];
+      case 'arm-smmuv3':
+        return words(data.ste, 'data.ste', 2);
+      case 'amd-guest':
+        return words(data.dte, 'data.dte', 4);
+    }
+  };
+  return { format, fields: BigUint64Array.from(fields()) };
 }
 
 /** IOMMU_HWPT_INVALIDATE, on a page table or a virtual IOMMU. */
@@ -105,8 +109,7 @@ export function invalidate<T extends keyof Invalidations>(
   const fields: bigint[] = [];
   for (let at = 0; at < list.length; at++) {
     const name = `entries[${at}]`;
-    const entry = list[at];
-    if (typeof entry !== 'object' || entry === null) throw refusal('an object', name, entry);
+    const entry = options((list[at] ?? null) as object, name); // undefined would be empty options
     if (type === 'vtd-s1') {
       const { addr, npages, leaf } = entry as VtdS1Invalidation;
       fields.push(
@@ -128,10 +131,14 @@ export function invalidate<T extends keyof Invalidations>(
 export class Hwpt extends IommufdObject {
   readonly #file: NativeFile;
 
-  /** @internal */
-  constructor(iommufd: Iommufd, parents: readonly Handle[], file: NativeFile, object: NativeObject) {
-    genuine('Hwpt', file);
-    super('Hwpt', iommufd, parents, object);
+  constructor(
+    key: typeof OURS,
+    iommufd: Iommufd,
+    parents: readonly Handle[],
+    file: NativeFile,
+    object: NativeObject,
+  ) {
+    super(key, 'Hwpt', iommufd, parents, object);
     this.#file = file;
   }
 
@@ -142,7 +149,7 @@ export class Hwpt extends IommufdObject {
    * @throws {VfioError} EOPNOTSUPP it was made without `dirtyTracking`; ENOENT it is nested; ENOTTY before 6.7.
    */
   setDirtyTracking(on: boolean): void {
-    this.alive();
+    alive(this);
     if (on === undefined) throw refusal('a boolean', 'on', on);
     const enable = flag(on, 'on', true);
     explained(
@@ -167,7 +174,7 @@ export class Hwpt extends IommufdObject {
    * would be more than 2^31 bits.
    */
   dirtyBitmap(iova: U64Like, length: U64Like, o: { pageSize: U64Like; clear?: boolean }): Uint8Array {
-    this.alive();
+    alive(this);
     const { pageSize, clear } = options(o, 'options');
     const from = u64(iova, 'iova');
     const bytes = u64(length, 'length');
@@ -190,7 +197,7 @@ export class Hwpt extends IommufdObject {
    * is not nested; ENOTTY before 6.8. `handled` says how many entries were done before.
    */
   invalidate<T extends 'vtd-s1'>(type: T, entries: readonly Invalidations[T][]): number {
-    this.alive();
+    alive(this);
     return invalidate(this.#file, this, type, entries);
   }
 }

@@ -10,6 +10,7 @@ import { constants } from 'node:os';
 import {
   AddressSpace,
   accessOf,
+  explainMap,
   mappingIn,
   mappingNumber,
   mappingParts,
@@ -20,9 +21,10 @@ import { array, flag, integer, options, refusal, type U64Like, u64 } from './che
 import type { IovaRange, MapOptions, Mapping } from './dma-space.ts';
 import { explained, VfioError, withWords } from './errors.ts';
 import { wordsForMissing } from './explain.ts';
-import { disposedError, genuine } from './handle.ts';
-import type { Iommufd } from './iommufd.ts';
+import { alive, disposedError } from './handle.ts';
+import { differs, type Iommufd } from './iommufd.ts';
 import type { NativeFile, NativeSpace } from './native.ts';
+import { type OURS, ours } from './private.ts';
 
 /**
  * An I/O address space of an iommufd (Linux 6.2). Ranges are inclusive; addresses and lengths are bytes, and multiples of
@@ -34,10 +36,9 @@ export class Ioas extends AddressSpace {
   readonly #space: NativeSpace;
   readonly #id: number;
 
-  /** @internal */
-  constructor(iommufd: Iommufd, file: NativeFile, made: NativeSpace) {
-    genuine('Ioas', file);
-    super('Ioas', iommufd, made, made.calls(), []);
+  constructor(key: typeof OURS, iommufd: Iommufd, file: NativeFile, made: NativeSpace) {
+    ours(key, 'Ioas');
+    super(key, 'Ioas', iommufd, made, made.calls(), file, 'IOMMU_IOAS_MAP');
     this.#iommufd = iommufd;
     this.#file = file;
     this.#space = made;
@@ -46,7 +47,7 @@ export class Ioas extends AddressSpace {
 
   /** The IOAS's id in its iommufd. */
   get id(): number {
-    this.alive();
+    alive(this);
     // The id may be another object's by now.
     if (this.#space.ended()) throw disposedError('Ioas');
     return this.#id;
@@ -62,7 +63,7 @@ export class Ioas extends AddressSpace {
    * Mappings and {@link allowIovas} do not narrow it. A new IOAS: one range 0 to 2^64-1, alignment 1.
    */
   iovaRanges(): { ranges: IovaRange[]; alignment: bigint } {
-    this.alive();
+    alive(this);
     return this.#file.ioasIovaRanges(this.id);
   }
 
@@ -73,12 +74,13 @@ export class Ioas extends AddressSpace {
    * @throws {VfioError} EINVAL a range of one address or less, or overlapping ones; EADDRINUSE a range is reserved.
    */
   allowIovas(ranges: readonly { start: U64Like; last: U64Like }[]): void {
-    this.alive();
+    alive(this);
     const flat: bigint[] = [];
     for (const [i, range] of array(ranges, 'ranges').entries()) {
       if (typeof range !== 'object' || range === null)
         throw refusal('{ start, last }', `ranges[${i}]`, range);
-      flat.push(u64(range.start, `ranges[${i}].start`), u64(range.last, `ranges[${i}].last`));
+      const { start, last } = options(range, `ranges[${i}]`);
+      flat.push(u64(start, `ranges[${i}].start`), u64(last, `ranges[${i}].last`));
     }
     this.#file.ioasAllowIovas(this.id, BigUint64Array.from(flat));
   }
@@ -92,19 +94,20 @@ export class Ioas extends AddressSpace {
    * once a device is attached), or as {@link map}; EOPNOTSUPP a dma-buf before 6.19; others as {@link map}.
    */
   mapFile(fd: number, o: { offset: U64Like; length: U64Like } & MapOptions): Mapping {
-    this.alive();
+    alive(this);
     integer(fd, 'fd', 0, 0x7fffffff);
     const { offset, length, iova, read, write } = options(o, 'options');
     const start = u64(offset, 'offset');
     const bytes = u64(length, 'length');
     const access = accessOf(read, write);
-    this.alive();
+    alive(this);
     const number = mappingNumber();
     let place: U64Like;
     try {
       place = this.#space.mapFile(fd, start, bytes, access, iova, number);
     } catch (error) {
-      throw this.explainMap(
+      throw explainMap(
+        this,
         withWords(error, (failed) =>
           failed.code === 'EINVAL'
             ? { reason: 'the file is neither of memory (a memfd, tmpfs, hugetlbfs) nor a dma-buf' }
@@ -123,16 +126,16 @@ export class Ioas extends AddressSpace {
    * @throws {VfioError} EPERM write asked of memory that was mapped without; others as {@link map}.
    */
   copy(from: Mapping, o?: MapOptions): Mapping {
-    this.alive();
+    alive(this);
     const source = mappingParts(from);
     if (source === undefined) throw refusal('a mapping', 'from', from);
     const { space, length } = source;
-    if (!(space instanceof Ioas) || space.#iommufd.differs(this.#iommufd))
+    if (!(space instanceof Ioas) || differs(space.#iommufd, this.#iommufd))
       throw refusal('a mapping of the same iommufd', 'from', from);
     const { iova, read, write } = options(o, 'options');
     const writable = (from as SpaceMapping).writable;
     const access = accessOf(read, write, writable);
-    this.alive();
+    alive(this);
     const number = mappingNumber();
     // The kernel would copy whatever is mapped there by now: the addon sees to it that it is still the source.
     if (space.disposed || !nativeSpaceOf(space).holds(source.number, source.place, length))
@@ -141,10 +144,20 @@ export class Ioas extends AddressSpace {
         request: 'IOMMU_IOAS_COPY',
         reason: 'the source is not mapped any more',
       });
-    const place = explained(
-      () => this.#space.copy(nativeSpaceOf(space), source.number, source.place, length, access, iova, number),
-      (error) => this.wordsForMap(error, { iova, size: Number(length), address: undefined }),
-    );
+    let place: U64Like;
+    try {
+      place = this.#space.copy(
+        nativeSpaceOf(space),
+        source.number,
+        source.place,
+        length,
+        access,
+        iova,
+        number,
+      );
+    } catch (error) {
+      throw explainMap(this, error, { iova, size: Number(length), address: undefined });
+    }
     return mappingIn(this, place, length, access, number);
   }
 
@@ -155,12 +168,12 @@ export class Ioas extends AddressSpace {
    * aligned.
    */
   get hugePages(): boolean {
-    this.alive();
+    alive(this);
     return this.#file.getOption('HUGE_PAGES', this.id) !== 0n;
   }
 
   set hugePages(on: boolean) {
-    this.alive();
+    alive(this);
     this.#file.setOption('HUGE_PAGES', this.id, flag(on, 'hugePages', true) ? 1 : 0);
   }
 
@@ -172,14 +185,10 @@ export class Ioas extends AddressSpace {
    * EINVAL length 0; others `iova` is not mapped.
    */
   physicalAddress(iova: U64Like, length: U64Like): { address: bigint; length: bigint } {
-    this.alive();
+    alive(this);
     return explained(
       () => this.#file.ioasPhysicalAddress(this.id, iova, length),
       (error) => wordsForMissing(error, this.#file),
     );
-  }
-
-  protected override pinned(): number {
-    return this.#file.pinned();
   }
 }

@@ -7,26 +7,34 @@
  */
 import { VfioError, withWords } from './errors.ts';
 import { wordsForBusy } from './explain.ts';
-import { disposedError, Handle } from './handle.ts';
-import type { Iommufd } from './iommufd.ts';
+import { alive, childrenOf, disposedError, Handle } from './handle.ts';
+import { type Iommufd, usersOf } from './iommufd.ts';
 import type { NativeObject } from './native.ts';
+import { type OURS, ours } from './private.ts';
 
 /** An object of an iommufd that its handle owns (IOMMU_DESTROY). */
 export abstract class IommufdObject extends Handle {
   readonly #iommufd: Iommufd;
   readonly #object: NativeObject;
   readonly #id: number;
+  readonly #before: { dispose(): void } | undefined;
+  readonly #ended: ((self: never) => void) | undefined;
 
-  /** `before`: what is closed before the object can be destroyed. */
+  /** `before`: what is closed before the object can be destroyed; `ended` is called when it is. */
   protected constructor(
+    key: typeof OURS,
     kind: string,
     iommufd: Iommufd,
     parents: readonly Handle[],
     object: NativeObject,
-    before: readonly { dispose(): void }[] = [],
+    before?: { dispose(): void },
+    ended?: (self: never) => void,
   ) {
+    ours(key, kind);
     const id = object.id();
-    super(kind, parents, [...before, object]);
+    super(key, kind, parents, [endOf(object, before)], (self: IommufdObject) => self.#release());
+    this.#before = before;
+    this.#ended = ended;
     this.#iommufd = iommufd;
     this.#object = object;
     this.#id = id;
@@ -34,7 +42,7 @@ export abstract class IommufdObject extends Handle {
 
   /** Its id in its iommufd. */
   get id(): number {
-    this.alive();
+    alive(this);
     // The id may be another object's by now.
     if (this.#object.gone()) throw disposedError('object of the iommufd');
     return this.#id;
@@ -54,23 +62,36 @@ export abstract class IommufdObject extends Handle {
   override [Symbol.dispose](): void {
     void this.#id; // a foreign `this` is refused before anything of its own is disposed
     if (this.disposed) return;
-    for (const child of this.children()) child[Symbol.dispose]();
-    this.leave();
+    for (const child of childrenOf(this)) child[Symbol.dispose]();
+    this.#leave();
     super[Symbol.dispose]();
   }
 
   /** Asks the kernel to destroy it, while the handle can still be kept. */
-  protected leave(): void {
+  #leave(): void {
+    if (this.#before !== undefined) return; // it can go only once that is closed, and then there is no way back
     try {
       this.#object.destroy();
     } catch (error) {
       if (error instanceof VfioError && error.code === 'EBUSY')
-        throw withWords(error, () => wordsForBusy(this.#iommufd.usersOf(this)));
+        throw withWords(error, () => wordsForBusy(usersOf(this.#iommufd, this)));
       throw error;
     }
   }
 
-  protected release(): void {
+  #release(): void {
+    this.#before?.dispose();
     this.#object.dispose();
+    (this.#ended as ((self: this) => void) | undefined)?.(this);
   }
+}
+
+/** What ends an object that was forgotten. In a scope of its own: it must not keep the handle. */
+function endOf(object: NativeObject, before: { dispose(): void } | undefined): { dispose(): void } {
+  return {
+    dispose() {
+      before?.dispose();
+      object.dispose();
+    },
+  };
 }

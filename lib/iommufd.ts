@@ -6,14 +6,15 @@
  */
 import { flag, instance, integer, oneOf, options, refusal } from './check.ts';
 import { Container } from './container.ts';
-import { VfioDevice } from './device.ts';
+import { isAttachedTo, VfioDevice } from './device.ts';
 import { explained } from './errors.ts';
 import { type HwptRequest, wordsForBusy, wordsForHwpt, wordsForMissing } from './explain.ts';
 import { FaultQueue } from './fault-queue.ts';
-import { fileOf, Handle, keepFile } from './handle.ts';
+import { alive, fileOf, Handle, keepFile, livingChildren, made } from './handle.ts';
 import { dataFields, Hwpt, type HwptData } from './hwpt.ts';
 import { Ioas } from './ioas.ts';
 import { type NativeFile, native } from './native.ts';
+import { OURS } from './private.ts';
 import { RecordQueue } from './record-queue.ts';
 import { Viommu, type ViommuType } from './viommu.ts';
 
@@ -84,6 +85,22 @@ const features = [
 /** What {@link Iommufd.supports} can be asked. */
 export type IommufdFeature = (typeof features)[number];
 
+/** Does the other one lead to another open file? */
+export function differs(one: Iommufd, other: Iommufd): boolean {
+  return one !== other && !fileOf(one).same(fileOf(other));
+}
+
+/** Remembers the handle of an object by its id. */
+export let keepIn: <T extends Handle & { readonly id: number }>(iommufd: Iommufd, handle: T) => T;
+/** The handle of an address space, by its id. */
+export let ioasOf: (iommufd: Iommufd, id: number) => Ioas;
+/** A device was bound to it. */
+export let boundTo: (iommufd: Iommufd, device: VfioDevice) => void;
+/** What is known to need an object, in words. */
+export let usersOf: (iommufd: Iommufd, handle: Handle & { readonly id: number }) => string[];
+/** A device that is bound to this iommufd, and its id. */
+export let ownDevice: (iommufd: Iommufd, device: unknown) => { device: VfioDevice; id: number };
+
 /** An open /dev/iommu (Linux 6.2). */
 export class Iommufd extends Handle {
   readonly #file: NativeFile;
@@ -92,9 +109,16 @@ export class Iommufd extends Handle {
   /** The compatibility IOAS, as far as is known: kept, since requests reach it without its handle. */
   #compat: Ioas | undefined;
 
-  /** @internal */
-  constructor(parent: Handle | undefined, file: NativeFile) {
-    super('Iommufd', parent, [file]);
+  static {
+    keepIn = (iommufd, handle) => iommufd.#keep(handle);
+    ioasOf = (iommufd, id) => iommufd.#ioasOf(id);
+    boundTo = (iommufd, device) => iommufd.#bound(device);
+    usersOf = (iommufd, handle) => iommufd.#usersOf(handle.id, handle);
+    ownDevice = (iommufd, device) => iommufd.#ownDevice(device);
+  }
+
+  constructor(key: typeof OURS, parent: Handle | undefined, file: NativeFile) {
+    super(key, 'Iommufd', parent, [file], (self: Iommufd) => self.#release());
     this.#file = file;
     keepFile(this, 'Iommufd', file);
   }
@@ -106,19 +130,19 @@ export class Iommufd extends Handle {
    * @throws {VfioError} EBADF no such descriptor. @throws {TypeError} ERR_INVALID_FD_TYPE it leads to another kind of file.
    */
   static fromFd(fd: number): Iommufd {
-    return new Iommufd(undefined, native.adopt(fd, 'iommufd'));
+    return new Iommufd(OURS, undefined, native.adopt(fd, 'iommufd'));
   }
 
   /** The file descriptor. Belongs to this object: don't close it. */
   get fd(): number {
-    this.alive();
+    alive(this);
     return this.#file.fd;
   }
 
   /** Makes an I/O address space (IOMMU_IOAS_ALLOC, Linux 6.2). */
   allocIoas(): Ioas {
-    this.alive();
-    return this.keep(new Ioas(this, this.#file, this.#file.ioasAlloc()));
+    alive(this);
+    return keepIn(this, new Ioas(OURS, this, this.#file, this.#file.ioasAlloc()));
   }
 
   /**
@@ -145,29 +169,26 @@ export class Iommufd extends Handle {
     faultQueue?: FaultQueue;
     data?: HwptData;
   }): Hwpt {
-    this.alive();
+    alive(this);
     const { device, parent, nestParent, dirtyTracking, pasid, faultQueue, data } = options(o, 'options');
     const queue =
       faultQueue === undefined
         ? undefined
         : this.#own(instance(faultQueue, FaultQueue, 'faultQueue'), 'a FaultQueue', 'faultQueue');
-    if (
-      !(parent instanceof Ioas || parent instanceof Hwpt || parent instanceof Viommu) ||
-      !Handle.made(parent)
-    )
+    if (!(parent instanceof Ioas || parent instanceof Hwpt || parent instanceof Viommu) || !made(parent))
       throw refusal('an Ioas, a Hwpt or a Viommu', 'parent', parent);
     this.#own(parent, 'an Ioas, a Hwpt or a Viommu', 'parent');
-    const fields = data === undefined ? undefined : dataFields(data);
+    const own = data === undefined ? undefined : dataFields(data);
     const asked: HwptRequest = {
       nestParent: flag(nestParent, 'nestParent', false),
       dirtyTracking: flag(dirtyTracking, 'dirtyTracking', false),
       pasid: flag(pasid, 'pasid', false),
       faultQueue: queue !== undefined,
       parent: parent instanceof Ioas ? 'Ioas' : parent instanceof Hwpt ? 'Hwpt' : 'Viommu',
-      format: data?.type,
+      format: own?.format,
     };
-    const its = this.ownDevice(device);
-    const made = explained(
+    const its = this.#ownDevice(device);
+    const object = explained(
       () =>
         this.#file.hwptAlloc(
           its.id,
@@ -177,17 +198,17 @@ export class Iommufd extends Handle {
           asked.pasid,
           queue?.id,
           asked.format,
-          fields,
+          own?.fields,
         ),
       (error) => wordsForHwpt(error, asked, this.#file),
     );
-    return this.keep(new Hwpt(this, queue ? [parent, queue] : [parent], this.#file, made));
+    return keepIn(this, new Hwpt(OURS, this, queue ? [parent, queue] : [parent], this.#file, object));
   }
 
   /** A queue for page faults of devices (IOMMU_FAULT_QUEUE_ALLOC, Linux 6.11). @throws {VfioError} ENOTTY before 6.11. */
   allocFaultQueue(): FaultQueue {
-    const made = this.#asked(() => this.#file.faultQueueAlloc());
-    return this.keep(new FaultQueue(this, made.object, made.file));
+    const { object, file } = this.#asked(() => this.#file.faultQueueAlloc());
+    return keepIn(this, new FaultQueue(OURS, this, object, file));
   }
 
   /**
@@ -198,12 +219,12 @@ export class Iommufd extends Handle {
    * before 6.13.
    */
   allocViommu(o: { device: VfioDevice; parent: Hwpt; type: ViommuType }): Viommu {
-    this.alive();
+    alive(this);
     const { device, parent, type } = options(o, 'options');
     const kind = oneOf(type as ViommuType, 'type', ['arm-smmuv3', 'tegra241-cmdqv']);
     const table = this.#own(instance(parent, Hwpt, 'parent'), 'a Hwpt', 'parent');
-    const its = this.ownDevice(device);
-    const made = explained(
+    const its = this.#ownDevice(device);
+    const parts = explained(
       () => this.#file.viommuAlloc(its.id, table.id, kind),
       (error) =>
         wordsForMissing(error, this.#file) ??
@@ -213,7 +234,7 @@ export class Iommufd extends Handle {
             ? { reason: 'the parent was made without { nestParent: true }' }
             : undefined),
     );
-    return this.keep(new Viommu(this, table, this.#file, made, kind));
+    return keepIn(this, new Viommu(OURS, this, table, this.#file, parts, kind));
   }
 
   /**
@@ -223,10 +244,10 @@ export class Iommufd extends Handle {
    * @throws {VfioError} EOPNOTSUPP it has no such view; ENOTTY before 6.6.
    */
   hwInfo(device: VfioDevice, o?: { type?: 'tegra241-cmdqv' }): HwInfo {
-    this.alive();
+    alive(this);
     const { type } = options(o, 'options');
     if (type !== undefined) oneOf(type, 'type', ['tegra241-cmdqv']);
-    const its = this.ownDevice(device);
+    const its = this.#ownDevice(device);
     return this.#asked(() => this.#file.hwInfo(its.id, type));
   }
 
@@ -237,7 +258,7 @@ export class Iommufd extends Handle {
    * device's IOMMU can do it, {@link hwInfo} and the call itself tell.
    */
   supports(feature: IommufdFeature): boolean {
-    this.alive();
+    alive(this);
     return this.#file.supports(oneOf(feature, 'feature', features));
   }
 
@@ -248,12 +269,12 @@ export class Iommufd extends Handle {
    * @throws {VfioError} EPERM without CAP_SYS_RESOURCE; EBUSY an object exists.
    */
   get rlimitMode(): 'user' | 'process' {
-    this.alive();
+    alive(this);
     return this.#file.getOption('RLIMIT_MODE', 0) === 0n ? 'user' : 'process';
   }
 
   set rlimitMode(mode: 'user' | 'process') {
-    this.alive();
+    alive(this);
     this.#file.setOption('RLIMIT_MODE', 0, oneOf(mode, 'rlimitMode', ['user', 'process']) === 'user' ? 0 : 1);
   }
 
@@ -264,15 +285,15 @@ export class Iommufd extends Handle {
    * @throws {VfioError} ENOENT the Ioas is gone.
    */
   get vfioCompatIoas(): Ioas | null {
-    this.alive();
+    alive(this);
     const id = this.#file.getVfioIoas();
     if (id === null) this.#compat = undefined;
-    else this.#compat = this.ioasOf(id);
+    else this.#compat = this.#ioasOf(id);
     return this.#compat ?? null;
   }
 
   set vfioCompatIoas(ioas: Ioas | null) {
-    this.alive();
+    alive(this);
     if (ioas === null) this.#file.clearVfioIoas();
     else
       this.#file.setVfioIoas(
@@ -286,8 +307,8 @@ export class Iommufd extends Handle {
    * programs that were written for those. Requirement D4.
    */
   container(): Container {
-    this.alive();
-    return new Container(this, this.#file, this);
+    alive(this);
+    return new Container(OURS, this, this.#file, this);
   }
 
   /**
@@ -308,7 +329,7 @@ export class Iommufd extends Handle {
    * @throws {VfioError} ENOENT no such object; EBUSY something uses it: `reason` says what.
    */
   destroy(id: number): void {
-    this.alive();
+    alive(this);
     integer(id, 'id', 0, 0xffffffff);
     const handle = this.#handleOf(id);
     explained(
@@ -320,45 +341,33 @@ export class Iommufd extends Handle {
     handle?.[Symbol.dispose]();
   }
 
-  /** @internal Does the other one lead to another open file? */
-  differs(other: Iommufd): boolean {
-    return other !== this && !fileOf(this).same(fileOf(other));
-  }
-
-  /** @internal Remembers the handle of an object by its id. */
-  keep<T extends Handle & { readonly id: number }>(handle: T): T {
+  #keep<T extends Handle & { readonly id: number }>(handle: T): T {
     this.#objects.set(handle.id, new WeakRef<Handle & { readonly id: number }>(handle));
     return handle;
   }
 
-  /** @internal The handle of an address space of it, by its id. */
-  ioasOf(id: number): Ioas {
-    this.alive();
+  #ioasOf(id: number): Ioas {
+    alive(this);
     const known = this.#handleOf(id);
-    return known instanceof Ioas ? known : this.keep(new Ioas(this, this.#file, this.#file.ioasOf(id)));
+    return known instanceof Ioas
+      ? known
+      : this.#keep(new Ioas(OURS, this, this.#file, this.#file.ioasOf(id)));
   }
 
-  /** @internal A device was bound to it. */
-  bound(device: VfioDevice): void {
+  #bound(device: VfioDevice): void {
     for (const each of this.#devices) if (each.deref() === undefined) this.#devices.delete(each);
     this.#devices.add(new WeakRef(device));
   }
 
-  /** @internal What is known to need an object, in words. */
-  usersOf(handle: Handle & { readonly id: number }): string[] {
-    return this.#usersOf(handle.id, handle);
-  }
-
-  /** @internal A device that is bound to this iommufd, and its id. */
-  ownDevice(device: unknown): { device: VfioDevice; id: number } {
+  #ownDevice(device: unknown): { device: VfioDevice; id: number } {
     const found = instance(device, VfioDevice, 'device');
     fileOf(found); // alive
-    if (found.id === null || !found.iommufd || found.iommufd.differs(this))
+    if (found.id === null || !found.iommufd || differs(found.iommufd, this))
       throw refusal('a device that is bound to this iommufd', 'device', device);
     return { device: found, id: found.id };
   }
 
-  protected release(): void {
+  #release(): void {
     this.#file.dispose();
   }
 
@@ -382,20 +391,20 @@ export class Iommufd extends Handle {
         ? [`it is ${self.bdf === null ? 'a device' : `device ${self.bdf}`}, which goes when that is closed`]
         : []),
       ...devices
-        .filter((each) => handle !== undefined && each.isAttachedTo(handle))
+        .filter((each) => handle !== undefined && isAttachedTo(each, handle))
         .map((each) => `device ${each.bdf ?? each.id} is attached to it`),
       ...(handle instanceof RecordQueue ? ['its descriptor is open: disposing the handle closes that'] : []),
-      ...(handle === undefined ? [] : handle.livingChildren().map((kind) => `a ${kind} was made of it`)),
+      ...(handle === undefined ? [] : livingChildren(handle).map((kind) => `a ${kind} was made of it`)),
     ];
   }
 
   #own<T extends { readonly iommufd: Iommufd }>(object: T, what: string, name: string): T {
-    if (object.iommufd.differs(this)) throw refusal(`${what} of this iommufd`, name, object);
+    if (differs(object.iommufd, this)) throw refusal(`${what} of this iommufd`, name, object);
     return object;
   }
 
   #asked<T>(call: () => T): T {
-    this.alive();
+    alive(this);
     return explained(call, (error) => wordsForMissing(error, this.#file));
   }
 }

@@ -9,8 +9,19 @@
 import { integer, options, refusal, type U64Like } from './check.ts';
 import type { VfioDevice } from './device.ts';
 import { VfioError, withWords } from './errors.ts';
-import { disposedError, fileOf, Handle } from './handle.ts';
+import { alive, disposedError, fileOf, Handle } from './handle.ts';
 import { type NativeEventFd, type NativeIrqInfo, native } from './native.ts';
+import { ownOf } from './own.ts';
+import { OURS, ours } from './private.ts';
+
+/** An Interrupt was disposed: its vector is disconnected. */
+let disconnect: (irq: Irq, interrupt: Interrupt) => void;
+
+/** An Interrupt is its Irq's no more. */
+let forget: (irq: Irq, interrupt: Interrupt) => void;
+
+/** Its eventfd is connected to nothing any more: ends an Interrupt without asking the kernel. */
+let abandon: (interrupt: Interrupt) => void;
 
 /** One kind of interrupt of a device. */
 export class Irq {
@@ -20,8 +31,24 @@ export class Irq {
   readonly #info: NativeIrqInfo;
   readonly #live = new Set<Interrupt>();
 
-  /** @internal */
-  constructor(device: VfioDevice, index: number, info: NativeIrqInfo) {
+  static {
+    forget = (irq, interrupt) => {
+      irq.#live.delete(interrupt);
+    };
+    disconnect = (irq, interrupt) => {
+      if (!irq.#live.delete(interrupt) || irq.#device.disposed) return;
+      try {
+        if (irq.#live.size === 0) fileOf(irq.#device).setIrqs(irq.index, 0, 0, 'trigger');
+        else fileOf(irq.#device).setIrqEventfds(irq.index, interrupt.vector, 'trigger', Int32Array.of(-1));
+      } catch (error) {
+        // Another handle of the device may have disabled it already; disposing does not fail.
+        if (!(error instanceof VfioError)) throw error;
+      }
+    };
+  }
+
+  constructor(key: typeof OURS, device: VfioDevice, index: number, info: NativeIrqInfo) {
+    ours(key, 'Irq');
     this.index = index;
     this.#device = device;
     this.#info = info;
@@ -58,7 +85,7 @@ export class Irq {
     const file = fileOf(this.#device);
     const made: Interrupt[] = [];
     try {
-      for (let i = 0; i < count; i++) made.push(new Interrupt(this.#device, this, start + i));
+      for (let i = 0; i < count; i++) made.push(new Interrupt(OURS, this.#device, this, start + i));
       let had: number;
       try {
         had = file.setIrqEventfds(
@@ -84,11 +111,11 @@ export class Irq {
           reason: `${count} vectors were asked but only ${had} can be had; none was enabled`,
         });
     } catch (error) {
-      for (const each of made) each.abandon();
+      for (const each of made) abandon(each);
       throw error;
     }
     // Vectors that had an eventfd have a new one now.
-    for (const old of this.#live) if (old.vector >= start && old.vector < start + count) old.abandon();
+    for (const old of this.#live) if (old.vector >= start && old.vector < start + count) abandon(old);
     for (const each of made) this.#live.add(each);
     return made;
   }
@@ -102,7 +129,7 @@ export class Irq {
       // EINVAL: nothing of the kind is enabled, by whomever.
       if (!(error instanceof VfioError && error.code === 'EINVAL')) throw error;
     } finally {
-      for (const each of [...this.#live]) each.abandon();
+      for (const each of [...this.#live]) abandon(each);
     }
   }
 
@@ -119,24 +146,6 @@ export class Irq {
   /** Makes the vector fire as if the device had (for testing). @throws {VfioError} EINVAL it is not enabled. */
   trigger(vector = 0): void {
     this.#act('trigger', vector);
-  }
-
-  /** @internal An Interrupt was disposed: its vector is disconnected. */
-  disconnect(interrupt: Interrupt): void {
-    if (!this.#live.delete(interrupt)) return;
-    if (this.#device.disposed) return;
-    try {
-      if (this.#live.size === 0) fileOf(this.#device).setIrqs(this.index, 0, 0, 'trigger');
-      else fileOf(this.#device).setIrqEventfds(this.index, interrupt.vector, 'trigger', Int32Array.of(-1));
-    } catch (error) {
-      // Another handle of the device may have disabled it already; disposing does not fail.
-      if (!(error instanceof VfioError)) throw error;
-    }
-  }
-
-  /** @internal */
-  forget(interrupt: Interrupt): void {
-    this.#live.delete(interrupt);
   }
 
   #act(action: 'mask' | 'unmask' | 'trigger', vector: number): void {
@@ -171,12 +180,19 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
   /** Fired while nobody waited, but noticed already. */
   #noticed = 0n;
 
-  /** @internal */
-  constructor(device: VfioDevice, irq: Irq, vector: number) {
+  static {
+    abandon = (interrupt) => {
+      forget(interrupt.#irq, interrupt);
+      interrupt[Symbol.dispose]();
+    };
+  }
+
+  constructor(key: typeof OURS, device: VfioDevice, irq: Irq, vector: number) {
+    ours(key, 'Interrupt');
     // The native object holds its callback weakly while nobody waits; this object holds it for good.
-    const onReadable = (count: U64Like) => this.fired(BigInt(count));
+    const onReadable = (count: U64Like) => this.#fired(BigInt(count));
     const event = new native.EventFd(onReadable);
-    super('Interrupt', device, [event]);
+    super(key, 'Interrupt', device, [event], (self: Interrupt) => self.#release());
     this.#onReadable = onReadable;
     this.#event = event;
     this.#irq = irq;
@@ -185,7 +201,7 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
 
   /** The eventfd. Belongs to this object: don't close it, and don't read it while waiting here. */
   get eventfd(): number {
-    this.alive();
+    alive(this);
     return this.#event.fd;
   }
 
@@ -198,13 +214,18 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
    * ERR_VFIO_DISPOSED when the interrupt is disposed or disabled meanwhile.
    */
   wait(o?: { signal?: AbortSignal; timeout?: number }): Promise<bigint> {
-    this.alive();
+    alive(this);
     const { signal, timeout } = options(o, 'options');
     if (signal !== undefined && !(signal instanceof AbortSignal))
       throw refusal('an AbortSignal', 'signal', signal);
     if (timeout !== undefined) integer(timeout, 'timeout', 0, 2 ** 31 - 1);
     if (signal?.aborted) return Promise.reject(signal.reason);
-    const already = this.#take();
+    let already: bigint;
+    try {
+      already = this.#take();
+    } catch (error) {
+      return Promise.reject(error);
+    }
     if (already > 0n) return Promise.resolve(already);
     return new Promise((resolve, reject) => {
       const abort = () => fail(signal?.reason);
@@ -230,7 +251,7 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
         this.#watch();
         reject(error);
       };
-      signal?.addEventListener('abort', abort, { once: true });
+      signal?.addEventListener('abort', abort, ownOf({ once: true }));
       this.#waiters.add(waiter);
       this.#watch();
     });
@@ -238,13 +259,13 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
 
   /** How many times it fired since last asked, without waiting: 0n if none. */
   poll(): bigint {
-    this.alive();
+    alive(this);
     return this.#take();
   }
 
   /** Calls `listener` for each wake-up with how often it fired. Does not keep the process alive. */
   on(event: 'interrupt', listener: (count: bigint) => void): this {
-    this.alive();
+    alive(this);
     if (event !== 'interrupt') throw refusal("'interrupt'", 'event', event);
     if (typeof listener !== 'function') throw refusal('a function', 'listener', listener);
     this.#listeners.add(listener);
@@ -275,14 +296,8 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
     }
   }
 
-  /** @internal Its eventfd is connected to nothing any more: ends it without asking the kernel. */
-  abandon(): void {
-    this.#irq.forget(this);
-    this[Symbol.dispose]();
-  }
-
-  /** @internal The event loop read `count` from the eventfd. */
-  fired(count: bigint): void {
+  /** The event loop read `count` from the eventfd. */
+  #fired(count: bigint): void {
     if (this.#waiters.size + this.#listeners.size === 0) {
       this.#noticed += count;
       return;
@@ -306,9 +321,9 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
     }
   }
 
-  protected release(): void {
+  #release(): void {
     try {
-      this.#irq.disconnect(this);
+      disconnect(this.#irq, this);
     } finally {
       this.#event.dispose();
       this.#listeners.clear();

@@ -3,6 +3,7 @@
  * Host.report().
  */
 import { native } from './native.ts';
+import { ownOf } from './own.ts';
 
 /** Memory that is kept, and why. */
 export interface KeptMemory {
@@ -17,16 +18,21 @@ export function keptMemory(): KeptMemory[] {
   return native.kept();
 }
 
-let told = 0;
+let seen = 0;
+/** How many bytes were told of, by reason. */
+const told = new Map<string, bigint>();
 
 /** Warns if memory has come to be kept since it was last asked. Costs next to nothing if not. */
 export function warnOfKeptMemory(): void {
   const count = native.doubts();
-  if (count === told) return;
-  told = count;
-  for (const { bytes, reason } of keptMemory())
-    process.emitWarning(`${bytes} bytes of DMA memory are kept until the process ends: ${reason}`, {
-      type: 'VfioMemoryWarning',
-      code: 'VFIO_MEMORY_KEPT',
-    });
+  if (count === seen) return;
+  seen = count;
+  for (const { bytes, reason } of keptMemory()) {
+    if (bytes <= (told.get(reason) ?? 0n)) continue;
+    told.set(reason, bytes);
+    process.emitWarning(
+      `${bytes} bytes of DMA memory are kept until the process ends: ${reason}`,
+      ownOf({ type: 'VfioMemoryWarning', code: 'VFIO_MEMORY_KEPT' }),
+    );
+  }
 }

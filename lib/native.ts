@@ -337,7 +337,6 @@ interface Addon {
   Watch: new (file: NativeFile, onReadable: () => void) => NativeWatch;
   /** A duplicate of a descriptor that leads to a file of this kind. */
   adopt(fd: number, kind: NativeKind): NativeFile;
-  isFile(value: unknown): value is NativeFile;
   allocateMemory(size: U64Like, pageShift: number, numaNode?: number): NativeMemory;
   memoryOfDescriptor(fd: number, offset: U64Like, length: U64Like): NativeMemory;
   memoryOfAddress(address: U64Like, length: U64Like): NativeMemory;
@@ -350,6 +349,17 @@ interface Addon {
   initialize(makeError: typeof makeSystemError): void;
 }
 
+/**
+ * The addon's exports, made anew. `require` would give every copy of this module (Jest makes one for each file of tests,
+ * hot reload one for each edit) the same ones, with the state of them all in one place. Loading makes a state: the errors
+ * and classes of a copy are its own.
+ */
+function opened(filename: string): Addon {
+  const module = { exports: {} as Addon, filename };
+  process.dlopen(module, filename);
+  return module.exports;
+}
+
 function load(): Addon {
   const require = createRequire(import.meta.url);
   // This file is lib/native.ts in a checkout and dist/lib/native.js in the package.
@@ -358,7 +368,7 @@ function load(): Addon {
   for (let level = 0; level < 2; level++) {
     root = dirname(root);
     try {
-      return (require('node-gyp-build') as (root: string) => Addon)(root);
+      return opened((require('node-gyp-build') as { resolve(root: string): string }).resolve(root));
     } catch (error) {
       const code = (error as { code?: unknown }).code;
       if (code === 'ERR_DLOPEN_FAILED') throw error;
@@ -379,5 +389,6 @@ function load(): Addon {
   );
 }
 
-export const native = load();
-native.initialize(makeSystemError);
+/** With what the addon makes its errors by, which it holds weakly: both live as long as this copy of the module. */
+export const native = Object.assign(load(), { makeError: makeSystemError });
+native.initialize(native.makeError);

@@ -7,6 +7,7 @@ import { usersOf, wordsForBind, wordsForNumVfs, wordsForUnbind } from './explain
 import { heldOf } from './holds.ts';
 import type { NativeHost } from './native.ts';
 import { nameOf } from './nodes.ts';
+import { OURS, ours } from './private.ts';
 import { type Held, inTurn, memoryOf } from './turns.ts';
 import { usesOf } from './uses.ts';
 
@@ -66,8 +67,8 @@ export class PciDevice {
     together = PciDevice.#together;
   }
 
-  /** @internal */
-  constructor(host: NativeHost, bdf: string) {
+  constructor(key: typeof OURS, host: NativeHost, bdf: string) {
+    ours(key, 'PciDevice');
     this.#host = host;
     this.bdf = bdf;
     this.#path = devicePath(bdf);
@@ -190,7 +191,7 @@ export class PciDevice {
     const enableSriov = flag(given.enableSriov, 'enableSriov', false);
     const force = flag(given.force, 'force', false);
     await inTurn(this.#host, this.#keys(), (own) =>
-      new PciDevice(own, this.bdf).#setNumVfs(count, enableSriov, force),
+      new PciDevice(OURS, own, this.bdf).#setNumVfs(count, enableSriov, force),
     );
   }
 
@@ -252,7 +253,7 @@ export class PciDevice {
     const keys = devices.flatMap((device) => device.#keys());
     await inTurn(first.#host, keys, (own) =>
       PciDevice.#inTurn(
-        devices.map(({ bdf }) => new PciDevice(own, bdf)),
+        devices.map(({ bdf }) => new PciDevice(OURS, own, bdf)),
         change,
         force,
       ),
@@ -536,17 +537,17 @@ const isPending = (error: unknown) => error instanceof VfioError && error.code =
 
 /** The virtual functions of a device. */
 const functionsOf = (device: PciDevice) =>
-  device.virtualFunctions.map((bdf) => new PciDevice(hostOf(device), bdf));
+  device.virtualFunctions.map((bdf) => new PciDevice(OURS, hostOf(device), bdf));
 
 /** The mediated devices that its driver makes of a device. */
 const mediatedOf = (device: PciDevice) =>
   (hostOf(device).list(devicePath(device.bdf)) ?? [])
     .filter((name) => UUID.test(name))
-    .map((uuid) => new PciDevice(hostOf(device), uuid));
+    .map((uuid) => new PciDevice(OURS, hostOf(device), uuid));
 
 /** A name is part of a path: it must not lead elsewhere. */
 function driverName(driver: string): void {
-  if (!/^[^/\s\0]+$/.test(text(driver, 'driver')) || driver === '.' || driver === '..')
+  if (!/^[^/\s\0]{1,255}$/.test(text(driver, 'driver')) || driver === '.' || driver === '..')
     throw refusal("the name of a driver such as 'vfio-pci'", 'driver', driver);
 }
 

@@ -7,10 +7,12 @@
  */
 import { integer, options, refusal } from './check.ts';
 import { VfioError } from './errors.ts';
-import { disposedError, type Handle } from './handle.ts';
+import { alive, disposedError, type Handle } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
 import { IommufdObject } from './iommufd-object.ts';
 import { type NativeFile, type NativeObject, type NativeWatch, native } from './native.ts';
+import { ownOf } from './own.ts';
+import { type OURS, ours } from './private.ts';
 
 interface Waiter<T> {
   resolve(record: T): void;
@@ -18,10 +20,20 @@ interface Waiter<T> {
   stop(): void;
 }
 
+/** As one. Not a closure of the constructor, which would keep the queue that is to be collected. */
+const bothOf = (first: { dispose(): void }, second: { dispose(): void }) => ({
+  dispose() {
+    first.dispose();
+    second.dispose();
+  },
+});
+
 /** A queue of records. Each record goes to one reader: of several who wait, to the one who has waited longest. */
 export abstract class RecordQueue<T> extends IommufdObject implements AsyncIterable<T> {
   readonly #kind: string;
   readonly #records: NativeFile;
+  /** Reads what is there, if anything. */
+  readonly #read: (records: NativeFile) => T[];
   readonly #watch: NativeWatch;
   readonly #onReadable: () => void;
   readonly #waiters = new Set<Waiter<T>>();
@@ -29,32 +41,38 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
   readonly #ready: T[] = [];
 
   protected constructor(
+    key: typeof OURS,
     kind: string,
     iommufd: Iommufd,
     parents: readonly Handle[],
     object: NativeObject,
     records: NativeFile,
+    read: (records: NativeFile) => T[],
   ) {
+    ours(key, kind);
     // The native object holds its callback weakly while nobody waits; this object holds it for good.
     const onReadable = () => this.#serve();
     const watch = new native.Watch(records, onReadable);
-    super(kind, iommufd, parents, object, [watch, records]);
+    super(key, kind, iommufd, parents, object, bothOf(watch, records), (self: RecordQueue<T>) =>
+      self.#ended(),
+    );
     this.#kind = kind;
     this.#records = records;
+    this.#read = read;
     this.#watch = watch;
     this.#onReadable = onReadable;
   }
 
   /** The descriptor that records are read from. Belongs to this object: don't close it, and don't read it while waiting. */
   get fd(): number {
-    this.alive();
+    alive(this);
     return this.#records.fd;
   }
 
   /** The next record without waiting; null if there is none. */
   poll(): T | null {
-    this.alive();
-    if (this.#ready.length === 0) this.#ready.push(...this.read(this.#records));
+    alive(this);
+    if (this.#ready.length === 0) this.#ready.push(...this.#read(this.#records));
     return this.#ready.shift() ?? null;
   }
 
@@ -66,14 +84,19 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
    * ERR_VFIO_DISPOSED when the queue is disposed meanwhile. No record is lost by any of them.
    */
   wait(o?: { signal?: AbortSignal; timeout?: number }): Promise<T> {
-    this.alive();
+    alive(this);
     const { signal, timeout } = options(o, 'options');
     if (signal !== undefined && !(signal instanceof AbortSignal))
       throw refusal('an AbortSignal', 'signal', signal);
     if (timeout !== undefined) integer(timeout, 'timeout', 0, 2 ** 31 - 1);
     if (signal?.aborted) return Promise.reject(signal.reason);
     // Those who wait already come first.
-    const already = this.#waiters.size === 0 ? this.poll() : null;
+    let already: T | null;
+    try {
+      already = this.#waiters.size === 0 ? this.poll() : null;
+    } catch (error) {
+      return Promise.reject(error);
+    }
     if (already !== null) return Promise.resolve(already);
     return new Promise((resolve, reject) => {
       const fail = (error: unknown) => {
@@ -98,7 +121,7 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
           this.#waiters.delete(waiter);
         },
       };
-      signal?.addEventListener('abort', abort, { once: true });
+      signal?.addEventListener('abort', abort, ownOf({ once: true }));
       this.#waiters.add(waiter);
       this.#rest();
     });
@@ -118,15 +141,7 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
     }
   }
 
-  /** Reads what is there, if anything. */
-  protected abstract read(file: NativeFile): T[];
-
-  protected override leave(): void {} // it can go only once its descriptor is closed, and then there is no way back
-
-  protected override release(): void {
-    this.#watch.dispose();
-    this.#records.dispose();
-    super.release();
+  #ended(): void {
     for (const waiter of [...this.#waiters]) {
       waiter.stop();
       waiter.reject(disposedError(this.#kind));

@@ -8,8 +8,9 @@
 import { integer, options, refusal, type U64Like, u64 } from './check.ts';
 import type { VfioDevice } from './device.ts';
 import { withWords } from './errors.ts';
-import { fileOf, Handle } from './handle.ts';
+import { alive, fileOf, Handle } from './handle.ts';
 import type { NativeFile, NativeMapped, NativeRegionInfo } from './native.ts';
+import { OURS, ours } from './private.ts';
 
 /**
  * A region of a device. Each access is one `pread` or `pwrite` on the device's file; offsets are bytes from the start of
@@ -24,8 +25,8 @@ export class Region {
   readonly #device: VfioDevice;
   readonly #info: NativeRegionInfo;
 
-  /** @internal */
-  constructor(device: VfioDevice, index: number, info: NativeRegionInfo) {
+  constructor(key: typeof OURS, device: VfioDevice, index: number, info: NativeRegionInfo) {
+    ours(key, 'Region');
     this.index = index;
     this.#device = device;
     this.#info = info;
@@ -124,7 +125,7 @@ export class Region {
         return { reason: 'offset and length must be page aligned and inside a mappable part' };
       });
     }
-    return new MappedRegion(this.#device, mapped, Number(length));
+    return new MappedRegion(OURS, this.#device, mapped, Number(length));
   }
 
   #file(): NativeFile {
@@ -157,9 +158,9 @@ export class MappedRegion extends Handle {
   readonly #length: number;
   #buffer: ArrayBuffer | undefined;
 
-  /** @internal */
-  constructor(device: VfioDevice, mapped: NativeMapped, length: number) {
-    super('MappedRegion', device, [mapped]);
+  constructor(key: typeof OURS, device: VfioDevice, mapped: NativeMapped, length: number) {
+    ours(key, 'MappedRegion');
+    super(key, 'MappedRegion', device, [mapped], (self: MappedRegion) => self.#release());
     this.#mapped = mapped;
     this.#length = length;
   }
@@ -178,7 +179,7 @@ export class MappedRegion extends Handle {
    * buffers (Electron): use the accessors.
    */
   get buffer(): ArrayBuffer {
-    this.alive();
+    alive(this);
     if (this.#buffer === undefined || this.#buffer.byteLength === 0) this.#buffer = this.#mapped.buffer();
     return this.#buffer;
   }
@@ -216,7 +217,7 @@ export class MappedRegion extends Handle {
     this.#mapped.write64(o, v);
   }
 
-  protected release(): void {
+  #release(): void {
     this.#buffer = undefined;
     this.#mapped.dispose();
   }

@@ -3,6 +3,7 @@
  * host's to say; here it only becomes text.
  */
 import { options, refusal, type U64Like } from './check.ts';
+import { ownOf } from './own.ts';
 
 /** An IOMMU of a simulated machine. What is not said follows from the kind. */
 export interface IommuModel {
@@ -156,16 +157,28 @@ export interface Topology {
 
 /** As JSON, which the software host reads. 64-bit quantities that JSON's numbers can't hold go as hexadecimal text. */
 export function topologyText(topology: Topology | DeviceModel, name: string): string {
-  options(topology, name);
   try {
-    return JSON.stringify(topology, (_, value: unknown) =>
-      typeof value !== 'bigint'
-        ? value
-        : value <= Number.MAX_SAFE_INTEGER && value >= Number.MIN_SAFE_INTEGER
-          ? Number(value)
-          : `0x${value.toString(16)}`,
-    );
-  } catch {
-    throw refusal('what can be written as JSON', name, topology); // it contains itself
+    return json(options(topology, name)) ?? '';
+  } catch (error) {
+    if (error instanceof RangeError) throw refusal('what can be written as JSON', name, topology); // it contains itself
+    throw error;
   }
+}
+
+/**
+ * JSON.stringify asks the value's prototype for toJSON first, and programs give bigint one (its decimal digits as text).
+ * Undefined: there is no text for it.
+ */
+function json(value: unknown): string | undefined {
+  if (typeof value === 'bigint')
+    return value <= Number.MAX_SAFE_INTEGER && value >= Number.MIN_SAFE_INTEGER
+      ? `${value}`
+      : `"0x${value.toString(16)}"`;
+  if (typeof value !== 'object' || value === null) return JSON.stringify(value);
+  if (Array.isArray(value)) return `[${Array.from(value, (each) => json(each) ?? 'null').join(',')}]`;
+  const members = Object.entries(ownOf(value)).flatMap(([key, each]) => {
+    const text = json(each);
+    return text === undefined ? [] : `${JSON.stringify(key)}:${text}`;
+  });
+  return `{${members.join(',')}}`;
 }

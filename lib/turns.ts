@@ -1,5 +1,6 @@
 /** Changes of several steps, each in its turn, and what this process remembers of the devices that it changed. */
 import type { NativeHost } from './native.ts';
+import { remembered } from './private.ts';
 
 /** The driver that holds a device, and the only one that may, if one was set. */
 export interface Held {
@@ -15,7 +16,7 @@ export interface Memory {
   readonly late: Map<string, Promise<unknown>>;
 }
 
-const memories = new WeakMap<NativeHost, Memory>();
+const memories = remembered<Memory>();
 
 /** @internal What is remembered of a host. */
 export function memoryOf(host: NativeHost): Memory {

@@ -9,11 +9,12 @@ import { integer, oneOf, options, type U64Like, u64 } from './check.ts';
 import type { VfioDevice } from './device.ts';
 import { explained } from './errors.ts';
 import { wordsForMissing } from './explain.ts';
-import { genuine, type Handle } from './handle.ts';
+import { alive, type Handle } from './handle.ts';
 import { type Hwpt, type Invalidations, invalidate } from './hwpt.ts';
-import type { Iommufd } from './iommufd.ts';
+import { type Iommufd, keepIn, ownDevice } from './iommufd.ts';
 import { IommufdObject } from './iommufd-object.ts';
 import type { NativeFile, NativeObject } from './native.ts';
+import { OURS } from './private.ts';
 import { RecordQueue } from './record-queue.ts';
 
 /** Whose virtual IOMMU: Arm's SMMUv3 (Linux 6.13), or with Tegra241's command queues (Linux 6.17). */
@@ -27,16 +28,15 @@ export class Viommu extends IommufdObject {
   readonly mmap: { readonly offset: bigint; readonly length: bigint } | null;
   readonly #file: NativeFile;
 
-  /** @internal */
   constructor(
+    key: typeof OURS,
     iommufd: Iommufd,
     parent: Hwpt,
     file: NativeFile,
     made: { object: NativeObject; mmap: { offset: bigint; length: bigint } | null },
     type: ViommuType,
   ) {
-    genuine('Viommu', file);
-    super('Viommu', iommufd, [parent], made.object);
+    super(key, 'Viommu', iommufd, [parent], made?.object);
     this.#file = file;
     this.type = type;
     this.mmap = made.mmap;
@@ -49,12 +49,12 @@ export class Viommu extends IommufdObject {
    * or the id is too large; ENOTTY before 6.13.
    */
   allocVdevice(o: { device: VfioDevice; virtId: U64Like }): Vdevice {
-    this.alive();
+    alive(this);
     const { device, virtId } = options(o, 'options');
-    const found = this.iommufd.ownDevice(device);
+    const found = ownDevice(this.iommufd, device);
     const name = u64(virtId, 'virtId');
     const made = this.#asked(() => this.#file.vdeviceAlloc(this.id, found.id, name));
-    return this.iommufd.keep(new Vdevice(this.iommufd, [this, found.device], made, name));
+    return keepIn(this.iommufd, new Vdevice(OURS, this.iommufd, [this, found.device], made, name));
   }
 
   /**
@@ -64,12 +64,12 @@ export class Viommu extends IommufdObject {
    * @throws {VfioError} EEXIST there is one of this type; EINVAL depth 0; EOPNOTSUPP the type; ENOTTY before 6.15.
    */
   allocEventQueue(o: { depth: number; type?: ViommuType }): VeventQueue {
-    this.alive();
+    alive(this);
     const { depth, type = this.type } = options(o, 'options');
     oneOf(type, 'type', ['arm-smmuv3', 'tegra241-cmdqv']);
     const size = integer(depth, 'depth', 0, 0xffffffff);
     const made = this.#asked(() => this.#file.veventqAlloc(this.id, type, size));
-    return this.iommufd.keep(new VeventQueue(this.iommufd, this, made, type));
+    return keepIn(this.iommufd, new VeventQueue(OURS, this.iommufd, this, made, type));
   }
 
   /**
@@ -80,14 +80,14 @@ export class Viommu extends IommufdObject {
    * not mapped or not contiguous; ENOTTY before 6.17.
    */
   allocHwQueue(o: { index: number; iova: U64Like; length: U64Like; type?: 'tegra241-cmdqv' }): HwQueue {
-    this.alive();
+    alive(this);
     const { index, iova, length, type = 'tegra241-cmdqv' } = options(o, 'options');
     oneOf(type, 'type', ['tegra241-cmdqv']);
     const which = integer(index, 'index', 0, 0xffffffff);
     const start = u64(iova, 'iova');
     const size = u64(length, 'length');
     const made = this.#asked(() => this.#file.hwQueueAlloc(this.id, type, which, start, size));
-    return this.iommufd.keep(new HwQueue(this.iommufd, [this], made));
+    return keepIn(this.iommufd, new HwQueue(OURS, this.iommufd, [this], made));
   }
 
   /**
@@ -98,7 +98,7 @@ export class Viommu extends IommufdObject {
    * were done before.
    */
   invalidate<T extends 'arm-smmuv3'>(type: T, entries: readonly Invalidations[T][]): number {
-    this.alive();
+    alive(this);
     return invalidate(this.#file, this, type, entries);
   }
 
@@ -112,18 +112,22 @@ export class Vdevice extends IommufdObject {
   /** How the guest names it. */
   readonly virtId: bigint;
 
-  /** @internal */
-  constructor(iommufd: Iommufd, parents: readonly Handle[], object: NativeObject, virtId: bigint) {
-    super('Vdevice', iommufd, parents, object);
+  constructor(
+    key: typeof OURS,
+    iommufd: Iommufd,
+    parents: readonly Handle[],
+    object: NativeObject,
+    virtId: bigint,
+  ) {
+    super(key, 'Vdevice', iommufd, parents, object);
     this.virtId = virtId;
   }
 }
 
 /** A guest's queue that hardware reads by itself. */
 export class HwQueue extends IommufdObject {
-  /** @internal */
-  constructor(iommufd: Iommufd, parents: readonly Handle[], object: NativeObject) {
-    super('HwQueue', iommufd, parents, object);
+  constructor(key: typeof OURS, iommufd: Iommufd, parents: readonly Handle[], object: NativeObject) {
+    super(key, 'HwQueue', iommufd, parents, object);
   }
 }
 
@@ -154,19 +158,16 @@ export class VeventQueue extends RecordQueue<ViommuEvent> {
   /** Which events it holds. */
   readonly type: ViommuType;
 
-  /** @internal */
   constructor(
+    key: typeof OURS,
     iommufd: Iommufd,
     viommu: Viommu,
     made: { object: NativeObject; file: NativeFile },
     type: ViommuType,
   ) {
-    genuine('VeventQueue', made?.file);
-    super('VeventQueue', iommufd, [viommu], made.object, made.file);
+    super(key, 'VeventQueue', iommufd, [viommu], made?.object, made?.file, (records) =>
+      records.readEvents(type),
+    );
     this.type = type;
-  }
-
-  protected override read(file: NativeFile): ViommuEvent[] {
-    return file.readEvents(this.type);
   }
 }

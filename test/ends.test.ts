@@ -14,6 +14,7 @@ import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'v
 import { Host, VfioDevice } from '../lib/index.ts';
 import { type NativeHost, native } from '../lib/native.ts';
 import { PciDevice } from '../lib/pci.ts';
+import { OURS } from '../lib/private.ts';
 import { backend, EDU, GROUP_OF_TWO, HOST_DRIVER, NO_TWO, needs, openHost } from './support/backends.ts';
 import { end, message, run, work } from './support/program.ts';
 
@@ -634,7 +635,7 @@ describe('changes that are asked for at the same time', () => {
     const own = new native.Host(backend);
     const shared = own.share();
     onTestFinished(() => shared.dispose());
-    return { own, device: new PciDevice(own, EDU), others: new PciDevice(shared, EDU) };
+    return { own, device: new PciDevice(OURS, own, EDU), others: new PciDevice(OURS, shared, EDU) };
   }
 
   test('a host that is disposed before its turn: it is said, and nothing is touched', async (ctx) => {

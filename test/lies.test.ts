@@ -50,7 +50,9 @@ test.each([1, 2, fresh])(
       env: { ...process.env, LD_PRELOAD: libraries, VFIO_LIES: String(seed) },
     });
     console.log(`seed ${seed}: ${run.stdout}`);
-    expect(run.stderr).toBe('');
+    // What liars said of mapped memory proves nothing: it is kept, and that is told.
+    const told = /\[VFIO_MEMORY_KEPT\]|--trace-warnings/;
+    expect(run.stderr.split('\n').filter((line) => line !== '' && !told.test(line))).toEqual([]);
     expect(run.status).toBe(0);
     const found = JSON.parse(run.stdout);
     expect(found).toMatchObject({ wrong: [], slow: [] });

@@ -2,6 +2,7 @@
  * How long DMA memory lives. Its pages outlive every view, slice and mapping; whatever happens to an ArrayBuffer while a
  * device can write is harmless. And what may be mapped: memory that the package owns, or that is marked unsafe.
  */
+import { spawnSync } from 'node:child_process';
 import {
   closeSync,
   existsSync,
@@ -269,6 +270,34 @@ describe('whatever happens to an ArrayBuffer while a device can write is harmles
     });
   }
 
+  describe('docs/memory.md says what comes of', () => {
+    const text = readFileSync(join(import.meta.dirname, '../docs/memory.md'), 'utf8');
+    const rows = [...text.matchAll(/^\| `(.*buffer.*)` \| (.+, the buffer .+) \| (.+, the buffer .+) \|$/gm)];
+    test('each way', () => expect(rows).toHaveLength(10));
+
+    for (const [, code = '', old, now] of rows)
+      test(code, () => {
+        using memory = DmaBuffer.alloc(8192);
+        const { buffer } = memory;
+        const { port1, port2 } = new MessageChannel();
+        let came: string;
+        try {
+          const result: unknown = new Function('buffer', 'port', `let moved; return ${code}`)(buffer, port1);
+          const view = result instanceof ArrayBuffer ? result : receiveMessageOnPort(port2)?.message;
+          memory.write(0, Buffer.of(0x5a));
+          came = new Uint8Array(view)[0] === 0x5a ? 'the same pages' : 'a copy';
+        } catch (error) {
+          const { name, message } = error as Error;
+          came = /is not a function$/.test(message) ? 'no such function' : name;
+        }
+        port1.close();
+        const state = buffer.byteLength === 0 ? 'is detached' : 'stays';
+        expect(`${came}, the buffer ${state}`).toBe(process.versions.node.startsWith('20.') ? old : now);
+        memory.write(0, Buffer.of(0x33));
+        expect(memory.bytes[0]).toBe(0x33);
+      });
+  });
+
   test('transferred by a worker that ends, it is readable in the thread that has it, or it was refused', async () => {
     // In a process of its own: should this go wrong, it ends in a segmentation fault.
     const ended = await run(`
@@ -287,8 +316,9 @@ describe('whatever happens to an ArrayBuffer while a device can write is harmles
         });\`,
         { eval: true, workerData: PACKAGE, execArgv: [] },
       );
+      const ended = new Promise((resolve) => worker.once('exit', resolve)); // may come in one turn with the message
       const received = await new Promise((resolve) => worker.once('message', resolve));
-      await new Promise((resolve) => worker.once('exit', resolve));
+      await ended;
       const bytes = new Uint8Array(received ?? 0);
       console.log(bytes.every((each) => each === 7 || each === 0));
     `);
@@ -512,6 +542,36 @@ describe("a file's memory", () => {
     const before = descriptors();
     expect(() => DmaBuffer.fromFd(1_000_000, { length: 4096 })).toThrow(code('EBADF'));
     expect(descriptors()).toBe(before);
+  });
+
+  test('may be a disk, whose size is the disk itself', (ctx) => {
+    const image = join(folder, 'disk');
+    writeFileSync(image, Buffer.alloc(0x100000));
+    const { stdout, stderr, error } = spawnSync('losetup', ['--find', '--show', image], { encoding: 'utf8' });
+    const disk = stdout?.trim();
+    if (!disk) return ctx.skip(`no disk can be made of a file here: ${error?.message ?? stderr.trim()}`);
+    const fd = openSync(disk, 'r+');
+    try {
+      using memory = DmaBuffer.fromFd(fd, { offset: 0xff000, length: 4096 });
+      memory.write(4092, Buffer.from('last'));
+      expect(() => DmaBuffer.fromFd(fd, { offset: 0xff000, length: 4097 })).toThrow(
+        /inside the file's 1048576 bytes/,
+      );
+    } finally {
+      closeSync(fd);
+      spawnSync('losetup', ['--detach', disk]);
+    }
+  });
+
+  test('leaves the offset of the file where it was, whether it takes the file or not', () => {
+    const fd = file(8192, 'r+');
+    const into = Buffer.alloc(3);
+    readSync(fd, into, 0, 3, null);
+    using memory = DmaBuffer.fromFd(fd, { length: 8192 });
+    expect(() => DmaBuffer.fromFd(fd, { length: 8193 })).toThrow(RangeError);
+    memory.write(3, Buffer.from('four'));
+    expect(readSync(fd, into, 0, 3, null)).toBe(3);
+    expect(into.toString()).toBe('fou');
   });
 });
 

@@ -18,11 +18,6 @@
 namespace vfio::binding {
 namespace {
 
-// (value) => is it a File of this addon?
-Napi::Value isFile(const Napi::CallbackInfo& info) {
-  return Napi::Boolean::New(info.Env(), File::from(info[0]) != nullptr);
-}
-
 // Numbers for mappings: each caller gets some of its own. (count) => the first of them
 Napi::Value mappingNumbers(const Napi::CallbackInfo& info) {
   static std::atomic<uint64_t> next = 1;
@@ -47,10 +42,10 @@ Napi::Value kept(const Napi::CallbackInfo& info) {
   return array;
 }
 
-// (makeError)
+// (makeError): the caller keeps it
 Napi::Value initialize(const Napi::CallbackInfo& info) {
   if (!info[0].IsFunction()) refuse(info.Env(), "a function", "makeError", info[0]);
-  Environment::of(info.Env()).makeError = Napi::Persistent(info[0].As<Napi::Function>());
+  Environment::of(info.Env()).makeError = Napi::Weak(info[0].As<Napi::Function>());
   return info.Env().Undefined();
 }
 
@@ -69,7 +64,6 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   exports.Set("EventFd", EventFd::define(env));
   exports.Set("Watch", Watch::define(env));
   exports.Set("adopt", Napi::Function::New<HostHandle::adopt>(env, "adopt"));
-  exports.Set("isFile", Napi::Function::New<isFile>(env, "isFile"));
   exports.Set("allocateMemory", Napi::Function::New<Memory::allocate>(env, "allocateMemory"));
   exports.Set("memoryOfDescriptor", Napi::Function::New<Memory::ofDescriptor>(env, "memoryOfDescriptor"));
   exports.Set("memoryOfAddress", Napi::Function::New<Memory::ofAddress>(env, "memoryOfAddress"));

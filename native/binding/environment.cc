@@ -11,13 +11,21 @@ Napi::Value textOrUndefined(Napi::Env env, const char* text) {
   return text ? Napi::Value(Napi::String::New(env, text)) : env.Undefined();
 }
 
+Napi::Value make(Napi::Env env, int64_t error, const char* syscall, Napi::Value request, Napi::Value path,
+                 Napi::Value handled) {
+  const Napi::Function makeError = Environment::of(env).makeError.Value();
+  // The copy of lib/ is gone while a call of its was under way: nobody is left who could tell the difference.
+  if (makeError.IsEmpty()) return Napi::Error::New(env, std::string(syscall) + " failed").Value();
+  return makeError.Call({Napi::Number::New(env, static_cast<double>(std::llabs(error))),
+                         Napi::String::New(env, syscall), request, path, handled});
+}
+
 }  // namespace
 
 Napi::Value makeErrno(Napi::Env env, int64_t error, const char* syscall, const char* request,
                       const char* path) {
-  return Environment::of(env).makeError.Call({Napi::Number::New(env, static_cast<double>(std::llabs(error))),
-                                              Napi::String::New(env, syscall), textOrUndefined(env, request),
-                                              textOrUndefined(env, path)});
+  return make(env, error, syscall, textOrUndefined(env, request), textOrUndefined(env, path),
+              env.Undefined());
 }
 
 void throwErrno(Napi::Env env, int64_t error, const char* syscall, const char* request, const char* path) {
@@ -25,10 +33,8 @@ void throwErrno(Napi::Env env, int64_t error, const char* syscall, const char* r
 }
 
 void throwErrnoAfter(Napi::Env env, int64_t error, const char* request, uint32_t handled) {
-  throw Napi::Error(env, Environment::of(env).makeError.Call(
-                             {Napi::Number::New(env, static_cast<double>(std::llabs(error))),
-                              Napi::String::New(env, "ioctl"), Napi::String::New(env, request),
-                              env.Undefined(), Napi::Number::New(env, handled)}));
+  throw Napi::Error(env, make(env, error, "ioctl", Napi::String::New(env, request), env.Undefined(),
+                              Napi::Number::New(env, handled)));
 }
 
 void throwReply(Napi::Env env, const char* syscall, const char* request, const std::string& reason) {

@@ -1,6 +1,9 @@
-// What the addon keeps for each JavaScript environment (main thread or worker): its classes and the function
-// that makes its errors. Made when the addon is loaded there, dies with the environment. There is no other
-// global state than the list of live software hosts (see hosts.h), which all environments of a process share.
+// What the addon keeps for each copy of lib/ that has loaded it: its classes and the function that makes its
+// errors. A thread has one copy as a rule; several where a program evaluates the package again (Jest, hot
+// reload). Each loads the addon for itself (lib/native.ts), and Node-API makes an environment of each
+// loading: so everything that is made, called back or completed in `env` is of one copy. It dies with the
+// thread's JavaScript. There is no other global state than the list of live software hosts (see hosts.h),
+// which all environments of a process share.
 #pragma once
 
 #include <napi.h>
@@ -20,8 +23,9 @@ struct Environment {
   Napi::FunctionReference mapped;
   Napi::FunctionReference write;
   Napi::FunctionReference turn;
-  Napi::FunctionReference
-      makeError;  // (errno, syscall, request?, path?, handled?, reason?) => VfioError; lib/errors.ts
+  // (errno, syscall, request?, path?, handled?, reason?) => VfioError; lib/errors.ts. Weak, since it holds its
+  // whole copy of lib/: the copy holds it (lib/native.ts), and is collected when no one uses it any more.
+  Napi::FunctionReference makeError;
   Schedule schedule;
 
   static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }

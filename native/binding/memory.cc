@@ -1,8 +1,11 @@
 #include "memory.h"
 
+#include <linux/fs.h>
 #include <linux/magic.h>
 #include <linux/mempolicy.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -29,6 +32,17 @@ constexpr size_t kLargestBuffer = size_t{1} << 32;
 
 bool roundUp(uint64_t size, size_t unit, size_t& rounded) {
   return !__builtin_add_overflow(size, unit - 1, &rounded) && (rounded &= ~(unit - 1), rounded != 0);
+}
+
+// The size of an open file. Not by lseek(SEEK_END): the offset is the caller's, and other processes' with it.
+uint64_t sizeOf(Napi::Env env, int fd) {
+  struct stat file {};
+  if (::fstat(fd, &file) < 0) throwErrno(env, errno, "fstat");
+  if (S_ISFIFO(file.st_mode) || S_ISSOCK(file.st_mode)) throwErrno(env, ESPIPE, "mmap");
+  if (!S_ISBLK(file.st_mode)) return static_cast<uint64_t>(file.st_size);
+  uint64_t size = 0;  // of a disk, which has none of a file's
+  if (::ioctl(fd, BLKGETSIZE64, &size) < 0) throwErrno(env, errno, "ioctl", "BLKGETSIZE64");
+  return size;
 }
 
 // Pages of a file that has shrunk are not there any more.
@@ -204,9 +218,8 @@ Napi::Value Memory::ofDescriptor(const Napi::CallbackInfo& info) {
   if (!roundUp(length, unit, size))
     refuse(info.Env(), "a length from 1 byte to the file's size", "length", info[2]);
   // A page past the end of the file would be SIGBUS at the first touch.
-  const off_t end = ::lseek(fd, 0, SEEK_END);
-  if (end < 0) throwErrno(info.Env(), errno, "lseek");
-  if (offset > static_cast<uint64_t>(end) || length > static_cast<uint64_t>(end) - offset)
+  const uint64_t end = sizeOf(info.Env(), fd);
+  if (offset > end || length > end - offset)
     refuse(info.Env(), ("offset and length inside the file's " + std::to_string(end) + " bytes").c_str(),
            "length", info[2]);
   void* result = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(offset));
