@@ -38,7 +38,15 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
   ) {
     // The native object holds its callback weakly while nobody waits; this object holds it for good.
     const onReadable = () => this.#serve();
-    const watch = new native.Watch(records, onReadable);
+    let watch: NativeWatch;
+    try {
+      watch = new native.Watch(records, onReadable);
+    } catch (error) {
+      // The kernel has made the queue already, and nobody would know of it.
+      records.dispose();
+      file.destroy(id);
+      throw error;
+    }
     super(kind, iommufd, parents, file, id, [watch, records]);
     this.#kind = kind;
     this.#records = records;

@@ -8,7 +8,9 @@
 #include <functional>
 #include <string>
 
+#include "../soft/lack.h"
 #include "environment.h"
+#include "exceptions.h"
 
 namespace vfio::binding {
 
@@ -36,12 +38,23 @@ class AsyncCall final : public Napi::AsyncWorker {
         convert_(std::move(convert)),
         deferred_(env) {}
 
-  void Execute() override { result_ = run_(); }
+  void Execute() override {
+    const WithReserve inside;
+    try {
+      result_ = run_();
+    } catch (...) {
+      result_ = soft::lack();
+    }
+  }
   void OnOK() override {
-    if (result_ < 0)
-      deferred_.Reject(makeErrno(Env(), result_, naming_.syscall, naming_.request, nullptr));
-    else
-      deferred_.Resolve(convert_(Env(), result_));
+    try {
+      if (result_ >= 0) return deferred_.Resolve(convert_(Env(), result_));
+    } catch (const Napi::Error& error) {
+      return deferred_.Reject(error.Value());
+    } catch (...) {
+      result_ = soft::lack();
+    }
+    deferred_.Reject(makeErrno(Env(), result_, naming_.syscall, naming_.request, nullptr));
   }
 
   void OnError(const Napi::Error& error) override { deferred_.Reject(error.Value()); }

@@ -81,7 +81,13 @@ File::File(const Napi::CallbackInfo& info) : ObjectWrap(info) {
 }
 
 Napi::Object File::make(Napi::Env env, std::shared_ptr<Backend> backend, int fd) {
-  auto file = std::make_shared<OpenFile>(std::move(backend), fd);
+  std::shared_ptr<OpenFile> file;
+  try {
+    file = std::make_shared<OpenFile>(backend, fd);
+  } catch (...) {
+    backend->close(fd);
+    throw;
+  }
   Napi::Object object = Environment::of(env).file.New({});
   Unwrap(object)->slot_->file = std::move(file);
   return object;

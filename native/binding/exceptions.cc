@@ -1,0 +1,35 @@
+#include "exceptions.h"
+
+#include <napi.h>
+
+#include <cerrno>
+#include <exception>
+#include <new>
+#include <system_error>
+
+#include "environment.h"
+
+namespace vfio::binding {
+
+void throwHandled(napi_env raw) noexcept {
+  const Napi::Env env(raw);
+  try {
+    try {
+      throw;
+    } catch (const Napi::Error& error) {
+      error.ThrowAsJavaScriptException();
+    } catch (const std::bad_alloc&) {
+      Napi::Error(env, makeErrno(env, ENOMEM, "malloc", nullptr, nullptr)).ThrowAsJavaScriptException();
+    } catch (const std::system_error& error) {
+      Napi::Error(env, makeErrno(env, error.code().value(), error.what(), nullptr, nullptr))
+          .ThrowAsJavaScriptException();
+    } catch (const std::exception& error) {
+      Napi::Error::New(env, error.what()).ThrowAsJavaScriptException();
+    }
+  } catch (...) {
+    // Not even an error could be made, or one is on its way already.
+    napi_throw_error(raw, "ENOMEM", "ENOMEM: there is no memory for the error that was to be told");
+  }
+}
+
+}  // namespace vfio::binding
