@@ -1,8 +1,8 @@
 /*
  * A program that knows nothing of the software host, on the preload library, with the nth of what that library takes
  * failing (shim.c): memory, descriptors, mappings, a thread, names in /tmp. Each try is a child's, whose host is made in
- * it: `exhausted STEP` tries the first 40 and then every STEPth. A line is printed for each that went wrong, and in the
- * end how often what failed.
+ * it. Of each kind of call the first FEW fail, and then every STEPth: `exhausted FEW STEP`. A line is printed for each
+ * that went wrong; on the error stream, what failed and what the program was told.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -18,7 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-extern void failing_arm(int nth, int all) __attribute__((weak));
+extern void failing_arm(int nth, int all, int memory) __attribute__((weak));
 extern const char* failing_disarm(void) __attribute__((weak));
 
 #define DEVICE "/sys/bus/pci/devices/0000:00:10.0/"
@@ -129,7 +129,7 @@ static int descriptors(void) {
 /* In a child: what failed goes to `out`; its status is 0, or 1 if something is wrong. */
 static int attempt(int step, int nth, int all, int out) {
   const int before = descriptors();
-  failing_arm(nth, all);
+  failing_arm(nth, all, 1);
   const int result = steps[step]();
   const int error = errno;
   const char* what = failing_disarm();
@@ -141,9 +141,8 @@ static int attempt(int step, int nth, int all, int out) {
     printf("%s %d %d: %s failed, and the program is told %s\n", titles[step], nth, all, what, strerrorname_np(error));
     return 1;
   }
-  for (int each = 0; each < kSteps; ++each) {
-    if (steps[each]() == 0) continue;
-    printf("%s %d %d: %s failed, and afterwards %s fails: %s\n", titles[step], nth, all, what, titles[each],
+  if (steps[step]() != 0) {
+    printf("%s %d %d: %s failed, and afterwards it does too: %s\n", titles[step], nth, all, what,
            strerrorname_np(errno));
     return 1;
   }
@@ -156,32 +155,39 @@ static int attempt(int step, int nth, int all, int out) {
   return 0;
 }
 
+/* One try in a child; 0: nothing failed any more. */
+static int try(int step, int nth, int all, const int out[2], int* wrong) {
+  fflush(stdout);
+  const pid_t child = fork();
+  if (child == 0) {
+    const int status = attempt(step, nth, all, out[1]);
+    fflush(stdout);
+    exit(status);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  if (WIFSIGNALED(status))
+    printf("%s %d %d: %s: ended by signal %d\n", titles[step], nth, all, getenv("FAILING_ONLY"), WTERMSIG(status));
+  *wrong += status != 0;
+  char line[200];
+  const ssize_t size = read(out[0], line, sizeof line);
+  if (size > 0) fprintf(stderr, "%.*s", (int)size, line);
+  return size > 0 || WIFSIGNALED(status);
+}
+
 int main(int count, char** arguments) {
-  const int wide = count > 1 ? atoi(arguments[1]) : 1;
+  static const char* const kinds[] = {"malloc", "mmap",    "eventfd", "socketpair", "memfd_create", "ftruncate",
+                                      "fcntl",  "opendir", "open",    "mkdtemp",    "mkdir",        "symlink"};
+  const int few = count > 2 ? atoi(arguments[1]) : 3;
+  const int wide = count > 2 ? atoi(arguments[2]) : 997;
   int wrong = 0, tries = 0;
   int out[2];
-  if (!failing_arm || pipe(out) != 0) return 2;
-  for (int step = 0; step < kSteps; ++step) {
-    for (int all = 0; all < 2; ++all) {
-      for (int nth = 1;; nth += nth < 40 ? 1 : wide) {
-        fflush(stdout);
-        const pid_t child = fork();
-        if (child == 0) {
-          const int status = attempt(step, nth, all, out[1]);
-          fflush(stdout);
-          exit(status);
-        }
-        int status = 0;
-        waitpid(child, &status, 0);
-        if (WIFSIGNALED(status)) printf("%s %d %d: ended by signal %d\n", titles[step], nth, all, WTERMSIG(status));
-        wrong += status != 0;
-        ++tries;
-        /* Did anything fail at all? */
-        char line[200];
-        fcntl(out[0], F_SETFL, O_NONBLOCK);
-        const ssize_t size = read(out[0], line, sizeof line - 1);
-        if (size <= 0 && !WIFSIGNALED(status)) break;
-        if (size > 0) fprintf(stderr, "%.*s", (int)size, line);
+  if (!failing_arm || pipe2(out, O_NONBLOCK) != 0) return 2;
+  for (size_t kind = 0; kind < sizeof kinds / sizeof *kinds; ++kind) {
+    setenv("FAILING_ONLY", kinds[kind], 1);
+    for (int step = 0; step < kSteps; ++step) {
+      for (int all = 0; all < 2; ++all) {
+        for (int nth = 1; try(step, nth, all, out, &wrong); nth += nth < few ? 1 : wide) ++tries;
       }
     }
   }

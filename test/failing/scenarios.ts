@@ -75,7 +75,10 @@ const scenarios = {
     new Uint8Array(memory.buffer)[5] = 1;
     memory.read8(5);
   },
-  'DMA': async (host, keep) => {
+  // Of its own, since the thread that devices work on is taken once.
+  'DMA': async (_, keep) => {
+    const host = keep(Host.open({ backend: 'software' }));
+    await host.device(EDU).bind();
     const { device, dma } = keep(host.attach(EDU));
     device.config.busMaster = true;
     const memory = keep(DmaBuffer.alloc(8192));

@@ -30,6 +30,7 @@ struct range {
 static struct range library, threads; /* what is watched; the C++ library, which makes threads for it */
 static atomic_int until;              /* 0: nothing fails */
 static atomic_bool all_after;
+static atomic_bool memory_too = true; /* or only what is not malloc's */
 static _Atomic(const char*) first; /* the call that failed first */
 
 static int look(struct dl_phdr_info* info, size_t size, void* data) {
@@ -54,6 +55,7 @@ static bool within(const struct range* range, const void* caller) {
 
 static bool fails(const char* what, const void* caller) {
   if (atomic_load_explicit(&until, memory_order_relaxed) == 0 || !within(&library, caller)) return false;
+  if (!memory_too && strcmp(what, "malloc") == 0) return false;
   const char* only = getenv("FAILING_ONLY");
   if (only && strcmp(only, what) != 0) return false;
   int left = atomic_load(&until);
@@ -67,10 +69,11 @@ static bool fails(const char* what, const void* caller) {
   return true;
 }
 
-EXPORTED void failing_arm(int nth, int all) {
+EXPORTED void failing_arm(int nth, int all, int memory) {
   dl_iterate_phdr(look, NULL);
   first = NULL;
   all_after = all != 0;
+  memory_too = memory != 0;
   until = nth;
 }
 
@@ -216,13 +219,14 @@ NODE(napi_create_function, napi_env, const char*, size_t, napi_callback, void*, 
 NODE(napi_set_named_property, napi_env, napi_value, const char*, napi_value);
 
 static napi_value arm(napi_env env, napi_callback_info info) {
-  size_t count = 2;
-  napi_value arguments[2];
-  int32_t nth = 0, all = 0;
+  size_t count = 3;
+  napi_value arguments[3];
+  int32_t nth = 0, all = 0, memory = 1;
   napi_get_cb_info(env, info, &count, arguments, NULL, NULL);
   napi_get_value_int32(env, arguments[0], &nth);
   napi_get_value_int32(env, arguments[1], &all);
-  failing_arm(nth, all);
+  napi_get_value_int32(env, arguments[2], &memory);
+  failing_arm(nth, all, memory);
   return NULL;
 }
 

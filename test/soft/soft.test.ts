@@ -15,13 +15,17 @@ const library = join(here, '../../build/Release/vfio_soft.a');
 const folder = mkdtempSync(join(tmpdir(), 'vfio-soft-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** Compiles a program of this folder and returns its path. */
+const compiled = new Set<string>();
+
+/** Compiles a program of this folder, once, and returns its path. */
 function build(name: string, ...more: string[]): string {
   const program = join(folder, name);
+  if (compiled.has(name)) return program;
   const options = ['-std=c++20', '-O1', '-Wall', '-Wextra', '-Wno-missing-field-initializers', '-Werror'];
   const sources = [join(here, `${name}.cc`), ...more, library];
   const built = spawnSync('g++', [...options, ...sources, '-lpthread', '-o', program], { encoding: 'utf8' });
   expect(built.stderr).toBe('');
+  compiled.add(name);
   return program;
 }
 
