@@ -109,7 +109,7 @@ void Function::Memory::make(size_t bytesOfBar) {
   void* mapped = MAP_FAILED;
   if (fd >= 0 && ftruncate(fd, static_cast<off_t>(size)) == 0)
     mapped = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (mapped == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "memory of a BAR");
+  if (mapped == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "memfd_create");
   bytes = static_cast<uint8_t*>(mapped);
 }
 
