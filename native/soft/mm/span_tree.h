@@ -45,6 +45,11 @@ class SpanTree {
 
   // Room for `count` entries that are inserted next to each other: none of that needs memory then.
   void reserve(uint64_t count) {
+    // One leaf does: an empty tree keeps no more, so more would be taken and given back each time.
+    if (height_ == 0 && (root_ == nullptr ? 0U : root_->count) + count <= Leaf::kWidth) {
+      if (root_ == nullptr) leaves_.reserve(1);
+      return;
+    }
     const uint64_t leaves = count / (Leaf::kWidth / 2) + 2;
     leaves_.reserve(leaves);
     inners_.reserve(leaves / (Inner::kWidth / 2) + height_ + 2);
@@ -79,8 +84,7 @@ class SpanTree {
 
   // The caller has made sure that nothing overlaps. Throws before anything is changed.
   void insert(uint64_t start, uint64_t last, const Value& value) {
-    leaves_.reserve(2);
-    inners_.reserve(height_ + 1);
+    reserve(1);
     if (root_ == nullptr) root_ = leaves_.make();
     Node* const right = insertInto(root_, Entry{start, last, value});
     if (right != nullptr) {
