@@ -18,6 +18,10 @@
       "dependencies": ["vfio_soft"],
       "sources": ["<!@(find native/kernel native/binding -name '*.cc' | sort)"],
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
+      # Before napi.h, whose handling of exceptions it replaces.
+      "cflags_cc": ["-include", "<(module_root_dir)/native/binding/exceptions.h"],
+      # The addon's operators new are its own (native/soft/mm/reserve.cc).
+      "ldflags": ["-Wl,-Bsymbolic-functions"],
       "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_CPP_EXCEPTIONS_ALL", "NODE_ADDON_API_DISABLE_DEPRECATED",
                   "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS"]
     }

@@ -81,6 +81,8 @@ const open: Record<AttachedBy, (way: Way) => Opened> = {
   },
 };
 
+const LACKING: ReadonlySet<string> = new Set(['ENOMEM', 'EMFILE', 'ENFILE', 'EAGAIN']);
+
 /** Opens `bdf` by the first way that works. */
 export function attach(host: Host, bdf: string, o: AttachOptions | undefined): UserDevice {
   const { via, unsafeNoIommu, vfToken } = known(o, 'options', ['via', 'unsafeNoIommu', 'vfToken']);
@@ -108,7 +110,8 @@ export function attach(host: Host, bdf: string, o: AttachOptions | undefined): U
       return { ...open[way]({ host, bdf, token, keep }), via: way, [Symbol.dispose]: close };
     } catch (error) {
       close();
-      if (!(error instanceof VfioError)) throw error;
+      // What this program has run out of is no reason for another way.
+      if (!(error instanceof VfioError) || LACKING.has(error.code)) throw error;
       tried.push({ way, error });
     }
   }

@@ -52,7 +52,15 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
     ours(key, kind);
     // The native object holds its callback weakly while nobody waits; this object holds it for good.
     const onReadable = () => this.#serve();
-    const watch = new native.Watch(records, onReadable);
+    let watch: NativeWatch;
+    try {
+      watch = new native.Watch(records, onReadable);
+    } catch (error) {
+      // The kernel has made the queue already, and nobody would know of it.
+      records.dispose();
+      object.dispose();
+      throw error;
+    }
     super(key, kind, iommufd, parents, object, bothOf(watch, records), (self: RecordQueue<T>) =>
       self.#ended(),
     );

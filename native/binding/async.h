@@ -9,7 +9,9 @@
 #include <memory>
 #include <string>
 
+#include "../soft/lack.h"
 #include "environment.h"
+#include "exceptions.h"
 #include "schedule.h"
 
 namespace vfio::binding {
@@ -30,12 +32,23 @@ class AsyncCall final : public Schedulable {
             std::function<Napi::Value(Napi::Env, int64_t)> convert)
       : Schedulable(env, naming), run_(std::move(run)), convert_(std::move(convert)), deferred_(env) {}
 
-  void call() override { result_ = run_(); }
+  void call() override {
+    const WithReserve inside;
+    try {
+      result_ = run_();
+    } catch (...) {
+      result_ = soft::lack();
+    }
+  }
   void OnOK() override {
-    if (result_ < 0)
-      deferred_.Reject(makeErrno(Env(), result_, naming().syscall, naming().request, nullptr));
-    else
-      deferred_.Resolve(convert_(Env(), result_));
+    try {
+      if (result_ >= 0) return deferred_.Resolve(convert_(Env(), result_));
+    } catch (const Napi::Error& error) {
+      return deferred_.Reject(error.Value());
+    } catch (...) {
+      result_ = soft::lack();
+    }
+    deferred_.Reject(makeErrno(Env(), result_, naming().syscall, naming().request, nullptr));
   }
 
   void OnError(const Napi::Error& error) override { deferred_.Reject(error.Value()); }

@@ -5,10 +5,10 @@
 
 #include <napi.h>
 
-#include <exception>
 #include <memory>
 
 #include "arguments.h"
+#include "exceptions.h"
 
 namespace vfio::binding {
 
@@ -17,29 +17,28 @@ constexpr size_t kMaxBoundArguments = 6;
 // `Run(env, arguments, object)`; arguments that were not passed are undefined.
 template <typename Object, napi_value (*Run)(Napi::Env, const napi_value*, Object&)>
 Napi::Function bind(Napi::Env env, const char* name, std::shared_ptr<Object> object) {
-  auto* kept = new std::shared_ptr<Object>(std::move(object));
+  auto kept = std::make_unique<std::shared_ptr<Object>>(std::move(object));
   napi_value function = nullptr;
   const auto call = [](napi_env raw, napi_callback_info info) -> napi_value {
     size_t count = kMaxBoundArguments;
     napi_value arguments[kMaxBoundArguments];
     void* data = nullptr;
     napi_get_cb_info(raw, info, &count, arguments, nullptr, &data);
+    const WithReserve inside;
     try {
       return Run(raw, arguments, **static_cast<std::shared_ptr<Object>*>(data));
-    } catch (const Napi::Error& error) {
-      error.ThrowAsJavaScriptException();
-    } catch (const std::exception& error) {
-      napi_throw_error(raw, nullptr, error.what());
+    } catch (...) {
+      throwHandled(raw);
     }
     return nullptr;
   };
   const auto drop = [](napi_env, void* data, void*) { delete static_cast<std::shared_ptr<Object>*>(data); };
   // Both can fail while a worker is being stopped.
-  if (napi_create_function(env, name, NAPI_AUTO_LENGTH, call, kept, &function) != napi_ok ||
-      napi_add_finalizer(env, function, kept, drop, nullptr, nullptr) != napi_ok) {
-    delete kept;
+  if (napi_create_function(env, name, NAPI_AUTO_LENGTH, call, kept.get(), &function) != napi_ok ||
+      napi_add_finalizer(env, function, kept.get(), drop, nullptr, nullptr) != napi_ok) {
     throw Napi::Error::New(env);
   }
+  (void)kept.release();
   return {env, function};
 }
 

@@ -81,7 +81,13 @@ File::File(const Napi::CallbackInfo& info) : ObjectWrap(info) {
 }
 
 Napi::Object File::make(Napi::Env env, std::shared_ptr<Backend> backend, int fd, bool adopted) {
-  auto file = std::make_shared<OpenFile>(std::move(backend), fd, adopted);
+  std::shared_ptr<OpenFile> file;
+  try {
+    file = std::make_shared<OpenFile>(backend, fd, adopted);
+  } catch (...) {
+    backend->close(fd);
+    throw;
+  }
   Napi::Object object = Environment::of(env).file.New({});
   Unwrap(object)->slot_->file = std::move(file);
   return object;
@@ -134,7 +140,12 @@ std::shared_ptr<ledger::ObjectHandle> File::allocate(Napi::Env env, unsigned lon
     return asked;
   });
   if (result < 0) throwErrno(env, result, "ioctl", name);
-  return std::make_shared<ledger::ObjectHandle>(open(), std::move(made));
+  try {
+    return std::make_shared<ledger::ObjectHandle>(open(), made);
+  } catch (...) {
+    (void)file.kernel->destroy(file, *made);
+    throw;
+  }
 }
 
 }  // namespace vfio::binding

@@ -4,7 +4,6 @@
 
 #include <cerrno>
 #include <stdexcept>
-#include <system_error>
 
 #include "async.h"
 #include "file.h"
@@ -104,8 +103,6 @@ HostHandle::HostHandle(const Napi::CallbackInfo& info) : ObjectWrap(info) {
       software_ = makeSoftwareHost(softwareOptions(arguments, 1));
     } catch (const std::invalid_argument& error) {
       refuseTopology(info.Env(), error);
-    } catch (const std::system_error& error) {
-      throwErrno(info.Env(), error.code().value(), "eventfd");
     }
     backend_ = software_;
   } else {
@@ -260,8 +257,6 @@ Napi::Value HostHandle::addDevice(const Napi::CallbackInfo& info) {
     if (software_) software_->addDevice(Arguments(info).text(0, "device"));
   } catch (const std::invalid_argument& error) {
     refuseTopology(info.Env(), error);
-  } catch (const std::system_error& error) {
-    throwErrno(info.Env(), error.code().value(), "memfd_create");
   }
   return info.Env().Undefined();
 }

@@ -44,7 +44,14 @@ Napi::Value File::ioasAlloc(const Napi::CallbackInfo& info) {
     return asked;
   });
   if (result < 0) throwErrno(info.Env(), result, "ioctl", "IOMMU_IOAS_ALLOC");
-  return Space::make(info.Env(), std::make_shared<ledger::SpaceHandle>(open(), std::move(made), true));
+  std::shared_ptr<ledger::SpaceHandle> handle;
+  try {
+    handle = std::make_shared<ledger::SpaceHandle>(open(), made, true);
+  } catch (...) {
+    (void)file.kernel->destroy(file, *made);
+    throw;
+  }
+  return Space::make(info.Env(), std::move(handle));
 }
 
 // (id) => Space, of an address space that the kernel made or another handle owns

@@ -57,6 +57,16 @@ void move(Napi::Env env, uint8_t* into, const uint8_t* from, size_t size) {
   if (guard::copy(into, from, size) != 0) throwErrno(env, EFAULT, "copy");
 }
 
+// What was just mapped, for who gives it back.
+std::shared_ptr<Pages> own(uint8_t* start, size_t size) {
+  try {
+    return std::make_shared<Pages>(start, size, true);
+  } catch (...) {
+    ::munmap(start, size);
+    throw;
+  }
+}
+
 }  // namespace
 
 Pages::~Pages() {
@@ -187,7 +197,7 @@ Napi::Value Memory::allocate(const Napi::CallbackInfo& info) {
     start = aligned;
     ::madvise(start, size, MADV_HUGEPAGE);  // a hint: kernels without THP refuse it, and that's fine
   }
-  auto pages = std::make_shared<Pages>(start, size, true);
+  auto pages = own(start, size);
   // A child process must not get these pages: copy-on-write would move them away from under the device.
   ::madvise(start, size, MADV_DONTFORK);
   if (node) {
@@ -224,7 +234,7 @@ Napi::Value Memory::ofDescriptor(const Napi::CallbackInfo& info) {
            "length", info[2]);
   void* result = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(offset));
   if (result == MAP_FAILED) throwErrno(info.Env(), errno, "mmap");
-  auto pages = std::make_shared<Pages>(static_cast<uint8_t*>(result), size, true);
+  auto pages = own(static_cast<uint8_t*>(result), size);
   if (!pages->watch(unit)) throwErrno(info.Env(), ENOSPC, "mmap");
   return make(info.Env(), std::move(pages));
 }

@@ -9,17 +9,22 @@ Poll* Poll::start(Napi::Env env, int fd, std::shared_ptr<const void> keeper, Nap
   uv_loop_t* loop = nullptr;
   napi_get_uv_event_loop(env, &loop);
   std::unique_ptr<Poll> poll(new Poll);
-  if (const int status = uv_poll_init(loop, &poll->poll_, fd); status < 0)
-    throwErrno(env, status, "epoll_ctl");
+  // Whatever can fail comes before libuv has the handle, which it gives back in a later turn only.
+  const Napi::String described = Napi::String::New(env, name);
   poll->env_ = env;
   poll->keeper_ = std::move(keeper);
   poll->take_ = std::move(take);
   poll->closed_ = std::move(closed);
-  poll->poll_.data = poll.get();
-  uv_unref(reinterpret_cast<uv_handle_t*>(&poll->poll_));
   // Weak while nobody waits: the function belongs to the JavaScript object that owns this one.
   napi_create_reference(env, function, 0, &poll->function_);
-  napi_async_init(env, nullptr, Napi::String::New(env, name), &poll->context_);
+  napi_async_init(env, nullptr, described, &poll->context_);
+  if (const int status = uv_poll_init(loop, &poll->poll_, fd); status < 0) {
+    napi_delete_reference(env, poll->function_);
+    napi_async_destroy(env, poll->context_);
+    throwErrno(env, status, "epoll_ctl");
+  }
+  poll->poll_.data = poll.get();
+  uv_unref(reinterpret_cast<uv_handle_t*>(&poll->poll_));
   napi_add_async_cleanup_hook(
       env,
       [](napi_async_cleanup_hook_handle, void* data) {

@@ -1,18 +1,13 @@
 #include "open_file.h"
 
+#include <utility>
+
 #include "kernel_file.h"
 
 namespace vfio::ledger {
 
 OpenFile::OpenFile(std::shared_ptr<Backend> backend, int fd, bool adopted)
-    : backend(std::move(backend)), fd(fd), kernel([&] {
-        try {
-          return KernelFile::of(*this, adopted);
-        } catch (...) {
-          this->backend->close(fd);
-          throw;
-        }
-      }()) {}
+    : backend(std::move(backend)), fd(fd), kernel(KernelFile::of(*this, adopted)) {}
 
 OpenFile::~OpenFile() {
   kernel->closing(*this);

@@ -21,7 +21,7 @@ class KernelFile;
 
 class OpenFile {
  public:
-  // Takes over `fd`, also when it throws. `adopted`: the open file was made elsewhere, so that another
+  // Takes over `fd`, unless it throws. `adopted`: the open file was made elsewhere, so that another
   // descriptor of this process may lead to it.
   OpenFile(std::shared_ptr<Backend> backend, int fd, bool adopted);
   ~OpenFile();

@@ -19,6 +19,17 @@ SpaceHandle::SpaceHandle(std::shared_ptr<OpenFile> file, std::shared_ptr<Object>
 SpaceHandle::SpaceHandle(std::shared_ptr<OpenFile> file)
     : space(file->kernel->own()), owner_(true), file_(std::move(file)) {}
 
+// One that nobody got hold of: it had no calls.
+SpaceHandle::~SpaceHandle() {
+  if (closed_) return;
+  const bool last = object && --object->handles == 0;
+  if (owner_) {
+    end(*file_);
+  } else if (last) {
+    empty(*file_);
+  }
+}
+
 void SpaceHandle::close() {
   if (closed_.exchange(true)) return;
   const std::shared_ptr<OpenFile> file = std::move(file_);

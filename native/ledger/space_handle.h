@@ -19,6 +19,9 @@ class SpaceHandle final : public Idle, public std::enable_shared_from_this<Space
   SpaceHandle(std::shared_ptr<OpenFile> file, std::shared_ptr<Object> object, bool owner);
   // Of a container of its own.
   explicit SpaceHandle(std::shared_ptr<OpenFile> file);
+  ~SpaceHandle() override;
+  SpaceHandle(const SpaceHandle&) = delete;
+  SpaceHandle& operator=(const SpaceHandle&) = delete;
 
   // On the thread that the handle belongs to, as `file` is. Again: nothing.
   void close();

@@ -21,7 +21,9 @@ enum class Owner : uint8_t {
 
 class Descriptors {
  public:
-  static constexpr size_t most = 65536;
+  // As many as a process can have, unless the system was told otherwise (fs.nr_open). Where there are more,
+  // files of the host get no number behind these: EMFILE.
+  static constexpr size_t most = size_t{1} << 20;
 
   [[nodiscard]] Owner owner(int fd) const {
     const auto index = static_cast<size_t>(fd);

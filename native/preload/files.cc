@@ -68,15 +68,17 @@ int copied(int from, int to) {
 }
 
 int openAny(int directory, const char* path, int flags, mode_t mode) {
-  if (const auto opening = openOnHost(directory, path, flags)) {
-    if (opening->fd >= 0) return opening->fd;
-    if (opening->error != 0) {
-      errno = opening->error;
-      return -1;
+  return guarded(-1, [&] {
+    if (const auto opening = openOnHost(directory, path, flags)) {
+      if (opening->fd >= 0) return opening->fd;
+      if (opening->error != 0) {
+        errno = opening->error;
+        return -1;
+      }
+      return fresh(REAL(open)(opening->path.c_str(), flags & ~(O_CREAT | O_TRUNC), mode));
     }
-    return fresh(REAL(open)(opening->path.c_str(), flags & ~(O_CREAT | O_TRUNC), mode));
-  }
-  return fresh(REAL(openat)(directory, path, flags, mode));
+    return fresh(REAL(openat)(directory, path, flags, mode));
+  });
 }
 
 mode_t modeOf(int flags, va_list list) {

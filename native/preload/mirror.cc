@@ -15,6 +15,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <string_view>
+#include <system_error>
+#include <utility>
 #include <vector>
 
 #include "real.h"
@@ -52,16 +54,21 @@ State& state() {
 
 constinit std::atomic<bool> made{false};  // is there a mirror, or was there one before a fork?
 
+[[noreturn]] void fail(const char* what) { throw std::system_error(errno, std::generic_category(), what); }
+
 void writeFile(const std::string& path, const std::string& text, mode_t mode) {
   // A new file each time: who has the old one open keeps what it read.
   const std::string fresh = path + ".new";
   const int fd = REAL(open)(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  if (fd < 0) return;
-  if (REAL(write)(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size())) {
-    fchmod(fd, mode & 0777);
-    rename(fresh.c_str(), path.c_str());
-  }
+  if (fd < 0) fail("open");
+  const auto written = REAL(write)(fd, text.data(), text.size());
+  const int error = written < 0 ? errno : ENOSPC;
+  const bool whole = written == static_cast<ssize_t>(text.size());
+  if (whole) fchmod(fd, mode & 0777);
   REAL(close)(fd);
+  if (whole && rename(fresh.c_str(), path.c_str()) == 0) return;
+  if (!whole) errno = error;
+  fail("write");
 }
 
 void removeTree(const std::string& path) {
@@ -99,11 +106,7 @@ void create(State& it) {
   std::string base = parent && *parent == '/' ? parent : "/tmp";
   sweep(base);
   std::string path = base + "/" + std::string(kName) + std::to_string(getpid()) + "-XXXXXX";
-  if (!mkdtemp(path.data())) {
-    const std::string text = "vfio-soft-preload: " + path + ": " + strerror(errno) + "\n";
-    const auto written = REAL(write)(STDERR_FILENO, text.data(), text.size());
-    REAL(_exit)(written < 0 ? 3 : 2);
-  }
+  if (!mkdtemp(path.data())) fail("mkdtemp");
   // As the kernel names it: TMPDIR may go through links.
   std::array<char, PATH_MAX> resolved;
   it.root = REAL(realpath)(path.c_str(), resolved.data()) ? resolved.data() : path;
@@ -112,41 +115,50 @@ void create(State& it) {
   made.store(true);
 }
 
+// An answer that says nothing of the name, only of what this process lacks.
+int64_t orLack(int64_t answer) {
+  for (const int lacking : {ENOMEM, EMFILE, ENFILE}) {
+    if (answer == -lacking) throw std::system_error(lacking, std::generic_category());
+  }
+  return answer;
+}
+
 void collect(soft::Host& host, const std::string& path, std::map<std::string, Entry>& entries) {
   soft::pci::Status status;
-  if (host.status(path.c_str(), false, status) != 0) return;
+  if (orLack(host.status(path.c_str(), false, status)) != 0) return;
   Entry entry{status.mode, {}};
   if (S_ISLNK(status.mode)) {
     std::array<char, PATH_MAX> target;
-    const auto size = host.readlink(path.c_str(), target.data(), target.size());
+    const auto size = orLack(host.readlink(path.c_str(), target.data(), target.size()));
     if (size > 0) entry.target.assign(target.data(), static_cast<size_t>(size));
   }
   entries.emplace(path, std::move(entry));
   std::vector<std::string> names;
-  if (!S_ISDIR(status.mode) || host.list(path.c_str(), names) != 0) return;
+  if (!S_ISDIR(status.mode) || orLack(host.list(path.c_str(), names)) != 0) return;
   for (const auto& name : names) collect(host, path + "/" + name, entries);
 }
 
 std::optional<std::string> textOf(const std::string& path) {
   auto& machine = host();
-  const int fd = machine.open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const auto fd = static_cast<int>(orLack(machine.open(path.c_str(), O_RDONLY | O_CLOEXEC)));
   if (fd < 0) return std::nullopt;
   std::array<char, 4096> text;
   const auto size = machine.read(fd, text.data(), text.size());
   machine.close(fd);
-  if (size < 0) return std::nullopt;
+  if (orLack(size) < 0) return std::nullopt;
   return std::string(text.data(), static_cast<size_t>(size));
 }
 
 void bringUpToDate(State& it) {
   if (it.root.empty()) create(it);
   if (!it.stale) return;
-  it.stale = false;
   std::map<std::string, Entry> wanted;
   collect(host(), "/sys", wanted);
   collect(host(), "/dev", wanted);
-  // Children come after their directory in this order, so they go first.
-  for (auto old = it.entries.rbegin(); old != it.entries.rend(); ++old) {
+  // What is known follows each step, so that after one that fails the next try goes on from there. Children
+  // come after their directory in this order, so they go first.
+  for (auto old = it.entries.end(); old != it.entries.begin();) {
+    --old;
     const auto found = wanted.find(old->first);
     if (found != wanted.end() && found->second == old->second) continue;
     const std::string path = it.root + old->first;
@@ -156,22 +168,27 @@ void bringUpToDate(State& it) {
       unlink(path.c_str());
     }
     it.texts.erase(old->first);
+    old = it.entries.erase(old);
   }
-  for (const auto& [path, entry] : wanted) {
-    const auto known = it.entries.find(path);
-    if (known != it.entries.end() && known->second == entry) continue;
+  for (auto next = wanted.begin(); next != wanted.end();) {
+    const auto& [path, entry] = *next;
+    if (it.entries.contains(path)) {
+      ++next;
+      continue;
+    }
     const std::string place = it.root + path;
     if (S_ISDIR(entry.mode)) {
-      mkdir(place.c_str(), 0755);
+      if (mkdir(place.c_str(), 0755) != 0 && errno != EEXIST) fail("mkdir");
     } else if (S_ISLNK(entry.mode)) {
-      if (symlink(entry.target.c_str(), place.c_str()) != 0) continue;
+      if (symlink(entry.target.c_str(), place.c_str()) != 0 && errno != EEXIST) fail("symlink");
     } else {
       // Read from within the C library, without an open of the program's, attributes show what they were.
       const bool text = S_ISREG(entry.mode) && (entry.mode & 0444) != 0 && !path.ends_with("/config");
       writeFile(place, text ? textOf(path).value_or("") : "", entry.mode);
     }
+    it.entries.insert(wanted.extract(next++));
   }
-  it.entries = std::move(wanted);
+  it.stale = false;
 }
 
 // Is `path` this one or below it?
@@ -262,7 +279,7 @@ bool mirroredText(const std::string& hostPath, std::string& path) {
   const std::lock_guard hold(it.lock);
   bringUpToDate(it);
   path = it.root + hostPath;
-  const auto text = textOf(hostPath);
+  auto text = textOf(hostPath);
   if (!text) return false;
   std::array<char, PATH_MAX> resolved;
   if (!REAL(realpath)(path.c_str(), resolved.data())) return false;
@@ -270,7 +287,7 @@ bool mirroredText(const std::string& hostPath, std::string& path) {
   if (known != *text) {
     struct stat status {};
     if (REAL(stat)(resolved.data(), &status) == 0) writeFile(resolved.data(), *text, status.st_mode);
-    known = *text;
+    known = std::move(*text);
   }
   return true;
 }
@@ -304,7 +321,16 @@ void unlockMirror(bool forget) {
 void removeMirror() {
   if (!made.load(std::memory_order_relaxed)) return;
   auto& it = state();
-  if (it.owner == getpid() && !it.root.empty()) removeTree(it.root);
+  if (it.owner != getpid() || it.root.empty()) return;
+  (void)guarded(0, [&it] {
+    // What is known to be there needs no descriptors to be found.
+    for (auto entry = it.entries.rbegin(); entry != it.entries.rend(); ++entry) {
+      const std::string path = it.root + entry->first;
+      S_ISDIR(entry->second.mode) ? rmdir(path.c_str()) : unlink(path.c_str());
+    }
+    if (rmdir(it.root.c_str()) != 0) removeTree(it.root);
+    return 0;
+  });
 }
 
 }  // namespace vfio::preload

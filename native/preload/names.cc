@@ -53,14 +53,16 @@ void correct(Stat& status, const vfio::soft::pci::Status& known) {
 
 template <typename Stat, typename Real>
 int statusAt(int directory, const char* path, Stat* status, int flags, const Real& real) {
-  const auto where = hostPath(directory, path);
-  if (!where) return real(directory, path, status, flags);
-  vfio::soft::pci::Status known;
-  if (const int failed = host().status(where->c_str(), (flags & AT_SYMLINK_NOFOLLOW) == 0, known))
-    return static_cast<int>(result(failed));
-  if (real(AT_FDCWD, mirrored(*where).c_str(), status, flags) != 0) return -1;
-  correct(*status, known);
-  return 0;
+  return guarded(-1, [&] {
+    const auto where = hostPath(directory, path);
+    if (!where) return real(directory, path, status, flags);
+    vfio::soft::pci::Status known;
+    if (const int failed = host().status(where->c_str(), (flags & AT_SYMLINK_NOFOLLOW) == 0, known))
+      return static_cast<int>(result(failed));
+    if (real(AT_FDCWD, mirrored(*where).c_str(), status, flags) != 0) return -1;
+    correct(*status, known);
+    return 0;
+  });
 }
 
 template <typename Stat, typename Real>
@@ -167,7 +169,9 @@ EXPORTED int __fxstatat64(int, int directory, const char* path, struct stat64* s
   return fstatat64(directory, path, status, flags);
 }
 
-EXPORTED int statx(int directory, const char* path, int flags, unsigned mask, struct statx* status) noexcept {
+namespace {
+
+int extended(int directory, const char* path, int flags, unsigned mask, struct statx* status) {
   const bool byDescriptor = !path || (!*path && (flags & AT_EMPTY_PATH) != 0);
   const auto where = byDescriptor ? std::nullopt : hostPath(directory, path);
   std::optional<vfio::soft::pci::Status> known;
@@ -191,65 +195,89 @@ EXPORTED int statx(int directory, const char* path, int flags, unsigned mask, st
   return 0;
 }
 
+}  // namespace
+
+EXPORTED int statx(int directory, const char* path, int flags, unsigned mask, struct statx* status) noexcept {
+  return guarded(-1, [&] { return extended(directory, path, flags, mask, status); });
+}
+
 // ---------------------------------------------------------------- permissions
 
-EXPORTED int access(const char* path, int mode) noexcept { return REAL(access)(Translated(path), mode); }
-EXPORTED int euidaccess(const char* path, int mode) noexcept {
-  return REAL(euidaccess)(Translated(path), mode);
+EXPORTED int access(const char* path, int mode) noexcept {
+  return guarded(-1, [&] { return REAL(access)(Translated(path), mode); });
 }
-EXPORTED int eaccess(const char* path, int mode) noexcept { return REAL(eaccess)(Translated(path), mode); }
+EXPORTED int euidaccess(const char* path, int mode) noexcept {
+  return guarded(-1, [&] { return REAL(euidaccess)(Translated(path), mode); });
+}
+EXPORTED int eaccess(const char* path, int mode) noexcept {
+  return guarded(-1, [&] { return REAL(eaccess)(Translated(path), mode); });
+}
 EXPORTED int faccessat(int directory, const char* path, int mode, int flags) noexcept {
-  return REAL(faccessat)(directory, Translated(path, directory), mode, flags);
+  return guarded(-1, [&] { return REAL(faccessat)(directory, Translated(path, directory), mode, flags); });
 }
 
 // ---------------------------------------------------------------- links and directories
 
 EXPORTED ssize_t readlink(const char* path, char* buffer, size_t size) noexcept {
-  return linkAt(AT_FDCWD, path, buffer, size);
+  return guarded(-1, [&] { return linkAt(AT_FDCWD, path, buffer, size); });
 }
 EXPORTED ssize_t readlinkat(int directory, const char* path, char* buffer, size_t size) noexcept {
-  return linkAt(directory, path, buffer, size);
+  return guarded(-1, [&] { return linkAt(directory, path, buffer, size); });
 }
 EXPORTED ssize_t __readlink_chk(const char* path, char* buffer, size_t size, size_t room) {
   if (size > room) __builtin_trap();
-  return linkAt(AT_FDCWD, path, buffer, size);
+  return guarded(-1, [&] { return linkAt(AT_FDCWD, path, buffer, size); });
 }
 EXPORTED ssize_t __readlinkat_chk(int directory, const char* path, char* buffer, size_t size, size_t room) {
   if (size > room) __builtin_trap();
-  return linkAt(directory, path, buffer, size);
+  return guarded(-1, [&] { return linkAt(directory, path, buffer, size); });
 }
-EXPORTED char* realpath(const char* path, char* into) noexcept { return resolved(path, into); }
+EXPORTED char* realpath(const char* path, char* into) noexcept {
+  return guarded(nullptr, [&] { return resolved(path, into); });
+}
 EXPORTED char* __realpath_chk(const char* path, char* into, size_t room) {
   if (into && room < PATH_MAX) __builtin_trap();
-  return resolved(path, into);
+  return guarded(nullptr, [&] { return resolved(path, into); });
 }
-EXPORTED char* canonicalize_file_name(const char* path) noexcept { return resolved(path, nullptr); }
+EXPORTED char* canonicalize_file_name(const char* path) noexcept {
+  return guarded(nullptr, [&] { return resolved(path, nullptr); });
+}
 
-EXPORTED int chdir(const char* path) noexcept { return REAL(chdir)(Translated(path)); }
-EXPORTED char* getcwd(char* buffer, size_t size) noexcept { return currentDirectory(buffer, size); }
+EXPORTED int chdir(const char* path) noexcept {
+  return guarded(-1, [&] { return REAL(chdir)(Translated(path)); });
+}
+EXPORTED char* getcwd(char* buffer, size_t size) noexcept {
+  return guarded(nullptr, [&] { return currentDirectory(buffer, size); });
+}
 EXPORTED char* __getcwd_chk(char* buffer, size_t size, size_t room) {
   if (size > room) __builtin_trap();
-  return currentDirectory(buffer, size);
+  return guarded(nullptr, [&] { return currentDirectory(buffer, size); });
 }
-EXPORTED char* get_current_dir_name() noexcept { return currentDirectory(nullptr, 0); }
+EXPORTED char* get_current_dir_name() noexcept {
+  return guarded(nullptr, [&] { return currentDirectory(nullptr, 0); });
+}
 
-EXPORTED DIR* opendir(const char* path) { return REAL(opendir)(Translated(path)); }
+EXPORTED DIR* opendir(const char* path) {
+  return guarded(nullptr, [&] { return REAL(opendir)(Translated(path)); });
+}
 
 using Filter = int (*)(const dirent*);
 using Order = int (*)(const dirent**, const dirent**);
 using Filter64 = int (*)(const dirent64*);
 using Order64 = int (*)(const dirent64**, const dirent64**);
 EXPORTED int scandir(const char* path, dirent*** list, Filter filter, Order order) {
-  return REAL(scandir)(Translated(path), list, filter, order);
+  return guarded(-1, [&] { return REAL(scandir)(Translated(path), list, filter, order); });
 }
 EXPORTED int scandir64(const char* path, dirent64*** list, Filter64 filter, Order64 order) {
-  return REAL(scandir64)(Translated(path), list, filter, order);
+  return guarded(-1, [&] { return REAL(scandir64)(Translated(path), list, filter, order); });
 }
 EXPORTED int scandirat(int directory, const char* path, dirent*** list, Filter filter, Order order) {
-  return REAL(scandirat)(directory, Translated(path, directory), list, filter, order);
+  return guarded(
+      -1, [&] { return REAL(scandirat)(directory, Translated(path, directory), list, filter, order); });
 }
 EXPORTED int scandirat64(int directory, const char* path, dirent64*** list, Filter64 filter, Order64 order) {
-  return REAL(scandirat64)(directory, Translated(path, directory), list, filter, order);
+  return guarded(
+      -1, [&] { return REAL(scandirat64)(directory, Translated(path, directory), list, filter, order); });
 }
 
 namespace {
@@ -270,11 +298,11 @@ int find(const char* pattern, int flags, int (*failed)(const char*, int), Glob* 
 }  // namespace
 
 EXPORTED int glob(const char* pattern, int flags, int (*failed)(const char*, int), glob_t* found) noexcept {
-  return find(pattern, flags, failed, found, REAL(glob));
+  return guarded(GLOB_NOSPACE, [&] { return find(pattern, flags, failed, found, REAL(glob)); });
 }
 EXPORTED int glob64(const char* pattern, int flags, int (*failed)(const char*, int),
                     glob64_t* found) noexcept {
-  return find(pattern, flags, failed, found, REAL(glob64));
+  return guarded(GLOB_NOSPACE, [&] { return find(pattern, flags, failed, found, REAL(glob64)); });
 }
 
 // ---------------------------------------------------------------- the end

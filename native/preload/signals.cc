@@ -22,6 +22,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <system_error>
 #include <utility>
 
 #include "../guard/guard.h"
@@ -135,6 +136,7 @@ constinit std::atomic<Slots*> pool{nullptr};
 constinit std::atomic<size_t> poolUsed{0};
 Slots* freeSlots = nullptr;
 pthread_key_t slotsKey;
+bool slotsAreReturned = false;  // at the end of their threads
 
 __attribute__((tls_model("initial-exec"))) thread_local Slots* mySlots = nullptr;
 
@@ -146,22 +148,26 @@ void giveBack(void* slots) {
   mySlots = nullptr;
 }
 
+// Before anybody can touch registers: there is no way to tell an instruction that there is no memory for it.
+void makePool() {
+  const std::lock_guard hold(poolLock);
+  if (pool.load()) return;
+  void* memory = REAL(mmap)(nullptr, poolSize, PROT_READ | PROT_WRITE | PROT_EXEC,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "mmap");
+  slotsAreReturned = pthread_key_create(&slotsKey, giveBack) == 0;
+  pool.store(static_cast<Slots*>(memory));
+}
+
 Slots* takeSlots() {
   const std::lock_guard hold(poolLock);
-  if (!pool.load()) {
-    void* memory = REAL(mmap)(nullptr, poolSize, PROT_READ | PROT_WRITE | PROT_EXEC,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) return nullptr;
-    pthread_key_create(&slotsKey, giveBack);
-    pool.store(static_cast<Slots*>(memory));
-  }
   Slots* taken = freeSlots;
   if (taken) {
     freeSlots = taken->nextFree;
   } else if (poolUsed < poolSize / sizeof(Slots)) {
     taken = pool.load() + poolUsed++;
   }
-  if (taken) pthread_setspecific(slotsKey, taken);
+  if (taken && slotsAreReturned) pthread_setspecific(slotsKey, taken);
   return taken;
 }
 
@@ -298,6 +304,8 @@ bool onFault(int signal, siginfo_t* info, void* context) {
 
 #else
 
+void makePool() {}
+
 // Only x86-64 can do it yet: on others, registers are reached by read and write on the device.
 bool onFault(int signal, siginfo_t* info, void*) {
   if (signal != SIGSEGV || !atHome() || !isRegister(reinterpret_cast<uint64_t>(info->si_addr))) return false;
@@ -319,7 +327,10 @@ const sigset_t* unblocked(const sigset_t* set, sigset_t& copy) {
 
 std::mutex& slotsLock() { return poolLock; }
 
-void catchRegisterAccesses() { guard::onFault(onFault); }
+void catchRegisterAccesses() {
+  makePool();
+  guard::onFault(onFault);
+}
 
 }  // namespace vfio::preload
 

@@ -3,7 +3,8 @@
 
 namespace vfio::preload {
 
-// From here on, loads and stores to mapped registers reach the device's model.
+// From here on (or std::system_error, and nothing has changed), loads and stores to mapped registers reach
+// the device's model.
 void catchRegisterAccesses();
 
 }  // namespace vfio::preload

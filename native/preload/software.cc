@@ -14,10 +14,13 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 
 #include "../soft/mm/memory.h"
+#include "../soft/mm/reserve_fork.h"
 #include "descriptors.h"
 #include "mirror.h"
 #include "real.h"
@@ -42,6 +45,8 @@ constinit std::mutex making;
 
 std::string readWhole(const char* path) {
   const int fd = REAL(open)(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM))
+    throw std::system_error(errno, std::generic_category(), path);
   if (fd < 0) refuse(std::string("VFIO_SOFT_TOPOLOGY: ") + path + ": " + strerror(errno));
   std::string text;
   std::array<char, 65536> part;
@@ -89,13 +94,20 @@ void beforeFork() {
   statusesLock().lock();
   slotsLock().lock();
   auto* host = theHost.load();
-  if (!host) return;
+  if (!host) {
+    soft::mm::lockReserve();
+    return;
+  }
   host->beforeFork();
+  soft::mm::lockReserve();
   if (REAL(pipe2)(separated.data(), O_CLOEXEC) != 0) separated = {-1, -1};
 }
 
 void afterFork(bool inChild) {
   const int error = errno;
+  soft::mm::unlockReserve();
+  (void)soft::mm::Reserve::fill();
+  const soft::mm::Reserve::Use use;
   if (auto* host = theHost.load()) {
     host->afterFork(inChild);
     char byte = 0;
@@ -130,13 +142,14 @@ soft::Host* make() {
   try {
     home.store(getpid());
     auto options = fromEnvironment();
-    auto* made = new soft::Host(std::make_shared<soft::mm::Memory>(), std::move(options));
+    auto made = std::make_unique<soft::Host>(std::make_shared<soft::mm::Memory>(), std::move(options));
     catchRegisterAccesses();
-    pthread_atfork(beforeFork, afterForkInParent, afterForkInChild);
-    theHost.store(made);
+    static const int watched = pthread_atfork(beforeFork, afterForkInParent, afterForkInChild);
+    if (watched != 0) throw std::bad_alloc();
+    theHost.store(made.get());
     errno = error;
-    return made;
-  } catch (const std::exception& failure) {
+    return made.release();
+  } catch (const std::invalid_argument& failure) {
     const char* path = setting("VFIO_SOFT_TOPOLOGY");
     refuse(std::string(path ? path : "the default topology") + ": " + failure.what());
   }

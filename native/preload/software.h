@@ -5,14 +5,19 @@
 // started by exec has none, and makes its own.
 #pragma once
 
+#include <cerrno>
 #include <cstdint>
 #include <mutex>
+#include <type_traits>
 
 #include "../soft/host.h"
+#include "../soft/lack.h"
+#include "../soft/mm/reserve.h"
 
 namespace vfio::preload {
 
-// Ends the process with a message if the environment asks for what can't be made.
+// Ends the process with a message if the environment asks for what can't be made. Throws, as the models do
+// (lack.h), where the process lacks what a host takes: the next call tries again.
 [[nodiscard]] soft::Host& host();
 [[nodiscard]] soft::Host* existingHost();  // null: not made yet
 // Is this the process that the host is in, and not a child of vfork?
@@ -25,5 +30,20 @@ namespace vfio::preload {
 
 // -errno as the C library reports it.
 int64_t result(int64_t value);
+
+// A call of the program's. What this library lacks to answer it is `failed` with its errno, and never an
+// exception; what little memory it needs for names, the reserve has.
+template <typename Call>
+std::invoke_result_t<Call> guarded(std::type_identity_t<std::invoke_result_t<Call>> failed,
+                                   const Call& call) noexcept {
+  try {
+    (void)soft::mm::Reserve::fill();
+    const soft::mm::Reserve::Use use;
+    return call();
+  } catch (...) {
+    errno = -soft::lack();
+    return failed;
+  }
+}
 
 }  // namespace vfio::preload

@@ -53,7 +53,7 @@ FILE* streamOn(int fd, const char* mode) {
   if (!stream) return nullptr;
   auto& all = streams();
   const std::lock_guard hold(all.lock);
-  all.descriptors[stream] = fd;
+  all.descriptors[stream] = fd;  // of the reserve at worst
   return stream;
 }
 
@@ -93,7 +93,11 @@ FILE* openStream(const char* path, const char* mode, const Real& real) {
   if (!opening) return real(path, mode);
   if (opening->fd >= 0) {
     FILE* stream = streamOn(opening->fd, mode);
-    if (!stream) closeHost(opening->fd);
+    if (!stream) {
+      const int error = errno;
+      closeHost(opening->fd);
+      errno = error;
+    }
     return stream;
   }
   if (opening->error == 0) return real(opening->path.c_str(), mode);
@@ -103,26 +107,40 @@ FILE* openStream(const char* path, const char* mode, const Real& real) {
 
 }  // namespace
 
-EXPORTED FILE* fopen(const char* path, const char* mode) { return openStream(path, mode, REAL(fopen)); }
-EXPORTED FILE* fopen64(const char* path, const char* mode) { return openStream(path, mode, REAL(fopen64)); }
+EXPORTED FILE* fopen(const char* path, const char* mode) {
+  return guarded(nullptr, [&] { return openStream(path, mode, REAL(fopen)); });
+}
+EXPORTED FILE* fopen64(const char* path, const char* mode) {
+  return guarded(nullptr, [&] { return openStream(path, mode, REAL(fopen64)); });
+}
+
+namespace {
 
 // A stream that exists can't be turned into one that calls back: live files are refused.
-#define VFIO_FREOPEN(name)                                                                              \
-  EXPORTED FILE* name(const char* path, const char* mode, FILE* stream) {                               \
-    const auto flags = flagsOf(mode);                                                                   \
-    const auto opening = flags ? openOnHost(AT_FDCWD, path, *flags) : std::nullopt;                     \
-    if (!opening) return REAL(name)(path, mode, stream);                                                \
-    if (opening->fd >= 0) closeHost(opening->fd);                                                       \
-    if (opening->fd < 0 && opening->error == 0) return REAL(name)(opening->path.c_str(), mode, stream); \
-    fclose(stream);                                                                                     \
-    errno = opening->fd >= 0 ? EOPNOTSUPP : opening->error;                                             \
-    return nullptr;                                                                                     \
-  }
-VFIO_FREOPEN(freopen)
-VFIO_FREOPEN(freopen64)
+template <typename Real>
+FILE* openAgain(const char* path, const char* mode, FILE* stream, const Real& real) {
+  const auto flags = flagsOf(mode);
+  const auto opening = flags ? openOnHost(AT_FDCWD, path, *flags) : std::nullopt;
+  if (!opening) return real(path, mode, stream);
+  if (opening->fd >= 0) closeHost(opening->fd);
+  if (opening->fd < 0 && opening->error == 0) return real(opening->path.c_str(), mode, stream);
+  fclose(stream);
+  errno = opening->fd >= 0 ? EOPNOTSUPP : opening->error;
+  return nullptr;
+}
+
+}  // namespace
+
+EXPORTED FILE* freopen(const char* path, const char* mode, FILE* stream) {
+  return guarded(nullptr, [&] { return openAgain(path, mode, stream, REAL(freopen)); });
+}
+EXPORTED FILE* freopen64(const char* path, const char* mode, FILE* stream) {
+  return guarded(nullptr, [&] { return openAgain(path, mode, stream, REAL(freopen64)); });
+}
 
 EXPORTED FILE* fdopen(int fd, const char* mode) noexcept {
-  return isHosts(fd) ? streamOn(fd, mode) : REAL(fdopen)(fd, mode);
+  if (!isHosts(fd)) return REAL(fdopen)(fd, mode);
+  return guarded(nullptr, [&] { return streamOn(fd, mode); });
 }
 
 EXPORTED int fclose(FILE* stream) {

@@ -54,6 +54,12 @@ int __wrap_close(int fd) {
 // One end is the program's descriptor, the other the host's.
 int __wrap_socketpair(int domain, int type, int protocol, int* ends) {
   if (REAL(socketpair)(domain, type, protocol, ends) != 0) return -1;
+  if (ends[0] >= static_cast<int>(vfio::preload::Descriptors::most)) {
+    REAL(close)(ends[0]);
+    REAL(close)(ends[1]);
+    errno = EMFILE;
+    return -1;
+  }
   ends[1] = moveUp(ends[1]);
   descriptors.set(ends[0], Owner::host);
   return 0;

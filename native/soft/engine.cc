@@ -12,6 +12,9 @@
 #include <utility>
 #include <vector>
 
+#include "lack.h"
+#include "mm/reserve.h"
+
 namespace vfio::soft {
 
 namespace {
@@ -25,22 +28,38 @@ bool take(int fd) {
 
 }  // namespace
 
-Engine::Engine(std::mutex& hostLock) : lock_(hostLock), wakeFd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+Engine::Engine(std::mutex& hostLock, std::function<void(const char*)> report)
+    : lock_(hostLock), report_(std::move(report)), wakeFd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (wakeFd_ < 0) throw std::system_error(errno, std::generic_category(), "eventfd");
 }
 
 Engine::~Engine() {
+  stop();
+  ::close(wakeFd_);
+}
+
+void Engine::stop() {
   {
     const std::lock_guard hold(lock_);
     stopping_ = true;
     wake();
   }
   if (thread_.joinable()) thread_.join();
-  ::close(wakeFd_);
 }
 
 void Engine::start() {
   if (!thread_.joinable() && !stopping_) thread_ = std::thread(&Engine::run, this);
+}
+
+// Once more what failed before. What is due by now this call does itself.
+void Engine::restart() {
+  try {
+    start();
+    restart_ = false;
+  } catch (...) {
+    (void)lack();
+  }
+  runDue();
 }
 
 void Engine::afterFork() {
@@ -61,10 +80,17 @@ void Engine::wake() {
   if (::write(wakeFd_, &one, sizeof one) < 0) return;
 }
 
-void Engine::post(const void* owner, std::chrono::nanoseconds delay, std::function<void()> job) {
+bool Engine::post(const void* owner, std::chrono::nanoseconds delay, std::function<void()> job) {
   const auto due = jobs_.emplace(Clock::now() + delay, Job{owner, std::move(job)});
   if (due == jobs_.begin()) wake();
-  start();
+  try {
+    start();
+    return true;
+  } catch (...) {
+    (void)lack();
+    restart_ = true;
+    return false;
+  }
 }
 
 void Engine::cancel(const void* owner) {
@@ -73,10 +99,10 @@ void Engine::cancel(const void* owner) {
 }
 
 uint64_t Engine::watch(int fd, std::function<void()> handler) {
+  start();
   const uint64_t id = nextWatch_++;
   watches_.emplace(id, Watch{fd, std::move(handler)});
   wake();
-  start();
   return id;
 }
 
@@ -98,10 +124,33 @@ void Engine::handleSignals() {
   }
 }
 
+void Engine::runFirst() {
+  const Job job = std::move(jobs_.extract(jobs_.begin()).mapped());
+  try {
+    job.run();
+  } catch (...) {
+    (void)lack();
+    report_("no memory for the work of a device (ENOMEM): it is not done");
+  }
+}
+
+void Engine::runDue() {
+  while (!jobs_.empty() && jobs_.begin()->first <= Clock::now()) runFirst();
+  if (jobs_.empty()) idle_.notify_all();
+}
+
 void Engine::settle() {
+  const mm::Reserve::Use use;
   std::unique_lock hold(lock_);
   drain();
-  idle_.wait(hold, [this] { return jobs_.empty() || stopping_; });
+  while (!jobs_.empty() && !stopping_) {
+    if (thread_.joinable()) {
+      idle_.wait(hold, [this] { return jobs_.empty() || stopping_; });
+    } else {
+      idle_.wait_until(hold, jobs_.begin()->first);
+      drain();
+    }
+  }
 }
 
 void Engine::sleep(std::unique_lock<std::mutex>& hold) {
@@ -115,26 +164,37 @@ void Engine::sleep(std::unique_lock<std::mutex>& hold) {
     timeout.tv_sec = seconds.count();
     timeout.tv_nsec = std::chrono::nanoseconds(left - seconds).count();
   }
+  // After a fork that found no descriptor nobody can wake it.
+  constexpr timespec often{0, 10'000'000};
+  if (wakeFd_ < 0 && (!timed || timeout.tv_sec != 0 || timeout.tv_nsec > often.tv_nsec)) timeout = often;
   asleep_ = true;
   hold.unlock();
-  ppoll(fds.data(), fds.size(), timed ? &timeout : nullptr, nullptr);
+  ppoll(fds.data(), fds.size(), timed || wakeFd_ < 0 ? &timeout : nullptr, nullptr);
   hold.lock();
   asleep_ = false;
-  take(wakeFd_);
+  if (wakeFd_ >= 0) take(wakeFd_);
 }
 
 void Engine::run() {
+  const mm::Reserve::Use use;
   std::unique_lock hold(lock_);
   while (!stopping_) {
-    drain();
-    if (jobs_.empty() || jobs_.begin()->first > Clock::now()) {
-      sleep(hold);
+    (void)mm::Reserve::fill();
+    try {
+      drain();
+      if (jobs_.empty() || jobs_.begin()->first > Clock::now()) {
+        sleep(hold);
+        continue;
+      }
+    } catch (...) {
+      (void)lack();
+      // Not even what the reserve has: later.
+      hold.unlock();
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      hold.lock();
       continue;
     }
-    {
-      const Job job = std::move(jobs_.extract(jobs_.begin()).mapped());
-      job.run();
-    }
+    runFirst();
     if (jobs_.empty()) idle_.notify_all();
     hold.unlock();
     hold.lock();

@@ -6,6 +6,7 @@
 #include <linux/capability.h>
 #include <poll.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -18,7 +19,9 @@
 #include "capable.h"
 #include "engine.h"
 #include "iommu/endpoint.h"
+#include "lack.h"
 #include "mm/memory.h"
+#include "mm/reserve.h"
 #include "pci/machine.h"
 
 namespace vfio::soft {
@@ -53,6 +56,39 @@ void fill(int fd) {
   }
 }
 
+// In the host, by a call. One that may be refused is, if the reserve is short; the others are not.
+enum class Refusable : bool { no, yes };
+class Inside {
+ public:
+  explicit Inside(std::mutex& lock, Refusable refusable = Refusable::yes) : hold_(lock) {
+    if (!mm::Reserve::fill() && refusable == Refusable::yes) throw std::bad_alloc();
+  }
+
+ private:
+  const std::lock_guard<std::mutex> hold_;
+  const mm::Reserve::Use use_;
+};
+
+// Shows the process's descriptors until `visit` says that it is enough; all numbers there can be where they
+// can't be listed, for lack of one.
+template <typename Visit>
+void eachDescriptor(const Visit& visit) {
+  if (DIR* table = opendir("/proc/self/fd")) {
+    while (const dirent* entry = ::readdir(table)) {
+      const int fd = std::atoi(entry->d_name);
+      if (fd > 0 && fd != dirfd(table) && visit(fd)) break;
+    }
+    closedir(table);
+    return;
+  }
+  rlimit limit{};
+  getrlimit(RLIMIT_NOFILE, &limit);
+  constexpr rlim_t most = 1 << 20;
+  for (int fd = 1; static_cast<rlim_t>(fd) < std::min(limit.rlim_cur, most); ++fd) {
+    if (visit(fd)) break;
+  }
+}
+
 }  // namespace
 
 struct Description {
@@ -71,15 +107,19 @@ struct Description {
 };
 
 Host::Host(std::shared_ptr<mm::Memory> memory, HostOptions options)
-    : options_(std::move(options)), memory_(std::move(memory)), engine_(std::make_unique<Engine>(mutex_)) {
+    : options_(std::move(options)),
+      memory_(std::move(memory)),
+      engine_(std::make_unique<Engine>(mutex_, [this](const char* trouble) {
+        reportFault({"", 0, 0, false, trouble});
+      })) {
+  if (!mm::Reserve::fill()) throw std::bad_alloc();
   machine_ = pci::makeMachine(*this);
 }
 
 Host::~Host() {
   // First the thread, then the files (closing a device touches the machine), then the machine.
-  engine_.reset();
-  const std::lock_guard hold(mutex_);
-  engine_ = std::make_unique<Engine>(mutex_);  // closing files cancels jobs; this one never starts a thread
+  engine_->stop();
+  const Inside hold(mutex_, Refusable::no);
   for (auto& [inode, description] : descriptions_) {
     const int fd = number(*description);
     if (fd >= 0) ::close(fd);
@@ -102,8 +142,13 @@ Description* Host::description(int fd) {
   if (fstat(fd, &status) != 0) return nullptr;
   const auto found = descriptions_.find({status.st_dev, status.st_ino});
   if (found == descriptions_.end()) return nullptr;
-  if (numbers_.size() <= number) numbers_.resize(number + 1);
-  return numbers_[number] = found->second.get();
+  try {
+    if (numbers_.size() <= number) numbers_.resize(number + 1);
+    numbers_[number] = found->second.get();
+  } catch (const std::bad_alloc&) {
+    // It is looked for again the next time.
+  }
+  return found->second.get();
 }
 
 Description* Host::known(int fd) {
@@ -118,17 +163,24 @@ std::shared_ptr<File> Host::file(int fd) {
 }
 
 int Host::install(std::shared_ptr<File> file, FdKind kind, int flags) {
+  // All that needs memory comes before the descriptors.
+  auto added = std::make_unique<Description>(Description{std::move(file), {}, {}, flags, -1, -1, false});
+  std::map<Inode, std::unique_ptr<Description>> place;
+  place.emplace(Inode{}, nullptr);
   std::array<int, 2> ends{};
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) return -errno;
   struct stat status {};
   fstat(ends[0], &status);
   if ((flags & O_CLOEXEC) == 0) fcntl(ends[0], F_SETFD, 0);
-  const Inode inode = {status.st_dev, status.st_ino};
-  auto added =
-      std::make_unique<Description>(Description{std::move(file), inode, {}, flags, ends[0], ends[1], false});
+  added->inode = {status.st_dev, status.st_ino};
+  added->fd = ends[0];
+  added->peer = ends[1];
   const File& installed = *added->file;
   added->file->description_ = added.get();
-  descriptions_[inode] = std::move(added);
+  auto node = place.extract(place.begin());
+  node.key() = added->inode;
+  node.mapped() = std::move(added);
+  descriptions_.insert(std::move(node));
   if (kind == FdKind::plain) setReadable(installed, true);
   if (kind == FdKind::readable) fill(ends[0]);
   return ends[0];
@@ -159,16 +211,12 @@ int Host::number(Description& description) {
     return fstat(fd, &status) == 0 && Inode{status.st_dev, status.st_ino} == inode;
   };
   if (leadsHere(description.fd)) return description.fd;
-  DIR* table = opendir("/proc/self/fd");
-  if (!table) return -1;
   int found = -1;
-  while (const dirent* entry = ::readdir(table)) {
-    const int fd = std::atoi(entry->d_name);
-    if (fd <= 0 || !leadsHere(fd)) continue;
+  eachDescriptor([&](int fd) {
+    if (!leadsHere(fd)) return false;
     found = description.fd = fd;
-    break;
-  }
-  closedir(table);
+    return true;
+  });
   return found;
 }
 
@@ -202,14 +250,11 @@ void Host::afterFork(bool inChild) {
 // The socket pairs are the parent's too: each description gets a new one, under the same numbers.
 void Host::separate() {
   std::multimap<Inode, int> numbers;
-  if (DIR* table = opendir("/proc/self/fd")) {
-    while (const dirent* entry = ::readdir(table)) {
-      const int fd = std::atoi(entry->d_name);
-      struct stat status {};
-      if (fstat(fd, &status) == 0) numbers.emplace(Inode{status.st_dev, status.st_ino}, fd);
-    }
-    closedir(table);
-  }
+  eachDescriptor([&numbers](int fd) {
+    struct stat status {};
+    if (fstat(fd, &status) == 0) numbers.emplace(Inode{status.st_dev, status.st_ino}, fd);
+    return false;
+  });
   auto old = std::move(descriptions_);
   descriptions_.clear();
   numbers_.clear();
@@ -239,53 +284,65 @@ void Host::separate() {
 }
 
 bool Host::owns(int fd) {
-  const std::lock_guard hold(mutex_);
+  const Inside hold(mutex_, Refusable::no);
   return description(fd) != nullptr;
 }
 
-int Host::open(const char* path, int flags) {
+int Host::open(const char* path, int flags) try {
   std::string copy;
   if (const int failed = copyPath(path, copy)) return failed;
-  const std::lock_guard hold(mutex_);
+  const Inside hold(mutex_);
   engine_->drain();
   reap();
   std::shared_ptr<File> opened;
   if (const int failed = machine_->open(copy, flags, opened)) return failed;
+  const File& file = *opened;
   const int fd = install(std::move(opened), FdKind::plain, flags);
-  if (fd >= 0) known(fd)->path = std::move(copy);
+  if (fd >= 0) file.description_->path = std::move(copy);
   return fd;
+} catch (...) {
+  return lack();
 }
 
 int Host::close(int fd) {
-  const std::lock_guard hold(mutex_);
-  engine_->drain();
+  const Inside hold(mutex_, Refusable::no);
+  try {
+    engine_->drain();
+  } catch (...) {
+    (void)lack();  // the next call does it
+  }
   const auto* found = description(fd);
   if (!found) return -EBADF;
   const int failed = ::close(fd) == 0 ? 0 : -errno;
-  numbers_[static_cast<size_t>(fd)] = nullptr;
+  if (static_cast<size_t>(fd) < numbers_.size()) numbers_[static_cast<size_t>(fd)] = nullptr;
   if (found->closed()) reap();
   return failed;
 }
 
-int Host::dup(int fd) {
-  const std::lock_guard hold(mutex_);
+int Host::dup(int fd) try {
+  const Inside hold(mutex_);
   if (!description(fd)) return -EBADF;
   const int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
   return copy < 0 ? -errno : copy;
+} catch (...) {
+  return lack();
 }
 
-int Host::ioctl(int fd, unsigned long request, uintptr_t argument) {
-  const std::lock_guard hold(mutex_);
+int Host::ioctl(int fd, unsigned long request, uintptr_t argument) try {
+  const Inside hold(mutex_);
   engine_->drain();
   const auto target = file(fd);
   // The kernel's ioctl takes the low 32 bits of the request.
   return target ? target->ioctl(static_cast<uint32_t>(request), argument) : -EBADF;
+} catch (...) {
+  return lack();
 }
 
 // What every file is spared, in the kernel's order; then the file.
-int64_t Host::transfer(int fd, bool write, const void* buffer, size_t size, std::optional<uint64_t> offset) {
+int64_t Host::transfer(int fd, bool write, const void* buffer, size_t size,
+                       std::optional<uint64_t> offset) try {
   if (offset && *offset > INT64_MAX) return -EINVAL;
-  const std::lock_guard hold(mutex_);
+  const Inside hold(mutex_);
   engine_->drain();
   const auto* found = known(fd);
   if (!found) return -EBADF;
@@ -300,6 +357,8 @@ int64_t Host::transfer(int fd, bool write, const void* buffer, size_t size, std:
   const size_t most = std::min(size, maxTransfer);
   if (offset) return write ? target->pwrite(user, most, *offset) : target->pread(user, most, *offset);
   return write ? target->write(user, most) : target->read(user, most);
+} catch (...) {
+  return lack();
 }
 
 int64_t Host::read(int fd, void* buffer, size_t size) { return transfer(fd, false, buffer, size, {}); }
@@ -334,53 +393,67 @@ std::optional<bool> Host::same(int one, int other) {
   return first == second;
 }
 
-int64_t Host::readlink(const char* path, char* buffer, size_t size) {
+int64_t Host::readlink(const char* path, char* buffer, size_t size) try {
   if (size == 0 || size > INT_MAX) return -EINVAL;
   std::string copy;
   if (const int failed = copyPath(path, copy)) return failed;
-  const std::lock_guard hold(mutex_);
+  const Inside hold(mutex_);
   std::string target;
   if (const int failed = machine_->readlink(copy, target)) return failed;
   const size_t length = std::min(size, target.size());
   if (mm::Memory::copyOut(reinterpret_cast<uint64_t>(buffer), target.data(), length) != 0) return -EFAULT;
   return static_cast<int64_t>(length);
+} catch (...) {
+  return lack();
 }
 
-int Host::status(const char* path, bool follow, pci::Status& out) {
+int Host::status(const char* path, bool follow, pci::Status& out) try {
   std::string copy;
   if (const int failed = copyPath(path, copy)) return failed;
-  const std::lock_guard hold(mutex_);
+  const Inside hold(mutex_);
   return machine_->status(copy, follow, out);
+} catch (...) {
+  return lack();
 }
 
-int64_t Host::lseek(int fd, int64_t offset, int whence) {
-  const std::lock_guard hold(mutex_);
+int64_t Host::lseek(int fd, int64_t offset, int whence) try {
+  const Inside hold(mutex_, Refusable::no);
   const auto* found = known(fd);
   return found ? found->file->seek(offset, whence) : -EBADF;
+} catch (...) {
+  return lack();
 }
 
-int Host::list(const char* path, std::vector<std::string>& names) {
+int Host::list(const char* path, std::vector<std::string>& names) try {
   std::string copy;
   if (const int failed = copyPath(path, copy)) return failed;
-  const std::lock_guard hold(mutex_);
+  const Inside hold(mutex_);
   return machine_->list(copy, names);
+} catch (...) {
+  return lack();
 }
 
-int64_t Host::readText(const char* path, std::string& text) {
-  const std::lock_guard hold(mutex_);
+int64_t Host::readText(const char* path, std::string& text) try {
+  const Inside hold(mutex_);
   engine_->drain();
   const int failed = machine_->readText(path, text);
   return failed ? failed : static_cast<int64_t>(text.size());
+} catch (...) {
+  return lack();
 }
 
-int Host::ownership(const char* path, Ownership& out) {
-  const std::lock_guard hold(mutex_);
+int Host::ownership(const char* path, Ownership& out) try {
+  const Inside hold(mutex_);
   return machine_->ownership(path, out);
+} catch (...) {
+  return lack();
 }
 
-int Host::own(const char* path, uint32_t uid, uint32_t mode) {
-  const std::lock_guard hold(mutex_);
+int Host::own(const char* path, uint32_t uid, uint32_t mode) try {
+  const Inside hold(mutex_);
   return machine_->own(path, uid, mode);
+} catch (...) {
+  return lack();
 }
 
 uint32_t Host::user() const {
@@ -391,17 +464,19 @@ uint32_t Host::user() const {
 bool Host::mayDoRawIo() const { return machine_->user() == 0 && capable(CAP_SYS_RAWIO); }
 
 void Host::become(uint32_t uid) {
-  const std::lock_guard hold(mutex_);
+  const Inside hold(mutex_, Refusable::no);
   machine_->become(uid);
 }
 
 // A host lives in one process: whoever has it open is this one.
-int Host::openers(const char* path, std::vector<int>& pids) {
-  const std::lock_guard hold(mutex_);
+int Host::openers(const char* path, std::vector<int>& pids) try {
+  const Inside hold(mutex_);
   reap();
   const auto opened = [path](const auto& each) { return each.second->path == path; };
   if (std::any_of(descriptions_.begin(), descriptions_.end(), opened)) pids.push_back(getpid());
   return 0;
+} catch (...) {
+  return lack();
 }
 
 int Host::descriptors(const char* path, std::vector<int>& fds) {
@@ -426,8 +501,10 @@ uint64_t Host::pinned() const { return memory_->charges.pinnedPages() * mm::page
 
 // ---------------------------------------------------------------- memory
 
-int64_t Host::mmap(void* hint, size_t length, int protection, int flags, int fd, uint64_t offset) {
-  const std::lock_guard hold(mutex_);
+int64_t Host::mmap(void* hint, size_t length, int protection, int flags, int fd, uint64_t offset) try {
+  // Memory in the place of a file's is how who closes lets go of it.
+  const bool replaces = (flags & (MAP_ANONYMOUS | MAP_FIXED)) == (MAP_ANONYMOUS | MAP_FIXED);
+  const Inside hold(mutex_, replaces ? Refusable::no : Refusable::yes);
   engine_->drain();
   Description* found = (flags & MAP_ANONYMOUS) == 0 ? description(fd) : nullptr;
   int64_t result;
@@ -455,16 +532,20 @@ int64_t Host::mmap(void* hint, size_t length, int protection, int flags, int fd,
     }
   }
   return result;
+} catch (...) {
+  return lack();
 }
 
-int Host::munmap(void* address, size_t length) {
-  const std::lock_guard hold(mutex_);
+int Host::munmap(void* address, size_t length) try {
+  const Inside hold(mutex_, Refusable::no);
   const auto start = reinterpret_cast<uintptr_t>(address);
   if (start % pageSize != 0 || length == 0) return -EINVAL;
   const size_t whole = (length + pageSize - 1) / pageSize * pageSize;
   const int failed = memory_->unmap(start, whole);
   if (failed == 0) dropTraps(start, whole);
   return failed;
+} catch (...) {
+  return lack();
 }
 
 int64_t Host::mapTrap(void* hint, int flags, Trap trap) {
@@ -517,8 +598,8 @@ bool Host::trapped(const void* mapping) const {
   return part && part->trap->read;
 }
 
-int Host::registerRead(const void* address, unsigned width, uint64_t& value) {
-  const std::lock_guard hold(mutex_);
+int Host::registerRead(const void* address, unsigned width, uint64_t& value) try {
+  const Inside hold(mutex_, Refusable::no);
   engine_->drain();
   const auto [part, offset] = findTrap(address, width);
   if (!part || !part->trap->read) return -EIO;
@@ -526,10 +607,12 @@ int Host::registerRead(const void* address, unsigned width, uint64_t& value) {
   if (!trap->answers()) return -EIO;
   value = trap->read(offset, width);
   return 0;
+} catch (...) {
+  return lack();
 }
 
-int Host::registerWrite(void* address, unsigned width, uint64_t value) {
-  const std::lock_guard hold(mutex_);
+int Host::registerWrite(void* address, unsigned width, uint64_t value) try {
+  const Inside hold(mutex_, Refusable::no);
   engine_->drain();
   const auto [part, offset] = findTrap(address, width);
   if (!part || !part->trap->write) return -EIO;
@@ -537,19 +620,21 @@ int Host::registerWrite(void* address, unsigned width, uint64_t value) {
   if (!trap->answers()) return -EIO;
   trap->write(offset, width, value);
   return 0;
+} catch (...) {
+  return lack();
 }
 
 // ---------------------------------------------------------------- controls
 
 std::vector<DmaFault> Host::takeFaults() {
-  const std::lock_guard hold(mutex_);
+  const Inside hold(mutex_, Refusable::no);
   return std::exchange(faults_, {});
 }
 
 void Host::settle() { engine_->settle(); }
 
 void Host::addDevice(const std::string& device) {
-  const std::lock_guard hold(mutex_);
+  const Inside hold(mutex_);
   machine_->addDevice(device);
 }
 
@@ -558,20 +643,24 @@ uint64_t Host::life(const std::string& bdf) {
   return machine_->life(bdf);
 }
 
-int Host::removeDevice(const std::string& bdf, uint64_t life) {
-  const std::lock_guard hold(mutex_);
+int Host::removeDevice(const std::string& bdf, uint64_t life) try {
+  const Inside hold(mutex_);
   reap();
   return life == machine_->life(bdf) ? machine_->removeDevice(bdf) : -ENODEV;
+} catch (...) {
+  return lack();
 }
 
-int Host::bindDriver(const std::string& bdf, const std::string& driver, bool exclusive) {
-  const std::lock_guard hold(mutex_);
+int Host::bindDriver(const std::string& bdf, const std::string& driver, bool exclusive) try {
+  const Inside hold(mutex_);
   reap();
   return machine_->bindDriver(bdf, driver, exclusive);
+} catch (...) {
+  return lack();
 }
 
-int Host::dmaOwner(int id, DmaOwner& out) {
-  const std::lock_guard hold(mutex_);
+int Host::dmaOwner(int id, DmaOwner& out) try {
+  const Inside hold(mutex_);
   reap();
   const iommu::Group* group = machine_->iommuGroup(id);
   if (!group) return -ENODEV;
@@ -585,12 +674,18 @@ int Host::dmaOwner(int id, DmaOwner& out) {
     out = {DmaOwner::Kind::kernel, group->kernelDrivers, -1};
   }
   return 0;
+} catch (...) {
+  return lack();
 }
 
 void Host::reportFault(DmaFault fault) {
   // A device in a loop must not fill memory: hardware logs overflow too. The oldest are what a test wants.
   constexpr size_t most = 4096;
-  if (faults_.size() < most) faults_.push_back(std::move(fault));
+  try {
+    if (faults_.size() < most) faults_.push_back(std::move(fault));
+  } catch (const std::bad_alloc&) {
+    // As an overflow: what can't be kept is lost, and nothing else.
+  }
 }
 
 }  // namespace vfio::soft

@@ -796,5 +796,6 @@ int main(int count, char** arguments) {
   drivers();
   memlock();
   host.reset();
-  return 0;
+  failing::sayOutcomes();
+  return failing::wrong == 0 ? 0 : 1;
 }

@@ -25,6 +25,7 @@
 #include "../../native/soft/selftest/test_command.h"
 #include "../../native/uapi/iommufd.h"
 #include "../../native/uapi/vfio_container.h"
+#include "failing.h"
 
 namespace {
 
@@ -624,22 +625,24 @@ void accesses(uint64_t seed, unsigned steps) {
 }
 
 // Each in a process of its own, so that limits, memory and what is pinned begin afresh.
-void apart(bool kernel, const std::function<void()>& body) {
+void apart(const std::string& which, const std::function<void()>& body) {
   std::fflush(stdout);
   const pid_t child = fork();
   if (child == 0) {
-    if (kernel) {
+    if (which == "kernel") {
       host = std::make_unique<KernelBackend>();
     } else {
+      const unsigned seed = failing::seedOf(which);
       auto made = std::make_unique<soft::Host>(std::make_shared<soft::mm::Memory>(),
                                                soft::HostOptions{.kernel = {6, 12}, .selftest = true});
       software = made.get();
-      host = std::move(made);
+      host = failing::wrap(std::move(made), seed);
     }
     body();
     host.reset();
     std::fflush(stdout);
-    _exit(0);
+    failing::sayOutcomes();
+    _exit(failing::wrong == 0 ? 0 : 1);
   }
   int status = 0;
   waitpid(child, &status, 0);
@@ -650,13 +653,13 @@ void apart(bool kernel, const std::function<void()>& body) {
 
 int main(int, char** arguments) {
   if (arguments[1] == nullptr || arguments[2] == nullptr) return 2;
-  const bool kernel = std::strcmp(arguments[1], "kernel") == 0;
+  const std::string which = arguments[1];
   diskFile = arguments[2];
-  apart(kernel, [] { memlock(false); });
-  apart(kernel, [] { memlock(true); });
-  apart(kernel, kinds);
-  for (uint64_t seed = 1; seed <= 4; ++seed) apart(kernel, [seed] { addressSpaces(seed, 400); });
-  for (uint64_t seed = 1; seed <= 3; ++seed) apart(kernel, [seed] { container(seed, 300); });
-  for (uint64_t seed = 1; seed <= 3; ++seed) apart(kernel, [seed] { accesses(seed, 300); });
+  apart(which, [] { memlock(false); });
+  apart(which, [] { memlock(true); });
+  apart(which, kinds);
+  for (uint64_t seed = 1; seed <= 4; ++seed) apart(which, [seed] { addressSpaces(seed, 400); });
+  for (uint64_t seed = 1; seed <= 3; ++seed) apart(which, [seed] { container(seed, 300); });
+  for (uint64_t seed = 1; seed <= 3; ++seed) apart(which, [seed] { accesses(seed, 300); });
   return 0;
 }

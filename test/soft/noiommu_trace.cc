@@ -490,5 +490,6 @@ int main(int, char** arguments) {
   interrupts();
   entryLimit();
   host.reset();
-  return 0;
+  failing::sayOutcomes();
+  return failing::wrong == 0 ? 0 : 1;
 }

@@ -20,6 +20,7 @@
 #include "../../native/uapi/iommufd.h"
 #include "../../native/uapi/iommufd_data.h"
 #include "../../native/uapi/vfio.h"
+#include "failing.h"
 
 using namespace vfio;
 using namespace vfio::uapi;
@@ -395,15 +396,18 @@ int main(int, char** arguments) {
   if (arguments[1] != nullptr && std::strcmp(arguments[1], "kernel") == 0) {
     host = std::make_unique<KernelBackend>();
   } else {
-    host = std::make_unique<soft::Host>(
+    const unsigned seed = arguments[1] != nullptr ? failing::seedOf(arguments[1]) : 0;
+    auto made = std::make_unique<soft::Host>(
         std::make_shared<soft::mm::Memory>(),
         soft::HostOptions{.kernel = {6, 12},
                           .topology = arguments[1] != nullptr ? topology(arguments[2]) : ""});
+    host = failing::wrap(std::move(made), seed);
   }
   iommufd = host->open("/dev/iommu", O_RDWR);
   alone();
   together();
   host->close(iommufd);
   host.reset();
-  return 0;
+  failing::sayOutcomes();
+  return failing::wrong == 0 ? 0 : 1;
 }

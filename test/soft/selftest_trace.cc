@@ -19,6 +19,7 @@
 #include "../../native/soft/selftest/test_command.h"
 #include "../../native/uapi/iommufd.h"
 #include "../../native/uapi/iommufd_data.h"
+#include "failing.h"
 
 using namespace vfio;
 using namespace vfio::soft;
@@ -26,7 +27,7 @@ using namespace vfio::soft::selftest;
 
 namespace {
 
-std::unique_ptr<Host> host;  // null: the kernel
+std::unique_ptr<Backend> host;  // null: the kernel
 
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kStart = 1 << 24;  // of the mock aperture
@@ -776,15 +777,17 @@ void faults() {
 
 int main(int argc, char** argv) {
   const std::string which = argc > 1 ? argv[1] : "";
-  if (which != "kernel" && which != "soft") {
-    std::fprintf(stderr, "selftest_trace kernel|soft\n");
+  if (which != "kernel" && which != "soft" && !which.starts_with("failing")) {
+    std::fprintf(stderr, "selftest_trace kernel|soft|failingSEED\n");
     return 2;
   }
-  if (which == "soft") {
+  if (which != "kernel") {
     HostOptions options;
     options.kernel = {6, 12};
     options.selftest = true;
-    host = std::make_unique<Host>(std::make_shared<mm::Memory>(), options);
+    const unsigned seed = failing::seedOf(which);
+    auto made = std::make_unique<Host>(std::make_shared<mm::Memory>(), options);
+    host = failing::wrap(std::move(made), seed);
   }
   sizes();
   reserved();
@@ -799,5 +802,6 @@ int main(int argc, char** argv) {
   nested();
   faults();
   std::puts("end");
-  return 0;
+  failing::sayOutcomes();
+  return failing::wrong == 0 ? 0 : 1;
 }

@@ -14,20 +14,23 @@
 #include "../../native/kernel/kernel.h"
 #include "../../native/soft/host.h"
 #include "../../native/soft/mm/memory.h"
+#include "failing.h"
 
 namespace vfio::trace {
 
 inline std::unique_ptr<Backend> host;
 
 // The first argument of the program chooses: "kernel", or "soft", which answers as Linux 6.12 on that
-// machine.
+// machine; "failing" and a seed is that one with calls that fail first (failing.h).
 inline void chooseHost(char** arguments, const char* topology = "") {
   const std::string which = arguments[1] ? arguments[1] : "soft";
   if (which == "kernel") {
     host = std::make_unique<KernelBackend>();
   } else {
-    host = std::make_unique<soft::Host>(std::make_shared<soft::mm::Memory>(),
-                                        soft::HostOptions{.kernel = {6, 12}, .topology = topology});
+    const unsigned seed = failing::seedOf(which);
+    auto made = std::make_unique<soft::Host>(std::make_shared<soft::mm::Memory>(),
+                                             soft::HostOptions{.kernel = {6, 12}, .topology = topology});
+    host = failing::wrap(std::move(made), seed);
   }
 }
 

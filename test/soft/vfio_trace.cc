@@ -666,5 +666,6 @@ int main(int, char** arguments) {
   edu("0000:00:10.0", "/dev/vfio/devices/vfio0");
   sharedGroup();
   host.reset();
-  return 0;
+  failing::sayOutcomes();
+  return failing::wrong == 0 ? 0 : 1;
 }

@@ -72,13 +72,20 @@ int Domain::map(uint64_t iova, uint64_t user, uint64_t size, uint32_t access, bo
   if ((access & kWrite) == 0 && refusesReadOnly_) return -EINVAL;
   if ((access & kWrite) != 0 && writableIsReadable_) access |= kRead;
   const uint64_t rights = kLeaf | access;
+  const uint64_t start = iova;
+  const uint64_t whole = size;
   while (size != 0) {
     const unsigned level = leafLevel(iova, user, size, small);
     Table* table = root_;
     for (unsigned at = levels_ - 1; at > level; --at) {
       uint64_t& entry = table->entries[indexOf(iova, at)];
       if (entry == 0) {
-        entry = reinterpret_cast<uint64_t>(takeTable());
+        try {
+          entry = reinterpret_cast<uint64_t>(takeTable());
+        } catch (const std::bad_alloc&) {
+          unmap(start, whole);
+          return -ENOMEM;
+        }
         ++table->used;
       }
       table = tableAt<Table>(entry);

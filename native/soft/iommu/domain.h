@@ -42,7 +42,7 @@ class Domain final : public Translation {
 
   // Maps [iova, iova+size) of which nothing is mapped, in the largest pages that fit, or with `small` no
   // larger than the processor's. Aligned to smallestPage() on both sides. 0 or -EINVAL (no access rights, or
-  // only that to read, on a unit that has no such entries).
+  // only that to read, on a unit that has no such entries). -ENOMEM. Then nothing is mapped.
   [[nodiscard]] int map(uint64_t iova, uint64_t user, uint64_t size, uint32_t access, bool small);
   // Has the processor fetch the entry of `iova`, for a map or unmap that comes soon.
   void prefetch(uint64_t iova) const;

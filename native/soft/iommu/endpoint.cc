@@ -226,7 +226,7 @@ void Endpoint::respond(uint32_t group, PageResponse response) {
   // The device goes on where devices work, and not inside the call that answered.
   auto transfer = std::make_shared<Transfer>(std::move(*found));
   waiting_.erase(found);
-  host.engine().post(this, std::chrono::nanoseconds::zero(), [this, transfer, response] {
+  const bool soon = host.engine().post(this, std::chrono::nanoseconds::zero(), [this, transfer, response] {
     if (response == PageResponse::success) {
       proceed(std::move(*transfer));
     } else {
@@ -234,6 +234,7 @@ void Endpoint::respond(uint32_t group, PageResponse response) {
       transfer->done(false);
     }
   });
+  if (!soon) host.reportFault({bdf, 0, 0, false, kNoThread});
 }
 
 }  // namespace vfio::soft::iommu

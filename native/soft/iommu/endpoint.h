@@ -106,6 +106,10 @@ struct Attachment {
 
 class Endpoint {
  public:
+  // What is reported of work that can't go on by itself (Engine::post).
+  static constexpr const char* kNoThread =
+      "no thread can be had for the device's work (EAGAIN): the program's next calls do it";
+
   Endpoint(Host& host, std::string bdf, uint16_t requesterId, Unit& unit, Group& group);
   ~Endpoint();
   Endpoint(const Endpoint&) = delete;

@@ -31,12 +31,18 @@ void* mapAt(void* place, uint64_t bytes, int protection, int fd, uint64_t start)
   return mmap(place, bytes, protection, MAP_SHARED | MAP_FIXED, fd, static_cast<off_t>(start));
 }
 
-// Maps the file as aligned as it is in itself; null if that can't be.
-void* mapAligned(int fd, uint64_t start, uint64_t bytes, bool writable) {
+// Is it what the process lacks, and says nothing of the file?
+bool isLack(int error) { return error == ENOMEM || error == EMFILE || error == ENFILE || error == EAGAIN; }
+
+// Maps the file as aligned as it is in itself; null if that can't be, with `lacking` if it could otherwise.
+void* mapAligned(int fd, uint64_t start, uint64_t bytes, bool writable, int& lacking) {
   if (start > INT64_MAX || bytes > INT64_MAX - start) return nullptr;
   void* const room =
       mmap(nullptr, bytes + kLargest, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (room == MAP_FAILED) return nullptr;
+  if (room == MAP_FAILED) {
+    lacking = -errno;
+    return nullptr;
+  }
   const auto from = reinterpret_cast<uint64_t>(room);
   const uint64_t skipped = (start - from) & (kLargest - 1);
   char* const place = static_cast<char*>(room) + skipped;
@@ -47,10 +53,13 @@ void* mapAligned(int fd, uint64_t start, uint64_t bytes, bool writable) {
     const auto again = static_cast<int>(syscall(SYS_openat, AT_FDCWD, path.c_str(), O_RDWR | O_CLOEXEC, 0));
     if (again >= 0) {
       mapped = mapAt(place, bytes, PROT_READ | PROT_WRITE, again, start);
+      const int error = errno;
       syscall(SYS_close, again);
+      errno = error;
     }
   }
   if (mapped == MAP_FAILED) {
+    if (isLack(errno)) lacking = -errno;
     munmap(room, bytes + kLargest);
     return nullptr;
   }
@@ -68,8 +77,12 @@ int Pages::makeFile(int fd, uint64_t start, uint64_t length, bool writable, mm::
   if (const int error = make(start % kLargest, length, writable, payer, out); error != 0) return error;
   out->file_ = 1;
   if (!inMemory(fd)) return 0;
-  void* const mapped = mapAligned(fd, start & ~(page - 1), out->count_ * page, writable);
-  if (mapped == nullptr) return 0;
+  int lacking = 0;
+  void* const mapped = mapAligned(fd, start & ~(page - 1), out->count_ * page, writable, lacking);
+  if (mapped == nullptr) {
+    if (lacking != 0) out->unref();
+    return lacking;
+  }
   out->user_ = reinterpret_cast<uint64_t>(mapped);
   out->mapped_ = 1;
   return 0;

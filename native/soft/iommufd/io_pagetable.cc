@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <new>
 
 namespace vfio::soft::iommufd {
 namespace {
@@ -19,18 +20,24 @@ int IoPagetable::gather(uint64_t iova, uint64_t length, std::vector<Piece>& piec
   if (length == 0) return -EINVAL;
   const uint64_t last = iova + (length - 1);
   if (last < iova) return -EOVERFLOW;
+  int error = -ENOENT;
   for (uint64_t next = iova;;) {
     const Areas::Entry* const area = areas_.find(next, next);
     if (area == nullptr) break;
     const uint64_t end = std::min(last, area->last);
+    try {
+      pieces.push_back({area->value.pages, area->value.user + (next - area->start), end - next + 1});
+    } catch (const std::bad_alloc&) {
+      error = -ENOMEM;
+      break;
+    }
     area->value.pages->ref();
-    pieces.push_back({area->value.pages, area->value.user + (next - area->start), end - next + 1});
     if (end == last) return 0;
     next = end + 1;
   }
   for (const Piece& piece : pieces) piece.pages->unref();
   pieces.clear();
-  return -ENOENT;
+  return error;
 }
 
 // All that a new place is checked for before memory is looked at, in the kernel's order.
@@ -56,12 +63,21 @@ int IoPagetable::checkIova(uint64_t iova, uint64_t length) const {
   return areas_.find(iova, last) != nullptr ? -EEXIST : 0;
 }
 
+// So that nothing can fail once the page tables are filled.
+int IoPagetable::makeRoom(uint64_t areas) try {
+  areas_.reserve(areas);
+  return 0;
+} catch (const std::bad_alloc&) {
+  return -ENOMEM;
+}
+
 int IoPagetable::mapPieces(std::span<Piece> pieces, uint64_t length, uint32_t access, bool fixed,
                            uint64_t& iova) {
   if (fixed) prefetch(iova);
   memory_.prefetchForPin(pieces.front().user);
   uint64_t place = iova;
   int error = checkPlace(pieces, length, access, fixed, place);
+  if (error == 0) error = makeRoom(pieces.size());
   uint64_t next = place;
   size_t filled = 0;
   for (; error == 0 && filled < pieces.size(); ++filled) {
@@ -153,10 +169,14 @@ int IoPagetable::cut(uint64_t last) {
   if (!domains_.empty() && hugePages_) return -EINVAL;
 
   Pages& pages = *area.value.pages;
+  if (const int error = makeRoom(2); error != 0) return error;
   if (!domains_.empty()) {
-    // The pins stay, now in two parts; nothing is newly pinned, so nothing can fail.
-    (void)pages.pin(memory_, area.value.user, second - area.start);
-    (void)pages.pin(memory_, secondUser, area.last - last);
+    // The pins stay, now in two parts; nothing is newly pinned.
+    if (const int error = pages.pin(memory_, area.value.user, second - area.start); error != 0) return error;
+    if (const int error = pages.pin(memory_, secondUser, area.last - last); error != 0) {
+      pages.unpin(memory_, area.value.user, second - area.start);
+      return error;
+    }
     pages.unpin(memory_, area.value.user, area.last - area.start + 1);
   }
   pages.ref();

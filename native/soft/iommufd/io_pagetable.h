@@ -131,6 +131,7 @@ class IoPagetable {
   [[nodiscard]] int checkAlignment(uint64_t alignment) const;
   [[nodiscard]] int recalculateAlignment();
   [[nodiscard]] int unmapRange(uint64_t start, uint64_t last, uint64_t& unmapped);
+  [[nodiscard]] int makeRoom(uint64_t areas);
   void prefetch(uint64_t iova) const;
   void rebuildReserved();
   [[nodiscard]] bool locked(uint64_t iova, uint64_t last) const;

@@ -1,6 +1,7 @@
 // How users inside the kernel reach the memory of an address space by IOVA: they pin its pages, or copy.
 #include <algorithm>
 #include <cerrno>
+#include <new>
 
 #include "access.h"
 #include "io_pagetable.h"
@@ -54,6 +55,11 @@ int IoPagetable::pinForAccess(uint64_t iova, uint64_t last, bool write, std::vec
     if (area.closed != 0 || user % page != 0) return -EINVAL;
     if (end != last && lastUser % page != page - 1) return -EINVAL;
     if ((area.access & (write ? iommu::kWrite : iommu::kRead)) == 0) return -EPERM;
+    try {
+      pages.reserve(pages.size() + (lastUser - user) / page + 1);
+    } catch (const std::bad_alloc&) {
+      return -ENOMEM;
+    }
     if (const int failed = area.pages->pin(memory_, user, end - first + 1); failed != 0) return failed;
     ++area.accesses;
     for (uint64_t at = user; at <= lastUser; at += page) pages.push_back(at);

@@ -52,9 +52,9 @@ class ObjectTable {
   // A new, unpublished T, or null when the ids (31 bits) have run out, for which the kernel says -EBUSY.
   template <class T, class... Arguments>
   [[nodiscard]] T* create(Arguments&&... arguments) {
+    auto object = std::make_unique<T>(std::forward<Arguments>(arguments)...);
     const uint32_t id = takeId();
     if (id == 0) return nullptr;
-    auto object = std::make_unique<T>(std::forward<Arguments>(arguments)...);
     T* const made = object.get();
     made->id = id;
     slots_[id] = std::move(object);

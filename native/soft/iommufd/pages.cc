@@ -20,22 +20,26 @@ int Pages::pinUncounted(mm::Memory& memory, uint64_t first, uint64_t last, uint6
   if (whole_ != 0) return 0;
   if (file_ != 0 && mapped_ == 0) return -EINVAL;
   const uint64_t page = mm::pageSize();
-  const auto refused = [&](uint64_t from, uint64_t to) {
+  const auto refused = [&](uint64_t from, uint64_t to, int error) {
+    if (error == -ENOMEM) return error;
     return file_ != 0 ? -EINVAL : mm::Memory::pinError(user_ + from * page, to - from + 1);
   };
   if (parts_ == nullptr) {
     pages = last - first + 1;
-    return memory.pin(user_ + first * page, pages * page, writable_) == 0 ? 0 : refused(first, last);
+    const int error = memory.pin(user_ + first * page, pages * page, writable_);
+    return error == 0 ? 0 : refused(first, last, error);
   }
   uint64_t failed = 0;
+  int error = 0;
   const bool stopped = parts_->firstGap(first, last, 1, [&](uint64_t from, uint64_t to) {
     failed = from;
     pages += to - from + 1;
-    return memory.pin(user_ + from * page, (to - from + 1) * page, writable_) != 0;
+    error = memory.pin(user_ + from * page, (to - from + 1) * page, writable_);
+    return error != 0;
   });
   if (!stopped) return 0;
   if (failed != first) (void)unpinUncounted(memory, first, failed - 1);
-  return refused(failed, last);
+  return refused(failed, last, error);
 }
 
 uint64_t Pages::unpinUncounted(mm::Memory& memory, uint64_t first, uint64_t last) const {

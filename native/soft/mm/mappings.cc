@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <new>
 #include <string>
 #include <string_view>
 
@@ -185,8 +186,12 @@ void Mappings::unmapped(uint64_t first, uint64_t last) {
   while (const auto* const found = devices_.find(first, last)) {
     const auto range = *found;
     devices_.erase(range.start);
-    if (range.start < first) devices_.insert(range.start, first - 1, {});
-    if (range.last > last) devices_.insert(last + 1, range.last, {});
+    try {
+      if (range.start < first) devices_.insert(range.start, first - 1, {});
+      if (range.last > last) devices_.insert(last + 1, range.last, {});
+    } catch (const std::bad_alloc&) {
+      // Not even of the reserve: what is left of the range is not known as a device's any more.
+    }
   }
 }
 

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <new>
 
 #include "../../guard/guard.h"
+#include "reserve.h"
 #include "sanitizer.h"
 
 namespace vfio::soft::mm {
@@ -61,7 +63,7 @@ int Memory::allZero(uint64_t user, uint64_t size) {
   return 1;
 }
 
-int Memory::pin(uint64_t user, uint64_t size, bool write, uint64_t* ofDevices) {
+int Memory::pin(uint64_t user, uint64_t size, bool write, uint64_t* ofDevices) try {
   if (size == 0) return 0;
   if (user + (size - 1) < user) return -EFAULT;
   const uint64_t first = user / pageSize();
@@ -77,6 +79,8 @@ int Memory::pin(uint64_t user, uint64_t size, bool write, uint64_t* ofDevices) {
   if (ofDevices != nullptr) *ofDevices = devices;
   counts_.add(first, last);
   return 0;
+} catch (const std::bad_alloc&) {
+  return -ENOMEM;
 }
 
 void Memory::unpin(uint64_t user, uint64_t size) {
@@ -106,6 +110,7 @@ int Memory::unmap(uint64_t address, size_t size) {
   const uint64_t first = address / pageSize();
   const uint64_t last = first + (size - 1) / pageSize();
   if (last > PinCounts::kLastPage) return -EINVAL;
+  const Reserve::Use use;
   const std::lock_guard hold(mutex_);
   mappings_.unmapped(first, last);
   int result = 0;

@@ -51,9 +51,9 @@ class Memory {
   [[nodiscard]] static size_t copyOutSome(uint64_t user, const void* from, size_t size);
 
   // Checks that [user, user+size) can be read (and written, with `write`) now and is not what a kernel
-  // doesn't pin (mappings.h), and keeps it from being unmapped until unpin: 0 or -EFAULT. Pins count; page
-  // granular. Charging for them is the caller's business. Memory of devices is taken only by who asks how
-  // many of the pages it is, `ofDevices`.
+  // doesn't pin (mappings.h), and keeps it from being unmapped until unpin: 0, -EFAULT or -ENOMEM. Pins
+  // count; page granular. Charging for them is the caller's business. Memory of devices is taken only by who
+  // asks how many of the pages it is, `ofDevices`.
   [[nodiscard]] int pin(uint64_t user, uint64_t size, bool write, uint64_t* ofDevices = nullptr);
   void unpin(uint64_t user, uint64_t size);
   // Has the processor fetch what unpin of this page will look at, or what pin will, the page itself too.

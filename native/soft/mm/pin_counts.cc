@@ -43,9 +43,16 @@ bool PinCounts::anyDying(uint64_t first, uint64_t last) const {
 
 void PinCounts::add(uint64_t first, uint64_t last) {
   for (uint64_t page = first; page <= last;) {
-    std::atomic<void*>& below = place(page);
-    if (below == nullptr) below = leaves_.make();
-    auto& leaf = *static_cast<Leaf*>(below.load());
+    void* leafHere = nullptr;
+    try {
+      std::atomic<void*>& below = place(page);
+      if (below == nullptr) below = leaves_.make();
+      leafHere = below;
+    } catch (const std::bad_alloc&) {
+      if (page != first) remove(first, page - 1, [](uint64_t, uint64_t) {});
+      throw;
+    }
+    auto& leaf = *static_cast<Leaf*>(leafHere);
     const uint64_t end = std::min(page | (kEntries - 1), last);
     for (; page <= end; ++page) {
       if (leaf.counts[indexIn(page)]++ == 0) ++leaf.used;

@@ -27,7 +27,7 @@ class PinCounts {
 
   // Was one of them unmapped while it was pinned?
   [[nodiscard]] bool anyDying(uint64_t first, uint64_t last) const;
-  // Counts one more pin for each.
+  // Counts one more pin for each. Throws std::bad_alloc, and nothing is counted.
   void add(uint64_t first, uint64_t last);
   // Counts one less for each, of pages that have one. Shows `gone(first, last)` the runs of dying pages that
   // have none now.

@@ -4,6 +4,8 @@
 // finding where their pages are. So room is taken from the system in chunks, each as large as all before it
 // up to 2 MiB; chunks of that size ask for a large page each.
 //
+// A chunk that can't be had is made as small as it can be, which the reserve has (reserve.h).
+//
 // Life: room that was given back is used again, the last first. All but the first chunk goes back to the
 // system when the last object does, the rest with the pool.
 #pragma once
@@ -18,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "reserve.h"
 #include "sanitizer.h"
 
 namespace vfio::soft::mm {
@@ -58,6 +61,19 @@ class Pool {
     if (--live_ == 0) shrink();
   }
 
+  // The next `count` calls of make() need no memory.
+  void reserve(size_t count) {
+    while (room_ - live_ < count) {
+      // What was never used of this chunk is for later too.
+      for (; next_ != end_; next_ += kRoom) {
+        sanitizer::unpoison(next_, sizeof(Free));
+        free_ = new (next_) Free{free_};
+        sanitizer::poison(next_, kRoom);
+      }
+      grow();
+    }
+  }
+
   // Ends the lives of all.
   void clear() {
     live_ = 0;
@@ -70,6 +86,7 @@ class Pool {
     std::swap(next_, other.next_);
     std::swap(end_, other.end_);
     std::swap(live_, other.live_);
+    std::swap(room_, other.room_);
   }
 
  private:
@@ -91,11 +108,19 @@ class Pool {
     const size_t wanted = chunks_.empty() ? kRoom : chunks_.back().size * 2;
     const bool large = wanted >= kLargest;
     const size_t size = large ? kLargest : (wanted + kLine - 1) / kLine * kLine;
-    chunks_.reserve(chunks_.size() + 1);
-    auto* const start = static_cast<char*>(std::aligned_alloc(large ? kLargest : kLine, size));
-    if (start == nullptr) throw std::bad_alloc();
-    if (large) madvise(start, size, MADV_HUGEPAGE);  // where there are none, small ones do
-    chunks_.push_back({start, size});
+    if (chunks_.size() == chunks_.capacity()) chunks_.reserve(chunks_.size() * 2 + 4);
+    auto* start = static_cast<char*>(std::aligned_alloc(large ? kLargest : kLine, size));
+    if (start == nullptr) {
+      // Room for one object may be found yet.
+      const size_t least = (kRoom + kLine - 1) / kLine * kLine;
+      start = static_cast<char*>(allocate(least, kLine));
+      if (start == nullptr) throw std::bad_alloc();
+      chunks_.push_back({start, least});
+    } else {
+      if (large) madvise(start, size, MADV_HUGEPAGE);  // where there are none, small ones do
+      chunks_.push_back({start, size});
+    }
+    room_ += chunks_.back().size / kRoom;
     use(chunks_.back());
   }
 
@@ -109,6 +134,7 @@ class Pool {
     free_ = nullptr;
     for (size_t at = 1; at < chunks_.size(); ++at) release(chunks_[at]);
     chunks_.resize(1);
+    room_ = chunks_.front().size / kRoom;
     use(chunks_.front());
   }
 
@@ -122,6 +148,7 @@ class Pool {
   char* next_ = nullptr;  // what was never used of the last chunk
   char* end_ = nullptr;
   size_t live_ = 0;
+  size_t room_ = 0;  // for how many objects there are chunks
 };
 
 }  // namespace vfio::soft::mm

@@ -40,11 +40,25 @@ class SpanTree {
     inners_.clear();
     root_ = nullptr;
     size_ = 0;
+    height_ = 0;
+  }
+
+  // Room for `count` entries that are inserted next to each other: none of that needs memory then.
+  void reserve(uint64_t count) {
+    // One leaf does: an empty tree keeps no more, so more would be taken and given back each time.
+    if (height_ == 0 && (root_ == nullptr ? 0U : root_->count) + count <= Leaf::kWidth) {
+      if (root_ == nullptr) leaves_.reserve(1);
+      return;
+    }
+    const uint64_t leaves = count / (Leaf::kWidth / 2) + 2;
+    leaves_.reserve(leaves);
+    inners_.reserve(leaves / (Inner::kWidth / 2) + height_ + 2);
   }
 
   void swap(SpanTree& other) noexcept {
     std::swap(root_, other.root_);
     std::swap(size_, other.size_);
+    std::swap(height_, other.height_);
     leaves_.swap(other.leaves_);
     inners_.swap(other.inners_);
   }
@@ -68,8 +82,9 @@ class SpanTree {
     return at == leaf.count || leaf.entries[at].start > last ? nullptr : &leaf.entries[at];
   }
 
-  // The caller has made sure that nothing overlaps.
+  // The caller has made sure that nothing overlaps. Throws before anything is changed.
   void insert(uint64_t start, uint64_t last, const Value& value) {
+    reserve(1);
     if (root_ == nullptr) root_ = leaves_.make();
     Node* const right = insertInto(root_, Entry{start, last, value});
     if (right != nullptr) {
@@ -78,6 +93,7 @@ class SpanTree {
       top->children[0] = describe(root_);
       top->children[1] = describe(right);
       root_ = top;
+      ++height_;
     }
     ++size_;
   }
@@ -90,6 +106,7 @@ class SpanTree {
       auto* const old = static_cast<Inner*>(root_);
       root_ = old->children[0].node;
       inners_.destroy(old);
+      --height_;
     }
     if (root_ != nullptr && root_->count == 0) {
       leaves_.destroy(static_cast<Leaf*>(root_));
@@ -367,6 +384,7 @@ class SpanTree {
   Pool<Inner> inners_;
   Node* root_ = nullptr;
   uint64_t size_ = 0;
+  unsigned height_ = 0;  // of inner nodes
 };
 
 }  // namespace vfio::soft::mm

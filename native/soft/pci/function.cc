@@ -88,13 +88,7 @@ Function::Function(Host& host, const Place& place, std::unique_ptr<devices::Devi
       config.write(regBar0 + 4 * i + 4, 4, static_cast<uint32_t>(place.addresses[i] >> 32));
     }
     if (!bar.backed) continue;
-    const int fd = memfd_create("vfio-bar", MFD_CLOEXEC);
-    if (fd < 0 || ftruncate(fd, static_cast<off_t>(bar.size)) != 0) {
-      throw std::system_error(errno, std::generic_category(), "memory of a BAR");
-    }
-    void* bytes = ::mmap(nullptr, bar.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (bytes == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "memory of a BAR");
-    memory_[i] = {fd, static_cast<uint8_t*>(bytes)};
+    memory_[i].make(bar.size);
   }
   const auto vectors = description().msix.vectors;
   msixTable_.assign(vectors * size_t{msixEntrySize}, 0);
@@ -107,10 +101,21 @@ Function::Function(Host& host, const Place& place, std::unique_ptr<devices::Devi
 Function::~Function() {
   std::erase(bus.functions, this);
   host.engine().cancel(this);
-  for (unsigned i = 0; i < memory_.size(); ++i) {
-    if (memory_[i].bytes) ::munmap(memory_[i].bytes, resources[i].size);
-    if (memory_[i].fd >= 0) ::close(memory_[i].fd);
-  }
+}
+
+void Function::Memory::make(size_t bytesOfBar) {
+  fd = memfd_create("vfio-bar", MFD_CLOEXEC);
+  size = bytesOfBar;
+  void* mapped = MAP_FAILED;
+  if (fd >= 0 && ftruncate(fd, static_cast<off_t>(size)) == 0)
+    mapped = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (mapped == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "memfd_create");
+  bytes = static_cast<uint8_t*>(mapped);
+}
+
+Function::Memory::~Memory() {
+  if (bytes != nullptr) ::munmap(bytes, size);
+  if (fd >= 0) ::close(fd);
 }
 
 bool Function::isBridge() const { return (config.read(regHeaderType, 1) & 0x7f) == 1; }
@@ -459,7 +464,7 @@ void Function::refuseDma(uint64_t iova, uint64_t length, bool write, std::string
 }
 
 void Function::post(std::chrono::nanoseconds delay, std::function<void()> job) {
-  host.engine().post(this, delay, std::move(job));
+  if (!host.engine().post(this, delay, std::move(job))) refuseDma(0, 0, false, iommu::Endpoint::kNoThread);
 }
 
 }  // namespace vfio::soft::pci

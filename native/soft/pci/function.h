@@ -166,9 +166,16 @@ class Function final : public devices::Port {
   std::unique_ptr<cdev::Device> vfio;  // while vfio-pci holds it
 
  private:
+  // Memory behind a BAR. `make` throws std::system_error, with the errno, where there is none.
   struct Memory {
+    Memory() = default;
+    ~Memory();
+    Memory(const Memory&) = delete;
+    Memory& operator=(const Memory&) = delete;
+    void make(size_t bytesOfBar);
     int fd = -1;
     uint8_t* bytes = nullptr;
+    size_t size = 0;
   };
   // A stretch of bus addresses, as a request of this function finds it: the BAR of a neighbour that takes it
   // before it reaches the IOMMU, or (null) the IOMMU.

@@ -99,6 +99,7 @@ class TopologyMachine final : public Machine {
   void addVirtual(Function& physical, unsigned index);
   [[nodiscard]] int removeVirtual(Function& physical);
   void remove(Function& function);
+  void dropIfEmpty(iommu::Group& group);
   iommu::Group& group(int id);
   [[nodiscard]] int lendGroup(Function& function);
   void takeGroupBack(const Function& function);
@@ -228,11 +229,18 @@ Function& TopologyMachine::add(DeviceSpec& spec, Function* bridge, Function* phy
   const auto command = static_cast<uint16_t>(
       physical ? 0 : commandIo | commandMemory | commandSerr | (isPort ? commandMaster : 0));
   auto& unit = spec.translated ? *std::next(units_.begin(), static_cast<std::ptrdiff_t>(spec.unit)) : noUnit_;
-  auto& added = *functions_.emplace_back(std::make_unique<Function>(
-      host_,
-      Function::Place{&itsBus, spec.address.devfn, spec.requesterId, spec.interrupt, spec.placed, command,
-                      spec.isolation(), spec.sriov ? &*spec.sriov : nullptr, physical},
-      std::move(spec.model), unit, group(spec.groupId)));
+  auto& itsGroup = group(spec.groupId);
+  try {
+    functions_.push_back(std::make_unique<Function>(
+        host_,
+        Function::Place{&itsBus, spec.address.devfn, spec.requesterId, spec.interrupt, spec.placed, command,
+                        spec.isolation(), spec.sriov ? &*spec.sriov : nullptr, physical},
+        std::move(spec.model), unit, itsGroup));
+  } catch (...) {
+    dropIfEmpty(itsGroup);
+    throw;
+  }
+  auto& added = *functions_.back();
   added.life = ++lives_;
   added.translated = spec.translated;
   if (added.translated) {
@@ -479,11 +487,14 @@ void TopologyMachine::remove(Function& function) {
   if (function.translated) fabric_.remove(function.isolation);
   iommu::Group& group = function.endpoint->group;
   functions_.remove_if([&function](const auto& each) { return each.get() == &function; });
-  if (group.members.empty() && group.id != iommu::Group::kNone) {
-    sysfs_.removeGroup(group);
-    groupsById_.erase(group.id);
-    group.id = iommu::Group::kNone;
-  }
+  dropIfEmpty(group);
+}
+
+void TopologyMachine::dropIfEmpty(iommu::Group& group) {
+  if (!group.members.empty() || group.id == iommu::Group::kNone) return;
+  sysfs_.removeGroup(group);
+  groupsById_.erase(group.id);
+  group.id = iommu::Group::kNone;
 }
 
 // ---------------------------------------------------------------- virtual functions
@@ -502,8 +513,13 @@ int TopologyMachine::setVirtual(Function& physical, unsigned count) {
   physical.config.write(at + sriovNumVfs, 2, count);
   physical.config.write(at + sriovControl, 2, sriovEnable | sriovMemory);
   physical.sriov->functions.assign(count, nullptr);
-  for (unsigned i = 0; i < count; ++i) addVirtual(physical, i);
   physical.sriov->count = count;
+  try {
+    for (unsigned i = 0; i < count; ++i) addVirtual(physical, i);
+  } catch (...) {
+    (void)removeVirtual(physical);  // nobody has one open yet
+    throw;
+  }
   return 0;
 }
 

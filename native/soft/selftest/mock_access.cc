@@ -27,25 +27,29 @@ void MockAccess::release() {
 int MockAccess::pin(uint64_t iova, uint64_t length, uint64_t user, bool write, uint32_t& item) {
   std::vector<uint64_t> pages;
   if (const int error = access_->pinPages(iova, length, write, pages); error != 0) return error;
-  if (user != 0) {
-    PageIdentity identity(*memory_);
-    uint64_t expected = (user - iova % mm::pageSize()) & ~(mm::pageSize() - 1);
-    for (const uint64_t page : pages) {
-      int error = 0;
-      if (!PageIdentity::readable(expected)) {
-        error = mm::Memory::pinError(expected, 1);
-      } else if (!identity.same(expected, page)) {
-        error = -EBADE;
-      }
-      if (error != 0) {
-        access_->unpinPages(iova, length);
-        return error;
-      }
-      expected += mm::pageSize();
-    }
+  try {
+    const int error = user != 0 ? compare(iova, user, pages) : 0;
+    if (error != 0) access_->unpinPages(iova, length);
+    if (error != 0) return error;
+    items_.reserve(items_.size() + 1);
+  } catch (...) {
+    access_->unpinPages(iova, length);
+    throw;
   }
   item = nextItem_++;
   items_.push_back({item, iova, length});
+  return 0;
+}
+
+// Are the pinned pages those of `user`? 0 or -errno.
+int MockAccess::compare(uint64_t iova, uint64_t user, const std::vector<uint64_t>& pages) {
+  PageIdentity identity(*memory_);
+  uint64_t expected = (user - iova % mm::pageSize()) & ~(mm::pageSize() - 1);
+  for (const uint64_t page : pages) {
+    if (!PageIdentity::readable(expected)) return mm::Memory::pinError(expected, 1);
+    if (!identity.same(expected, page)) return -EBADE;
+    expected += mm::pageSize();
+  }
   return 0;
 }
 

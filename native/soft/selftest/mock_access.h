@@ -39,6 +39,7 @@ class MockAccess final : public File {
     uint64_t iova;
     uint64_t length;
   };
+  [[nodiscard]] int compare(uint64_t iova, uint64_t user, const std::vector<uint64_t>& pages);
   void unmapped(uint64_t iova, uint64_t length);
 
   iommufd::Access::Handle access_;

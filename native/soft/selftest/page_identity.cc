@@ -1,9 +1,11 @@
 #include "page_identity.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <fstream>
 #include <string>
+#include <system_error>
 
 #include "../../guard/guard.h"
 
@@ -16,6 +18,9 @@ bool PageIdentity::readable(uint64_t address) {
 void PageIdentity::read() {
   std::vector<Mapping>& mappings = mappings_.emplace();
   std::ifstream file("/proc/self/smaps");
+  // A stream that lacks something only stops: that would be an answer like another.
+  if (!file.is_open()) throw std::system_error(errno, std::generic_category(), "/proc/self/smaps");
+  file.exceptions(std::ios::badbit);
   for (std::string line; std::getline(file, line);) {
     unsigned long start = 0;
     unsigned long end = 0;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <iterator>
+#include <new>
 #include <utility>
 
 #include "../../uapi/vfio_container.h"
@@ -32,7 +33,9 @@ int Type1::pin(Mapping& mapping) const {
   const bool limited = !capable(CAP_IPC_LOCK);
   const uint64_t page = mm::pageSize();
   uint64_t free = 0;
-  if (memory.pin(user, size, write, &free) == 0) {
+  const int pinned = memory.pin(user, size, write, &free);
+  if (pinned == -ENOMEM) return pinned;
+  if (pinned == 0) {
     mapping.charged = size / page - free;
     const int error = memory.charges.lock(mapping.charged, limited);
     if (error != 0) memory.unpin(user, size);
@@ -58,6 +61,9 @@ int Type1::map(uint64_t user, uint64_t iova, uint64_t size, uint32_t access) {
   if (mappings_.size() >= mostMappings_) return -ENOSPC;
   if (!tables_.empty() && !ranges_.holds(iova, iova + (size - 1))) return -EINVAL;
   Mapping fresh = {iova, size, user, access};
+  const uint64_t pages = size / smallestPage();
+  const bool tracks = tracking_ && pages <= DirtyBitmap::kMostPages;
+  if (tracks) fresh.dirty = std::make_unique<DirtyBitmap>(pages);
   if (!tables_.empty()) {
     if (const int error = pin(fresh)) return error;
   }
@@ -68,14 +74,9 @@ int Type1::map(uint64_t user, uint64_t iova, uint64_t size, uint32_t access) {
       return error;
     }
   }
-  if (!tracking_) return 0;
-  const uint64_t pages = size / smallestPage();
-  if (pages > DirtyBitmap::kMostPages) {
-    remove(added);
-    return -EINVAL;
-  }
-  added->second.dirty = std::make_unique<DirtyBitmap>(pages);
-  return 0;
+  if (!tracking_ || tracks) return 0;
+  remove(added);
+  return -EINVAL;
 }
 
 iommu::Translation::Reach Type1::Lookup::reach(uint64_t iova, uint64_t limit, uint32_t access) {
@@ -177,7 +178,12 @@ int Type1::startTracking() {
       stopTracking();
       return -EINVAL;
     }
-    mapping.dirty = std::make_unique<DirtyBitmap>(mapping.size / page);
+    try {
+      mapping.dirty = std::make_unique<DirtyBitmap>(mapping.size / page);
+    } catch (const std::bad_alloc&) {
+      stopTracking();
+      return -ENOMEM;
+    }
   }
   tracking_ = true;
   return 0;

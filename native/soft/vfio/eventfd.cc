@@ -14,9 +14,10 @@
 namespace vfio::soft::cdev {
 
 int EventFd::get(int fd, std::shared_ptr<EventFd>& out) {
+  auto held = std::make_shared<EventFd>();
   const int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-  if (copy < 0) return errno == EBADF ? -EBADF : -errno;
-  auto held = std::make_shared<EventFd>(copy);
+  if (copy < 0) return -errno;
+  held->fd_ = copy;
   std::array<char, 32> link;
   std::snprintf(link.data(), link.size(), "/proc/self/fd/%d", copy);
   std::array<char, 32> kind;
@@ -27,7 +28,9 @@ int EventFd::get(int fd, std::shared_ptr<EventFd>& out) {
   return 0;
 }
 
-EventFd::~EventFd() { ::close(fd_); }
+EventFd::~EventFd() {
+  if (fd_ >= 0) ::close(fd_);
+}
 
 void EventFd::signal() const {
   // A write to a full counter of a blocking eventfd would wait with the host's lock held.

@@ -7,9 +7,9 @@ namespace vfio::soft::cdev {
 
 class EventFd {
  public:
-  // 0, -EBADF (not open) or -EINVAL (not an eventfd).
+  // 0, -EBADF (not open), -EINVAL (not an eventfd) or -EMFILE.
   [[nodiscard]] static int get(int fd, std::shared_ptr<EventFd>& out);
-  explicit EventFd(int owned) : fd_(owned) {}
+  EventFd() = default;
   ~EventFd();
   EventFd(const EventFd&) = delete;
   EventFd& operator=(const EventFd&) = delete;
@@ -18,7 +18,7 @@ class EventFd {
   [[nodiscard]] int fd() const { return fd_; }
 
  private:
-  const int fd_;
+  int fd_ = -1;
 };
 
 }  // namespace vfio::soft::cdev

@@ -159,8 +159,8 @@ int Interrupts::setLineMask(const vfio_irq_set& request, std::span<const uint8_t
       Trigger source;
       if (const int failed = EventFd::get(fd, source)) return failed;
       if (unmaskFd_) return -EBUSY;
+      unmaskWatch_ = host_.engine().watch(source->fd(), [this] { unmask(); });
       unmaskFd_ = std::move(source);
-      unmaskWatch_ = host_.engine().watch(unmaskFd_->fd(), [this] { unmask(); });
     } else if (unmaskFd_) {
       host_.engine().unwatch(unmaskWatch_);
       unmaskFd_.reset();
@@ -225,11 +225,13 @@ int Interrupts::setMessages(const vfio_irq_set& request, std::span<const uint8_t
   }
   if (!active && !idle()) return -EINVAL;
   if ((request.flags & VFIO_IRQ_SET_DATA_EVENTFD) != 0) {
-    if (active) return setBlock(request.start, request.count, data);
+    std::vector<Source> sources;
+    if (const int failed = sourcesOf(data, request.count, sources)) return failed;
+    if (active) return setBlock(request.start, std::move(sources));
     const unsigned wanted = request.start + request.count;
     if (wanted == 0) return -ERANGE;  // "at least one, at most none"
     enableMessages(request.index, wanted);
-    const int failed = setBlock(request.start, request.count, data);
+    const int failed = setBlock(request.start, std::move(sources));
     if (failed) disableMessages();
     return failed;
   }
@@ -275,27 +277,38 @@ void Interrupts::disableMessages() {
   active_ = VFIO_PCI_NUM_IRQS;
 }
 
-int Interrupts::setBlock(unsigned start, unsigned count, std::span<const uint8_t> data) {
+// The host needs descriptors of its own, where a kernel needs none: before it lets go of those it has.
+int Interrupts::sourcesOf(std::span<const uint8_t> data, unsigned count, std::vector<Source>& sources) {
+  sources.resize(count);
   for (unsigned i = 0; i < count; ++i) {
-    const int failed = setVector(start + i, descriptorAt(data, i));
+    const int fd = descriptorAt(data, i);
+    Source& source = sources[i];
+    if (fd >= 0) source.failed = EventFd::get(fd, source.trigger);
+    if (source.failed == -EMFILE || source.failed == -ENFILE) return source.failed;
+  }
+  return 0;
+}
+
+int Interrupts::setBlock(unsigned start, std::vector<Source> sources) {
+  for (unsigned i = 0; i < sources.size(); ++i) {
+    const int failed = setVector(start + i, std::move(sources[i]));
     if (!failed) continue;
     for (unsigned k = 0; k <= i; ++k) {
-      if (setVector(start + k, -1) != 0) break;  // disconnecting can't fail
+      if (setVector(start + k, {}) != 0) break;  // disconnecting can't fail
     }
     return failed;
   }
   return 0;
 }
 
-int Interrupts::setVector(unsigned vector, int fd) {
+int Interrupts::setVector(unsigned vector, Source source) {
   const bool msix = active_ == VFIO_PCI_MSIX_IRQ_INDEX;
   if (vectors_.erase(vector) != 0 && msix) function_.setVector(vector, false);
-  if (fd < 0) return 0;
+  if (!source.trigger && source.failed == 0) return 0;
   // MSI vectors come all at once; MSI-X ones can be added while others are in use.
   if (!msix && vector >= granted_) return -EINVAL;
-  Trigger trigger;
-  if (const int failed = EventFd::get(fd, trigger)) return failed;
-  const Trigger& set = vectors_[vector] = std::move(trigger);
+  if (source.failed != 0) return source.failed;
+  const Trigger& set = vectors_[vector] = std::move(source.trigger);
   triggered_.insert(vector);
   if (early_.erase(vector) != 0) set->signal();
   if (msix) function_.setVector(vector, true);

@@ -9,6 +9,7 @@
 #include <memory>
 #include <set>
 #include <span>
+#include <vector>
 
 #include "../../uapi/vfio.h"
 #include "../pci/function.h"
@@ -51,8 +52,15 @@ class Interrupts final : public pci::InterruptHandler {
   [[nodiscard]] int setMessages(const uapi::vfio_irq_set& request, std::span<const uint8_t> data);
   [[nodiscard]] int setSingle(Trigger& trigger, const uapi::vfio_irq_set& request,
                               std::span<const uint8_t> data);
-  [[nodiscard]] int setBlock(unsigned start, unsigned count, std::span<const uint8_t> data);
-  [[nodiscard]] int setVector(unsigned vector, int fd);
+  // What a descriptor of a request is: an eventfd, nothing (-1), or what is wrong with it.
+  struct Source {
+    Trigger trigger;
+    int failed = 0;
+  };
+  [[nodiscard]] static int sourcesOf(std::span<const uint8_t> data, unsigned count,
+                                     std::vector<Source>& sources);
+  [[nodiscard]] int setBlock(unsigned start, std::vector<Source> sources);
+  [[nodiscard]] int setVector(unsigned vector, Source source);
   void enableMessages(uint32_t index, unsigned vectors);
   void disableMessages();
   void disableLine();

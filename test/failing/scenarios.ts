@@ -1,0 +1,143 @@
+/**
+ * What programs do with a software host, each piece by itself and leaving nothing behind: `keep` takes what is to be
+ * disposed at its end, `restore` what brings the machine back where it failed half way. As text, since they run in
+ * processes of their own (support/program.ts has what they begin with).
+ */
+export const SCENARIOS = `
+const SMMU = { iommus: [{ kind: 'smmuv3' }], devices: [
+  { model: 'edu', bdf: EDU, driver: 'vfio-pci', pageRequests: true, pasidBits: 8 }] };
+const IVSHMEM = '0000:00:14.0';
+const start = (registers, source, destination, count, command) => {
+  registers.write64(0x80, source);
+  registers.write64(0x88, destination);
+  registers.write64(0x90, count);
+  registers.write64(0x98, 1 | command);
+};
+
+// Of one host that lives on, so that half a change would be there the next time.
+const scenarios = {
+  'open a host': async (host, keep) => {
+    keep(Host.open({ backend: 'software' })).devices();
+  },
+  'look at the machine': async (host) => {
+    host.devices();
+    host.groups();
+    host.report();
+    host.diagnose(EDU);
+  },
+  'bind and unbind a device': async (host, keep, restore) => {
+    const device = host.device('0000:03:01.0');
+    restore(async () => {
+      if (device.driver !== null) await device.unbind();
+    });
+    await device.bind();
+    await device.unbind();
+  },
+  'attach a device': async (host, keep) => {
+    const { device } = keep(host.attach(EDU));
+    device.config.busMaster = true;
+    device.info.irqs;
+  },
+  'memory and its views': async (host, keep) => {
+    const memory = keep(DmaBuffer.alloc(65536));
+    memory.bytes.fill(1);
+    memory.write(0, memory.bytes.subarray(1, 100));
+    keep(DmaBuffer.alloc(4 << 20)).bytes.fill(2);
+  },
+  'map and unmap': async (host, keep) => {
+    const { dma } = keep(host.attach(EDU));
+    const memory = keep(DmaBuffer.alloc(1 << 20));
+    const one = dma.map(memory);
+    const other = dma.map(memory.slice(4096, 8192), { iova: 0x40000000n });
+    one[Symbol.dispose]();
+    const [third] = await Promise.all([dma.mapAsync(memory)]);
+    third[Symbol.dispose]();
+    other[Symbol.dispose]();
+  },
+  'interrupts': async (host, keep) => {
+    const { device } = keep(host.attach(EDU));
+    const [message] = device.irq('msi').enable(1);
+    device.irq('msi').trigger(0);
+    await message.wait({ timeout: 5000 });
+    device.irq('msi').disable();
+    const [line] = device.irq('intx').enable(1);
+    device.irq('intx').trigger(0);
+    await line.wait({ timeout: 5000 });
+    device.irq('intx').unmask();
+  },
+  'registers and memory of a device': async (host, keep) => {
+    const { device } = keep(host.attach(EDU));
+    const registers = keep(device.region('bar0').mmap());
+    registers.write32(4, 7);
+    device.region('bar0').read32(4);
+    const other = keep(host.attach(IVSHMEM));
+    const memory = keep(other.device.region('bar2').mmap());
+    new Uint8Array(memory.buffer)[5] = 1;
+    memory.read8(5);
+  },
+  // Of its own, since the thread that devices work on is taken once.
+  'DMA': async (_, keep) => {
+    const host = keep(Host.open({ backend: 'software' }));
+    await host.device(EDU).bind();
+    const { device, dma } = keep(host.attach(EDU));
+    device.config.busMaster = true;
+    const memory = keep(DmaBuffer.alloc(8192));
+    const { iova } = dma.map(memory);
+    const registers = keep(device.region('bar0').mmap());
+    start(registers, iova, 0x40000n, 16, 0);
+    await host.software.settle();
+    start(registers, 0x40000n, iova + 4096n, 16, 2);
+    await host.software.settle();
+  },
+  'address spaces and page tables': async (host, keep) => {
+    const iommufd = keep(host.openIommufd());
+    const device = keep(host.openDevice(EDU));
+    device.bind(iommufd);
+    const ioas = iommufd.allocIoas();
+    const memory = keep(DmaBuffer.alloc(65536));
+    const mapping = ioas.map(memory, { iova: 0x100000 });
+    iommufd.allocIoas().copy(mapping);
+    device.attach(ioas);
+    ioas.iovaRanges();
+    iommufd.hwInfo(device);
+    const hwpt = iommufd.allocHwpt({ device, parent: ioas });
+    device.attach(hwpt);
+    device.detach();
+    hwpt[Symbol.dispose]();
+  },
+  'a fault queue and a virtual IOMMU': async (host, keep) => {
+    const own = keep(Host.open({ backend: 'software', software: { topology: SMMU } }));
+    const iommufd = own.openIommufd();
+    const device = own.openDevice(EDU);
+    device.bind(iommufd);
+    const ioas = iommufd.allocIoas();
+    ioas.map(keep(DmaBuffer.alloc(0x4000)), { iova: 0x100000 });
+    iommufd.allocFaultQueue();
+    const parent = iommufd.allocHwpt({ device, parent: ioas, nestParent: true });
+    const viommu = iommufd.allocViommu({ device, parent, type: 'arm-smmuv3' });
+    viommu.allocVdevice({ device, virtId: 0x1234n });
+    viommu.allocEventQueue({ depth: 4 });
+    const table = iommufd.allocHwpt({ device, parent: viommu, data: { type: 'arm-smmuv3', ste: [1n | (4n << 1n), 0] } });
+    device.attach(table);
+  },
+  'a group and a container': async (host, keep) => {
+    const container = keep(host.openContainer());
+    const group = keep(host.openGroup(host.device(EDU).group));
+    group.setContainer(container);
+    container.setIommu('type1v2');
+    const device = keep(group.openDevice(EDU));
+    const memory = keep(DmaBuffer.alloc(65536));
+    container.map(memory);
+    (await container.mapAsync(memory))[Symbol.dispose]();
+    const [message] = device.irq('msi').enable(1);
+    message[Symbol.dispose]();
+  },
+  'plug in and out': async (host, keep, restore) => {
+    restore(async () => {
+      if (host.devices().some((each) => each.bdf === '0000:00:1e.0')) await host.software.removeDevice('0000:00:1e.0');
+    });
+    host.software.addDevice('0000:00:1e.0', { model: 'ivshmem' }, { driver: 'vfio-pci' });
+    await host.software.removeDevice('0000:00:1e.0');
+  },
+};
+`;
