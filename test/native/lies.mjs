@@ -44,17 +44,37 @@ const memory = DmaBuffer.alloc(65536);
 const pages = native.allocateMemory(65536, 0);
 const token = '00112233-4455-6677-8899-aabbccddeeff';
 
+/** An address space of the file that lies. */
+const space = () => file.ioasAlloc();
+/** As a container of its own, and as an iommufd, in turn. */
+let own = false;
+const flip = () => {
+  own = !own;
+  return own;
+};
+
 /** Each call of native/binding/file.h that asks something of a file. */
 const calls = (file, other) => ({
   destroy: () => file.destroy(7),
-  ioasAlloc: () => file.ioasAlloc(),
+  same: () => file.same(other),
+  ioasAlloc: () => file.ioasAlloc().dispose(),
+  ioasOf: () => file.ioasOf(1).dispose(),
   ioasIovaRanges: () => file.ioasIovaRanges(1),
   ioasAllowIovas: () => file.ioasAllowIovas(1, BigUint64Array.of(0n, 0xfffn)),
-  'ioasCalls.map': () => file.ioasCalls(1).map(Number(memory.address), 4096, 3),
-  'ioasCalls.unmap': () => file.ioasCalls(1).unmap(4096, 4096),
-  ioasMapAsync: () => file.ioasMapAsync(1, pages, 0, 4096, true, true),
-  ioasCopy: () => file.ioasCopy(1, 2, 4096, 0, true, true),
-  ioasMapFile: () => file.ioasMapFile(1, 0, 0, 4096, true, true),
+  'Space.map': () => space().calls().map(pages, 0, 4096, 3, undefined, 1),
+  'Space.unmap': () => space().calls().unmap(4096, 4096),
+  'Space.mapAsync': () => space().mapAsync(pages, 0, 4096, 3, undefined, 2),
+  'Space.copy': () => {
+    const from = space();
+    const iova = from.calls().map(pages, 0, 4096, 3, undefined, 3);
+    return space().copy(from, 3, iova, 4096, 3, undefined, 4);
+  },
+  'Space.mapFile': () => space().mapFile(0, 0, 4096, 3, undefined, 5),
+  'Space.unmapMapping': () => {
+    const from = space();
+    return from.unmapMapping(6, from.calls().map(pages, 0, 4096, 3, undefined, 6), 4096);
+  },
+  'Space.mappings': () => space().mappings(),
   ioasPhysicalAddress: () => file.ioasPhysicalAddress(1, 0, 4096),
   changeProcess: () => file.changeProcess(),
   getVfioIoas: () => file.getVfioIoas(),
@@ -80,18 +100,20 @@ const calls = (file, other) => ({
   groupSetContainer: () => file.groupSetContainer(other),
   groupUnsetContainer: () => file.groupUnsetContainer(),
   groupDevice: () => file.groupDevice('0000:00:10.0').dispose(),
-  'containerCalls.map': () => file.containerCalls().map(Number(memory.address), 4096, 3, 4096),
-  'containerCalls.unmap': () => file.containerCalls().unmap(4096, 4096),
+  containerSpace: () => file.containerSpace().mappings(),
+  containerLost: () => file.containerLost(),
+  'containerCalls.map': () => file.containerCalls(flip()).map(pages, 0, 4096, 3, 4096, 7),
+  'containerCalls.unmap': () => file.containerCalls(flip()).unmap(4096, 4096),
   containerApiVersion: () => file.containerApiVersion(),
   containerCheckExtension: () => file.containerCheckExtension('type1'),
   containerSetIommu: () => file.containerSetIommu('type1'),
   containerInfo: () => file.containerInfo(),
-  containerMapAsync: () => file.containerMapAsync(pages, 0, 4096, true, true, 0),
+  containerMapAsync: () => file.containerMapAsync(flip(), pages, 0, 4096, 3, 0, 8),
   containerDirtyTracking: () => file.containerDirtyTracking(true),
   containerDirtyBitmap: () => file.containerDirtyBitmap(0n, 0x100000n, 4096n),
-  containerUnmapDirty: () => file.containerUnmapDirty(0n, 0x100000n, 4096n),
+  containerUnmapDirty: () => file.containerUnmapDirty(flip(), 0n, 0x100000n, 4096n),
   containerInvalidateVaddr: () => file.containerInvalidateVaddr(0n, 4096n),
-  containerUpdateVaddr: () => file.containerUpdateVaddr(Number(memory.address), 4096, 0n),
+  containerUpdateVaddr: () => file.containerUpdateVaddr(flip(), pages, 0, 4096, 0n, 9, 4096),
   bindIommufd: () => file.bindIommufd(other, token),
   setVfToken: () => file.setVfToken(token),
   attach: () => file.attach(1),
