@@ -19,7 +19,8 @@
       "sources": ["<!@(find native/kernel native/binding -name '*.cc' | sort)"],
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
       "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_CPP_EXCEPTIONS_ALL", "NODE_ADDON_API_DISABLE_DEPRECATED",
-                  "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS"]
+                  "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS"],
+      "ldflags": ["-Wl,-z,nodelete"]
     }
   ],
   "conditions": [

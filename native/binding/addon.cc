@@ -1,6 +1,9 @@
 // The addon's entry: what lib/native.ts sees of it.
 #include <napi.h>
 
+#include <atomic>
+
+#include "../guard/guard.h"
 #include "event_fd.h"
 #include "file.h"
 #include "host_handle.h"
@@ -23,6 +26,14 @@ Napi::Value initialize(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// () => is this the first call in this process?
+Napi::Value claimSignals(const Napi::CallbackInfo& info) {
+  static std::atomic<bool> claimed = false;
+  return Napi::Boolean::New(info.Env(), !claimed.exchange(true));
+}
+
+void keepInFront(const Napi::CallbackInfo&) { guard::keepInFront(); }
+
 Napi::Object start(Napi::Env env, Napi::Object exports) {
   auto* environment = new Environment;
   env.SetInstanceData(environment);  // deleted with the environment
@@ -38,6 +49,8 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   exports.Set("allocateMemory", Napi::Function::New<Memory::allocate>(env, "allocateMemory"));
   exports.Set("memoryOfDescriptor", Napi::Function::New<Memory::ofDescriptor>(env, "memoryOfDescriptor"));
   exports.Set("memoryOfAddress", Napi::Function::New<Memory::ofAddress>(env, "memoryOfAddress"));
+  exports.Set("claimSignals", Napi::Function::New<claimSignals>(env, "claimSignals"));
+  exports.Set("keepInFront", Napi::Function::New<keepInFront>(env, "keepInFront"));
   exports.Set("initialize", Napi::Function::New<initialize>(env, "initialize"));
   return exports;
 }
