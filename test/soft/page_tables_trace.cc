@@ -397,8 +397,9 @@ int main(int, char** arguments) {
   } else {
     host = std::make_unique<soft::Host>(
         std::make_shared<soft::mm::Memory>(),
-        soft::HostOptions{.kernel = {6, 12},
-                          .topology = arguments[1] != nullptr ? topology(arguments[2]) : ""});
+        soft::HostOptions{
+            .kernel = {6, 12},
+            .topology = arguments[1] != nullptr ? std::optional(topology(arguments[2])) : std::nullopt});
   }
   iommufd = host->open("/dev/iommu", O_RDWR);
   alone();
