@@ -61,8 +61,11 @@ describe.each(['SIGSEGV', 'SIGBUS'])('a listener for %s', (signal) => {
     expect(ended.stdout).toContain(ERRORS);
   });
 
-  test('hears of the signal where it is sent, and once it is gone the process ends by it', patient, async () => {
-    const ended = await run(`
+  test(
+    'hears of the signal where it is sent, and once it is gone the process ends by it',
+    patient,
+    async () => {
+      const ended = await run(`
       ${TOUCH}
       process.on('${signal}', listener);
       process.kill(process.pid, '${signal}');
@@ -73,11 +76,15 @@ describe.each(['SIGSEGV', 'SIGBUS'])('a listener for %s', (signal) => {
       process.kill(process.pid, '${signal}');
       await sleep(10_000);
     `);
-    expect(ended).toEqual({ code: null, signal, stdout: `${ERRORS}called 1\n`, stderr: '' });
-  });
+      expect(ended).toEqual({ code: null, signal, stdout: `${ERRORS}called 1\n`, stderr: '' });
+    },
+  );
 
-  test('does no harm where only a worker has the package, also once the worker has ended', patient, async () => {
-    const ended = await run(`
+  test(
+    'does no harm where only a worker has the package, also once the worker has ended',
+    patient,
+    async () => {
+      const ended = await run(`
       import { Worker } from 'node:worker_threads';
       let called = 0;
       process.on('${signal}', () => { called++; });
@@ -102,6 +109,7 @@ describe.each(['SIGSEGV', 'SIGBUS'])('a listener for %s', (signal) => {
       while (called === 0) await sleep(1);
       console.log('called', called);
     `);
-    expect(ended).toEqual({ code: 0, signal: null, stdout: 'EFAULT\ncalled 1\n', stderr: '' });
-  });
+      expect(ended).toEqual({ code: 0, signal: null, stdout: 'EFAULT\ncalled 1\n', stderr: '' });
+    },
+  );
 });
