@@ -23,7 +23,8 @@
       # The addon's operators new are its own (native/soft/mm/reserve.cc).
       "ldflags": ["-Wl,-Bsymbolic-functions"],
       "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_CPP_EXCEPTIONS_ALL", "NODE_ADDON_API_DISABLE_DEPRECATED",
-                  "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS"]
+                  "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS"],
+      "ldflags": ["-Wl,-z,nodelete"]
     }
   ],
   "conditions": [

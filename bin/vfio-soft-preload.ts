@@ -8,6 +8,7 @@ import { accessSync, constants, existsSync, mkdirSync, readFileSync } from 'node
 import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { shownLines } from '../lib/shell.ts';
 
 const USAGE = `Usage: vfio-soft-preload [options] [--] [command [argument ...]]
 
@@ -24,7 +25,7 @@ const NAME = 'vfio-soft-preload.so';
 const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
 
 function fail(text: string): never {
-  process.stderr.write(`vfio-soft-preload: ${text}\n`);
+  process.stderr.write(shownLines(`vfio-soft-preload: ${text}\n`));
   process.exit(2);
 }
 

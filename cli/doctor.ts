@@ -1,5 +1,6 @@
 /** vfio doctor: the whole host, a line for each thing that programs need. */
 import type { Host } from '../lib/index.ts';
+import { shown } from '../lib/shell.ts';
 import type { Printer } from './print.ts';
 
 export function doctor(host: Host, print: Printer): number {
@@ -10,8 +11,8 @@ export function doctor(host: Host, print: Printer): number {
   const width = Math.max(...report.checks.map((each) => each.name.length));
   print.line(dim(`backend: ${report.backend}`));
   for (const { name, level, detail, fix } of report.checks) {
-    print.line(`${marks[level]}  ${name.padEnd(width)}  ${detail}`);
-    if (fix !== undefined) print.line(`${' '.repeat(width + 11)}${dim('fix:')} ${fix}`);
+    print.line(`${marks[level]}  ${name.padEnd(width)}  ${shown(detail)}`);
+    if (fix !== undefined) print.line(`${' '.repeat(width + 11)}${dim('fix:')} ${shown(fix)}`);
   }
   return report.checks.every((each) => each.ok) ? 0 : 1;
 }

@@ -1,6 +1,7 @@
 /** vfio bind, unbind, restore: drivers of devices, all or none. */
 import type { Host } from '../lib/index.ts';
 import { together } from '../lib/pci.ts';
+import { shown } from '../lib/shell.ts';
 import type { Printer } from './print.ts';
 
 export async function changeDrivers(
@@ -41,11 +42,15 @@ export async function changeDrivers(
   print.json({ devices: result, blockers: blocked });
   for (const { bdf, was: before, driver, node } of result)
     print.line(
-      `${bdf}  ${before ?? 'no driver'} -> ${driver ?? 'no driver'}${node === null ? '' : `  ${node}`}`,
+      shown(
+        `${bdf}  ${before ?? 'no driver'} -> ${driver ?? 'no driver'}${node === null ? '' : `  ${node}`}`,
+      ),
     );
   for (const each of blocked)
-    print.line(`! group ${each.group} is not viable yet: ${each.reason}. Run: vfio bind --group ${bdfs[0]}`);
+    print.line(
+      shown(`! group ${each.group} is not viable yet: ${each.reason}. Run: vfio bind --group ${bdfs[0]}`),
+    );
   for (const { bdf } of lost)
-    print.line(`! no driver took ${bdf}: this kernel has none for it, or not loaded`);
+    print.line(`! no driver took ${shown(bdf)}: this kernel has none for it, or not loaded`);
   return lost.length === 0 ? 0 : 1;
 }

@@ -1,5 +1,6 @@
 /** vfio explain: can this device be used, and what would make it so? */
 import type { Host } from '../lib/index.ts';
+import { shown } from '../lib/shell.ts';
 import type { Printer } from './print.ts';
 
 export function explain(
@@ -29,16 +30,16 @@ export function explain(
   print.line(`${bold(device.bdf)}  ${usable ? green('can be used') : red('cannot be used')}`);
   if (group !== null && owner !== null) {
     print.line(
-      `  group ${group.id}: ${group.devices.map((each) => `${each.bdf} (${each.driver ?? 'no driver'})`).join(', ')}`,
+      `  group ${group.id}: ${group.devices.map((each) => `${each.bdf} (${shown(each.driver ?? 'no driver')})`).join(', ')}`,
     );
     print.line(
       `  its DMA: ${owner.is === 'none' ? 'nobody owns it' : `owned by ${owner.is === 'user' ? 'a program' : 'the kernel'}`}${owner.inferred ? dim(' (inferred)') : ''}`,
     );
   }
-  for (const each of findings) print.line(`  ${each.blocks ? red('✗') : yellow('!')} ${each.reason}`);
+  for (const each of findings) print.line(`  ${each.blocks ? red('✗') : yellow('!')} ${shown(each.reason)}`);
   if (commands.length > 0) {
     print.line(usable ? '\nWhat would be better:' : '\nWhat makes it so:');
-    for (const command of commands) print.line(`  ${command}`);
+    for (const command of commands) print.line(`  ${shown(command)}`);
   } else if (!usable) print.line('\nNo command repairs this.');
   return usable ? 0 : 1;
 }

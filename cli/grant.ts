@@ -1,6 +1,7 @@
 /** vfio grant: the nodes of a group for an ordinary user, and what makes that last. */
 import { spawnSync } from 'node:child_process';
 import type { Host } from '../lib/index.ts';
+import { shown } from '../lib/shell.ts';
 import type { Printer } from './print.ts';
 
 export function grant(
@@ -11,12 +12,12 @@ export function grant(
 ): number {
   const granted = host.grant(bdf, uidOf(user), { name: user, force: force ?? false });
   print.json(granted);
-  for (const node of granted.nodes) print.line(`${node}  is ${user}'s`);
-  for (const node of granted.shared) print.line(`${node}  is everybody's: it reaches no device`);
+  for (const node of granted.nodes) print.line(shown(`${node}  is ${user}'s`));
+  for (const node of granted.shared) print.line(`${shown(node)}  is everybody's: it reaches no device`);
   print.line('\nUntil the next boot. To make it last, in /etc/udev/rules.d/60-vfio.rules:');
-  for (const rule of granted.lasting.udev) print.line(`  ${rule}`);
+  for (const rule of granted.lasting.udev) print.line(`  ${shown(rule)}`);
   print.line('and in /etc/security/limits.conf:');
-  print.line(`  ${granted.lasting.limits}`);
+  print.line(`  ${shown(granted.lasting.limits)}`);
   return 0;
 }
 

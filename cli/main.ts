@@ -7,6 +7,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { Host, type Topology, VfioError } from '../lib/index.ts';
+import { shownLines } from '../lib/shell.ts';
 import { completion } from './completion.ts';
 import { doctor } from './doctor.ts';
 import { changeDrivers } from './drivers.ts';
@@ -39,7 +40,10 @@ export async function main(args: readonly string[], around: Surroundings): Promi
   const program = new Command('vfio')
     .description('PCI devices for user space: what is there, why one cannot be used, and changing it')
     .exitOverride()
-    .configureOutput({ writeOut: (text) => around.out(text), writeErr: (text) => around.err(text) })
+    .configureOutput({
+      writeOut: (text) => around.out(text),
+      writeErr: (text) => around.err(shownLines(text)),
+    })
     .option('--json', 'print JSON')
     .addOption(
       new Option('--backend <backend>', 'the kernel (default), or a software host').choices([
@@ -143,10 +147,18 @@ function openHost({ backend, topology, kernel }: Options): Host {
   // Who describes a machine wants that one. Nobody is shown a simulated machine who did not ask for it.
   const described = Object.keys(software).length > 0;
   const asked = backend ?? (described ? 'software' : process.env['VFIO_BACKEND'] ? undefined : 'kernel');
-  return Host.open({
-    ...(asked === undefined ? {} : { backend: asked }),
-    ...(described ? { software } : {}),
-  });
+  try {
+    return Host.open({
+      ...(asked === undefined ? {} : { backend: asked }),
+      ...(described ? { software } : {}),
+    });
+  } catch (error) {
+    const refused = error instanceof TypeError || error instanceof RangeError;
+    if (topology === undefined || !refused || error.message.includes('software.kernel')) throw error;
+    throw Object.assign(new TypeError(`${topology}: ${error.message}`), {
+      code: (error as { code?: string }).code,
+    });
+  }
 }
 
 /** '512M', '2G', '4096': bytes. */

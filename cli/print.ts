@@ -1,10 +1,11 @@
 /** How the command prints: text for people, or one JSON value for programs. */
 import { createColors } from 'picocolors';
+import { shown, shownJson } from '../lib/shell.ts';
 
 export interface Printer {
   /** Whether JSON is wanted. */
   readonly wantsJson: boolean;
-  /** A line of text; nothing where JSON is wanted. */
+  /** A line of text; nothing where JSON is wanted. What others chose in it goes through `shown`. */
   line(text?: string): void;
   /** The result as JSON, if that is wanted. */
   json(value: unknown): void;
@@ -27,11 +28,12 @@ export function printer(
     wantsJson,
     line,
     json: (value) => {
-      if (wantsJson) around.out(`${JSON.stringify(value, null, 2)}\n`);
+      if (wantsJson) around.out(`${shownJson(JSON.stringify(value, null, 2))}\n`);
     },
-    error: (text) => around.err(`vfio: ${text}\n`),
-    table: (head, rows) => {
+    error: (text) => around.err(`vfio: ${shown(text)}\n`),
+    table: (head, cells) => {
       if (wantsJson) return;
+      const rows = cells.map((row) => row.map(shown));
       const widths = head.map((name, column) =>
         rows.reduce((widest, row) => Math.max(widest, row[column]?.length ?? 0), name.length),
       );

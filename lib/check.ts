@@ -3,6 +3,7 @@
 import { inspect } from 'node:util';
 import { Handle, made } from './handle.ts';
 import { ownOf } from './own.ts';
+import { shown } from './shell.ts';
 
 /** A 64-bit quantity going in: a bigint, or a number up to 2^53-1. */
 export type U64Like = bigint | number;
@@ -12,13 +13,13 @@ const U64_MAX = 2n ** 64n - 1n;
 /** The error for a bad argument: RangeError for a number out of range, TypeError for a wrong type. */
 export function refusal(expected: string, name: string, received: unknown): TypeError | RangeError {
   const type = typeof received;
-  const shown =
+  const text =
     type === 'object' || type === 'function' || type === 'undefined'
       ? object(received, expected)
       : `${inspect(received).slice(0, 80)} of type ${type}`;
   const range = type === 'number' || type === 'bigint';
   const error = new (range ? RangeError : TypeError)(
-    `Expected ${expected} for ${name} but received ${shown}`,
+    shown(`Expected ${expected} for ${name} but received ${text}`),
   );
   return Object.assign(error, { code: range ? 'ERR_OUT_OF_RANGE' : 'ERR_INVALID_ARG_TYPE' });
 }

@@ -4,6 +4,7 @@
  */
 import { constants } from 'node:os';
 import { own, ownOf } from './own.ts';
+import { shown } from './shell.ts';
 
 // Where two names share a number, the one that kernel documentation uses comes last and wins.
 const names = new Map<number, string>([
@@ -60,7 +61,8 @@ export interface VfioErrorDetails {
 /**
  * Thrown for every failed system call, on both backends. `code` and `errno` follow Node's system errors.
  *
- * `message` reads `EBUSY: device or resource busy, ioctl VFIO_DEVICE_BIND_IOMMUFD (reason)`.
+ * `message` reads `EBUSY: device or resource busy, ioctl VFIO_DEVICE_BIND_IOMMUFD (reason)`. It is one line, with
+ * nothing in it that a terminal takes for more than text; `path`, `reason` and `hint` are as they are.
  */
 export class VfioError extends Error {
   override readonly name = 'VfioError';
@@ -95,9 +97,12 @@ export class VfioError extends Error {
       .filter(Boolean)
       .join(' ');
     super(
-      `${code}: ${meanings[code] ?? 'failed'}, ${what}` +
-        (details.reason ? ` (${details.reason})` : '') +
-        (details.hint ? `. ${details.hint}` : ''),
+      // Paths and names are others': what would move a terminal's cursor is shown as its number.
+      shown(
+        `${code}: ${meanings[code] ?? 'failed'}, ${what}` +
+          (details.reason ? ` (${details.reason})` : '') +
+          (details.hint ? `. ${details.hint}` : ''),
+      ),
       details.cause === undefined ? undefined : { cause: details.cause },
     );
     this.code = code;

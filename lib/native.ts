@@ -7,6 +7,7 @@
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { isMainThread } from 'node:worker_threads';
 import type { ContainerInfo } from './container.ts';
 import { makeSystemError } from './errors.ts';
 import type { IoPageFault } from './fault-queue.ts';
@@ -347,6 +348,10 @@ interface Addon {
   doubts(): number;
   kept(): { bytes: bigint; reason: string }[];
   initialize(makeError: typeof makeSystemError): void;
+  /** True for the first caller in this process. */
+  claimSignals(): boolean;
+  /** Puts the handler of memory faults in front of the program's own: native/guard. */
+  keepInFront(): void;
 }
 
 /**
@@ -392,3 +397,11 @@ function load(): Addon {
 /** With what the addon makes its errors by, which it holds weakly: both live as long as this copy of the module. */
 export const native = Object.assign(load(), { makeError: makeSystemError });
 native.initialize(native.makeError);
+
+// A listener for one of these replaces the handler that makes an error of a bad address, and so does the removal of the
+// last one. The addon would find out by itself, after some turns of the program's handler.
+if (isMainThread && native.claimSignals())
+  for (const change of ['newListener', 'removeListener'])
+    process.on(change, (name: unknown) => {
+      if (name === 'SIGSEGV' || name === 'SIGBUS') native.keepInFront();
+    });

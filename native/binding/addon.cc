@@ -3,6 +3,7 @@
 
 #include <atomic>
 
+#include "../guard/guard.h"
 #include "../ledger/kept.h"
 #include "event_fd.h"
 #include "file.h"
@@ -49,6 +50,14 @@ Napi::Value initialize(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// () => is this the first call in this process?
+Napi::Value claimSignals(const Napi::CallbackInfo& info) {
+  static std::atomic<bool> claimed = false;
+  return Napi::Boolean::New(info.Env(), !claimed.exchange(true));
+}
+
+void keepInFront(const Napi::CallbackInfo&) { guard::keepInFront(); }
+
 Napi::Object start(Napi::Env env, Napi::Object exports) {
   auto* environment = new Environment;
   env.SetInstanceData(environment);  // deleted with the environment
@@ -71,6 +80,8 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   exports.Set("mappingNumbers", Napi::Function::New<mappingNumbers>(env, "mappingNumbers"));
   exports.Set("doubts", Napi::Function::New<doubts>(env, "doubts"));
   exports.Set("kept", Napi::Function::New<kept>(env, "kept"));
+  exports.Set("claimSignals", Napi::Function::New<claimSignals>(env, "claimSignals"));
+  exports.Set("keepInFront", Napi::Function::New<keepInFront>(env, "keepInFront"));
   exports.Set("initialize", Napi::Function::New<initialize>(env, "initialize"));
   return exports;
 }

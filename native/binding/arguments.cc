@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "../soft/shown.h"
+
 namespace vfio::binding {
 namespace {
 
@@ -12,9 +14,8 @@ std::string describe(const Napi::Value& value) {
     case napi_null:
       return "null";
     case napi_string: {
-      std::string text = value.As<Napi::String>().Utf8Value();
-      if (text.size() > 40) text = text.substr(0, 40) + "...";
-      return "'" + text + "' of type string";
+      const std::string text = value.As<Napi::String>().Utf8Value();
+      return "'" + soft::shown(soft::shortened(text, 40)) + "' of type string";
     }
     case napi_number:
     case napi_boolean:

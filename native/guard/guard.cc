@@ -1,5 +1,5 @@
 // The guarded routines, in assembly so that the handler knows each instruction that can fault and the state
-// that it leaves, and the handler. The only state of the process that the software host has.
+// that it leaves, and the handler. This folder has the only state of the process that the software host has.
 #include "guard.h"
 
 #include <signal.h>
@@ -11,6 +11,9 @@
 #include <cerrno>
 #include <mutex>
 #include <type_traits>
+
+#include "actions.h"
+#include "keeper.h"
 
 // A copy has two parts. The first moves as much at once as it can; its faults continue at the second part,
 // with the registers as they are, which goes on byte by byte to the very place. Faults there, and those of
@@ -335,9 +338,6 @@ extern const char vfio_guard_fixup[];
 namespace vfio::guard {
 namespace {
 
-struct sigaction previousSegv;
-struct sigaction previousBus;
-
 // Where to go on after a fault at `pc`; null: it isn't one of ours.
 const char* continuation(uintptr_t pc) {
   const auto within = [pc](uintptr_t begin, const char* end) {
@@ -411,33 +411,7 @@ void handle(int signal, siginfo_t* info, void* context) {
 
   const auto other = otherHandler.load();
   if (!sent && other && other(signal, info, context)) return;
-
-  struct sigaction& previous = signal == SIGBUS ? previousBus : previousSegv;
-  if ((previous.sa_flags & SA_SIGINFO) != 0) {
-    previous.sa_sigaction(signal, info, context);
-    return;
-  }
-  if (previous.sa_handler == SIG_IGN && sent) return;
-  if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) {
-    previous.sa_handler(signal);
-    return;
-  }
-  // The default action, with the state as it was at the fault: the instruction runs again and faults again.
-  // A signal that was sent has to be sent again; it is blocked until this handler returns.
-  struct sigaction action = {};
-  action.sa_handler = SIG_DFL;
-  sigaction(signal, &action, nullptr);
-  if (sent) raise(signal);
-}
-
-void take(int signal, struct sigaction& previous) {
-  sigaction(signal, nullptr, &previous);
-  // What the previous action asked of the kernel stays as it asked: blocked signals, restarting, nesting.
-  struct sigaction action = previous;
-  action.sa_flags &= ~SA_RESETHAND;
-  action.sa_flags |= SA_SIGINFO | SA_ONSTACK;
-  action.sa_sigaction = handle;
-  sigaction(signal, &action, nullptr);
+  passOn(signal, info, context);
 }
 
 }  // namespace
@@ -445,26 +419,31 @@ void take(int signal, struct sigaction& previous) {
 void install() {
   static std::once_flag once;
   std::call_once(once, [] {
-    take(SIGSEGV, previousSegv);
-    take(SIGBUS, previousBus);
+    stand(SIGSEGV, handle);
+    stand(SIGBUS, handle);
   });
 }
 
-void onFault(bool (*handler)(int signal, siginfo_t* info, void* context)) { otherHandler.store(handler); }
+void keepInFront() {
+  install();
+  stand(SIGSEGV, handle);
+  stand(SIGBUS, handle);
+}
 
-void exchangePrevious(int signal, const struct sigaction* action, struct sigaction* old) {
-  struct sigaction& previous = signal == SIGBUS ? previousBus : previousSegv;
-  if (old) *old = previous;
-  if (action) previous = *action;
+void onFault(bool (*handler)(int signal, siginfo_t* info, void* context)) {
+  otherHandler.store(handler);
+  trustHandlers();
 }
 
 bool load(const void* address, unsigned width, uint64_t& value) {
+  mark();
   int failed = 0;
   value = vfio_guard_load(address, width, &failed);
   return failed == 0;
 }
 
 bool store(void* address, unsigned width, uint64_t value) {
+  mark();
   int failed = 0;
   vfio_guard_store(address, width, &failed, value);
   return failed == 0;
@@ -492,9 +471,13 @@ bool replaced(const Watch* watch) {
   return watch != nullptr && watch->replaced.load(std::memory_order_relaxed);
 }
 
-size_t copy(void* to, const void* from, size_t size) { return vfio_guard_copy(to, from, size); }
+size_t copy(void* to, const void* from, size_t size) {
+  mark();
+  return vfio_guard_copy(to, from, size);
+}
 
 size_t probe(uint64_t address, size_t pages, size_t pageSize, bool write) {
+  mark();
   return vfio_guard_probe(address, pages, pageSize, write ? 1 : 0);
 }
 

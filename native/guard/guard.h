@@ -3,7 +3,8 @@
 //
 // A handler for SIGSEGV and SIGBUS recognises faults of these routines by the address of the instruction (a
 // non-canonical address raises a fault without an address) and sends every other fault on to the action that
-// was there before: Node's, V8's, a sanitizer's, or the default.
+// was there before: Node's, V8's, a sanitizer's, or the default. A program that installs a handler of its own
+// later replaces it; keeper.h puts it in front again.
 #pragma once
 
 #include <signal.h>
@@ -16,8 +17,13 @@ namespace vfio::guard {
 // Installs the handler. More calls do nothing.
 void install();
 
+// Puts the handler in front again, where the program or a library has replaced it since. That happens by
+// itself within a blink (keeper.h); this is for who knows when.
+void keepInFront();
+
 // For whoever models what is not memory: a fault that is none of these routines' is offered to `handler`,
-// which says whether it dealt with it, before it goes to the action that was there before.
+// which says whether it dealt with it, before it goes to the action that was there before. Who does so also
+// sees to it that nobody replaces the handler.
 void onFault(bool (*handler)(int signal, siginfo_t* info, void* context));
 // sigaction for the action that was there before: what a program sets or asks for once the handler is in
 // front. `signal` is SIGSEGV or SIGBUS; both pointers may be null.

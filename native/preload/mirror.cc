@@ -2,7 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <signal.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "../soft/shown.h"
 #include "real.h"
 #include "software.h"
 
@@ -40,6 +41,7 @@ struct State {
   std::mutex lock;
   std::string root;   // empty: not made yet
   std::string first;  // of the parent that this process was forked from: names in it stay known
+  int locked = -1;    // its descriptor, which has the lock on it while this process lives
   pid_t owner = 0;
   bool stale = true;
   std::map<std::string, Entry> entries;
@@ -59,7 +61,7 @@ constinit std::atomic<bool> made{false};  // is there a mirror, or was there one
 void writeFile(const std::string& path, const std::string& text, mode_t mode) {
   // A new file each time: who has the old one open keeps what it read.
   const std::string fresh = path + ".new";
-  const int fd = REAL(open)(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  const int fd = REAL(open)(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
   if (fd < 0) fail("open");
   const auto written = REAL(write)(fd, text.data(), text.size());
   const int error = written < 0 ? errno : ENOSPC;
@@ -71,42 +73,105 @@ void writeFile(const std::string& path, const std::string& text, mode_t mode) {
   fail("write");
 }
 
-void removeTree(const std::string& path) {
-  if (DIR* directory = REAL(opendir)(path.c_str())) {
-    while (const dirent* entry = readdir(directory)) {
-      const std::string_view name = entry->d_name;
-      if (name == "." || name == "..") continue;
-      const std::string child = path + "/" + std::string(name);
-      if (unlink(child.c_str()) != 0) removeTree(child);
-    }
-    closedir(directory);
+// ---------------------------------------------------------------- whose directory it is
+
+constexpr int kDirectory = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+
+// Empties a directory. No link is followed: what it leads to is somebody else's.
+void emptyTree(int directory) {
+  // A descriptor of its own, since closedir takes it.
+  const int listed = REAL(openat)(directory, ".", kDirectory);
+  if (listed < 0) return;
+  DIR* entries = fdopendir(listed);
+  if (!entries) {
+    REAL(close)(listed);
+    return;
   }
-  rmdir(path.c_str());
+  while (const dirent* entry = readdir(entries)) {
+    const std::string_view name = entry->d_name;
+    if (name == "." || name == "..") continue;
+    if (unlinkat(directory, entry->d_name, 0) == 0) continue;
+    const int child = REAL(openat)(directory, entry->d_name, kDirectory);
+    if (child < 0) continue;
+    emptyTree(child);
+    REAL(close)(child);
+    unlinkat(directory, entry->d_name, AT_REMOVEDIR);
+  }
+  closedir(entries);
 }
 
-// Those of processes that are gone, and of this one before an exec.
+// Does the name lead to this directory still?
+bool isAt(int directory, int parent, const char* name) {
+  struct stat opened {};
+  struct stat named {};
+  return REAL(fstat)(directory, &opened) == 0 &&
+         REAL(fstatat)(parent, name, &named, AT_SYMLINK_NOFOLLOW) == 0 && opened.st_dev == named.st_dev &&
+         opened.st_ino == named.st_ino;
+}
+
+// Opens a directory of this user's and locks it, if nobody has it locked. -1: it is in use, or another's.
+int claim(int parent, const char* name) {
+  const int directory = REAL(openat)(parent, name, kDirectory);
+  if (directory < 0) return -1;
+  struct stat status {};
+  if (REAL(fstat)(directory, &status) == 0 && status.st_uid == geteuid() &&
+      flock(directory, LOCK_EX | LOCK_NB) == 0 && isAt(directory, parent, name))
+    return directory;
+  REAL(close)(directory);
+  return -1;
+}
+
+// Those of processes that are gone, and of this one before an exec: nobody has them locked. The lock says so
+// whatever namespaces of processes the others are in.
 void sweep(const std::string& parent) {
-  DIR* directory = REAL(opendir)(parent.c_str());
-  if (!directory) return;
-  std::vector<std::string> dead;
-  while (const dirent* entry = readdir(directory)) {
-    if (std::strncmp(entry->d_name, kName.data(), kName.size()) != 0) continue;
-    const auto pid = static_cast<pid_t>(std::atoi(entry->d_name + kName.size()));
-    struct stat status {};
-    const std::string path = parent + "/" + entry->d_name;
-    if (pid <= 0 || REAL(lstat)(path.c_str(), &status) != 0 || status.st_uid != geteuid()) continue;
-    if (pid == getpid() || (kill(pid, 0) != 0 && errno == ESRCH)) dead.push_back(path);
+  DIR* listed = REAL(opendir)(parent.c_str());
+  if (!listed) return;
+  std::vector<std::string> names;
+  while (const dirent* entry = readdir(listed)) {
+    if (std::string_view(entry->d_name).starts_with(kName)) names.emplace_back(entry->d_name);
   }
-  closedir(directory);
-  for (const auto& path : dead) removeTree(path);
+  for (const auto& name : names) {
+    const int dead = claim(dirfd(listed), name.c_str());
+    if (dead < 0) continue;
+    emptyTree(dead);
+    unlinkat(dirfd(listed), name.c_str(), AT_REMOVEDIR);
+    REAL(close)(dead);
+  }
+  closedir(listed);
+}
+
+// Makes a directory and locks it: its path. Between the two, another process's sweep may take it for a dead
+// one and remove it; then a new one is made. Empty, with errno: none can be made.
+std::string makeLocked(const std::string& parent, int& lock) {
+  constexpr int tries = 100;
+  for (int i = 0; i < tries; ++i) {
+    std::string path = parent + "/" + std::string(kName) + "XXXXXX";
+    if (!mkdtemp(path.data())) return {};
+    const int directory = REAL(open)(path.c_str(), kDirectory);
+    if (directory < 0 && errno != ENOENT) return {};
+    if (directory < 0) continue;
+    // Where there are no locks, nobody sweeps either.
+    const bool locked = flock(directory, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;
+    if (locked && isAt(directory, AT_FDCWD, path.c_str())) {
+      // The program can neither use nor close it: wrapped.cc.
+      lock = fcntl(directory, F_DUPFD_CLOEXEC, 0);
+      const int error = errno;
+      REAL(close)(directory);
+      errno = error;
+      return lock < 0 ? std::string() : path;
+    }
+    REAL(close)(directory);
+  }
+  errno = EBUSY;
+  return {};
 }
 
 void create(State& it) {
   const char* parent = getenv("TMPDIR");
-  std::string base = parent && *parent == '/' ? parent : "/tmp";
+  const std::string base = parent && *parent == '/' ? parent : "/tmp";
   sweep(base);
-  std::string path = base + "/" + std::string(kName) + std::to_string(getpid()) + "-XXXXXX";
-  if (!mkdtemp(path.data())) fail("mkdtemp");
+  const std::string path = makeLocked(base, it.locked);
+  if (path.empty()) fail("mkdtemp");
   // As the kernel names it: TMPDIR may go through links.
   std::array<char, PATH_MAX> resolved;
   it.root = REAL(realpath)(path.c_str(), resolved.data()) ? resolved.data() : path;
@@ -310,6 +375,9 @@ void unlockMirror(bool forget) {
   auto& it = state();
   if (forget) {
     it.root.clear();
+    // The parent's lock, which a child would keep alive.
+    if (it.locked >= 0) close(it.locked);
+    it.locked = -1;
     it.entries.clear();
     it.texts.clear();
     it.stale = true;
@@ -328,8 +396,9 @@ void removeMirror() {
       const std::string path = it.root + entry->first;
       S_ISDIR(entry->second.mode) ? rmdir(path.c_str()) : unlink(path.c_str());
     }
-    if (rmdir(it.root.c_str()) != 0) removeTree(it.root);
-    return 0;
+    if (rmdir(it.root.c_str()) == 0) return 0;
+    emptyTree(it.locked);
+    return rmdir(it.root.c_str());
   });
 }
 

@@ -4,8 +4,8 @@
 // opened on the host instead; an attribute that is read is written down anew at each open.
 //
 // Life: made when a name is first needed, brought up to date after each write to an attribute, removed when
-// the process ends. The child of a fork makes its own. Those of processes that were killed are removed by the
-// next one.
+// the process ends. The child of a fork makes its own. The process holds a lock on the directory: one that
+// nobody has locked is of a process that was killed, and is removed by the next one, in whatever container.
 #pragma once
 
 #include <map>

@@ -21,6 +21,7 @@
 
 #include "../soft/mm/memory.h"
 #include "../soft/mm/reserve_fork.h"
+#include "../soft/shown.h"
 #include "descriptors.h"
 #include "mirror.h"
 #include "real.h"
@@ -37,7 +38,7 @@ constinit std::atomic<pid_t> home{0};
 constinit std::mutex making;
 
 [[noreturn]] void refuse(const std::string& text) {
-  const std::string line = "vfio-soft-preload: " + text + "\n";
+  const std::string line = "vfio-soft-preload: " + soft::shown(text) + "\n";
   const auto written = REAL(write)(STDERR_FILENO, line.data(), line.size());
   REAL(_exit)(written < 0 ? 3 : 2);
   __builtin_unreachable();

@@ -111,6 +111,10 @@ int __wrap_sigaction(int signal, const struct sigaction* action, struct sigactio
   return REAL(sigaction)(signal, action, old);
 }
 
+int __wrap_pthread_sigmask(int how, const sigset_t* set, sigset_t* old) {
+  return REAL(pthread_sigmask)(how, set, old);
+}
+
 // The engine's thread runs none of the program's signal handlers.
 int __wrap_pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*run)(void*),
                           void* argument) {

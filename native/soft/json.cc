@@ -3,13 +3,19 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <set>
 #include <stdexcept>
+
+#include "shown.h"
 
 namespace vfio::soft::json {
 
 namespace {
 
 constexpr unsigned deepest = 32;
+// A value takes some 100 bytes, however short its text is.
+constexpr size_t longest = size_t{16} << 20;
+constexpr size_t mostValues = size_t{1} << 20;
 
 bool isDigit(char c) { return c >= '0' && c <= '9'; }
 
@@ -38,6 +44,10 @@ class Parser {
   explicit Parser(std::string_view text) : text_(text) {}
 
   Value whole() {
+    if (text_.size() > longest) {
+      throw std::invalid_argument("Expected at most " + std::to_string(longest) +
+                                  " bytes of JSON but received " + std::to_string(text_.size()));
+    }
     Value result = value(0);
     skipSpace();
     if (at_ != text_.size()) refuse("nothing", "after the value");
@@ -74,6 +84,7 @@ class Parser {
   Value value(unsigned depth) {
     skipSpace();
     if (depth > deepest) refuse("no more than 32 levels", "of lists and objects");
+    if (++values_ > mostValues) refuse("no more than 1048576 values", "in a text");
     Value result;
     result.line = line_;
     const char first = peek();
@@ -102,8 +113,19 @@ class Parser {
     return true;
   }
 
+  // Has the object this name? Once there are many, they are in `names` too.
+  static bool isKnown(const Value& object, std::set<std::string>& names, const std::string& name) {
+    constexpr size_t few = 32;
+    if (object.members.size() < few) return object.find(name) != nullptr;
+    if (names.empty()) {
+      for (const auto& member : object.members) names.insert(member.name);
+    }
+    return !names.insert(name).second;
+  }
+
   void object(Value& result, unsigned depth) {
     result.kind = Value::Kind::object;
+    std::set<std::string> names;
     ++at_;
     skipSpace();
     if (take('}')) return;
@@ -111,8 +133,9 @@ class Parser {
       skipSpace();
       if (peek() != '"') refuse("a name in quotes", "in an object");
       std::string name = string();
-      if (result.find(name)) {
-        throw std::invalid_argument("line " + std::to_string(line_) + ": Expected the name \"" + name +
+      if (isKnown(result, names, name)) {
+        throw std::invalid_argument("line " + std::to_string(line_) + ": Expected the name \"" +
+                                    shown(shortened(name, 40)) +
                                     "\" once in an object but received it twice");
       }
       skipSpace();
@@ -209,6 +232,7 @@ class Parser {
   const std::string_view text_;
   size_t at_ = 0;
   unsigned line_ = 1;
+  size_t values_ = 0;
 };
 
 }  // namespace
@@ -227,9 +251,9 @@ std::string Value::shown() const {
     case Kind::boolean:
       return boolean ? "true" : "false";
     case Kind::number:
-      return text;
+      return shortened(text, most);
     case Kind::string:
-      return '"' + (text.size() > most ? text.substr(0, most) + "..." : text) + '"';
+      return '"' + soft::shown(shortened(text, most)) + '"';
     case Kind::list:
       return "a list of " + std::to_string(items.size());
     default:

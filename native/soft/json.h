@@ -1,5 +1,6 @@
 // A strict reader of JSON (RFC 8259), for topologies: every value knows its line, an object has each name
-// once, and numbers stay text, since those of this program have 64 bits.
+// once, and numbers stay text, since those of this program have 64 bits. It reads at most 16 MiB, 32 levels
+// and 1,048,576 values.
 //
 // Life: a Value owns all that is in it.
 #pragma once
@@ -23,7 +24,7 @@ struct Value {
 
   // The member of this name; null: there is none.
   [[nodiscard]] const Value* find(std::string_view name) const;
-  // As a message shows it: short, quoted as in the text.
+  // As a message shows it: short, quoted as in the text, with nothing that moves a cursor (shown.h).
   [[nodiscard]] std::string shown() const;
 };
 

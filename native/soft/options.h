@@ -48,7 +48,7 @@ inline constexpr KernelVersion kNewestKernel{7, 3};
 
 struct HostOptions {
   KernelVersion kernel = kNewestKernel;
-  std::string topology;   // JSON text; empty: the default machine
+  std::optional<std::string> topology;  // JSON text; none: the default machine
   bool selftest = false;  // the kernel's test-only command and its mock devices, for its self-test
 };
 

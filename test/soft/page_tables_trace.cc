@@ -399,8 +399,9 @@ int main(int, char** arguments) {
     const unsigned seed = arguments[1] != nullptr ? failing::seedOf(arguments[1]) : 0;
     auto made = std::make_unique<soft::Host>(
         std::make_shared<soft::mm::Memory>(),
-        soft::HostOptions{.kernel = {6, 12},
-                          .topology = arguments[1] != nullptr ? topology(arguments[2]) : ""});
+        soft::HostOptions{
+            .kernel = {6, 12},
+            .topology = arguments[1] != nullptr ? std::optional(topology(arguments[2])) : std::nullopt});
     host = failing::wrap(std::move(made), seed);
   }
   iommufd = host->open("/dev/iommu", O_RDWR);

@@ -14,8 +14,8 @@ namespace {
 
 const std::string kDevices = "/sys/bus/pci/devices/";
 
-std::unique_ptr<Host> machine(const std::string& topology, KernelVersion kernel = kNewestKernel) {
-  return std::make_unique<Host>(std::make_shared<mm::Memory>(), HostOptions{kernel, topology});
+std::unique_ptr<Host> machine(std::optional<std::string> topology, KernelVersion kernel = kNewestKernel) {
+  return std::make_unique<Host>(std::make_shared<mm::Memory>(), HostOptions{kernel, std::move(topology)});
 }
 
 std::string read(Host& host, const std::string& path) {
@@ -50,7 +50,7 @@ void same(const std::string& text, const std::string& expected, const std::strin
 }
 
 void theDefault() {
-  const auto host = machine("");
+  const auto host = machine(std::nullopt);
   same("the default machine: its groups", "0 2 3 4 5 7", names(*host, "/sys/kernel/iommu_groups"));
   same("... and who shares one", "0000:02:00.0 0000:03:01.0 0000:03:02.0",
        names(*host, "/sys/kernel/iommu_groups/7/devices"));
@@ -403,7 +403,7 @@ void errors() {
        "\"downstream-port\", \"bridge\", \"host-bridge\", \"passive\" for "
        "devices[0].model but received \"nic\""},
       {"{ \"iommus\": [{ \"kind\": \"vtd\", \"pageSizes\": [3000] }], \"devices\": [] }",
-       "line 1: Expected a power of two for iommus[0].pageSizes but received 3000"},
+       "line 1: Expected a power of two from 256 for iommus[0].pageSizes but received 3000"},
       {"{ \"devices\": [{ \"model\": \"edu\", \"bdf\": \"0000:00:01.0\" },\n{ \"model\": \"edu\", \"bdf\": "
        "\"0000:00:01.0\" }] }",
        "line 2: Expected an address that nobody else has for devices[1].bdf but received \"0000:00:01.0\""},

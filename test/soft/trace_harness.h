@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "../../native/kernel/kernel.h"
@@ -22,14 +23,15 @@ inline std::unique_ptr<Backend> host;
 
 // The first argument of the program chooses: "kernel", or "soft", which answers as Linux 6.12 on that
 // machine; "failing" and a seed is that one with calls that fail first (failing.h).
-inline void chooseHost(char** arguments, const char* topology = "") {
+inline void chooseHost(char** arguments, std::optional<std::string> topology = std::nullopt) {
   const std::string which = arguments[1] ? arguments[1] : "soft";
   if (which == "kernel") {
     host = std::make_unique<KernelBackend>();
   } else {
     const unsigned seed = failing::seedOf(which);
-    auto made = std::make_unique<soft::Host>(std::make_shared<soft::mm::Memory>(),
-                                             soft::HostOptions{.kernel = {6, 12}, .topology = topology});
+    auto made = std::make_unique<soft::Host>(
+        std::make_shared<soft::mm::Memory>(),
+        soft::HostOptions{.kernel = {6, 12}, .topology = std::move(topology)});
     host = failing::wrap(std::move(made), seed);
   }
 }

@@ -180,6 +180,8 @@ bool Smmuv3Nested::legal(const Context& context, bool upper) const {
 Outcome Smmuv3Nested::firstStage(const Context& context, uint64_t iova, uint64_t limit, uint32_t access) {
   const uint64_t word = context.words[0];
   const bool upper = bit(iova, 55);
+  // Of a half that is off, no other field counts: its size may be any.
+  if (bit(word, upper ? 30 : 14)) return refuse("not mapped by the guest", kTranslation);
   // The top byte counts for nothing if the guest says so.
   uint64_t address = iova;
   if (bit(word, upper ? 39 : 38)) {
@@ -188,7 +190,7 @@ Outcome Smmuv3Nested::firstStage(const Context& context, uint64_t iova, uint64_t
   const unsigned bits = 64 - static_cast<unsigned>(upper ? field(word, 21, 16) : field(word, 5, 0));
   const uint64_t above = address >> bits;
   const bool inside = upper ? above == ~uint64_t{0} >> bits : above == 0;
-  if (!inside || bit(word, upper ? 30 : 14)) return refuse("not mapped by the guest", kTranslation);
+  if (!inside) return refuse("not mapped by the guest", kTranslation);
 
   constexpr unsigned kOutputs[] = {32, 36, 40, 42, 44, 48, 48, 48};
   const unsigned outputBits = std::min(kOutputs[field(word, 34, 32)], kOutputBits);

@@ -4,6 +4,7 @@
 #include <bit>
 #include <stdexcept>
 
+#include "../shown.h"
 #include "vtd_nested.h"
 
 namespace vfio::soft::iommu {
@@ -109,7 +110,8 @@ constexpr FormatName kFormats[] = {{"vtd-s1", NestingFormat::vtdS1},
                                    {"amd-guest", NestingFormat::amdGuest}};
 
 [[noreturn]] void refuse(const std::string& expected, const std::string& what, const std::string& received) {
-  throw std::invalid_argument("Expected " + expected + " for " + what + " but received " + received);
+  throw std::invalid_argument("Expected " + expected + " for " + what + " but received " +
+                              soft::shown(received));
 }
 
 std::string hex(uint64_t value) {

@@ -40,22 +40,29 @@ bool Id::matches(const Function& function) const {
 }
 
 Driver& DriverCore::add(Driver driver) {
-  return *drivers_.emplace_back(std::make_unique<Driver>(std::move(driver)));
+  Driver& added = *drivers_.emplace_back(std::make_unique<Driver>(std::move(driver)));
+  byName_.emplace(added.name, &added);
+  return added;
 }
 
 void DriverCore::addFunction(Function& function) {
-  functions_.push_back(&function);
-  byAddress_.emplace(function.bdf, &function);
+  byAddress_.emplace(function.bdf, functions_.insert(functions_.end(), &function));
 }
 
 void DriverCore::removeFunction(Function& function) {
-  std::erase(functions_, &function);
-  byAddress_.erase(function.bdf);
+  const auto found = byAddress_.find(function.bdf);
+  functions_.erase(found->second);
+  byAddress_.erase(found);
 }
 
 Function* DriverCore::find(std::string_view text) const {
   const auto found = byAddress_.find(trimmed(text));
-  return found == byAddress_.end() ? nullptr : found->second;
+  return found == byAddress_.end() ? nullptr : *found->second;
+}
+
+Driver* DriverCore::driver(std::string_view name) const {
+  const auto found = byName_.find(name);
+  return found == byName_.end() ? nullptr : found->second;
 }
 
 bool DriverCore::matches(const Driver& driver, const Function& function) {
@@ -105,11 +112,15 @@ int DriverCore::unbind(Driver& driver, std::string_view text) {
 int DriverCore::probe(std::string_view text) {
   auto* function = find(text);
   if (!function) return -ENODEV;
-  for (const auto& driver : drivers_) {
+  bool refused = false;
+  if (function->driverOverride) {
+    Driver* const only = driver(*function->driverOverride);
+    return only && !function->driver && attach(*only, *function, refused) != 0 && refused ? -EINVAL : 0;
+  }
+  for (const auto& each : drivers_) {
     if (function->driver) break;
-    if (!matches(*driver, *function)) continue;
-    bool refused = false;
-    if (attach(*driver, *function, refused) != 0 && refused) return -EINVAL;
+    if (!matches(*each, *function)) continue;
+    if (attach(*each, *function, refused) != 0 && refused) return -EINVAL;
   }
   return 0;
 }

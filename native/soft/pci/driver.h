@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <string>
@@ -45,7 +46,7 @@ class DriverCore {
   void addFunction(Function& function);
   void removeFunction(Function& function);
   [[nodiscard]] Function* find(std::string_view text) const;  // by address; null: there is none
-  [[nodiscard]] const std::vector<std::unique_ptr<Driver>>& drivers() const { return drivers_; }
+  [[nodiscard]] Driver* driver(std::string_view name) const;  // null: there is none
 
   // What the files in sysfs do: 0 or -errno.
   [[nodiscard]] int bind(Driver& driver, std::string_view text);
@@ -62,8 +63,9 @@ class DriverCore {
 
   Changed changed_;
   std::vector<std::unique_ptr<Driver>> drivers_;
-  std::vector<Function*> functions_;
-  std::map<std::string, Function*, std::less<>> byAddress_;
+  std::map<std::string, Driver*, std::less<>> byName_;
+  std::list<Function*> functions_;
+  std::map<std::string, std::list<Function*>::iterator, std::less<>> byAddress_;
 };
 
 // The text without the one newline that shells add, up to a NUL.

@@ -9,6 +9,7 @@
 #include <iterator>
 #include <list>
 #include <map>
+#include <unordered_map>
 
 #include "../devices/bridge.h"
 #include "../devices/edu.h"
@@ -99,7 +100,6 @@ class TopologyMachine final : public Machine {
   void addVirtual(Function& physical, unsigned index);
   [[nodiscard]] int removeVirtual(Function& physical);
   void remove(Function& function);
-  void dropIfEmpty(iommu::Group& group);
   iommu::Group& group(int id);
   [[nodiscard]] int lendGroup(Function& function);
   void takeGroupBack(const Function& function);
@@ -120,6 +120,7 @@ class TopologyMachine final : public Machine {
   [[nodiscard]] int unregisterParent(Function& parent);
   [[nodiscard]] int askToLeave(Function& function);
   void nameGroup(iommu::Group& group);
+  void unnameGroup(iommu::Group& group);
   void makeVfio(Function& function);
   [[nodiscard]] int probeVfio(Function& function);
   [[nodiscard]] int removeVfio(Function& function);
@@ -133,16 +134,20 @@ class TopologyMachine final : public Machine {
   iommu::Unit noUnit_ = iommu::makeNoUnit();
   std::list<iommu::Group> groups_;  // those that are gone have no id: an open file may still know them
   std::map<int, iommu::Group*> groupsById_;
+  Numbers groupNumbers_;
   Fabric fabric_;
-  std::list<Bus> buses_;
-  std::list<std::unique_ptr<Function>> functions_;
+  std::map<uint8_t, Bus> buses_;  // by number
+  using Functions = std::list<std::unique_ptr<Function>>;
+  Functions functions_;
+  std::unordered_map<const Function*, Functions::iterator> places_;  // in that list
   // A mediated device, on a bus that nothing else is on.
   struct Mdev {
     Bus bus;
     Function* parent = nullptr;
     std::unique_ptr<Function> function{};
   };
-  std::list<Mdev> mdevs_;
+  std::map<std::string, Mdev> mdevs_;                                  // by UUID
+  std::unordered_map<const Function*, std::list<Function*>> mdevsOf_;  // by their parent, the oldest first
   Numbers vfioIndexes_;
   uint64_t lives_ = 0;
   // Unplugged while in use, with when the program was last told.
@@ -154,8 +159,8 @@ TopologyMachine::TopologyMachine(Host& host)
     : host_(host),
       core_([this](Function& f, Driver& d, bool bound) { sysfs_.driverChanged(f, d, bound); }),
       sysfs_(tree_, core_) {
-  const std::string& text = host.options().topology;
-  Topology topology = readTopology(text.empty() ? defaultTopology : text);
+  const auto& text = host.options().topology;
+  Topology topology = readTopology(text ? std::string_view(*text) : defaultTopology);
   const auto order = place(topology);
   system_ = topology.system;
   tree_.permissions = system_.user.has_value();
@@ -203,9 +208,7 @@ TopologyMachine::TopologyMachine(Host& host)
 }
 
 Bus& TopologyMachine::bus(uint8_t number, Function* bridge) {
-  const auto found =
-      std::find_if(buses_.begin(), buses_.end(), [number](const Bus& bus) { return bus.number == number; });
-  return found != buses_.end() ? *found : buses_.emplace_back(Bus{number, bridge, {}});
+  return buses_.try_emplace(number, Bus{number, bridge, {}}).first->second;
 }
 
 iommu::Group& TopologyMachine::group(int id) {
@@ -216,6 +219,7 @@ iommu::Group& TopologyMachine::group(int id) {
   const auto known = groupsById_.find(id);
   if (known != groupsById_.end()) return *known->second;
   auto& added = groups_.emplace_back(iommu::Group{.id = id, .members = {}});
+  groupNumbers_.take(static_cast<unsigned>(id));
   groupsById_.emplace(id, &added);
   sysfs_.addGroup(added);
   return added;
@@ -237,10 +241,11 @@ Function& TopologyMachine::add(DeviceSpec& spec, Function* bridge, Function* phy
                         spec.isolation(), spec.sriov ? &*spec.sriov : nullptr, physical},
         std::move(spec.model), unit, itsGroup));
   } catch (...) {
-    dropIfEmpty(itsGroup);
+    if (itsGroup.members.empty() && itsGroup.id != iommu::Group::kNone) unnameGroup(itsGroup);
     throw;
   }
   auto& added = *functions_.back();
+  places_.emplace(&added, std::prev(functions_.end()));
   added.life = ++lives_;
   added.translated = spec.translated;
   if (added.translated) {
@@ -308,9 +313,7 @@ Driver TopologyMachine::vfioDriver(std::string name) {
 
 // The one of that name; a new one is a variant of vfio-pci, or does DMA for the kernel.
 Driver& TopologyMachine::driver(const std::string& name) {
-  for (const auto& each : core_.drivers()) {
-    if (each->name == name) return *each;
-  }
+  if (Driver* const known = core_.driver(name)) return *known;
   const bool isVariant = std::ranges::find(variantDrivers, name) != variantDrivers.end();
   Driver& added = core_.add(isVariant ? vfioDriver(name) : kernelDriver(name, {}));
   sysfs_.addDriver(added);
@@ -350,9 +353,8 @@ Bus& TopologyMachine::busFor(DeviceSpec& spec) {
     spec.address = {found->number, static_cast<uint8_t>(spec.slot << 3 | spec.function)};
   }
   if (spec.bdf) spec.address = *spec.bdf;
-  for (auto& each : buses_) {
-    if (!found && each.number == spec.address.bus) found = &each;
-  }
+  const auto itsBus = buses_.find(spec.address.bus);
+  if (!found && itsBus != buses_.end()) found = &itsBus->second;
   if (!found || found->number != spec.address.bus) refuseAddress("an address on a bus that is there");
   if ((spec.address.devfn & 7) != 0) refuseAddress("function 0, with which a device is found");
   for (const auto* other : found->functions) {
@@ -384,11 +386,10 @@ void TopologyMachine::placeInGroup(DeviceSpec& spec, const Bus& itsBus) {
       std::find_if(units_.begin(), units_.end(), [unit](const auto& each) { return &each == unit; });
   spec.unit = spec.iommu.value_or(static_cast<size_t>(std::distance(units_.begin(), ours)));
   const auto known = fabric_.groupFor(newcomer);
-  const int wanted = spec.group.value_or(known.value_or(0));
+  const int wanted = spec.group.value_or(known.value_or(static_cast<int>(groupNumbers_.lowest())));
   if (spec.group && (known ? *known != wanted : iommuGroup(wanted) != nullptr))
     spec.refuse("group", "a number for one group", std::to_string(wanted) + ", which differs or is taken");
   spec.groupId = wanted;
-  while (!known && iommuGroup(spec.groupId)) ++spec.groupId;
   if (!known) return;
   const iommu::Unit& theirs = iommuGroup(*known)->members.front()->unit;
   if (&theirs != &*std::next(units_.begin(), static_cast<std::ptrdiff_t>(spec.unit)))
@@ -486,15 +487,10 @@ void TopologyMachine::remove(Function& function) {
   sysfs_.removeFunction(function);
   if (function.translated) fabric_.remove(function.isolation);
   iommu::Group& group = function.endpoint->group;
-  functions_.remove_if([&function](const auto& each) { return each.get() == &function; });
-  dropIfEmpty(group);
-}
-
-void TopologyMachine::dropIfEmpty(iommu::Group& group) {
-  if (!group.members.empty() || group.id == iommu::Group::kNone) return;
-  sysfs_.removeGroup(group);
-  groupsById_.erase(group.id);
-  group.id = iommu::Group::kNone;
+  const auto place = places_.find(&function);
+  functions_.erase(place->second);
+  places_.erase(place);
+  if (group.members.empty() && group.id != iommu::Group::kNone) unnameGroup(group);
 }
 
 // ---------------------------------------------------------------- virtual functions
@@ -611,8 +607,7 @@ void TopologyMachine::checkMdevs(const DeviceSpec& spec) {
                 name ? '"' + *name + '"' : "nothing");
   }
   for (auto uuid = spec.mdevs.begin(); uuid != spec.mdevs.end(); ++uuid) {
-    const auto same = [&uuid](const Mdev& other) { return other.function->bdf == *uuid; };
-    if (std::find(spec.mdevs.begin(), uuid, *uuid) != uuid || std::ranges::any_of(mdevs_, same))
+    if (std::find(spec.mdevs.begin(), uuid, *uuid) != uuid || mdevs_.contains(*uuid))
       spec.refuse("mdevs", "UUIDs that nobody else has", '"' + *uuid + '"');
   }
 }
@@ -634,7 +629,7 @@ void TopologyMachine::addMdevs(Function& parent, const DeviceSpec& spec) {
       nameGroup(*group);
     }
     if (!spec.mdevsIsolated) shared = group;
-    Mdev& mdev = mdevs_.emplace_back(Mdev{.bus = {}, .parent = &parent});
+    Mdev& mdev = mdevs_.emplace(uuid, Mdev{.bus = {}, .parent = &parent}).first->second;
     // Where its registers are, and which line its pin leads to, is its driver's business and no bus's.
     constexpr uint64_t anywhere = 0xfe000000;
     constexpr unsigned line = 11;
@@ -648,6 +643,7 @@ void TopologyMachine::addMdevs(Function& parent, const DeviceSpec& spec) {
                                                                .name = uuid},
                                                devices::makeEdu(), noUnit_, *group);
     Function& function = *mdev.function;
+    mdevsOf_[&parent].push_back(&function);
     function.translated = false;
     function.path = parent.path + "/" + uuid;
     sysfs_.addMdev(function, parent, [this, uuid] { return removeMdev(uuid); });
@@ -657,28 +653,27 @@ void TopologyMachine::addMdevs(Function& parent, const DeviceSpec& spec) {
 
 // A program that has it open is told, as with other devices: -EBUSY.
 int TopologyMachine::removeMdev(const std::string& uuid) {
-  const auto found =
-      std::ranges::find_if(mdevs_, [&uuid](const Mdev& each) { return each.function->bdf == uuid; });
-  Function& function = *found->function;
+  const auto found = mdevs_.find(uuid);
+  const Function& parent = *found->second.parent;
+  Function& function = *found->second.function;
   if (const int failed = removeVfio(function)) return failed;
   leaving_.erase(&function);
   iommu::Group& group = function.endpoint->group;
-  sysfs_.removeMdev(function, *found->parent);
+  sysfs_.removeMdev(function, parent);
+  mdevsOf_[&parent].remove(&function);
+  if (mdevsOf_[&parent].empty()) mdevsOf_.erase(&parent);
   mdevs_.erase(found);
-  if (!group.members.empty()) return 0;
-  sysfs_.removeGroup(group);
-  groupsById_.erase(group.id);
-  group.id = iommu::Group::kNone;
+  if (group.members.empty()) unnameGroup(group);
   return 0;
 }
 
 int TopologyMachine::removeMdevs(const Function& parent) {
   for (;;) {
-    const auto next =
-        std::ranges::find_if(mdevs_, [&parent](const Mdev& each) { return each.parent == &parent; });
-    if (next == mdevs_.end()) return 0;
-    const std::string uuid = next->function->bdf;
-    if (next->function->vfio->inUse()) return askToLeave(*next->function);
+    const auto left = mdevsOf_.find(&parent);
+    if (left == mdevsOf_.end()) return 0;
+    Function& next = *left->second.front();
+    const std::string uuid = next.bdf;
+    if (next.vfio->inUse()) return askToLeave(next);
     if (const int failed = removeMdev(uuid)) return failed;
   }
 }
@@ -688,10 +683,12 @@ int TopologyMachine::removeMdevs(const Function& parent) {
 int TopologyMachine::unregisterParent(Function& parent) {
   if (!parent.isParent) return 0;
   bool open = false;
-  for (const Mdev& each : mdevs_) {
-    if (each.parent != &parent || !each.function->vfio->inUse()) continue;
-    each.function->vfio->requestRelease();
-    open = true;
+  if (const auto its = mdevsOf_.find(&parent); its != mdevsOf_.end()) {
+    for (const Function* each : its->second) {
+      if (!each->vfio->inUse()) continue;
+      each->vfio->requestRelease();
+      open = true;
+    }
   }
   if (open) return -EBUSY;
   if (const int failed = removeMdevs(parent)) return failed;
@@ -742,18 +739,21 @@ int TopologyMachine::lendGroup(Function& function) {
 
 // With the lowest number that is free.
 void TopologyMachine::nameGroup(iommu::Group& group) {
-  group.id = 0;
-  while (groupsById_.contains(group.id)) ++group.id;
+  group.id = static_cast<int>(groupNumbers_.take());
   groupsById_.emplace(group.id, &group);
   sysfs_.addGroup(group);
 }
 
-void TopologyMachine::takeGroupBack(const Function& function) {
-  iommu::Group& group = function.endpoint->group;
-  sysfs_.leaveGroup(function);
+void TopologyMachine::unnameGroup(iommu::Group& group) {
   sysfs_.removeGroup(group);
   groupsById_.erase(group.id);
+  groupNumbers_.giveBack(static_cast<unsigned>(group.id));
   group.id = iommu::Group::kNone;
+}
+
+void TopologyMachine::takeGroupBack(const Function& function) {
+  sysfs_.leaveGroup(function);
+  unnameGroup(function.endpoint->group);
 }
 
 // The group that VFIO has for the function, made with the first that needs it.

@@ -1,4 +1,5 @@
-// Numbers that the kernel hands out lowest first: of VFIO devices, of minor devices.
+// Numbers that the kernel hands out lowest first: of groups, of VFIO devices, of minor devices. What is asked
+// takes the logarithm of how many are out.
 #pragma once
 
 #include <set>
@@ -7,14 +8,22 @@ namespace vfio::soft::pci {
 
 class Numbers {
  public:
+  // The lowest that is free.
+  [[nodiscard]] unsigned lowest() const { return free_.empty() ? next_ : *free_.begin(); }
   [[nodiscard]] unsigned take() {
-    if (returned_.empty()) return next_++;
-    return returned_.extract(returned_.begin()).value();
+    const unsigned number = lowest();
+    take(number);
+    return number;
   }
-  void giveBack(unsigned number) { returned_.insert(number); }
+  // This one, which is free.
+  void take(unsigned number) {
+    while (next_ <= number) free_.insert(next_++);
+    free_.erase(number);
+  }
+  void giveBack(unsigned number) { free_.insert(number); }
 
  private:
-  std::set<unsigned> returned_;  // below next_
+  std::set<unsigned> free_;  // below next_
   unsigned next_ = 0;
 };
 

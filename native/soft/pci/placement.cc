@@ -33,7 +33,10 @@ class Enumeration {
     std::map<unsigned, std::vector<size_t>> roots;
     for (size_t i = 0; i < devices_.size(); ++i) {
       auto& device = devices_[i];
-      if (device.behind) continue;
+      if (device.behind) {
+        behind_[placeOf(*device.behind)].push_back(i);
+        continue;
+      }
       device.address = *device.bdf;
       roots[device.address.bus].push_back(i);
     }
@@ -57,6 +60,8 @@ class Enumeration {
   }
 
  private:
+  static unsigned placeOf(const Address& address) { return unsigned{address.bus} << 8 | address.devfn; }
+
   // All functions of a bus are found before those behind its bridges.
   void scan(std::vector<size_t>& members) {
     std::sort(members.begin(), members.end(),
@@ -74,19 +79,18 @@ class Enumeration {
     }
   }
 
-  // The kernel looks for further functions only where there is a function 0.
+  // The kernel looks for further functions only where there is a function 0. `members` are in the order of
+  // their addresses.
   void findSiblings(const std::vector<size_t>& members) {
-    for (const size_t member : members) {
-      auto& device = devices_[member];
-      if ((device.address.devfn & 7) == 0) continue;
-      bool whole = false;
-      for (const size_t other : members) {
-        auto& sibling = devices_[other];
-        if (sibling.address.devfn >> 3 != device.address.devfn >> 3) continue;
-        sibling.multifunction = true;
-        whole |= (sibling.address.devfn & 7) == 0;
-      }
-      if (!whole) device.refuse("bdf", "a device that has a function 0", '"' + device.address.text() + '"');
+    const auto devfn = [this, &members](size_t i) { return devices_[members[i]].address.devfn; };
+    for (size_t first = 0, end = 0; first < members.size(); first = end) {
+      bool several = false;
+      for (end = first; end < members.size() && devfn(end) >> 3 == devfn(first) >> 3; ++end)
+        several |= (devfn(end) & 7) != 0;
+      const auto& device = devices_[members[first]];
+      if ((devfn(first) & 7) != 0)
+        device.refuse("bdf", "a device that has a function 0", '"' + device.address.text() + '"');
+      for (size_t i = first; i < end; ++i) devices_[members[i]].multifunction = several;
     }
   }
 
@@ -95,9 +99,8 @@ class Enumeration {
     std::vector<size_t> members;
     unsigned number = next_;
     const DeviceSpec* chosenBy = nullptr;
-    for (size_t i = 0; i < devices_.size(); ++i) {
+    for (const size_t i : behind_[placeOf(bridge.address)]) {
       auto& device = devices_[i];
-      if (!device.behind || !(*device.behind == bridge.address)) continue;
       members.push_back(i);
       device.parent = index;
       device.address.devfn =
@@ -124,6 +127,7 @@ class Enumeration {
   std::vector<DeviceSpec>& devices_;
   std::vector<bool> seen_;
   std::vector<size_t> order_;
+  std::map<unsigned, std::vector<size_t>> behind_;  // which are behind the bridge at a place
   unsigned next_ = 0;
 };
 
@@ -223,6 +227,7 @@ class Window {
       const uint64_t behind = std::prev(after)->second > at ? std::prev(after)->second : after->second;
       at = (behind + alignment - 1) / alignment * alignment;
     }
+    first = end_;
     return 0;
   }
 

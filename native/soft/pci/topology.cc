@@ -11,6 +11,7 @@
 #include "../devices/edu.h"
 #include "../devices/ivshmem.h"
 #include "../json.h"
+#include "../shown.h"
 
 namespace vfio::soft::pci {
 
@@ -21,7 +22,7 @@ using json::Value;
 [[noreturn]] void fail(unsigned line, std::string_view expected, std::string_view where,
                        const std::string& received) {
   throw std::invalid_argument("line " + std::to_string(line) + ": Expected " + std::string(expected) +
-                              " for " + std::string(where) + " but received " + received);
+                              " for " + std::string(where) + " but received " + shown(received));
 }
 
 std::optional<uint64_t> toInteger(const Value& value) {
@@ -237,8 +238,9 @@ UnitSpec readUnit(const Reader& reader) {
     uint64_t sizes = 0;
     for (const auto& item : *list) {
       const auto size = toInteger(item);
-      if (!size || !std::has_single_bit(*size))
-        fail(item.line, "a power of two", reader.path("pageSizes"), item.shown());
+      constexpr uint64_t smallest = 256;  // a table's entry keeps its bits below the address
+      if (!size || !std::has_single_bit(*size) || *size < smallest)
+        fail(item.line, "a power of two from 256", reader.path("pageSizes"), item.shown());
       sizes |= *size;
     }
     if (sizes == 0) reader.refuse("pageSizes", "at least one page size");

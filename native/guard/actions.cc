@@ -1,0 +1,168 @@
+#include "actions.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <mutex>
+
+#include "guard.h"
+
+namespace vfio::guard {
+namespace {
+
+struct Action {
+  struct sigaction action;
+  const Action* older;  // what was there when this one came; null: the default
+};
+
+// What comes after the guard's handler for one signal.
+struct Line {
+  std::atomic<const Action*> newest{nullptr};
+  // The same actions come again and again, as where listeners are added and removed. More different ones than
+  // this are unheard of; then the first make room.
+  std::array<Action, 64> known;
+  size_t count = 0;
+};
+
+std::array<Line, 2> lines;
+std::mutex changing;
+
+Line& lineOf(int signal) { return lines[signal == SIGBUS ? 1 : 0]; }
+
+// The one that is there; with none, the default.
+struct sigaction newestOf(const Line& line) {
+  const Action* const newest = line.newest.load();
+  struct sigaction action = {};
+  if (newest != nullptr) action = newest->action;
+  return action;
+}
+
+bool same(const struct sigaction& a, const struct sigaction& b) {
+  return a.sa_flags == b.sa_flags && a.sa_sigaction == b.sa_sigaction &&
+         std::memcmp(&a.sa_mask, &b.sa_mask, sizeof(a.sa_mask)) == 0;
+}
+
+const Action* remember(Line& line, const struct sigaction& action, const Action* older) {
+  // One that comes back is in the place that it had.
+  for (const Action* at = older; at != nullptr; at = at->older) {
+    if (same(at->action, action)) return at;
+  }
+  const size_t kept = std::min(line.count, line.known.size());
+  for (size_t i = 0; i < kept; ++i) {
+    if (line.known[i].older == older && same(line.known[i].action, action)) return &line.known[i];
+  }
+  const size_t place = line.count++ % line.known.size();
+  // Starting over, nothing may lead to what is about to be written anew.
+  if (place == 0) older = line.count == 1 ? older : nullptr;
+  Action& added = line.known[place];
+  added = {action, older};
+  return &added;
+}
+
+// No signal handler of this thread asks for the lock while it is held.
+class Changing {
+ public:
+  Changing() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+    changing.lock();
+  }
+  ~Changing() {
+    changing.unlock();
+    pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+  }
+  Changing(const Changing&) = delete;
+  Changing& operator=(const Changing&) = delete;
+
+ private:
+  sigset_t before_;
+};
+
+// Which action this thread is in, and for which signal: the one whose context this is. A handler that is
+// called by another has a frame below that one's; one that the kernel calls may find the same addresses, left
+// by a handler that jumped out.
+struct InAction {
+  const Action* action;
+  const void* context;
+  uintptr_t frame;
+};
+__attribute__((tls_model("initial-exec"))) thread_local InAction inAction{nullptr, nullptr, 0};
+
+// The process is about to end by the default action.
+std::atomic<bool> ending{false};
+
+// The default action, with the state as it was at the fault: the instruction runs again and faults again. A
+// signal that was sent has to be sent again; it is blocked until this handler returns.
+void endByDefault(int signal, bool sent) {
+  ending.store(true);
+  struct sigaction action = {};
+  action.sa_handler = SIG_DFL;
+  sigaction(signal, &action, nullptr);
+  if (sent) raise(signal);
+}
+
+}  // namespace
+
+void stand(int signal, void (*handler)(int, siginfo_t*, void*)) {
+  const Changing hold;
+  struct sigaction action;
+  sigaction(signal, nullptr, &action);
+  const bool inFront = (action.sa_flags & SA_SIGINFO) != 0 && action.sa_sigaction == handler;
+  if (inFront || ending.load()) return;
+  Line& line = lineOf(signal);
+  line.newest.store(remember(line, action, line.newest.load()));
+  // What that action asked of the kernel stays as it asked: blocked signals, restarting, nesting.
+  action.sa_flags &= ~SA_RESETHAND;
+  action.sa_flags |= SA_SIGINFO | SA_ONSTACK;
+  action.sa_sigaction = handler;
+  sigaction(signal, &action, nullptr);
+}
+
+void exchangePrevious(int signal, const struct sigaction* action, struct sigaction* old) {
+  Line& line = lineOf(signal);
+  if (action == nullptr) {
+    if (old) *old = newestOf(line);
+    return;
+  }
+  const struct sigaction wanted = *action;  // it may be `old` too
+  const Changing hold;
+  if (old) *old = newestOf(line);
+  line.newest.store(remember(line, wanted, nullptr));
+}
+
+void passOn(int signal, siginfo_t* info, void* context) {
+  const bool sent = info->si_code <= 0;
+  const auto frame = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
+  const InAction before = inAction;
+  const bool cameBack = before.action != nullptr && before.context == context && frame < before.frame;
+  Line& line = lineOf(signal);
+  const Action* const next = cameBack ? before.action->older : line.newest.load();
+  if (next == nullptr) {
+    endByDefault(signal, sent);
+    return;
+  }
+  const struct sigaction& action = next->action;
+  const bool takesAll = (action.sa_flags & SA_SIGINFO) != 0;
+  if (!takesAll && action.sa_handler == SIG_IGN && sent) return;
+  if (!takesAll && (action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN)) {
+    endByDefault(signal, sent);
+    return;
+  }
+  // A handler for one time only: the default action comes after it.
+  if ((action.sa_flags & SA_RESETHAND) != 0) {
+    const Action* expected = next;
+    line.newest.compare_exchange_strong(expected, nullptr);
+  }
+  inAction = {next, context, frame};
+  if (takesAll) {
+    action.sa_sigaction(signal, info, context);
+  } else {
+    action.sa_handler(signal);
+  }
+  inAction = before;
+}
+
+}  // namespace vfio::guard

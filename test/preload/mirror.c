@@ -1,0 +1,37 @@
+// What keeps its mirror in use: `hold` looks, says so, waits until its input ends, and looks again. `orphan`
+// leaves a child that waits so, and is killed.
+#include <dirent.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static int devices(void) {
+  DIR* listed = opendir("/sys/bus/pci/devices");
+  int count = 0;
+  if (!listed) return -1;
+  while (readdir(listed)) ++count;
+  closedir(listed);
+  return count;
+}
+
+static void waitForTheEnd(void) {
+  char byte;
+  while (read(0, &byte, 1) > 0) continue;
+}
+
+int main(int count, char** arguments) {
+  const char* what = count > 1 ? arguments[1] : "look";
+  const int first = devices();
+  if (strcmp(what, "orphan") == 0 && fork() != 0) kill(getpid(), SIGKILL);
+  printf("ready %d\n", getpid());
+  fflush(stdout);
+  if (strcmp(what, "look") != 0) waitForTheEnd();
+  char text[16] = "";
+  FILE* file = fopen("/sys/bus/pci/devices/0000:00:10.0/vendor", "r");
+  if (file && !fgets(text, sizeof text, file)) text[0] = '\0';
+  if (file) fclose(file);
+  printf("%s\n", first > 2 && devices() == first && strcmp(text, "0x1234\n") == 0 ? "whole" : "broken");
+  return 0;
+}
