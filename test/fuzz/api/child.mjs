@@ -28,9 +28,17 @@ const tell = (sequence, call) => {
   writeSync(progress, position, 0, 8, 0);
 };
 
-const stats = new Map();
-const plain = new Map();
+let stats = new Map();
+let plain = new Map();
 let calls = 0;
+/** What was counted since last told: a process that crashes later has not called in vain. */
+function count(callback) {
+  const told = { calls, stats: Object.fromEntries(stats), plain: Object.fromEntries(plain) };
+  process.send({ counted: told }, callback);
+  stats = new Map();
+  plain = new Map();
+  calls = 0;
+}
 let session;
 const report = {
   outcome({ kind, name, public: isPublic }, outcome) {
@@ -117,21 +125,22 @@ for (let number = first; number <= last; number++) {
     workerFile: task.workers ? { dist, file: new URL('./worker.mjs', import.meta.url) } : undefined,
   });
   if (number === last || (number - first) % 10 === 0) states.push(await settled(200));
-  await session.run({ from, to, wanted: (at) => chosen?.has(at) ?? true, before: (at) => tell(number, at) });
+  try {
+    await session.run({
+      from,
+      to,
+      wanted: (at) => chosen?.has(at) ?? true,
+      before: (at) => tell(number, at),
+    });
+  } catch (error) {
+    report.finding(`the fuzzer itself fails: ${error?.stack ?? String(error)}`);
+  }
   session = undefined;
+  count();
 }
 tell(last, 0xfffffffe);
 // A change of a driver that waits for a program gives up after 5 seconds.
 states.push(await settled(7000));
-process.send(
-  {
-    done: {
-      calls,
-      seconds: (process.cpuUsage().user + process.cpuUsage().system) / 1e6,
-      stats: Object.fromEntries(stats),
-      plain: Object.fromEntries(plain),
-      states,
-    },
-  },
-  () => process.exit(0),
+process.send({ done: { seconds: (process.cpuUsage().user + process.cpuUsage().system) / 1e6, states } }, () =>
+  process.exit(0),
 );

@@ -6,7 +6,7 @@
  * or fails with an error that no call may give: docs/testing.md. A sequence that crashed or hung is shortened, and
  * written as the calls that are left.
  */
-import { execFileSync, fork } from 'node:child_process';
+import { execFileSync, fork, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -67,6 +67,20 @@ if (addon !== 'plain') {
   });
 }
 
+/** Where a process is that hangs: its processor time, and the stack of its threads if there is a debugger. */
+function stateOf(pid) {
+  const [utime, stime] = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1].split(' ').slice(11, 13);
+  const had = `it has had ${(Number(utime) + Number(stime)) / 100} s of processor time`;
+  const { stdout } = spawnSync('gdb', ['-p', `${pid}`, '-batch', '-ex', 'thread apply all backtrace 12'], {
+    encoding: 'utf8',
+    timeout: 60_000,
+  });
+  return `${had}\n${(stdout ?? 'gdb is missing')
+    .split('\n')
+    .filter((line) => /^(#|Thread)/.test(line))
+    .join('\n')}`;
+}
+
 /** Runs a task in a process of its own; what came of it. */
 function run(task) {
   const progress = join(work, 'progress');
@@ -77,7 +91,7 @@ function run(task) {
     return { sequence: bytes.readUInt32LE(0), call: bytes.readUInt32LE(4) };
   };
   return new Promise((done) => {
-    const result = { findings: [], trace: [], output: '', hung: false };
+    const result = { findings: [], counted: [], trace: [], output: '', hung: false };
     const whole = {
       dist: join(root, 'dist'),
       progress,
@@ -96,7 +110,8 @@ function run(task) {
       stream.on('data', (bytes) => {
         if (result.output.length < 200_000) result.output += bytes;
       });
-    child.on('message', ({ finding, trace, done: end, ...where }) => {
+    child.on('message', ({ finding, trace, counted, done: end, ...where }) => {
+      if (counted !== undefined) result.counted.push(counted);
       if (finding !== undefined) result.findings.push({ text: finding, ...where });
       if (trace !== undefined) result.trace.push(trace);
       if (end !== undefined) result.end = end;
@@ -110,6 +125,7 @@ function run(task) {
         since = Date.now();
       } else if (Date.now() - since > PATIENCE) {
         result.hung = true;
+        result.output += `${stateOf(child.pid)}\n`;
         child.kill('SIGKILL');
       }
     }, 500);
@@ -172,8 +188,21 @@ const found = (text, where) => {
   );
 };
 
+function add({ calls: made, stats: its, plain: errors }) {
+  calls += made;
+  for (const [place, { public: isPublic, outcomes }] of Object.entries(its)) {
+    const known = stats.get(place) ?? { public: isPublic, outcomes: {} };
+    for (const [outcome, count] of Object.entries(outcomes))
+      known.outcomes[outcome] = (known.outcomes[outcome] ?? 0) + count;
+    stats.set(place, known);
+  }
+  for (const [key, value] of Object.entries(errors))
+    plain.set(key, { ...value, count: value.count + (plain.get(key)?.count ?? 0) });
+}
+
 async function batch(first, last, more) {
-  const { findings: told, end, crash, trace, output } = await run({ first, last, ...more });
+  const { findings: told, counted, end, crash, trace, output } = await run({ first, last, ...more });
+  for (const each of counted) add(each);
   for (const each of told) found(each.text, `--sequence ${each.sequence} --to ${each.call + 1}`);
   if (more.trace) console.log(trace.join('\n'));
   if (crash !== undefined) {
@@ -191,16 +220,7 @@ async function batch(first, last, more) {
     return crash.sequence + 1;
   }
   if (output.trim() !== '') console.log(output.trim().slice(0, 2000));
-  calls += end.calls;
   seconds += end.seconds;
-  for (const [place, { public: isPublic, outcomes }] of Object.entries(end.stats)) {
-    const known = stats.get(place) ?? { public: isPublic, outcomes: {} };
-    for (const [outcome, count] of Object.entries(outcomes))
-      known.outcomes[outcome] = (known.outcomes[outcome] ?? 0) + count;
-    stats.set(place, known);
-  }
-  for (const [key, value] of Object.entries(end.plain))
-    plain.set(key, { ...value, count: value.count + (plain.get(key)?.count ?? 0) });
   // What the first sequences made once is not counted; of what comes after, nothing may be left.
   const [, early, ...later] = end.states;
   const now = later.at(-1);

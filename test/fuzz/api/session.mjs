@@ -214,7 +214,7 @@ export class Session {
   /** The functions of an object that is of no class. */
   #addOwn(kind, value) {
     for (const key of Reflect.ownKeys(value)) {
-      if (typeof value[key] !== 'function') continue;
+      if (typeof Object.getOwnPropertyDescriptor(value, key).value !== 'function') continue;
       const member = memberName(key);
       this.#add({
         kind,
@@ -227,14 +227,13 @@ export class Session {
   }
 
   #kindOf(value, type) {
-    const { constructor } = Object.getPrototypeOf(value) ?? {};
-    if (typeof constructor === 'function' && this.vfio[constructor.name] === constructor)
-      return constructor.name;
-    const role = this.declarations.get(constructor?.name)?.roles?.[0];
-    const declared = role ?? nameOf(type);
+    const maker = Object.getPrototypeOf(value)?.constructor;
+    const own = typeof maker === 'function' ? maker.name : undefined;
+    if (own !== undefined && this.vfio[own] === maker) return own;
+    const declared = this.declarations.get(own)?.roles?.[0] ?? nameOf(type);
     if (declared !== undefined && this.declarations.get(declared)?.members !== undefined) return declared;
-    if (typeof constructor !== 'function') return 'AsyncIterator';
-    return NO_KIND.has(constructor.name) ? undefined : constructor.name;
+    if (own === undefined) return 'AsyncIterator';
+    return NO_KIND.has(own) ? undefined : own;
   }
 
   /** A live object of a kind; undefined: there is none. */
@@ -362,7 +361,6 @@ export class Session {
         calls: 100 + random.below(300),
         dist: this.#workerFile.dist,
       },
-      execArgv: ['--expose-gc', '--no-warnings'],
     });
     worker.on('message', (message) => this.#report.fromWorker(message));
     worker.on('error', (error) => this.#report.uncaught(error));

