@@ -5,15 +5,20 @@
 
 #include <napi.h>
 
+#include "schedule.h"
+
 namespace vfio::binding {
 
 struct Environment {
   Napi::FunctionReference host;
   Napi::FunctionReference file;
   Napi::FunctionReference memory;
+  Napi::FunctionReference space;
+  Napi::FunctionReference object;
   Napi::FunctionReference mapped;
   Napi::FunctionReference
       makeError;  // (errno, syscall, request?, path?, handled?) => VfioError; lib/errors.ts
+  Schedule schedule;
 
   static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
 };
