@@ -6,7 +6,7 @@ import { openSync, readFileSync, writeSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
 import { readDeclarations } from './declarations.mjs';
 import { Random } from './random.mjs';
-import { descriptors, outcomeOf, Session } from './session.mjs';
+import { descriptors, disposeLeftovers, outcomeOf, Session } from './session.mjs';
 import { setHarmless } from './values.mjs';
 
 const task = JSON.parse(process.argv[2]);
@@ -99,6 +99,9 @@ const state = () => ({ descriptors: descriptors(), areas: areas(), rss: Math.rou
 
 /** What is left once everything has had time to go. */
 async function settled(limit) {
+  globalThis.gc();
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  disposeLeftovers();
   let now = state();
   for (const end = Date.now() + limit; Date.now() < end; ) {
     globalThis.gc();

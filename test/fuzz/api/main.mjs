@@ -25,6 +25,8 @@ const { values: options } = parseArgs({
     to: { type: 'string' },
     only: { type: 'string' },
     addon: { type: 'string' },
+    dist: { type: 'string' },
+    tries: { type: 'string' },
     plain: { type: 'boolean' },
     'no-workers': { type: 'boolean' },
   },
@@ -53,8 +55,9 @@ process.on('exit', () => rmSync(work, { recursive: true, force: true }));
 // 'plain' is the usual build: for looking at a finding without a sanitizer.
 const addon =
   options.addon ?? execFileSync(join(root, 'test/fuzz/api/build.sh'), { encoding: 'utf8' }).trim();
-if (!existsSync(join(root, 'dist/vfio.js')))
-  throw new Error('dist/vfio.js is missing: "npm run build:ts" makes it');
+const dist = resolve(options.dist ?? join(root, 'dist'));
+if (!existsSync(join(dist, 'vfio.js')))
+  throw new Error(`${dist}/vfio.js is missing: "npm run build:ts" makes it`);
 const environment = { ...process.env };
 if (addon !== 'plain') {
   const library = execFileSync('g++', ['-print-file-name=libasan.so'], { encoding: 'utf8' }).trim();
@@ -93,7 +96,7 @@ function run(task) {
   return new Promise((done) => {
     const result = { findings: [], counted: [], trace: [], output: '', hung: false };
     const whole = {
-      dist: join(root, 'dist'),
+      dist,
       progress,
       seed,
       from: 0,
@@ -152,7 +155,7 @@ async function shortened(crash) {
   const crashes = async (only) => (await run({ ...base, only })).crash !== undefined;
   let only = Array.from({ length: base.to }, (_, at) => at);
   if (!(await crashes(only))) return undefined;
-  let tries = 60;
+  let tries = number('tries', 60);
   for (
     let part = Math.ceil(only.length / 2);
     part >= 1 && tries > 0;

@@ -14,13 +14,14 @@ import { Hostile, name as named, shown, Values } from './values.mjs';
 const KEPT = 8;
 /** After so many calls the event loop has a turn. */
 const TURN = 16;
+/** More than there are calls to make. */
+const MOST_TARGETS = 1024;
 /** How deep calls are made by hostile values of calls. */
 const NESTED = 2;
 /** After so many calls another machine is there too. */
 const MACHINE = 250;
 const ENDS = /dispose|destroy|remove|become|unset|release|lost|abandon/i;
 const BUILT_IN = new Set([Object.prototype, Function.prototype, Error.prototype, Array.prototype]);
-const NO_KIND = new Set(['Promise', 'Error', 'Map', 'Set', 'Uint8Array', 'Buffer', 'Object', 'Array']);
 
 /** Errors that are documented with a code of their own. */
 const DOCUMENTED = new Set(['ERR_VFIO_DISPOSED', 'EOPNOTSUPP', 'ENOSPC']);
@@ -34,6 +35,15 @@ export function outcomeOf(vfio, error) {
   for (const type of [TypeError, RangeError, SyntaxError])
     if (error instanceof type) return error.code === undefined ? `plain ${type.name}` : error.code;
   return undefined;
+}
+
+/** All that was to be disposed: a wait that is pending keeps what nobody else does. */
+let leftovers = [];
+
+/** Disposes what the garbage collector has not taken, since something waits on it. */
+export function disposeLeftovers() {
+  for (const each of leftovers) quiet(() => each.deref()?.[Symbol.dispose]());
+  leftovers = [];
 }
 
 const memberName = (key) =>
@@ -124,7 +134,7 @@ export class Session {
   #kind(kind) {
     let found = this.#kinds.get(kind);
     if (found === undefined) {
-      found = { objects: [] };
+      found = { objects: [], prototypes: new Set() };
       this.#kinds.set(kind, found);
     }
     return found;
@@ -132,9 +142,8 @@ export class Session {
 
   #add(target) {
     const place = `${target.kind}.${target.name}`;
-    if (this.#known.has(place)) return;
+    if (this.#known.has(place) || this.#targets.length === MOST_TARGETS) return;
     this.#known.add(place);
-    target.key = hashText(place);
     this.#targets.push(target);
     const { kind } = target;
     this.#kind(kind);
@@ -157,6 +166,9 @@ export class Session {
   }
 
   #addMembersOf(kind, prototype) {
+    const seen = this.#kind(kind).prototypes;
+    if (seen.has(prototype)) return;
+    seen.add(prototype);
     for (let each = prototype; each && !BUILT_IN.has(each); each = Object.getPrototypeOf(each))
       this.#addMembers(kind, each, '');
   }
@@ -200,6 +212,7 @@ export class Session {
     if (kind === undefined) return;
     const { objects } = this.#kind(kind);
     if (objects.some((each) => each.value === value)) return;
+    if (Symbol.dispose in value) leftovers.push(new WeakRef(value));
     objects.push({ key: hash(this.#at + 1, objects.length, hashText(kind)), value });
     named(value, `${kind}@${this.#at}`);
     if (objects.length > KEPT) objects.shift();
@@ -233,19 +246,19 @@ export class Session {
     const declared = this.declarations.get(own)?.roles?.[0] ?? nameOf(type);
     if (declared !== undefined && this.declarations.get(declared)?.members !== undefined) return declared;
     if (own === undefined) return 'AsyncIterator';
-    return NO_KIND.has(own) ? undefined : own;
+    return globalThis[own] === maker ? undefined : own;
   }
 
   /** A live object of a kind; undefined: there is none. */
   liveOf(kind, random) {
     const objects = this.#kinds.get(kind)?.objects ?? [];
     // Derived classes are of the kind too.
-    const all =
-      objects.length > 0 || typeof this.vfio[kind] === 'function'
-        ? objects
-        : [...this.#kinds.values()]
-            .flatMap((each) => each.objects)
-            .filter(({ value }) => chainOf(value).includes(kind));
+    const abstract = objects.length === 0 && this.declarations.get(kind)?.members?.has('#private');
+    const all = abstract
+      ? [...this.#kinds.values()]
+          .flatMap((each) => each.objects)
+          .filter(({ value }) => chainOf(value).includes(kind))
+      : objects;
     if (all.length === 0) return undefined;
     const alive = all.filter(({ value }) => !isDisposed(value));
     return random.stable(alive.length > 0 && random.chance(0.93) ? alive : all).value;
@@ -375,10 +388,7 @@ export class Session {
 
   #call(random) {
     const outer = this.#target;
-    const ready = this.#targets.filter(
-      (each) => each.static || each.type === 'new' || this.#kinds.get(each.kind).objects.length > 0,
-    );
-    const target = random.stable(ready, (each) => each.weight);
+    const target = this.#choose(random);
     const call = `${target.kind}.${target.member ?? 'constructor'}`;
     let on = target.of ?? this.vfio[target.kind];
     let args = [];
@@ -405,7 +415,8 @@ export class Session {
       return;
     }
     this.#target = outer;
-    if (typeof result?.then === 'function' && result instanceof Promise) {
+    // What comes back may be hostile too: what was given is given back.
+    if (quiet(() => result instanceof Promise && Object.getPrototypeOf(result) === Promise.prototype)) {
       const pending = { target, at: this.#at, done: false, value: undefined };
       this.#pending.push(pending);
       result.then(
@@ -423,12 +434,25 @@ export class Session {
     }
     this.#report.outcome(target, 'ok');
     // What an internal constructor makes of anything is no object of this package's.
-    if (target.type !== 'new') this.#keep(result, target.returns);
+    if (target.type !== 'new' && !args.includes(result)) quiet(() => this.#keep(result, target.returns));
+  }
+
+  /** What is called next. More targets than there are now change no choice that is made among these. */
+  #choose(random) {
+    for (;;) {
+      const target = this.#targets[random.below(MOST_TARGETS)];
+      if (target === undefined || !random.chance(target.weight)) continue;
+      if (target.static || target.type === 'new' || this.#kinds.get(target.kind).objects.length > 0)
+        return target;
+    }
   }
 
   #failed(target, error, args, text, right) {
     // An iterator's throw() gives back what it was given.
-    const outcome = args.includes(error) ? 'hostile' : outcomeOf(this.vfio, error);
+    const outcome =
+      args.includes(error) || (error === undefined && target.name === 'throw')
+        ? 'hostile'
+        : outcomeOf(this.vfio, error);
     this.#report.outcome(target, outcome ?? 'finding');
     if (outcome === undefined)
       this.#report.finding(
@@ -444,7 +468,7 @@ export class Session {
     if (random.chance(0.02)) globalThis.gc();
     for (const each of this.#pending.filter(({ done }) => done)) {
       this.#pending.splice(this.#pending.indexOf(each), 1);
-      this.#keep(each.value, each.target.returns?.of?.[0]);
+      quiet(() => this.#keep(each.value, each.target.returns?.of?.[0]));
     }
   }
 
