@@ -133,20 +133,22 @@ export function mappingIn(
 let take: (space: AddressSpace, place: U64Like, length: bigint) => void;
 let endMapping: (space: AddressSpace, number: number, place: U64Like, length: bigint) => void;
 let nativeOf: (space: AddressSpace) => NativeSpace;
-let mapSync: (
+let mapWindow: (
   space: AddressSpace,
   way: Way,
-  memory: DmaBuffer | MemorySlice,
-  o: MapOptions | undefined,
+  window: Window,
+  access: number,
+  iova: U64Like | undefined,
 ) => SpaceMapping;
-let mapLater: (
+let mapWindowLater: (
   space: AddressSpace,
   way: Way,
-  memory: DmaBuffer | MemorySlice,
-  o: MapOptions | undefined,
+  window: Window,
+  access: number,
+  iova: U64Like | undefined,
 ) => Promise<SpaceMapping>;
 let unmapRange: (space: AddressSpace, way: Way, iova: U64Like, length: U64Like) => bigint;
-let placeIn: (space: AddressSpace, memory: DmaBuffer | MemorySlice, usable: Usable) => Place;
+let placeIn: (space: AddressSpace, window: Window, usable: Usable) => Place;
 let isOutdated: (space: AddressSpace, place: Place, error: unknown) => boolean;
 
 /** The ledger's view of a space, for this package's own modules. */
@@ -159,34 +161,45 @@ export function mapBy(
   space: AddressSpace,
   way: Way,
   memory: DmaBuffer | MemorySlice,
-  o: MapOptions,
+  { iova, read, write }: MapOptions,
   usable: Usable,
 ): SpaceMapping {
-  if (o.iova !== undefined) return mapSync(space, way, memory, o);
-  const place = placeIn(space, memory, usable);
-  try {
-    return mapSync(space, way, memory, { ...o, iova: place.start });
-  } catch (error) {
-    if (!isOutdated(space, place, error)) throw error;
-    return mapBy(space, way, memory, o, usable);
+  const window = windowOf(memory);
+  const access = accessOf(read, write);
+  if (iova !== undefined) return mapWindow(space, way, window, access, iova);
+  for (;;) {
+    const place = placeIn(space, window, usable);
+    try {
+      return mapWindow(space, way, window, access, place.start);
+    } catch (error) {
+      if (!isOutdated(space, place, error)) throw error;
+    }
   }
 }
 
-/** The same, off the event loop. */
+/** The same, off the event loop. The memory is this call's too until it has come to an end. */
 export async function mapLaterBy(
   space: AddressSpace,
   way: Way,
   memory: DmaBuffer | MemorySlice,
-  o: MapOptions,
+  { iova, read, write }: MapOptions,
   usable: Usable,
 ): Promise<SpaceMapping> {
-  if (o.iova !== undefined) return mapLater(space, way, memory, o);
-  const place = placeIn(space, memory, usable);
+  const given = windowOf(memory);
+  const access = accessOf(read, write);
+  if (iova !== undefined) return mapWindowLater(space, way, given, access, iova);
+  const window = { ...given, native: given.native.share() };
   try {
-    return await mapLater(space, way, memory, { ...o, iova: place.start });
-  } catch (error) {
-    if (!isOutdated(space, place, error)) throw error;
-    return mapLaterBy(space, way, memory, o, usable);
+    for (;;) {
+      const place = placeIn(space, window, usable);
+      try {
+        return await mapWindowLater(space, way, window, access, place.start);
+      } catch (error) {
+        if (!isOutdated(space, place, error)) throw error;
+      }
+    }
+  } finally {
+    window.native.dispose();
   }
 }
 
@@ -205,10 +218,10 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
   static {
     take = (space, place, length) => space.#allocator?.take(BigInt(place), BigInt(place) + length - 1n);
     nativeOf = (space) => space.#native;
-    mapSync = (space, way, memory, o) => space.#map(way, memory, o);
-    mapLater = (space, way, memory, o) => space.#mapAsync(way, memory, o);
+    mapWindow = (space, way, window, access, iova) => space.#map(way, window, access, iova);
+    mapWindowLater = (space, way, window, access, iova) => space.#mapLater(way, window, access, iova);
     unmapRange = (space, way, iova, length) => space.#unmap(way, iova, length);
-    placeIn = (space, memory, usable) => space.#place(memory, usable);
+    placeIn = (space, window, usable) => space.#place(window, usable);
     isOutdated = (space, place, error) => space.#outdated(place, error);
     endMapping = (space, number, place, length) => {
       if (space.disposed || space.#native.ended()) return;
@@ -258,15 +271,27 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
    * `reason` names the mapping, the range or the limit.
    */
   map(memory: DmaBuffer | MemorySlice, o?: MapOptions): Mapping {
-    return this.#map(this.#own, memory, o);
+    this.alive();
+    let iova: U64Like | undefined;
+    let access = READ | WRITE;
+    if (o !== undefined) {
+      const wanted = options(o, 'options');
+      iova = wanted.iova;
+      access = accessOf(wanted.read, wanted.write);
+    }
+    return this.#map(this.#own, windowOf(memory), access, iova);
   }
 
   /**
    * The same as {@link map}, off the event loop: pinning gigabytes takes long. If the space is disposed meanwhile, nothing
    * stays mapped, and the promise is rejected. So it is, with ECANCELED, if the range is unmapped meanwhile.
    */
-  mapAsync(memory: DmaBuffer | MemorySlice, o?: MapOptions): Promise<Mapping> {
-    return this.#mapAsync(this.#own, memory, o);
+  async mapAsync(memory: DmaBuffer | MemorySlice, o?: MapOptions): Promise<Mapping> {
+    this.alive();
+    const { iova, read, write } = options(o, 'options');
+    const access = accessOf(read, write);
+    if (iova !== undefined) u64(iova, 'iova');
+    return this.#mapLater(this.#own, windowOf(memory), access, iova);
   }
 
   /**
@@ -314,45 +339,34 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     return wordsForMap(error, request, { ...usable, mappings: this.mappings(), pinned });
   }
 
-  #map(way: Way, memory: DmaBuffer | MemorySlice, o: MapOptions | undefined): SpaceMapping {
+  #map(way: Way, window: Window, access: number, iova: U64Like | undefined): SpaceMapping {
+    // The caller's options may have getters, which dispose this: nothing comes between here and the call.
     this.alive();
-    let iova: U64Like | undefined;
-    let access = READ | WRITE;
-    if (o !== undefined) {
-      const wanted = options(o, 'options');
-      iova = wanted.iova;
-      access = accessOf(wanted.read, wanted.write);
-    }
-    // After the options, whose getters may have disposed either: nothing comes between this and the call.
-    this.alive();
-    const { native: pages, address, offset, size, length } = windowOf(memory);
+    const { native: pages, offset, size, length } = window;
     const number = mappingNumber();
     let place: U64Like;
     try {
       place = way.calls.map(pages, offset, size, access, iova, number);
     } catch (error) {
-      throw this.explainMap(error, { iova, size, address: BigInt(address) });
+      throw this.explainMap(error, { iova, size, address: BigInt(window.address) });
     }
     return mappingIn(way.space(), place, length, access, number);
   }
 
-  async #mapAsync(
+  async #mapLater(
     way: Way,
-    memory: DmaBuffer | MemorySlice,
-    o: MapOptions | undefined,
+    window: Window,
+    access: number,
+    iova: U64Like | undefined,
   ): Promise<SpaceMapping> {
     this.alive();
-    const { iova, read, write } = options(o, 'options');
-    const access = accessOf(read, write);
-    if (iova !== undefined) u64(iova, 'iova');
-    this.alive();
-    const { native: pages, address, offset, size, length }: Window = windowOf(memory);
+    const { native: pages, offset, size, length } = window;
     const number = mappingNumber();
     const { place, space } = await way
       .later(pages, offset, size, access, iova, number)
       .catch((error: unknown) => {
         this.alive(); // what was disposed meanwhile says so
-        throw this.explainMap(error, { iova, size, address: BigInt(address) });
+        throw this.explainMap(error, { iova, size, address: BigInt(window.address) });
       });
     space.alive();
     if (!space.#native.holds(number, place, length))
@@ -385,16 +399,16 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
   }
 
   /** Takes the best free place for this memory. `fresh`: by what the kernel has just said. */
-  #place(memory: DmaBuffer | MemorySlice, usable: Usable): Place {
+  #place(window: Window, usable: Usable): Place {
     this.alive();
-    const { address, size, length } = windowOf(memory);
+    const { address, size, length } = window;
     const fresh = this.#allocator === undefined;
     const allocator = this.#allocator ?? this.#free(usable());
     this.#allocator = allocator;
     const found = allocator.place(length, BigInt(address));
     if (found) return { ...found, allocator, fresh };
     this.#allocator = undefined;
-    if (!fresh) return this.#place(memory, usable);
+    if (!fresh) return this.#place(window, usable);
     throw new VfioError(constants.errno.ENOSPC, {
       syscall: 'ioctl',
       request: this.mapRequest(),

@@ -18,6 +18,7 @@ import {
 } from './explain.ts';
 import { Group } from './group.ts';
 import { fileOf, Handle, keepFile } from './handle.ts';
+import { holdDevice } from './holds.ts';
 import { Hwpt } from './hwpt.ts';
 import { Ioas } from './ioas.ts';
 import { Iommufd } from './iommufd.ts';
@@ -87,6 +88,7 @@ export class VfioDevice extends Handle {
   readonly #bdf: string | null;
   readonly #context: DeviceContext | undefined;
   #closed: (() => void) | undefined;
+  readonly #letGo: () => void;
   readonly #regions = new Map<number, Region>();
   readonly #irqs = new Map<number, Irq>();
   #iommufd: Iommufd | undefined;
@@ -104,16 +106,17 @@ export class VfioDevice extends Handle {
     keepFile(this, kind, file);
     this.#bdf = bdf;
     this.#context = context;
+    this.#letGo = holdDevice(this, bdf, parent instanceof Group ? parent : undefined);
   }
 
   /**
    * A device from a descriptor: another process's, another thread's. The descriptor is duplicated; the caller's stays
    * open.
    *
-   * @throws {VfioError} EBADF no such descriptor.
+   * @throws {VfioError} EBADF no such descriptor. @throws {TypeError} ERR_INVALID_FD_TYPE it leads to another kind of file.
    */
   static fromFd(fd: number): VfioDevice {
-    return new VfioDevice(undefined, native.adopt(fd), null);
+    return new VfioDevice(undefined, native.adopt(fd, 'device'), null);
   }
 
   /** The file descriptor. Belongs to this object: don't close it. */
@@ -353,6 +356,7 @@ export class VfioDevice extends Handle {
 
   protected release(): void {
     this.#closed?.();
+    this.#letGo();
     this.#file.dispose();
   }
 

@@ -33,6 +33,7 @@ const meanings: Record<string, string> = {
   ENOSPC: 'no room left',
   ERANGE: 'out of range',
   EDEADLK: 'would never end',
+  EPROTO: 'the answer can not be true',
   EOVERFLOW: 'value too large',
   EBADFD: 'descriptor of a wrong kind',
   EMSGSIZE: 'buffer too short',
@@ -115,8 +116,9 @@ export function makeSystemError(
   request?: string,
   path?: string,
   handled?: number,
+  reason?: string,
 ): VfioError {
-  return new VfioError(errno, { syscall, request, path, handled });
+  return new VfioError(errno, { syscall, request, path, handled, reason });
 }
 
 /**

@@ -25,7 +25,7 @@ export function wordsForBind(error: VfioError, device: PciDevice): Words {
     case 'ETIMEDOUT':
       return {
         reason: `a change of the driver of ${bdf} is under way and goes on: a driver waits for whoever has the device open`,
-        hint: 'This process can end only when that is over',
+        hint: 'Nothing calls it off, nor does the end of this process',
       };
     case 'EBUSY':
       if (device.driver === null && (device.sriov?.numVfs ?? 0) > 0)
@@ -65,14 +65,16 @@ export function wordsForUnbind(device: PciDevice): typeof wordsForBind {
     error.code === 'ETIMEDOUT'
       ? {
           reason: `the unbind of ${bdf} from ${driver} is pending and completes when it is closed: something has the device open${who}`,
-          hint: 'This process can end only then; the device has no driver after that',
+          hint: 'The device has no driver after that. Nothing calls it off, nor does the end of this process',
         }
       : wordsForBind(error, device);
 }
 
 /** The number of a device's virtual functions could not be set. */
 export function wordsForNumVfs(error: VfioError, device: PciDevice): Words {
-  const { bdf, sriov, driver } = device;
+  const { bdf, driver } = device;
+  // What is under way holds the lock that it would be read with.
+  const sriov = error.code === 'ETIMEDOUT' ? null : device.sriov;
   switch (error.code) {
     case 'ENOENT':
       if (sriov === null) return { reason: `${bdf} is no SR-IOV physical function` };
@@ -95,7 +97,10 @@ export function wordsForNumVfs(error: VfioError, device: PciDevice): Words {
         (vf) => usersOf(new PciDevice(hostOf(device), vf)).length > 0,
       );
       if (open.length > 0)
-        return { reason: `virtual functions are open: ${open.join(', ')}`, hint: 'Close them first' };
+        return {
+          reason: `virtual functions are open: ${open.join(', ')}`,
+          hint: 'Close them first, or take them by force: setNumVfs(0, { force: true })',
+        };
       return error.code === 'EBUSY'
         ? {
             reason: `${bdf} has ${sriov?.numVfs} virtual functions: another number takes none first`,

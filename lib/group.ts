@@ -11,6 +11,7 @@ import { explained } from './errors.ts';
 import { wordsForGroupDevice, wordsForSetContainer } from './explain.ts';
 import type { IommuGroup } from './groups.ts';
 import { fileOf, Handle, keepFile } from './handle.ts';
+import { holdGroup } from './holds.ts';
 import { Iommufd } from './iommufd.ts';
 import type { NativeFile } from './native.ts';
 
@@ -37,6 +38,7 @@ export class Group extends Handle {
   readonly #context: GroupContext;
   #joined: Container | Iommufd | undefined;
   #returned: (() => void) | undefined;
+  readonly #letGo: () => void;
 
   /** @internal */
   constructor(parent: Handle, file: NativeFile, id: number, noIommu: boolean, context: GroupContext) {
@@ -46,6 +48,7 @@ export class Group extends Handle {
     this.#file = file;
     this.#context = context;
     keepFile(this, `Group ${id}`, file);
+    this.#letGo = holdGroup(this, id);
   }
 
   /** The file descriptor. Belongs to this object: don't close it. */
@@ -152,6 +155,7 @@ export class Group extends Handle {
   }
 
   protected release(): void {
+    this.#letGo();
     this.#file.dispose();
     this.#leave();
   }

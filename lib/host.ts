@@ -18,7 +18,7 @@ import { IommuGroup, markInUse } from './groups.ts';
 import { Handle } from './handle.ts';
 import { type HotPlug, hotPlug } from './hot-plug.ts';
 import { Iommufd } from './iommufd.ts';
-import { type NativeFile, type NativeHost, native } from './native.ts';
+import { type NativeFile, type NativeHost, type NativeKind, native } from './native.ts';
 import { devicePath, PciDevice } from './pci.ts';
 import { failedAttempt, type HostReport, memlockFinding, reportOf } from './report.ts';
 import { type Topology, topologyText } from './topology.ts';
@@ -229,13 +229,14 @@ export class Host extends Handle {
    * must be with a VFIO driver: see {@link PciDevice.bind}.
    *
    * @throws {VfioError} ENODEV no such device, or it has no VFIO driver; EACCES: `reason` says who may.
+   * @throws {TypeError} ERR_INVALID_FD_TYPE the path or the descriptor leads to another kind of file, or to another host's.
    */
   openDevice(where: string | { path: string } | { fd: number }): VfioDevice {
     this.alive();
     if (typeof where === 'object' && where !== null) {
-      if ('fd' in where) return new VfioDevice(this, native.adopt(where.fd), null);
+      if ('fd' in where) return new VfioDevice(this, this.#native.adopt(where.fd, 'device'), null);
       if ('path' in where && typeof where.path === 'string')
-        return new VfioDevice(this, this.#open(where.path), null);
+        return new VfioDevice(this, this.#open(where.path, 'device'), null);
     }
     if (typeof where !== 'string') throw refusal('a PCI address, { path } or { fd }', 'where', where);
     const device = this.device(where);
@@ -326,9 +327,9 @@ export class Host extends Handle {
   readonly #groupOf = (bdf: string): number | null =>
     this.disposed ? null : new PciDevice(this.#native, bdf).group;
 
-  #open(path: string): NativeFile {
+  #open(path: string, kind?: NativeKind): NativeFile {
     try {
-      return this.#native.open(path);
+      return this.#native.open(path, kind);
     } catch (error) {
       throw withWords(error, (failed) => wordsForOpen(failed, this.#native, path));
     }

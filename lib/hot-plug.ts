@@ -30,7 +30,7 @@ export interface HotPlug {
   /**
    * Unplugs a device, and what is behind it. One that is open can't be opened any more, its REQ interrupt fires at once
    * and every 10 seconds, and it goes when the last descriptor and mapping of it are closed. Resolves when it has gone, or
-   * with its host.
+   * with its host: the device that was there when this was called, whatever is plugged in at its address later.
    *
    * @throws {VfioError} ENODEV there is no such device.
    */
@@ -78,9 +78,10 @@ export function hotPlug(host: NativeHost): HotPlug {
 
     removeDevice(bdf) {
       const address = checkBdf(bdf);
-      const first = host.removeDevice(address);
+      const life = host.life(address);
+      const first = host.removeDevice(address, life);
       if (first < 0 && first !== -16) throw failure(first, address, missing(address));
-      return first === 0 ? Promise.resolve() : gone(host, address);
+      return first === 0 ? Promise.resolve() : gone(host, address, life);
     },
 
     bindKernelDriver(bdf, driver, o) {
@@ -108,11 +109,11 @@ export function hotPlug(host: NativeHost): HotPlug {
   };
 }
 
-async function gone(host: NativeHost, bdf: string): Promise<void> {
+async function gone(host: NativeHost, bdf: string, life: bigint): Promise<void> {
   for (;;) {
     await sleep(PERIOD, undefined, { ref: false });
     try {
-      if (host.removeDevice(bdf) !== -16) return;
+      if (host.removeDevice(bdf, life) !== -16) return;
     } catch {
       return; // the host was disposed
     }

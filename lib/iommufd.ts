@@ -103,10 +103,10 @@ export class Iommufd extends Handle {
    * An iommufd from a descriptor: another process's, another thread's. The descriptor is duplicated; the caller's
    * stays open.
    *
-   * @throws {VfioError} EBADF no such descriptor.
+   * @throws {VfioError} EBADF no such descriptor. @throws {TypeError} ERR_INVALID_FD_TYPE it leads to another kind of file.
    */
   static fromFd(fd: number): Iommufd {
-    return new Iommufd(undefined, native.adopt(fd));
+    return new Iommufd(undefined, native.adopt(fd, 'iommufd'));
   }
 
   /** The file descriptor. Belongs to this object: don't close it. */
@@ -352,7 +352,7 @@ export class Iommufd extends Handle {
   /** @internal A device that is bound to this iommufd, and its id. */
   ownDevice(device: unknown): { device: VfioDevice; id: number } {
     const found = instance(device, VfioDevice, 'device');
-    found.fd; // alive
+    fileOf(found); // alive
     if (found.id === null || !found.iommufd || found.iommufd.differs(this))
       throw refusal('a device that is bound to this iommufd', 'device', device);
     return { device: found, id: found.id };

@@ -27,6 +27,8 @@ export interface NativeMemory {
   buffer(): ArrayBuffer;
   read(offset: number, into: Uint8Array): void;
   write(offset: number, from: Uint8Array): void;
+  /** The same pages, for another holder. */
+  share(): NativeMemory;
   dispose(): void;
 }
 
@@ -244,19 +246,36 @@ export interface NativeFile {
   mmap(position: bigint, length: bigint, readable: boolean, writable: boolean): NativeMapped;
 }
 
+/** What a descriptor may have to be: native/binding/kinds.h */
+export type NativeKind = 'iommufd' | 'device';
+
 /** native/binding/host_handle.h */
 export interface NativeHost {
   dispose(): void;
   release(): string;
-  open(path: string): NativeFile;
+  /** With `kind`, what is there has to be of it. */
+  open(path: string, kind?: NativeKind): NativeFile;
+  /** As {@link Addon.adopt}, and of this host. */
+  adopt(fd: number, kind: NativeKind): NativeFile;
   readText(path: string): string | null;
+  /** The same of an attribute whose reading waits for who changes the device: ETIMEDOUT after so many milliseconds. */
+  readTextWithin(path: string, milliseconds: number): string | null;
   writeText(path: string, text: string): void;
-  writeTextAsync(path: string, text: string): Promise<number>;
+  /** Calls `onOver` with the bytes that were written, or -errno: at once, or when those let go for whom the kernel waits. */
+  write(path: string, text: string, onOver: (result: number) => void): NativeWrite;
+  /** Calls `onTurn` once no request that was made before, with one of these keys, is under way. */
+  turn(keys: readonly string[], onTurn: () => void): NativeTurn;
+  /** The same host once more, disposed by itself. */
+  share(): NativeHost;
+  /** Whether it is a file of this host's; not if it was disposed. */
+  has(file: NativeFile): boolean;
   readlink(path: string): string | null;
   list(path: string): string[] | null;
   dmaOwner(group: number): { owner: 'none' | 'kernel' | 'user'; count: number; fd: number | null } | null;
   addDevice(device: string): void;
-  removeDevice(bdf: string): number;
+  removeDevice(bdf: string, life: bigint): number;
+  /** Which device has the address now: another one that is plugged in there later has another number. 0n: none. */
+  life(bdf: string): bigint;
   bindDriver(bdf: string, driver: string, exclusive: boolean): number;
   /** Whose a node is; null: there is none. */
   ownership(path: string): { mode: number; uid: number; gid: number } | null;
@@ -264,10 +283,22 @@ export interface NativeHost {
   user(): number;
   become(uid: number): void;
   openers(path: string): number[];
+  /** This process's descriptors of a node, in all threads. */
+  descriptors(path: string): number[];
   /** Whether a disk can't be opened exclusively, since something has claimed it. */
   claimed(path: string): boolean;
   takeFaults(): { bdf: string; iova: bigint; length: bigint; write: boolean; reason: string }[];
   settle(): Promise<void>;
+}
+
+/** native/binding/write.h */
+export interface NativeWrite {
+  dispose(): void;
+}
+
+/** native/binding/turn.h */
+export interface NativeTurn {
+  end(): void;
 }
 
 /** native/binding/event_fd.h */
@@ -304,7 +335,8 @@ interface Addon {
   Host: new (backend: 'kernel' | 'software', kernel?: string, topology?: string) => NativeHost;
   EventFd: new (onReadable: (count: U64Like) => void) => NativeEventFd;
   Watch: new (file: NativeFile, onReadable: () => void) => NativeWatch;
-  adopt(fd: number): NativeFile;
+  /** A duplicate of a descriptor that leads to a file of this kind. */
+  adopt(fd: number, kind: NativeKind): NativeFile;
   isFile(value: unknown): value is NativeFile;
   allocateMemory(size: U64Like, pageShift: number, numaNode?: number): NativeMemory;
   memoryOfDescriptor(fd: number, offset: U64Like, length: U64Like): NativeMemory;

@@ -4,7 +4,10 @@ import { withVfio } from './causes.ts';
 import { flag, integer, known, refusal, text, UUID } from './check.ts';
 import { VfioError, withWords } from './errors.ts';
 import { usersOf, wordsForBind, wordsForNumVfs, wordsForUnbind } from './explain.ts';
+import { heldOf } from './holds.ts';
 import type { NativeHost } from './native.ts';
+import { nameOf } from './nodes.ts';
+import { type Held, inTurn, memoryOf } from './turns.ts';
 import { usesOf } from './uses.ts';
 
 const DRIVERS = '/sys/bus/pci/drivers';
@@ -14,25 +17,24 @@ export const devicePath = (name: string) => `/sys/bus/${UUID.test(name) ? 'mdev'
 
 /** How long a driver may take to let go or to come up. */
 const PATIENCE = 5000;
+/** How long a read of an attribute may take, which is done at once unless a driver holds the device's lock. */
+const BRIEFLY = 1000;
 
 /** Drivers that have a device for user space, or for nobody, besides those of VFIO: no hardware is theirs by itself. */
 const STAND_INS = new Set(['pci-stub', 'uio_pci_generic']);
 
-/** The driver and override that a device had before this process changed them, by host and address. */
-const before = new WeakMap<NativeHost, Map<string, Held>>();
-
-/** The driver that holds a device, and the only one that may, if one was set. */
-interface Held {
-  driver: string | null;
-  override: string | null;
-}
-
-/** How drivers are changed. */
+/**
+ * How drivers are changed. Changes of one device, of one group, and of a physical function and its virtual ones come in
+ * turn, in the order in which they were asked for, by all hosts and worker threads of this process: one begins when those
+ * before it are over, however they ended. Other processes are not waited for.
+ */
 export interface BindOptions {
   /**
-   * Also of a device that is in use now: by the kernel (a mounted disk, a network interface that is up), or by a
-   * program that has it, its group's node or one of its virtual functions open. Such a program is asked to close it,
-   * the change waits for that and can't be called off: after 5 seconds it is ETIMEDOUT, and goes on. Default false.
+   * Also of a device that is in use now. By the kernel: a mounted disk, a network interface that is up. By this program:
+   * the handles that this thread has of it, or of its virtual functions, are disposed first, and so is that of its group,
+   * unless it has another device of the group open; what another thread has, or no handle of this package, is EBUSY. By
+   * another program: that is asked by the kernel to close it, and the change waits for that and can't be called off. After
+   * 5 seconds it is ETIMEDOUT, and goes on, also when this process has ended. Default false: what is in use is EBUSY.
    */
   force?: boolean;
 }
@@ -106,9 +108,13 @@ export class PciDevice {
   get driver(): string | null {
     return basename(this.#host.readlink(`${this.#path}/driver`));
   }
-  /** The only driver that may take it, if one was set (driver_override, Linux 3.16). */
+  /**
+   * The only driver that may take it, if one was set (driver_override, Linux 3.16).
+   *
+   * @throws {VfioError} ETIMEDOUT its driver is changing, and waits for who has the device open.
+   */
   get driverOverride(): string | null {
-    const value = this.#text('driver_override');
+    const value = this.#lockedText('driver_override');
     return value === null || value === '' || value === '(null)' ? null : value;
   }
   /** Its IOMMU group; null: no IOMMU translates it. */
@@ -142,12 +148,16 @@ export class PciDevice {
   get uses(): string[] {
     return usesOf(this.#host, this.bdf).map((each) => each.reason);
   }
-  /** Its virtual functions: how many it can have and has; null: it is no SR-IOV physical function (Linux 3.8). */
+  /**
+   * Its virtual functions: how many it can have and has; null: it is no SR-IOV physical function (Linux 3.8).
+   *
+   * @throws {VfioError} ETIMEDOUT its driver is changing, and waits for who has the device open.
+   */
   get sriov(): { totalVfs: number; numVfs: number } | null {
     const total = this.#text('sriov_totalvfs');
     return total === null
       ? null
-      : { totalVfs: Number(total), numVfs: Number(this.#text('sriov_numvfs') ?? 0) };
+      : { totalVfs: Number(total), numVfs: Number(this.#lockedText('sriov_numvfs') ?? 0) };
   }
   /** The addresses of its virtual functions, in their order; none: it has none now (Linux 2.6.30). */
   get virtualFunctions(): string[] {
@@ -168,15 +178,32 @@ export class PciDevice {
    * {@link VfioDevice.setVfToken}. vfio-pci makes them only with its module parameter enable_sriov, which is for the
    * whole host: with `enableSriov` it is set first.
    *
+   * `force`: they are taken away although one is open, as {@link BindOptions.force} says.
+   *
    * @throws {VfioError} ENOENT no driver holds the device, or it can't have virtual functions now, or the device is no
-   * physical function; ERANGE more than `sriov.totalVfs`; EBUSY it has another number of them (0 first); ETIMEDOUT,
-   * EBUSY one of them is open; EACCES not root. `reason` says which.
+   * physical function; ERANGE more than `sriov.totalVfs`; EBUSY it has another number of them (0 first), or one of them
+   * is open; ETIMEDOUT as in {@link bind}; EACCES not root. `reason` says which.
    */
-  async setNumVfs(count: number, o?: { enableSriov?: boolean }): Promise<void> {
+  async setNumVfs(count: number, o?: { enableSriov?: boolean; force?: boolean }): Promise<void> {
     integer(count, 'count', 0, 0xffff);
-    if (flag(known(o, 'options', ['enableSriov']).enableSriov, 'enableSriov', false))
-      await this.#write('/sys/module/vfio_pci/parameters/enable_sriov', 'Y', wordsForNumVfs);
+    const given = known(o, 'options', ['enableSriov', 'force']);
+    const enableSriov = flag(given.enableSriov, 'enableSriov', false);
+    const force = flag(given.force, 'force', false);
+    await inTurn(this.#host, this.#keys(), (own) =>
+      new PciDevice(own, this.bdf).#setNumVfs(count, enableSriov, force),
+    );
+  }
+
+  async #setNumVfs(count: number, enableSriov: boolean, force: boolean): Promise<void> {
     const path = `${this.#path}/sriov_numvfs`;
+    await this.#settled();
+    if (count === 0) {
+      const functions = functionsOf(this);
+      if (!force && functions.some((each) => usersOf(each).length > 0))
+        throw this.#failure(16, path, wordsForNumVfs);
+      if (force) await letGo(this.#host, functions);
+    }
+    if (enableSriov) await this.#write('/sys/module/vfio_pci/parameters/enable_sriov', 'Y', wordsForNumVfs);
     await this.#write(path, `${count}`, wordsForNumVfs);
   }
 
@@ -186,7 +213,7 @@ export class PciDevice {
    *
    * @throws {VfioError} ENODEV no such driver, or it refused the device; EBUSY the kernel uses it, or something has it
    * open (`force` takes it anyway); ETIMEDOUT the change is not done within 5 seconds and still under way (something
-   * holds the device open); EACCES, EPERM not root.
+   * holds the device open); EACCES, EPERM not root. ERR_VFIO_DISPOSED its host was disposed before its turn.
    */
   async bind(driver = 'vfio-pci', o?: BindOptions): Promise<void> {
     await together([this], { driver }, o);
@@ -220,10 +247,28 @@ export class PciDevice {
   ): Promise<void> {
     const force = flag(known(o, 'options', ['force']).force, 'force', false);
     if (typeof change === 'object') driverName(change.driver);
+    if (devices.length === 0) return;
+    const [first] = devices as [PciDevice];
+    const keys = devices.flatMap((device) => device.#keys());
+    await inTurn(first.#host, keys, (own) =>
+      PciDevice.#inTurn(
+        devices.map(({ bdf }) => new PciDevice(own, bdf)),
+        change,
+        force,
+      ),
+    );
+  }
+
+  static async #inTurn(devices: readonly PciDevice[], change: DriverChange, force: boolean): Promise<void> {
+    for (const device of devices) await device.#settled();
     const concerned = devices.filter((device) => device.#concerns(change));
     for (const device of concerned) {
       if (typeof change === 'object') device.#mustExist(change.driver);
       device.#refuseUsed(force);
+    }
+    if (force) {
+      const taken = concerned.flatMap((device) => device.#withItsOwn()).filter(withVfio);
+      if (taken[0] !== undefined) await letGo(taken[0].#host, taken);
     }
     const begun: { device: PciDevice; had: Held; first: Held | undefined }[] = [];
     let at = 0;
@@ -231,7 +276,7 @@ export class PciDevice {
       for (; at < concerned.length; at++) {
         const device = concerned[at] as PciDevice;
         const had = await device.#held();
-        begun.push({ device, had, first: before.get(device.#host)?.get(device.bdf) });
+        begun.push({ device, had, first: device.#first() });
         await device.#change(change, had);
       }
     } catch (error) {
@@ -254,13 +299,41 @@ export class PciDevice {
     }
   }
 
+  /** What its changes take turns by. */
+  #keys(): string[] {
+    const { group, physicalFunction } = this;
+    return [
+      this.bdf,
+      ...(group === null ? [] : [`group ${group}`]),
+      ...(physicalFunction === null ? [] : [physicalFunction]),
+    ];
+  }
+
+  /** It, and what goes with its driver: its virtual functions and its mediated devices. */
+  #withItsOwn(): PciDevice[] {
+    return [this, ...functionsOf(this), ...mediatedOf(this)];
+  }
+
+  /** A change of this process's that was given up waiting for is waited for once more. */
+  async #settled(): Promise<void> {
+    const late = memoryOf(this.#host).late.get(this.bdf);
+    if (late !== undefined && (await inTime(late)) === 'late')
+      throw this.#failure(110, `${this.#path}/driver`, wordsForBind);
+  }
+
+  /** What it had before this process first changed it. */
+  #first(): Held | undefined {
+    const first = memoryOf(this.#host).before.get(this.bdf);
+    return first?.life === this.#host.life(this.bdf) ? first : undefined;
+  }
+
   /** Whether there is anything to change. */
   #concerns(change: DriverChange): boolean {
     if (change === 'unbind') return true;
     const { driver } = this;
     if (change !== 'restore') return driver !== change.driver;
-    const remembered = before.get(this.#host)?.has(this.bdf) ?? false;
-    if (remembered || driver === null || STAND_INS.has(driver) || withVfio(this)) return true;
+    if (this.#first() !== undefined || driver === null || STAND_INS.has(driver) || withVfio(this))
+      return true;
     const { driverOverride } = this;
     return driverOverride !== null && driverOverride !== driver;
   }
@@ -270,12 +343,12 @@ export class PciDevice {
       this.#remember(had);
       await this.#unbind(had.driver);
     } else if (change === 'restore') {
-      const first = before.get(this.#host)?.get(this.bdf);
+      const first = this.#first();
       await this.#unbind(had.driver);
       await this.#setOverride(first?.override ?? null);
       if (first === undefined) await this.#write('/sys/bus/pci/drivers_probe', this.bdf);
       else if (first.driver !== null) await this.#write(`${DRIVERS}/${first.driver}/bind`, this.bdf);
-      before.get(this.#host)?.delete(this.bdf);
+      memoryOf(this.#host).before.delete(this.bdf);
     } else {
       this.#remember(had);
       await this.#unbind(had.driver);
@@ -316,15 +389,23 @@ export class PciDevice {
     const refuse = (reason: string, hint: string) =>
       new VfioError(16, { syscall: 'write', path: `${this.#path}/driver/unbind`, reason, hint });
     // Its virtual functions go with its driver, and so do its mediated devices.
-    for (const each of [this, ...functionsOf(this), ...mediatedOf(this)]) {
+    for (const each of this.#withItsOwn()) {
       const what = each.mediated ? 'mediated device' : 'virtual function';
       const name = each === this ? each.bdf : `${each.bdf}, a ${what} of ${this.bdf}`;
       const [use] = usesOf(this.#host, each.bdf);
       if (use) throw refuse(`the kernel uses ${name}: ${use.reason}`, `Run: ${use.command}`);
       // Nobody but VFIO gives a device to programs.
-      const users = withVfio(each) ? usersOf(each) : [];
+      if (!withVfio(each)) continue;
+      const users = usersOf(each);
+      const held = heldOf(this.#host, [each]).map((one) => one.name);
+      if (users.length === 0 && held.length > 0) users.push(nameOf(process.pid));
       if (users.length > 0)
-        throw refuse(`${users.join(' and ')} has the device open or its group: ${name}`, 'Close it first');
+        throw refuse(
+          `${users.join(' and ')} has the device open or its group: ${name}`,
+          held.length === 0
+            ? 'Close it first'
+            : `Dispose it first (${held.join(', ')}), or have that done: { force: true }`,
+        );
     }
   }
 
@@ -333,15 +414,15 @@ export class PciDevice {
     if (this.driver !== had.driver) await this.#unbind(this.driver);
     if (this.driverOverride !== had.override) await this.#setOverride(had.override);
     if (this.driver !== had.driver) await this.#write(`${DRIVERS}/${had.driver}/bind`, this.bdf);
-    if (first === undefined) before.get(this.#host)?.delete(this.bdf);
-    else before.get(this.#host)?.set(this.bdf, first);
+    const { before } = memoryOf(this.#host);
+    if (first === undefined) before.delete(this.bdf);
+    else before.set(this.bdf, { ...first, life: this.#host.life(this.bdf) });
   }
 
   /** Keeps what the device had before this process first changed it. */
   #remember(had: Held): void {
-    const known = before.get(this.#host) ?? new Map<string, Held>();
-    before.set(this.#host, known);
-    if (!known.has(this.bdf)) known.set(this.bdf, had);
+    if (this.#first() === undefined)
+      memoryOf(this.#host).before.set(this.bdf, { ...had, life: this.#host.life(this.bdf) });
   }
 
   async #setOverride(override: string | null): Promise<void> {
@@ -362,12 +443,20 @@ export class PciDevice {
 
   /** A sysfs write that may wait for others: off the event loop, and not for ever. */
   async #write(path: string, value: string, words = wordsForBind): Promise<void> {
-    const over = new AbortController();
-    const result = await Promise.race([
-      this.#host.writeTextAsync(path, `${value}\n`),
-      sleep(PATIENCE, 'late' as const, { signal: over.signal, ref: true }),
-    ]).finally(() => over.abort());
-    if (result === 'late') throw this.#failure(110, path, words);
+    const written = new Promise<number>((over) => {
+      const write = this.#host.write(path, `${value}\n`, (result) => {
+        write.dispose();
+        over(result);
+      });
+    });
+    const result = await inTime(written);
+    if (result === 'late') {
+      const { late } = memoryOf(this.#host);
+      const { bdf } = this;
+      late.set(bdf, written);
+      void written.then(() => late.get(bdf) === written && late.delete(bdf));
+      throw this.#failure(110, path, words);
+    }
     if (result < 0) throw this.#failure(-result, path, words);
   }
 
@@ -378,6 +467,21 @@ export class PciDevice {
 
   #text(attribute: string): string | null {
     return this.#host.readText(`${this.#path}/${attribute}`)?.trim() ?? null;
+  }
+
+  /**
+   * An attribute that the kernel reads under the device's lock: while a driver lets go of the device, or takes virtual
+   * functions away, that waits, and a thread that waits there keeps its process from ending.
+   */
+  #lockedText(attribute: string): string | null {
+    const path = `${this.#path}/${attribute}`;
+    try {
+      return this.#host.readTextWithin(path, BRIEFLY)?.trim() ?? null;
+    } catch (error) {
+      throw withWords(error, (failed) =>
+        failed.code === 'ETIMEDOUT' ? wordsForBind(failed, this) : undefined,
+      );
+    }
   }
 
   #hex(attribute: string): number {
@@ -394,6 +498,37 @@ export class PciDevice {
       });
     return Number(value);
   }
+}
+
+/** What comes of it, or 'late'. */
+async function inTime<T>(awaited: Promise<T>): Promise<T | 'late'> {
+  const over = new AbortController();
+  return Promise.race([awaited, sleep(PATIENCE, 'late' as const, { signal: over.signal })]).finally(() =>
+    over.abort(),
+  );
+}
+
+/**
+ * Disposes what this thread holds of devices, and waits for calls on them that are under way. What this process has open
+ * besides can't be closed from here, and the kernel would wait for it.
+ */
+async function letGo(host: NativeHost, devices: readonly PciDevice[]): Promise<void> {
+  const held = heldOf(host, devices);
+  for (const { handle } of held) handle[Symbol.dispose]();
+  const open = () =>
+    devices.flatMap(({ bdf, vfioNode }) =>
+      vfioNode === null ? [] : host.descriptors(vfioNode).map((fd) => ({ bdf, vfioNode, fd })),
+    );
+  for (const end = Date.now() + PATIENCE; held.length > 0 && open().length > 0 && Date.now() < end; )
+    await sleep(5);
+  const [left] = open();
+  if (left !== undefined)
+    throw new VfioError(16, {
+      syscall: 'write',
+      path: left.vfioNode,
+      reason: `${nameOf(process.pid)} has ${left.bdf} open by descriptor ${left.fd}, which is not one of this thread's handles, or a call on it is under way`,
+      hint: 'Close it first: the kernel would wait for it',
+    });
 }
 
 /** Is a change under way still? */

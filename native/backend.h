@@ -84,6 +84,11 @@ class Backend {
   [[nodiscard]] virtual uint32_t user() const = 0;
   // The processes that have a node open, as far as this one may see them.
   [[nodiscard]] virtual int openers(const char* path, std::vector<int>& pids) = 0;
+  // The descriptors of this process, in all of its threads, that lead to a node.
+  [[nodiscard]] virtual int descriptors(const char* path, std::vector<int>& fds) = 0;
+  // Which device it is that has this PCI address now: another one that is plugged in there later has another
+  // number. 0: none.
+  [[nodiscard]] virtual uint64_t life(const std::string& bdf) = 0;
 
   // Which kernel this is, as uname(2) says: "6.12.117". A software host answers as a release that it was
   // told: "6.12".
@@ -112,9 +117,15 @@ inline int64_t Backend::readText(const char* path, std::string& text) {
   const int fd = open(path, readOnly);
   if (fd < 0) return fd;
   constexpr size_t page = 4096;
+  constexpr size_t kMostText = size_t{1} << 24;  // an attribute has a page; /proc has longer ones
   char piece[page];
   int64_t got;
-  while ((got = read(fd, piece, sizeof piece)) > 0) text.append(piece, static_cast<size_t>(got));
+  while ((got = read(fd, piece, sizeof piece)) > 0) {
+    if (got > static_cast<int64_t>(page)) got = -EPROTO;  // more than it was given room for
+    if (got > 0 && text.size() > kMostText) got = -EFBIG;
+    if (got < 0) break;
+    text.append(piece, static_cast<size_t>(got));
+  }
   close(fd);
   return got < 0 ? got : static_cast<int64_t>(text.size());
 }

@@ -112,7 +112,7 @@ beforeAll(async () => {
   iommufd.vfioCompatIoas = ioas;
   container = iommufd.container();
   // It is a group by its handle alone: what passes the checks is ENOTTY.
-  group = new Group(host, native.adopt(iommufd.fd), 4711, false, {
+  group = new Group(host, native.adopt(iommufd.fd, 'iommufd'), 4711, false, {
     sysfs: () => undefined,
     owned: () => () => {},
     device: () => ({ groupOf: () => null }),
@@ -976,7 +976,8 @@ const table: Record<string, () => Refused[]> = {
   ],
   'PciDevice.setNumVfs': () => [
     ...refuses('count', [undefined, ...integers(0xffff)], (bad) => sysfs.setNumVfs(bad)),
-    ...refuses('options', [...objects, { force: true }], (bad) => sysfs.setNumVfs(0, bad)),
+    ...refuses('options', [...objects, { forced: true }], (bad) => sysfs.setNumVfs(0, bad)),
+    ...refuses('force', booleans, (force) => sysfs.setNumVfs(0, { force })),
     ...refuses('enableSriov', booleans, (enableSriov) => sysfs.setNumVfs(0, { enableSriov })),
     ...fails('ENOENT', [0, 1], (bad) => sysfs.setNumVfs(bad)), // it can't have any
   ],
@@ -1166,7 +1167,8 @@ test('no method crashes on anything, whether or not it is meant to be called', a
           if (typeof call !== 'function' || key === 'constructor') continue;
           try {
             const result: unknown = call.call(victim, mistake, mistake, mistake);
-            if (result instanceof Promise) pending.push(result.catch(() => {}));
+            if (result instanceof Promise)
+              pending.push(result.catch((error) => expect(error).toBeInstanceOf(Error)));
           } catch (error) {
             expect(error).toBeInstanceOf(Error);
           }

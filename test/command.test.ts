@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { describe, expect, onTestFinished, type TestContext, test } from 'vitest';
 import { main } from '../cli/main.ts';
-import { type Cause, Host, type Topology, VfioError } from '../lib/index.ts';
+import { type Cause, Host, type Topology, VfioDevice, VfioError } from '../lib/index.ts';
 import { needs } from './support/backends.ts';
 
 interface Broken {
@@ -339,15 +339,20 @@ test('a group is changed as a whole or not at all', async () => {
     for (const command of ['unbind', 'restore', 'bind --driver pci-stub'])
       expect(await machine.vfio(...command.split(' '), '--group', PAIR.bdf), command).toMatchObject({
         status: 1,
-        err: `vfio: EBUSY: this process (${process.pid}) has the device open or its group: 0000:01:01.0\nvfio: Close it first\n`,
+        err: `vfio: EBUSY: this process (${process.pid}) has the device open or its group: 0000:01:01.0\nvfio: Dispose it first (VfioDevice 0000:01:01.0), or have that done: { force: true }\n`,
       });
     expect(drivers()).toEqual(['e1000e', 'vfio-pci']);
-    // By force it is tried, and the first one put back.
+  }
+  {
+    // By force it is tried, and the first one put back: the second is open by a descriptor that tells of no device.
+    await machine.vfio('bind', '--group', PAIR.bdf, '--force');
+    using user = machine.host.attach('0000:01:01.0', { via: 'group-type1' });
+    using _hidden = VfioDevice.fromFd(user.device.fd);
     expect(await machine.vfio('unbind', '--group', '--force', PAIR.bdf)).toMatchObject({
       status: 1,
       err: expect.stringContaining('every device is as it was'),
     });
-    expect(drivers()).toEqual(['e1000e', 'vfio-pci']);
+    expect(drivers()).toEqual(['vfio-pci', 'vfio-pci']);
   }
   expect((await machine.vfio('restore', '--group', PAIR.bdf)).status).toBe(0);
   expect(drivers()).toEqual(['e1000e', 'ahci']);

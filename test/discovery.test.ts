@@ -67,12 +67,11 @@ test('a driver is bound by driver_override and restored', async () => {
   expect(again.driver).toBe('vfio-pci');
   expect(again.driverOverride).toBe('vfio-pci');
   expect(again.vfioNode).toMatch(/vfio\d+$/);
-  await again.bind('pci-stub').catch((error: unknown) => {
-    // The guest's kernel may be built without it; then the device must be as before.
-    expect(error).toMatchObject({ code: 'ENODEV', reason: expect.stringContaining('no PCI driver') });
-  });
+  await again.bind('pci-stub');
+  expect(again.driver).toBe('pci-stub');
+  expect(again.driverOverride).toBe('pci-stub');
   await again.restore();
-  expect(again.driver === null || again.driver === 'vfio-pci').toBe(true);
+  expect([again.driver, again.driverOverride]).toEqual([null, null]);
   await again.bind();
 });
 
@@ -105,18 +104,10 @@ test('unbinding a device that is held open ends in words, and not in a hang', as
       expect.objectContaining({ code: 'EBUSY', reason: expect.stringContaining('this process') }),
     );
     expect(device.driver).toBe('vfio-pci');
-    // A kernel makes the writer wait, so the time is up; the software host refuses at once.
-    await expect(device.unbind({ force: true })).rejects.toThrow(
-      expect.objectContaining({
-        code: backend === 'software' ? 'EBUSY' : 'ETIMEDOUT',
-        reason: expect.stringContaining('device open'),
-      }),
-    );
+    // By force it is closed first (test/ends.test.ts).
+    await device.unbind({ force: true });
+    expect([_user.device.disposed, device.driver]).toEqual([true, null]);
   }
-  // With the device closed, the kernel's waiting write goes through.
-  for (let i = 0; backend === 'kernel' && device.driver !== null && i < 1000; i++)
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  expect(device.driver).toBe(backend === 'kernel' ? null : 'vfio-pci');
   await device.bind();
   expect(device.driver).toBe('vfio-pci');
 });

@@ -6,15 +6,21 @@ import { existsSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { DmaBuffer, Host, VfioError } from '../lib/index.ts';
 import { backend, EDU, needs, openHost } from './support/backends.ts';
+import { nobody } from './support/nobody.ts';
 import { run } from './support/program.ts';
 
 /** Runs `body`, which throws, and returns what it threw. */
-async function failure(body: string, through: readonly string[]): Promise<Record<string, unknown>> {
+async function failure(
+  body: string,
+  through: readonly string[],
+  root?: string,
+): Promise<Record<string, unknown>> {
   const ended = await run(
     `try { ${body}; console.log('{}'); } catch (error) { console.log(JSON.stringify({ ...error, message: error.message })); }`,
     {},
     60,
     through,
+    root,
   );
   expect(ended.stderr).toBe('');
   return JSON.parse(ended.stdout);
@@ -91,8 +97,9 @@ test('a node that may not be opened: the error says mode, owner and who asks', a
   });
   using host = openHost();
   await host.device(EDU).bind();
-  const nobody = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups'];
-  expect(await failure(`Host.open({ backend: 'kernel' }).openIommufd()`, nobody)).toMatchObject({
+  const { through, root } = nobody(ctx);
+  const denied = (body: string) => failure(body, through, root);
+  expect(await denied(`Host.open({ backend: 'kernel' }).openIommufd()`)).toMatchObject({
     code: 'EACCES',
     path: '/dev/iommu',
     reason: expect.stringMatching(
@@ -100,11 +107,11 @@ test('a node that may not be opened: the error says mode, owner and who asks', a
     ),
     hint: expect.stringContaining('sudo vfio grant BDF --user 65534'),
   });
-  expect(await failure(`Host.open({ backend: 'kernel' }).openDevice(EDU)`, nobody)).toMatchObject({
+  expect(await denied(`Host.open({ backend: 'kernel' }).openDevice(EDU)`)).toMatchObject({
     code: 'EACCES',
     reason: expect.stringContaining(`${host.device(EDU).vfioNode} has mode`),
   });
-  expect(await failure(`await Host.open({ backend: 'kernel' }).device(EDU).unbind()`, nobody)).toMatchObject({
+  expect(await denied(`await Host.open({ backend: 'kernel' }).device(EDU).unbind()`)).toMatchObject({
     code: 'EACCES',
     reason: 'only root may bind and unbind drivers',
   });

@@ -353,41 +353,18 @@ describe('foreign handles', () => {
     expect(ioas.mappings()).toHaveLength(1);
   });
 
-  test('an iommufd of another host, or a descriptor of another kind, is refused by the call', async () => {
+  test('an iommufd of another host is refused by the call', async () => {
     using host = openHost();
     await host.device(EDU).bind();
     using elsewhere = Host.open({ backend: 'software' });
     using device = host.openDevice(EDU);
     using stranger = elsewhere.openIommufd();
-    const refused = expect.objectContaining({
-      name: 'VfioError',
-      code: expect.stringMatching(/^E(BADFD?|INVAL)$/),
-    });
-    expect(() => device.bind(stranger)).toThrow(refused);
-    using noIommufd = Iommufd.fromFd(device.fd);
-    expect(() => device.bind(noIommufd)).toThrow(refused);
-    expect(() => noIommufd.allocIoas()).toThrow(expect.objectContaining({ code: 'EINVAL' })); // it is not bound
-    using noDevice = VfioDevice.fromFd(stranger.fd);
-    expect(() => noDevice.info).toThrow(expect.objectContaining({ code: 'ENOTTY' }));
-    expect(() => noDevice.region(0)).toThrow(expect.objectContaining({ code: 'ENOTTY' }));
-    await expect(noDevice.reset()).rejects.toMatchObject({ code: 'ENOTTY' });
+    expect(() => device.bind(stranger)).toThrow(
+      expect.objectContaining({ name: 'VfioError', code: expect.stringMatching(/^E(BADFD?|INVAL)$/) }),
+    );
     using iommufd = host.openIommufd();
     device.bind(iommufd);
     expect(device.id).toBe(1);
-  });
-
-  test('a descriptor that is no device at all fails in each call and closes', async () => {
-    const before = descriptors();
-    for (const fd of [0, 1, 2]) {
-      using device = VfioDevice.fromFd(fd);
-      using iommufd = Iommufd.fromFd(fd);
-      expect(() => device.info).toThrow(expect.objectContaining({ name: 'VfioError' }));
-      expect(() => device.irq(0)).toThrow(expect.objectContaining({ name: 'VfioError' }));
-      expect(() => device.bind(iommufd)).toThrow(expect.objectContaining({ name: 'VfioError' }));
-      expect(() => iommufd.allocIoas()).toThrow(expect.objectContaining({ name: 'VfioError' }));
-      expect(() => iommufd.rlimitMode).toThrow(expect.objectContaining({ name: 'VfioError' }));
-    }
-    expect(descriptors()).toBe(before);
   });
 
   test('a foreign this is a TypeError in every method, getter and setter', async () => {

@@ -1,7 +1,7 @@
 /** Mediated devices: shares of a device, confined by its driver. In the guest they are mtty's, of the kernel's samples. */
 import { existsSync, writeFileSync } from 'node:fs';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { DmaBuffer, Host, type Topology } from '../lib/index.ts';
+import { DmaBuffer, Host, type Topology, VfioDevice } from '../lib/index.ts';
 import { backend, EDU, needs, openHost } from './support/backends.ts';
 import { Edu } from './support/edu.ts';
 
@@ -269,21 +269,28 @@ describe('what only a simulated one does', () => {
   test("they go with their parent's driver, which waits for who has one open", async () => {
     const parent = host.device(PARENT);
     {
-      using user = host.attach(ONE);
-      const [asked] = user.device.irq('req').enable(1);
+      const user = host.attach(ONE);
       await expect(parent.unbind()).rejects.toThrow(
         code('EBUSY', RegExp(`has the device open or its group: ${ONE}, a mediated device of ${PARENT}$`)),
       );
+      user[Symbol.dispose]();
+      // By force this program's handles go first; what it has besides is asked for.
+      using hidden = host.attach(ONE, { via: 'group-type1' });
+      using rest = VfioDevice.fromFd(hidden.device.fd);
+      const [asked] = rest.irq('req').enable(1);
       await expect(parent.unbind({ force: true })).rejects.toThrow(code('EBUSY'));
+      expect([hidden.device.disposed, rest.disposed]).toEqual([true, false]);
       expect(await asked?.wait({ timeout: 5000 })).toBe(1n);
       expect([parent.driver, host.device(OTHER).mediated]).toEqual(['edu', true]);
     }
     const groups = [groupOf(ONE), groupOf(OTHER)];
-    await parent.unbind();
+    const user = host.attach(ONE);
+    await parent.unbind({ force: true });
+    expect(user.device.disposed).toBe(true);
     for (const uuid of [ONE, OTHER]) expect(() => host.device(uuid)).toThrow(code('ENODEV'));
     expect(host.groups().map(({ id }) => id)).not.toEqual(expect.arrayContaining(groups));
     await parent.bind();
-    using user = host.attach(PARENT, { via: 'cdev' });
-    expect(user.device.config.vendor).toBe(0x1234);
+    using its = host.attach(PARENT, { via: 'cdev' });
+    expect(its.device.config.vendor).toBe(0x1234);
   });
 });

@@ -1,7 +1,7 @@
 /** SR-IOV on both backends: virtual functions that come and go, and the token that opening one takes. */
 import { writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { type Group, Host, type Topology, type VfioDevice } from '../lib/index.ts';
+import { type Group, Host, type Topology, VfioDevice } from '../lib/index.ts';
 import { backend, needs, SRIOV_PF } from './support/backends.ts';
 
 const PF = SRIOV_PF;
@@ -213,26 +213,51 @@ describe('virtual functions', () => {
     const vf = group.openDevice(VF, { vfToken: TOKEN });
     for (const change of [host.device(PF).unbind(), host.device(PF).restore()])
       await expect(change).rejects.toThrow(code('EBUSY', new RegExp(`${VF}, a virtual function of ${PF}$`)));
-    const [request] = vf.irq('req').enable(1);
+    const open = code('EBUSY', new RegExp(`virtual functions are open: ${VF}`));
+    await expect(host.device(PF).setNumVfs(0)).rejects.toThrow(open);
+    expect([vf.disposed, host.device(PF).sriov?.numVfs]).toEqual([false, 2]);
+    // By force this program's handles go first; what it has besides is asked for.
+    const rest = VfioDevice.fromFd(vf.fd);
+    const [request] = rest.irq('req').enable(1);
     const asked = request?.wait({ timeout: 20_000 });
-    const gone = host.device(PF).setNumVfs(0);
-    const outcome = gone.then(
-      () => null,
-      (error: unknown) => error,
-    );
+    const outcome = host
+      .device(PF)
+      .setNumVfs(0, { force: true })
+      .then(
+        () => null,
+        (error: unknown) => error,
+      );
     await asked;
-    vf[Symbol.dispose]();
+    expect([vf.disposed, group.disposed]).toEqual([true, true]);
+    rest[Symbol.dispose]();
     // A kernel makes the writer wait; the software host sends it away.
     if (backend === 'software') {
-      expect(await outcome).toEqual(code('EBUSY', new RegExp(`virtual functions are open: ${VF}`)));
+      expect(await outcome).toMatchObject({ code: 'EBUSY' });
       expect(host.device(PF).sriov?.numVfs).toBe(2);
+      await host.device(PF).setNumVfs(0);
     } else {
       expect(await outcome).toBeNull();
     }
-    group[Symbol.dispose]();
-    await host.device(PF).setNumVfs(0);
     expect(host.device(PF).virtualFunctions).toEqual([]);
   });
+});
+
+test('changes of the physical function and of a virtual one that are asked for together come in turn', async () => {
+  await withVfs(2);
+  const pf = host.device(PF);
+  const vf = host.device(VF);
+  const asked = [
+    vf.unbind(),
+    pf.setNumVfs(0),
+    pf.setNumVfs(3),
+    pf.setNumVfs(1),
+    pf.setNumVfs(0),
+    pf.setNumVfs(1),
+  ];
+  expect((await Promise.allSettled(asked)).map((each) => each.status)).toEqual(
+    [true, true, true, false, true, true].map((done) => (done ? 'fulfilled' : 'rejected')),
+  );
+  expect([pf.sriov?.numVfs, vf.driver]).toEqual([1, 'vfio-pci']);
 });
 
 test('unplugging the port takes all of them, once nobody has one open', async (ctx) => {

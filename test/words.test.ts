@@ -11,6 +11,7 @@ import { afterEach, describe, expect, onTestFinished, test } from 'vitest';
 import type { Cause, Host } from '../lib/index.ts';
 import { backend, EDU, GROUP_OF_TWO, HOST_DRIVER, needs, openHost } from './support/backends.ts';
 import { type Explained, explain, follow, holder, refused, vfio } from './support/command.ts';
+import { nobody } from './support/nobody.ts';
 import { run } from './support/program.ts';
 
 const [FIRST, SECOND] = GROUP_OF_TWO;
@@ -20,7 +21,6 @@ const GROUPS = {
 } as const;
 const PROCESSES = { backends: ['kernel'], because: 'it is about other processes of this machine' } as const;
 const COMMAND = join(import.meta.dirname, '../dist/vfio-command.js');
-const NOBODY = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups'];
 
 describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
   let host: Host;
@@ -219,14 +219,16 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
       because: 'it is about the users of this machine (test/command.test.ts: E1)',
     });
     needs(ctx, GROUPS);
+    const user = nobody(ctx);
     await open(FIRST, SECOND, EDU);
     const granted = [...nodes(), ...nodes([EDU])];
     onTestFinished(() => {
       spawnSync('chown', ['0', ...granted]);
     });
-    const nobody = ['prlimit', '--memlock=67108864:67108864', ...NOBODY];
+    const limit = ['prlimit', '--memlock=67108864:67108864', ...user.through];
     const command = (...args: string[]) => {
-      const [name = '', ...rest] = [...nobody, process.execPath, COMMAND, ...args];
+      const program = join(user.root, 'dist/vfio-command.js');
+      const [name = '', ...rest] = [...limit, process.execPath, program, ...args];
       const { status, stdout, stderr } = spawnSync(name, rest, { encoding: 'utf8' });
       return { status, stdout, stderr };
     };
@@ -251,7 +253,8 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
       const user = Host.open({ backend: 'kernel' }).attach(EDU);
       const all = { user, ...drive(user.device), dma: user.dma };
       ${what}`;
-    const worked = await run(body(`console.log(JSON.stringify(await job(all, 'hello')));`), {}, 60, nobody);
+    const job = body(`console.log(JSON.stringify(await job(all, 'hello')));`);
+    const worked = await run(job, {}, 60, limit, user.root);
     expect(worked.stderr).toBe('');
     expect(JSON.parse(worked.stdout)).toEqual([3628800, 'hello']);
     // 60 MiB of the 64 are mapped, 8 more are not; what is mapped stays.
@@ -263,7 +266,8 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
         user.dma.map(DmaBuffer.alloc(1 << 20));`),
       {},
       60,
-      nobody,
+      limit,
+      user.root,
     );
     expect(limited.stderr).toBe('');
     expect(JSON.parse(limited.stdout)).toEqual({

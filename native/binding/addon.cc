@@ -11,7 +11,9 @@
 #include "mapped.h"
 #include "memory.h"
 #include "space.h"
+#include "turn.h"
 #include "watch.h"
+#include "write.h"
 
 namespace vfio::binding {
 namespace {
@@ -61,6 +63,8 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   environment->object = Napi::Persistent(KernelObject::define(env));
   environment->memory = Napi::Persistent(Memory::define(env));
   environment->mapped = Napi::Persistent(Mapped::define(env));
+  environment->write = Napi::Persistent(Write::define(env));
+  environment->turn = Napi::Persistent(Turn::define(env));
   exports.Set("Host", environment->host.Value());
   exports.Set("EventFd", EventFd::define(env));
   exports.Set("Watch", Watch::define(env));

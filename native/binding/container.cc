@@ -10,6 +10,7 @@
 #include "async.h"
 #include "bound.h"
 #include "file.h"
+#include "replies.h"
 #include "space.h"
 #include "values.h"
 
@@ -116,13 +117,6 @@ napi_value unmap(Napi::Env env, const napi_value* arguments, Calls& calls) {
 // () => the id of the IOAS that the last map worked on
 napi_value which(Napi::Env env, const napi_value*, Calls& calls) { return number(env, calls.last); }
 
-template <typename T>
-bool readAt(const std::vector<uint8_t>& bytes, size_t offset, T& out) {
-  if (offset > bytes.size() || bytes.size() - offset < sizeof out) return false;
-  std::memcpy(&out, bytes.data() + offset, sizeof out);
-  return true;
-}
-
 }  // namespace
 
 // (own) => { map, unmap, which }. `own`: it is a container of its own, and no iommufd.
@@ -177,41 +171,44 @@ Napi::Value File::containerSetIommu(const Napi::CallbackInfo& info) {
 // () => { pageSizes, ranges, dmaAvailable, migration }
 Napi::Value File::containerInfo(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
+  const Reply reply(env, "ioctl", "VFIO_IOMMU_GET_INFO");
   uapi::vfio_iommu_type1_info header{};
-  std::vector<uint8_t> bytes(sizeof header + 512);
+  Room room(reply, sizeof header + 512);
   for (;;) {
     header = {};
-    header.argsz = static_cast<uint32_t>(bytes.size());
-    std::memcpy(bytes.data(), &header, sizeof header);
-    ioctl(env, uapi::VFIO_IOMMU_GET_INFO, "VFIO_IOMMU_GET_INFO", bytes.data());
-    std::memcpy(&header, bytes.data(), sizeof header);
-    if (header.argsz <= bytes.size()) break;
-    bytes.resize(header.argsz);  // the kernel has said how much there is
+    room.begin(header);
+    ioctl(env, uapi::VFIO_IOMMU_GET_INFO, "VFIO_IOMMU_GET_INFO", room.data());
+    room.end(header);
+    if (header.argsz <= room.size()) break;
+    room.grow(header.argsz);  // the kernel has said how much there is
   }
+  if (header.iova_pgsizes == 0) reply.refuse("it has no page sizes");
   Napi::Array ranges = Napi::Array::New(env);
   Napi::Value available = env.Null();
   Napi::Value migration = env.Null();
-  uapi::vfio_info_cap_header capability{};
-  size_t left = bytes.size() / sizeof capability;  // a chain can't be longer, unless it is a circle
-  for (uint32_t at = (header.flags & uapi::VFIO_IOMMU_INFO_CAPS) != 0 ? header.cap_offset : 0;
-       at != 0 && readAt(bytes, at, capability) && left-- > 0; at = capability.next) {
-    uapi::vfio_iommu_type1_info_cap_iova_range list{};
-    uapi::vfio_iommu_type1_info_cap_migration dirty{};
-    uapi::vfio_iommu_type1_info_dma_avail dma{};
-    if (capability.id == uapi::VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE && readAt(bytes, at, list)) {
-      uapi::vfio_iova_range one{};
-      for (uint32_t i = 0; i < list.nr_iovas && readAt(bytes, at + sizeof list + i * sizeof one, one); ++i) {
+  const uint32_t first = (header.flags & uapi::VFIO_IOMMU_INFO_CAPS) != 0 ? header.cap_offset : 0;
+  for (const auto& [id, bytes] : capabilitiesOf(reply, room.bytes(), first, sizeof header)) {
+    if (id == uapi::VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE) {
+      using List = uapi::vfio_iommu_type1_info_cap_iova_range;
+      const auto list = structAt<List>(reply, bytes, "its list of ranges");
+      for (const auto& one :
+           entriesOf<uapi::vfio_iova_range>(reply, bytes, sizeof list, list.nr_iovas, "ranges")) {
+        reply.range(one.start, one.end);
         Napi::Object range = Napi::Object::New(env);
         range.Set("start", bigint(env, one.start));
         range.Set("last", bigint(env, one.end));
-        ranges.Set(i, range);
+        ranges.Set(ranges.Length(), range);
       }
-    } else if (capability.id == uapi::VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION && readAt(bytes, at, dirty)) {
+    } else if (id == uapi::VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION) {
+      const auto dirty =
+          structAt<uapi::vfio_iommu_type1_info_cap_migration>(reply, bytes, "what it says of dirty pages");
       Napi::Object answer = Napi::Object::New(env);
       answer.Set("pageSizes", bigint(env, dirty.pgsize_bitmap));
       answer.Set("maxDirtyBitmapSize", bigint(env, dirty.max_dirty_bitmap_size));
       migration = answer;
-    } else if (capability.id == uapi::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL && readAt(bytes, at, dma)) {
+    } else if (id == uapi::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL) {
+      const auto dma =
+          structAt<uapi::vfio_iommu_type1_info_dma_avail>(reply, bytes, "what it says of free mappings");
       available = number(env, dma.avail);
     }
   }

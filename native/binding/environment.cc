@@ -1,5 +1,6 @@
 #include "environment.h"
 
+#include <cerrno>
 #include <cstdlib>
 #include <string>
 
@@ -28,6 +29,13 @@ void throwErrnoAfter(Napi::Env env, int64_t error, const char* request, uint32_t
                              {Napi::Number::New(env, static_cast<double>(std::llabs(error))),
                               Napi::String::New(env, "ioctl"), Napi::String::New(env, request),
                               env.Undefined(), Napi::Number::New(env, handled)}));
+}
+
+void throwReply(Napi::Env env, const char* syscall, const char* request, const std::string& reason) {
+  throw Napi::Error(env, Environment::of(env).makeError.Call(
+                             {Napi::Number::New(env, EPROTO), Napi::String::New(env, syscall),
+                              textOrUndefined(env, request), env.Undefined(), env.Undefined(),
+                              Napi::String::New(env, reason)}));
 }
 
 void throwCode(Napi::Env env, const char* code, const std::string& message) {

@@ -5,6 +5,8 @@
 
 #include <napi.h>
 
+#include <string>
+
 #include "schedule.h"
 
 namespace vfio::binding {
@@ -16,8 +18,10 @@ struct Environment {
   Napi::FunctionReference space;
   Napi::FunctionReference object;
   Napi::FunctionReference mapped;
+  Napi::FunctionReference write;
+  Napi::FunctionReference turn;
   Napi::FunctionReference
-      makeError;  // (errno, syscall, request?, path?, handled?) => VfioError; lib/errors.ts
+      makeError;  // (errno, syscall, request?, path?, handled?, reason?) => VfioError; lib/errors.ts
   Schedule schedule;
 
   static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
@@ -29,6 +33,10 @@ struct Environment {
 
 // The same for a request on several entries: `handled` of them were done.
 [[noreturn]] void throwErrnoAfter(Napi::Env env, int64_t error, const char* request, uint32_t handled);
+
+// The same for an answer that can't be true: EPROTO, and `reason` says why. See replies.h.
+[[noreturn]] void throwReply(Napi::Env env, const char* syscall, const char* request,
+                             const std::string& reason);
 
 // The same as a value, for rejecting a promise.
 Napi::Value makeErrno(Napi::Env env, int64_t error, const char* syscall, const char* request,

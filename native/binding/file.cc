@@ -97,7 +97,9 @@ File* File::from(const Napi::Value& value) {
 Napi::Value File::fd(const Napi::CallbackInfo& info) {
   // Unlike a method, an accessor is called on whatever object someone borrows it for.
   if (from(info.This()) != this) refuse(info.Env(), "a File", "this", info.This());
-  return Napi::Number::New(info.Env(), live(info.Env()).fd);
+  const int told = live(info.Env()).tell();
+  if (told < 0) throwErrno(info.Env(), told, "fcntl");
+  return Napi::Number::New(info.Env(), told);
 }
 
 Napi::Value File::dispose(const Napi::CallbackInfo& info) {

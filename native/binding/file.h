@@ -40,7 +40,7 @@ class File final : public Napi::ObjectWrap<File> {
     // One ioctl: its result, or a VfioError.
     int ioctl(Napi::Env env, unsigned long request, const char* name, void* argument) const {
       OpenFile& open = live(env, "Iommufd");
-      const int result = open.backend->ioctl(open.fd, request, reinterpret_cast<uintptr_t>(argument));
+      const int result = open.ioctl(request, argument);
       if (result < 0) throwErrno(env, result, "ioctl", name);
       return result;
     }

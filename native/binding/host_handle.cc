@@ -9,7 +9,11 @@
 #include "async.h"
 #include "file.h"
 #include "hosts.h"
+#include "kinds.h"
 #include "memory.h"
+#include "replies.h"
+#include "turn.h"
+#include "write.h"
 
 namespace vfio::binding {
 namespace {
@@ -20,6 +24,12 @@ int64_t writeFile(Backend& backend, const std::string& path, const std::string& 
   const int64_t result = backend.write(fd, text.data(), text.size());
   backend.close(fd);
   return result;
+}
+
+std::unique_ptr<LateCall> makeCall(Napi::Env env) {
+  std::unique_ptr<LateCall> made;
+  if (const int failed = LateCall::make(made)) throwErrno(env, failed, "pipe2");
+  return made;
 }
 
 // (kernel?, topology?): what a software host is to be
@@ -44,26 +54,39 @@ soft::HostOptions softwareOptions(const Arguments& arguments, size_t index) {
   throw refused;
 }
 
+Napi::Array numbers(Napi::Env env, const std::vector<int>& from) {
+  Napi::Array array = Napi::Array::New(env, from.size());
+  for (uint32_t i = 0; i < from.size(); ++i) array.Set(i, from[i]);
+  return array;
+}
+
 }  // namespace
 
 Napi::Function HostHandle::define(Napi::Env env) {
   return DefineClass(env, "Host",
                      {InstanceMethod<&HostHandle::open>("open"),
+                      InstanceMethod<&HostHandle::adoptOwn>("adopt"),
                       InstanceMethod<&HostHandle::release>("release"),
                       InstanceMethod<&HostHandle::readText>("readText"),
+                      InstanceMethod<&HostHandle::readTextWithin>("readTextWithin"),
                       InstanceMethod<&HostHandle::writeText>("writeText"),
-                      InstanceMethod<&HostHandle::writeTextAsync>("writeTextAsync"),
+                      InstanceMethod<&HostHandle::write>("write"),
+                      InstanceMethod<&HostHandle::turn>("turn"),
+                      InstanceMethod<&HostHandle::share>("share"),
+                      InstanceMethod<&HostHandle::has>("has"),
                       InstanceMethod<&HostHandle::readlink>("readlink"),
                       InstanceMethod<&HostHandle::list>("list"),
                       InstanceMethod<&HostHandle::dmaOwner>("dmaOwner"),
                       InstanceMethod<&HostHandle::addDevice>("addDevice"),
                       InstanceMethod<&HostHandle::removeDevice>("removeDevice"),
+                      InstanceMethod<&HostHandle::life>("life"),
                       InstanceMethod<&HostHandle::bindDriver>("bindDriver"),
                       InstanceMethod<&HostHandle::ownership>("ownership"),
                       InstanceMethod<&HostHandle::own>("own"),
                       InstanceMethod<&HostHandle::user>("user"),
                       InstanceMethod<&HostHandle::become>("become"),
                       InstanceMethod<&HostHandle::openers>("openers"),
+                      InstanceMethod<&HostHandle::descriptors>("descriptors"),
                       InstanceMethod<&HostHandle::claimed>("claimed"),
                       InstanceMethod<&HostHandle::takeFaults>("takeFaults"),
                       InstanceMethod<&HostHandle::settle>("settle"),
@@ -71,6 +94,7 @@ Napi::Function HostHandle::define(Napi::Env env) {
 }
 
 HostHandle::HostHandle(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  if (info.Length() == 0) return;
   const Arguments arguments(info);
   const std::string kind = arguments.text(0, "backend");
   if (kind == "kernel") {
@@ -90,19 +114,24 @@ HostHandle::HostHandle(const Napi::CallbackInfo& info) : ObjectWrap(info) {
 }
 
 Napi::Value HostHandle::adopt(const Napi::CallbackInfo& info) {
-  const int fd = Arguments(info).descriptor(0, "fd");
-  std::shared_ptr<Backend> backend = hostOf(fd);
-  const int copy = backend->dup(fd);
-  if (copy < 0) throwErrno(info.Env(), copy, "fcntl");
-  return File::make(info.Env(), std::move(backend), copy, true);
+  return binding::adopt(Arguments(info), nullptr);
 }
 
-// (path) => File, open for reading and writing
+Napi::Value HostHandle::adoptOwn(const Napi::CallbackInfo& info) {
+  (void)live(info.Env());
+  return binding::adopt(Arguments(info), backend_);
+}
+
+// (path, kind?) => File, open for reading and writing; `kind`: what is there has to be of it
 Napi::Value HostHandle::open(const Napi::CallbackInfo& info) {
-  const std::string path = Arguments(info).text(0, "path");
-  const int fd = live(info.Env()).open(path.c_str(), O_RDWR);
-  if (fd < 0) throwErrno(info.Env(), fd, "open", nullptr, path.c_str());
-  return File::make(info.Env(), backend_, fd);
+  const Arguments arguments(info);
+  const std::string path = arguments.text(0, "path");
+  std::optional<FileKind> kind;
+  if (!info[1].IsUndefined()) kind = kindArgument(arguments, 1);
+  Fresh fresh{live(info.Env()), live(info.Env()).open(path.c_str(), O_RDWR)};
+  if (fresh.fd < 0) throwErrno(info.Env(), fresh.fd, "open", nullptr, path.c_str());
+  if (kind) requireKind(info.Env(), fresh.backend, fresh.fd, *kind, "the path of", "path", "'" + path + "'");
+  return File::make(info.Env(), backend_, fresh.release());
 }
 
 // () => the kernel's release, or the one that a software host answers as
@@ -120,6 +149,22 @@ Napi::Value HostHandle::readText(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), text);
 }
 
+// (path, milliseconds) => string, or null when there is no such file. For attributes whose reading waits with
+// those who change the device: -ETIMEDOUT after that time.
+Napi::Value HostHandle::readTextWithin(const Napi::CallbackInfo& info) {
+  if (software_ || !callsMayWait()) return readText(info);
+  const Arguments arguments(info);
+  (void)live(info.Env());
+  const std::string path = arguments.text(0, "path");
+  const std::unique_ptr<LateCall> read = makeCall(info.Env());
+  if (const int failed = read->read(path)) throwErrno(info.Env(), failed, "clone");
+  const int64_t result =
+      read->wait(static_cast<int>(arguments.u32(1, "milliseconds"))) ? read->result() : -ETIMEDOUT;
+  if (result == -ENOENT) return info.Env().Null();
+  if (result < 0) throwErrno(info.Env(), result, "read", nullptr, path.c_str());
+  return Napi::String::New(info.Env(), read->text());
+}
+
 // (path, text)
 Napi::Value HostHandle::writeText(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
@@ -129,18 +174,44 @@ Napi::Value HostHandle::writeText(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// (path, text) => Promise<-errno or bytes>. Writing `unbind` waits as long as someone holds the device: never
-// on the event loop. The errno comes as a value, since what it means depends on the file.
-Napi::Value HostHandle::writeTextAsync(const Napi::CallbackInfo& info) {
+// (path, text, onOver: (bytes or -errno) => void) => Write. Writing `unbind` waits as long as someone holds
+// the device: never on the event loop, nor on a thread of this process. The errno comes as a value, since
+// what it means depends on the file.
+Napi::Value HostHandle::write(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
+  Backend& backend = live(info.Env());
+  const std::string path = arguments.text(0, "path"), text = arguments.text(1, "text");
+  const std::shared_ptr<LateCall> write = makeCall(info.Env());
+  Napi::Object object = Write::make(info.Env(), write, info[2]);
+  if (software_ || !callsMayWait()) {
+    write->over(writeFile(backend, path, text));
+  } else if (const int failed = write->write(path, text)) {
+    Write::abandon(object);
+    throwErrno(info.Env(), failed, "clone");
+  }
+  return object;
+}
+
+// (keys, onTurn: () => void) => Turn
+Napi::Value HostHandle::turn(const Napi::CallbackInfo& info) {
+  return Turn::make(info.Env(), &live(info.Env()), info[0], info[1]);
+}
+
+// () => Host: the same, disposed by itself
+Napi::Value HostHandle::share(const Napi::CallbackInfo& info) {
   (void)live(info.Env());
-  return AsyncCall::start(
-      info.Env(), {"write", nullptr},
-      [backend = backend_, path = arguments.text(0, "path"), text = arguments.text(1, "text")]() -> int64_t {
-        const int64_t result = writeFile(*backend, path, text);
-        return result < 0 ? -result : 0;
-      },
-      [](Napi::Env env, int64_t error) { return Napi::Number::New(env, static_cast<double>(-error)); });
+  Napi::Object object = Environment::of(info.Env()).host.New({});
+  HostHandle* const shared = Unwrap(object);
+  shared->backend_ = backend_;
+  shared->software_ = software_;
+  return object;
+}
+
+// (file) => is it one of this host's? Not if it was disposed.
+Napi::Value HostHandle::has(const Napi::CallbackInfo& info) {
+  const File* file = File::from(info[0]);
+  if (!file) refuse(info.Env(), "a File", "file", info[0]);
+  return Napi::Boolean::New(info.Env(), file->open() && file->open()->backend.get() == &live(info.Env()));
 }
 
 // (path) => target, or null when there is no such link
@@ -150,7 +221,8 @@ Napi::Value HostHandle::readlink(const Napi::CallbackInfo& info) {
   const int64_t size = live(info.Env()).readlink(path.c_str(), target, sizeof target);
   if (size == -ENOENT || size == -EINVAL) return info.Env().Null();
   if (size < 0) throwErrno(info.Env(), size, "readlink", nullptr, path.c_str());
-  return Napi::String::New(info.Env(), target, static_cast<size_t>(size));
+  return Napi::String::New(info.Env(), target,
+                           Reply(info.Env(), "readlink", nullptr).moved(size, sizeof target));
 }
 
 // (path) => names, or null when there is no such directory
@@ -194,11 +266,19 @@ Napi::Value HostHandle::addDevice(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// (bdf) => 0 or -errno; -EBUSY: not yet
+// (bdf, life) => 0 or -errno; -EBUSY: not yet; -ENODEV: there is no such device, or another one by now
 Napi::Value HostHandle::removeDevice(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
   (void)live(info.Env());
-  const int result = software_ ? software_->removeDevice(Arguments(info).text(0, "bdf")) : -EOPNOTSUPP;
+  const int result =
+      software_ ? software_->removeDevice(arguments.text(0, "bdf"), arguments.u64(1, "life")) : -EOPNOTSUPP;
   return Napi::Number::New(info.Env(), result);
+}
+
+// (bdf) => which device has the address now, or 0n
+Napi::Value HostHandle::life(const Napi::CallbackInfo& info) {
+  const std::string bdf = Arguments(info).text(0, "bdf");
+  return Napi::BigInt::New(info.Env(), live(info.Env()).life(bdf));
 }
 
 // (bdf, driver) => 0 or -errno
@@ -252,9 +332,16 @@ Napi::Value HostHandle::openers(const Napi::CallbackInfo& info) {
   std::vector<int> pids;
   const int result = live(info.Env()).openers(path.c_str(), pids);
   if (result < 0) throwErrno(info.Env(), result, "getdents64", nullptr, path.c_str());
-  Napi::Array array = Napi::Array::New(info.Env(), pids.size());
-  for (uint32_t i = 0; i < pids.size(); ++i) array.Set(i, pids[i]);
-  return array;
+  return numbers(info.Env(), pids);
+}
+
+// (path) => descriptors of this process
+Napi::Value HostHandle::descriptors(const Napi::CallbackInfo& info) {
+  const std::string path = Arguments(info).text(0, "path");
+  std::vector<int> fds;
+  const int result = live(info.Env()).descriptors(path.c_str(), fds);
+  if (result < 0) throwErrno(info.Env(), result, "getdents64", nullptr, path.c_str());
+  return numbers(info.Env(), fds);
 }
 
 // (path) => whether the disk belongs to something in the kernel, or to a program, alone: opening it

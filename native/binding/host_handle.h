@@ -13,28 +13,36 @@ namespace vfio::binding {
 class HostHandle final : public Napi::ObjectWrap<HostHandle> {
  public:
   static Napi::Function define(Napi::Env env);
-  explicit HostHandle(const Napi::CallbackInfo& info);  // new Host('kernel' | 'software', kernel?, topology?)
+  // new Host('kernel' | 'software', kernel?, topology?); new Host(): a disposed one, for share()
+  explicit HostHandle(const Napi::CallbackInfo& info);
 
-  // (fd) => File: a duplicate of a descriptor, on whichever host it belongs to
+  // (fd, kind) => File: a duplicate of a descriptor of that kind, on whichever host it belongs to
   static Napi::Value adopt(const Napi::CallbackInfo& info);
 
  private:
   Napi::Value open(const Napi::CallbackInfo& info);
+  Napi::Value adoptOwn(const Napi::CallbackInfo& info);  // the same, of this host alone
   Napi::Value release(const Napi::CallbackInfo& info);
   Napi::Value readText(const Napi::CallbackInfo& info);
+  Napi::Value readTextWithin(const Napi::CallbackInfo& info);
   Napi::Value writeText(const Napi::CallbackInfo& info);
-  Napi::Value writeTextAsync(const Napi::CallbackInfo& info);
+  Napi::Value write(const Napi::CallbackInfo& info);
+  Napi::Value turn(const Napi::CallbackInfo& info);
+  Napi::Value share(const Napi::CallbackInfo& info);
+  Napi::Value has(const Napi::CallbackInfo& info);
   Napi::Value readlink(const Napi::CallbackInfo& info);
   Napi::Value list(const Napi::CallbackInfo& info);
   Napi::Value dmaOwner(const Napi::CallbackInfo& info);
   Napi::Value addDevice(const Napi::CallbackInfo& info);
   Napi::Value removeDevice(const Napi::CallbackInfo& info);
+  Napi::Value life(const Napi::CallbackInfo& info);
   Napi::Value bindDriver(const Napi::CallbackInfo& info);
   Napi::Value ownership(const Napi::CallbackInfo& info);
   Napi::Value own(const Napi::CallbackInfo& info);
   Napi::Value user(const Napi::CallbackInfo& info);
   Napi::Value become(const Napi::CallbackInfo& info);
   Napi::Value openers(const Napi::CallbackInfo& info);
+  Napi::Value descriptors(const Napi::CallbackInfo& info);
   Napi::Value claimed(const Napi::CallbackInfo& info);
   Napi::Value takeFaults(const Napi::CallbackInfo& info);
   Napi::Value settle(const Napi::CallbackInfo& info);

@@ -6,6 +6,7 @@
 #include "../uapi/iommufd.h"
 #include "file.h"
 #include "kernel_object.h"
+#include "replies.h"
 #include "values.h"
 
 namespace vfio::binding {
@@ -97,6 +98,7 @@ void setHardware(Napi::Env env, Napi::Object answer, const uapi::iommu_hw_info& 
       answer.Set("efr2", bigint(env, data.amd.efr2));
       return;
     default: {
+      // The kernel says how much it has, which may be more than it was given room for.
       const size_t size = std::min<size_t>(command.data_len, sizeof data.bytes);
       Napi::Uint8Array bytes = Napi::Uint8Array::New(env, size);
       if (size != 0) std::memcpy(bytes.Data(), data.bytes, size);
@@ -184,10 +186,12 @@ Napi::Value File::hwptInvalidate(const Napi::CallbackInfo& info) {
     command.entry_len = sizeof arm[0];
     command.entry_num = static_cast<uint32_t>(arm.size());
   }
+  const uint32_t given = command.entry_num;
   OpenFile& file = live(info.Env());
   const int result =
       file.backend->ioctl(file.fd, uapi::IOMMU_HWPT_INVALIDATE, reinterpret_cast<uintptr_t>(&command));
   // A kernel without the request writes no number back.
+  Reply(info.Env(), "ioctl", "IOMMU_HWPT_INVALIDATE").counted(command.entry_num, given, "entries");
   if (result < 0)
     throwErrnoAfter(info.Env(), result, "IOMMU_HWPT_INVALIDATE", result == -ENOTTY ? 0 : command.entry_num);
   return number(info.Env(), command.entry_num);

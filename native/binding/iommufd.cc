@@ -1,11 +1,13 @@
 // The calls of /dev/iommu.
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <vector>
 
 #include "../uapi/iommufd.h"
 #include "../uapi/names.h"
 #include "file.h"
+#include "replies.h"
 #include "space.h"
 #include "values.h"
 
@@ -58,6 +60,8 @@ Napi::Value File::ioasIovaRanges(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const uint32_t ioas = Arguments(info).u32(0, "ioas");
   OpenFile& file = live(env);
+  const Reply reply(env, "ioctl", "IOMMU_IOAS_IOVA_RANGES");
+  constexpr size_t kMost = size_t{1} << 16;
   std::vector<uapi::iommu_iova_range> ranges(16);
   uapi::iommu_ioas_iova_ranges command{};
   for (;;) {
@@ -72,10 +76,15 @@ Napi::Value File::ioasIovaRanges(const Napi::CallbackInfo& info) {
     // Too short an array: the kernel has said how many there are.
     if (result != -EMSGSIZE || command.num_iovas <= ranges.size())
       throwErrno(env, result, "ioctl", "IOMMU_IOAS_IOVA_RANGES");
+    reply.counted(command.num_iovas, kMost, "ranges");
     ranges.resize(command.num_iovas);
   }
+  reply.counted(command.num_iovas, ranges.size(), "ranges");
+  if (!std::has_single_bit(command.out_iova_alignment))
+    reply.refuse("its alignment is " + std::to_string(command.out_iova_alignment));
   Napi::Array array = Napi::Array::New(env, command.num_iovas);
   for (uint32_t i = 0; i < command.num_iovas; ++i) {
+    reply.range(ranges[i].start, ranges[i].last);
     Napi::Object range = Napi::Object::New(env);
     range.Set("start", bigint(env, ranges[i].start));
     range.Set("last", bigint(env, ranges[i].last));

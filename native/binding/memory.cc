@@ -117,7 +117,8 @@ Napi::Function Memory::define(Napi::Env env) {
   return DefineClass(env, "Memory",
                      {InstanceAccessor<&Memory::address>("address"), InstanceAccessor<&Memory::size>("size"),
                       InstanceMethod<&Memory::buffer>("buffer"), InstanceMethod<&Memory::read>("read"),
-                      InstanceMethod<&Memory::write>("write"), InstanceMethod<&Memory::dispose>("dispose")});
+                      InstanceMethod<&Memory::write>("write"), InstanceMethod<&Memory::share>("share"),
+                      InstanceMethod<&Memory::dispose>("dispose")});
 }
 
 Memory::Memory(const Napi::CallbackInfo& info) : ObjectWrap(info) {
@@ -275,6 +276,12 @@ Napi::Value Memory::write(const Napi::CallbackInfo& info) {
   const std::span<uint8_t> into = window(info, 0, from.size());
   move(info.Env(), into.data(), from.data(), from.size());
   return info.Env().Undefined();
+}
+
+// () => Memory: the same pages, for another holder
+Napi::Value Memory::share(const Napi::CallbackInfo& info) {
+  if (!pages_) throwDisposed(info.Env(), "DmaBuffer");
+  return make(info.Env(), pages_);
 }
 
 Napi::Value Memory::dispose(const Napi::CallbackInfo& info) {

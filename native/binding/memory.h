@@ -61,6 +61,7 @@ class Memory final : public Napi::ObjectWrap<Memory> {
   Napi::Value buffer(const Napi::CallbackInfo& info);
   Napi::Value read(const Napi::CallbackInfo& info);
   Napi::Value write(const Napi::CallbackInfo& info);
+  Napi::Value share(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
   std::span<uint8_t> window(const Napi::CallbackInfo& info, size_t offsetIndex, size_t length);
 

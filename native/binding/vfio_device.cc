@@ -8,6 +8,7 @@
 #include "../uapi/vfio.h"
 #include "async.h"
 #include "file.h"
+#include "replies.h"
 #include "values.h"
 
 namespace vfio::binding {
@@ -117,6 +118,8 @@ Napi::Value File::irqInfo(const Napi::CallbackInfo& info) {
   command.argsz = sizeof command;
   command.index = Arguments(info).u32(0, "index");
   ioctl(info.Env(), uapi::VFIO_DEVICE_GET_IRQ_INFO, "VFIO_DEVICE_GET_IRQ_INFO", &command);
+  constexpr size_t kMost = size_t{1} << 16;  // a PCI function has 2,048
+  Reply(info.Env(), "ioctl", "VFIO_DEVICE_GET_IRQ_INFO").counted(command.count, kMost, "vectors");
   Napi::Object answer = Napi::Object::New(info.Env());
   answer.Set("count", command.count);
   answer.Set("eventfd", (command.flags & uapi::VFIO_IRQ_INFO_EVENTFD) != 0);
@@ -174,34 +177,34 @@ Napi::Value File::reset(const Napi::CallbackInfo& info) {
 Napi::Value File::hotResetInfo(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   OpenFile& open = live(env);
+  const Reply reply(env, "ioctl", "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO");
   uapi::vfio_pci_hot_reset_info header{};
-  std::vector<uint8_t> bytes(sizeof header + 16 * sizeof(uapi::vfio_pci_dependent_device));
+  using Dependent = uapi::vfio_pci_dependent_device;
+  Room room(reply, sizeof header + 16 * sizeof(Dependent));
   for (;;) {
     header = {};
-    header.argsz = static_cast<uint32_t>(bytes.size());
-    std::memcpy(bytes.data(), &header, sizeof header);
+    room.begin(header);
     const int result = open.backend->ioctl(open.fd, uapi::VFIO_DEVICE_GET_PCI_HOT_RESET_INFO,
-                                           reinterpret_cast<uintptr_t>(bytes.data()));
-    std::memcpy(&header, bytes.data(), sizeof header);
-    const size_t needed = sizeof header + header.count * sizeof(uapi::vfio_pci_dependent_device);
-    if (result == -ENOSPC && needed > bytes.size()) {
-      bytes.resize(needed);
+                                           reinterpret_cast<uintptr_t>(room.data()));
+    room.end(header);
+    const size_t needed = sizeof header + size_t{header.count} * sizeof(Dependent);
+    if (result == -ENOSPC && needed > room.size()) {
+      room.grow(needed);
       continue;
     }
     if (result < 0) throwErrno(env, result, "ioctl", "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO");
     break;
   }
   Napi::Array functions = Napi::Array::New(env);
-  for (uint32_t i = 0; i < header.count; ++i) {
-    uapi::vfio_pci_dependent_device each{};
-    std::memcpy(&each, bytes.data() + sizeof header + i * sizeof each, sizeof each);
+  for (const Dependent& each :
+       entriesOf<Dependent>(reply, room.bytes(), sizeof header, header.count, "functions")) {
     char bdf[32];
     std::snprintf(bdf, sizeof bdf, "%04x:%02x:%02x.%x", each.segment, each.bus, each.devfn >> 3,
                   each.devfn & 7);
     Napi::Object function = Napi::Object::New(env);
     function.Set("bdf", bdf);
     function.Set("id", number(env, each.devid));
-    functions.Set(i, function);
+    functions.Set(functions.Length(), function);
   }
   Napi::Object answer = Napi::Object::New(env);
   answer.Set("deviceIds", (header.flags & uapi::VFIO_PCI_HOT_RESET_FLAG_DEV_ID) != 0);
@@ -230,8 +233,10 @@ Napi::Value File::hotReset(const Napi::CallbackInfo& info) {
         header.argsz = static_cast<uint32_t>(sizeof header + groups.size() * sizeof(int32_t));
         std::vector<uint8_t> command(header.argsz);
         std::memcpy(command.data(), &header, sizeof header);
-        for (size_t i = 0; i < groups.size(); ++i)
-          std::memcpy(command.data() + sizeof header + i * sizeof(int32_t), &groups[i]->fd, sizeof(int32_t));
+        for (size_t i = 0; i < groups.size(); ++i) {
+          const int32_t fd = groups[i]->fd;
+          std::memcpy(command.data() + sizeof header + i * sizeof fd, &fd, sizeof fd);
+        }
         return file->backend->ioctl(file->fd, uapi::VFIO_DEVICE_PCI_HOT_RESET,
                                     reinterpret_cast<uintptr_t>(command.data()));
       },

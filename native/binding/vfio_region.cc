@@ -1,42 +1,29 @@
 // The regions of a VFIO device: what they are, access through the file, and mapping.
 #include <sys/mman.h>
 
-#include <cstring>
-#include <vector>
+#include <cstdint>
+#include <span>
 
 #include "../uapi/vfio.h"
 #include "file.h"
 #include "mapped.h"
+#include "replies.h"
 
 namespace vfio::binding {
 namespace {
 
-// Calls `visit(header, offset, bytes left)` for each capability of an info buffer's chain.
-template <typename Visit>
-void eachCapability(const std::vector<uint8_t>& buffer, uint32_t first, Visit visit) {
-  uapi::vfio_info_cap_header header;
-  // Offsets must rise, as the kernel's do: so a chain that is not one can't loop.
-  for (uint32_t offset = first, seen = 0; offset > seen && offset + sizeof header <= buffer.size();
-       seen = offset, offset = header.next) {
-    std::memcpy(&header, buffer.data() + offset, sizeof header);
-    visit(header, buffer.data() + offset, buffer.size() - offset);
-  }
-}
-
-Napi::Value sparseAreas(Napi::Env env, const uint8_t* capability, size_t left) {
-  uapi::vfio_region_info_cap_sparse_mmap sparse{};
-  if (left < sizeof sparse) return env.Null();
-  std::memcpy(&sparse, capability, sizeof sparse);
+Napi::Value sparseAreas(Napi::Env env, const Reply& reply, std::span<const uint8_t> bytes,
+                        uint64_t regionSize) {
+  const auto sparse = structAt<uapi::vfio_region_info_cap_sparse_mmap>(reply, bytes, "its list of areas");
   Napi::Array areas = Napi::Array::New(env);
-  for (uint32_t i = 0; i < sparse.nr_areas; ++i) {
-    uapi::vfio_region_sparse_mmap_area area{};
-    const size_t at = sizeof sparse + i * sizeof area;
-    if (left < at + sizeof area) break;
-    std::memcpy(&area, capability + at, sizeof area);
+  for (const auto& area :
+       entriesOf<uapi::vfio_region_sparse_mmap_area>(reply, bytes, sizeof sparse, sparse.nr_areas, "areas")) {
+    if (area.offset > regionSize || area.size > regionSize - area.offset)
+      reply.refuse("it tells of an area that is not in the region");
     Napi::Object entry = Napi::Object::New(env);
     entry.Set("offset", Napi::BigInt::New(env, area.offset));
     entry.Set("size", Napi::BigInt::New(env, area.size));
-    areas.Set(i, entry);
+    areas.Set(areas.Length(), entry);
   }
   return areas;
 }
@@ -48,17 +35,20 @@ Napi::Value File::regionInfo(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const uint32_t index = Arguments(info).u32(0, "index");
   uapi::vfio_region_info region{};
-  std::vector<uint8_t> buffer(sizeof region);
-  for (int attempt = 0; attempt < 2; ++attempt) {
+  const Reply reply(env, "ioctl", "VFIO_DEVICE_GET_REGION_INFO");
+  Room room(reply, sizeof region);
+  for (;;) {
     region = {};
-    region.argsz = static_cast<uint32_t>(buffer.size());
     region.index = index;
-    std::memcpy(buffer.data(), &region, sizeof region);
-    ioctl(env, uapi::VFIO_DEVICE_GET_REGION_INFO, "VFIO_DEVICE_GET_REGION_INFO", buffer.data());
-    std::memcpy(&region, buffer.data(), sizeof region);
-    if (region.argsz <= buffer.size()) break;
-    buffer.resize(region.argsz);  // capabilities did not fit: ask again with the room they need
+    room.begin(region);
+    ioctl(env, uapi::VFIO_DEVICE_GET_REGION_INFO, "VFIO_DEVICE_GET_REGION_INFO", room.data());
+    room.end(region);
+    if (region.argsz <= room.size()) break;
+    room.grow(region.argsz);  // capabilities did not fit: ask again with the room they need
   }
+  // Positions in a file are signed.
+  if (region.offset > INT64_MAX || region.size > INT64_MAX - region.offset)
+    reply.refuse("the region is said to be beyond what a file can have");
   Napi::Object answer = Napi::Object::New(env);
   answer.Set("readable", (region.flags & uapi::VFIO_REGION_INFO_FLAG_READ) != 0);
   answer.Set("writable", (region.flags & uapi::VFIO_REGION_INFO_FLAG_WRITE) != 0);
@@ -69,21 +59,19 @@ Napi::Value File::regionInfo(const Napi::CallbackInfo& info) {
   answer.Set("type", env.Null());
   answer.Set("msixMappable", false);
   if (!(region.flags & uapi::VFIO_REGION_INFO_FLAG_CAPS)) return answer;
-  eachCapability(buffer, region.cap_offset, [&](const auto& header, const uint8_t* at, size_t left) {
-    if (header.id == uapi::VFIO_REGION_INFO_CAP_SPARSE_MMAP) {
-      answer.Set("sparse", sparseAreas(env, at, left));
-    } else if (header.id == uapi::VFIO_REGION_INFO_CAP_MSIX_MAPPABLE) {
+  for (const auto& [id, bytes] : capabilitiesOf(reply, room.bytes(), region.cap_offset, sizeof region)) {
+    if (id == uapi::VFIO_REGION_INFO_CAP_SPARSE_MMAP) {
+      answer.Set("sparse", sparseAreas(env, reply, bytes, region.size));
+    } else if (id == uapi::VFIO_REGION_INFO_CAP_MSIX_MAPPABLE) {
       answer.Set("msixMappable", true);
-    } else if (header.id == uapi::VFIO_REGION_INFO_CAP_TYPE &&
-               left >= sizeof(uapi::vfio_region_info_cap_type)) {
-      uapi::vfio_region_info_cap_type type{};
-      std::memcpy(&type, at, sizeof type);
+    } else if (id == uapi::VFIO_REGION_INFO_CAP_TYPE) {
+      const auto type = structAt<uapi::vfio_region_info_cap_type>(reply, bytes, "the region's type");
       Napi::Object entry = Napi::Object::New(env);
       entry.Set("type", type.type);
       entry.Set("subtype", type.subtype);
       answer.Set("type", entry);
     }
-  });
+  }
   return answer;
 }
 
@@ -97,7 +85,7 @@ Napi::Value File::regionRead(const Napi::CallbackInfo& info) {
   uint64_t value = 0;
   const int64_t result = file.backend->pread(file.fd, &value, width, position);
   if (result < 0) throwErrno(env, result, "pread");
-  if (static_cast<size_t>(result) != width) throwShort(env, "read", width, result);
+  if (Reply(env, "pread", nullptr).moved(result, width) != width) throwShort(env, "read", width, result);
   return registerValue(env, width, value);
 }
 
@@ -111,7 +99,7 @@ Napi::Value File::regionWrite(const Napi::CallbackInfo& info) {
   OpenFile& file = live(env);
   const int64_t result = file.backend->pwrite(file.fd, &value, width, position);
   if (result < 0) throwErrno(env, result, "pwrite");
-  if (static_cast<size_t>(result) != width) throwShort(env, "write", width, result);
+  if (Reply(env, "pwrite", nullptr).moved(result, width) != width) throwShort(env, "write", width, result);
   return env.Undefined();
 }
 
@@ -123,7 +111,8 @@ Napi::Value File::readInto(const Napi::CallbackInfo& info) {
   OpenFile& file = live(info.Env());
   const int64_t result = file.backend->pread(file.fd, into.data(), into.size(), position);
   if (result < 0) throwErrno(info.Env(), result, "pread");
-  return Napi::Number::New(info.Env(), static_cast<double>(result));
+  const size_t moved = Reply(info.Env(), "pread", nullptr).moved(result, into.size());
+  return Napi::Number::New(info.Env(), static_cast<double>(moved));
 }
 
 // (position in the file, from: Uint8Array) => bytes written
@@ -134,7 +123,8 @@ Napi::Value File::writeFrom(const Napi::CallbackInfo& info) {
   OpenFile& file = live(info.Env());
   const int64_t result = file.backend->pwrite(file.fd, from.data(), from.size(), position);
   if (result < 0) throwErrno(info.Env(), result, "pwrite");
-  return Napi::Number::New(info.Env(), static_cast<double>(result));
+  const size_t moved = Reply(info.Env(), "pwrite", nullptr).moved(result, from.size());
+  return Napi::Number::New(info.Env(), static_cast<double>(moved));
 }
 
 // (position in the file, length, writable) => Mapped

@@ -2,11 +2,13 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "../uapi/iommufd.h"
 #include "file.h"
 #include "kernel_object.h"
+#include "replies.h"
 #include "values.h"
 
 namespace vfio::binding {
@@ -26,8 +28,9 @@ constexpr std::pair<const char*, uint32_t> kQueueTypes[] = {
     {"tegra241-cmdqv", uapi::IOMMU_HW_QUEUE_TYPE_TEGRA241_CMDQV}};
 
 // What an allocation with a file of its own gives: { object, file }
-Napi::Value objectWithFile(Napi::Env env, const OpenFile& parent,
+Napi::Value objectWithFile(Napi::Env env, const OpenFile& parent, const char* request,
                            std::shared_ptr<ledger::ObjectHandle> object, uint32_t fd) {
+  if (fd > INT32_MAX) Reply(env, "ioctl", request).refuse("its descriptor is " + std::to_string(fd));
   Napi::Object answer = Napi::Object::New(env);
   answer.Set("file", File::make(env, parent.backend, static_cast<int>(fd)));
   answer.Set("object", KernelObject::make(env, std::move(object)));
@@ -39,7 +42,10 @@ std::vector<uint8_t> readAll(Napi::Env env, OpenFile& file, size_t unit) {
   std::vector<uint8_t> bytes(kReadBytes / unit * unit);
   const int64_t got = file.backend->read(file.fd, bytes.data(), bytes.size());
   if (got < 0 && got != -EAGAIN) throwErrno(env, got, "read");
-  bytes.resize(got < 0 ? 0 : static_cast<size_t>(got));
+  const Reply reply(env, "read", nullptr);
+  bytes.resize(got < 0 ? 0 : reply.moved(got, bytes.size()));
+  if (bytes.size() % unit != 0)
+    reply.refuse("it ends in the middle of a record, after " + std::to_string(got) + " bytes");
   return bytes;
 }
 
@@ -51,7 +57,7 @@ Napi::Value File::faultQueueAlloc(const Napi::CallbackInfo& info) {
   command.size = sizeof command;
   auto object = allocate(info.Env(), uapi::IOMMU_FAULT_QUEUE_ALLOC, "IOMMU_FAULT_QUEUE_ALLOC", &command,
                          command.out_fault_id);
-  return objectWithFile(info.Env(), live(info.Env()), std::move(object), command.out_fault_fd);
+  return objectWithFile(info.Env(), live(info.Env()), "IOMMU_FAULT_QUEUE_ALLOC", std::move(object), command.out_fault_fd);
 }
 
 // () => IoPageFault[]: whole groups
@@ -89,6 +95,9 @@ Napi::Value File::respondFault(const Napi::CallbackInfo& info) {
   OpenFile& file = live(info.Env());
   const int64_t result = file.backend->write(file.fd, &response, sizeof response);
   if (result < 0) throwErrno(info.Env(), result, "write");
+  const Reply reply(info.Env(), "write", nullptr);
+  if (reply.moved(result, sizeof response) != sizeof response)
+    reply.refuse("it took a part of an answer: " + std::to_string(result) + " bytes");
   return info.Env().Undefined();
 }
 
@@ -144,7 +153,7 @@ Napi::Value File::veventqAlloc(const Napi::CallbackInfo& info) {
   command.veventq_depth = arguments.u32(2, "depth");
   auto object = allocate(info.Env(), uapi::IOMMU_VEVENTQ_ALLOC, "IOMMU_VEVENTQ_ALLOC", &command,
                          command.out_veventq_id);
-  return objectWithFile(info.Env(), live(info.Env()), std::move(object), command.out_veventq_fd);
+  return objectWithFile(info.Env(), live(info.Env()), "IOMMU_VEVENTQ_ALLOC", std::move(object), command.out_veventq_fd);
 }
 
 // (type) => ViommuEvent[]: a header each, and unless events were lost there, the data of its type
@@ -154,9 +163,10 @@ Napi::Value File::readEvents(const Napi::CallbackInfo& info) {
   const size_t size = arm ? sizeof(uapi::iommu_vevent_arm_smmuv3) : sizeof(uapi::iommu_vevent_tegra241_cmdqv);
   const std::vector<uint8_t> bytes = readAll(env, live(env), 1);
   Napi::Array events = Napi::Array::New(env);
-  for (size_t at = 0; at + sizeof(uapi::iommufd_vevent_header) <= bytes.size();) {
-    uapi::iommufd_vevent_header header;
-    std::memcpy(&header, bytes.data() + at, sizeof header);
+  const Reply reply(env, "read", nullptr);
+  for (size_t at = 0; at < bytes.size();) {
+    const auto rest = std::span<const uint8_t>(bytes).subspan(at);
+    const auto header = structAt<uapi::iommufd_vevent_header>(reply, rest, "the last event's header");
     at += sizeof header;
     Napi::Object event = Napi::Object::New(env);
     const bool lost = (header.flags & uapi::IOMMU_VEVENTQ_FLAG_LOST_EVENTS) != 0;
@@ -164,7 +174,7 @@ Napi::Value File::readEvents(const Napi::CallbackInfo& info) {
     event.Set("sequence", number(env, header.sequence));
     event.Set("lost", lost);
     if (!lost) {
-      if (at + size > bytes.size()) break;
+      if (size > bytes.size() - at) reply.refuse("it ends in the middle of an event");
       std::array<uint64_t, 4> words{};
       std::memcpy(words.data(), bytes.data() + at, size);
       at += size;

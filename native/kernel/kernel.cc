@@ -109,6 +109,25 @@ int KernelBackend::openers(const char* path, std::vector<int>& pids) {
   return 0;
 }
 
+int KernelBackend::descriptors(const char* path, std::vector<int>& fds) {
+  constexpr const char* table = "/proc/self/fd";
+  std::vector<std::string> descriptors;
+  if (const int failed = list(table, descriptors)) return failed;
+  for (const auto& descriptor : descriptors) {
+    char target[PATH_MAX];
+    const auto size = ::readlink((std::string(table) + "/" + descriptor).c_str(), target, sizeof target);
+    if (size >= 0 && std::string_view(target, static_cast<size_t>(size)) == path)
+      fds.push_back(std::atoi(descriptor.c_str()));
+  }
+  return 0;
+}
+
+// The number of its folder in sysfs, which no other folder is given until the next boot.
+uint64_t KernelBackend::life(const std::string& bdf) {
+  struct stat status {};
+  return ::stat(("/sys/bus/pci/devices/" + bdf).c_str(), &status) == 0 ? status.st_ino : 0;
+}
+
 std::string KernelBackend::release() const {
   utsname names{};
   return ::uname(&names) == 0 ? names.release : "";

@@ -26,6 +26,8 @@ class KernelBackend final : public Backend {
   int own(const char* path, uint32_t uid, uint32_t mode) override;
   uint32_t user() const override;
   int openers(const char* path, std::vector<int>& pids) override;
+  int descriptors(const char* path, std::vector<int>& fds) override;
+  uint64_t life(const std::string& bdf) override;
   std::string release() const override;
   uint64_t pinned() const override;
 };

@@ -69,21 +69,6 @@ std::vector<Kept> kept() {
   return out;
 }
 
-OpenFile::OpenFile(std::shared_ptr<Backend> backend, int fd, bool adopted)
-    : backend(std::move(backend)), fd(fd), kernel([&] {
-        try {
-          return KernelFile::of(this->backend, fd, adopted);
-        } catch (...) {
-          this->backend->close(fd);
-          throw;
-        }
-      }()) {}
-
-OpenFile::~OpenFile() {
-  kernel->closing(fd);
-  backend->close(fd);
-}
-
 KernelFile::~KernelFile() {
   const auto keepAll = [](Space& space) {
     if (!space.empty()) keep(space.takeAll(), kClosed);
@@ -93,32 +78,34 @@ KernelFile::~KernelFile() {
   if (own_) keepAll(*own_);
 }
 
-std::shared_ptr<KernelFile> KernelFile::of(const std::shared_ptr<Backend>& backend, int fd, bool adopted) {
+std::shared_ptr<KernelFile> KernelFile::of(const OpenFile& descriptor, bool adopted) {
   const std::lock_guard lock(registry().mutex);
   auto& files = registry().files;
   std::erase_if(files, [](const auto& weak) { return weak.expired(); });
   // A file that was opened just now has one descriptor.
   if (adopted) {
     for (const auto& weak : files)
-      if (auto file = weak.lock(); file && file->backend_.lock() == backend && file->leadsHere(*backend, fd))
-        return file;
+      if (auto file = weak.lock(); file && file->leadsHere(descriptor)) return file;
   }
-  auto file = std::make_shared<KernelFile>(backend);
-  file->descriptors_.push_back(fd);
+  auto file = std::make_shared<KernelFile>(descriptor.backend);
+  file->descriptors_.push_back(&descriptor);
   files.push_back(file);
   return file;
 }
 
-bool KernelFile::leadsHere(Backend& backend, int fd) {
+bool KernelFile::leadsHere(const OpenFile& descriptor) {
+  if (backend_.lock() != descriptor.backend) return false;
   const std::lock_guard lock(mutex_);
-  if (descriptors_.empty() || !backend.same(descriptors_.front(), fd).value_or(false)) return false;
-  descriptors_.push_back(fd);
+  if (descriptors_.empty() ||
+      !descriptor.backend->same(descriptors_.front()->fd, descriptor.fd).value_or(false))
+    return false;
+  descriptors_.push_back(&descriptor);
   return true;
 }
 
-void KernelFile::closing(int fd) {
+void KernelFile::closing(const OpenFile& descriptor) {
   const std::lock_guard lock(mutex_);
-  std::erase(descriptors_, fd);
+  std::erase(descriptors_, &descriptor);
 }
 
 KernelFile::Node KernelFile::reserve(bool isSpace) {

@@ -39,9 +39,9 @@ class KernelFile {
   KernelFile(const KernelFile&) = delete;
   KernelFile& operator=(const KernelFile&) = delete;
 
-  // The open file that `fd` leads to, which counts as one of its descriptors until `closing`.
-  static std::shared_ptr<KernelFile> of(const std::shared_ptr<Backend>& backend, int fd, bool adopted);
-  void closing(int fd);
+  // The open file that the descriptor leads to, which counts as one of its own until `closing`.
+  static std::shared_ptr<KernelFile> of(const OpenFile& descriptor, bool adopted);
+  void closing(const OpenFile& descriptor);
 
   // Runs `call(id)`, which has the kernel make an object: 0 or -errno.
   template <class Call>
@@ -76,13 +76,13 @@ class KernelFile {
   using Node = Objects::node_type;
   [[nodiscard]] static Node reserve(bool isSpace);
   std::shared_ptr<Object> insert(Node node, uint32_t id);
-  [[nodiscard]] bool leadsHere(Backend& backend, int fd);
+  [[nodiscard]] bool leadsHere(const OpenFile& descriptor);
 
   std::shared_mutex compat_;
   mutable std::mutex mutex_;
   Objects objects_;
   std::shared_ptr<Space> own_;
-  std::vector<int> descriptors_;
+  std::vector<const OpenFile*> descriptors_;
   const std::weak_ptr<Backend> backend_;
 };
 

@@ -36,7 +36,7 @@ enum class Manner {
   wholeRange,    // nothing is mapped in the range any more
   firstVersion,  // type1 of the first version: what begins in the range is gone, whole; nothing is, if the
                  // lowest mapping there begins before the range
-  unknown,  // nobody has said which kind it is
+  unknown,       // nobody has said which kind it is
 };
 
 // A call of a thread that is in the kernel now, or about to be.

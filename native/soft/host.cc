@@ -404,6 +404,22 @@ int Host::openers(const char* path, std::vector<int>& pids) {
   return 0;
 }
 
+int Host::descriptors(const char* path, std::vector<int>& fds) {
+  const std::lock_guard hold(mutex_);
+  reap();
+  DIR* table = opendir("/proc/self/fd");
+  if (!table) return -errno;
+  while (const dirent* entry = ::readdir(table)) {
+    struct stat status {};
+    const int fd = std::atoi(entry->d_name);
+    if (fstat(fd, &status) != 0) continue;
+    const auto found = descriptions_.find({status.st_dev, status.st_ino});
+    if (found != descriptions_.end() && found->second->path == path) fds.push_back(fd);
+  }
+  closedir(table);
+  return 0;
+}
+
 std::string Host::release() const { return options_.kernel.text(); }
 
 uint64_t Host::pinned() const { return memory_->charges.pinnedPages() * mm::pageSize(); }
@@ -537,10 +553,15 @@ void Host::addDevice(const std::string& device) {
   machine_->addDevice(device);
 }
 
-int Host::removeDevice(const std::string& bdf) {
+uint64_t Host::life(const std::string& bdf) {
+  const std::lock_guard hold(mutex_);
+  return machine_->life(bdf);
+}
+
+int Host::removeDevice(const std::string& bdf, uint64_t life) {
   const std::lock_guard hold(mutex_);
   reap();
-  return machine_->removeDevice(bdf);
+  return life == machine_->life(bdf) ? machine_->removeDevice(bdf) : -ENODEV;
 }
 
 int Host::bindDriver(const std::string& bdf, const std::string& driver, bool exclusive) {

@@ -78,6 +78,8 @@ class Host final : public Backend {
   int own(const char* path, uint32_t uid, uint32_t mode) override;
   uint32_t user() const override;
   int openers(const char* path, std::vector<int>& pids) override;
+  int descriptors(const char* path, std::vector<int>& fds) override;
+  uint64_t life(const std::string& bdf) override;
   std::string release() const override;
   uint64_t pinned() const override;
   int dmaOwner(int group, DmaOwner& out) override;
@@ -101,8 +103,9 @@ class Host final : public Backend {
   // Hot-plug. `device` is one of a topology's, as JSON; throws std::invalid_argument as the topology does.
   void addDevice(const std::string& device);
   // 0; -ENODEV; -EBUSY: somebody has it open and is told to let go, and nobody else can open it. To be asked
-  // again until it is gone.
-  [[nodiscard]] int removeDevice(const std::string& bdf);
+  // again, with its life, until it is gone: -ENODEV too if another device has the address by then.
+  [[nodiscard]] int removeDevice(const std::string& bdf, uint64_t life);
+  [[nodiscard]] int removeDevice(const std::string& bdf) { return removeDevice(bdf, life(bdf)); }
   // Gives a device to a driver, which does DMA for the kernel unless it is one of those that don't: 0,
   // -ENODEV, -EBUSY (in use, or a user owns the group), or what the driver says.
   // `exclusive`: the driver attaches a page table of its own (iommu_attach_device), for which the device has

@@ -13,8 +13,10 @@
 #   QEMU_EXTRA='ARG ...'          more arguments for QEMU, split at spaces
 #   VFIO_GUEST_IMAGE=FILE         a bzImage to boot instead of build-kernel.sh's
 #
-# COMMAND inherits PATH, HOME, CI, NODE_* and VFIO_*. In the guest, /dev/ttyS2 ($VFIO_GUEST_MONITOR) is QEMU's own
-# monitor, so that a test can have QEMU log every bus access, plug a device in or inject an error.
+# COMMAND inherits PATH, HOME, XDG_CACHE_HOME, CI, NODE_* and VFIO_*. In the guest, /dev/ttyS2 ($VFIO_GUEST_MONITOR) is
+# QEMU's own monitor, so that a test can have QEMU log every bus access, plug a device in or inject an error.
+#
+# What COMMAND writes is gone with the guest. It can't rename a folder that it made beside folders of this machine (EXDEV).
 #
 # Devices: edu          0000:00:10.0                    alone in its group
 #          pci-testdev  0000:00:13.0                    alone; BAR0 is registers, BAR1 I/O ports
@@ -69,7 +71,7 @@ esac
 
 # The command travels as a script in a folder that the guest sees, so nothing needs quoting on a kernel command line.
 {
-  for name in PATH HOME CI NO_COLOR FORCE_COLOR "${!NODE_@}" "${!VFIO_@}"; do
+  for name in PATH HOME XDG_CACHE_HOME CI NO_COLOR FORCE_COLOR "${!NODE_@}" "${!VFIO_@}"; do
     if [[ -v $name ]]; then printf 'export %s=%q\n' "$name" "${!name}"; fi
   done
   printf 'export VFIO_GUEST=%q VFIO_GUEST_SHARE=%q VFIO_GUEST_MONITOR=/dev/ttyS2\n' "${IOMMU:-intel}" "$share"

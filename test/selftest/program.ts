@@ -1,9 +1,9 @@
 /** The kernel's own self-test of iommufd, as it is in its source: unpacked, compiled and run on the preload library. */
-import { execFile, spawn, spawnSync } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
-import { copyFile, mkdir, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { existsSync } from 'node:fs';
+import { copyFile, mkdir, readFile, rename } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { kernelSource } from '../support/kernel-source.ts';
 
@@ -40,80 +40,34 @@ const options = [
   '-Din_data_type=out_data_type',
 ];
 
-/** Compiles the self-test, once for each version of its source. Says so if that is another than passes.txt was made for. */
+const sha256 = (of: string | Buffer) => createHash('sha256').update(of).digest('hex');
+
+/**
+ * Compiles the self-test, once for what it is made of: its source and the options. Says so if the source is another than
+ * passes.txt was made for.
+ */
 export async function compile(): Promise<string> {
-  const folder = await kernelSource('selftest', Object.keys(files));
+  const folder = await kernelSource();
+  const sums: string[] = [];
   for (const [file, expected] of Object.entries(files)) {
-    const sum = createHash('sha256')
-      .update(await readFile(join(folder, file)))
-      .digest('hex');
+    const sum = sha256(await readFile(join(folder, file)));
     if (sum !== expected) console.warn(`${file} is not the one that passes.txt was made for: sha256 ${sum}`);
+    sums.push(sum);
   }
-  const program = join(folder, 'iommufd');
+  const key = sha256([...sums, ...options].join('\n')).slice(0, 16);
+  const made = join(dirname(folder), `selftest-${key}`);
+  const program = join(made, 'iommufd');
   if (existsSync(program)) return program;
   // The two headers alone: everything else of linux/ is the system's.
-  const headers = join(folder, 'headers');
+  const headers = join(made, 'headers');
   await mkdir(join(headers, 'linux'), { recursive: true });
   for (const name of ['iommufd.h', 'vfio.h'])
     await copyFile(join(folder, 'include/uapi/linux', name), join(headers, 'linux', name));
-  // From its own folder, so that its messages name files as the kernel does.
-  await run('gcc', [...options, `-I${headers}`, '-w', '-o', program, source], { cwd: folder });
+  // From its own folder, so that its messages name files as the kernel does. Under a name of its own until it is whole.
+  const fresh = `${program}.${process.pid}`;
+  await run('gcc', [...options, `-I${headers}`, '-w', '-o', fresh, source], { cwd: folder });
+  await rename(fresh, program);
   return program;
-}
-
-/** What the machine has to have for some of the instances. */
-export interface Means {
-  /** Put before the command, to have the capabilities that the self-test expects of root. */
-  readonly through: readonly string[];
-  /** Why there is no CAP_SYS_RESOURCE (to choose who pays for pins) or CAP_IPC_LOCK (to pin much); undefined: there is. */
-  readonly noCapability: string | undefined;
-  /** Why there are no huge pages, or undefined when there are. */
-  readonly noHugePages: string | undefined;
-  /** Gives back what was taken. */
-  readonly giveBack: () => void;
-}
-
-const hugePages = '/proc/sys/vm/nr_hugepages';
-const wanted = 66; // of 2 MiB: what the largest instance maps, 128 MiB, and one buffer more
-
-/** Of huge pages: how many nobody uses. */
-function free(): number {
-  return Number(/^HugePages_Free:\s+(\d+)/m.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1] ?? 0);
-}
-
-export function means(): Means {
-  const effective = BigInt(
-    `0x${/^CapEff:\s*(\w+)/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? '0'}`,
-  );
-  const needed = (1n << 14n) | (1n << 24n); // CAP_IPC_LOCK, CAP_SYS_RESOURCE
-  let through: readonly string[] = [];
-  let noCapability: string | undefined;
-  if ((effective & needed) !== needed) {
-    // Root of a user namespace has them there, and the software host asks no further.
-    through = ['unshare', '--user', '--map-root-user', '--'];
-    const [command = '', ...rest] = through;
-    const tried = spawnSync(command, [...rest, 'true'], { encoding: 'utf8' });
-    if (tried.status !== 0) {
-      through = [];
-      noCapability = `it needs CAP_SYS_RESOURCE or CAP_IPC_LOCK, which this user hasn't, nor a user namespace: ${tried.stderr?.trim()}`;
-    }
-  }
-
-  let noHugePages: string | undefined;
-  let giveBack = () => {};
-  const missing = wanted - free();
-  if (missing > 0) {
-    const before = readFileSync(hugePages, 'utf8');
-    try {
-      writeFileSync(hugePages, String(Number(before) + missing));
-      giveBack = () => writeFileSync(hugePages, before);
-      if (free() < needed)
-        noHugePages = `it needs ${needed} huge pages and the kernel found memory for ${free()}`;
-    } catch (error) {
-      noHugePages = `it needs ${wanted} huge pages of 2 MiB, of which ${free()} are free, and no more can be reserved: ${error}`;
-    }
-  }
-  return { through, noCapability, noHugePages, giveBack };
 }
 
 export interface Outcome {

@@ -6,30 +6,27 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
 import { missing } from '../support/kernel-source.ts';
-import { compile, means, type Outcome, runSelftest } from './program.ts';
+import { means, skipped, unable } from './means.ts';
+import { compile, type Outcome, runSelftest } from './program.ts';
 
 const passes = readFileSync(join(import.meta.dirname, 'passes.txt'), 'utf8')
   .trim()
   .split('\n');
 
 const machine = means();
-afterAll(machine.giveBack);
-const outcomes: Map<string, Outcome> =
-  missing === undefined ? await runSelftest(await compile(), machine.through) : new Map();
-
-/** Why this machine can't run it, or undefined. */
-function unable(instance: string): string | undefined {
-  if (missing !== undefined) return missing;
-  const privileged = /^iommufd\.global_options$|_dirty(64|128)M/;
-  if (machine.noCapability !== undefined && privileged.test(instance)) return machine.noCapability;
-  const huge = /_huge\.|hugepage\.(basic|all_aligns|all_aligns_copy)$|\.(access_domain_destory|huge_map)$/;
-  return huge.test(instance) ? machine.noHugePages : undefined;
+const outcomes = new Map<string, Outcome>();
+try {
+  if (missing === undefined)
+    for (const [instance, outcome] of await runSelftest(await compile(), machine.through))
+      outcomes.set(instance, outcome);
+} finally {
+  machine.giveBack();
 }
 
 test.for(passes)('%s', (instance, ctx) => {
   const outcome = outcomes.get(instance);
-  const reason = unable(instance);
-  if (reason !== undefined && outcome?.passed !== true) return ctx.skip(reason);
+  const reason = missing ?? skipped(instance, outcome, machine);
+  if (reason !== undefined) return ctx.skip(reason);
   expect(outcome, 'it was not run').toBeDefined();
   expect(outcome?.passed, outcome?.said.join('\n')).toBe(true);
 });
@@ -38,7 +35,8 @@ test('no instance ends in a crash', (ctx) => {
   if (missing !== undefined) return ctx.skip(missing);
   const crashed = [...outcomes].filter(
     ([instance, { said }]) =>
-      unable(instance) === undefined && said.some((line) => /terminated unexpectedly by signal/.test(line)),
+      unable(instance, machine) === undefined &&
+      said.some((line) => /terminated unexpectedly by signal/.test(line)),
   );
   expect(Object.fromEntries(crashed)).toEqual({});
 });

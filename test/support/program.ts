@@ -11,8 +11,8 @@ import { backend, EDU } from './backends.ts';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
 
-/** The compiled package, if it is what lib/ has now. */
-function compiled(): string {
+/** The compiled package, if it is what lib/ has now; that of a copy of the checkout, if one is given. */
+function compiled(from: string): string {
   for (const name of readdirSync(join(root, 'lib'))) {
     const source = join(root, 'lib', name);
     const built = join(root, 'dist', 'lib', name.replace(/\.ts$/, '.js'));
@@ -20,14 +20,14 @@ function compiled(): string {
     if (statSync(built).mtimeMs < statSync(source).mtimeMs)
       throw new Error(`dist/lib is older than lib/${name}: run "npm run build:ts"`);
   }
-  return pathToFileURL(join(root, 'dist', 'lib', 'index.js')).href;
+  return pathToFileURL(join(from, 'dist', 'lib', 'index.js')).href;
 }
 
 /** What every program begins with: the package, the backend and the test device; `openEdu` does the main job's steps. */
-function prelude(): string {
+function prelude(from = root): string {
   return `
-    import * as vfio from ${JSON.stringify(compiled())};
-    const PACKAGE = ${JSON.stringify(compiled())};
+    import * as vfio from ${JSON.stringify(compiled(from))};
+    const PACKAGE = ${JSON.stringify(compiled(from))};
     import { setTimeout as sleep } from 'node:timers/promises';
     const { Host, DmaBuffer, VfioDevice, Iommufd } = vfio;
     const EDU = ${JSON.stringify(EDU)};
@@ -89,15 +89,16 @@ export interface Ended {
 
 /**
  * Runs `body`, a module with top-level await, in a process of its own, to its end; started by the command `through` if
- * one is given (setpriv, prlimit).
+ * one is given (setpriv, prlimit), and with the package of the folder `from`.
  */
 export function run(
   body: string,
   env: NodeJS.ProcessEnv = {},
   seconds = 60,
   through: readonly string[] = [],
+  from = root,
 ): Promise<Ended> {
-  return start(prelude() + body, env, seconds, through);
+  return start(prelude(from) + body, env, seconds, through);
 }
 
 /** Runs an example of the documentation, which imports the package by its name. */
@@ -108,7 +109,7 @@ export function runExample(body: string): Promise<Ended> {
     disposals.unshift(`${name}[Symbol.dispose]();`);
     return `const ${name}`;
   });
-  const text = plain.replace(/from 'vfio'/, `from ${JSON.stringify(compiled())}`) + disposals.join('\n');
+  const text = plain.replace(/from 'vfio'/, `from ${JSON.stringify(compiled(root))}`) + disposals.join('\n');
   return start(text, {}, 60, []);
 }
 

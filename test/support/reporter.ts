@@ -37,6 +37,8 @@ export default class SummaryReporter implements Reporter {
     const filtered = this.#vitest?.config.testNamePattern !== undefined;
     const report = summarize(modules, unhandled, filtered, (performance.now() - this.#started) / 1000);
     print(report);
+    // Vitest takes a test that never ran for skipped.
+    if (report.failed > 0) process.exitCode = 1;
     const file = process.env['VFIO_TEST_REPORT'];
     if (!file) return;
     mkdirSync(dirname(file), { recursive: true });
@@ -71,11 +73,14 @@ function summarize(
       } else if (result.state === 'failed') failures.push(name);
       else if (result.state === 'pending') failures.push(`${name} (never finished)`);
       else if (result.note) skipped.push({ test: name, reason: result.note });
-      // What -t left out looks the same as test.skip, but nobody asked for it.
-      else if (!filtered)
-        skipped.push({ test: name, reason: `marked ${test.options.mode}, with no reason given` });
+      // What -t left out looks the same as test.skip, but nobody asked for it. Else a hook failed, or no reason was given.
+      else if (!filtered) failures.push(`${name} (did not run, and no test said why)`);
+      // Part of a program of claims: the rest has passed.
+      for (const { type, message } of test.annotations())
+        if (type === 'skip') skipped.push({ test: `${name}: a part of it`, reason: message });
     }
   }
+  if (passed + failures.length + skipped.length === 0) failures.push('there was no test to run');
   for (const error of unhandled) failures.push(`outside any test: ${error.message}`);
   return {
     backend: process.env['VFIO_TEST_BACKEND'] || 'software',

@@ -122,10 +122,9 @@ export async function ask(includes: readonly string[], flags: readonly string[],
   }
 }
 
-/** The directory with linux/NAME for each name. */
-export async function kernelHeaders(names: readonly string[]): Promise<string> {
-  const members = names.map((name) => `include/uapi/linux/${name}`);
-  return path.join(await kernelSource('uapi', members), 'include/uapi');
+/** The directory with linux/NAME for each header of the kernel. */
+export async function kernelHeaders(): Promise<string> {
+  return path.join(await kernelSource(), 'include/uapi');
 }
 
 export async function parseFiles(files: readonly string[]): Promise<Names> {

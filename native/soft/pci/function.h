@@ -140,6 +140,7 @@ class Function final : public devices::Port {
   Bus& bus;
   const uint8_t devfn;
   const std::string bdf;
+  uint64_t life = 0;  // which one of those that have had the address
   unsigned interrupt;
   std::array<Resource, 6> resources{};
   ConfigSpace config;

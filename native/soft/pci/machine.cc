@@ -72,6 +72,7 @@ class TopologyMachine final : public Machine {
   }
   void addDevice(const std::string& device) override;
   [[nodiscard]] int removeDevice(const std::string& bdf) override;
+  [[nodiscard]] uint64_t life(const std::string& bdf) const override;
   [[nodiscard]] int bindDriver(const std::string& bdf, const std::string& driver, bool exclusive) override;
   [[nodiscard]] const iommu::Group* iommuGroup(int id) const override;
 
@@ -142,6 +143,7 @@ class TopologyMachine final : public Machine {
   };
   std::list<Mdev> mdevs_;
   Numbers vfioIndexes_;
+  uint64_t lives_ = 0;
   // Unplugged while in use, with when the program was last told.
   std::map<const Function*, std::chrono::steady_clock::time_point> leaving_;
   std::map<int, std::shared_ptr<cdev::Group>> vfioGroups_;  // by the id of the IOMMU group
@@ -231,6 +233,7 @@ Function& TopologyMachine::add(DeviceSpec& spec, Function* bridge, Function* phy
       Function::Place{&itsBus, spec.address.devfn, spec.requesterId, spec.interrupt, spec.placed, command,
                       spec.isolation(), spec.sriov ? &*spec.sriov : nullptr, physical},
       std::move(spec.model), unit, group(spec.groupId)));
+  added.life = ++lives_;
   added.translated = spec.translated;
   if (added.translated) {
     added.isolation.group = spec.groupId;
@@ -429,6 +432,11 @@ void TopologyMachine::show(Function& function) {
       return physical.driver->setVirtual(physical, count);
     });
   core_.addFunction(function);
+}
+
+uint64_t TopologyMachine::life(const std::string& bdf) const {
+  const Function* function = core_.find(bdf);
+  return function ? function->life : 0;
 }
 
 int TopologyMachine::removeDevice(const std::string& bdf) {

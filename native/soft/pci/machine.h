@@ -28,6 +28,7 @@ class Machine {
   // As the host's (host.h).
   virtual void addDevice(const std::string& /*device*/) {}
   [[nodiscard]] virtual int removeDevice(const std::string& /*bdf*/) { return -ENODEV; }
+  [[nodiscard]] virtual uint64_t life(const std::string& /*bdf*/) const { return 0; }
   [[nodiscard]] virtual int bindDriver(const std::string& /*bdf*/, const std::string& /*driver*/,
                                        bool /*exclusive*/) {
     return -ENODEV;

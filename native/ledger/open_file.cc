@@ -1,0 +1,31 @@
+#include "open_file.h"
+
+#include "kernel_file.h"
+
+namespace vfio::ledger {
+
+OpenFile::OpenFile(std::shared_ptr<Backend> backend, int fd, bool adopted)
+    : backend(std::move(backend)), fd(fd), kernel([&] {
+        try {
+          return KernelFile::of(*this, adopted);
+        } catch (...) {
+          this->backend->close(fd);
+          throw;
+        }
+      }()) {}
+
+OpenFile::~OpenFile() {
+  kernel->closing(*this);
+  // Where it can't be known, a descriptor more is the lesser evil.
+  if (told_ >= 0 && backend->same(told_, fd).value_or(false)) backend->close(told_);
+  backend->close(fd);
+}
+
+int OpenFile::tell() {
+  if (told_ >= 0) return told_;
+  const int copy = backend->dup(fd);
+  if (copy < 0) return copy;
+  return told_ = fd.exchange(copy);
+}
+
+}  // namespace vfio::ledger

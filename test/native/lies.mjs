@@ -1,0 +1,170 @@
+// Every call of the binding on files that lie (liar.cc), by themselves and through the classes of lib/. What a call may
+// do: return, or throw an error with a code. What it may not: crash, read what it was not given, take memory without
+// end, never come back, or throw an error that says nothing of a kernel.
+import { join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+
+const rounds = Number(process.argv[2] ?? 200);
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const load = (name) => import(pathToFileURL(join(root, 'dist/lib', name)).href);
+const { native } = await load('native.js');
+const { Host, DmaBuffer } = await load('index.js');
+
+const outcomes = { returned: 0, thrown: 0, refused: 0 };
+const wrong = [];
+const slow = [];
+
+function judge(name, error) {
+  if (error?.name === 'VfioError') {
+    outcomes.thrown++;
+    if (error.code === 'EPROTO') outcomes.refused++;
+  } else if (/^(ERR_OUT_OF_RANGE|ERR_INVALID_ARG_TYPE|ERR_VFIO_DISPOSED|EOPNOTSUPP)$/.test(error?.code)) {
+    outcomes.thrown++;
+  } else {
+    wrong.push(`${name}: ${error?.stack ?? error}`);
+  }
+}
+
+async function call(name, run) {
+  const start = performance.now();
+  try {
+    const result = await run();
+    outcomes.returned++;
+    return result;
+  } catch (error) {
+    judge(name, error);
+    return undefined;
+  } finally {
+    const took = performance.now() - start;
+    if (took > 5000) slow.push(`${name}: ${Math.round(took)} ms`);
+  }
+}
+
+const memory = DmaBuffer.alloc(65536);
+const pages = native.allocateMemory(65536, 0);
+const token = '00112233-4455-6677-8899-aabbccddeeff';
+
+/** Each call of native/binding/file.h that asks something of a file. */
+const calls = (file, other) => ({
+  destroy: () => file.destroy(7),
+  ioasAlloc: () => file.ioasAlloc(),
+  ioasIovaRanges: () => file.ioasIovaRanges(1),
+  ioasAllowIovas: () => file.ioasAllowIovas(1, BigUint64Array.of(0n, 0xfffn)),
+  'ioasCalls.map': () => file.ioasCalls(1).map(Number(memory.address), 4096, 3),
+  'ioasCalls.unmap': () => file.ioasCalls(1).unmap(4096, 4096),
+  ioasMapAsync: () => file.ioasMapAsync(1, pages, 0, 4096, true, true),
+  ioasCopy: () => file.ioasCopy(1, 2, 4096, 0, true, true),
+  ioasMapFile: () => file.ioasMapFile(1, 0, 0, 4096, true, true),
+  ioasPhysicalAddress: () => file.ioasPhysicalAddress(1, 0, 4096),
+  changeProcess: () => file.changeProcess(),
+  getVfioIoas: () => file.getVfioIoas(),
+  setVfioIoas: () => file.setVfioIoas(1),
+  clearVfioIoas: () => file.clearVfioIoas(),
+  supports: () => file.supports('hwpt'),
+  getOption: () => file.getOption('RLIMIT_MODE', 0),
+  setOption: () => file.setOption('RLIMIT_MODE', 0, 1),
+  hwptAlloc: () => file.hwptAlloc(1, 2, false, false, false),
+  hwptSetDirtyTracking: () => file.hwptSetDirtyTracking(1, true),
+  hwptDirtyBitmap: () => file.hwptDirtyBitmap(1, 0n, 0x100000n, 4096n, true),
+  hwptInvalidate: () => file.hwptInvalidate(1, 'vtd-s1', BigUint64Array.of(0n, 1n, 0n)),
+  hwInfo: () => file.hwInfo(1),
+  faultQueueAlloc: () => file.faultQueueAlloc().file.dispose(),
+  readFaults: () => file.readFaults(),
+  respondFault: () => file.respondFault(1, 0),
+  viommuAlloc: () => file.viommuAlloc(1, 2, 'tegra241-cmdqv'),
+  vdeviceAlloc: () => file.vdeviceAlloc(1, 2, 3n),
+  veventqAlloc: () => file.veventqAlloc(1, 'arm-smmuv3', 4).file.dispose(),
+  readEvents: () => file.readEvents('arm-smmuv3'),
+  hwQueueAlloc: () => file.hwQueueAlloc(1, 'tegra241-cmdqv', 0, 0n, 4096n),
+  groupStatus: () => file.groupStatus(),
+  groupSetContainer: () => file.groupSetContainer(other),
+  groupUnsetContainer: () => file.groupUnsetContainer(),
+  groupDevice: () => file.groupDevice('0000:00:10.0').dispose(),
+  'containerCalls.map': () => file.containerCalls().map(Number(memory.address), 4096, 3, 4096),
+  'containerCalls.unmap': () => file.containerCalls().unmap(4096, 4096),
+  containerApiVersion: () => file.containerApiVersion(),
+  containerCheckExtension: () => file.containerCheckExtension('type1'),
+  containerSetIommu: () => file.containerSetIommu('type1'),
+  containerInfo: () => file.containerInfo(),
+  containerMapAsync: () => file.containerMapAsync(pages, 0, 4096, true, true, 0),
+  containerDirtyTracking: () => file.containerDirtyTracking(true),
+  containerDirtyBitmap: () => file.containerDirtyBitmap(0n, 0x100000n, 4096n),
+  containerUnmapDirty: () => file.containerUnmapDirty(0n, 0x100000n, 4096n),
+  containerInvalidateVaddr: () => file.containerInvalidateVaddr(0n, 4096n),
+  containerUpdateVaddr: () => file.containerUpdateVaddr(Number(memory.address), 4096, 0n),
+  bindIommufd: () => file.bindIommufd(other, token),
+  setVfToken: () => file.setVfToken(token),
+  attach: () => file.attach(1),
+  detach: () => file.detach(),
+  deviceInfo: () => file.deviceInfo(),
+  irqInfo: () => file.irqInfo(1),
+  setIrqs: () => file.setIrqs(1, 0, 1, 'trigger'),
+  setIrqEventfds: () => file.setIrqEventfds(1, 0, 'trigger', Int32Array.of(-1)),
+  reset: () => file.reset(),
+  hotResetInfo: () => file.hotResetInfo(),
+  hotReset: () => file.hotReset([other]),
+  regionInfo: () => file.regionInfo(0),
+  regionRead: () => file.regionRead(0n, 4),
+  regionWrite: () => file.regionWrite(0n, 4, 1),
+  readInto: () => file.readInto(0n, new Uint8Array(64)),
+  writeFrom: () => file.writeFrom(0n, new Uint8Array(64)),
+  mmap: () => file.mmap(0n, 4096n, true, true).dispose(),
+});
+
+const host = new native.Host('kernel');
+const file = host.open('/dev/iommu');
+const other = host.open('/dev/vfio/vfio');
+
+// The list above is all of them: what is not on it does not ask the kernel.
+const asked = new Set(Object.keys(calls(file, other)).map((name) => name.split('.')[0]));
+const without = new Set(['constructor', 'fd', 'dispose', 'release', 'pinned']);
+for (const name of Object.getOwnPropertyNames(Object.getPrototypeOf(file)))
+  if (!asked.has(name) && !without.has(name))
+    wrong.push(`${name} is a call of the binding that was not tried`);
+
+for (let round = 0; round < rounds; round++) {
+  for (const [name, run] of Object.entries(calls(file, other))) await call(name, run);
+  await call('readlink', () => host.readlink('/lies/link'));
+  await call('readText', () => host.readText('/lies/text'));
+  await call('writeText', () => host.writeText('/lies/text', 'text'));
+}
+
+/** As a program uses it: what a class works out of such answers. */
+for (let round = 0; round < rounds; round++) {
+  const top = Host.open({ backend: 'kernel' });
+  const iommufd = await call('openIommufd', () => top.openIommufd());
+  const container = await call('openContainer', () => top.openContainer());
+  const ioas = iommufd && (await call('allocIoas', () => iommufd.allocIoas()));
+  for (const space of [ioas, container])
+    if (space)
+      for (const name of ['iovaRanges', 'mappings', 'info', 'map', 'unmapAll'])
+        if (name in space) await call(`${space.constructor.name}.${name}`, () => space[name](memory));
+  const group = await call('openGroup', () => top.openGroup(7));
+  const device = group && (await call('openDevice', () => group.openDevice('0000:00:10.0')));
+  if (device) {
+    for (const name of ['info', 'config']) await call(`device.${name}`, () => device[name]);
+    for (const name of ['hotResetInfo', 'reset']) await call(`device.${name}`, () => device[name]());
+    for (const index of ['bar0', 'config', 'rom', 9])
+      await call('device.region', async () => {
+        const region = device.region(index);
+        await call('region.read32', () => region.read32(0));
+        await call('region.mmap', () => region.mmap()[Symbol.dispose]());
+      });
+    await call('capabilities', () => device.config.capabilities());
+    await call('extendedCapabilities', () => device.config.extendedCapabilities());
+    await call('irq.enable', () => device.irq('msix').enable(4));
+  }
+  for (const each of [device, group, container, iommufd, top]) each?.[Symbol.dispose]();
+}
+
+// What is left of a lie about a mapping is not this program's matter.
+const most = process.resourceUsage().maxRSS / 1024;
+console.log(
+  JSON.stringify({
+    ...outcomes,
+    wrong: wrong.slice(0, 5),
+    wrongs: wrong.length,
+    slow,
+    megabytes: Math.round(most),
+  }),
+);
