@@ -41,6 +41,8 @@ const number = (name, otherwise) => {
 /** Calls of one sequence, and sequences of one process. */
 const LENGTH = 2000;
 const SEQUENCES = 25;
+/** After so many different findings it has told enough. */
+const MOST_FINDINGS = 20;
 /** A call that takes longer than this hangs. */
 const PATIENCE = 60_000;
 /** What a process may have more at its end than after its first sequences. */
@@ -87,10 +89,10 @@ function stateOf(pid) {
 /** Runs a task in a process of its own; what came of it. */
 function run(task) {
   const progress = join(work, 'progress');
-  writeFileSync(progress, Buffer.alloc(8));
+  writeFileSync(progress, '');
   const at = () => {
     const bytes = readFileSync(progress);
-    if (bytes.length < 8) return { sequence: task.first, call: 0 }; // it has just begun
+    if (bytes.length < 8) return { sequence: task.first, call: 0xffffffff }; // it has just begun
     return { sequence: bytes.readUInt32LE(0), call: bytes.readUInt32LE(4) };
   };
   return new Promise((done) => {
@@ -208,6 +210,13 @@ async function batch(first, last, more) {
   for (const each of counted) add(each);
   for (const each of told) found(each.text, `--sequence ${each.sequence} --to ${each.call + 1}`);
   if (more.trace) console.log(trace.join('\n'));
+  if (crash !== undefined && counted.length === 0 && crash.call >= LENGTH && crash.sequence === first) {
+    found(
+      `the process does not get to the first call: it ${crash.how}\n${crash.report}`,
+      `--sequence ${first}`,
+    );
+    return undefined;
+  }
   if (crash !== undefined) {
     const again = `--sequence ${crash.sequence} --to ${crash.call + 1}`;
     found(`call ${crash.call} of sequence ${crash.sequence} ${crash.how}\n${crash.report}`, again);
@@ -244,7 +253,10 @@ if (replay) {
     Object.assign(more, { only: options.only.split(',').map(Number), to: LENGTH });
   await batch(first, number('last', first), more);
 } else {
-  for (let next = 0; calls < wanted && Date.now() < until; ) {
+  for (
+    let next = 0;
+    next !== undefined && calls < wanted && Date.now() < until && findings.size < MOST_FINDINGS;
+  ) {
     const left = Math.ceil((wanted - calls) / LENGTH);
     next = await batch(next, next + Math.min(SEQUENCES, left) - 1, {});
     console.log(`${calls} calls, ${Math.round((Date.now() - began) / 1000)} s, ${findings.size} findings`);
