@@ -41,7 +41,7 @@ const number = (name, otherwise) => {
 /** Calls of one sequence, and sequences of one process. */
 const LENGTH = 2000;
 const SEQUENCES = 25;
-/** After so many different findings it has told enough. */
+/** After so many findings and crashes it has told enough. */
 const MOST_FINDINGS = 20;
 /** A call that takes longer than this hangs. */
 const PATIENCE = 60_000;
@@ -178,6 +178,7 @@ const stats = new Map();
 const plain = new Map();
 const findings = new Map();
 let calls = 0;
+let crashes = 0;
 let seconds = 0;
 const found = (text, where) => {
   // The same error of the same call is one finding.
@@ -185,12 +186,13 @@ const found = (text, where) => {
   const known = findings.get(key);
   if (known !== undefined) {
     known.count++;
-    return;
+    return false;
   }
   findings.set(key, { count: 1 });
   console.log(
     `\nFINDING ${findings.size}: ${text}\n  again with: npm run test:api-fuzz -- --seed ${seed} ${where}`,
   );
+  return true;
 };
 
 function add({ calls: made, stats: its, plain: errors }) {
@@ -219,8 +221,12 @@ async function batch(first, last, more) {
   }
   if (crash !== undefined) {
     const again = `--sequence ${crash.sequence} --to ${crash.call + 1}`;
-    found(`call ${crash.call} of sequence ${crash.sequence} ${crash.how}\n${crash.report}`, again);
-    if (!more.trace) {
+    crashes++;
+    const isNew = found(
+      `call ${crash.call} of sequence ${crash.sequence} ${crash.how}\n${crash.report}`,
+      again,
+    );
+    if (isNew && !more.trace) {
       const short = await shortened(crash);
       if (short === undefined)
         console.log(`  alone, the sequence does not do it: it began with --sequence ${first} --last ${last}`);
@@ -255,7 +261,7 @@ if (replay) {
 } else {
   for (
     let next = 0;
-    next !== undefined && calls < wanted && Date.now() < until && findings.size < MOST_FINDINGS;
+    next !== undefined && calls < wanted && Date.now() < until && findings.size + crashes < MOST_FINDINGS;
   ) {
     const left = Math.ceil((wanted - calls) / LENGTH);
     next = await batch(next, next + Math.min(SEQUENCES, left) - 1, {});
