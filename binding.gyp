@@ -1,10 +1,18 @@
 {
-  "variables": { "werror%": 0, "bench%": 0 },
+  "variables": { "werror%": 0, "bench%": 0, "sanitize%": 0 },
   "target_defaults": {
     "cflags!": ["-fno-exceptions"],
     "cflags_cc!": ["-fno-exceptions", "-std=gnu++17", "-std=gnu++20", "-fno-rtti"],
     "cflags_cc": ["-std=c++20", "-Wall", "-Wextra", "-Wno-missing-field-initializers", "-fvisibility=hidden"],
-    "conditions": [["werror==1", { "cflags_cc": ["-Werror"] }]]
+    "conditions": [
+      ["werror==1", { "cflags_cc": ["-Werror"] }],
+      ["sanitize==1", {
+        "cflags!": ["-O3", "-fomit-frame-pointer"],
+        "cflags": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined",
+                   "-fno-omit-frame-pointer"],
+        "ldflags": ["-fsanitize=address,undefined"]
+      }]
+    ]
   },
   "targets": [
     {
