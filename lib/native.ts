@@ -236,6 +236,20 @@ export interface NativeWatch {
   dispose(): void;
 }
 
+/** Calls on the thread pool, in the hands of a test: native/binding/schedule.h */
+export interface NativeSchedule {
+  /** From now on calls wait. */
+  hold(): void;
+  /** What waits, oldest first; `done`: the kernel was called, and the promise is yet to hear of it. */
+  waiting(): { syscall: string; request: string | null; done: boolean }[];
+  /** Makes the kernel's call of the one at `index`. */
+  run(index: number): void;
+  /** Settles the promise of one that was made. */
+  deliver(index: number): void;
+  /** What waits goes to the pool, and so does what comes. */
+  release(): void;
+}
+
 interface Addon {
   Host: new (backend: 'kernel' | 'software', kernel?: string, topology?: string) => NativeHost;
   EventFd: new (onReadable: (count: U64Like) => void) => NativeEventFd;
@@ -245,6 +259,7 @@ interface Addon {
   allocateMemory(size: U64Like, pageShift: number, numaNode?: number): NativeMemory;
   memoryOfDescriptor(fd: number, offset: U64Like, length: U64Like): NativeMemory;
   memoryOfAddress(address: U64Like, length: U64Like): NativeMemory;
+  schedule: NativeSchedule;
   initialize(makeError: typeof makeSystemError): void;
 }
 

@@ -38,6 +38,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   exports.Set("allocateMemory", Napi::Function::New<Memory::allocate>(env, "allocateMemory"));
   exports.Set("memoryOfDescriptor", Napi::Function::New<Memory::ofDescriptor>(env, "memoryOfDescriptor"));
   exports.Set("memoryOfAddress", Napi::Function::New<Memory::ofAddress>(env, "memoryOfAddress"));
+  exports.Set("schedule", Schedule::make(env));
   exports.Set("initialize", Napi::Function::New<initialize>(env, "initialize"));
   return exports;
 }

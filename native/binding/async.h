@@ -6,47 +6,40 @@
 #include <napi.h>
 
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "environment.h"
+#include "schedule.h"
 
 namespace vfio::binding {
 
-class AsyncCall final : public Napi::AsyncWorker {
+class AsyncCall final : public Schedulable {
  public:
-  struct Naming {
-    const char* syscall;
-    const char* request;
-  };
   // `run` gives a result or -errno; `convert` makes the promise's value of it.
   static Napi::Promise start(Napi::Env env, Naming naming, std::function<int64_t()> run,
                              std::function<Napi::Value(Napi::Env, int64_t)> convert) {
-    auto* call = new AsyncCall(env, naming, std::move(run), std::move(convert));
+    std::unique_ptr<AsyncCall> call(new AsyncCall(env, naming, std::move(run), std::move(convert)));
     Napi::Promise promise = call->deferred_.Promise();
-    call->Queue();
+    Environment::of(env).schedule.start(std::move(call));
     return promise;
   }
 
  private:
   AsyncCall(Napi::Env env, Naming naming, std::function<int64_t()> run,
             std::function<Napi::Value(Napi::Env, int64_t)> convert)
-      : AsyncWorker(env),
-        naming_(naming),
-        run_(std::move(run)),
-        convert_(std::move(convert)),
-        deferred_(env) {}
+      : Schedulable(env, naming), run_(std::move(run)), convert_(std::move(convert)), deferred_(env) {}
 
-  void Execute() override { result_ = run_(); }
+  void call() override { result_ = run_(); }
   void OnOK() override {
     if (result_ < 0)
-      deferred_.Reject(makeErrno(Env(), result_, naming_.syscall, naming_.request, nullptr));
+      deferred_.Reject(makeErrno(Env(), result_, naming().syscall, naming().request, nullptr));
     else
       deferred_.Resolve(convert_(Env(), result_));
   }
 
   void OnError(const Napi::Error& error) override { deferred_.Reject(error.Value()); }
 
-  Naming naming_;
   std::function<int64_t()> run_;
   std::function<Napi::Value(Napi::Env, int64_t)> convert_;
   Napi::Promise::Deferred deferred_;

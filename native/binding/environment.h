@@ -5,6 +5,8 @@
 
 #include <napi.h>
 
+#include "schedule.h"
+
 namespace vfio::binding {
 
 struct Environment {
@@ -14,6 +16,7 @@ struct Environment {
   Napi::FunctionReference mapped;
   Napi::FunctionReference
       makeError;  // (errno, syscall, request?, path?, handled?) => VfioError; lib/errors.ts
+  Schedule schedule;
 
   static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
 };
