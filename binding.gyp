@@ -16,7 +16,7 @@
     {
       "target_name": "vfio",
       "dependencies": ["vfio_soft"],
-      "sources": ["<!@(find native/kernel native/binding -name '*.cc' | sort)"],
+      "sources": ["<!@(find native/kernel native/ledger native/binding -name '*.cc' | sort)"],
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
       "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_CPP_EXCEPTIONS_ALL", "NODE_ADDON_API_DISABLE_DEPRECATED",
                   "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS"]

@@ -7,16 +7,24 @@
  * the container unmaps nothing.
  */
 import { constants } from 'node:os';
-import { type AddressSpace, EVERYTHING, type MapLater, SpaceMapping } from './address-space.ts';
+import {
+  type AddressSpace,
+  EVERYTHING,
+  mapBy,
+  mapLaterBy,
+  mappingParts,
+  unmapBy,
+  type Way,
+} from './address-space.ts';
 import { flag, known, oneOf, options, refusal, type U64Like, u64 } from './check.ts';
 import { type DmaBuffer, type MemorySlice, windowOf } from './dma-buffer.ts';
 import type { DmaSpace, IovaRange, MapOptions, Mapping } from './dma-space.ts';
 import { explained, VfioError, withWords } from './errors.ts';
 import { type Words, wordsForContainer, wordsForSetIommu } from './explain.ts';
 import type { IommuGroup } from './groups.ts';
-import { genuine, Handle, keepFile } from './handle.ts';
+import { disposedError, genuine, Handle, keepFile } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
-import type { NativeFile, NativeSpaceCalls } from './native.ts';
+import type { NativeFile } from './native.ts';
 import { Type1Space } from './type1-space.ts';
 
 const extensions = [
@@ -58,7 +66,8 @@ export interface ContainerInfo {
 export class Container extends Handle implements DmaSpace {
   readonly #iommufd: Iommufd | undefined;
   readonly #file: NativeFile;
-  readonly #calls: NativeSpaceCalls;
+  /** How requests reach its address space. */
+  readonly #way: Way;
   /** Its own address space; undefined: the iommufd's. */
   readonly #own: Type1Space | undefined;
   #iommuType: ContainerIommu | null = null;
@@ -68,12 +77,20 @@ export class Container extends Handle implements DmaSpace {
   /** @internal Over `iommufd`, with its file; undefined: of its own. */
   constructor(parent: Handle, file: NativeFile, iommufd: Iommufd | undefined) {
     genuine('Container', file);
-    const calls = file.containerCalls();
+    const own = iommufd === undefined;
+    const calls = file.containerCalls(own);
     super('Container', parent, []); // the file is closed by the iommufd or, forgotten, with the space
     this.#iommufd = iommufd;
     this.#file = file;
-    this.#calls = calls;
-    this.#own = iommufd ? undefined : new Type1Space(this, file);
+    this.#own = own ? new Type1Space(this, file, calls) : undefined;
+    this.#way = {
+      calls,
+      later: async (...args) => {
+        const { iova, ioas } = await file.containerMapAsync(own, ...args);
+        return { place: iova, space: this.#own ?? this.#ioas(ioas) };
+      },
+      space: () => this.#own ?? this.#ioas(calls.which()),
+    };
     keepFile(this, 'Container', file);
   }
 
@@ -177,11 +194,7 @@ export class Container extends Handle implements DmaSpace {
     this.alive();
     const wanted = this.#wanted(o);
     const space = this.#space();
-    return this.#asked(() =>
-      wanted.iova === undefined
-        ? space.mapPlacedBy(this.#calls, memory, wanted, () => this.iovaRanges())
-        : space.mapBy(this.#calls, memory, wanted),
-    );
+    return this.#asked(() => mapBy(space, this.#way, memory, wanted, () => this.iovaRanges()));
   }
 
   /** The same, off the event loop. */
@@ -189,15 +202,8 @@ export class Container extends Handle implements DmaSpace {
     this.alive();
     const wanted = this.#wanted(o);
     const space = this.#space();
-    const call: MapLater = (...args) => this.#file.containerMapAsync(...args);
-    const { pages } = windowOf(memory);
     try {
-      const mapping = await (wanted.iova === undefined
-        ? space.mapPlacedAsyncBy(call, memory, wanted, () => this.iovaRanges())
-        : space.mapAsyncBy(call, memory, wanted));
-      // Another address space was chosen meanwhile: it may be the one that has it, so the pages stay for good.
-      if (this.#iommufd && (this.#iommufd.disposed || this.#iommufd.vfioCompatIoas !== space)) pages.hold();
-      return mapping;
+      return await mapLaterBy(space, this.#way, memory, wanted, () => this.iovaRanges());
     } catch (error) {
       throw this.#explained(error);
     }
@@ -219,13 +225,13 @@ export class Container extends Handle implements DmaSpace {
     this.alive();
     const from = u64(iova, 'iova');
     const bytes = u64(length, 'length');
-    return this.#asked(() => this.#space().unmapBy(this.#calls, from, bytes));
+    return this.#asked(() => unmapBy(this.#space(), this.#way, from, bytes));
   }
 
   /** VFIO_IOMMU_UNMAP_DMA of everything (Linux 5.12): returns how many bytes that were. */
   unmapAll(): bigint {
     this.alive();
-    return this.#asked(() => this.#space().unmapAllBy(this.#calls));
+    return this.#asked(() => unmapBy(this.#space(), this.#way, 0n, EVERYTHING));
   }
 
   /**
@@ -265,14 +271,18 @@ export class Container extends Handle implements DmaSpace {
     this.alive();
     return this.#asked(() => {
       if (!unmaps) return this.#file.containerDirtyBitmap(from, bytes, size);
-      let bitmap: Uint8Array | undefined;
-      const unmapping = (start: U64Like, all: U64Like): U64Like => {
-        const answer = this.#file.containerUnmapDirty(BigInt(start), BigInt(all), size);
-        bitmap = answer.bitmap;
-        return answer.bytes;
+      let bitmap: Uint8Array = new Uint8Array();
+      const calls = {
+        ...this.#way.calls,
+        unmap: (start: U64Like, all: U64Like): U64Like => {
+          const own = this.#own !== undefined;
+          const answer = this.#file.containerUnmapDirty(own, BigInt(start), BigInt(all), size);
+          bitmap = answer.bitmap;
+          return answer.bytes;
+        },
       };
-      this.#space().unmapBy({ ...this.#calls, unmap: unmapping }, from, bytes);
-      return bitmap as unknown as Uint8Array;
+      unmapBy(this.#space(), { ...this.#way, calls }, from, bytes);
+      return bitmap;
     });
   }
 
@@ -305,16 +315,21 @@ export class Container extends Handle implements DmaSpace {
   updateVaddr(mapping: Mapping, memory: DmaBuffer | MemorySlice): void {
     this.alive();
     const space = this.#space();
-    if (!SpaceMapping.made(mapping) || mapping.space !== space)
+    const parts = mappingParts(mapping);
+    if (parts === undefined || parts.space !== space)
       throw refusal('a mapping of this container', 'mapping', mapping);
-    this.#asked(() => {
-      // Another one may be there by now.
-      if (!space.holds(mapping))
-        throw new VfioError(constants.errno.ENOENT, { syscall: 'ioctl', request: 'VFIO_IOMMU_MAP_DMA' });
-      space.moveBy(mapping, memory, (address, size) =>
-        this.#file.containerUpdateVaddr(address, size, mapping.iova),
-      );
-    });
+    const { native, offset, size } = windowOf(memory);
+    this.#asked(() =>
+      this.#file.containerUpdateVaddr(
+        this.#own !== undefined,
+        native,
+        offset,
+        size,
+        parts.place,
+        parts.number,
+        parts.length,
+      ),
+    );
   }
 
   /** @internal A group has joined: what sysfs knows of it. */
@@ -326,13 +341,7 @@ export class Container extends Handle implements DmaSpace {
   left(group: () => IommuGroup | undefined): void {
     this.#groups.delete(group);
     if (this.#own === undefined || this.disposed) return;
-    try {
-      this.#file.containerInfo();
-    } catch (error) {
-      if (!(error instanceof VfioError) || error.code !== 'EINVAL') return;
-      this.#iommuType = null;
-      this.#own.lost();
-    }
+    if (this.#file.containerLost()) this.#iommuType = null;
   }
 
   protected release(): void {
@@ -360,6 +369,12 @@ export class Container extends Handle implements DmaSpace {
       this.#file.containerInfo();
       throw new VfioError(constants.errno.ENODEV, { syscall: 'ioctl', request: 'VFIO_IOMMU_GET_INFO' });
     });
+  }
+
+  /** The handle of an IOAS of the iommufd. */
+  #ioas(id: number): AddressSpace {
+    if (this.#iommufd === undefined || this.#iommufd.disposed) throw disposedError('Iommufd');
+    return this.#iommufd.ioasOf(id);
   }
 
   #asked<T>(call: () => T): T {

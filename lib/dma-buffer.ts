@@ -19,29 +19,17 @@ export interface MemorySlice {
   readonly bytes: Uint8Array;
 }
 
-/** Pages and who needs them: the buffer itself, and its mappings. */
-export class Pages {
+/** The pages of a buffer. The addon keeps them for as long as a view, a mapping or a call needs them. */
+interface Pages {
   readonly native: NativeMemory;
   /** Whether the buffer was disposed: no new mappings then. */
-  disposed = false;
-  #users = 1;
-
-  constructor(memory: NativeMemory) {
-    this.native = memory;
-  }
-
-  hold(): void {
-    this.#users++;
-  }
-
-  drop(): void {
-    if (--this.#users === 0) this.native.dispose();
-  }
+  disposed: boolean;
 }
 
 /** What an address space maps: a window on pages. Addresses are below 2^47: exact as numbers. */
 export interface Window {
   readonly pages: Pages;
+  readonly native: NativeMemory;
   readonly address: number;
   readonly offset: number;
   readonly size: number;
@@ -74,11 +62,12 @@ export class DmaBuffer implements Disposable {
   #buffer: ArrayBuffer | undefined;
 
   private constructor(memory: NativeMemory) {
-    this.#pages = new Pages(memory);
+    this.#pages = { native: memory, disposed: false };
     this.#address = memory.address;
     this.#size = memory.size;
     windows.set(this, {
       pages: this.#pages,
+      native: memory,
       address: Number(this.#address),
       offset: 0,
       size: this.#size,
@@ -183,6 +172,7 @@ export class DmaBuffer implements Disposable {
     };
     windows.set(slice, {
       pages: this.#pages,
+      native: this.#pages.native,
       address: Number(this.#address) + offset,
       offset,
       size: length,
@@ -200,6 +190,6 @@ export class DmaBuffer implements Disposable {
     if (this.#pages.disposed) return;
     this.#pages.disposed = true;
     this.#buffer = undefined;
-    this.#pages.drop();
+    this.#pages.native.dispose();
   }
 }

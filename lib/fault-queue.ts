@@ -10,7 +10,7 @@ import { oneOf, refusal } from './check.ts';
 import { explained } from './errors.ts';
 import { genuine } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
-import type { NativeFile } from './native.ts';
+import type { NativeFile, NativeObject } from './native.ts';
 import { RecordQueue } from './record-queue.ts';
 
 /** A page fault of a device. */
@@ -62,9 +62,9 @@ export class FaultQueue extends RecordQueue<IoPageFault> {
   readonly #groups = new Map<number, Group>();
 
   /** @internal */
-  constructor(iommufd: Iommufd, file: NativeFile, id: number, records: NativeFile) {
+  constructor(iommufd: Iommufd, object: NativeObject, records: NativeFile) {
     genuine('FaultQueue', records);
-    super('FaultQueue', iommufd, [iommufd], file, id, records);
+    super('FaultQueue', iommufd, [iommufd], object, records);
     this.#records = records;
   }
 

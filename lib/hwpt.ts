@@ -7,10 +7,10 @@
 import { array, flag, integer, oneOf, options, refusal, type U64Like, u64 } from './check.ts';
 import { explained } from './errors.ts';
 import { wordsForMissing } from './explain.ts';
-import type { Handle } from './handle.ts';
+import { genuine, type Handle } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
 import { IommufdObject } from './iommufd-object.ts';
-import type { NativeFile } from './native.ts';
+import type { NativeFile, NativeObject } from './native.ts';
 
 /** A page table that the program writes itself, by format; its addresses are those of the parent page table. */
 export type HwptData =
@@ -129,8 +129,9 @@ export class Hwpt extends IommufdObject {
   readonly #file: NativeFile;
 
   /** @internal */
-  constructor(iommufd: Iommufd, parents: readonly Handle[], file: NativeFile, id: number) {
-    super('Hwpt', iommufd, parents, file, id);
+  constructor(iommufd: Iommufd, parents: readonly Handle[], file: NativeFile, object: NativeObject) {
+    genuine('Hwpt', file);
+    super('Hwpt', iommufd, parents, object);
     this.#file = file;
   }
 

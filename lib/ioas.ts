@@ -1,22 +1,28 @@
 /**
  * An I/O address space: what IOVA leads to which memory. Requirement D1.
  *
- * Life: made by Iommufd.allocIoas, its mappings by map, mapFile and copy. It keeps the memory of each mapping until that
- * is unmapped. Disposing an IOAS disposes the page tables made of it and unmaps everything in it; the kernel's object
- * goes at once if nothing is attached to it, else with its iommufd.
+ * Life: made by Iommufd.allocIoas, its mappings by map, mapFile and copy. Disposing an IOAS disposes the page tables made
+ * of it and unmaps everything in it; the kernel's object goes at once if nothing is attached to it, else with its
+ * iommufd. One that the kernel made for a group is looked up (Iommufd.vfioCompatIoas): it stays when its handle is
+ * disposed, and is emptied when the last handle of this process goes.
  */
 import { constants } from 'node:os';
-import { AddressSpace, type Kept, keptOf, type MapLater, quietly, SpaceMapping } from './address-space.ts';
+import {
+  AddressSpace,
+  accessOf,
+  mappingIn,
+  mappingNumber,
+  mappingParts,
+  nativeSpaceOf,
+  type SpaceMapping,
+} from './address-space.ts';
 import { array, flag, integer, options, refusal, type U64Like, u64 } from './check.ts';
 import type { IovaRange, MapOptions, Mapping } from './dma-space.ts';
 import { explained, VfioError, withWords } from './errors.ts';
 import { wordsForMissing } from './explain.ts';
-import { genuine } from './handle.ts';
+import { disposedError, genuine } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
-import type { NativeFile } from './native.ts';
-
-/** A file's pages are the kernel's to keep. */
-const FILE_PAGES: Kept['pages'] = { hold() {}, drop() {} };
+import type { NativeFile, NativeSpace } from './native.ts';
 
 /**
  * An I/O address space of an iommufd (Linux 6.2). Ranges are inclusive; addresses and lengths are bytes, and multiples of
@@ -25,26 +31,24 @@ const FILE_PAGES: Kept['pages'] = { hold() {}, drop() {} };
 export class Ioas extends AddressSpace {
   readonly #iommufd: Iommufd;
   readonly #file: NativeFile;
+  readonly #space: NativeSpace;
   readonly #id: number;
 
   /** @internal */
-  constructor(iommufd: Iommufd, file: NativeFile, id: number) {
+  constructor(iommufd: Iommufd, file: NativeFile, made: NativeSpace) {
     genuine('Ioas', file);
-    super('Ioas', iommufd, file.ioasCalls(id), [
-      {
-        dispose() {
-          quietly(() => file.destroy(id));
-        },
-      },
-    ]);
+    super('Ioas', iommufd, made, made.calls(), []);
     this.#iommufd = iommufd;
     this.#file = file;
-    this.#id = id;
+    this.#space = made;
+    this.#id = made.id() ?? 0;
   }
 
   /** The IOAS's id in its iommufd. */
   get id(): number {
     this.alive();
+    // The id may be another object's by now.
+    if (this.#space.ended()) throw disposedError('Ioas');
     return this.#id;
   }
 
@@ -59,7 +63,7 @@ export class Ioas extends AddressSpace {
    */
   iovaRanges(): { ranges: IovaRange[]; alignment: bigint } {
     this.alive();
-    return this.#file.ioasIovaRanges(this.#id);
+    return this.#file.ioasIovaRanges(this.id);
   }
 
   /**
@@ -76,7 +80,7 @@ export class Ioas extends AddressSpace {
         throw refusal('{ start, last }', `ranges[${i}]`, range);
       flat.push(u64(range.start, `ranges[${i}].start`), u64(range.last, `ranges[${i}].last`));
     }
-    this.#file.ioasAllowIovas(this.#id, BigUint64Array.from(flat));
+    this.#file.ioasAllowIovas(this.id, BigUint64Array.from(flat));
   }
 
   /**
@@ -93,12 +97,12 @@ export class Ioas extends AddressSpace {
     const { offset, length, iova, read, write } = options(o, 'options');
     const start = u64(offset, 'offset');
     const bytes = u64(length, 'length');
-    const readable = flag(read, 'read', true);
-    const writable = flag(write, 'write', true);
+    const access = accessOf(read, write);
     this.alive();
-    let at: bigint;
+    const number = mappingNumber();
+    let place: U64Like;
     try {
-      at = this.#file.ioasMapFile(this.#id, fd, start, bytes, readable, writable, iova);
+      place = this.#space.mapFile(fd, start, bytes, access, iova, number);
     } catch (error) {
       throw this.explainMap(
         withWords(error, (failed) =>
@@ -109,7 +113,7 @@ export class Ioas extends AddressSpace {
         { iova, size: Number(bytes), address: undefined },
       );
     }
-    return this.record(at, { pages: FILE_PAGES, size: Number(bytes), length: bytes }, writable);
+    return mappingIn(this, place, bytes, access, number);
   }
 
   /**
@@ -120,27 +124,28 @@ export class Ioas extends AddressSpace {
    */
   copy(from: Mapping, o?: MapOptions): Mapping {
     this.alive();
-    if (!(from instanceof SpaceMapping)) throw refusal('a mapping', 'from', from);
-    const source = from;
-    const { space } = source;
-    if (!(space instanceof Ioas) || space.#iommufd !== this.#iommufd)
+    const source = mappingParts(from);
+    if (source === undefined) throw refusal('a mapping', 'from', from);
+    const { space, length } = source;
+    if (!(space instanceof Ioas) || space.#iommufd.differs(this.#iommufd))
       throw refusal('a mapping of the same iommufd', 'from', from);
     const { iova, read, write } = options(o, 'options');
-    const readable = flag(read, 'read', true);
-    const writable = flag(write, 'write', source.writable);
+    const writable = (from as SpaceMapping).writable;
+    const access = accessOf(read, write, writable);
     this.alive();
-    // The kernel would copy whatever is mapped there by now.
-    if (!space.holds(source))
+    const number = mappingNumber();
+    // The kernel would copy whatever is mapped there by now: the addon sees to it that it is still the source.
+    if (space.disposed || !nativeSpaceOf(space).holds(source.number, source.place, length))
       throw new VfioError(constants.errno.ENOENT, {
         syscall: 'ioctl',
         request: 'IOMMU_IOAS_COPY',
         reason: 'the source is not mapped any more',
       });
-    const at = explained(
-      () => this.#file.ioasCopy(this.#id, space.id, source.length, source.iova, readable, writable, iova),
-      (error) => this.wordsForMap(error, { iova, size: keptOf(source).size, address: undefined }),
+    const place = explained(
+      () => this.#space.copy(nativeSpaceOf(space), source.number, source.place, length, access, iova, number),
+      (error) => this.wordsForMap(error, { iova, size: Number(length), address: undefined }),
     );
-    return this.record(at, keptOf(source), writable);
+    return mappingIn(this, place, length, access, number);
   }
 
   /**
@@ -151,12 +156,12 @@ export class Ioas extends AddressSpace {
    */
   get hugePages(): boolean {
     this.alive();
-    return this.#file.getOption('HUGE_PAGES', this.#id) !== 0n;
+    return this.#file.getOption('HUGE_PAGES', this.id) !== 0n;
   }
 
   set hugePages(on: boolean) {
     this.alive();
-    this.#file.setOption('HUGE_PAGES', this.#id, flag(on, 'hugePages', true) ? 1 : 0);
+    this.#file.setOption('HUGE_PAGES', this.id, flag(on, 'hugePages', true) ? 1 : 0);
   }
 
   /**
@@ -169,21 +174,12 @@ export class Ioas extends AddressSpace {
   physicalAddress(iova: U64Like, length: U64Like): { address: bigint; length: bigint } {
     this.alive();
     return explained(
-      () => this.#file.ioasPhysicalAddress(this.#id, iova, length),
+      () => this.#file.ioasPhysicalAddress(this.id, iova, length),
       (error) => wordsForMissing(error, this.#file),
     );
   }
 
-  protected override mapLater(...args: Parameters<MapLater>): Promise<U64Like> {
-    return this.#file.ioasMapAsync(this.#id, ...args);
-  }
-
   protected override pinned(): number {
     return this.#file.pinned();
-  }
-
-  protected override emptied(): void {
-    // EBUSY, something is still attached: the empty IOAS goes when the iommufd does.
-    quietly(() => this.#file.destroy(this.#id));
   }
 }

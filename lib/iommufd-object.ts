@@ -5,40 +5,38 @@
  * needs can't go: disposing it is EBUSY with the reason, and it stays as it was. Only disposing a parent never fails:
  * what the kernel still needs then goes when the iommufd does.
  */
-import { quietly } from './address-space.ts';
 import { VfioError, withWords } from './errors.ts';
 import { wordsForBusy } from './explain.ts';
-import { genuine, Handle } from './handle.ts';
+import { disposedError, Handle } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
-import type { NativeFile } from './native.ts';
+import type { NativeObject } from './native.ts';
 
-/** An object of an iommufd that is destroyed by its id (IOMMU_DESTROY). */
+/** An object of an iommufd that its handle owns (IOMMU_DESTROY). */
 export abstract class IommufdObject extends Handle {
   readonly #iommufd: Iommufd;
-  readonly #file: NativeFile;
+  readonly #object: NativeObject;
   readonly #id: number;
-  /** The kernel has destroyed it: the id may be another's by now. */
-  #gone = false;
 
   /** `before`: what is closed before the object can be destroyed. */
   protected constructor(
     kind: string,
     iommufd: Iommufd,
     parents: readonly Handle[],
-    file: NativeFile,
-    id: number,
+    object: NativeObject,
     before: readonly { dispose(): void }[] = [],
   ) {
-    genuine(kind, file);
-    super(kind, parents, [...before, { dispose: () => quietly(() => file.destroy(id)) }]);
+    const id = object.id();
+    super(kind, parents, [...before, object]);
     this.#iommufd = iommufd;
-    this.#file = file;
+    this.#object = object;
     this.#id = id;
   }
 
   /** Its id in its iommufd. */
   get id(): number {
     this.alive();
+    // The id may be another object's by now.
+    if (this.#object.gone()) throw disposedError('object of the iommufd');
     return this.#id;
   }
 
@@ -64,18 +62,15 @@ export abstract class IommufdObject extends Handle {
   /** Asks the kernel to destroy it, while the handle can still be kept. */
   protected leave(): void {
     try {
-      this.#file.destroy(this.#id);
+      this.#object.destroy();
     } catch (error) {
       if (error instanceof VfioError && error.code === 'EBUSY')
         throw withWords(error, () => wordsForBusy(this.#iommufd.usersOf(this)));
-      // Gone already: Iommufd.destroy, or the iommufd is closed.
-      if (!(error instanceof VfioError) && (error as { code?: unknown }).code !== 'ERR_VFIO_DISPOSED')
-        throw error;
+      throw error;
     }
-    this.#gone = true;
   }
 
   protected release(): void {
-    if (!this.#gone) quietly(() => this.#file.destroy(this.#id));
+    this.#object.dispose();
   }
 }

@@ -10,7 +10,7 @@ import { VfioDevice } from './device.ts';
 import { explained } from './errors.ts';
 import { type HwptRequest, wordsForBusy, wordsForHwpt, wordsForMissing } from './explain.ts';
 import { FaultQueue } from './fault-queue.ts';
-import { Handle, keepFile } from './handle.ts';
+import { fileOf, Handle, keepFile } from './handle.ts';
 import { dataFields, Hwpt, type HwptData } from './hwpt.ts';
 import { Ioas } from './ioas.ts';
 import { type NativeFile, native } from './native.ts';
@@ -87,8 +87,7 @@ export type IommufdFeature = (typeof features)[number];
 /** An open /dev/iommu (Linux 6.2). */
 export class Iommufd extends Handle {
   readonly #file: NativeFile;
-  readonly #adopted: boolean;
-  readonly #objects = new Map<number, WeakRef<Handle>>();
+  readonly #objects = new Map<number, WeakRef<Handle & { readonly id: number }>>();
   readonly #devices = new Set<WeakRef<VfioDevice>>();
   /** The compatibility IOAS, as far as is known: kept, since requests reach it without its handle. */
   #compat: Ioas | undefined;
@@ -98,7 +97,6 @@ export class Iommufd extends Handle {
     super('Iommufd', parent, [file]);
     this.#file = file;
     keepFile(this, 'Iommufd', file);
-    this.#adopted = parent === undefined;
   }
 
   /**
@@ -120,8 +118,7 @@ export class Iommufd extends Handle {
   /** Makes an I/O address space (IOMMU_IOAS_ALLOC, Linux 6.2). */
   allocIoas(): Ioas {
     this.alive();
-    const id = this.#file.ioasAlloc();
-    return this.keep(id, new Ioas(this, this.#file, id));
+    return this.keep(new Ioas(this, this.#file, this.#file.ioasAlloc()));
   }
 
   /**
@@ -170,7 +167,7 @@ export class Iommufd extends Handle {
       format: data?.type,
     };
     const its = this.ownDevice(device);
-    const id = explained(
+    const made = explained(
       () =>
         this.#file.hwptAlloc(
           its.id,
@@ -184,13 +181,13 @@ export class Iommufd extends Handle {
         ),
       (error) => wordsForHwpt(error, asked, this.#file),
     );
-    return this.keep(id, new Hwpt(this, queue ? [parent, queue] : [parent], this.#file, id));
+    return this.keep(new Hwpt(this, queue ? [parent, queue] : [parent], this.#file, made));
   }
 
   /** A queue for page faults of devices (IOMMU_FAULT_QUEUE_ALLOC, Linux 6.11). @throws {VfioError} ENOTTY before 6.11. */
   allocFaultQueue(): FaultQueue {
     const made = this.#asked(() => this.#file.faultQueueAlloc());
-    return this.keep(made.id, new FaultQueue(this, this.#file, made.id, made.file));
+    return this.keep(new FaultQueue(this, made.object, made.file));
   }
 
   /**
@@ -216,7 +213,7 @@ export class Iommufd extends Handle {
             ? { reason: 'the parent was made without { nestParent: true }' }
             : undefined),
     );
-    return this.keep(made.id, new Viommu(this, table, this.#file, made, kind));
+    return this.keep(new Viommu(this, table, this.#file, made, kind));
   }
 
   /**
@@ -270,10 +267,7 @@ export class Iommufd extends Handle {
     this.alive();
     const id = this.#file.getVfioIoas();
     if (id === null) this.#compat = undefined;
-    else if (this.#compat?.disposed !== false || this.#compat.id !== id) {
-      const known = this.#objects.get(id)?.deref();
-      this.#compat = known instanceof Ioas ? known : this.keep(id, new Ioas(this, this.#file, id));
-    }
+    else this.#compat = this.ioasOf(id);
     return this.#compat ?? null;
   }
 
@@ -316,25 +310,32 @@ export class Iommufd extends Handle {
   destroy(id: number): void {
     this.alive();
     integer(id, 'id', 0, 0xffffffff);
-    const handle = this.#objects.get(id)?.deref();
+    const handle = this.#handleOf(id);
     explained(
       () => this.#file.destroy(id),
       (error) => (error.code === 'EBUSY' ? wordsForBusy(this.#usersOf(id, handle)) : undefined),
     );
-    // Its id will be another's: the handle is over too.
+    // The handle is over too.
     this.#objects.delete(id);
     handle?.[Symbol.dispose]();
   }
 
-  /** @internal Surely another than `other`? One from a descriptor may be the same, and nobody can tell. */
+  /** @internal Does the other one lead to another open file? */
   differs(other: Iommufd): boolean {
-    return other !== this && !this.#adopted && !other.#adopted;
+    return other !== this && !fileOf(this).same(fileOf(other));
   }
 
   /** @internal Remembers the handle of an object by its id. */
-  keep<T extends Handle>(id: number, handle: T): T {
-    this.#objects.set(id, new WeakRef<Handle>(handle));
+  keep<T extends Handle & { readonly id: number }>(handle: T): T {
+    this.#objects.set(handle.id, new WeakRef<Handle & { readonly id: number }>(handle));
     return handle;
+  }
+
+  /** @internal The handle of an address space of it, by its id. */
+  ioasOf(id: number): Ioas {
+    this.alive();
+    const known = this.#handleOf(id);
+    return known instanceof Ioas ? known : this.keep(new Ioas(this, this.#file, this.#file.ioasOf(id)));
   }
 
   /** @internal A device was bound to it. */
@@ -359,6 +360,18 @@ export class Iommufd extends Handle {
 
   protected release(): void {
     this.#file.dispose();
+  }
+
+  /** The handle of the object that has this id now. */
+  #handleOf(id: number): (Handle & { readonly id: number }) | undefined {
+    const handle = this.#objects.get(id)?.deref();
+    if (handle === undefined || handle.disposed) return undefined;
+    try {
+      return handle.id === id ? handle : undefined;
+    } catch (error) {
+      if ((error as { code?: unknown }).code !== 'ERR_VFIO_DISPOSED') throw error;
+      return undefined; // the kernel has destroyed it, and the id may be another's
+    }
   }
 
   #usersOf(id: number, handle: Handle | undefined): string[] {

@@ -67,9 +67,67 @@ export interface NativeRegionInfo {
 
 /** The hot calls of an address space, of an IOAS or a container. What comes out is a number where that is exact. */
 export interface NativeSpaceCalls {
-  /** `access`: 1 the device may read, 2 it may write. */
-  map(address: number, length: number, access: number, iova?: U64Like): U64Like;
+  /** `access`: 1 the device may read, 2 it may write. `mapping`: its number, for good. */
+  map(
+    memory: NativeMemory,
+    offset: number,
+    length: number,
+    access: number,
+    iova: U64Like | undefined,
+    mapping: number,
+  ): U64Like;
   unmap(iova: U64Like, length: U64Like): U64Like;
+}
+
+/** The hot calls of a container. */
+export interface NativeContainerCalls extends NativeSpaceCalls {
+  /** The id of the IOAS, of an iommufd, that the last map worked on. */
+  which(): number;
+}
+
+/** A handle's share in an address space: native/binding/space.h */
+export interface NativeSpace {
+  id(): number | null;
+  ended(): boolean;
+  calls(): NativeSpaceCalls;
+  mapAsync(
+    memory: NativeMemory,
+    offset: number,
+    length: number,
+    access: number,
+    iova: U64Like | undefined,
+    mapping: number,
+  ): Promise<U64Like>;
+  copy(
+    source: NativeSpace,
+    sourceMapping: number,
+    sourceIova: U64Like,
+    length: U64Like,
+    access: number,
+    iova: U64Like | undefined,
+    mapping: number,
+  ): U64Like;
+  mapFile(
+    fd: number,
+    offset: U64Like,
+    length: U64Like,
+    access: number,
+    iova: U64Like | undefined,
+    mapping: number,
+  ): U64Like;
+  /** Unmaps what is left of a mapping; returns how many bytes that was. */
+  unmapMapping(mapping: number, iova: U64Like, length: U64Like): U64Like;
+  holds(mapping: number, iova: U64Like, length: U64Like): boolean;
+  mappings(): { iova: bigint; length: bigint; writable: boolean }[];
+  dispose(): void;
+}
+
+/** An object of an iommufd, which its handle owns: native/binding/kernel_object.h */
+export interface NativeObject {
+  id(): number;
+  gone(): boolean;
+  destroy(): void;
+  dispose(): void;
 }
 
 /** An open file and the kernel calls on it: native/binding/file.h */
@@ -81,37 +139,12 @@ export interface NativeFile {
   pinned(): number;
 
   destroy(id: number): void;
-  ioasAlloc(): number;
+  /** Do both lead to the same open file of the kernel's? */
+  same(other: NativeFile): boolean;
+  ioasAlloc(): NativeSpace;
+  ioasOf(ioas: number): NativeSpace;
   ioasIovaRanges(ioas: number): { ranges: NativeRange[]; alignment: bigint };
   ioasAllowIovas(ioas: number, startsAndLasts: BigUint64Array): void;
-  ioasCalls(ioas: number): NativeSpaceCalls;
-  ioasMapAsync(
-    ioas: number,
-    memory: NativeMemory,
-    offset: number,
-    length: number,
-    read: boolean,
-    write: boolean,
-    iova?: U64Like,
-  ): Promise<bigint>;
-  ioasCopy(
-    destination: number,
-    source: number,
-    length: U64Like,
-    sourceIova: U64Like,
-    read: boolean,
-    write: boolean,
-    iova?: U64Like,
-  ): bigint;
-  ioasMapFile(
-    ioas: number,
-    fd: number,
-    start: U64Like,
-    length: U64Like,
-    read: boolean,
-    write: boolean,
-    iova?: U64Like,
-  ): bigint;
   ioasPhysicalAddress(ioas: number, iova: U64Like, length: U64Like): { address: bigint; length: bigint };
   changeProcess(): void;
   getVfioIoas(): number | null;
@@ -130,48 +163,65 @@ export interface NativeFile {
     faultQueue?: number,
     format?: string,
     fields?: BigUint64Array,
-  ): number;
+  ): NativeObject;
   hwptSetDirtyTracking(hwpt: number, on: boolean): void;
   hwptDirtyBitmap(hwpt: number, iova: bigint, length: bigint, pageSize: bigint, clear: boolean): Uint8Array;
   hwptInvalidate(hwpt: number, format: string, fields: BigUint64Array): number;
   hwInfo(device: number, type?: string): HwInfo;
 
-  faultQueueAlloc(): { id: number; file: NativeFile };
+  faultQueueAlloc(): { object: NativeObject; file: NativeFile };
   readFaults(): IoPageFault[];
   respondFault(cookie: number, code: number): void;
   viommuAlloc(
     device: number,
     hwpt: number,
     type: string,
-  ): { id: number; mmap: { offset: bigint; length: bigint } | null };
-  vdeviceAlloc(viommu: number, device: number, virtId: bigint): number;
-  veventqAlloc(viommu: number, type: string, depth: number): { id: number; file: NativeFile };
+  ): { object: NativeObject; mmap: { offset: bigint; length: bigint } | null };
+  vdeviceAlloc(viommu: number, device: number, virtId: bigint): NativeObject;
+  veventqAlloc(viommu: number, type: string, depth: number): { object: NativeObject; file: NativeFile };
   readEvents(type: string): ViommuEvent[];
-  hwQueueAlloc(viommu: number, type: string, index: number, iova: bigint, length: bigint): number;
+  hwQueueAlloc(viommu: number, type: string, index: number, iova: bigint, length: bigint): NativeObject;
 
   groupStatus(): { viable: boolean; containerSet: boolean };
   groupSetContainer(to: NativeFile): void;
   groupUnsetContainer(): void;
   groupDevice(name: string): NativeFile;
 
-  containerCalls(): NativeSpaceCalls;
+  /** `own`: a container of its own, and no iommufd. */
+  containerCalls(own: boolean): NativeContainerCalls;
+  containerSpace(): NativeSpace;
+  containerLost(): boolean;
   containerApiVersion(): number;
   containerCheckExtension(name: string): boolean;
   containerSetIommu(type: string): void;
   containerInfo(): ContainerInfo;
   containerMapAsync(
+    own: boolean,
     memory: NativeMemory,
     offset: number,
     length: number,
-    read: boolean,
-    write: boolean,
-    iova?: U64Like,
-  ): Promise<bigint>;
+    access: number,
+    iova: U64Like | undefined,
+    mapping: number,
+  ): Promise<{ iova: U64Like; ioas: number }>;
   containerDirtyTracking(on: boolean): void;
   containerDirtyBitmap(iova: bigint, length: bigint, pageSize: bigint): Uint8Array;
-  containerUnmapDirty(iova: bigint, length: bigint, pageSize: bigint): { bytes: bigint; bitmap: Uint8Array };
+  containerUnmapDirty(
+    own: boolean,
+    iova: bigint,
+    length: bigint,
+    pageSize: bigint,
+  ): { bytes: bigint; bitmap: Uint8Array };
   containerInvalidateVaddr(iova: bigint, length: bigint): bigint;
-  containerUpdateVaddr(address: number, length: number, iova: bigint): void;
+  containerUpdateVaddr(
+    own: boolean,
+    memory: NativeMemory,
+    offset: number,
+    size: number,
+    iova: U64Like,
+    mapping: number,
+    length: U64Like,
+  ): void;
 
   bindIommufd(iommufd: NativeFile, token?: string): number;
   setVfToken(token: string): void;
@@ -260,6 +310,11 @@ interface Addon {
   memoryOfDescriptor(fd: number, offset: U64Like, length: U64Like): NativeMemory;
   memoryOfAddress(address: U64Like, length: U64Like): NativeMemory;
   schedule: NativeSchedule;
+  /** So many numbers for mappings, from the returned one on. */
+  mappingNumbers(count: number): number;
+  /** How often memory came to be kept. */
+  doubts(): number;
+  kept(): { bytes: bigint; reason: string }[];
   initialize(makeError: typeof makeSystemError): void;
 }
 

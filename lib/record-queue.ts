@@ -10,7 +10,7 @@ import { VfioError } from './errors.ts';
 import { disposedError, type Handle } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
 import { IommufdObject } from './iommufd-object.ts';
-import { type NativeFile, type NativeWatch, native } from './native.ts';
+import { type NativeFile, type NativeObject, type NativeWatch, native } from './native.ts';
 
 interface Waiter<T> {
   resolve(record: T): void;
@@ -32,14 +32,13 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
     kind: string,
     iommufd: Iommufd,
     parents: readonly Handle[],
-    file: NativeFile,
-    id: number,
+    object: NativeObject,
     records: NativeFile,
   ) {
     // The native object holds its callback weakly while nobody waits; this object holds it for good.
     const onReadable = () => this.#serve();
     const watch = new native.Watch(records, onReadable);
-    super(kind, iommufd, parents, file, id, [watch, records]);
+    super(kind, iommufd, parents, object, [watch, records]);
     this.#kind = kind;
     this.#records = records;
     this.#watch = watch;

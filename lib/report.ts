@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { asRoot, type Finding, interruptsRefused, remappingOff, unsafeInterrupts } from './causes.ts';
 import type { VfioError } from './errors.ts';
+import { type KeptMemory, keptMemory } from './kept-memory.ts';
 import { lastingLockLimit, lockLimit, raiseLockLimit } from './memlock.ts';
 import type { NativeHost } from './native.ts';
 import { describeOwnership, mayOpen } from './nodes.ts';
@@ -27,6 +28,8 @@ export interface HostReport {
   /** The kernel's release: the running one's, or the one that the software host answers as. */
   kernel: string;
   checks: HostCheck[];
+  /** Memory of this process that stays since nobody knows whether a device can still reach it. */
+  keptMemory: KeptMemory[];
 }
 
 const MEBIBYTE = 1048576;
@@ -66,6 +69,7 @@ export function reportOf(host: NativeHost, backend: 'kernel' | 'software'): Host
       memlock(),
       hugePages(backend),
     ],
+    keptMemory: keptMemory(),
   };
 }
 

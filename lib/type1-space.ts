@@ -4,18 +4,17 @@
  * Life: made with its Container and disposed with it. Its mappings last until they are unmapped, or until the last
  * group leaves: the container has no IOMMU then, and the kernel has unmapped everything.
  */
-import { AddressSpace, EVERYTHING, type MapLater } from './address-space.ts';
-import type { U64Like } from './check.ts';
+import { AddressSpace, EVERYTHING } from './address-space.ts';
 import type { IovaRange } from './dma-space.ts';
 import type { Handle } from './handle.ts';
-import type { NativeFile } from './native.ts';
+import type { NativeFile, NativeSpaceCalls } from './native.ts';
 
 export class Type1Space extends AddressSpace {
   readonly #file: NativeFile;
 
   /** `file` is closed if the space is forgotten, which happens together with its container. */
-  constructor(container: Handle, file: NativeFile) {
-    super('Container', container, file.containerCalls(), [file]);
+  constructor(container: Handle, file: NativeFile, calls: NativeSpaceCalls) {
+    super('Container', container, file.containerSpace(), calls, [file]);
     this.#file = file;
   }
 
@@ -33,13 +32,7 @@ export class Type1Space extends AddressSpace {
     return 'VFIO_IOMMU_MAP_DMA';
   }
 
-  protected override mapLater(...args: Parameters<MapLater>): Promise<U64Like> {
-    return this.#file.containerMapAsync(...args);
-  }
-
   protected override pinned(): number {
     return this.#file.pinned();
   }
-
-  protected override emptied(): void {} // the file is closed by the container
 }

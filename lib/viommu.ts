@@ -13,7 +13,7 @@ import { genuine, type Handle } from './handle.ts';
 import { type Hwpt, type Invalidations, invalidate } from './hwpt.ts';
 import type { Iommufd } from './iommufd.ts';
 import { IommufdObject } from './iommufd-object.ts';
-import type { NativeFile } from './native.ts';
+import type { NativeFile, NativeObject } from './native.ts';
 import { RecordQueue } from './record-queue.ts';
 
 /** Whose virtual IOMMU: Arm's SMMUv3 (Linux 6.13), or with Tegra241's command queues (Linux 6.17). */
@@ -32,10 +32,11 @@ export class Viommu extends IommufdObject {
     iommufd: Iommufd,
     parent: Hwpt,
     file: NativeFile,
-    made: { id: number; mmap: { offset: bigint; length: bigint } | null },
+    made: { object: NativeObject; mmap: { offset: bigint; length: bigint } | null },
     type: ViommuType,
   ) {
-    super('Viommu', iommufd, [parent], file, made.id);
+    genuine('Viommu', file);
+    super('Viommu', iommufd, [parent], made.object);
     this.#file = file;
     this.type = type;
     this.mmap = made.mmap;
@@ -53,7 +54,7 @@ export class Viommu extends IommufdObject {
     const found = this.iommufd.ownDevice(device);
     const name = u64(virtId, 'virtId');
     const made = this.#asked(() => this.#file.vdeviceAlloc(this.id, found.id, name));
-    return this.iommufd.keep(made, new Vdevice(this.iommufd, [this, found.device], this.#file, made, name));
+    return this.iommufd.keep(new Vdevice(this.iommufd, [this, found.device], made, name));
   }
 
   /**
@@ -68,7 +69,7 @@ export class Viommu extends IommufdObject {
     oneOf(type, 'type', ['arm-smmuv3', 'tegra241-cmdqv']);
     const size = integer(depth, 'depth', 0, 0xffffffff);
     const made = this.#asked(() => this.#file.veventqAlloc(this.id, type, size));
-    return this.iommufd.keep(made.id, new VeventQueue(this.iommufd, this, this.#file, made, type));
+    return this.iommufd.keep(new VeventQueue(this.iommufd, this, made, type));
   }
 
   /**
@@ -86,7 +87,7 @@ export class Viommu extends IommufdObject {
     const start = u64(iova, 'iova');
     const size = u64(length, 'length');
     const made = this.#asked(() => this.#file.hwQueueAlloc(this.id, type, which, start, size));
-    return this.iommufd.keep(made, new HwQueue(this.iommufd, [this], this.#file, made));
+    return this.iommufd.keep(new HwQueue(this.iommufd, [this], made));
   }
 
   /**
@@ -112,8 +113,8 @@ export class Vdevice extends IommufdObject {
   readonly virtId: bigint;
 
   /** @internal */
-  constructor(iommufd: Iommufd, parents: readonly Handle[], file: NativeFile, id: number, virtId: bigint) {
-    super('Vdevice', iommufd, parents, file, id);
+  constructor(iommufd: Iommufd, parents: readonly Handle[], object: NativeObject, virtId: bigint) {
+    super('Vdevice', iommufd, parents, object);
     this.virtId = virtId;
   }
 }
@@ -121,8 +122,8 @@ export class Vdevice extends IommufdObject {
 /** A guest's queue that hardware reads by itself. */
 export class HwQueue extends IommufdObject {
   /** @internal */
-  constructor(iommufd: Iommufd, parents: readonly Handle[], file: NativeFile, id: number) {
-    super('HwQueue', iommufd, parents, file, id);
+  constructor(iommufd: Iommufd, parents: readonly Handle[], object: NativeObject) {
+    super('HwQueue', iommufd, parents, object);
   }
 }
 
@@ -157,12 +158,11 @@ export class VeventQueue extends RecordQueue<ViommuEvent> {
   constructor(
     iommufd: Iommufd,
     viommu: Viommu,
-    file: NativeFile,
-    made: { id: number; file: NativeFile },
+    made: { object: NativeObject; file: NativeFile },
     type: ViommuType,
   ) {
     genuine('VeventQueue', made?.file);
-    super('VeventQueue', iommufd, [viommu], file, made.id, made.file);
+    super('VeventQueue', iommufd, [viommu], made.object, made.file);
     this.type = type;
   }
 

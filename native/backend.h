@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,19 @@ struct Ownership {
   uint32_t gid = 0;
 };
 
+// What a descriptor leads to. Requests of different kinds share numbers (VFIO_DEVICE_GET_PCI_HOT_RESET_INFO
+// is VFIO_IOMMU_GET_INFO), so no call can tell them apart.
+enum class FileKind {
+  unknown,  // it can't be found out
+  other,    // none of these
+  iommufd,
+  container,
+  group,
+  device,
+  faultQueue,  // of an iommufd, as the next
+  eventQueue,
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -43,6 +57,13 @@ class Backend {
   [[nodiscard]] virtual int64_t write(int fd, const void* buffer, size_t size) = 0;
   [[nodiscard]] virtual int64_t pread(int fd, void* buffer, size_t size, uint64_t offset) = 0;
   [[nodiscard]] virtual int64_t pwrite(int fd, const void* buffer, size_t size, uint64_t offset) = 0;
+
+  // What is behind a descriptor now, whatever was there before; a closed one is `unknown`. And what the host
+  // calls it, for messages: a path, or "anon_inode:[eventfd]"; empty: nothing.
+  [[nodiscard]] virtual FileKind kindOf(int fd) = 0;
+  [[nodiscard]] virtual std::string nameOf(int fd) = 0;
+  // Do both lead to the same open file, one being a duplicate of the other? nullopt: it can't be known.
+  [[nodiscard]] virtual std::optional<bool> same(int one, int other) = 0;
 
   // Memory. The result is an address or -errno. Memory that is unmapped while a device can reach it stays
   // until the device can't: the kernel pins the pages, the software host delays the unmapping.

@@ -83,7 +83,7 @@ const modes: readonly Mode[] = [
     wraps: 'EOVERFLOW',
     nothing: 0n,
     // The second page of the second mapping is still mapped, so its memory is kept.
-    cut: { answer: 0x3000n, left: [0x20000, 0x30000] },
+    cut: { answer: 0x3000n, left: [0x21000, 0x30000] },
     inside: 0x1000n,
   },
 ];

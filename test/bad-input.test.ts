@@ -67,6 +67,13 @@ let unmapped: Mapping;
 /** A descriptor that this process surely does not have. */
 const NO_FD = 1_000_000;
 
+/** An object of the kernel's that stands in for one that no IOMMU here makes. */
+const anObject = (of: Iommufd) => {
+  const { object, file } = fileOf(of).faultQueueAlloc();
+  file.dispose();
+  return object;
+};
+
 beforeAll(async () => {
   host = openHost();
   sysfs = host.device(EDU);
@@ -111,12 +118,18 @@ beforeAll(async () => {
     device: () => ({ groupOf: () => null }),
   });
   // Bad arguments are refused before the kernel is asked: it need not know this one.
-  viommu = new Viommu(iommufd, hwpt, fileOf(iommufd), { id: 0x7ffffff0, mmap: null }, 'arm-smmuv3');
+  viommu = new Viommu(
+    iommufd,
+    hwpt,
+    fileOf(iommufd),
+    { object: anObject(iommufd), mmap: null },
+    'arm-smmuv3',
+  );
   stranger = host.openIommufd();
   strange = {
     ioas: stranger.allocIoas(),
     queue: stranger.allocFaultQueue(),
-    hwpt: new Hwpt(stranger, [stranger], fileOf(stranger), 0x7ffffff0),
+    hwpt: new Hwpt(stranger, [stranger], fileOf(stranger), anObject(stranger)),
   };
 });
 
@@ -544,7 +557,7 @@ const table: Record<string, () => Refused[]> = {
         Object.create(null),
         memory,
         ioas,
-        new Ioas(iommufd, fileOf(iommufd), 1),
+        new Ioas(iommufd, fileOf(iommufd), fileOf(iommufd).ioasOf(ioas.id)),
       ],
       (bad) => other.copy(bad),
     ),
@@ -1124,7 +1137,13 @@ test('no method crashes on anything, whether or not it is meant to be called', a
       fd.container(),
       fd.allocFaultQueue(),
       fd.allocHwpt({ device: user.device, parent: space }),
-      new Viommu(fd, new Hwpt(fd, [fd], fileOf(fd), 99), fileOf(fd), { id: 98, mmap: null }, 'arm-smmuv3'),
+      new Viommu(
+        fd,
+        new Hwpt(fd, [fd], fileOf(fd), anObject(fd)),
+        fileOf(fd),
+        { object: anObject(fd), mmap: null },
+        'arm-smmuv3',
+      ),
       buffer,
       space.map(buffer),
       user.device.config,

@@ -1,11 +1,16 @@
 // The addon's entry: what lib/native.ts sees of it.
 #include <napi.h>
 
+#include <atomic>
+
+#include "../ledger/kept.h"
 #include "event_fd.h"
 #include "file.h"
 #include "host_handle.h"
+#include "kernel_object.h"
 #include "mapped.h"
 #include "memory.h"
+#include "space.h"
 #include "watch.h"
 
 namespace vfio::binding {
@@ -14,6 +19,30 @@ namespace {
 // (value) => is it a File of this addon?
 Napi::Value isFile(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), File::from(info[0]) != nullptr);
+}
+
+// Numbers for mappings: each caller gets some of its own. (count) => the first of them
+Napi::Value mappingNumbers(const Napi::CallbackInfo& info) {
+  static std::atomic<uint64_t> next = 1;
+  return Napi::Number::New(info.Env(), static_cast<double>(next.fetch_add(Arguments(info).u32(0, "count"))));
+}
+
+// () => how often memory came to be kept
+Napi::Value doubts(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(ledger::doubts()));
+}
+
+// () => { bytes, reason }[]: what is kept
+Napi::Value kept(const Napi::CallbackInfo& info) {
+  const auto all = ledger::kept();
+  Napi::Array array = Napi::Array::New(info.Env(), all.size());
+  for (uint32_t i = 0; i < all.size(); ++i) {
+    Napi::Object entry = Napi::Object::New(info.Env());
+    entry.Set("bytes", Napi::BigInt::New(info.Env(), all[i].bytes));
+    entry.Set("reason", all[i].reason);
+    array.Set(i, entry);
+  }
+  return array;
 }
 
 // (makeError)
@@ -28,6 +57,8 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(environment);  // deleted with the environment
   environment->host = Napi::Persistent(HostHandle::define(env));
   environment->file = Napi::Persistent(File::define(env));
+  environment->space = Napi::Persistent(Space::define(env));
+  environment->object = Napi::Persistent(KernelObject::define(env));
   environment->memory = Napi::Persistent(Memory::define(env));
   environment->mapped = Napi::Persistent(Mapped::define(env));
   exports.Set("Host", environment->host.Value());
@@ -39,6 +70,9 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   exports.Set("memoryOfDescriptor", Napi::Function::New<Memory::ofDescriptor>(env, "memoryOfDescriptor"));
   exports.Set("memoryOfAddress", Napi::Function::New<Memory::ofAddress>(env, "memoryOfAddress"));
   exports.Set("schedule", Schedule::make(env));
+  exports.Set("mappingNumbers", Napi::Function::New<mappingNumbers>(env, "mappingNumbers"));
+  exports.Set("doubts", Napi::Function::New<doubts>(env, "doubts"));
+  exports.Set("kept", Napi::Function::New<kept>(env, "kept"));
   exports.Set("initialize", Napi::Function::New<initialize>(env, "initialize"));
   return exports;
 }

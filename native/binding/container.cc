@@ -1,13 +1,16 @@
 // The requests of a VFIO container with its type1 IOMMU: a container of its own (/dev/vfio/vfio) takes them,
 // and an iommufd.
+#include <cerrno>
 #include <cstring>
+#include <shared_mutex>
 #include <vector>
 
+#include "../ledger/requests.h"
 #include "../uapi/vfio.h"
 #include "async.h"
 #include "bound.h"
 #include "file.h"
-#include "memory.h"
+#include "space.h"
 #include "values.h"
 
 namespace vfio::binding {
@@ -41,34 +44,77 @@ uapi::vfio_iommu_type1_dma_map mapCommand(uint64_t address, uint64_t length, boo
   return command;
 }
 
-// (address, length, access, iova) => iova, as an address space's own call
-napi_value map(Napi::Env env, const napi_value* arguments, File::Slot& slot) {
-  const uint64_t access = unsignedOf(env, arguments[2], "access", 3);
-  auto command = mapCommand(u64Of(env, arguments[0], "address"), u64Of(env, arguments[1], "length"),
-                            (access & 1) != 0, (access & 2) != 0, u64Of(env, arguments[3], "iova"));
-  slot.ioctl(env, uapi::VFIO_IOMMU_MAP_DMA, "VFIO_IOMMU_MAP_DMA", &command);
-  return u64To(env, command.iova);
-}
+// The address space that a container's requests work on: its own, or of an iommufd the compatibility IOAS,
+// which stays that while this lives.
+struct Target {
+  std::shared_lock<std::shared_mutex> held;
+  std::shared_ptr<ledger::Object> object;  // null: its own
+  std::shared_ptr<ledger::Space> space;
+  ledger::Manner manner = ledger::Manner::wholeRange;
+};
 
-// 0 with 2^64-1 is everything.
-uapi::vfio_iommu_type1_dma_unmap unmapCommand(uint64_t iova, uint64_t length) {
-  uapi::vfio_iommu_type1_dma_unmap command{};
-  command.argsz = sizeof command;
-  command.iova = iova;
-  command.size = length;
-  if (iova == 0 && length == UINT64_MAX) {
-    command.flags = uapi::VFIO_DMA_UNMAP_FLAG_ALL;
-    command.size = 0;
+// 0 or -errno. -ENODEV: the iommufd has no compatibility IOAS.
+int find(const OpenFile& file, bool own, Target& target) {
+  if (own) {
+    target.space = file.kernel->own();
+    target.manner = file.kernel->manner;
+    return 0;
   }
-  return command;
+  target.held = file.kernel->holdCompat();
+  uint32_t id = 0;
+  if (const int failed = ledger::compatIoas(file, id); failed < 0) return failed;
+  target.object = file.kernel->space(id);
+  target.space = target.object->space;
+  return 0;
 }
 
-// (iova, length) => bytes unmapped, as an address space's own call: 0 with 2^64-1 is everything
-napi_value unmap(Napi::Env env, const napi_value* arguments, File::Slot& slot) {
-  auto command = unmapCommand(u64Of(env, arguments[0], "iova"), u64Of(env, arguments[1], "length"));
-  slot.ioctl(env, uapi::VFIO_IOMMU_UNMAP_DMA, "VFIO_IOMMU_UNMAP_DMA", &command);
-  return u64To(env, command.size);
+using Wanted = ledger::Space::Wanted;
+
+int askToMap(const OpenFile& file, const MapArguments& given, const Wanted& wanted) {
+  auto command = mapCommand(given.address, wanted.length, (given.access & 1) != 0, (given.access & 2) != 0,
+                            wanted.iova.value_or(0));
+  return file.ioctl(uapi::VFIO_IOMMU_MAP_DMA, &command);
 }
+
+// What the hot calls of a container work on, and on which IOAS of an iommufd the last one did.
+struct Calls {
+  std::shared_ptr<File::Slot> slot;
+  bool own;
+  uint32_t last = 0;
+};
+
+// As MapArguments, with an iova; => iova
+napi_value map(Napi::Env env, const napi_value* arguments, Calls& calls) {
+  MapArguments given(env, arguments);
+  const OpenFile& file = calls.slot->live(env, "Container");
+  Target target;
+  int result = find(file, calls.own, target);
+  if (result >= 0)
+    result = target.space->map(given.wanted, [&](Wanted& wanted) { return askToMap(file, given, wanted); });
+  if (result < 0) throwErrno(env, result, "ioctl", "VFIO_IOMMU_MAP_DMA");
+  if (target.object) calls.last = target.object->id;
+  return u64To(env, *given.wanted.iova);
+}
+
+// (iova, length) => bytes unmapped: 0 with 2^64-1 is everything
+napi_value unmap(Napi::Env env, const napi_value* arguments, Calls& calls) {
+  const uint64_t iova = u64Of(env, arguments[0], "iova");
+  const uint64_t length = u64Of(env, arguments[1], "length");
+  const OpenFile& file = calls.slot->live(env, "Container");
+  uint64_t bytes = 0;
+  Target target;
+  int result = find(file, calls.own, target);
+  if (result >= 0)
+    result = target.space->unmap(iova, length, target.manner, bytes,
+                                 [&](uint64_t start, uint64_t size, uint64_t& unmapped) {
+                                   return ledger::unmapContainer(file, start, size, unmapped);
+                                 });
+  if (result < 0) throwErrno(env, result, "ioctl", "VFIO_IOMMU_UNMAP_DMA");
+  return u64To(env, bytes);
+}
+
+// () => the id of the IOAS that the last map worked on
+napi_value which(Napi::Env env, const napi_value*, Calls& calls) { return number(env, calls.last); }
 
 template <typename T>
 bool readAt(const std::vector<uint8_t>& bytes, size_t offset, T& out) {
@@ -79,13 +125,31 @@ bool readAt(const std::vector<uint8_t>& bytes, size_t offset, T& out) {
 
 }  // namespace
 
-// () => { map, unmap }, as ioasCalls
+// (own) => { map, unmap, which }. `own`: it is a container of its own, and no iommufd.
 Napi::Value File::containerCalls(const Napi::CallbackInfo& info) {
-  (void)live(info.Env());
-  Napi::Object calls = Napi::Object::New(info.Env());
-  calls.Set("map", bind<Slot, map>(info.Env(), "map", slot_));
-  calls.Set("unmap", bind<Slot, unmap>(info.Env(), "unmap", slot_));
+  const Napi::Env env = info.Env();
+  (void)live(env);
+  auto target = std::make_shared<Calls>(Calls{slot_, Arguments(info).boolean(0, "own")});
+  Napi::Object calls = Napi::Object::New(env);
+  calls.Set("map", bind<Calls, map>(env, "map", target));
+  calls.Set("unmap", bind<Calls, unmap>(env, "unmap", target));
+  calls.Set("which", bind<Calls, which>(env, "which", target));
   return calls;
+}
+
+// () => Space: the container's own
+Napi::Value File::containerSpace(const Napi::CallbackInfo& info) {
+  (void)live(info.Env());
+  return Space::make(info.Env(), std::make_shared<ledger::SpaceHandle>(open()));
+}
+
+// () => has the container lost its IOMMU, and with it all that was mapped?
+Napi::Value File::containerLost(const Napi::CallbackInfo& info) {
+  OpenFile& file = live(info.Env());
+  const int result =
+      file.kernel->own()->end(false, [&] { return ledger::containerIommu(file) == -EINVAL ? 0 : -EBUSY; });
+  if (result == 0) file.kernel->manner = ledger::Manner::unknown;
+  return Napi::Boolean::New(info.Env(), result == 0);
 }
 
 // () => the version
@@ -105,6 +169,8 @@ Napi::Value File::containerCheckExtension(const Napi::CallbackInfo& info) {
 Napi::Value File::containerSetIommu(const Napi::CallbackInfo& info) {
   const uint32_t type = oneOf(Arguments(info), 0, "type", kIommus);
   ioctl(info.Env(), uapi::VFIO_SET_IOMMU, "VFIO_SET_IOMMU", byValue(type));
+  live(info.Env()).kernel->manner =
+      type == uapi::VFIO_TYPE1_IOMMU ? ledger::Manner::firstVersion : ledger::Manner::wholeRange;
   return info.Env().Undefined();
 }
 
@@ -157,28 +223,32 @@ Napi::Value File::containerInfo(const Napi::CallbackInfo& info) {
   return answer;
 }
 
-// (memory, offset, length, read, write, iova) => Promise<iova>, off the event loop
+// (own, then as map), off the event loop: => Promise<{ iova, ioas: the IOAS of an iommufd that it is in }>
 Napi::Value File::containerMapAsync(const Napi::CallbackInfo& info) {
-  const Arguments arguments(info);
-  (void)live(info.Env());
-  const Memory* memory = Memory::from(arguments[0]);
-  if (!memory) refuse(info.Env(), "a DmaBuffer or a slice of one", "memory", arguments[0]);
-  std::shared_ptr<Pages> pages = memory->pages();
-  if (!pages) throwDisposed(info.Env(), "DmaBuffer");
-  const uint64_t offset = arguments.u64(1, "offset");
-  const uint64_t length = arguments.u64(2, "length");
-  if (offset > pages->size() || length > pages->size() - offset)
-    refuse(info.Env(), "a length inside the buffer", "length", arguments[2]);
-  auto command = std::make_shared<uapi::vfio_iommu_type1_dma_map>(
-      mapCommand(reinterpret_cast<uint64_t>(pages->address()) + offset, length, arguments.boolean(3, "read"),
-                 arguments.boolean(4, "write"), arguments.u64(5, "iova")));
+  const Napi::Env env = info.Env();
+  (void)live(env);
+  struct Call {
+    bool own;
+    MapArguments given;
+    uint32_t ioas = 0;
+  };
+  const napi_value arguments[] = {info[1], info[2], info[3], info[4], info[5], info[6]};
+  auto call = std::make_shared<Call>(Call{Arguments(info).boolean(0, "own"), MapArguments(env, arguments)});
   return AsyncCall::start(
-      info.Env(), {"ioctl", "VFIO_IOMMU_MAP_DMA"},
-      [file = open(), command, pages]() -> int64_t {
-        return file->backend->ioctl(file->fd, uapi::VFIO_IOMMU_MAP_DMA,
-                                    reinterpret_cast<uintptr_t>(command.get()));
+      env, {"ioctl", "VFIO_IOMMU_MAP_DMA"},
+      [file = open(), call]() -> int64_t {
+        Target target;
+        if (const int failed = find(*file, call->own, target); failed < 0) return failed;
+        if (target.object) call->ioas = target.object->id;
+        return target.space->map(call->given.wanted,
+                                 [&](Wanted& wanted) { return askToMap(*file, call->given, wanted); });
       },
-      [command](Napi::Env env, int64_t) { return bigint(env, command->iova); });
+      [call](Napi::Env env, int64_t) -> Napi::Value {
+        Napi::Object made = Napi::Object::New(env);
+        made.Set("iova", Napi::Value(env, u64To(env, *call->given.wanted.iova)));
+        made.Set("ioas", number(env, call->ioas));
+        return made;
+      });
 }
 
 // (on)
@@ -210,45 +280,85 @@ Napi::Value File::containerDirtyBitmap(const Napi::CallbackInfo& info) {
   return bitmap.toJs(info.Env());
 }
 
-// (iova, length, pageSize) => { bytes, bitmap: Uint8Array }: unmaps, and tells what was written until then
+// (own, iova, length, pageSize) => { bytes, bitmap: Uint8Array }: unmaps, and tells what was written until
+// then
 Napi::Value File::containerUnmapDirty(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
   const Arguments arguments(info);
-  struct {
-    uapi::vfio_iommu_type1_dma_unmap unmap;
-    uapi::vfio_bitmap bitmap;
-  } command{};
-  command.unmap.argsz = sizeof command;
-  command.unmap.flags = uapi::VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP;
-  command.unmap.iova = arguments.u64(0, "iova");
-  command.unmap.size = arguments.u64(1, "length");
-  command.bitmap.pgsize = arguments.u64(2, "pageSize");
-  Bitmap bitmap(arguments, command.unmap.size, 2, command.bitmap.pgsize);
-  command.bitmap.size = bitmap.size();
-  command.bitmap.data = reinterpret_cast<uint64_t>(bitmap.words());
-  ioctl(info.Env(), uapi::VFIO_IOMMU_UNMAP_DMA, "VFIO_IOMMU_UNMAP_DMA", &command);
-  Napi::Object answer = Napi::Object::New(info.Env());
-  answer.Set("bytes", bigint(info.Env(), command.unmap.size));
-  answer.Set("bitmap", bitmap.toJs(info.Env()));
+  const uint64_t iova = arguments.u64(1, "iova");
+  const uint64_t length = arguments.u64(2, "length");
+  const uint64_t pageSize = arguments.u64(3, "pageSize");
+  Bitmap bitmap(arguments, length, 3, pageSize);
+  OpenFile& file = live(env);
+  Target target;
+  uint64_t bytes = 0;
+  int result = find(file, arguments.boolean(0, "own"), target);
+  if (result >= 0)
+    result = target.space->unmap(iova, length, target.manner, bytes,
+                                 [&](uint64_t start, uint64_t size, uint64_t& unmapped) -> int {
+                                   // What is asked once more after a failure has told no marks anyway.
+                                   if (start != iova || size != length)
+                                     return ledger::unmapContainer(file, start, size, unmapped);
+                                   struct {
+                                     uapi::vfio_iommu_type1_dma_unmap unmap;
+                                     uapi::vfio_bitmap bitmap;
+                                   } command{};
+                                   command.unmap.argsz = sizeof command;
+                                   command.unmap.flags = uapi::VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP;
+                                   command.unmap.iova = start;
+                                   command.unmap.size = size;
+                                   command.bitmap.pgsize = pageSize;
+                                   command.bitmap.size = bitmap.size();
+                                   command.bitmap.data = reinterpret_cast<uint64_t>(bitmap.words());
+                                   const int asked = file.ioctl(uapi::VFIO_IOMMU_UNMAP_DMA, &command);
+                                   unmapped = asked < 0 ? 0 : command.unmap.size;
+                                   return asked;
+                                 });
+  if (result < 0) throwErrno(env, result, "ioctl", "VFIO_IOMMU_UNMAP_DMA");
+  Napi::Object answer = Napi::Object::New(env);
+  answer.Set("bytes", bigint(env, bytes));
+  answer.Set("bitmap", bitmap.toJs(env));
   return answer;
 }
 
-// (iova, length) => bytes whose user addresses are invalid now: 0 with 2^64-1 is everything
+// (iova, length) => bytes whose user addresses are invalid now: 0 with 2^64-1 is everything. Nothing is
+// unmapped.
 Napi::Value File::containerInvalidateVaddr(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
-  auto command = unmapCommand(arguments.u64(0, "iova"), arguments.u64(1, "length"));
-  command.flags |= uapi::VFIO_DMA_UNMAP_FLAG_VADDR;
+  uapi::vfio_iommu_type1_dma_unmap command{};
+  command.argsz = sizeof command;
+  command.flags = uapi::VFIO_DMA_UNMAP_FLAG_VADDR;
+  command.iova = arguments.u64(0, "iova");
+  command.size = arguments.u64(1, "length");
+  if (command.iova == 0 && command.size == UINT64_MAX) {
+    command.flags |= uapi::VFIO_DMA_UNMAP_FLAG_ALL;
+    command.size = 0;
+  }
   ioctl(info.Env(), uapi::VFIO_IOMMU_UNMAP_DMA, "VFIO_IOMMU_UNMAP_DMA", &command);
   return bigint(info.Env(), command.size);
 }
 
-// (address, length, iova): where the memory of an invalidated mapping is now
+// (own, memory, offset, size, iova, mapping, length): where the memory of an invalidated mapping is now.
+// `length` is the mapping's. ENOENT: it is not mapped.
 Napi::Value File::containerUpdateVaddr(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
   const Arguments arguments(info);
-  auto command = mapCommand(arguments.u64(0, "address"), arguments.u64(1, "length"), false, false,
-                            arguments.u64(2, "iova"));
+  const std::shared_ptr<Pages> pages = Memory::pagesOf(env, info[1]);
+  const uint64_t offset = arguments.u64(2, "offset");
+  const uint64_t size = arguments.u64(3, "size");
+  if (offset > pages->size() || size > pages->size() - offset)
+    refuse(env, "a size inside the buffer", "size", info[3]);
+  auto command = mapCommand(reinterpret_cast<uint64_t>(pages->address()) + offset, size, false, false,
+                            arguments.u64(4, "iova"));
   command.flags = uapi::VFIO_DMA_MAP_FLAG_VADDR;
-  ioctl(info.Env(), uapi::VFIO_IOMMU_MAP_DMA, "VFIO_IOMMU_MAP_DMA", &command);
-  return info.Env().Undefined();
+  OpenFile& file = live(env);
+  Target target;
+  int result = find(file, arguments.boolean(0, "own"), target);
+  if (result >= 0)
+    result = target.space->move(arguments.u64(5, "mapping"), command.iova, arguments.u64(6, "length"), pages,
+                                [&] { return file.ioctl(uapi::VFIO_IOMMU_MAP_DMA, &command); });
+  if (result < 0) throwErrno(env, result, "ioctl", "VFIO_IOMMU_MAP_DMA");
+  return env.Undefined();
 }
 
 }  // namespace vfio::binding

@@ -13,6 +13,8 @@ struct Environment {
   Napi::FunctionReference host;
   Napi::FunctionReference file;
   Napi::FunctionReference memory;
+  Napi::FunctionReference space;
+  Napi::FunctionReference object;
   Napi::FunctionReference mapped;
   Napi::FunctionReference
       makeError;  // (errno, syscall, request?, path?, handled?) => VfioError; lib/errors.ts

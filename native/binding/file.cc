@@ -13,16 +13,14 @@ Napi::Function File::define(Napi::Env env) {
                       InstanceMethod<&File::dispose>("dispose"),
                       InstanceMethod<&File::release>("release"),
                       InstanceMethod<&File::pinned>("pinned"),
+                      InstanceMethod<&File::same>("same"),
                       InstanceMethod<&File::destroy>("destroy"),
                       InstanceMethod<&File::ioasAlloc>("ioasAlloc"),
+                      InstanceMethod<&File::ioasOf>("ioasOf"),
                       InstanceMethod<&File::ioasIovaRanges>("ioasIovaRanges"),
                       InstanceMethod<&File::ioasAllowIovas>("ioasAllowIovas"),
-                      InstanceMethod<&File::ioasCalls>("ioasCalls"),
-                      InstanceMethod<&File::ioasMapAsync>("ioasMapAsync"),
-                      InstanceMethod<&File::ioasCopy>("ioasCopy"),
                       InstanceMethod<&File::getOption>("getOption"),
                       InstanceMethod<&File::setOption>("setOption"),
-                      InstanceMethod<&File::ioasMapFile>("ioasMapFile"),
                       InstanceMethod<&File::ioasPhysicalAddress>("ioasPhysicalAddress"),
                       InstanceMethod<&File::changeProcess>("changeProcess"),
                       InstanceMethod<&File::getVfioIoas>("getVfioIoas"),
@@ -51,6 +49,8 @@ Napi::Function File::define(Napi::Env env) {
                       InstanceMethod<&File::containerCheckExtension>("containerCheckExtension"),
                       InstanceMethod<&File::containerSetIommu>("containerSetIommu"),
                       InstanceMethod<&File::containerInfo>("containerInfo"),
+                      InstanceMethod<&File::containerSpace>("containerSpace"),
+                      InstanceMethod<&File::containerLost>("containerLost"),
                       InstanceMethod<&File::containerMapAsync>("containerMapAsync"),
                       InstanceMethod<&File::containerDirtyTracking>("containerDirtyTracking"),
                       InstanceMethod<&File::containerDirtyBitmap>("containerDirtyBitmap"),
@@ -80,8 +80,8 @@ File::File(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   napi_type_tag_object(info.Env(), info.This(), &kTag);
 }
 
-Napi::Object File::make(Napi::Env env, std::shared_ptr<Backend> backend, int fd) {
-  auto file = std::make_shared<OpenFile>(std::move(backend), fd);
+Napi::Object File::make(Napi::Env env, std::shared_ptr<Backend> backend, int fd, bool adopted) {
+  auto file = std::make_shared<OpenFile>(std::move(backend), fd, adopted);
   Napi::Object object = Environment::of(env).file.New({});
   Unwrap(object)->slot_->file = std::move(file);
   return object;
@@ -113,6 +113,26 @@ Napi::Value File::release(const Napi::CallbackInfo& info) {
 // () => bytes of this process that are pinned for devices
 Napi::Value File::pinned(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(live(info.Env()).backend->pinned()));
+}
+
+// (other: File) => do both lead to the same open file of the kernel's?
+Napi::Value File::same(const Napi::CallbackInfo& info) {
+  const File* other = from(info[0]);
+  if (!other) refuse(info.Env(), "a File", "other", info[0]);
+  return Napi::Boolean::New(info.Env(), live(info.Env()).kernel == other->live(info.Env()).kernel);
+}
+
+std::shared_ptr<ledger::ObjectHandle> File::allocate(Napi::Env env, unsigned long request, const char* name,
+                                                     void* command, const uint32_t& id) const {
+  OpenFile& file = live(env);
+  std::shared_ptr<ledger::Object> made;
+  const int result = file.kernel->make(false, made, [&](uint32_t& out) {
+    const int asked = file.ioctl(request, command);
+    out = id;
+    return asked;
+  });
+  if (result < 0) throwErrno(env, result, "ioctl", name);
+  return std::make_shared<ledger::ObjectHandle>(open(), std::move(made));
 }
 
 }  // namespace vfio::binding

@@ -8,28 +8,23 @@
 
 #include <memory>
 
-#include "../backend.h"
+#include "../ledger/kernel_file.h"
+#include "../ledger/object_handle.h"
+#include "../ledger/open_file.h"
 #include "arguments.h"
 #include "environment.h"
 
 namespace vfio::binding {
 
-class OpenFile {
- public:
-  OpenFile(std::shared_ptr<Backend> backend, int fd) : backend(std::move(backend)), fd(fd) {}
-  ~OpenFile() { backend->close(fd); }
-  OpenFile(const OpenFile&) = delete;
-  OpenFile& operator=(const OpenFile&) = delete;
-  const std::shared_ptr<Backend> backend;
-  const int fd;
-};
+using ledger::OpenFile;
 
 class File final : public Napi::ObjectWrap<File> {
  public:
   static Napi::Function define(Napi::Env env);
   explicit File(const Napi::CallbackInfo& info);
   ~File() override { slot_->file.reset(); }
-  static Napi::Object make(Napi::Env env, std::shared_ptr<Backend> backend, int fd);
+  // Takes over `fd`. `adopted`: see OpenFile.
+  static Napi::Object make(Napi::Env env, std::shared_ptr<Backend> backend, int fd, bool adopted = false);
   static File* from(const Napi::Value& value);
   [[nodiscard]] const std::shared_ptr<OpenFile>& open() const { return slot_->file; }
 
@@ -57,15 +52,14 @@ class File final : public Napi::ObjectWrap<File> {
   Napi::Value release(const Napi::CallbackInfo& info);
   Napi::Value pinned(const Napi::CallbackInfo& info);
 
+  Napi::Value same(const Napi::CallbackInfo& info);
+
   // iommufd.cc: any object, address spaces, options
   Napi::Value destroy(const Napi::CallbackInfo& info);
   Napi::Value ioasAlloc(const Napi::CallbackInfo& info);
+  Napi::Value ioasOf(const Napi::CallbackInfo& info);
   Napi::Value ioasIovaRanges(const Napi::CallbackInfo& info);
   Napi::Value ioasAllowIovas(const Napi::CallbackInfo& info);
-  Napi::Value ioasCalls(const Napi::CallbackInfo& info);
-  Napi::Value ioasMapAsync(const Napi::CallbackInfo& info);
-  Napi::Value ioasCopy(const Napi::CallbackInfo& info);
-  Napi::Value ioasMapFile(const Napi::CallbackInfo& info);
   Napi::Value ioasPhysicalAddress(const Napi::CallbackInfo& info);
   Napi::Value changeProcess(const Napi::CallbackInfo& info);
   Napi::Value getVfioIoas(const Napi::CallbackInfo& info);
@@ -104,6 +98,8 @@ class File final : public Napi::ObjectWrap<File> {
   Napi::Value containerCheckExtension(const Napi::CallbackInfo& info);
   Napi::Value containerSetIommu(const Napi::CallbackInfo& info);
   Napi::Value containerInfo(const Napi::CallbackInfo& info);
+  Napi::Value containerSpace(const Napi::CallbackInfo& info);
+  Napi::Value containerLost(const Napi::CallbackInfo& info);
   Napi::Value containerMapAsync(const Napi::CallbackInfo& info);
   Napi::Value containerDirtyTracking(const Napi::CallbackInfo& info);
   Napi::Value containerDirtyBitmap(const Napi::CallbackInfo& info);
@@ -132,6 +128,10 @@ class File final : public Napi::ObjectWrap<File> {
   Napi::Value writeFrom(const Napi::CallbackInfo& info);
   Napi::Value mmap(const Napi::CallbackInfo& info);
 
+  // Has the kernel make an object by this request: the handle that owns it. `id`: where it says the object's
+  // id.
+  std::shared_ptr<ledger::ObjectHandle> allocate(Napi::Env env, unsigned long request, const char* name,
+                                                 void* command, const uint32_t& id) const;
   [[nodiscard]] OpenFile& live(Napi::Env env) const { return slot_->live(env); }
   int ioctl(Napi::Env env, unsigned long request, const char* name, void* argument) const {
     (void)live(env);

@@ -19,7 +19,9 @@ Napi::Value File::groupStatus(const Napi::CallbackInfo& info) {
 Napi::Value File::groupSetContainer(const Napi::CallbackInfo& info) {
   const File* container = File::from(info[0]);
   if (!container) refuse(info.Env(), "a Container or an Iommufd", "to", info[0]);
-  int32_t fd = container->live(info.Env()).fd;
+  OpenFile& to = container->live(info.Env());
+  int32_t fd = to.fd;
+  const auto lock = to.kernel->changeCompat();  // an iommufd may get a compatibility IOAS by it
   ioctl(info.Env(), uapi::VFIO_GROUP_SET_CONTAINER, "VFIO_GROUP_SET_CONTAINER", &fd);
   return info.Env().Undefined();
 }

@@ -94,7 +94,7 @@ Napi::Value HostHandle::adopt(const Napi::CallbackInfo& info) {
   std::shared_ptr<Backend> backend = hostOf(fd);
   const int copy = backend->dup(fd);
   if (copy < 0) throwErrno(info.Env(), copy, "fcntl");
-  return File::make(info.Env(), std::move(backend), copy);
+  return File::make(info.Env(), std::move(backend), copy, true);
 }
 
 // (path) => File, open for reading and writing

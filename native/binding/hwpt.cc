@@ -5,6 +5,7 @@
 
 #include "../uapi/iommufd.h"
 #include "file.h"
+#include "kernel_object.h"
 #include "values.h"
 
 namespace vfio::binding {
@@ -126,8 +127,8 @@ Napi::Value File::hwptAlloc(const Napi::CallbackInfo& info) {
   // What asks for nothing new may be as short as it was at first, which every kernel takes.
   if (command.data_type == uapi::IOMMU_HWPT_DATA_NONE && !faultQueue)
     command.size = uapi::iommu_hwpt_alloc_min;
-  ioctl(info.Env(), uapi::IOMMU_HWPT_ALLOC, "IOMMU_HWPT_ALLOC", &command);
-  return number(info.Env(), command.out_hwpt_id);
+  return KernelObject::make(info.Env(), allocate(info.Env(), uapi::IOMMU_HWPT_ALLOC, "IOMMU_HWPT_ALLOC",
+                                                 &command, command.out_hwpt_id));
 }
 
 // (hwpt, on)

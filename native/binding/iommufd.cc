@@ -5,21 +5,12 @@
 
 #include "../uapi/iommufd.h"
 #include "../uapi/names.h"
-#include "async.h"
-#include "bound.h"
 #include "file.h"
-#include "memory.h"
+#include "space.h"
 #include "values.h"
 
 namespace vfio::binding {
 namespace {
-
-// What the device may do with memory: the flags that MAP and COPY share.
-uint32_t accessFlags(const Arguments& arguments, size_t index, const std::optional<uint64_t>& iova) {
-  return (arguments.boolean(index, "read") ? uapi::IOMMU_IOAS_MAP_READABLE : 0) |
-         (arguments.boolean(index + 1, "write") ? uapi::IOMMU_IOAS_MAP_WRITEABLE : 0) |
-         (iova ? uapi::IOMMU_IOAS_MAP_FIXED_IOVA : 0);
-}
 
 uint32_t optionId(const Arguments& arguments, size_t index) {
   const std::string name = arguments.text(index, "option");
@@ -28,84 +19,38 @@ uint32_t optionId(const Arguments& arguments, size_t index) {
   refuse(arguments.env(), "'RLIMIT_MODE' or 'HUGE_PAGES'", "option", arguments[index]);
 }
 
-// An address space of a file that may be disposed any time.
-struct Space {
-  std::shared_ptr<File::Slot> slot;
-  uint32_t ioas;
-};
-
-// (address, length, flags, iova?) => iova. The caller keeps the memory: lib/ioas.ts.
-napi_value map(Napi::Env env, const napi_value* arguments, Space& space) {
-  uapi::iommu_ioas_map command{};
-  command.size = sizeof command;
-  command.ioas_id = space.ioas;
-  command.user_va = u64Of(env, arguments[0], "address");
-  command.length = u64Of(env, arguments[1], "length");
-  const uint64_t access = unsignedOf(env, arguments[2], "access", 3);
-  command.flags = ((access & 1) != 0 ? uapi::IOMMU_IOAS_MAP_READABLE : 0) |
-                  ((access & 2) != 0 ? uapi::IOMMU_IOAS_MAP_WRITEABLE : 0);
-  if (const std::optional<uint64_t> iova = optionalU64Of(env, arguments[3], "iova")) {
-    command.flags |= uapi::IOMMU_IOAS_MAP_FIXED_IOVA;
-    command.iova = *iova;
-  }
-  space.slot->ioctl(env, uapi::IOMMU_IOAS_MAP, "IOMMU_IOAS_MAP", &command);
-  return u64To(env, command.iova);
-}
-
-// (iova, length) => bytes unmapped
-napi_value unmap(Napi::Env env, const napi_value* arguments, Space& space) {
-  uapi::iommu_ioas_unmap command{};
-  command.size = sizeof command;
-  command.ioas_id = space.ioas;
-  command.iova = u64Of(env, arguments[0], "iova");
-  command.length = u64Of(env, arguments[1], "length");
-  space.slot->ioctl(env, uapi::IOMMU_IOAS_UNMAP, "IOMMU_IOAS_UNMAP", &command);
-  return u64To(env, command.length);
-}
-
-// (ioas, memory, offset, length, read, write, iova?) as ioasMapAsync takes them.
-struct MapCall {
-  uapi::iommu_ioas_map command{};
-  std::shared_ptr<Pages> pages;
-
-  explicit MapCall(const Arguments& arguments) {
-    const Napi::Env env = arguments.env();
-    const Memory* memory = Memory::from(arguments[1]);
-    if (!memory) refuse(env, "a DmaBuffer or a slice of one", "memory", arguments[1]);
-    if (!memory->pages()) throwDisposed(env, "DmaBuffer");
-    pages = memory->pages();
-    const uint64_t offset = arguments.u64(2, "offset");
-    const uint64_t length = arguments.u64(3, "length");
-    if (offset > pages->size() || length > pages->size() - offset)
-      refuse(env, "a length inside the buffer", "length", arguments[3]);
-    const std::optional<uint64_t> iova = arguments.optionalU64(6, "iova");
-    command.size = sizeof command;
-    command.ioas_id = arguments.u32(0, "ioas");
-    command.flags = accessFlags(arguments, 4, iova);
-    command.user_va = reinterpret_cast<uint64_t>(pages->address()) + offset;
-    command.length = length;
-    command.iova = iova.value_or(0);
-  }
-};
-
 }  // namespace
 
-// (id)
+// (id): whatever object has it
 Napi::Value File::destroy(const Napi::CallbackInfo& info) {
-  const Arguments arguments(info);
-  uapi::iommu_destroy command{};
-  command.size = sizeof command;
-  command.id = arguments.u32(0, "id");
-  ioctl(info.Env(), uapi::IOMMU_DESTROY, "IOMMU_DESTROY", &command);
+  const uint32_t id = Arguments(info).u32(0, "id");
+  OpenFile& file = live(info.Env());
+  const int result = file.kernel->destroy(file, id);
+  if (result < 0) throwErrno(info.Env(), result, "ioctl", "IOMMU_DESTROY");
   return info.Env().Undefined();
 }
 
-// () => id
+// () => Space, which owns it
 Napi::Value File::ioasAlloc(const Napi::CallbackInfo& info) {
-  uapi::iommu_ioas_alloc command{};
-  command.size = sizeof command;
-  ioctl(info.Env(), uapi::IOMMU_IOAS_ALLOC, "IOMMU_IOAS_ALLOC", &command);
-  return number(info.Env(), command.out_ioas_id);
+  OpenFile& file = live(info.Env());
+  std::shared_ptr<ledger::Object> made;
+  const int result = file.kernel->make(true, made, [&](uint32_t& id) {
+    uapi::iommu_ioas_alloc command{};
+    command.size = sizeof command;
+    const int asked = file.ioctl(uapi::IOMMU_IOAS_ALLOC, &command);
+    id = command.out_ioas_id;
+    return asked;
+  });
+  if (result < 0) throwErrno(info.Env(), result, "ioctl", "IOMMU_IOAS_ALLOC");
+  return Space::make(info.Env(), std::make_shared<ledger::SpaceHandle>(open(), std::move(made), true));
+}
+
+// (id) => Space, of an address space that the kernel made or another handle owns
+Napi::Value File::ioasOf(const Napi::CallbackInfo& info) {
+  const uint32_t id = Arguments(info).u32(0, "ioas");
+  OpenFile& file = live(info.Env());
+  return Space::make(info.Env(),
+                     std::make_shared<ledger::SpaceHandle>(open(), file.kernel->space(id), false));
 }
 
 // (ioas) => { ranges: { start, last }[], alignment }
@@ -164,62 +109,6 @@ Napi::Value File::ioasAllowIovas(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// (ioas) => { map, unmap }: the hot calls of an address space, as functions of their own
-Napi::Value File::ioasCalls(const Napi::CallbackInfo& info) {
-  const uint32_t ioas = Arguments(info).u32(0, "ioas");
-  (void)live(info.Env());
-  auto space = std::make_shared<Space>(Space{slot_, ioas});
-  Napi::Object calls = Napi::Object::New(info.Env());
-  calls.Set("map", bind<Space, map>(info.Env(), "map", space));
-  calls.Set("unmap", bind<Space, unmap>(info.Env(), "unmap", space));
-  return calls;
-}
-
-// (ioas, memory, offset, length, read, write, iova?) => Promise<iova>, off the event loop
-Napi::Value File::ioasMapAsync(const Napi::CallbackInfo& info) {
-  (void)live(info.Env());
-  auto call = std::make_shared<MapCall>(Arguments(info));
-  return AsyncCall::start(
-      info.Env(), {"ioctl", "IOMMU_IOAS_MAP"},
-      [file = open(), call]() -> int64_t {
-        return file->backend->ioctl(file->fd, uapi::IOMMU_IOAS_MAP,
-                                    reinterpret_cast<uintptr_t>(&call->command));
-      },
-      [call](Napi::Env env, int64_t) { return bigint(env, call->command.iova); });
-}
-
-// (destination, source, length, sourceIova, read, write, iova?) => iova
-Napi::Value File::ioasCopy(const Napi::CallbackInfo& info) {
-  const Arguments arguments(info);
-  const std::optional<uint64_t> iova = arguments.optionalU64(6, "iova");
-  uapi::iommu_ioas_copy command{};
-  command.size = sizeof command;
-  command.dst_ioas_id = arguments.u32(0, "destination");
-  command.src_ioas_id = arguments.u32(1, "source");
-  command.flags = accessFlags(arguments, 4, iova);
-  command.length = arguments.u64(2, "length");
-  command.src_iova = arguments.u64(3, "sourceIova");
-  command.dst_iova = iova.value_or(0);
-  ioctl(info.Env(), uapi::IOMMU_IOAS_COPY, "IOMMU_IOAS_COPY", &command);
-  return bigint(info.Env(), command.dst_iova);
-}
-
-// (ioas, fd, start, length, read, write, iova?) => iova
-Napi::Value File::ioasMapFile(const Napi::CallbackInfo& info) {
-  const Arguments arguments(info);
-  const std::optional<uint64_t> iova = arguments.optionalU64(6, "iova");
-  uapi::iommu_ioas_map_file command{};
-  command.size = sizeof command;
-  command.ioas_id = arguments.u32(0, "ioas");
-  command.fd = arguments.descriptor(1, "fd");
-  command.start = arguments.u64(2, "offset");
-  command.length = arguments.u64(3, "length");
-  command.flags = accessFlags(arguments, 4, iova);
-  command.iova = iova.value_or(0);
-  ioctl(info.Env(), uapi::IOMMU_IOAS_MAP_FILE, "IOMMU_IOAS_MAP_FILE", &command);
-  return bigint(info.Env(), command.iova);
-}
-
 // (ioas, iova, length) => { address, length }
 Napi::Value File::ioasPhysicalAddress(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
@@ -263,6 +152,7 @@ Napi::Value File::setVfioIoas(const Napi::CallbackInfo& info) {
   command.size = sizeof command;
   command.op = uapi::IOMMU_VFIO_IOAS_SET;
   command.ioas_id = Arguments(info).u32(0, "ioas");
+  const auto lock = live(info.Env()).kernel->changeCompat();
   ioctl(info.Env(), uapi::IOMMU_VFIO_IOAS, "IOMMU_VFIO_IOAS", &command);
   return info.Env().Undefined();
 }
@@ -272,6 +162,7 @@ Napi::Value File::clearVfioIoas(const Napi::CallbackInfo& info) {
   uapi::iommu_vfio_ioas command{};
   command.size = sizeof command;
   command.op = uapi::IOMMU_VFIO_IOAS_CLEAR;
+  const auto lock = live(info.Env()).kernel->changeCompat();
   ioctl(info.Env(), uapi::IOMMU_VFIO_IOAS, "IOMMU_VFIO_IOAS", &command);
   return info.Env().Undefined();
 }

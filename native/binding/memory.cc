@@ -137,6 +137,13 @@ Memory* Memory::from(const Napi::Value& value) {
   return Unwrap(value.As<Napi::Object>());
 }
 
+const std::shared_ptr<Pages>& Memory::pagesOf(Napi::Env env, napi_value value) {
+  const Memory* memory = from({env, value});
+  if (!memory) refuse(env, "a DmaBuffer or a slice of one", "memory", {env, value});
+  if (!memory->pages_) throwDisposed(env, "DmaBuffer");
+  return memory->pages_;
+}
+
 Napi::Value Memory::allocate(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
   const uint64_t wanted = arguments.u64(0, "size");

@@ -52,7 +52,8 @@ class Memory final : public Napi::ObjectWrap<Memory> {
   // (address, length) => Memory that the package does not own: the caller answers for its life.
   static Napi::Value ofAddress(const Napi::CallbackInfo& info);
 
-  [[nodiscard]] const std::shared_ptr<Pages>& pages() const { return pages_; }
+  // The pages of what has to be a Memory that is not disposed.
+  static const std::shared_ptr<Pages>& pagesOf(Napi::Env env, napi_value value);
 
  private:
   Napi::Value address(const Napi::CallbackInfo& info);

@@ -6,6 +6,7 @@
 
 #include "../uapi/iommufd.h"
 #include "file.h"
+#include "kernel_object.h"
 #include "values.h"
 
 namespace vfio::binding {
@@ -24,11 +25,12 @@ constexpr std::pair<const char*, uint32_t> kEventTypes[] = {
 constexpr std::pair<const char*, uint32_t> kQueueTypes[] = {
     {"tegra241-cmdqv", uapi::IOMMU_HW_QUEUE_TYPE_TEGRA241_CMDQV}};
 
-// What an allocation with a file of its own gives: { id, file }
-Napi::Value objectWithFile(Napi::Env env, const OpenFile& parent, uint32_t id, uint32_t fd) {
+// What an allocation with a file of its own gives: { object, file }
+Napi::Value objectWithFile(Napi::Env env, const OpenFile& parent,
+                           std::shared_ptr<ledger::ObjectHandle> object, uint32_t fd) {
   Napi::Object answer = Napi::Object::New(env);
-  answer.Set("id", number(env, id));
   answer.Set("file", File::make(env, parent.backend, static_cast<int>(fd)));
+  answer.Set("object", KernelObject::make(env, std::move(object)));
   return answer;
 }
 
@@ -43,12 +45,13 @@ std::vector<uint8_t> readAll(Napi::Env env, OpenFile& file, size_t unit) {
 
 }  // namespace
 
-// () => { id, file }
+// () => { object, file }
 Napi::Value File::faultQueueAlloc(const Napi::CallbackInfo& info) {
   uapi::iommu_fault_alloc command{};
   command.size = sizeof command;
-  ioctl(info.Env(), uapi::IOMMU_FAULT_QUEUE_ALLOC, "IOMMU_FAULT_QUEUE_ALLOC", &command);
-  return objectWithFile(info.Env(), live(info.Env()), command.out_fault_id, command.out_fault_fd);
+  auto object = allocate(info.Env(), uapi::IOMMU_FAULT_QUEUE_ALLOC, "IOMMU_FAULT_QUEUE_ALLOC", &command,
+                         command.out_fault_id);
+  return objectWithFile(info.Env(), live(info.Env()), std::move(object), command.out_fault_fd);
 }
 
 // () => IoPageFault[]: whole groups
@@ -89,7 +92,7 @@ Napi::Value File::respondFault(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// (device, hwpt, type) => { id, mmap: { offset, length } | null }
+// (device, hwpt, type) => { object, mmap: { offset, length } | null }
 Napi::Value File::viommuAlloc(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const Arguments arguments(info);
@@ -105,9 +108,10 @@ Napi::Value File::viommuAlloc(const Napi::CallbackInfo& info) {
     command.data_len = sizeof tegra;
     command.data_uptr = reinterpret_cast<uint64_t>(&tegra);
   }
-  ioctl(env, uapi::IOMMU_VIOMMU_ALLOC, "IOMMU_VIOMMU_ALLOC", &command);
+  auto object =
+      allocate(env, uapi::IOMMU_VIOMMU_ALLOC, "IOMMU_VIOMMU_ALLOC", &command, command.out_viommu_id);
   Napi::Object answer = Napi::Object::New(env);
-  answer.Set("id", number(env, command.out_viommu_id));
+  answer.Set("object", KernelObject::make(env, std::move(object)));
   answer.Set("mmap", env.Null());
   if (withPage) {
     Napi::Object page = Napi::Object::New(env);
@@ -118,7 +122,7 @@ Napi::Value File::viommuAlloc(const Napi::CallbackInfo& info) {
   return answer;
 }
 
-// (viommu, device, virtId) => id
+// (viommu, device, virtId) => KernelObject
 Napi::Value File::vdeviceAlloc(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
   uapi::iommu_vdevice_alloc command{};
@@ -126,11 +130,11 @@ Napi::Value File::vdeviceAlloc(const Napi::CallbackInfo& info) {
   command.viommu_id = arguments.u32(0, "viommu");
   command.dev_id = arguments.u32(1, "device");
   command.virt_id = arguments.u64(2, "virtId");
-  ioctl(info.Env(), uapi::IOMMU_VDEVICE_ALLOC, "IOMMU_VDEVICE_ALLOC", &command);
-  return number(info.Env(), command.out_vdevice_id);
+  return KernelObject::make(info.Env(), allocate(info.Env(), uapi::IOMMU_VDEVICE_ALLOC, "IOMMU_VDEVICE_ALLOC",
+                                                 &command, command.out_vdevice_id));
 }
 
-// (viommu, type, depth) => { id, file }
+// (viommu, type, depth) => { object, file }
 Napi::Value File::veventqAlloc(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
   uapi::iommu_veventq_alloc command{};
@@ -138,8 +142,9 @@ Napi::Value File::veventqAlloc(const Napi::CallbackInfo& info) {
   command.viommu_id = arguments.u32(0, "viommu");
   command.type = oneOf(arguments, 1, "type", kEventTypes);
   command.veventq_depth = arguments.u32(2, "depth");
-  ioctl(info.Env(), uapi::IOMMU_VEVENTQ_ALLOC, "IOMMU_VEVENTQ_ALLOC", &command);
-  return objectWithFile(info.Env(), live(info.Env()), command.out_veventq_id, command.out_veventq_fd);
+  auto object = allocate(info.Env(), uapi::IOMMU_VEVENTQ_ALLOC, "IOMMU_VEVENTQ_ALLOC", &command,
+                         command.out_veventq_id);
+  return objectWithFile(info.Env(), live(info.Env()), std::move(object), command.out_veventq_fd);
 }
 
 // (type) => ViommuEvent[]: a header each, and unless events were lost there, the data of its type
@@ -170,7 +175,7 @@ Napi::Value File::readEvents(const Napi::CallbackInfo& info) {
   return events;
 }
 
-// (viommu, type, index, iova, length) => id
+// (viommu, type, index, iova, length) => KernelObject
 Napi::Value File::hwQueueAlloc(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
   uapi::iommu_hw_queue_alloc command{};
@@ -180,8 +185,8 @@ Napi::Value File::hwQueueAlloc(const Napi::CallbackInfo& info) {
   command.index = arguments.u32(2, "index");
   command.nesting_parent_iova = arguments.u64(3, "iova");
   command.length = arguments.u64(4, "length");
-  ioctl(info.Env(), uapi::IOMMU_HW_QUEUE_ALLOC, "IOMMU_HW_QUEUE_ALLOC", &command);
-  return number(info.Env(), command.out_hw_queue_id);
+  return KernelObject::make(info.Env(), allocate(info.Env(), uapi::IOMMU_HW_QUEUE_ALLOC,
+                                                 "IOMMU_HW_QUEUE_ALLOC", &command, command.out_hw_queue_id));
 }
 
 }  // namespace vfio::binding

@@ -15,6 +15,9 @@ class KernelBackend final : public Backend {
   int64_t write(int fd, const void* buffer, size_t size) override;
   int64_t pread(int fd, void* buffer, size_t size, uint64_t offset) override;
   int64_t pwrite(int fd, const void* buffer, size_t size, uint64_t offset) override;
+  FileKind kindOf(int fd) override;
+  std::string nameOf(int fd) override;
+  std::optional<bool> same(int one, int other) override;
   int64_t mmap(void* hint, size_t length, int protection, int flags, int fd, uint64_t offset) override;
   int munmap(void* address, size_t length) override;
   int64_t readlink(const char* path, char* buffer, size_t size) override;

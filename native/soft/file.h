@@ -11,6 +11,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../backend.h"
+
 namespace vfio::soft {
 
 class Host;
@@ -21,6 +23,7 @@ class File {
  public:
   virtual ~File() = default;
 
+  [[nodiscard]] virtual FileKind kind() const { return FileKind::other; }
   // Which calls it has. Without one it is EINVAL, and ESPIPE with a position, whatever the arguments.
   struct Calls {
     bool reads = false;

@@ -314,6 +314,26 @@ int64_t Host::pwrite(int fd, const void* buffer, size_t size, uint64_t offset) {
   return transfer(fd, true, buffer, size, offset);
 }
 
+FileKind Host::kindOf(int fd) {
+  const std::lock_guard hold(mutex_);
+  const auto* found = description(fd);
+  return found ? found->file->kind() : FileKind::unknown;
+}
+
+std::string Host::nameOf(int fd) {
+  const std::lock_guard hold(mutex_);
+  const auto* found = description(fd);
+  return found ? found->path : "";
+}
+
+std::optional<bool> Host::same(int one, int other) {
+  const std::lock_guard hold(mutex_);
+  const auto* first = description(one);
+  const auto* second = description(other);
+  if (!first && !second) return std::nullopt;  // neither is ours to tell
+  return first == second;
+}
+
 int64_t Host::readlink(const char* path, char* buffer, size_t size) {
   if (size == 0 || size > INT_MAX) return -EINVAL;
   std::string copy;

@@ -28,6 +28,7 @@ beforeAll(() => {
       ...['-std=c++20', '-O1', '-Wall', '-Wextra', '-Wno-missing-field-initializers', '-Werror'],
       ...files.map((name) => join(sources, name)),
       join(root, 'native/kernel/kernel.cc'),
+      join(root, 'native/kernel/descriptors.cc'),
       join(root, 'build/Release/vfio_soft.a'),
       ...['-lpthread', '-o', program],
     ],

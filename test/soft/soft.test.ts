@@ -15,6 +15,9 @@ const library = join(here, '../../build/Release/vfio_soft.a');
 const folder = mkdtempSync(join(tmpdir(), 'vfio-soft-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
+/** The real calls, for a program that can make them too. */
+const kernelCalls = ['kernel', 'descriptors'].map((file) => join(here, `../../native/kernel/${file}.cc`));
+
 /** Compiles a program of this folder and returns its path. */
 function build(name: string, ...more: string[]): string {
   const program = join(folder, name);
@@ -60,7 +63,7 @@ test('the library that they are linked with was built', () => {
 test('1,500 answers are those that the real kernel gave', { timeout: 300_000 }, () => {
   // Recorded in the guest, see docs/testing.md. Numbers of groups and of the device's major are the machine's own, and
   // so is the class entry of a group, which is found by its number.
-  const program = build('vfio_trace', join(here, '../../native/kernel/kernel.cc'));
+  const program = build('vfio_trace', ...kernelCalls);
   const answers = spawnSync(program, ['soft'], { encoding: 'utf8' })
     .stdout.replace(/iommu_groups\/\d+/g, 'iommu_groups/N')
     .replace(/vfio-dev \d+:/g, 'vfio-dev N:')
@@ -80,7 +83,7 @@ test('the test-only command of iommufd answers as the real kernel does', { timeo
 test('600 answers of groups and containers are those that the real kernel gave, on VT-d and on AMD (A2, B1, D4)', {
   timeout: 300_000,
 }, () => {
-  const program = build('group_trace', join(here, '../../native/kernel/kernel.cc'));
+  const program = build('group_trace', ...kernelCalls);
   for (const [kinds, file] of [
     [[], 'group_trace.txt'],
     [['amd'], 'group_trace_amd.txt'],
@@ -94,7 +97,7 @@ test('600 answers of groups and containers are those that the real kernel gave, 
 test('280 answers about devices without an IOMMU and parameters are those that the real kernel gave (A2, A3)', {
   timeout: 300_000,
 }, () => {
-  const program = build('noiommu_trace', join(here, '../../native/kernel/kernel.cc'));
+  const program = build('noiommu_trace', ...kernelCalls);
   const answers = spawnSync(program, ['soft'], { encoding: 'utf8' }).stdout.split('\n');
   expect(answers.length).toBeGreaterThan(280);
   expect(answers).toEqual(readFileSync(join(here, 'noiommu_trace.txt'), 'utf8').split('\n'));
@@ -103,7 +106,7 @@ test('280 answers about devices without an IOMMU and parameters are those that t
 test('what is said of page tables is what the real kernel said, on VT-d and on AMD', {
   timeout: 300_000,
 }, () => {
-  const program = build('page_tables_trace', join(here, '../../native/kernel/kernel.cc'));
+  const program = build('page_tables_trace', ...kernelCalls);
   for (const [kind, file] of [
     ['vtd', 'page_tables_trace.txt'],
     ['amd', 'page_tables_trace_amd.txt'],
@@ -115,7 +118,7 @@ test('what is said of page tables is what the real kernel said, on VT-d and on A
 });
 
 test('4,000 answers about address spaces are those that the real kernel gave', { timeout: 300_000 }, () => {
-  const program = build('ioas_trace', join(here, '../../native/kernel/kernel.cc'));
+  const program = build('ioas_trace', ...kernelCalls);
   const disk = join(here, '../../build/ioas-trace-disk');
   const answers = spawnSync(program, ['soft', disk], { encoding: 'utf8' }).stdout.split('\n');
   expect(answers.length).toBeGreaterThan(4000);

@@ -27,6 +27,7 @@ class Context final : public File, public std::enable_shared_from_this<Context> 
   Context(Host& itsHost, mm::Payer whoPays) : host(itsHost), payer(whoPays) {}
   ~Context() override;
 
+  [[nodiscard]] FileKind kind() const override { return FileKind::iommufd; }
   [[nodiscard]] int ioctl(unsigned long request, UserAddress argument) override;
 
   // What VIOMMU_ALLOC has handed out an offset for; nothing else.

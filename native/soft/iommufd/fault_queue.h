@@ -34,6 +34,7 @@ class FaultFile final : public File {
   FaultFile(const FaultFile&) = delete;
   FaultFile& operator=(const FaultFile&) = delete;
 
+  [[nodiscard]] FileKind kind() const override { return FileKind::faultQueue; }
   [[nodiscard]] Calls calls() const override { return {.reads = true, .writes = true, .positions = false}; }
   [[nodiscard]] int64_t read(UserAddress user, size_t size) override;
   [[nodiscard]] int64_t write(UserAddress user, size_t size) override;

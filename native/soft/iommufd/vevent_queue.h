@@ -29,6 +29,7 @@ class VeventFile final : public File {
   VeventFile(const VeventFile&) = delete;
   VeventFile& operator=(const VeventFile&) = delete;
 
+  [[nodiscard]] FileKind kind() const override { return FileKind::eventQueue; }
   [[nodiscard]] Calls calls() const override { return {.reads = true, .positions = false}; }
   [[nodiscard]] int64_t read(UserAddress user, size_t size) override;
 

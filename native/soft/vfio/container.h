@@ -23,6 +23,7 @@ class Container final : public File {
  public:
   explicit Container(Host& host) : host_(host) {}
 
+  [[nodiscard]] FileKind kind() const override { return FileKind::container; }
   [[nodiscard]] int ioctl(unsigned long request, UserAddress argument) override;
 
   // Takes the group's DMA for it: 0, -EPERM (somebody else has it; groups with and without IOMMU don't mix),

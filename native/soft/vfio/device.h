@@ -83,6 +83,7 @@ class DeviceFile final : public File, public std::enable_shared_from_this<Device
   DeviceFile(const DeviceFile&) = delete;
   DeviceFile& operator=(const DeviceFile&) = delete;
 
+  [[nodiscard]] FileKind kind() const override { return FileKind::device; }
   [[nodiscard]] int ioctl(unsigned long request, UserAddress argument) override;
   [[nodiscard]] Calls calls() const override { return {.reads = true, .writes = true}; }
   [[nodiscard]] int64_t read(UserAddress user, size_t size) override;

@@ -84,6 +84,7 @@ class GroupFile final : public File, public std::enable_shared_from_this<GroupFi
   GroupFile(const GroupFile&) = delete;
   GroupFile& operator=(const GroupFile&) = delete;
 
+  [[nodiscard]] FileKind kind() const override { return FileKind::group; }
   [[nodiscard]] int ioctl(unsigned long request, UserAddress argument) override;
   [[nodiscard]] const Group& group() const { return *group_; }
 

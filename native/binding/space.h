@@ -1,0 +1,47 @@
+// A handle's share in an address space as JavaScript holds it (native/ledger/space_handle.h), and the calls
+// that map and unmap. What a container maps goes through the same ledger: container_space.cc.
+#pragma once
+
+#include <napi.h>
+
+#include <memory>
+
+#include "../ledger/space_handle.h"
+#include "arguments.h"
+#include "memory.h"
+
+namespace vfio::binding {
+
+class Space final : public Napi::ObjectWrap<Space> {
+ public:
+  static Napi::Function define(Napi::Env env);
+  explicit Space(const Napi::CallbackInfo& info);
+  ~Space() override;
+  static Napi::Object make(Napi::Env env, std::shared_ptr<ledger::SpaceHandle> handle);
+
+ private:
+  Napi::Value id(const Napi::CallbackInfo& info);
+  Napi::Value ended(const Napi::CallbackInfo& info);
+  Napi::Value calls(const Napi::CallbackInfo& info);
+  Napi::Value mapAsync(const Napi::CallbackInfo& info);
+  Napi::Value copy(const Napi::CallbackInfo& info);
+  Napi::Value mapFile(const Napi::CallbackInfo& info);
+  Napi::Value unmapMapping(const Napi::CallbackInfo& info);
+  Napi::Value holds(const Napi::CallbackInfo& info);
+  Napi::Value mappings(const Napi::CallbackInfo& info);
+  Napi::Value dispose(const Napi::CallbackInfo& info);
+  [[nodiscard]] const std::shared_ptr<ledger::SpaceHandle>& live(const Napi::CallbackInfo& info) const;
+
+  std::shared_ptr<ledger::SpaceHandle> handle_;
+};
+
+// What the calls that map are given in JavaScript: (memory, offset, length, access, iova?, mapping).
+// `access`: 1 the device may read, 2 it may write. `mapping`: its number, for good.
+struct MapArguments {
+  MapArguments(Napi::Env env, const napi_value* arguments);
+  ledger::Space::Wanted wanted;
+  uint64_t address;
+  uint64_t access;
+};
+
+}  // namespace vfio::binding

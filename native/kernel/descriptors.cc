@@ -1,0 +1,148 @@
+// What a descriptor of the kernel's leads to, and whether two lead to the same open file. The kernel has no
+// one call for either.
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <fstream>
+#include <mutex>
+#include <string>
+#include <string_view>
+
+#include "../uapi/iommufd.h"
+#include "kernel.h"
+
+namespace vfio {
+namespace {
+
+#ifndef F_DUPFD_QUERY
+constexpr int F_DUPFD_QUERY = 1027;
+#endif
+
+std::string linkTarget(const std::string& path) {
+  char target[4096];
+  const ssize_t size = ::readlink(path.c_str(), target, sizeof target);
+  return size < 0 ? "" : std::string(target, static_cast<size_t>(size));
+}
+
+// "/sys/devices/virtual/misc/iommu": its class and its name, "misc/iommu". A device can't be in a folder of
+// its class's name without being of that class.
+std::string_view lastTwo(std::string_view path) {
+  const size_t last = path.rfind('/');
+  if (last == std::string_view::npos || last == 0) return "";
+  return path.substr(path.rfind('/', last - 1) + 1);
+}
+
+// The second word of the line of /proc/devices or /proc/misc that starts with this number. Numbers of block
+// devices, which follow those of character devices, are not asked for.
+std::string nameOfNumber(const char* table, unsigned number) {
+  std::ifstream lines(table);
+  for (std::string line; std::getline(lines, line) && line != "Block devices:";) {
+    const size_t digits = line.find_first_of("0123456789");
+    const size_t space = line.find(' ', digits);
+    if (digits == std::string::npos || space == std::string::npos) continue;
+    if (line.substr(digits, space - digits) == std::to_string(number)) return line.substr(space + 1);
+  }
+  return "";
+}
+
+// The class and name of a character device as sysfs has them; from /proc where sysfs has none: it is not
+// there, or the device has gone and the descriptor is left.
+std::string classAndName(dev_t number) {
+  const std::string link =
+      "/sys/dev/char/" + std::to_string(major(number)) + ":" + std::to_string(minor(number));
+  const std::string target = linkTarget(link);
+  if (!target.empty()) return std::string(lastTwo(target));
+  const std::string driver = nameOfNumber("/proc/devices", major(number));
+  if (driver.empty()) return "";
+  return driver + "/" + (driver == "misc" ? nameOfNumber("/proc/misc", minor(number)) : "");
+}
+
+// Where a kernel has no containers of its own, an iommufd stands in for them as /dev/vfio/vfio
+// (CONFIG_IOMMUFD_VFIO_CONTAINER). Only an iommufd has this request, which changes nothing.
+bool isIommufd(int fd) {
+  uapi::iommu_option command{};
+  command.size = sizeof command;
+  command.option_id = uapi::IOMMU_OPTION_RLIMIT_MODE;
+  command.op = uapi::IOMMU_OPTION_OP_GET;
+  return ::ioctl(fd, uapi::IOMMU_OPTION, &command) == 0;
+}
+
+FileKind kindOfDevice(int fd, dev_t number) {
+  const std::string is = classAndName(number);
+  if (is.empty()) return FileKind::unknown;
+  if (is == "misc/iommu") return FileKind::iommufd;
+  if (is == "misc/vfio") return isIommufd(fd) ? FileKind::iommufd : FileKind::container;
+  if (is.starts_with("vfio-dev/")) return FileKind::device;
+  if (is.starts_with("vfio/")) return FileKind::group;
+  return FileKind::other;
+}
+
+FileKind kindOfAnonymous(std::string_view name) {
+  if (name.empty()) return FileKind::unknown;
+  if (name == "anon_inode:[vfio-device]") return FileKind::device;  // that a group gave
+  if (name == "anon_inode:[iommufd-pgfault]") return FileKind::faultQueue;
+  if (name == "anon_inode:[iommufd-viommu-event]") return FileKind::eventQueue;
+  return FileKind::other;
+}
+
+// Before Linux 6.10, and where kcmp is forbidden (containers often do) or left out: the signal of
+// asynchronous input and output is the open file's, not the descriptor's, so what is set on one is read on
+// the other. 0 and SIGIO both mean SIGIO: nothing happens to a program that uses it.
+std::optional<bool> sameBySignal(int one, int other) {
+  static std::mutex lock;
+  const std::lock_guard hold(lock);
+  const auto opposite = [](int signal) { return signal == SIGIO ? 0 : SIGIO; };
+  const int before = ::fcntl(one, F_GETSIG);
+  const int there = ::fcntl(other, F_GETSIG);
+  if (before < 0 || there < 0) return std::nullopt;
+  // Read again: another process may be doing the same at this moment, to a file that it shares with this one.
+  const bool still = ::fcntl(one, F_GETSIG) == before && ::fcntl(other, F_GETSIG) == there;
+  if (!still) return std::nullopt;
+  if (before != there) return false;
+  if (before != 0 && before != SIGIO) return std::nullopt;
+  const int changed = opposite(before);
+  if (::fcntl(one, F_SETSIG, changed) != 0) return std::nullopt;
+  const int afterFirst = ::fcntl(other, F_GETSIG);
+  const bool stayed = ::fcntl(one, F_GETSIG) == changed;
+  const bool restored = ::fcntl(one, F_SETSIG, before) == 0;
+  const int afterSecond = ::fcntl(other, F_GETSIG);
+  if (!stayed || !restored || afterSecond != before) return std::nullopt;
+  return afterFirst == changed;
+}
+
+}  // namespace
+
+FileKind KernelBackend::kindOf(int fd) {
+  struct stat status {};
+  if (::fstat(fd, &status) != 0) return FileKind::unknown;
+  if (S_ISCHR(status.st_mode)) return kindOfDevice(fd, status.st_rdev);
+  const std::string name = nameOf(fd);
+  const bool anonymous = (status.st_mode & S_IFMT) == 0 || name.starts_with("anon_inode:");
+  return anonymous ? kindOfAnonymous(name) : FileKind::other;
+}
+
+std::string KernelBackend::nameOf(int fd) { return linkTarget("/proc/self/fd/" + std::to_string(fd)); }
+
+std::optional<bool> KernelBackend::same(int one, int other) {
+  struct stat first {};
+  struct stat second {};
+  if (::fstat(one, &first) != 0 || ::fstat(other, &second) != 0) return std::nullopt;
+  if (one == other) return true;
+  if (first.st_dev != second.st_dev || first.st_ino != second.st_ino) return false;
+  // Since Linux 6.10: 1 or 0.
+  const int query = ::fcntl(one, F_DUPFD_QUERY, other);
+  if (query >= 0) return query == 1;
+  // 0, or an order; with CONFIG_KCMP.
+  const pid_t self = ::getpid();
+  const long order = ::syscall(SYS_kcmp, self, self, KCMP_FILE, one, other);
+  if (order >= 0) return order == 0;
+  return sameBySignal(one, other);
+}
+
+}  // namespace vfio

@@ -1,0 +1,308 @@
+#include "space.h"
+
+#include <atomic>
+
+namespace vfio::ledger {
+namespace {
+
+constexpr const char* kLess = "type1 unmapped less than is recorded, and does not say what";
+constexpr const char* kUnknownKind = "nobody has said what kind of container unmapped a part";
+
+std::atomic<uint64_t> doubtCount = 0;
+
+bool overlap(const Flight& a, const Flight& b) { return a.start <= b.last && b.start <= a.last; }
+
+// May a call that failed so have unmapped something before? Not if it refused its arguments, or reached no
+// space.
+bool mayHaveBegun(int error) {
+  switch (error) {
+    case -EINVAL:
+    case -EOVERFLOW:
+    case -ENOTTY:
+    case -EOPNOTSUPP:
+    case -EBADF:
+    case -ENODEV:
+    case -EPERM:
+    case -EACCES:
+      return false;
+    default:
+      return error < 0;
+  }
+}
+
+}  // namespace
+
+uint64_t doubts() { return doubtCount; }
+
+Flight Space::flightOf(Flight::Kind kind, uint64_t start, uint64_t length) {
+  Flight flight;
+  flight.kind = kind;
+  flight.start = start;
+  flight.last = start + (length - 1);
+  if (start == 0 && length == UINT64_MAX) {
+    flight.last = UINT64_MAX;
+  } else if (length == 0 || flight.last < start) {
+    flight.valid = false;
+    flight.start = 0;
+    flight.last = UINT64_MAX;
+  }
+  return flight;
+}
+
+bool Space::conflicts(const Flight& flight) const {
+  for (const Flight* other = flights_; other != nullptr; other = other->next) {
+    if (flight.alone || other->alone) return true;
+    const bool unmaps = flight.kind == Flight::Kind::unmap || other->kind == Flight::Kind::unmap;
+    if (unmaps && !flight.anywhere && !other->anywhere && overlap(flight, *other)) return true;
+  }
+  return false;
+}
+
+bool Space::wait(std::unique_lock<std::mutex>& lock, Flight& flight, bool closing) {
+  for (;;) {
+    if (ended_ || (closed_ && !closing)) return false;
+    // What is exactly recorded is nobody else's: nothing that is on its way can be there.
+    if (flight.kind == Flight::Kind::unmap && !closing)
+      flight.alone = !flight.valid || !pieces_.tile(flight.start, flight.last);
+    if (!conflicts(flight)) return true;
+    left_.wait(lock);
+  }
+}
+
+void Space::add(Flight& flight) {
+  pieces_.reserve(flying_ + 1);
+  ++flying_;
+  flight.born = records_;
+  flight.next = flights_;
+  flights_ = &flight;
+}
+
+int Space::enter(Flight& flight, bool closing) {
+  std::unique_lock lock(mutex_);
+  if (!wait(lock, flight, closing)) return -ENOENT;
+  add(flight);
+  return 0;
+}
+
+bool Space::enterPieceOf(uint64_t mapping, uint64_t iova, uint64_t length, Flight& flight) {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    if (ended_ || closed_) return false;
+    const uint64_t last = iova + (length - 1);
+    auto at = pieces_.find(iova, last);
+    while (at != pieces_.all().end() && at->first <= last && at->second.mapping != mapping) ++at;
+    if (at == pieces_.all().end() || at->first > last) return false;
+    flight.start = at->first;
+    flight.last = at->second.last;
+    if (!conflicts(flight)) break;
+    left_.wait(lock);
+  }
+  add(flight);
+  return true;
+}
+
+bool Space::enterNext(uint64_t from, Flight& flight) {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    if (ended_) return false;
+    const auto at = pieces_.all().lower_bound(from);
+    if (at == pieces_.all().end()) return false;
+    flight.start = at->first;
+    flight.last = at->second.last;
+    if (!conflicts(flight)) break;
+    left_.wait(lock);
+  }
+  add(flight);
+  return true;
+}
+
+bool Space::use(Flight& flight, uint64_t mapping, uint64_t iova, uint64_t length, Memory& memory) {
+  flight = flightOf(Flight::Kind::use, iova, length);
+  std::unique_lock lock(mutex_);
+  if (!flight.valid || !wait(lock, flight, false) || !whole(mapping, iova, flight.last)) return false;
+  add(flight);
+  memory = pieces_.find(iova, iova)->second.memory;
+  return true;
+}
+
+void Space::leave(Flight& flight) {
+  std::shared_ptr<Idle> idle;
+  {
+    const std::lock_guard lock(mutex_);
+    Flight** at = &flights_;
+    while (*at != &flight) at = &(*at)->next;
+    *at = flight.next;
+    --flying_;
+    if (flights_ == nullptr) idle.swap(idle_);
+  }
+  left_.notify_all();
+  if (idle) idle->idle();
+}
+
+void Space::record(Flight& flight, Wanted& wanted, int result) {
+  if (result >= 0 && wanted.iova.has_value()) {
+    const std::lock_guard lock(mutex_);
+    Piece piece;
+    piece.last = *wanted.iova + (wanted.length - 1);
+    piece.mapping = wanted.mapping;
+    piece.born = ++records_;
+    piece.memory = std::move(wanted.memory);
+    piece.writable = wanted.writable;
+    pieces_.add(*wanted.iova, std::move(piece));
+  }
+  leave(flight);
+}
+
+void Space::replace(const Flight& flight, uint64_t mapping, const Memory& memory) {
+  const std::lock_guard lock(mutex_);
+  for (auto at = pieces_.find(flight.start, flight.last);
+       at != pieces_.all().end() && at->first <= flight.last; ++at)
+    if (at->second.mapping == mapping) at->second.memory = memory;
+}
+
+Space::Outcome Space::unmapped(const Flight& flight, uint64_t length, Manner manner, int result,
+                               uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  auto& all = pieces_.all();
+  const auto first = pieces_.find(flight.start, flight.last);
+  Outcome outcome{false, flight.last, flight.born + 1};
+  if (result < 0) {
+    outcome.settle = flight.valid && first != all.end() && mayHaveBegun(result);
+    if (!outcome.settle) return outcome;
+    // Those above the first one that is cut were not reached.
+    for (auto at = first; at != all.end() && at->first <= flight.last; ++at) {
+      if (at->first >= flight.start && at->second.last <= flight.last) continue;
+      if (at->first == 0) outcome.settle = false;
+      outcome.last = at->first - 1;
+      break;
+    }
+    return outcome;
+  }
+  if (!flight.valid || first == all.end()) return outcome;
+  const bool one = first->first == flight.start && first->second.last == flight.last;
+  if (one) manner = manner == Manner::unknown && bytes != length ? manner : Manner::wholeRange;
+  switch (manner) {
+    case Manner::wholeRange:
+      pieces_.drop(flight.start, flight.last, outcome.born);
+      // More than was recorded: a map that was beside this may have lost what it had just mapped.
+      outcome.settle = !flight.alone && bytes > length;
+      outcome.born = UINT64_MAX;
+      break;
+    case Manner::firstVersion: {
+      if (bytes == 0) break;
+      uint64_t sum = 0;
+      for (auto at = first; at != all.end() && at->first <= flight.last; ++at)
+        sum += at->second.last - at->first + 1;
+      const bool known = first->first >= flight.start && bytes >= sum;
+      for (auto at = first; at != all.end() && at->first <= flight.last;) {
+        const uint64_t start = at->first;
+        if (!known) at->second.doubt = kLess;
+        ++at;
+        if (known) pieces_.dropWhole(start);
+      }
+      if (!known) ++doubtCount;
+      break;
+    }
+    case Manner::unknown:
+      if (bytes == 0) break;
+      for (auto at = first; at != all.end() && at->first <= flight.last; ++at)
+        at->second.doubt = kUnknownKind;
+      ++doubtCount;
+      break;
+  }
+  return outcome;
+}
+
+std::optional<std::pair<uint64_t, uint64_t>> Space::pieceIn(uint64_t start, const Outcome& outcome) {
+  const std::lock_guard lock(mutex_);
+  for (auto at = pieces_.all().lower_bound(start); at != pieces_.all().end(); ++at) {
+    if (at->second.last > outcome.last) break;
+    if (at->second.born < outcome.born) return std::pair{at->first, at->second.last};
+  }
+  return std::nullopt;
+}
+
+bool Space::settled(uint64_t start, int result) {
+  if (result < 0 && result != -ENOENT) return false;
+  const std::lock_guard lock(mutex_);
+  pieces_.dropWhole(start);
+  return true;
+}
+
+bool Space::close(std::shared_ptr<Idle> then) {
+  const std::lock_guard lock(mutex_);
+  closed_ = true;
+  if (flights_ == nullptr) return false;
+  idle_ = std::move(then);
+  return true;
+}
+
+void Space::reopen() {
+  const std::lock_guard lock(mutex_);
+  closed_ = false;
+}
+
+void Space::forget(bool forGood) {
+  const std::lock_guard lock(mutex_);
+  pieces_.clear();
+  ended_ = ended_ || forGood;
+}
+
+void Space::ended() {
+  forget(true);
+  left_.notify_all();
+}
+
+bool Space::hasEnded() const {
+  const std::lock_guard lock(mutex_);
+  return ended_ || closed_;
+}
+
+void Space::doubt(const char* reason) {
+  const std::lock_guard lock(mutex_);
+  for (auto& [start, piece] : pieces_.all()) piece.doubt = reason;
+  if (!pieces_.empty()) ++doubtCount;
+}
+
+std::vector<Mapped> Space::mapped() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<Mapped> out;
+  for (const auto& [start, piece] : pieces_.all())
+    out.push_back({start, piece.last - start + 1, piece.writable});
+  return out;
+}
+
+bool Space::whole(uint64_t mapping, uint64_t start, uint64_t last) const {
+  const auto& all = pieces_.all();
+  for (auto at = all.find(start); at != all.end() && at->first == start && at->second.mapping == mapping;
+       ++at) {
+    if (at->second.last >= last) return at->second.last == last;
+    start = at->second.last + 1;
+  }
+  return false;
+}
+
+bool Space::holds(uint64_t mapping, uint64_t iova, uint64_t length) const {
+  const std::lock_guard lock(mutex_);
+  return whole(mapping, iova, iova + (length - 1));
+}
+
+bool Space::empty() const {
+  const std::lock_guard lock(mutex_);
+  return pieces_.empty();
+}
+
+void Space::doubtful(std::vector<std::pair<const char*, uint64_t>>& out) const {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [start, piece] : pieces_.all())
+    if (piece.doubt != nullptr) out.emplace_back(piece.doubt, piece.last - start + 1);
+}
+
+Pieces::Map Space::takeAll() {
+  const std::lock_guard lock(mutex_);
+  Pieces::Map all;
+  all.swap(pieces_.all());
+  return all;
+}
+
+}  // namespace vfio::ledger
