@@ -221,7 +221,7 @@ export function mapBy(
   }
 }
 
-/** The same, off the event loop. The memory is this call's too until it has come to an end. */
+/** The same, off the event loop. */
 export async function mapLaterBy(
   space: AddressSpace,
   way: Way,
@@ -229,21 +229,17 @@ export async function mapLaterBy(
   { iova, read, write }: MapOptions,
   usable: Usable,
 ): Promise<SpaceMapping> {
-  const given = windowOf(memory);
+  const window = windowOf(memory);
   const access = accessOf(read, write);
-  if (iova !== undefined) return mapWindowLater(space, way, given, access, iova);
-  const window = { ...given, native: given.native.share() };
-  try {
-    for (;;) {
-      const place = placeIn(space, window, usable);
-      try {
-        return await mapWindowLater(space, way, window, access, place.start);
-      } catch (error) {
-        if (!isOutdated(space, place, error)) throw error;
-      }
+  if (iova !== undefined) return mapWindowLater(space, way, window, access, iova);
+  for (;;) {
+    const place = placeIn(space, window, usable);
+    try {
+      return await mapWindowLater(space, way, window, access, place.start);
+    } catch (error) {
+      // The memory of a buffer that was disposed meanwhile is not there for another try.
+      if (!isOutdated(space, place, error) || window.pages.disposed) throw error;
     }
-  } finally {
-    window.native.dispose();
   }
 }
 

@@ -220,7 +220,8 @@ Napi::Value File::containerInfo(const Napi::CallbackInfo& info) {
   return answer;
 }
 
-// (own, then as map), off the event loop: => Promise<{ iova, ioas: the IOAS of an iommufd that it is in }>
+// (own, then as map), off the event loop: => Promise<{ iova, ioas: the IOAS of an iommufd that it is in }>.
+// ECANCELED: the file was disposed meanwhile, and nothing is mapped.
 Napi::Value File::containerMapAsync(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   (void)live(env);
@@ -233,12 +234,24 @@ Napi::Value File::containerMapAsync(const Napi::CallbackInfo& info) {
   auto call = std::make_shared<Call>(Call{Arguments(info).boolean(0, "own"), MapArguments(env, arguments)});
   return AsyncCall::start(
       env, {"ioctl", "VFIO_IOMMU_MAP_DMA"},
-      [file = open(), call]() -> int64_t {
+      [slot = slot_, file = open(), call]() -> int64_t {
+        if (slot->disposed) return -ECANCELED;
         Target target;
         if (const int failed = find(*file, call->own, target); failed < 0) return failed;
         if (target.object) call->ioas = target.object->id;
-        return target.space->map(call->given.wanted,
-                                 [&](Wanted& wanted) { return askToMap(*file, call->given, wanted); });
+        Wanted& wanted = call->given.wanted;
+        const int result =
+            target.space->map(wanted, [&](Wanted& asked) { return askToMap(*file, call->given, asked); });
+        if (result < 0 || !slot->disposed) return result;
+        // Nobody is told of it any more.
+        uint64_t bytes = 0;
+        const int undone = target.space->unmapMapping(
+            wanted.mapping, *wanted.iova, wanted.length, bytes,
+            [&](uint64_t start, uint64_t size, uint64_t& unmapped) {
+              return target.object ? ledger::unmapIoas(*file, target.object->id, start, size, unmapped)
+                                   : ledger::unmapContainer(*file, start, size, unmapped);
+            });
+        return undone < 0 ? undone : -ECANCELED;
       },
       [call](Napi::Env env, int64_t) -> Napi::Value {
         Napi::Object made = Napi::Object::New(env);

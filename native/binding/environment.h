@@ -23,8 +23,8 @@ struct Environment {
   Napi::FunctionReference mapped;
   Napi::FunctionReference write;
   Napi::FunctionReference turn;
-  // (errno, syscall, request?, path?, handled?, reason?) => VfioError; lib/errors.ts. Weak, since it holds its
-  // whole copy of lib/: the copy holds it (lib/native.ts), and is collected when no one uses it any more.
+  // (errno, syscall, request?, path?, handled?, reason?) => VfioError; lib/errors.ts. Weak, since it holds
+  // its whole copy of lib/: the copy holds it (lib/native.ts), and is collected when no one uses it any more.
   Napi::FunctionReference makeError;
   Schedule schedule;
 

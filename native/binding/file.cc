@@ -109,6 +109,7 @@ Napi::Value File::fd(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value File::dispose(const Napi::CallbackInfo& info) {
+  slot_->disposed = true;
   slot_->file.reset();
   return info.Env().Undefined();
 }

@@ -6,6 +6,7 @@
 
 #include <napi.h>
 
+#include <atomic>
 #include <memory>
 
 #include "../ledger/kernel_file.h"
@@ -31,6 +32,7 @@ class File final : public Napi::ObjectWrap<File> {
   // What the object and its bound functions share, so that disposing ends both.
   struct Slot {
     std::shared_ptr<OpenFile> file;
+    std::atomic<bool> disposed = false;  // for calls on other threads, which keep the file
 
     // The file, or ERR_VFIO_DISPOSED.
     [[nodiscard]] OpenFile& live(Napi::Env env, const char* what = "handle") const {

@@ -57,7 +57,8 @@ Napi::Value File::faultQueueAlloc(const Napi::CallbackInfo& info) {
   command.size = sizeof command;
   auto object = allocate(info.Env(), uapi::IOMMU_FAULT_QUEUE_ALLOC, "IOMMU_FAULT_QUEUE_ALLOC", &command,
                          command.out_fault_id);
-  return objectWithFile(info.Env(), live(info.Env()), "IOMMU_FAULT_QUEUE_ALLOC", std::move(object), command.out_fault_fd);
+  return objectWithFile(info.Env(), live(info.Env()), "IOMMU_FAULT_QUEUE_ALLOC", std::move(object),
+                        command.out_fault_fd);
 }
 
 // () => IoPageFault[]: whole groups
@@ -153,7 +154,8 @@ Napi::Value File::veventqAlloc(const Napi::CallbackInfo& info) {
   command.veventq_depth = arguments.u32(2, "depth");
   auto object = allocate(info.Env(), uapi::IOMMU_VEVENTQ_ALLOC, "IOMMU_VEVENTQ_ALLOC", &command,
                          command.out_veventq_id);
-  return objectWithFile(info.Env(), live(info.Env()), "IOMMU_VEVENTQ_ALLOC", std::move(object), command.out_veventq_fd);
+  return objectWithFile(info.Env(), live(info.Env()), "IOMMU_VEVENTQ_ALLOC", std::move(object),
+                        command.out_veventq_fd);
 }
 
 // (type) => ViommuEvent[]: a header each, and unless events were lost there, the data of its type

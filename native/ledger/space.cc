@@ -150,6 +150,7 @@ void Space::record(Flight& flight, Wanted& wanted, int result) {
     piece.writable = wanted.writable;
     pieces_.add(*wanted.iova, std::move(piece));
   }
+  wanted.memory.reset();
   leave(flight);
 }
 

@@ -77,12 +77,15 @@ class Space {
     std::optional<uint64_t> iova;  // where; afterwards: where it is
   };
 
-  // `call(wanted)` asks the kernel: 0 or -errno.
+  // `call(wanted)` asks the kernel: 0 or -errno. The memory is the record's afterwards, or nobody's.
   template <class Call>
   [[nodiscard]] int map(Wanted& wanted, Call&& call) {
     Flight flight = flightOf(Flight::Kind::map, wanted.iova.value_or(0), wanted.length);
     flight.anywhere = !wanted.iova.has_value();
-    if (const int refused = enter(flight)) return refused;
+    if (const int refused = enter(flight)) {
+      wanted.memory.reset();
+      return refused;
+    }
     const int result = call(wanted);
     record(flight, wanted, result);
     return result;

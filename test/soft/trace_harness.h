@@ -29,9 +29,9 @@ inline void chooseHost(char** arguments, std::optional<std::string> topology = s
     host = std::make_unique<KernelBackend>();
   } else {
     const unsigned seed = failing::seedOf(which);
-    auto made = std::make_unique<soft::Host>(
-        std::make_shared<soft::mm::Memory>(),
-        soft::HostOptions{.kernel = {6, 12}, .topology = std::move(topology)});
+    auto made =
+        std::make_unique<soft::Host>(std::make_shared<soft::mm::Memory>(),
+                                     soft::HostOptions{.kernel = {6, 12}, .topology = std::move(topology)});
     host = failing::wrap(std::move(made), seed);
   }
 }
