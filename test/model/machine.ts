@@ -354,6 +354,8 @@ export class Machine {
         : { held: this.adopt(pending, space, pending.iova), code: null, space };
       return;
     }
+    // A space that outlived its handles, since a device is attached, is seen by a new one.
+    if (pending.fd && space === this.compat && !this.handleOf(space)) this.compatHandle(pending.fd);
     const fresh = [...(this.observe(space) ?? [])].filter(
       ([iova]) => !space.pieces.some((each) => each.iova === iova),
     );
