@@ -98,6 +98,11 @@ class FailingHost final : public Backend {
   int dup(int fd) override {
     return tried("dup", [&] { return host_->dup(fd); });
   }
+  FileKind kindOf(int fd) override { return host_->kindOf(fd); }
+  std::string nameOf(int fd) override { return host_->nameOf(fd); }
+  std::optional<bool> same(int one, int other) override { return host_->same(one, other); }
+  int descriptors(const char* path, std::vector<int>& fds) override { return host_->descriptors(path, fds); }
+  uint64_t life(const std::string& bdf) override { return host_->life(bdf); }
   int ioctl(int fd, unsigned long request, uintptr_t argument) override {
     std::array<char, 16> name;
     std::snprintf(name.data(), name.size(), "ioctl %04lx", request & 0xffff);
