@@ -63,6 +63,8 @@ test('a driver is bound by driver_override and restored', async () => {
   expect(device.vfioNode).toBeNull();
   using fresh = openHost();
   const again = fresh === host || backend === 'software' ? device : fresh.device(EDU);
+  // Before this process changed it; a kernel's device was changed by the tests before this one, each with a host of its own.
+  const found = backend === 'software' ? [null, null] : [again.driver, again.driverOverride];
   await again.bind();
   expect(again.driver).toBe('vfio-pci');
   expect(again.driverOverride).toBe('vfio-pci');
@@ -71,7 +73,7 @@ test('a driver is bound by driver_override and restored', async () => {
   expect(again.driver).toBe('pci-stub');
   expect(again.driverOverride).toBe('pci-stub');
   await again.restore();
-  expect([again.driver, again.driverOverride]).toEqual([null, null]);
+  expect([again.driver, again.driverOverride]).toEqual(found);
   await again.bind();
 });
 
