@@ -818,7 +818,10 @@ export async function finish(m: Machine, { sort, ending }: Sequence, dma: boolea
     for (const space of m.spaces) emptied(m, space);
     m.check();
     if (m.rig.type1 === undefined) disposeAll(m, 0);
-  } else if (!m.rig.spent) detach(m);
+  } else if (!m.rig.spent) {
+    detach(m);
+    disposeAll(m, 0); // what has come to light since
+  }
   for (const fd of m.fds.slice(1)) {
     if (!fd.live) continue;
     m.say(() => `${fd.name}[Symbol.dispose]();`);
@@ -849,6 +852,7 @@ function detach(m: Machine): void {
 function disposeAll(m: Machine, ending: number): void {
   const [main] = m.fds;
   if (main === undefined) {
+    if (m.rig.type1 && ending === 0) return;
     ofOwn['disposeSpace']?.(m, 0, 0, 0, 0);
   } else if (ending % 64 === 63) {
     m.say(() => `${main.name}[Symbol.dispose]();`);
