@@ -437,9 +437,12 @@ export class Machine {
       reached?.alive !== false &&
       (pending.handle?.live ??
         (pending.fd ? pending.fd.live && pending.over?.live : pending.container === this.rig.container));
-    // It is placed again, which takes the buffer.
+    // A container's is placed again, which needs the buffer and an address space.
     const again =
-      pending.iova === undefined && pending.memory.handle === 'disposed' && said === 'ERR_VFIO_DISPOSED';
+      pending.iova === undefined &&
+      pending.handle === undefined &&
+      ((pending.memory.handle === 'disposed' && said === 'ERR_VFIO_DISPOSED') ||
+        (this.#target(pending) === null && said === 'ENODEV'));
     this.say(() => `// ${name}: ${said}`);
     if (held === null) {
       if (settled.code === undefined) this.differ(`${name} resolved, but nothing was mapped`);
@@ -491,7 +494,10 @@ export class Machine {
     this.say(() => 'await collect();');
     const reached = () =>
       [...this.forgotten.values()].every((each) => each.collected) &&
-      this.buffers.every((each) => pagesOf(each, this.#certain()) !== 'either' || !isThere(each));
+      this.buffers.every(
+        // What a promise is yet to hear of may be held until then.
+        (each) => each.done > 0 || pagesOf(each, this.#certain()) !== 'either' || !isThere(each),
+      );
     const done = await collect(reached);
     for (const [space, { collected }] of this.forgotten) {
       if (!collected) this.differ(`the Ioas of ${space.name} is not collected, though nobody holds it`);
