@@ -426,7 +426,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
         this.#allocator.give(BigInt(iova), BigInt(iova) + BigInt(length) - 1n);
       else this.#allocator = undefined;
     }
-    if (bytes !== length) warnOfKeptMemory();
+    if (Number(bytes) !== Number(length)) warnOfKeptMemory();
     return BigInt(bytes);
   }
 

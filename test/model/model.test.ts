@@ -17,7 +17,7 @@ describe('random sequences of mapping, unmapping, disposal, destruction and call
       `${kind}: library, kernel, memory and device agree with the model after each step`,
       patient,
       async () => {
-        const plan = { kind, backend, seed: 9, sequences, dmaEvery: backend === 'kernel' ? 20 : 8 };
+        const plan = { kind, backend, seed: 9, sequences, dmaEvery: backend === 'kernel' ? 4 : 8 };
         const { runs, counts, difference } = await new Runner(plan).run();
         expect(difference?.program).toBeUndefined();
         expect(runs).toBe(sequences);
