@@ -28,11 +28,11 @@
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
       # Before napi.h, whose handling of exceptions it replaces.
       "cflags_cc": ["-include", "<(module_root_dir)/native/binding/exceptions.h"],
-      # The addon's operators new are its own (native/soft/mm/reserve.cc).
-      "ldflags": ["-Wl,-Bsymbolic-functions"],
       "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_CPP_EXCEPTIONS_ALL", "NODE_ADDON_API_DISABLE_DEPRECATED",
                   "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS"],
-      "ldflags": ["-Wl,-z,nodelete"]
+      "ldflags": ["-Wl,-z,nodelete"],
+      # The addon's operators new are its own (native/soft/mm/reserve.cc), but under a sanitizer, which has its own.
+      "conditions": [["sanitize==0", { "ldflags": ["-Wl,-Bsymbolic-functions"] }]]
     }
   ],
   "conditions": [
