@@ -52,9 +52,11 @@ async function campaign(kind: Kind): Promise<number> {
       dmaEvery: Number(values['dma-every']),
       ...(time === undefined ? {} : { time }),
     });
-    const { runs, counts, difference } = await runner.run();
+    const { runs, counts, kept, difference } = await runner.run();
     left -= runs;
     for (const [name, count] of counts) total.set(name, (total.get(name) ?? 0) + count);
+    for (const { bytes, reason } of kept) console.log(`\n${kind}: ${bytes} bytes are kept: ${reason}`);
+    if (kept.length > 0) differences++;
     if (difference === undefined) break;
     differences++;
     console.log(

@@ -104,6 +104,8 @@ export class Machine {
   /** How often it has done what. */
   readonly counts: Map<string, number>;
   #names = new Map<string, number>();
+  /** How often memory had come to be kept in this process. */
+  readonly #doubts = native.doubts();
 
   constructor(rig: Rig, remote: Remote | undefined, counts: Map<string, number>, program?: string[]) {
     this.rig = rig;
@@ -305,6 +307,9 @@ export class Machine {
         this.differ(`c.mappings() is ${show(list)}, expected ${showPieces(this.own.pieces)}`);
     }
     this.checkPages();
+    // One thread at a time, each kind of space known: there is nothing that can't be known.
+    if (native.doubts() !== this.#doubts)
+      this.differ(`memory is kept: ${native.kept().map(({ reason }) => reason)}`);
   }
 
   checkPages(): void {

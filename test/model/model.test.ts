@@ -18,8 +18,9 @@ describe('random sequences of mapping, unmapping, disposal, destruction and call
       patient,
       async () => {
         const plan = { kind, backend, seed: 9, sequences, dmaEvery: backend === 'kernel' ? 4 : 8 };
-        const { runs, counts, difference } = await new Runner(plan).run();
+        const { runs, counts, kept, difference } = await new Runner(plan).run();
         expect(difference?.program).toBeUndefined();
+        expect(kept).toEqual([]);
         expect(runs).toBe(sequences);
         // They are about something.
         expect(counts.get('beside mapAsync')).toBeGreaterThan(sequences / 10);

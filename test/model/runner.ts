@@ -27,6 +27,8 @@ export interface Result {
   readonly runs: number;
   /** How often what was done; 'sequences': all, 'beside mapAsync': those in which something happened beside one. */
   readonly counts: ReadonlyMap<string, number>;
+  /** Memory of this process that is kept for good at the end: there is no reason for any. */
+  readonly kept: readonly { bytes: bigint; reason: string }[];
   /** The shortest program that shows it, and what it shows. */
   readonly difference:
     | { readonly program: string; readonly says: string; readonly sequence: Sequence }
@@ -65,7 +67,8 @@ export class Runner {
               says: (details.errorInstance as Error | null)?.message ?? 'nothing',
               sequence,
             };
-      return { runs: details.numRuns, counts, difference };
+      await this.close();
+      return { runs: details.numRuns, counts, kept: native.kept(), difference };
     } finally {
       await this.close();
     }
