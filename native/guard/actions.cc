@@ -1,6 +1,5 @@
 #include "actions.h"
 
-#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdint>
@@ -49,14 +48,15 @@ const Action* remember(Line& line, const struct sigaction& action, const Action*
   for (const Action* at = older; at != nullptr; at = at->older) {
     if (same(at->action, action)) return at;
   }
-  const size_t kept = std::min(line.count, line.known.size());
-  for (size_t i = 0; i < kept; ++i) {
+  for (size_t i = 0; i < line.count; ++i) {
     if (line.known[i].older == older && same(line.known[i].action, action)) return &line.known[i];
   }
-  const size_t place = line.count++ % line.known.size();
-  // Starting over, nothing may lead to what is about to be written anew.
-  if (place == 0) older = line.count == 1 ? older : nullptr;
-  Action& added = line.known[place];
+  // Starting over, nothing leads to what is written anew: not what is added, and not what is found above.
+  if (line.count == line.known.size()) {
+    line.count = 0;
+    older = nullptr;
+  }
+  Action& added = line.known[line.count++];
   added = {action, older};
   return &added;
 }

@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -66,7 +67,10 @@ int inChild(const std::function<int()>& work) {
   std::fflush(stdout);
   const pid_t child = fork();
   if (child == 0) {
-    alarm(10);  // a routine that never ends
+    // A routine that never ends, also with all signals blocked.
+    alarm(10);
+    const rlimit seconds{10, 10};
+    setrlimit(RLIMIT_CPU, &seconds);
     _exit(work());
   }
   int status = 0;
@@ -162,6 +166,20 @@ void about(int signal) {
       if (i % 5 == 0) guard::keepInFront();
     }
     guard::keepInFront();
+  });
+  routinesUnder(signal, "though more different handlers came than are remembered", [signal] {
+    guard::install();
+    uint32_t state = 1;
+    for (int i = 0; i < 20'000; ++i) {
+      state = state * 1'664'525 + 1'013'904'223;
+      struct sigaction action = {};
+      action.sa_sigaction = (state >> 31) != 0 ? returns : passesOn;
+      action.sa_flags = SA_SIGINFO;
+      sigaddset(&action.sa_mask, SIGRTMIN + static_cast<int>((state >> 16) % 12));
+      sigaction(signal, nullptr, &replacedAction);
+      sigaction(signal, &action, nullptr);
+      guard::keepInFront();
+    }
   });
 
   const std::string name = nameOf(signal);

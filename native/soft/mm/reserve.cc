@@ -100,14 +100,32 @@ void* allocateOrThrow(size_t size, size_t alignment = alignof(std::max_align_t))
 
 }  // namespace
 
+// All of them: one that the system's library kept would free, or be freed, on the wrong side of a sanitizer.
 void* operator new(size_t size) { return allocateOrThrow(size); }
 void* operator new[](size_t size) { return allocateOrThrow(size); }
 void* operator new(size_t size, std::align_val_t alignment) {
   return allocateOrThrow(size, static_cast<size_t>(alignment));
+}
+void* operator new[](size_t size, std::align_val_t alignment) {
+  return allocateOrThrow(size, static_cast<size_t>(alignment));
+}
+void* operator new(size_t size, const std::nothrow_t&) noexcept { return vfio::soft::mm::allocate(size); }
+void* operator new[](size_t size, const std::nothrow_t&) noexcept { return vfio::soft::mm::allocate(size); }
+void* operator new(size_t size, std::align_val_t alignment, const std::nothrow_t&) noexcept {
+  return vfio::soft::mm::allocate(size, static_cast<size_t>(alignment));
+}
+void* operator new[](size_t size, std::align_val_t alignment, const std::nothrow_t&) noexcept {
+  return vfio::soft::mm::allocate(size, static_cast<size_t>(alignment));
 }
 void operator delete(void* room) noexcept { std::free(room); }
 void operator delete[](void* room) noexcept { std::free(room); }
 void operator delete(void* room, size_t) noexcept { std::free(room); }
 void operator delete[](void* room, size_t) noexcept { std::free(room); }
 void operator delete(void* room, std::align_val_t) noexcept { std::free(room); }
+void operator delete[](void* room, std::align_val_t) noexcept { std::free(room); }
 void operator delete(void* room, size_t, std::align_val_t) noexcept { std::free(room); }
+void operator delete[](void* room, size_t, std::align_val_t) noexcept { std::free(room); }
+void operator delete(void* room, const std::nothrow_t&) noexcept { std::free(room); }
+void operator delete[](void* room, const std::nothrow_t&) noexcept { std::free(room); }
+void operator delete(void* room, std::align_val_t, const std::nothrow_t&) noexcept { std::free(room); }
+void operator delete[](void* room, std::align_val_t, const std::nothrow_t&) noexcept { std::free(room); }
