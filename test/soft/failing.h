@@ -251,9 +251,9 @@ inline std::unique_ptr<Backend> wrap(std::unique_ptr<soft::Host> host, unsigned 
 
 // ---------------------------------------------------------------- the C and C++ libraries' own
 
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // sanitizers have their own
 extern "C" {
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which have their own
 void* __libc_malloc(size_t size);
 void* __libc_memalign(size_t alignment, size_t size);
 
@@ -267,7 +267,6 @@ void* aligned_alloc(size_t alignment, size_t size) noexcept {
   errno = ENOMEM;
   return nullptr;
 }
-#endif
 
 int eventfd(unsigned count, int flags) {
   if (!vfio::failing::fails("eventfd")) return static_cast<int>(syscall(SYS_eventfd2, count, flags));
@@ -339,3 +338,4 @@ int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*
 }
 
 }  // extern "C"
+#endif

@@ -157,7 +157,11 @@ export async function tour(vfio, tell) {
   closeSync(fd);
 
   const region = device.region('bar0');
-  await each('Region.mmap', [...none, { length: 4096 }], (o) => region.mmap(o).length);
+  await each('Region.mmap', [...none, { length: 4096 }], (o) => {
+    const mapped = region.mmap(o);
+    mapped[Symbol.dispose]();
+    return mapped.length;
+  });
   await step('PciConfig', () => [device.config.capabilities(), device.config.vendor]);
   const irq = device.irq('msi');
   await each('Irq.enable', [...none, { start: 0 }], (o) => irq.enable(1, o).length);
