@@ -9,7 +9,7 @@
  * its space.
  */
 import { constants } from 'node:os';
-import { flag, options, type U64Like, u64 } from './check.ts';
+import { flag, options, plain, type U64Like, u64 } from './check.ts';
 import { type DmaBuffer, type MemorySlice, type Window, windowOf } from './dma-buffer.ts';
 import type { DmaSpace, IovaRange, MapOptions, Mapping } from './dma-space.ts';
 import { VfioError, withWords } from './errors.ts';
@@ -17,13 +17,7 @@ import { type MapRequest, type Words, wordsForMap } from './explain.ts';
 import { alive, Handle } from './handle.ts';
 import { IovaAllocator } from './iova-allocator.ts';
 import { warnOfKeptMemory } from './kept-memory.ts';
-import {
-  type NativeFile,
-  type NativeMemory,
-  type NativeSpace,
-  type NativeSpaceCalls,
-  native,
-} from './native.ts';
+import { type NativeFile, type NativeSpace, type NativeSpaceCalls, native } from './native.ts';
 import { OURS, ours } from './private.ts';
 
 /** What unmaps everything: from 0 on, this many bytes. */
@@ -49,6 +43,7 @@ export interface MappingParts {
   /** As the addon gave it: a number where that is exact, which costs less, else a bigint. */
   readonly place: U64Like;
   readonly length: bigint;
+  readonly writable: boolean;
   readonly number: number;
 }
 
@@ -57,20 +52,11 @@ let isMapping: (value: object) => value is SpaceMapping;
 
 /** A mapping that this process made. */
 export class SpaceMapping implements Mapping {
-  readonly #space: AddressSpace;
-  readonly #place: U64Like;
-  readonly #length: bigint;
-  readonly #writable: boolean;
-  readonly #number: number;
+  readonly #parts: MappingParts;
 
   static {
-    partsOf = (mapping) => ({
-      space: mapping.#space,
-      place: mapping.#place,
-      length: mapping.#length,
-      number: mapping.#number,
-    });
-    isMapping = (value): value is SpaceMapping => #number in value;
+    partsOf = (mapping) => mapping.#parts;
+    isMapping = (value): value is SpaceMapping => #parts in value;
   }
 
   constructor(
@@ -82,28 +68,25 @@ export class SpaceMapping implements Mapping {
     number: number,
   ) {
     ours(key, 'Mapping');
-    this.#space = space;
-    this.#place = place;
-    this.#length = length;
-    this.#writable = writable;
-    this.#number = number;
+    this.#parts = { space, place, length, writable, number };
   }
 
   get iova(): bigint {
-    return BigInt(this.#place);
+    return BigInt(this.#parts.place);
   }
 
   get length(): bigint {
-    return this.#length;
+    return this.#parts.length;
   }
 
   get writable(): boolean {
-    return this.#writable;
+    return this.#parts.writable;
   }
 
   /** Unmaps what is left of it, and nothing else. */
   [Symbol.dispose](): void {
-    endMapping(this.#space, this.#number, this.#place, this.#length);
+    const { space, number, place, length } = this.#parts;
+    endMapping(space, number, place, length);
   }
 }
 
@@ -117,7 +100,7 @@ export type Usable = () => { ranges: IovaRange[]; alignment: bigint };
 
 /** A call that maps off the event loop, and the space that it is in: a container's may be another one by then. */
 export type MapLater = (
-  memory: NativeMemory,
+  memory: number,
   offset: number,
   size: number,
   access: number,
@@ -319,9 +302,13 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     let iova: U64Like | undefined;
     let access = READ | WRITE;
     if (o !== undefined) {
-      const wanted = options(o, 'options');
-      iova = wanted.iova;
-      access = accessOf(wanted.read, wanted.write);
+      // One by one and by name: copying them would cost as much as the rest of this call.
+      plain(o, 'options');
+      if (Object.hasOwn(o, 'iova')) iova = o.iova;
+      access = accessOf(
+        Object.hasOwn(o, 'read') ? o.read : undefined,
+        Object.hasOwn(o, 'write') ? o.write : undefined,
+      );
     }
     return this.#map(this.#own, windowOf(memory), access, iova);
   }
@@ -374,15 +361,15 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
   #map(way: Way, window: Window, access: number, iova: U64Like | undefined): SpaceMapping {
     // The caller's options may have getters, which dispose this: nothing comes between here and the call.
     alive(this);
-    const { native: pages, offset, size, length } = window;
+    const { memory, offset, size, length } = window;
     const number = mappingNumber();
-    let place: U64Like;
+    let place: U64Like | undefined;
     try {
-      place = way.calls.map(pages, offset, size, access, iova, number);
+      place = way.calls.map(memory, offset, size, access, iova, number) ?? iova;
     } catch (error) {
       throw explainMap(this, error, { iova, size, address: BigInt(window.address) });
     }
-    return mappingIn(way.space(), place, length, access, number);
+    return mappingIn(way.space(), place as U64Like, length, access, number);
   }
 
   async #mapLater(
@@ -392,10 +379,10 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     iova: U64Like | undefined,
   ): Promise<SpaceMapping> {
     alive(this);
-    const { native: pages, offset, size, length } = window;
+    const { memory, offset, size, length } = window;
     const number = mappingNumber();
     const { place, space } = await way
-      .later(pages, offset, size, access, iova, number)
+      .later(memory, offset, size, access, iova, number)
       .catch((error: unknown) => {
         alive(this); // what was disposed meanwhile says so
         throw explainMap(this, error, { iova, size, address: BigInt(window.address) });
@@ -412,7 +399,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
 
   #unmap(way: Way, iova: U64Like, length: U64Like): bigint {
     alive(this);
-    let bytes: U64Like;
+    let bytes: U64Like | undefined;
     try {
       bytes = way.calls.unmap(iova, length);
     } catch (error) {
@@ -420,14 +407,16 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
       this.#allocator = undefined;
       throw this.#explainUnmap(error, iova, length);
     }
-    if (this.#allocator !== undefined) {
-      // All of the range was mapped, and is free now. Otherwise the free addresses are asked for again.
-      if (BigInt(bytes) === BigInt(length))
-        this.#allocator.give(BigInt(iova), BigInt(iova) + BigInt(length) - 1n);
-      else this.#allocator = undefined;
+    if (bytes !== undefined) {
+      warnOfKeptMemory();
+      // The free addresses are asked for again.
+      this.#allocator = undefined;
+      return BigInt(bytes);
     }
-    if (Number(bytes) !== Number(length)) warnOfKeptMemory();
-    return BigInt(bytes);
+    // All of the range was mapped, and is free now.
+    const unmapped = BigInt(length);
+    this.#allocator?.give(BigInt(iova), BigInt(iova) + unmapped - 1n);
+    return unmapped;
   }
 
   /** Takes the best free place for this memory. `fresh`: by what the kernel has just said. */

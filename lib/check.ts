@@ -70,8 +70,13 @@ export function oneOf<T extends string>(value: unknown, name: string, allowed: r
  */
 export function options<T extends object>(value: T | undefined, name: string): Partial<T> {
   if (value === undefined) return ownOf({});
-  if (isPlain(value)) return ownOf(value);
-  throw refusal('a plain object', name, value);
+  plain(value, name);
+  return ownOf(value);
+}
+
+/** For calls that read each property themselves, with `own`. */
+export function plain(value: object, name: string): void {
+  if (!isPlain(value)) throw refusal('a plain object', name, value);
 }
 
 /** Made by a literal or without a prototype, in whichever realm. */

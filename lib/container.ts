@@ -349,11 +349,11 @@ export class Container extends Handle implements DmaSpace {
     const parts = mappingParts(mapping);
     if (parts === undefined || parts.space !== space)
       throw refusal('a mapping of this container', 'mapping', mapping);
-    const { native, offset, size } = windowOf(memory);
+    const { memory: pages, offset, size } = windowOf(memory);
     this.#asked(() =>
       this.#file.containerUpdateVaddr(
         this.#own !== undefined,
-        native,
+        pages,
         offset,
         size,
         parts.place,

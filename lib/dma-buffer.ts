@@ -30,7 +30,8 @@ interface Pages {
 /** What an address space maps: a window on pages. Addresses are below 2^47: exact as numbers. */
 export interface Window {
   readonly pages: Pages;
-  readonly native: NativeMemory;
+  /** The number of the pages, by which calls name them. */
+  readonly memory: number;
   readonly address: number;
   readonly offset: number;
   readonly size: number;
@@ -69,7 +70,7 @@ export class DmaBuffer implements Disposable {
     this.#size = memory.size;
     windows.set(this, {
       pages: this.#pages,
-      native: memory,
+      memory: memory.number(),
       address: Number(this.#address),
       offset: 0,
       size: this.#size,
@@ -174,7 +175,7 @@ export class DmaBuffer implements Disposable {
     };
     windows.set(slice, {
       pages: this.#pages,
-      native: this.#pages.native,
+      memory: this.#pages.native.number(),
       address: Number(this.#address) + offset,
       offset,
       size: length,

@@ -25,11 +25,11 @@ export interface NativeRange {
 export interface NativeMemory {
   readonly address: bigint;
   readonly size: number;
+  /** Its number, for the calls that map: it leads here until this is disposed. */
+  number(): number;
   buffer(): ArrayBuffer;
   read(offset: number, into: Uint8Array): void;
   write(offset: number, from: Uint8Array): void;
-  /** The same pages, for another holder. */
-  share(): NativeMemory;
   dispose(): void;
 }
 
@@ -70,16 +70,20 @@ export interface NativeRegionInfo {
 
 /** The hot calls of an address space, of an IOAS or a container. What comes out is a number where that is exact. */
 export interface NativeSpaceCalls {
-  /** `access`: 1 the device may read, 2 it may write. `mapping`: its number, for good. */
+  /**
+   * `access`: 1 the device may read, 2 it may write. `mapping`: its number, for good. What comes out is where it is;
+   * undefined: at the `iova` that was given.
+   */
   map(
-    memory: NativeMemory,
+    memory: number,
     offset: number,
     length: number,
     access: number,
     iova: U64Like | undefined,
     mapping: number,
-  ): U64Like;
-  unmap(iova: U64Like, length: U64Like): U64Like;
+  ): U64Like | undefined;
+  /** How many bytes were unmapped; undefined: as many as `length`. */
+  unmap(iova: U64Like, length: U64Like): U64Like | undefined;
 }
 
 /** The hot calls of a container. */
@@ -94,7 +98,7 @@ export interface NativeSpace {
   ended(): boolean;
   calls(): NativeSpaceCalls;
   mapAsync(
-    memory: NativeMemory,
+    memory: number,
     offset: number,
     length: number,
     access: number,
@@ -200,7 +204,7 @@ export interface NativeFile {
   containerInfo(): ContainerInfo;
   containerMapAsync(
     own: boolean,
-    memory: NativeMemory,
+    memory: number,
     offset: number,
     length: number,
     access: number,
@@ -218,7 +222,7 @@ export interface NativeFile {
   containerInvalidateVaddr(iova: bigint, length: bigint): bigint;
   containerUpdateVaddr(
     own: boolean,
-    memory: NativeMemory,
+    memory: number,
     offset: number,
     size: number,
     iova: U64Like,

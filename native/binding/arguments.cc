@@ -1,7 +1,5 @@
 #include "arguments.h"
 
-#include <cmath>
-
 #include "../soft/shown.h"
 
 namespace vfio::binding {
@@ -15,7 +13,7 @@ std::string describe(const Napi::Value& value) {
       return "null";
     case napi_string: {
       const std::string text = value.As<Napi::String>().Utf8Value();
-      return "'" + soft::shown(soft::shortened(text, 40)) + "' of type string";
+      return std::string("'").append(soft::shown(soft::shortened(text, 40))) + "' of type string";
     }
     case napi_number:
     case napi_boolean:
@@ -30,6 +28,14 @@ std::string describe(const Napi::Value& value) {
     default:
       return "an object";
   }
+}
+
+// An integer from 0 to `max`, which is 2^53-1 at most.
+bool isInteger(double number, double max, uint64_t& result) {
+  if (!(number >= 0 && number <= max)) return false;
+  const auto whole = static_cast<int64_t>(number);
+  result = static_cast<uint64_t>(whole);
+  return static_cast<double>(whole) == number;
 }
 
 }  // namespace
@@ -47,11 +53,10 @@ void refuse(Napi::Env env, const char* expected, const char* name, const Napi::V
 
 uint64_t u64Of(Napi::Env env, napi_value value, const char* name) {
   double number;
+  uint64_t result;
   if (napi_get_value_double(env, value, &number) == napi_ok) {
-    if (number >= 0 && number <= kMaxSafeInteger && number == std::floor(number))
-      return static_cast<uint64_t>(number);
+    if (isInteger(number, kMaxSafeInteger, result)) return result;
   } else {
-    uint64_t result;
     bool lossless;
     if (napi_get_value_bigint_uint64(env, value, &result, &lossless) == napi_ok && lossless) return result;
   }
@@ -66,9 +71,10 @@ std::optional<uint64_t> optionalU64Of(Napi::Env env, napi_value value, const cha
 
 uint64_t unsignedOf(Napi::Env env, napi_value value, const char* name, uint64_t max) {
   double number;
-  if (napi_get_value_double(env, value, &number) == napi_ok && number >= 0 &&
-      number <= static_cast<double>(max) && number == std::floor(number))
-    return static_cast<uint64_t>(number);
+  uint64_t result;
+  if (napi_get_value_double(env, value, &number) == napi_ok &&
+      isInteger(number, static_cast<double>(max), result))
+    return result;
   const std::string expected = "an integer from 0 to " + std::to_string(max);
   refuse(env, expected.c_str(), name, Napi::Value(env, value));
 }

@@ -6,6 +6,7 @@
 #include <napi.h>
 
 #include <memory>
+#include <optional>
 
 #include "arguments.h"
 #include "exceptions.h"
@@ -51,6 +52,11 @@ inline napi_value u64To(Napi::Env env, uint64_t value) {
   else
     napi_create_bigint_uint64(env, value, &result);
   return result;
+}
+
+// The same for what is most often as it was asked for: undefined then, which costs nothing.
+inline napi_value u64UnlessAsked(Napi::Env env, uint64_t value, std::optional<uint64_t> asked) {
+  return value == asked ? nullptr : u64To(env, value);
 }
 
 }  // namespace vfio::binding

@@ -84,7 +84,7 @@ struct Calls {
   uint32_t last = 0;
 };
 
-// As MapArguments, with an iova; => iova
+// As MapArguments, with an iova, where it is afterwards
 napi_value map(Napi::Env env, const napi_value* arguments, Calls& calls) {
   MapArguments given(env, arguments);
   const OpenFile& file = calls.slot->live(env, "Container");
@@ -94,10 +94,10 @@ napi_value map(Napi::Env env, const napi_value* arguments, Calls& calls) {
     result = target.space->map(given.wanted, [&](Wanted& wanted) { return askToMap(file, given, wanted); });
   if (result < 0) throwErrno(env, result, "ioctl", "VFIO_IOMMU_MAP_DMA");
   if (target.object) calls.last = target.object->id;
-  return u64To(env, *given.wanted.iova);
+  return nullptr;
 }
 
-// (iova, length) => bytes unmapped: 0 with 2^64-1 is everything
+// (iova, length) => bytes unmapped; undefined: as many as `length`. 0 with 2^64-1 is everything.
 napi_value unmap(Napi::Env env, const napi_value* arguments, Calls& calls) {
   const uint64_t iova = u64Of(env, arguments[0], "iova");
   const uint64_t length = u64Of(env, arguments[1], "length");
@@ -111,7 +111,7 @@ napi_value unmap(Napi::Env env, const napi_value* arguments, Calls& calls) {
                                    return ledger::unmapContainer(file, start, size, unmapped);
                                  });
   if (result < 0) throwErrno(env, result, "ioctl", "VFIO_IOMMU_UNMAP_DMA");
-  return u64To(env, bytes);
+  return u64UnlessAsked(env, bytes, length);
 }
 
 // () => the id of the IOAS that the last map worked on

@@ -8,8 +8,10 @@
 
 #include <napi.h>
 
+#include <memory>
 #include <string>
 
+#include "memory.h"
 #include "schedule.h"
 
 namespace vfio::binding {
@@ -27,6 +29,7 @@ struct Environment {
   // its whole copy of lib/: the copy holds it (lib/native.ts), and is collected when no one uses it any more.
   Napi::FunctionReference makeError;
   Schedule schedule;
+  std::shared_ptr<PagesTable> pages = std::make_shared<PagesTable>();
 
   static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
 };

@@ -14,6 +14,8 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <new>
+#include <utility>
 #include <vector>
 
 #include "../guard/guard.h"
@@ -68,6 +70,26 @@ std::shared_ptr<Pages> own(uint8_t* start, size_t size) {
 }
 
 }  // namespace
+
+uint64_t PagesTable::add(std::shared_ptr<Pages> pages) {
+  if (free_.empty()) {
+    // Removing needs no memory then.
+    entries_.reserve(entries_.size() + 1);
+    free_.reserve(entries_.capacity());
+    if (entries_.size() == kPlaces) throw std::bad_alloc();
+    free_.push_back(entries_.size());
+    entries_.push_back({});
+  }
+  const uint64_t number = free_.back();
+  free_.pop_back();
+  entries_[number % kPlaces] = {number, std::move(pages)};
+  return number;
+}
+
+void PagesTable::remove(uint64_t number) {
+  entries_[number % kPlaces].pages.reset();
+  free_.push_back((number + kPlaces) % kNumbers);
+}
 
 Pages::~Pages() {
   guard::unwatchRange(watch_);
@@ -140,8 +162,8 @@ Napi::Value externalBuffer(Napi::Env env, uint8_t* address, size_t size, std::sh
 Napi::Function Memory::define(Napi::Env env) {
   return DefineClass(env, "Memory",
                      {InstanceAccessor<&Memory::address>("address"), InstanceAccessor<&Memory::size>("size"),
-                      InstanceMethod<&Memory::buffer>("buffer"), InstanceMethod<&Memory::read>("read"),
-                      InstanceMethod<&Memory::write>("write"), InstanceMethod<&Memory::share>("share"),
+                      InstanceMethod<&Memory::number>("number"), InstanceMethod<&Memory::buffer>("buffer"),
+                      InstanceMethod<&Memory::read>("read"), InstanceMethod<&Memory::write>("write"),
                       InstanceMethod<&Memory::dispose>("dispose")});
 }
 
@@ -149,10 +171,22 @@ Memory::Memory(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   napi_type_tag_object(info.Env(), info.This(), &kTag);
 }
 
+Memory::~Memory() { release(); }
+
 Napi::Object Memory::make(Napi::Env env, std::shared_ptr<Pages> pages) {
+  const auto& table = Environment::of(env).pages;
   Napi::Object object = Environment::of(env).memory.New({});
-  Unwrap(object)->pages_ = std::move(pages);
+  Memory& memory = *Unwrap(object);
+  memory.number_ = table->add(pages);
+  memory.table_ = table;
+  memory.pages_ = std::move(pages);
   return object;
+}
+
+void Memory::release() {
+  if (table_) table_->remove(number_);
+  table_.reset();
+  pages_.reset();
 }
 
 Memory* Memory::from(const Napi::Value& value) {
@@ -162,11 +196,10 @@ Memory* Memory::from(const Napi::Value& value) {
   return Unwrap(value.As<Napi::Object>());
 }
 
-const std::shared_ptr<Pages>& Memory::pagesOf(Napi::Env env, napi_value value) {
-  const Memory* memory = from({env, value});
-  if (!memory) refuse(env, "a DmaBuffer or a slice of one", "memory", {env, value});
-  if (!memory->pages_) throwDisposed(env, "DmaBuffer");
-  return memory->pages_;
+const std::shared_ptr<Pages>& Memory::pagesOf(Napi::Env env, napi_value number) {
+  const auto* const pages = Environment::of(env).pages->find(u64Of(env, number, "memory"));
+  if (pages == nullptr) throwDisposed(env, "DmaBuffer");
+  return *pages;
 }
 
 Napi::Value Memory::allocate(const Napi::CallbackInfo& info) {
@@ -255,6 +288,12 @@ Napi::Value Memory::address(const Napi::CallbackInfo& info) {
   return Napi::BigInt::New(info.Env(), reinterpret_cast<uint64_t>(pages_->address()));
 }
 
+// () => its number, for the calls that take one
+Napi::Value Memory::number(const Napi::CallbackInfo& info) {
+  if (!pages_) throwDisposed(info.Env(), "DmaBuffer");
+  return Napi::Number::New(info.Env(), static_cast<double>(number_));
+}
+
 Napi::Value Memory::size(const Napi::CallbackInfo& info) {
   if (from(info.This()) != this) refuse(info.Env(), "a Memory", "this", info.This());
   if (!pages_) throwDisposed(info.Env(), "DmaBuffer");
@@ -301,14 +340,8 @@ Napi::Value Memory::write(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// () => Memory: the same pages, for another holder
-Napi::Value Memory::share(const Napi::CallbackInfo& info) {
-  if (!pages_) throwDisposed(info.Env(), "DmaBuffer");
-  return make(info.Env(), pages_);
-}
-
 Napi::Value Memory::dispose(const Napi::CallbackInfo& info) {
-  pages_.reset();
+  release();
   return info.Env().Undefined();
 }
 

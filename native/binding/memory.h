@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <vector>
 
 namespace vfio::guard {
 class Watch;
@@ -37,10 +38,39 @@ class Pages {
   guard::Watch* watch_ = nullptr;
 };
 
+// The pages that a copy of lib/ has, by numbers: hot calls name memory so, which costs less than unwrapping
+// an object. A number is checked as everything else that JavaScript passes; one that was given back leads
+// nowhere.
+//
+// Life: of the environment, and of each Memory in it.
+class PagesTable {
+ public:
+  [[nodiscard]] uint64_t add(std::shared_ptr<Pages> pages);
+  void remove(uint64_t number);
+  // Null: there is none of that number.
+  [[nodiscard]] const std::shared_ptr<Pages>* find(uint64_t number) const {
+    const uint64_t at = number % kPlaces;
+    return at < entries_.size() && entries_[at].number == number && entries_[at].pages ? &entries_[at].pages
+                                                                                       : nullptr;
+  }
+
+ private:
+  // A number is a place and how often it was given before, below 2^53 together.
+  static constexpr uint64_t kPlaces = uint64_t{1} << 28;
+  static constexpr uint64_t kNumbers = uint64_t{1} << 53;
+  struct Entry {
+    uint64_t number;
+    std::shared_ptr<Pages> pages;
+  };
+  std::vector<Entry> entries_;
+  std::vector<uint64_t> free_;  // numbers for places that are free
+};
+
 class Memory final : public Napi::ObjectWrap<Memory> {
  public:
   static Napi::Function define(Napi::Env env);
   explicit Memory(const Napi::CallbackInfo& info);
+  ~Memory() override;
   static Napi::Object make(Napi::Env env, std::shared_ptr<Pages> pages);
   // The Memory that `value` is, or null if it is something else. Its pages may be null: disposed.
   static Memory* from(const Napi::Value& value);
@@ -52,20 +82,24 @@ class Memory final : public Napi::ObjectWrap<Memory> {
   // (address, length) => Memory that the package does not own: the caller answers for its life.
   static Napi::Value ofAddress(const Napi::CallbackInfo& info);
 
-  // The pages of what has to be a Memory that is not disposed.
-  static const std::shared_ptr<Pages>& pagesOf(Napi::Env env, napi_value value);
+  // The pages of the Memory with this number, which is not disposed.
+  static const std::shared_ptr<Pages>& pagesOf(Napi::Env env, napi_value number);
 
  private:
+  Napi::Value number(const Napi::CallbackInfo& info);
   Napi::Value address(const Napi::CallbackInfo& info);
   Napi::Value size(const Napi::CallbackInfo& info);
   Napi::Value buffer(const Napi::CallbackInfo& info);
   Napi::Value read(const Napi::CallbackInfo& info);
   Napi::Value write(const Napi::CallbackInfo& info);
-  Napi::Value share(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
   std::span<uint8_t> window(const Napi::CallbackInfo& info, size_t offsetIndex, size_t length);
 
+  void release();
+
   std::shared_ptr<Pages> pages_;
+  std::shared_ptr<PagesTable> table_;
+  uint64_t number_ = 0;
 };
 
 // An ArrayBuffer over memory that is not V8's, which keeps `owner` until it is collected. Throws EOPNOTSUPP

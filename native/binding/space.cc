@@ -50,18 +50,19 @@ void requireOpen(Napi::Env env, const ledger::SpaceHandle& handle) {
   if (handle.closed()) throwDisposed(env, "Ioas");
 }
 
-// As MapArguments; => iova
+// As MapArguments; => iova; undefined: the one that was given
 napi_value map(Napi::Env env, const napi_value* arguments, ledger::SpaceHandle& handle) {
   requireOpen(env, handle);
   MapArguments given(env, arguments);
+  const std::optional<uint64_t> asked = given.wanted.iova;
   const int result = handle.space->map(given.wanted, [&](Wanted& wanted) {
     return askToMap(handle, *handle.file(), given.address, given.access, wanted);
   });
   if (result < 0) fail(env, result, "IOMMU_IOAS_MAP");
-  return u64To(env, *given.wanted.iova);
+  return u64UnlessAsked(env, *given.wanted.iova, asked);
 }
 
-// (iova, length) => bytes unmapped
+// (iova, length) => bytes unmapped; undefined: as many as `length`
 napi_value unmap(Napi::Env env, const napi_value* arguments, ledger::SpaceHandle& handle) {
   requireOpen(env, handle);
   const uint64_t iova = u64Of(env, arguments[0], "iova");
@@ -73,7 +74,7 @@ napi_value unmap(Napi::Env env, const napi_value* arguments, ledger::SpaceHandle
                                                                     size, unmapped);
                                          });
   if (result < 0) fail(env, result, "IOMMU_IOAS_UNMAP");
-  return u64To(env, bytes);
+  return u64UnlessAsked(env, bytes, length);
 }
 
 }  // namespace

@@ -38,6 +38,7 @@ class Pieces {
   void drop(uint64_t start, uint64_t last, uint64_t born = UINT64_MAX);
   // Drops the piece that starts there whole.
   void dropWhole(uint64_t start);
+  void drop(Map::iterator piece) { (void)erase(piece); }
   void clear() { pieces_.clear(); }
 
   // The first piece with a byte in [start, last], or the end.

@@ -65,8 +65,14 @@ bool Space::wait(std::unique_lock<std::mutex>& lock, Flight& flight, bool closin
     if (flight.kind == Flight::Kind::unmap && !closing)
       flight.alone = !flight.valid || !pieces_.tile(flight.start, flight.last);
     if (!conflicts(flight)) return true;
-    left_.wait(lock);
+    await(lock);
   }
+}
+
+void Space::await(std::unique_lock<std::mutex>& lock) {
+  ++waiting_;
+  left_.wait(lock);
+  --waiting_;
 }
 
 void Space::add(Flight& flight) {
@@ -95,7 +101,7 @@ bool Space::enterPieceOf(uint64_t mapping, uint64_t iova, uint64_t length, Fligh
     flight.start = at->first;
     flight.last = at->second.last;
     if (!conflicts(flight)) break;
-    left_.wait(lock);
+    await(lock);
   }
   add(flight);
   return true;
@@ -110,7 +116,7 @@ bool Space::enterNext(uint64_t from, Flight& flight) {
     flight.start = at->first;
     flight.last = at->second.last;
     if (!conflicts(flight)) break;
-    left_.wait(lock);
+    await(lock);
   }
   add(flight);
   return true;
@@ -125,23 +131,27 @@ bool Space::use(Flight& flight, uint64_t mapping, uint64_t iova, uint64_t length
   return true;
 }
 
-void Space::leave(Flight& flight) {
+void Space::finish(std::unique_lock<std::mutex>& lock, Flight& flight) {
   std::shared_ptr<Idle> idle;
-  {
-    const std::lock_guard lock(mutex_);
-    Flight** at = &flights_;
-    while (*at != &flight) at = &(*at)->next;
-    *at = flight.next;
-    --flying_;
-    if (flights_ == nullptr) idle.swap(idle_);
-  }
-  left_.notify_all();
+  Flight** at = &flights_;
+  while (*at != &flight) at = &(*at)->next;
+  *at = flight.next;
+  --flying_;
+  if (flights_ == nullptr && idle_) idle.swap(idle_);
+  const bool awaited = waiting_ != 0;
+  lock.unlock();
+  if (awaited) left_.notify_all();
   if (idle) idle->idle();
 }
 
+void Space::leave(Flight& flight) {
+  std::unique_lock lock(mutex_);
+  finish(lock, flight);
+}
+
 void Space::record(Flight& flight, Wanted& wanted, int result) {
+  std::unique_lock lock(mutex_);
   if (result >= 0 && wanted.iova.has_value()) {
-    const std::lock_guard lock(mutex_);
     Piece piece;
     piece.last = *wanted.iova + (wanted.length - 1);
     piece.mapping = wanted.mapping;
@@ -150,8 +160,8 @@ void Space::record(Flight& flight, Wanted& wanted, int result) {
     piece.writable = wanted.writable;
     pieces_.add(*wanted.iova, std::move(piece));
   }
+  finish(lock, flight);
   wanted.memory.reset();
-  leave(flight);
 }
 
 void Space::replace(const Flight& flight, uint64_t mapping, const Memory& memory) {
@@ -161,9 +171,15 @@ void Space::replace(const Flight& flight, uint64_t mapping, const Memory& memory
     if (at->second.mapping == mapping) at->second.memory = memory;
 }
 
-Space::Outcome Space::unmapped(const Flight& flight, uint64_t length, Manner manner, int result,
-                               uint64_t bytes) {
-  const std::lock_guard lock(mutex_);
+Space::Outcome Space::unmapped(Flight& flight, uint64_t length, Manner manner, int result, uint64_t bytes) {
+  std::unique_lock lock(mutex_);
+  const Outcome outcome = decide(flight, length, manner, result, bytes);
+  if (!outcome.settle) finish(lock, flight);
+  return outcome;
+}
+
+Space::Outcome Space::decide(const Flight& flight, uint64_t length, Manner manner, int result,
+                             uint64_t bytes) {
   auto& all = pieces_.all();
   const auto first = pieces_.find(flight.start, flight.last);
   Outcome outcome{false, flight.last, flight.born + 1};
@@ -181,6 +197,10 @@ Space::Outcome Space::unmapped(const Flight& flight, uint64_t length, Manner man
   }
   if (!flight.valid || first == all.end()) return outcome;
   const bool one = first->first == flight.start && first->second.last == flight.last;
+  if (one && result >= 0 && bytes == length && first->second.born < outcome.born) {
+    pieces_.drop(first);
+    return outcome;
+  }
   if (one) manner = manner == Manner::unknown && bytes != length ? manner : Manner::wholeRange;
   switch (manner) {
     case Manner::wholeRange:

@@ -194,7 +194,10 @@ class Space {
   // Waits until no call on its way is in conflict. False: the space has ended.
   [[nodiscard]] bool wait(std::unique_lock<std::mutex>& lock, Flight& flight, bool closing);
   [[nodiscard]] bool conflicts(const Flight& flight) const;
+  void await(std::unique_lock<std::mutex>& lock);
   void add(Flight& flight);
+  // With the lock, which is let go: the flight is over.
+  void finish(std::unique_lock<std::mutex>& lock, Flight& flight);
   void record(Flight& flight, Wanted& wanted, int result);
   void replace(const Flight& flight, uint64_t mapping, const Memory& memory);
   void forget(bool forGood);
@@ -205,8 +208,10 @@ class Space {
     uint64_t last = 0;    // those that end here or before
     uint64_t born = 0;    // and were recorded before
   };
-  [[nodiscard]] Outcome unmapped(const Flight& flight, uint64_t length, Manner manner, int result,
-                                 uint64_t bytes);
+  // Ends the flight, unless something is to be asked again.
+  [[nodiscard]] Outcome unmapped(Flight& flight, uint64_t length, Manner manner, int result, uint64_t bytes);
+  [[nodiscard]] Outcome decide(const Flight& flight, uint64_t length, Manner manner, int result,
+                               uint64_t bytes);
   [[nodiscard]] std::optional<std::pair<uint64_t, uint64_t>> pieceIn(uint64_t start, const Outcome& outcome);
   // An unmap of exactly this piece came to `result`.
   [[nodiscard]] bool settled(uint64_t start, int result);
@@ -226,13 +231,14 @@ class Space {
         if (from == UINT64_MAX) break;
         ++from;
       }
+      leave(flight);
     }
-    leave(flight);
     return result;
   }
 
   mutable std::mutex mutex_;
   std::condition_variable left_;  // a call has come back
+  size_t waiting_ = 0;            // calls that wait for one
   Flight* flights_ = nullptr;
   size_t flying_ = 0;
   uint64_t records_ = 0;
