@@ -267,12 +267,15 @@ export async function tour(vfio, tell) {
     [{}, { device: user.device, parent: nest, type: 'arm-smmuv3' }],
     (o) => user.device.iommufd.allocViommu(o),
   );
-  await each('Viommu.allocVdevice', [{}, { device: user.device }, { device: user.device, virtId: 5 }], (o) =>
-    viommu.allocVdevice(o),
+  const vdevice = await each(
+    'Viommu.allocVdevice',
+    [{}, { device: user.device }, { device: user.device, virtId: 5 }],
+    (o) => viommu.allocVdevice(o),
   );
   const events = await each('Viommu.allocEventQueue', [{}, { depth: 4 }], (o) => viommu.allocEventQueue(o));
   await each('RecordQueue.wait', [{ timeout: 1 }], (o) => events.wait(o));
   await each('Viommu.allocHwQueue', [{}, { index: 0, iova: 0, length: 4096 }], (o) => viommu.allocHwQueue(o));
   await step('Viommu.invalidate', () => viommu.invalidate('arm-smmuv3', [{}]));
+  vdevice[Symbol.dispose](); // what is only collected says so on stderr
   arm[Symbol.dispose]();
 }
