@@ -10,6 +10,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
@@ -73,10 +74,9 @@ std::shared_ptr<Pages> own(uint8_t* start, size_t size) {
 
 uint64_t PagesTable::add(std::shared_ptr<Pages> pages) {
   if (free_.empty()) {
-    // Removing needs no memory then.
-    entries_.reserve(entries_.size() + 1);
-    free_.reserve(entries_.capacity());
     if (entries_.size() == kPlaces) throw std::bad_alloc();
+    if (entries_.size() == entries_.capacity()) entries_.reserve(std::max<size_t>(64, 2 * entries_.size()));
+    free_.reserve(entries_.capacity());  // removing needs no memory then
     free_.push_back(entries_.size());
     entries_.push_back({});
   }
