@@ -4,7 +4,7 @@
  * user. test/command.test.ts has the machines that no run can be brought into.
  */
 import { spawnSync } from 'node:child_process';
-import { readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { chmodSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, onTestFinished, test } from 'vitest';
@@ -222,8 +222,11 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
     const user = nobody(ctx);
     await open(FIRST, SECOND, EDU);
     const granted = [...nodes(), ...nodes([EDU])];
+    // Granting opens these two to everybody, and other tests are about whom they are closed to.
+    const shared = ['/dev/iommu', '/dev/vfio/vfio'].map((path) => ({ path, mode: statSync(path).mode }));
     onTestFinished(() => {
       spawnSync('chown', ['0', ...granted]);
+      for (const { path, mode } of shared) chmodSync(path, mode & 0o777);
     });
     const limit = ['prlimit', '--memlock=67108864:67108864', ...user.through];
     const command = (...args: string[]) => {

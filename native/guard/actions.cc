@@ -51,7 +51,8 @@ const Action* remember(Line& line, const struct sigaction& action, const Action*
   for (size_t i = 0; i < line.count; ++i) {
     if (line.known[i].older == older && same(line.known[i].action, action)) return &line.known[i];
   }
-  // Starting over, nothing leads to what is written anew: not what is added, and not what is found above.
+  // The table is full and starts empty again. No new entry points to an old one, so the list never becomes a
+  // ring.
   if (line.count == line.known.size()) {
     line.count = 0;
     older = nullptr;

@@ -197,7 +197,7 @@ Space::Outcome Space::decide(const Flight& flight, uint64_t length, Manner manne
   }
   if (!flight.valid || first == all.end()) return outcome;
   const bool one = first->first == flight.start && first->second.last == flight.last;
-  if (one && result >= 0 && bytes == length && first->second.born < outcome.born) {
+  if (one && bytes == length && first->second.born < outcome.born) {
     pieces_.drop(first);
     return outcome;
   }

@@ -196,7 +196,7 @@ class Space {
   [[nodiscard]] bool conflicts(const Flight& flight) const;
   void await(std::unique_lock<std::mutex>& lock);
   void add(Flight& flight);
-  // With the lock, which is let go: the flight is over.
+  // Removes the flight from the list, releases the lock and wakes who waits.
   void finish(std::unique_lock<std::mutex>& lock, Flight& flight);
   void record(Flight& flight, Wanted& wanted, int result);
   void replace(const Flight& flight, uint64_t mapping, const Memory& memory);
@@ -238,7 +238,7 @@ class Space {
 
   mutable std::mutex mutex_;
   std::condition_variable left_;  // a call has come back
-  size_t waiting_ = 0;            // calls that wait for one
+  size_t waiting_ = 0;            // threads that wait for that
   Flight* flights_ = nullptr;
   size_t flying_ = 0;
   uint64_t records_ = 0;

@@ -100,7 +100,8 @@ void* allocateOrThrow(size_t size, size_t alignment = alignof(std::max_align_t))
 
 }  // namespace
 
-// All of them: one that the system's library kept would free, or be freed, on the wrong side of a sanitizer.
+// Every form is defined here: a sanitizer refuses memory that is allocated by its own operator new and freed
+// by ours.
 void* operator new(size_t size) { return allocateOrThrow(size); }
 void* operator new[](size_t size) { return allocateOrThrow(size); }
 void* operator new(size_t size, std::align_val_t alignment) {
