@@ -72,7 +72,8 @@ export class SpaceMapping implements Mapping {
   }
 
   get iova(): bigint {
-    return BigInt(this.#parts.place);
+    const { place } = this.#parts;
+    return typeof place === 'bigint' ? place : BigInt(place);
   }
 
   get length(): bigint {
@@ -101,11 +102,11 @@ export type Usable = () => { ranges: IovaRange[]; alignment: bigint };
 /** A call that maps off the event loop, and the space that it is in: a container's may be another one by then. */
 export type MapLater = (
   memory: number,
+  access: number,
+  number: number,
+  iova: U64Like | undefined,
   offset: number,
   size: number,
-  access: number,
-  iova: U64Like | undefined,
-  number: number,
 ) => Promise<{ place: U64Like; space: AddressSpace }>;
 
 /** How to map: by the space's own requests, or by a container's over it. */
@@ -148,8 +149,8 @@ function endOf(made: NativeSpace, closes: NativeFile | undefined): { dispose(): 
 function wayOf(space: AddressSpace, made: NativeSpace, calls: NativeSpaceCalls): Way {
   return {
     calls,
-    later: async (memory, offset, size, access, iova, number) => ({
-      place: await made.mapAsync(memory, offset, size, access, iova, number),
+    later: async (memory, access, number, iova, offset, size) => ({
+      place: await made.mapAsync(memory, access, number, iova, offset, size),
       space,
     }),
     space: () => space,
@@ -361,11 +362,15 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
   #map(way: Way, window: Window, access: number, iova: U64Like | undefined): SpaceMapping {
     // The caller's options may have getters, which dispose this: nothing comes between here and the call.
     alive(this);
-    const { memory, offset, size, length } = window;
+    const { memory, offset, size, length, whole } = window;
     const number = mappingNumber();
     let place: U64Like | undefined;
     try {
-      place = way.calls.map(memory, offset, size, access, iova, number) ?? iova;
+      // Each argument costs some hundredths of the call.
+      place =
+        (whole
+          ? way.calls.map(memory, access, number, iova)
+          : way.calls.map(memory, access, number, iova, offset, size)) ?? iova;
     } catch (error) {
       throw explainMap(this, error, { iova, size, address: BigInt(window.address) });
     }
@@ -382,7 +387,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     const { memory, offset, size, length } = window;
     const number = mappingNumber();
     const { place, space } = await way
-      .later(memory, offset, size, access, iova, number)
+      .later(memory, access, number, iova, offset, size)
       .catch((error: unknown) => {
         alive(this); // what was disposed meanwhile says so
         throw explainMap(this, error, { iova, size, address: BigInt(window.address) });
@@ -414,7 +419,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
       return BigInt(bytes);
     }
     // All of the range was mapped, and is free now.
-    const unmapped = BigInt(length);
+    const unmapped = typeof length === 'bigint' ? length : BigInt(length);
     this.#allocator?.give(BigInt(iova), BigInt(iova) + unmapped - 1n);
     return unmapped;
   }

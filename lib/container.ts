@@ -73,9 +73,9 @@ function wayOf(
   };
   return {
     calls,
-    later: async (memory, offset, size, access, iova, number) => {
+    later: async (memory, access, number, iova, offset, size) => {
       const alone = own !== undefined;
-      const made = await file.containerMapAsync(alone, memory, offset, size, access, iova, number);
+      const made = await file.containerMapAsync(alone, memory, access, number, iova, offset, size);
       return { place: made.iova, space: spaceOf(made.ioas) };
     },
     space: () => spaceOf(calls.which()),

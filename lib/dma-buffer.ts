@@ -35,6 +35,8 @@ export interface Window {
   readonly address: number;
   readonly offset: number;
   readonly size: number;
+  /** Whether it is all of the pages. */
+  readonly whole: boolean;
   /** The size once more: 64-bit quantities go out as bigint, and making one costs as much as a system call's entry. */
   readonly length: bigint;
 }
@@ -74,6 +76,7 @@ export class DmaBuffer implements Disposable {
       address: Number(this.#address),
       offset: 0,
       size: this.#size,
+      whole: true,
       length: BigInt(this.#size),
     });
   }
@@ -179,6 +182,7 @@ export class DmaBuffer implements Disposable {
       address: Number(this.#address) + offset,
       offset,
       size: length,
+      whole: length === this.#size,
       length: BigInt(length),
     });
     return slice;

@@ -71,16 +71,16 @@ export interface NativeRegionInfo {
 /** The hot calls of an address space, of an IOAS or a container. What comes out is a number where that is exact. */
 export interface NativeSpaceCalls {
   /**
-   * `access`: 1 the device may read, 2 it may write. `mapping`: its number, for good. What comes out is where it is;
-   * undefined: at the `iova` that was given.
+   * `access`: 1 the device may read, 2 it may write. `mapping`: its number, for good. Without an offset and a length it
+   * is all of the memory. What comes out is where it is; undefined: at the `iova` that was given.
    */
   map(
     memory: number,
-    offset: number,
-    length: number,
     access: number,
-    iova: U64Like | undefined,
     mapping: number,
+    iova: U64Like | undefined,
+    offset?: number,
+    length?: number,
   ): U64Like | undefined;
   /** How many bytes were unmapped; undefined: as many as `length`. */
   unmap(iova: U64Like, length: U64Like): U64Like | undefined;
@@ -99,11 +99,11 @@ export interface NativeSpace {
   calls(): NativeSpaceCalls;
   mapAsync(
     memory: number,
-    offset: number,
-    length: number,
     access: number,
-    iova: U64Like | undefined,
     mapping: number,
+    iova: U64Like | undefined,
+    offset?: number,
+    length?: number,
   ): Promise<U64Like>;
   copy(
     source: NativeSpace,
@@ -205,11 +205,11 @@ export interface NativeFile {
   containerMapAsync(
     own: boolean,
     memory: number,
-    offset: number,
-    length: number,
     access: number,
-    iova: U64Like | undefined,
     mapping: number,
+    iova: U64Like | undefined,
+    offset?: number,
+    length?: number,
   ): Promise<{ iova: U64Like; ioas: number }>;
   containerDirtyTracking(on: boolean): void;
   containerDirtyBitmap(iova: bigint, length: bigint, pageSize: bigint): Uint8Array;

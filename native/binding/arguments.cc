@@ -63,10 +63,18 @@ uint64_t u64Of(Napi::Env env, napi_value value, const char* name) {
   refuse(env, "an unsigned 64-bit integer (bigint, or number up to 2^53-1)", name, Napi::Value(env, value));
 }
 
+uint64_t bigU64Of(Napi::Env env, napi_value value, const char* name) {
+  uint64_t result;
+  bool lossless;
+  if (napi_get_value_bigint_uint64(env, value, &result, &lossless) == napi_ok && lossless) return result;
+  return u64Of(env, value, name);
+}
+
 std::optional<uint64_t> optionalU64Of(Napi::Env env, napi_value value, const char* name) {
   napi_valuetype type;
-  if (napi_typeof(env, value, &type) == napi_ok && type == napi_undefined) return std::nullopt;
-  return u64Of(env, value, name);
+  if (value == nullptr || (napi_typeof(env, value, &type) == napi_ok && type == napi_undefined))
+    return std::nullopt;
+  return bigU64Of(env, value, name);
 }
 
 uint64_t unsignedOf(Napi::Env env, napi_value value, const char* name, uint64_t max) {

@@ -15,8 +15,11 @@ namespace vfio::binding {
 
 constexpr double kMaxSafeInteger = 9007199254740991.0;
 
-// One argument, of a call that has no CallbackInfo (bound.h). As Arguments::u64 and unsignedNumber.
+// One argument, of a call that has no CallbackInfo (bound.h), where null is one that was not passed. As
+// Arguments::u64 and unsignedNumber.
 [[nodiscard]] uint64_t u64Of(Napi::Env env, napi_value value, const char* name);
+// The same for what is a bigint most often, which takes one question less then.
+[[nodiscard]] uint64_t bigU64Of(Napi::Env env, napi_value value, const char* name);
 [[nodiscard]] std::optional<uint64_t> optionalU64Of(Napi::Env env, napi_value value, const char* name);
 [[nodiscard]] uint64_t unsignedOf(Napi::Env env, napi_value value, const char* name, uint64_t max);
 

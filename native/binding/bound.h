@@ -15,7 +15,7 @@ namespace vfio::binding {
 
 constexpr size_t kMaxBoundArguments = 6;
 
-// `Run(env, arguments, object)`; arguments that were not passed are undefined.
+// `Run(env, arguments, object)`; an argument that was not passed is null.
 template <typename Object, napi_value (*Run)(Napi::Env, const napi_value*, Object&)>
 Napi::Function bind(Napi::Env env, const char* name, std::shared_ptr<Object> object) {
   auto kept = std::make_unique<std::shared_ptr<Object>>(std::move(object));
@@ -25,6 +25,7 @@ Napi::Function bind(Napi::Env env, const char* name, std::shared_ptr<Object> obj
     napi_value arguments[kMaxBoundArguments];
     void* data = nullptr;
     napi_get_cb_info(raw, info, &count, arguments, nullptr, &data);
+    for (; count < kMaxBoundArguments; ++count) arguments[count] = nullptr;
     const WithReserve inside;
     try {
       return Run(raw, arguments, **static_cast<std::shared_ptr<Object>*>(data));

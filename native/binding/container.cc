@@ -80,13 +80,14 @@ int askToMap(const OpenFile& file, const MapArguments& given, const Wanted& want
 // What the hot calls of a container work on, and on which IOAS of an iommufd the last one did.
 struct Calls {
   std::shared_ptr<File::Slot> slot;
+  std::shared_ptr<PagesTable> memory;
   bool own;
   uint32_t last = 0;
 };
 
 // As MapArguments, with an iova, where it is afterwards
 napi_value map(Napi::Env env, const napi_value* arguments, Calls& calls) {
-  MapArguments given(env, arguments);
+  MapArguments given(env, *calls.memory, arguments);
   const OpenFile& file = calls.slot->live(env, "Container");
   Target target;
   int result = find(file, calls.own, target);
@@ -99,8 +100,8 @@ napi_value map(Napi::Env env, const napi_value* arguments, Calls& calls) {
 
 // (iova, length) => bytes unmapped; undefined: as many as `length`. 0 with 2^64-1 is everything.
 napi_value unmap(Napi::Env env, const napi_value* arguments, Calls& calls) {
-  const uint64_t iova = u64Of(env, arguments[0], "iova");
-  const uint64_t length = u64Of(env, arguments[1], "length");
+  const uint64_t iova = bigU64Of(env, arguments[0], "iova");
+  const uint64_t length = bigU64Of(env, arguments[1], "length");
   const OpenFile& file = calls.slot->live(env, "Container");
   uint64_t bytes = 0;
   Target target;
@@ -123,7 +124,8 @@ napi_value which(Napi::Env env, const napi_value*, Calls& calls) { return number
 Napi::Value File::containerCalls(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   (void)live(env);
-  auto target = std::make_shared<Calls>(Calls{slot_, Arguments(info).boolean(0, "own")});
+  auto target =
+      std::make_shared<Calls>(Calls{slot_, Environment::of(env).pages, Arguments(info).boolean(0, "own")});
   Napi::Object calls = Napi::Object::New(env);
   calls.Set("map", bind<Calls, map>(env, "map", target));
   calls.Set("unmap", bind<Calls, unmap>(env, "unmap", target));
@@ -231,7 +233,8 @@ Napi::Value File::containerMapAsync(const Napi::CallbackInfo& info) {
     uint32_t ioas = 0;
   };
   const napi_value arguments[] = {info[1], info[2], info[3], info[4], info[5], info[6]};
-  auto call = std::make_shared<Call>(Call{Arguments(info).boolean(0, "own"), MapArguments(env, arguments)});
+  auto call = std::make_shared<Call>(
+      Call{Arguments(info).boolean(0, "own"), MapArguments(env, *Environment::of(env).pages, arguments)});
   return AsyncCall::start(
       env, {"ioctl", "VFIO_IOMMU_MAP_DMA"},
       [slot = slot_, file = open(), call]() -> int64_t {
@@ -353,7 +356,7 @@ Napi::Value File::containerInvalidateVaddr(const Napi::CallbackInfo& info) {
 Napi::Value File::containerUpdateVaddr(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const Arguments arguments(info);
-  const std::shared_ptr<Pages> pages = Memory::pagesOf(env, info[1]);
+  const std::shared_ptr<Pages> pages = Memory::pagesOf(env, *Environment::of(env).pages, info[1]);
   const uint64_t offset = arguments.u64(2, "offset");
   const uint64_t size = arguments.u64(3, "size");
   if (offset > pages->size() || size > pages->size() - offset)

@@ -196,8 +196,8 @@ Memory* Memory::from(const Napi::Value& value) {
   return Unwrap(value.As<Napi::Object>());
 }
 
-const std::shared_ptr<Pages>& Memory::pagesOf(Napi::Env env, napi_value number) {
-  const auto* const pages = Environment::of(env).pages->find(u64Of(env, number, "memory"));
+const std::shared_ptr<Pages>& Memory::pagesOf(Napi::Env env, const PagesTable& table, napi_value number) {
+  const auto* const pages = table.find(u64Of(env, number, "memory"));
   if (pages == nullptr) throwDisposed(env, "DmaBuffer");
   return *pages;
 }

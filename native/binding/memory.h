@@ -83,7 +83,7 @@ class Memory final : public Napi::ObjectWrap<Memory> {
   static Napi::Value ofAddress(const Napi::CallbackInfo& info);
 
   // The pages of the Memory with this number, which is not disposed.
-  static const std::shared_ptr<Pages>& pagesOf(Napi::Env env, napi_value number);
+  static const std::shared_ptr<Pages>& pagesOf(Napi::Env env, const PagesTable& table, napi_value number);
 
  private:
   Napi::Value number(const Napi::CallbackInfo& info);

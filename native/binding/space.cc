@@ -50,10 +50,17 @@ void requireOpen(Napi::Env env, const ledger::SpaceHandle& handle) {
   if (handle.closed()) throwDisposed(env, "Ioas");
 }
 
+// What the hot calls of a space work on.
+struct Calls {
+  std::shared_ptr<ledger::SpaceHandle> handle;
+  std::shared_ptr<PagesTable> memory;
+};
+
 // As MapArguments; => iova; undefined: the one that was given
-napi_value map(Napi::Env env, const napi_value* arguments, ledger::SpaceHandle& handle) {
+napi_value map(Napi::Env env, const napi_value* arguments, Calls& calls) {
+  const ledger::SpaceHandle& handle = *calls.handle;
   requireOpen(env, handle);
-  MapArguments given(env, arguments);
+  MapArguments given(env, *calls.memory, arguments);
   const std::optional<uint64_t> asked = given.wanted.iova;
   const int result = handle.space->map(given.wanted, [&](Wanted& wanted) {
     return askToMap(handle, *handle.file(), given.address, given.access, wanted);
@@ -63,10 +70,11 @@ napi_value map(Napi::Env env, const napi_value* arguments, ledger::SpaceHandle& 
 }
 
 // (iova, length) => bytes unmapped; undefined: as many as `length`
-napi_value unmap(Napi::Env env, const napi_value* arguments, ledger::SpaceHandle& handle) {
+napi_value unmap(Napi::Env env, const napi_value* arguments, Calls& calls) {
+  const ledger::SpaceHandle& handle = *calls.handle;
   requireOpen(env, handle);
-  const uint64_t iova = u64Of(env, arguments[0], "iova");
-  const uint64_t length = u64Of(env, arguments[1], "length");
+  const uint64_t iova = bigU64Of(env, arguments[0], "iova");
+  const uint64_t length = bigU64Of(env, arguments[1], "length");
   uint64_t bytes = 0;
   const int result = handle.space->unmap(iova, length, ledger::Manner::wholeRange, bytes,
                                          [&](uint64_t start, uint64_t size, uint64_t& unmapped) {
@@ -79,17 +87,17 @@ napi_value unmap(Napi::Env env, const napi_value* arguments, ledger::SpaceHandle
 
 }  // namespace
 
-MapArguments::MapArguments(Napi::Env env, const napi_value* arguments) {
-  const std::shared_ptr<Pages>& pages = Memory::pagesOf(env, arguments[0]);
-  const uint64_t offset = u64Of(env, arguments[1], "offset");
-  wanted.length = u64Of(env, arguments[2], "length");
-  if (offset > pages->size() || wanted.length > pages->size() - offset)
-    refuse(env, "a length inside the buffer", "length", Napi::Value(env, arguments[2]));
-  address = reinterpret_cast<uint64_t>(pages->address()) + offset;
-  access = unsignedOf(env, arguments[3], "access", kRead | kWrite);
+MapArguments::MapArguments(Napi::Env env, const PagesTable& memory, const napi_value* arguments) {
+  const std::shared_ptr<Pages>& pages = Memory::pagesOf(env, memory, arguments[0]);
+  access = unsignedOf(env, arguments[1], "access", kRead | kWrite);
   wanted.writable = (access & kWrite) != 0;
-  wanted.iova = optionalU64Of(env, arguments[4], "iova");
-  wanted.mapping = u64Of(env, arguments[5], "mapping");
+  wanted.mapping = u64Of(env, arguments[2], "mapping");
+  wanted.iova = optionalU64Of(env, arguments[3], "iova");
+  const uint64_t offset = optionalU64Of(env, arguments[4], "offset").value_or(0);
+  wanted.length = optionalU64Of(env, arguments[5], "length").value_or(pages->size());
+  if (offset > pages->size() || wanted.length > pages->size() - offset)
+    refuse(env, "a length inside the buffer", "length", Napi::Value(env, u64To(env, wanted.length)));
+  address = reinterpret_cast<uint64_t>(pages->address()) + offset;
   wanted.memory = pages;
 }
 
@@ -135,10 +143,11 @@ Napi::Value Space::ended(const Napi::CallbackInfo& info) {
 
 // () => { map, unmap }: the hot calls, as functions of their own
 Napi::Value Space::calls(const Napi::CallbackInfo& info) {
-  const auto& handle = live(info);
-  Napi::Object calls = Napi::Object::New(info.Env());
-  calls.Set("map", bind<ledger::SpaceHandle, map>(info.Env(), "map", handle));
-  calls.Set("unmap", bind<ledger::SpaceHandle, unmap>(info.Env(), "unmap", handle));
+  const Napi::Env env = info.Env();
+  const auto bound = std::make_shared<Calls>(Calls{live(info), Environment::of(env).pages});
+  Napi::Object calls = Napi::Object::New(env);
+  calls.Set("map", bind<Calls, map>(env, "map", bound));
+  calls.Set("unmap", bind<Calls, unmap>(env, "unmap", bound));
   return calls;
 }
 
@@ -148,7 +157,7 @@ Napi::Value Space::mapAsync(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const auto handle = live(info);
   const napi_value arguments[] = {info[0], info[1], info[2], info[3], info[4], info[5]};
-  auto given = std::make_shared<MapArguments>(env, arguments);
+  auto given = std::make_shared<MapArguments>(env, *Environment::of(env).pages, arguments);
   return AsyncCall::start(
       env, {"ioctl", "IOMMU_IOAS_MAP"},
       [handle, file = handle->file(), given]() -> int64_t {

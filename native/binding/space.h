@@ -35,10 +35,11 @@ class Space final : public Napi::ObjectWrap<Space> {
   std::shared_ptr<ledger::SpaceHandle> handle_;
 };
 
-// What the calls that map are given in JavaScript: (memory, offset, length, access, iova?, mapping).
-// `access`: 1 the device may read, 2 it may write. `mapping`: its number, for good.
+// What the calls that map are given in JavaScript: (memory, access, mapping, iova?, offset?, length?).
+// `access`: 1 the device may read, 2 it may write. `mapping`: its number, for good. Without an offset and a
+// length it is all of the memory.
 struct MapArguments {
-  MapArguments(Napi::Env env, const napi_value* arguments);
+  MapArguments(Napi::Env env, const PagesTable& memory, const napi_value* arguments);
   ledger::Space::Wanted wanted;
   uint64_t address;
   uint64_t access;

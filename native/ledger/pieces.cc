@@ -19,11 +19,17 @@ void Pieces::reserve(size_t calls) {
 }
 
 void Pieces::add(uint64_t start, Piece piece) {
-  drop(start, piece.last);
+  auto next = pieces_.upper_bound(start);
+  const bool free = (next == pieces_.end() || next->first > piece.last) &&
+                    (next == pieces_.begin() || std::prev(next)->second.last < start);
+  if (!free) {
+    drop(start, piece.last);
+    next = pieces_.upper_bound(start);
+  }
   Map::node_type node = take();
   node.key() = start;
   node.mapped() = std::move(piece);
-  pieces_.insert(std::move(node));
+  pieces_.insert(next, std::move(node));
 }
 
 void Pieces::drop(uint64_t start, uint64_t last, uint64_t born) {
@@ -84,7 +90,7 @@ Pieces::Map::node_type Pieces::take() {
 Pieces::Map::iterator Pieces::erase(Map::iterator at) {
   const auto next = std::next(at);
   Map::node_type node = pieces_.extract(at);
-  node.mapped() = {};
+  node.mapped().memory.reset();
   if (spares_.size() < spares_.capacity()) spares_.push_back(std::move(node));
   return next;
 }

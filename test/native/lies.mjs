@@ -61,18 +61,18 @@ const calls = (file, other) => ({
   ioasOf: () => file.ioasOf(1).dispose(),
   ioasIovaRanges: () => file.ioasIovaRanges(1),
   ioasAllowIovas: () => file.ioasAllowIovas(1, BigUint64Array.of(0n, 0xfffn)),
-  'Space.map': () => space().calls().map(pages, 0, 4096, 3, undefined, 1),
+  'Space.map': () => space().calls().map(pages, 3, 1, undefined, 0, 4096),
   'Space.unmap': () => space().calls().unmap(4096, 4096),
-  'Space.mapAsync': () => space().mapAsync(pages, 0, 4096, 3, undefined, 2),
+  'Space.mapAsync': () => space().mapAsync(pages, 3, 2, undefined, 0, 4096),
   'Space.copy': () => {
     const from = space();
-    const iova = from.calls().map(pages, 0, 4096, 3, undefined, 3);
+    const iova = from.calls().map(pages, 3, 3, undefined, 0, 4096);
     return space().copy(from, 3, iova, 4096, 3, undefined, 4);
   },
   'Space.mapFile': () => space().mapFile(0, 0, 4096, 3, undefined, 5),
   'Space.unmapMapping': () => {
     const from = space();
-    return from.unmapMapping(6, from.calls().map(pages, 0, 4096, 3, undefined, 6), 4096);
+    return from.unmapMapping(6, from.calls().map(pages, 3, 6, undefined, 0, 4096), 4096);
   },
   'Space.mappings': () => space().mappings(),
   ioasPhysicalAddress: () => file.ioasPhysicalAddress(1, 0, 4096),
@@ -108,7 +108,7 @@ const calls = (file, other) => ({
   containerCheckExtension: () => file.containerCheckExtension('type1'),
   containerSetIommu: () => file.containerSetIommu('type1'),
   containerInfo: () => file.containerInfo(),
-  containerMapAsync: () => file.containerMapAsync(flip(), pages, 0, 4096, 3, 0, 8),
+  containerMapAsync: () => file.containerMapAsync(flip(), pages, 3, 8, 0, 0, 4096),
   containerDirtyTracking: () => file.containerDirtyTracking(true),
   containerDirtyBitmap: () => file.containerDirtyBitmap(0n, 0x100000n, 4096n),
   containerUnmapDirty: () => file.containerUnmapDirty(flip(), 0n, 0x100000n, 4096n),
