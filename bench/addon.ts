@@ -1,6 +1,6 @@
 /** The baselines in C++: bench/native. */
 import { fileURLToPath } from 'node:url';
-import type { NativeFile } from '../lib/native.ts';
+import type { NativeFile } from '../lib/addon/native.ts';
 
 /** A thread that signals an eventfd a little after it was asked to. */
 interface Bell {

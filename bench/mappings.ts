@@ -1,5 +1,5 @@
 /** Map and unmap of one page through TypeScript, against the same two ioctls from C++ on the same file. */
-import { fileOf } from '../lib/handle.ts';
+import { fileOf } from '../lib/handles/handle.ts';
 import { DmaBuffer, Ioas } from '../lib/index.ts';
 import { loadAddon } from './addon.ts';
 import { edu, withDevice } from './machine.ts';

@@ -8,7 +8,7 @@ import { accessSync, constants, existsSync, mkdirSync, readFileSync } from 'node
 import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { shownLines } from '../lib/shell.ts';
+import { shownLines } from '../lib/base/shell.ts';
 
 const USAGE = `Usage: vfio-soft-preload [options] [--] [command [argument ...]]
 

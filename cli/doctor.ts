@@ -1,6 +1,7 @@
 /** vfio doctor: the whole host, a line for each thing that programs need. */
+
+import { shown } from '../lib/base/shell.ts';
 import type { Host } from '../lib/index.ts';
-import { shown } from '../lib/shell.ts';
 import type { Printer } from './print.ts';
 
 export function doctor(host: Host, print: Printer): number {

@@ -1,7 +1,8 @@
 /** vfio bind, unbind, restore: drivers of devices, all or none. */
+
+import { shown } from '../lib/base/shell.ts';
 import type { Host } from '../lib/index.ts';
-import { together } from '../lib/pci.ts';
-import { shown } from '../lib/shell.ts';
+import { together } from '../lib/system/pci.ts';
 import type { Printer } from './print.ts';
 
 export async function changeDrivers(

@@ -1,6 +1,7 @@
 /** vfio explain: can this device be used, and what would make it so? */
+
+import { shown } from '../lib/base/shell.ts';
 import type { Host } from '../lib/index.ts';
-import { shown } from '../lib/shell.ts';
 import type { Printer } from './print.ts';
 
 export function explain(

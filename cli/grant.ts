@@ -1,7 +1,7 @@
 /** vfio grant: the nodes of a group for an ordinary user, and what makes that last. */
 import { spawnSync } from 'node:child_process';
+import { shown } from '../lib/base/shell.ts';
 import type { Host } from '../lib/index.ts';
-import { shown } from '../lib/shell.ts';
 import type { Printer } from './print.ts';
 
 export function grant(

@@ -1,6 +1,7 @@
 /** vfio list: the PCI devices of the host. */
-import { withVfio } from '../lib/causes.ts';
+
 import type { Host } from '../lib/index.ts';
+import { withVfio } from '../lib/system/explain/causes.ts';
 import type { Printer } from './print.ts';
 
 const hex = (value: number, digits: number) => value.toString(16).padStart(digits, '0');

@@ -6,8 +6,8 @@
  */
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { shownLines } from '../lib/base/shell.ts';
 import { Host, type Topology, VfioError } from '../lib/index.ts';
-import { shownLines } from '../lib/shell.ts';
 import { completion } from './completion.ts';
 import { doctor } from './doctor.ts';
 import { changeDrivers } from './drivers.ts';

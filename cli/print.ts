@@ -1,6 +1,6 @@
 /** How the command prints: text for people, or one JSON value for programs. */
 import { createColors } from 'picocolors';
-import { shown, shownJson } from '../lib/shell.ts';
+import { shown, shownJson } from '../lib/base/shell.ts';
 
 export interface Printer {
   /** Whether JSON is wanted. */

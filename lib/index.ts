@@ -1,28 +1,8 @@
 /** vfio: PCI devices from TypeScript, through Linux VFIO and iommufd or on a software host. */
-export type { AttachedBy, AttachOptions, UserDevice } from './attach.ts';
-export type { Cause, Finding } from './causes.ts';
-export type { U64Like } from './check.ts';
-export { type PciCapability, PciConfig, type PciExtendedCapability } from './config-space.ts';
-export {
-  Container,
-  type ContainerExtension,
-  type ContainerInfo,
-  type ContainerIommu,
-} from './container.ts';
-export {
-  type DeviceInfo,
-  type HotResetFunction,
-  type IrqName,
-  type RegionName,
-  VfioDevice,
-} from './device.ts';
-export { DmaBuffer, type MemorySlice } from './dma-buffer.ts';
-export type { DmaSpace, IovaRange, MapOptions, Mapping } from './dma-space.ts';
-export { VfioError, type VfioErrorDetails } from './errors.ts';
-export { FaultQueue, type FaultResponse, type IoPageFault } from './fault-queue.ts';
-export type { Grant } from './grant.ts';
-export { Group } from './group.ts';
-export { type Blocker, type DmaOwnership, IommuGroup } from './groups.ts';
+
+export type { U64Like } from './base/check.ts';
+export { VfioError, type VfioErrorDetails } from './base/errors.ts';
+export type { AttachedBy, AttachOptions, UserDevice } from './host/attach.ts';
 export {
   type Diagnosis,
   type DmaFault,
@@ -30,22 +10,26 @@ export {
   type HostOptions,
   type SoftwareControls,
   type SoftwareOptions,
-} from './host.ts';
-export type { HotPlug, PlugOptions } from './hot-plug.ts';
+} from './host/host.ts';
+export type { HotPlug, PlugOptions } from './host/software/hot-plug.ts';
+export type {
+  DeviceModel,
+  IommuModel,
+  PassiveBar,
+  SriovModel,
+  SystemModel,
+  Topology,
+} from './host/software/topology.ts';
+export { FaultQueue, type FaultResponse, type IoPageFault } from './iommufd/fault-queue.ts';
 export {
   type ArmSmmuv3Invalidation,
   Hwpt,
   type HwptData,
   type Invalidations,
   type VtdS1Invalidation,
-} from './hwpt.ts';
-export { Ioas } from './ioas.ts';
-export { type HwInfo, type HwInfoCommon, Iommufd, type IommufdFeature } from './iommufd.ts';
-export { Interrupt, Irq } from './irq.ts';
-export { type BindOptions, PciDevice } from './pci.ts';
-export { MappedRegion, Region } from './region.ts';
-export type { HostCheck, HostReport } from './report.ts';
-export type { DeviceModel, IommuModel, PassiveBar, SriovModel, SystemModel, Topology } from './topology.ts';
+} from './iommufd/hwpt.ts';
+export { Ioas } from './iommufd/ioas.ts';
+export { type HwInfo, type HwInfoCommon, Iommufd, type IommufdFeature } from './iommufd/iommufd.ts';
 export {
   HwQueue,
   Vdevice,
@@ -53,4 +37,28 @@ export {
   Viommu,
   type ViommuEvent,
   type ViommuType,
-} from './viommu.ts';
+} from './iommufd/viommu.ts';
+export { DmaBuffer, type MemorySlice } from './memory/dma-buffer.ts';
+export type { DmaSpace, IovaRange, MapOptions, Mapping } from './memory/dma-space.ts';
+export type { HostCheck, HostReport } from './system/doctor/report.ts';
+export type { Cause, Finding } from './system/explain/causes.ts';
+export type { Grant } from './system/grant.ts';
+export { type Blocker, type DmaOwnership, IommuGroup } from './system/groups.ts';
+export { type BindOptions, PciDevice } from './system/pci.ts';
+export {
+  Container,
+  type ContainerExtension,
+  type ContainerInfo,
+  type ContainerIommu,
+} from './type1/container.ts';
+export { type PciCapability, PciConfig, type PciExtendedCapability } from './vfio/config-space.ts';
+export {
+  type DeviceInfo,
+  type HotResetFunction,
+  type IrqName,
+  type RegionName,
+  VfioDevice,
+} from './vfio/device.ts';
+export { Group } from './vfio/group.ts';
+export { Interrupt, Irq } from './vfio/irq.ts';
+export { MappedRegion, Region } from './vfio/region.ts';

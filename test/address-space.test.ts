@@ -5,8 +5,8 @@
  * behaviours of docs/behaviours.md.
  */
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
+import { native } from '../lib/addon/native.ts';
 import { DmaBuffer, type DmaSpace, Host, type VfioDevice } from '../lib/index.ts';
-import { native } from '../lib/native.ts';
 import { EDU, guestIommu, needs, openHost } from './support/backends.ts';
 import { BUFFER, Edu } from './support/edu.ts';
 

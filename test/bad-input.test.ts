@@ -7,7 +7,9 @@ import { closeSync, mkdtempSync, openSync, readdirSync, rmSync, writeFileSync } 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { fileOf } from '../lib/handle.ts';
+import { native } from '../lib/addon/native.ts';
+import { OURS } from '../lib/base/private.ts';
+import { fileOf } from '../lib/handles/handle.ts';
 import {
   type Container,
   DmaBuffer,
@@ -29,8 +31,6 @@ import {
   VfioError,
   Viommu,
 } from '../lib/index.ts';
-import { native } from '../lib/native.ts';
-import { OURS } from '../lib/private.ts';
 import { backend, EDU, openHost } from './support/backends.ts';
 import { Edu, Reg } from './support/edu.ts';
 import { classes, surface } from './support/surface.ts';

@@ -1,6 +1,6 @@
 /** A bound device: what it has, config space, regions, interrupts, reset. By number: behaviours of docs/behaviours.md. */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { fileOf } from '../lib/handle.ts';
+import { fileOf } from '../lib/handles/handle.ts';
 import { DmaBuffer, type Host, type Ioas, type Iommufd, VfioDevice } from '../lib/index.ts';
 import { backend, EDU, GROUP_OF_TWO, IVSHMEM, NVME, needs, openHost } from './support/backends.ts';
 import { type Job, Reg, startJob } from './support/edu.ts';

@@ -11,10 +11,10 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
+import { type NativeHost, native } from '../lib/addon/native.ts';
+import { OURS } from '../lib/base/private.ts';
 import { Host, VfioDevice } from '../lib/index.ts';
-import { type NativeHost, native } from '../lib/native.ts';
-import { PciDevice } from '../lib/pci.ts';
-import { OURS } from '../lib/private.ts';
+import { PciDevice } from '../lib/system/pci.ts';
 import { backend, EDU, GROUP_OF_TWO, HOST_DRIVER, NO_TWO, needs, openHost } from './support/backends.ts';
 import { end, message, run, work } from './support/program.ts';
 

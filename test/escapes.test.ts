@@ -8,10 +8,10 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, expect, test } from 'vitest';
 import { main } from '../cli/main.ts';
-import { refusal } from '../lib/check.ts';
+import { native } from '../lib/addon/native.ts';
+import { refusal } from '../lib/base/check.ts';
+import { shown } from '../lib/base/shell.ts';
 import { type DeviceModel, Host, type Topology, VfioError } from '../lib/index.ts';
-import { native } from '../lib/native.ts';
-import { shown } from '../lib/shell.ts';
 import { needs } from './support/backends.ts';
 
 needs({ backends: ['software'], because: 'it is about machines of the software host alone' });

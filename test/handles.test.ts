@@ -4,9 +4,8 @@
  */
 import { readdirSync } from 'node:fs';
 import { describe, expect, onTestFinished, test } from 'vitest';
-import { nativeSpaceOf } from '../lib/address-space.ts';
-import { windowOf } from '../lib/dma-buffer.ts';
-import { fileOf } from '../lib/handle.ts';
+import { OURS } from '../lib/base/private.ts';
+import { fileOf } from '../lib/handles/handle.ts';
 import {
   DmaBuffer,
   Host,
@@ -21,7 +20,8 @@ import {
   VfioDevice,
   Viommu,
 } from '../lib/index.ts';
-import { OURS } from '../lib/private.ts';
+import { nativeSpaceOf } from '../lib/memory/address-space.ts';
+import { windowOf } from '../lib/memory/dma-buffer.ts';
 import { backend, EDU, GROUP_OF_TWO, IVSHMEM, needs, openHost } from './support/backends.ts';
 import { collect, descriptors, descriptorsAtRest, descriptorsSettle, turn } from './support/collect.ts';
 import { BUFFER, Edu, startJob } from './support/edu.ts';

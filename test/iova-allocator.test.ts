@@ -1,8 +1,8 @@
 /** Where mappings go, as properties over random sequences, held against a plain list of what is taken. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { alignmentFor, IovaAllocator } from '../lib/iova-allocator.ts';
-import { SortedList } from '../lib/sorted-list.ts';
+import { SortedList } from '../lib/base/sorted-list.ts';
+import { alignmentFor, IovaAllocator } from '../lib/memory/iova-allocator.ts';
 
 const PAGE = 4096n;
 const X86 = [

@@ -14,7 +14,8 @@ const types = join(import.meta.dirname, '../dist/lib');
 /** The public members that the package's types declare, by class. */
 function declared(): Map<string, Set<string>> {
   const found = new Map<string, Set<string>>();
-  for (const file of readdirSync(types).filter((name) => name.endsWith('.d.ts'))) {
+  const files = readdirSync(types, { recursive: true, encoding: 'utf8' });
+  for (const file of files.filter((name) => name.endsWith('.d.ts'))) {
     const text = readFileSync(join(types, file), 'utf8');
     for (const [, name = '', body = ''] of text.matchAll(
       /^export declare (?:abstract )?class (\w+).*? \{\n(.*?)^\}/gms,

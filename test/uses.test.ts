@@ -1,8 +1,8 @@
 /** What the kernel does with a device, from files as kernels have them: hosts that no run can be brought into. */
 import { describe, expect, test } from 'vitest';
-import { VfioError } from '../lib/errors.ts';
-import type { NativeHost } from '../lib/native.ts';
-import { usesOf } from '../lib/uses.ts';
+import type { NativeHost } from '../lib/addon/native.ts';
+import { VfioError } from '../lib/base/errors.ts';
+import { usesOf } from '../lib/system/facts/uses.ts';
 import { needs } from './support/backends.ts';
 
 const BDF = '0000:03:00.0';

@@ -1,4 +1,4 @@
-// The addon's entry: what lib/native.ts sees of it.
+// The addon's entry: what lib/addon/native.ts sees of it.
 #include <napi.h>
 
 #include <atomic>

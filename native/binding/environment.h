@@ -1,6 +1,6 @@
 // What the addon keeps for each copy of lib/ that has loaded it: its classes and the function that makes its
 // errors. A thread has one copy as a rule; several where a program evaluates the package again (Jest, hot
-// reload). Each loads the addon for itself (lib/native.ts), and Node-API makes an environment of each
+// reload). Each loads the addon for itself (lib/addon/native.ts), and Node-API makes an environment of each
 // loading: so everything that is made, called back or completed in `env` is of one copy. It dies with the
 // thread's JavaScript. There is no other global state than the list of live software hosts (see hosts.h),
 // which all environments of a process share.
@@ -25,8 +25,9 @@ struct Environment {
   Napi::FunctionReference mapped;
   Napi::FunctionReference write;
   Napi::FunctionReference turn;
-  // (errno, syscall, request?, path?, handled?, reason?) => VfioError; lib/errors.ts. Weak, since it holds
-  // its whole copy of lib/: the copy holds it (lib/native.ts), and is collected when no one uses it any more.
+  // (errno, syscall, request?, path?, handled?, reason?) => VfioError; lib/base/errors.ts. Weak, since it
+  // holds its whole copy of lib/: the copy holds it (lib/addon/native.ts), and is collected when no one uses
+  // it any more.
   Napi::FunctionReference makeError;
   Schedule schedule;
   std::shared_ptr<PagesTable> pages = std::make_shared<PagesTable>();

@@ -1,6 +1,6 @@
 // The order in which calls on the thread pool happen, in the hands of a test. While it holds them, a call
 // waits here instead of in the pool's queue: the test says when the kernel is called, and when the promise
-// hears of it. One for each environment; lib/native.ts has it, and no user of the package.
+// hears of it. One for each environment; lib/addon/native.ts has it, and no user of the package.
 #pragma once
 
 #include <napi.h>

@@ -21,7 +21,7 @@ function planted(name: string, body: string): string {
   const dist = join(folder, name);
   mkdirSync(join(dist, 'lib'), { recursive: true });
   if (!existsSync(join(root, 'dist/vfio.js'))) throw new Error('dist is missing: run "npm run build:ts"');
-  for (const each of readdirSync(join(root, 'dist/lib')))
+  for (const each of readdirSync(join(root, 'dist/lib'), { recursive: true, encoding: 'utf8' }))
     if (each.endsWith('.d.ts')) cpSync(join(root, 'dist/lib', each), join(dist, 'lib', each));
   writeFileSync(
     join(dist, 'vfio.js'),

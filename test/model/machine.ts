@@ -3,8 +3,9 @@
  * then `check` compares. What the library may decide (where a mapping goes, whether a call that was overtaken succeeds)
  * is looked up in what it says it has done, and must be one of the allowed answers.
  */
+
+import { native } from '../../lib/addon/native.ts';
 import { type Container, DmaBuffer, type Ioas, type Iommufd, type Mapping } from '../../lib/index.ts';
-import { native } from '../../lib/native.ts';
 import { collect } from '../support/collect.ts';
 import { type Mapped, type Memory, PAGE, type Piece, pagesOf, Space } from './model.ts';
 import type { Remote } from './remote.ts';

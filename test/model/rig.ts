@@ -4,6 +4,7 @@
  * disposed of it.
  */
 import { constants, openSync, readSync, writeSync } from 'node:fs';
+import { native } from '../../lib/addon/native.ts';
 import {
   type Container,
   DmaBuffer,
@@ -12,7 +13,6 @@ import {
   type Iommufd,
   type VfioDevice,
 } from '../../lib/index.ts';
-import { native } from '../../lib/native.ts';
 import { type Backend, EDU } from '../support/backends.ts';
 import { BUFFER, Edu, Reg } from '../support/edu.ts';
 import { type Kind, PAGE } from './model.ts';

@@ -1,6 +1,6 @@
 /** Runs sequences, and makes a short program of one that shows a difference. */
 import fc from 'fast-check';
-import { native } from '../../lib/native.ts';
+import { native } from '../../lib/addon/native.ts';
 import type { Backend } from '../support/backends.ts';
 import { finish, perform, type Sequence, sequences, sorts } from './commands.ts';
 import { Machine } from './machine.ts';

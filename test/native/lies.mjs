@@ -7,7 +7,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 const rounds = Number(process.argv[2] ?? 200);
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const load = (name) => import(pathToFileURL(join(root, 'dist/lib', name)).href);
-const { native } = await load('native.js');
+const { native } = await load('addon/native.js');
 const { Host, DmaBuffer } = await load('index.js');
 
 const outcomes = { returned: 0, thrown: 0, refused: 0 };

@@ -13,7 +13,8 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
 
 /** The compiled package, if it is what lib/ has now; that of a copy of the checkout, if one is given. */
 function compiled(from: string): string {
-  for (const name of readdirSync(join(root, 'lib'))) {
+  const sources = readdirSync(join(root, 'lib'), { recursive: true, encoding: 'utf8' });
+  for (const name of sources.filter((each) => each.endsWith('.ts'))) {
     const source = join(root, 'lib', name);
     const built = join(root, 'dist', 'lib', name.replace(/\.ts$/, '.js'));
     if (!existsSync(built)) throw new Error(`dist/lib is not complete: run "npm run build:ts" (no ${built})`);

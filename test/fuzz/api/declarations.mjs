@@ -253,10 +253,10 @@ function read(text, into) {
   }
 }
 
-/** All declarations of a folder of .d.ts files. */
+/** All declarations of a folder of .d.ts files, and of the folders in it. */
 export function readDeclarations(folder) {
   const found = new Map();
-  for (const name of readdirSync(folder)
+  for (const name of readdirSync(folder, { recursive: true })
     .filter((each) => each.endsWith('.d.ts'))
     .sort()) {
     // One that can't be read says so: its calls would be given nothing but hostile values.

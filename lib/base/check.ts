@@ -1,0 +1,132 @@
+/** Checks on what a caller passed, of one form: Expected X for Y but received Z. (The addon has the same for what
+ * goes straight to it: native/binding/arguments.cc.) */
+import { inspect } from 'node:util';
+import { Handle, made } from '../handles/handle.ts';
+import { ownOf } from './own.ts';
+import { shown } from './shell.ts';
+
+/** A 64-bit quantity going in: a bigint, or a number up to 2^53-1. */
+export type U64Like = bigint | number;
+
+const U64_MAX = 2n ** 64n - 1n;
+
+/** The error for a bad argument: RangeError for a number out of range, TypeError for a wrong type. */
+export function refusal(expected: string, name: string, received: unknown): TypeError | RangeError {
+  const type = typeof received;
+  const text =
+    type === 'object' || type === 'function' || type === 'undefined'
+      ? object(received, expected)
+      : `${inspect(received).slice(0, 80)} of type ${type}`;
+  const range = type === 'number' || type === 'bigint';
+  const error = new (range ? RangeError : TypeError)(
+    shown(`Expected ${expected} for ${name} but received ${text}`),
+  );
+  return Object.assign(error, { code: range ? 'ERR_OUT_OF_RANGE' : 'ERR_INVALID_ARG_TYPE' });
+}
+
+/** An object in words; one of a class that would be right comes of another copy of this package, or is forged. */
+function object(received: unknown, expected: string): string {
+  const shown = inspect(received, {
+    depth: 0,
+    breakLength: Number.POSITIVE_INFINITY,
+    customInspect: false,
+  }).slice(0, 80);
+  const kind = /^\w+/.exec(shown)?.[0] ?? '';
+  return expected.split(' ').includes(kind)
+    ? `${shown}, which another copy of this package made, or none`
+    : shown;
+}
+
+export function u64(value: unknown, name: string): bigint {
+  if (typeof value === 'bigint' && value >= 0n && value <= U64_MAX) return value;
+  if (typeof value === 'number' && Number.isSafeInteger(value) && value >= 0) return BigInt(value);
+  throw refusal('an unsigned 64-bit integer (bigint, or number up to 2^53-1)', name, value);
+}
+
+export function integer(value: unknown, name: string, min: number, max: number): number {
+  if (typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max) return value;
+  throw refusal(`an integer from ${min} to ${max}`, name, value);
+}
+
+export function flag(value: unknown, name: string, otherwise: boolean): boolean {
+  if (value === undefined) return otherwise;
+  if (typeof value === 'boolean') return value;
+  throw refusal('a boolean', name, value);
+}
+
+export function text(value: unknown, name: string): string {
+  if (typeof value === 'string') return value;
+  throw refusal('a string', name, value);
+}
+
+export function oneOf<T extends string>(value: unknown, name: string, allowed: readonly T[]): T {
+  if (allowed.includes(value as T)) return value as T;
+  throw refusal(allowed.map((each) => `'${each}'`).join(' or '), name, value);
+}
+
+/**
+ * The own properties of an options object, each read once; undefined is empty. Anything but a plain object is refused: an
+ * instance of a class may have its options as accessors, where they would not be found.
+ */
+export function options<T extends object>(value: T | undefined, name: string): Partial<T> {
+  if (value === undefined) return ownOf({});
+  plain(value, name);
+  return ownOf(value);
+}
+
+/** For calls that read each property themselves, with `own`. */
+export function plain(value: object, name: string): void {
+  if (!isPlain(value)) throw refusal('a plain object', name, value);
+}
+
+/** Made by a literal or without a prototype, in whichever realm. */
+function isPlain(value: unknown): value is object {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return false;
+  const prototype: unknown = Object.getPrototypeOf(value);
+  return prototype === Object.prototype || prototype === null || Object.getPrototypeOf(prototype) === null;
+}
+
+/** The same, with no other properties than these: a misspelt option would else do nothing. */
+export function known<T extends object>(
+  value: T | undefined,
+  name: string,
+  names: readonly (keyof T & string)[],
+): Partial<T> {
+  const found = options(value, name);
+  for (const key of Object.keys(found))
+    if (!names.includes(key as keyof T & string))
+      throw refusal(`only ${names.map((each) => `'${each}'`).join(' and ')}`, name, key);
+  return found;
+}
+
+export function array<T>(value: readonly T[], name: string): readonly T[] {
+  if (Array.isArray(value)) return value;
+  throw refusal('an array', name, value);
+}
+
+/** An instance of one of this package's classes: made by it, and not a look-alike. */
+export function instance<T extends object>(
+  value: unknown,
+  of: abstract new (...args: never[]) => T,
+  name: string,
+): T {
+  if (value instanceof of && (!(value instanceof Handle) || made(value))) return value;
+  throw refusal(`${/^[AEIOU]/.test(of.name) ? 'an' : 'a'} ${of.name}`, name, value);
+}
+
+/** A PCI address in full: 0000:00:10.0. The short form (00:10.0) is taken to be in domain 0000. */
+/** What a mediated device is called. */
+export const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
+
+/** A PCI address, or the UUID of a mediated device, as sysfs writes it. */
+export function deviceName(value: unknown, name = 'bdf'): string {
+  return typeof value === 'string' && UUID.test(value) ? value.toLowerCase() : bdf(value, name);
+}
+
+export function bdf(value: unknown, name = 'bdf'): string {
+  if (typeof value === 'string') {
+    const match = /^(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])$/i.exec(value);
+    if (match) return `${match[1] ?? '0000'}:${match[2]}:${match[3]}.${match[4]}`.toLowerCase();
+  }
+  throw refusal("a PCI address such as '0000:00:10.0'", name, value);
+}

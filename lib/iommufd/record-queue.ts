@@ -1,0 +1,184 @@
+/**
+ * A file of an iommufd that records are read from: page faults, virtual events.
+ *
+ * Life: the descriptor is closed when the queue is disposed or collected; who waits is rejected then. Records are read
+ * only when someone asks for them, so that the kernel keeps (and counts) what a slow reader leaves. Waiting is the event
+ * loop's own polling: there is no thread and no timer. Only a pending wait keeps the process alive.
+ */
+
+import { type NativeFile, type NativeObject, type NativeWatch, native } from '../addon/native.ts';
+import { integer, options, refusal } from '../base/check.ts';
+import { VfioError } from '../base/errors.ts';
+import { ownOf } from '../base/own.ts';
+import { type OURS, ours } from '../base/private.ts';
+import { alive, disposedError, type Handle } from '../handles/handle.ts';
+import type { Iommufd } from './iommufd.ts';
+import { IommufdObject } from './iommufd-object.ts';
+
+interface Waiter<T> {
+  resolve(record: T): void;
+  reject(error: unknown): void;
+  stop(): void;
+}
+
+/** As one. Not a closure of the constructor, which would keep the queue that is to be collected. */
+const bothOf = (first: { dispose(): void }, second: { dispose(): void }) => ({
+  dispose() {
+    first.dispose();
+    second.dispose();
+  },
+});
+
+/** A queue of records. Each record goes to one reader: of several who wait, to the one who has waited longest. */
+export abstract class RecordQueue<T> extends IommufdObject implements AsyncIterable<T> {
+  readonly #kind: string;
+  readonly #records: NativeFile;
+  /** Reads what is there, if anything. */
+  readonly #read: (records: NativeFile) => T[];
+  readonly #watch: NativeWatch;
+  readonly #onReadable: () => void;
+  readonly #waiters = new Set<Waiter<T>>();
+  /** Read, but not asked for yet: the kernel gives several at once. */
+  readonly #ready: T[] = [];
+
+  protected constructor(
+    key: typeof OURS,
+    kind: string,
+    iommufd: Iommufd,
+    parents: readonly Handle[],
+    object: NativeObject,
+    records: NativeFile,
+    read: (records: NativeFile) => T[],
+  ) {
+    ours(key, kind);
+    // The native object holds its callback weakly while nobody waits; this object holds it for good.
+    const onReadable = () => this.#serve();
+    let watch: NativeWatch;
+    try {
+      watch = new native.Watch(records, onReadable);
+    } catch (error) {
+      // The kernel has made the queue already, and nobody would know of it.
+      records.dispose();
+      object.dispose();
+      throw error;
+    }
+    super(key, kind, iommufd, parents, object, bothOf(watch, records), (self: RecordQueue<T>) =>
+      self.#ended(),
+    );
+    this.#kind = kind;
+    this.#records = records;
+    this.#read = read;
+    this.#watch = watch;
+    this.#onReadable = onReadable;
+  }
+
+  /** The descriptor that records are read from. Belongs to this object: don't close it, and don't read it while waiting. */
+  get fd(): number {
+    alive(this);
+    return this.#records.fd;
+  }
+
+  /** The next record without waiting; null if there is none. */
+  poll(): T | null {
+    alive(this);
+    if (this.#ready.length === 0) this.#ready.push(...this.#read(this.#records));
+    return this.#ready.shift() ?? null;
+  }
+
+  /**
+   * Resolves with the next record. A pending wait keeps the process alive. Bad arguments and a disposed queue are thrown
+   * at once, not as a rejection.
+   *
+   * @throws {VfioError} ETIMEDOUT after `timeout` milliseconds; the signal's reason when it is aborted; code
+   * ERR_VFIO_DISPOSED when the queue is disposed meanwhile. No record is lost by any of them.
+   */
+  wait(o?: { signal?: AbortSignal; timeout?: number }): Promise<T> {
+    alive(this);
+    const { signal, timeout } = options(o, 'options');
+    if (signal !== undefined && !(signal instanceof AbortSignal))
+      throw refusal('an AbortSignal', 'signal', signal);
+    if (timeout !== undefined) integer(timeout, 'timeout', 0, 2 ** 31 - 1);
+    if (signal?.aborted) return Promise.reject(signal.reason);
+    // Those who wait already come first.
+    let already: T | null;
+    try {
+      already = this.#waiters.size === 0 ? this.poll() : null;
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    if (already !== null) return Promise.resolve(already);
+    return new Promise((resolve, reject) => {
+      const fail = (error: unknown) => {
+        waiter.stop();
+        this.#rest();
+        reject(error);
+      };
+      const abort = () => fail(signal?.reason);
+      const timer =
+        timeout === undefined
+          ? undefined
+          : setTimeout(
+              () => fail(new VfioError(110, { syscall: 'poll', reason: `no record within ${timeout} ms` })),
+              timeout,
+            );
+      const waiter: Waiter<T> = {
+        resolve,
+        reject,
+        stop: () => {
+          clearTimeout(timer);
+          signal?.removeEventListener('abort', abort);
+          this.#waiters.delete(waiter);
+        },
+      };
+      signal?.addEventListener('abort', abort, ownOf({ once: true }));
+      this.#waiters.add(waiter);
+      this.#rest();
+    });
+  }
+
+  /** Ends when the queue is disposed. A record that the loop did not get to is there for the next reader. */
+  async *[Symbol.asyncIterator](): AsyncIterator<T> {
+    while (!this.disposed) {
+      let record: T;
+      try {
+        record = await this.wait();
+      } catch (error) {
+        if (this.disposed) return;
+        throw error;
+      }
+      yield record;
+    }
+  }
+
+  #ended(): void {
+    for (const waiter of [...this.#waiters]) {
+      waiter.stop();
+      waiter.reject(disposedError(this.#kind));
+    }
+    void this.#onReadable;
+  }
+
+  /** The descriptor is readable: those who wait are given what there is. */
+  #serve(): void {
+    try {
+      for (const waiter of [...this.#waiters]) {
+        const record = this.poll();
+        if (record === null) break;
+        waiter.stop();
+        waiter.resolve(record);
+      }
+    } catch (error) {
+      for (const waiter of [...this.#waiters]) {
+        waiter.stop();
+        waiter.reject(error);
+      }
+    }
+    if (!this.disposed) this.#rest();
+  }
+
+  /** Polls while someone waits, and only then. */
+  #rest(): void {
+    if (this.#waiters.size > 0) this.#watch.watch();
+    else this.#watch.rest();
+  }
+}

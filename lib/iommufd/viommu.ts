@@ -1,0 +1,174 @@
+/**
+ * A slice of an IOMMU for a virtual machine: what its guest's own IOMMU driver works on.
+ *
+ * Life: a Viommu is made by Iommufd.allocViommu on a nest parent; devices join it as Vdevices, events of its devices come
+ * out of a VeventQueue, and hardware may read a guest's command queue by itself (HwQueue). Each goes when it is disposed
+ * or its Viommu is; a Vdevice also when its device is closed.
+ */
+
+import type { NativeFile, NativeObject } from '../addon/native.ts';
+import { integer, oneOf, options, type U64Like, u64 } from '../base/check.ts';
+import { explained } from '../base/errors.ts';
+import { OURS } from '../base/private.ts';
+import { alive, type Handle } from '../handles/handle.ts';
+import { wordsForMissing } from '../system/explain/explain.ts';
+import type { VfioDevice } from '../vfio/device.ts';
+import { type Hwpt, type Invalidations, invalidate } from './hwpt.ts';
+import { type Iommufd, keepIn, ownDevice } from './iommufd.ts';
+import { IommufdObject } from './iommufd-object.ts';
+import { RecordQueue } from './record-queue.ts';
+
+/** Whose virtual IOMMU: Arm's SMMUv3 (Linux 6.13), or with Tegra241's command queues (Linux 6.17). */
+export type ViommuType = 'arm-smmuv3' | 'tegra241-cmdqv';
+
+/** A virtual IOMMU (IOMMU_VIOMMU_ALLOC, Linux 6.13). */
+export class Viommu extends IommufdObject {
+  /** Whose it is. */
+  readonly type: ViommuType;
+  /** 'tegra241-cmdqv': what to mmap of the iommufd to reach the virtual interface page. Null for others. */
+  readonly mmap: { readonly offset: bigint; readonly length: bigint } | null;
+  readonly #file: NativeFile;
+
+  constructor(
+    key: typeof OURS,
+    iommufd: Iommufd,
+    parent: Hwpt,
+    file: NativeFile,
+    made: { object: NativeObject; mmap: { offset: bigint; length: bigint } | null },
+    type: ViommuType,
+  ) {
+    super(key, 'Viommu', iommufd, [parent], made?.object);
+    this.#file = file;
+    this.type = type;
+    this.mmap = made.mmap;
+  }
+
+  /**
+   * Puts a device behind it (IOMMU_VDEVICE_ALLOC, Linux 6.13). `virtId` is how the guest names it: a stream id.
+   *
+   * @throws {VfioError} EEXIST the device has one already, or the id is taken; EINVAL the device is behind another IOMMU,
+   * or the id is too large; ENOTTY before 6.13.
+   */
+  allocVdevice(o: { device: VfioDevice; virtId: U64Like }): Vdevice {
+    alive(this);
+    const { device, virtId } = options(o, 'options');
+    const found = ownDevice(this.iommufd, device);
+    const name = u64(virtId, 'virtId');
+    const made = this.#asked(() => this.#file.vdeviceAlloc(this.id, found.id, name));
+    return keepIn(this.iommufd, new Vdevice(OURS, this.iommufd, [this, found.device], made, name));
+  }
+
+  /**
+   * A queue for what its devices do wrong (IOMMU_VEVENTQ_ALLOC, Linux 6.15). `depth`: how many events it holds; more are
+   * counted as lost.
+   *
+   * @throws {VfioError} EEXIST there is one of this type; EINVAL depth 0; EOPNOTSUPP the type; ENOTTY before 6.15.
+   */
+  allocEventQueue(o: { depth: number; type?: ViommuType }): VeventQueue {
+    alive(this);
+    const { depth, type = this.type } = options(o, 'options');
+    oneOf(type, 'type', ['arm-smmuv3', 'tegra241-cmdqv']);
+    const size = integer(depth, 'depth', 0, 0xffffffff);
+    const made = this.#asked(() => this.#file.veventqAlloc(this.id, type, size));
+    return keepIn(this.iommufd, new VeventQueue(OURS, this.iommufd, this, made, type));
+  }
+
+  /**
+   * Lets hardware read a queue of the guest's by itself (IOMMU_HW_QUEUE_ALLOC, Linux 6.17). `index`: which of its queues;
+   * `iova` and `length`: where it is, in bytes, in the guest's memory.
+   *
+   * @throws {VfioError} EOPNOTSUPP it has none; EINVAL length 0; EOVERFLOW the range wraps; ENOENT or EFAULT the memory is
+   * not mapped or not contiguous; ENOTTY before 6.17.
+   */
+  allocHwQueue(o: { index: number; iova: U64Like; length: U64Like; type?: 'tegra241-cmdqv' }): HwQueue {
+    alive(this);
+    const { index, iova, length, type = 'tegra241-cmdqv' } = options(o, 'options');
+    oneOf(type, 'type', ['tegra241-cmdqv']);
+    const which = integer(index, 'index', 0, 0xffffffff);
+    const start = u64(iova, 'iova');
+    const size = u64(length, 'length');
+    const made = this.#asked(() => this.#file.hwQueueAlloc(this.id, type, which, start, size));
+    return keepIn(this.iommufd, new HwQueue(OURS, this.iommufd, [this], made));
+  }
+
+  /**
+   * Commands of the guest that drop what the IOMMU has cached (IOMMU_HWPT_INVALIDATE, Linux 6.13): returns how many were
+   * handled.
+   *
+   * @throws {VfioError} EINVAL the type, or no commands; EIO a command that is not one of those; `handled` says how many
+   * were done before.
+   */
+  invalidate<T extends 'arm-smmuv3'>(type: T, entries: readonly Invalidations[T][]): number {
+    alive(this);
+    return invalidate(this.#file, this, type, entries);
+  }
+
+  #asked<T>(call: () => T): T {
+    return explained(call, (error) => wordsForMissing(error, this.#file));
+  }
+}
+
+/** A device behind a virtual IOMMU. */
+export class Vdevice extends IommufdObject {
+  /** How the guest names it. */
+  readonly virtId: bigint;
+
+  constructor(
+    key: typeof OURS,
+    iommufd: Iommufd,
+    parents: readonly Handle[],
+    object: NativeObject,
+    virtId: bigint,
+  ) {
+    super(key, 'Vdevice', iommufd, parents, object);
+    this.virtId = virtId;
+  }
+}
+
+/** A guest's queue that hardware reads by itself. */
+export class HwQueue extends IommufdObject {
+  constructor(key: typeof OURS, iommufd: Iommufd, parents: readonly Handle[], object: NativeObject) {
+    super(key, 'HwQueue', iommufd, parents, object);
+  }
+}
+
+/** An event of a virtual IOMMU, as its guest's driver would read it. */
+export type ViommuEvent =
+  /** Events were lost here: the queue was full. */
+  | { readonly type: 'lost'; readonly sequence: number; readonly lost: true }
+  /** An entry of an SMMUv3 event queue: four words. */
+  | {
+      readonly type: 'arm-smmuv3';
+      readonly sequence: number;
+      readonly lost: false;
+      readonly evt: readonly bigint[];
+    }
+  /** Logical command queues in error, one bit each: two words. */
+  | {
+      readonly type: 'tegra241-cmdqv';
+      readonly sequence: number;
+      readonly lost: false;
+      readonly lvcmdqErrMap: readonly bigint[];
+    };
+
+/**
+ * Events of a virtual IOMMU (IOMMU_VEVENTQ_ALLOC, Linux 6.15). `sequence` counts up to 2^31-1 and from 0 again; a gap, or
+ * an event of type 'lost', says that the queue was full.
+ */
+export class VeventQueue extends RecordQueue<ViommuEvent> {
+  /** Which events it holds. */
+  readonly type: ViommuType;
+
+  constructor(
+    key: typeof OURS,
+    iommufd: Iommufd,
+    viommu: Viommu,
+    made: { object: NativeObject; file: NativeFile },
+    type: ViommuType,
+  ) {
+    super(key, 'VeventQueue', iommufd, [viommu], made?.object, made?.file, (records) =>
+      records.readEvents(type),
+    );
+    this.type = type;
+  }
+}

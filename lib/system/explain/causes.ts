@@ -1,0 +1,383 @@
+/**
+ * Why a device can't be used, from the state of its host alone: drivers, groups, nodes, open files. `vfio explain`
+ * prints all of it; the words of a failed call are those of the cause that fits.
+ */
+
+import type { NativeHost } from '../../addon/native.ts';
+import { describeOwnership, groupNode, mayOpen, openersOf } from '../facts/nodes.ts';
+import { usesOf } from '../facts/uses.ts';
+import type { IommuGroup } from '../groups.ts';
+import { devicePath, hostOf, type PciDevice } from '../pci.ts';
+
+/** What a finding is about. */
+export type Cause =
+  | 'iommu-off'
+  | 'no-driver'
+  | 'driver'
+  | 'group'
+  | 'no-iommufd'
+  | 'no-device-node'
+  | 'permission'
+  | 'open-elsewhere'
+  | 'interrupts'
+  | 'memlock'
+  | 'no-reset'
+  | 'attempt';
+
+/** One thing that keeps a device from being used, or that a user should know. */
+export interface Finding {
+  cause: Cause;
+  /** Whether the device can't be used before this is repaired; else it is a warning. */
+  blocks: boolean;
+  /** In words: which device, which group, which driver, which process. */
+  reason: string;
+  /** Commands that repair it, for a shell, in this order. None: no command can. */
+  commands: string[];
+}
+
+/** Is the device with VFIO: with vfio-pci, or with one of the drivers made from it, such as mlx5_vfio_pci? */
+export function withVfio(device: PciDevice): boolean {
+  if (device.mediated) return true;
+  const host = hostOf(device);
+  if (host.list(`${devicePath(device.bdf)}/vfio-dev`) !== null) return true;
+  // Before Linux 6.1 nothing but the name of its driver tells.
+  return /vfio[-_](pci|platform)$/.test(device.driver ?? '') && host.list('/sys/class/vfio-dev') === null;
+}
+
+/** A command of root's, for whoever runs this. */
+export function asRoot(host: NativeHost, command: string): string {
+  return host.user() === 0 ? command : `sudo ${command}`;
+}
+
+/** Everything that stands in the way of `device`, what must be repaired first in front. */
+export function causesOf(host: NativeHost, device: PciDevice, group: IommuGroup | undefined): Finding[] {
+  if (group === undefined) return [iommuOff(host, device)];
+  return [
+    ...noIommuCauses(device, group),
+    ...(device.mediated ? [] : driverCauses(host, device, group)),
+    ...nodeCauses(host, device, group),
+    ...openCauses(
+      host,
+      device.vfioNode,
+      (who, node) => `${who} has ${device.bdf} open by its own node ${node}`,
+    ),
+    ...groupOpenCauses(host, group),
+    ...neighbourOpenCauses(host, device, group),
+    ...(device.mediated ? [] : interruptCauses(host, device.bdf)),
+    ...resetCauses(host, device, group),
+  ];
+}
+
+const words = (host: NativeHost) => (host.readText('/proc/cmdline') ?? '').trim().split(/\s+/);
+
+/**
+ * A line that takes words off the kernel's command line and adds one, with GRUB as Debian has it. It stops before the
+ * reboot where there is nothing to change, or another boot loader.
+ */
+function bootCommands(host: NativeHost, remove: readonly string[], add: readonly string[]): string[] {
+  const grub = '/etc/default/grub';
+  const steps = [
+    ...remove.flatMap((word) => [
+      `grep -q '^GRUB_CMDLINE.*\\b${word}\\b' ${grub}`,
+      `sed -i '/^GRUB_CMDLINE/s/ *\\b${word}\\b//' ${grub}`,
+    ]),
+    ...add.flatMap((word) => [
+      `sed -i 's/^GRUB_CMDLINE_LINUX=["\\x27]/&${word} /' ${grub}`,
+      `grep -q '^GRUB_CMDLINE_LINUX=.${word}' ${grub}`,
+    ]),
+    'update-grub',
+    'reboot',
+  ];
+  return [steps.map((step) => asRoot(host, step)).join(' && ')];
+}
+
+function iommuOff(host: NativeHost, device: PciDevice): Finding {
+  const { bdf } = device;
+  const off = words(host).filter((word) => /^(intel_iommu|amd_iommu|iommu)=off$/.test(word));
+  const on = words(host).includes('intel_iommu=on');
+  const cpus = host.readText('/proc/cpuinfo') ?? 'GenuineIntel'; // a software host's are not shown: VT-d is its default
+  const intel = cpus.includes('GenuineIntel');
+  const groups = host.list('/sys/kernel/iommu_groups')?.length ?? 0;
+  const why =
+    off.length > 0
+      ? `the kernel was started with ${off.join(' ')}`
+      : groups > 0
+        ? 'the IOMMU of this machine does not serve it'
+        : intel && !on
+          ? 'the kernel was not started with intel_iommu=on, or the IOMMU ("VT-d") is off in the firmware'
+          : 'the IOMMU is off in the firmware ("IOMMU", "VT-d", "AMD-Vi" or "SMMU"), or this machine has none';
+  return {
+    cause: 'iommu-off',
+    blocks: true,
+    reason: `${bdf} is in no IOMMU group: ${why}`,
+    // The firmware's settings are no command's.
+    commands:
+      off.length > 0 || (groups === 0 && intel && !on)
+        ? bootCommands(host, off, intel && !on ? ['intel_iommu=on'] : [])
+        : [],
+  };
+}
+
+/** One that VFIO takes all the same, since its parameter says so. */
+function noIommuCauses({ bdf }: PciDevice, group: IommuGroup): Finding[] {
+  if (!group.noIommu) return [];
+  return [
+    {
+      cause: 'iommu-off',
+      blocks: false,
+      reason: `${bdf} has no IOMMU and reaches all memory: group ${group.id} is one that VFIO made up, for programs with CAP_SYS_RAWIO`,
+      commands: [],
+    },
+  ];
+}
+
+function driverCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Finding[] {
+  const { bdf, driver } = device;
+  if (device.classCode >> 16 === 0x06 && !withVfio(device))
+    return [
+      {
+        cause: 'driver',
+        blocks: true,
+        reason: `${bdf} is a bridge, which stays with the kernel`,
+        commands: [],
+      },
+    ];
+  const findings: Finding[] = [];
+  const blockers = group.viability().blockers.filter((each) => each.bdf !== bdf);
+  const wanted = !withVfio(device) || blockers.length > 0;
+  if (wanted && host.list('/sys/bus/pci/drivers/vfio-pci') === null)
+    findings.push({
+      cause: 'no-driver',
+      blocks: true,
+      reason: 'this kernel has no driver vfio-pci loaded',
+      commands: [asRoot(host, 'modprobe vfio-pci')],
+    });
+  const bind = asRoot(host, blockers.length > 0 ? `vfio bind --group ${bdf}` : `vfio bind ${bdf}`);
+  if (!withVfio(device)) {
+    const uses = driver === null ? [] : usesOf(host, bdf);
+    findings.push({
+      cause: 'driver',
+      blocks: true,
+      reason: `${bdf} ${driver === null ? 'has no driver' : `is held by driver ${driver}`}${listed(uses)}`,
+      commands: [...uses.map((each) => asRoot(host, each.command)), bind],
+    });
+  }
+  if (blockers.length > 0) {
+    const uses = blockers.map((each) => usesOf(host, each.bdf));
+    const held = blockers.map(
+      (each, index) => `${each.bdf} is held by driver ${each.driver}${listed(uses[index] ?? [])}`,
+    );
+    // A bridge of the chipset that a driver has can't be taken away: no command of ours does that.
+    const free = new Set(group.endpoints.map((each) => each.bdf));
+    const stays = blockers.filter((each) => !free.has(each.bdf)).map((each) => each.bdf);
+    findings.push({
+      cause: 'group',
+      blocks: true,
+      reason: `group ${group.id} is not viable: ${held.join('; ')}. ${together(host, device, group)}${stays.length > 0 ? `. ${stays.join(', ')} stays with the kernel` : ''}`,
+      commands: stays.length > 0 ? [] : [...uses.flat().map((each) => asRoot(host, each.command)), bind],
+    });
+  }
+  return findings;
+}
+
+const listed = (uses: readonly { reason: string }[]) =>
+  uses.length === 0 ? '' : ` (${uses.map((each) => each.reason).join(', ')})`;
+
+/** Why the members of a group are together, as far as the tree of buses tells. */
+function together(host: NativeHost, device: PciDevice, group: IommuGroup): string {
+  const members = group.devices;
+  const bridge = members.find(
+    (each) => each.bdf !== device.bdf && pathOf(host, device).includes(`/${each.bdf}/`),
+  );
+  const which = `All devices of a group need one owner`;
+  if (bridge !== undefined)
+    return `${which}: these are behind the bridge ${bridge.bdf}, which does not keep them apart (no ACS)`;
+  const slot = device.bdf.slice(0, -2);
+  if (members.every((each) => each.bdf.startsWith(slot)))
+    return `${which}: these are functions of one device, which does not keep them apart (no ACS)`;
+  return `${which}: nothing between them and the IOMMU keeps them apart (no ACS)`;
+}
+
+/** Where a device is in the tree of buses. */
+const pathOf = (host: NativeHost, device: PciDevice) =>
+  host.readlink(`/sys/bus/pci/devices/${device.bdf}`) ?? '';
+
+/** The nodes that a program opens for `device`: those of iommufd, or those of groups where there is no iommufd. */
+export function nodesFor(host: NativeHost, device: PciDevice, group: IommuGroup): string[] {
+  const node = device.vfioNode;
+  return node !== null && host.ownership('/dev/iommu') !== null
+    ? ['/dev/iommu', node]
+    : ['/dev/vfio/vfio', groupNode(host, group.id)];
+}
+
+function nodeCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Finding[] {
+  const { bdf } = device;
+  const findings: Finding[] = [];
+  // Without iommufd devices have no nodes of their own; what is left is the older way, by groups and containers.
+  const iommufd = host.ownership('/dev/iommu') !== null;
+  if (!iommufd)
+    findings.push({
+      cause: 'no-iommufd',
+      blocks: host.ownership('/dev/vfio/vfio') === null,
+      reason:
+        'there is no /dev/iommu: iommufd is not loaded, or the kernel is older than 6.2 or was built without CONFIG_IOMMUFD',
+      commands: [asRoot(host, 'modprobe iommufd')],
+    });
+  if (!withVfio(device)) return findings;
+  if (iommufd && device.vfioNode === null && !group.noIommu)
+    findings.push({
+      cause: 'no-device-node',
+      blocks: host.ownership(`/dev/vfio/${group.id}`) === null,
+      reason: `${bdf} has no character device in /dev/vfio/devices: the kernel is older than 6.6 or was built without CONFIG_VFIO_DEVICE_CDEV`,
+      commands: [],
+    });
+  const closed = nodesFor(host, device, group).filter((path) => !mayOpen(host, path));
+  if (closed.length > 0)
+    findings.push({
+      cause: 'permission',
+      blocks: true,
+      reason: closed.map((path) => `${path} ${describeOwnership(host, path)}`).join('; '),
+      commands: [asRoot(host, `vfio grant ${bdf} --user ${host.user()}`)],
+    });
+  // E1: one who may use a part of a group only can use none of it.
+  const others = group.devices
+    .flatMap(({ vfioNode }) => vfioNode ?? [])
+    .filter((path) => !mayOpen(host, path));
+  if (closed.length === 0 && others.length > 0)
+    findings.push({
+      cause: 'permission',
+      blocks: false,
+      reason: `permissions differ within group ${group.id}: ${others.map((path) => `${path} ${describeOwnership(host, path)}`).join('; ')}`,
+      commands: [asRoot(host, `vfio grant ${bdf} --user ${host.user()}`)],
+    });
+  return findings;
+}
+
+/** Who has a node open, which somebody else can't use then. null: there is none. */
+function openCauses(
+  host: NativeHost,
+  node: string | null,
+  reason: (who: string, node: string) => string,
+): Finding[] {
+  const openers = node === null ? [] : openersOf(host, node);
+  if (node === null || openers.length === 0) return [];
+  return [
+    {
+      cause: 'open-elsewhere',
+      blocks: true,
+      reason: reason(openers.map((each) => each.name).join(' and '), node),
+      // What this process has open it closes itself.
+      commands: openers
+        .filter(({ pid }) => pid !== process.pid)
+        .map(({ pid }) => asRoot(host, `kill ${pid}`)),
+    },
+  ];
+}
+
+/** The group's node is open. */
+export function groupOpenCauses(host: NativeHost, group: IommuGroup): Finding[] {
+  return openCauses(
+    host,
+    groupNode(host, group.id),
+    (who, node) =>
+      `${who} has the node of group ${group.id} open, ${node}: one who opens a group has it alone`,
+  );
+}
+
+/** Another device of the group is open by its own node. */
+export function neighbourOpenCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Finding[] {
+  return group.devices
+    .filter((each) => each.bdf !== device.bdf)
+    .flatMap((each) =>
+      openCauses(
+        host,
+        each.vfioNode,
+        (who) =>
+          `${who} has ${each.bdf} of the same group ${group.id} open: all devices of a group are used through one iommufd`,
+      ),
+    );
+}
+
+/** The kernel's parameters for those who accept that a device can raise any interrupt: each way to DMA has its own. */
+const UNSAFE_INTERRUPTS = {
+  iommufd: '/sys/module/iommufd/parameters/allow_unsafe_interrupts',
+  type1: '/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts',
+};
+
+/** The requests that look at the isolation of interrupts, and whose parameter counts for them. */
+const CHECKS_INTERRUPTS = new Map([
+  ['VFIO_DEVICE_BIND_IOMMUFD', UNSAFE_INTERRUPTS.iommufd],
+  ['VFIO_GROUP_GET_DEVICE_FD', UNSAFE_INTERRUPTS.iommufd], // of a group that has joined an iommufd
+  ['VFIO_SET_IOMMU', UNSAFE_INTERRUPTS.type1],
+]);
+
+/** Those of these parameters that are set. */
+export function unsafeInterrupts(host: NativeHost): string[] {
+  return Object.values(UNSAFE_INTERRUPTS).filter((path) => host.readText(path)?.trim() === 'Y');
+}
+
+/** The options that the kernel was started with and that turn the remapping of interrupts off. */
+export const remappingOff = (host: NativeHost): string[] =>
+  words(host).filter((word) => /^(intremap=off|nointremap)$/.test(word));
+
+/** What can be known without an attempt: that somebody has turned the remapping of interrupts off. */
+function interruptCauses(host: NativeHost, bdf: string): Finding[] {
+  const off = remappingOff(host);
+  if (off.length === 0 || unsafeInterrupts(host).length > 0) return [];
+  return [
+    {
+      cause: 'interrupts',
+      blocks: true,
+      reason: `interrupts are not isolated: the kernel was started with ${off.join(' ')}, so ${bdf} could raise any interrupt of the machine`,
+      commands: bootCommands(host, off, []),
+    },
+  ];
+}
+
+/**
+ * The same after `request` was refused (EPERM) for no other reason that shows: then it is inferred. Undefined: it is a
+ * request that does not look at interrupts.
+ */
+export function interruptsRefused(
+  host: NativeHost,
+  bdf: string,
+  request: string | undefined,
+): Finding | undefined {
+  const parameter = CHECKS_INTERRUPTS.get(request ?? '');
+  if (parameter === undefined) return undefined;
+  const [known] = interruptCauses(host, bdf);
+  return (
+    known ?? {
+      cause: 'interrupts',
+      blocks: true,
+      reason: `the kernel refuses ${bdf} although nobody else has its group: its IOMMU does not isolate interrupts (inferred)`,
+      commands: [
+        `echo Y | ${asRoot(host, `tee ${parameter}`)} # the device could then raise any interrupt of the machine`,
+      ],
+    }
+  );
+}
+
+function resetCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Finding[] {
+  const { bdf } = device;
+  if (device.mediated || device.classCode >> 8 === 0x0604) return [];
+  // Devices below a bridge can be reset with all others of their bus, by whoever has all of them.
+  const bus = (each: PciDevice) => pathOf(host, each).split('/').slice(0, -1).join('/');
+  const onBridge = /[0-9a-f]{2}\.[0-7]$/.test(bus(device));
+  const neighbours = group.devices.filter((each) => each.bdf !== bdf && bus(each) === bus(device));
+  // The kernel finds out what a device can when it is added: the first one of a bus is alone there, and keeps the
+  // method that fails once it has neighbours.
+  if (device.resetMethods.some((method) => method !== 'bus' || neighbours.length === 0)) return [];
+  const strangers = neighbours.filter((each) => !withVfio(each));
+  if (onBridge && strangers.length === 0) return [];
+  return [
+    {
+      cause: 'no-reset',
+      blocks: false,
+      reason: onBridge
+        ? `${bdf} can't be reset alone, only with the others on its bus, which are not with VFIO: ${strangers.map((each) => each.bdf).join(', ')}. What one program leaves in it the next one finds`
+        : `${bdf} can't be reset: what one program leaves in it the next one finds`,
+      commands: onBridge ? [asRoot(host, `vfio bind --group ${bdf}`)] : [],
+    },
+  ];
+}

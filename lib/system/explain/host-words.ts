@@ -1,0 +1,208 @@
+/** Words for failures whose cause is in the state of the host: drivers, groups, nodes, permissions. */
+
+import type { NativeHost } from '../../addon/native.ts';
+import type { VfioError } from '../../base/errors.ts';
+import { OURS } from '../../base/private.ts';
+import { describeOwnership, groupNode, openersOf } from '../facts/nodes.ts';
+import type { IommuGroup } from '../groups.ts';
+import { hostOf, PciDevice } from '../pci.ts';
+import {
+  asRoot,
+  causesOf,
+  type Finding,
+  groupOpenCauses,
+  interruptsRefused,
+  neighbourOpenCauses,
+} from './causes.ts';
+import type { Words } from './explain.ts';
+
+/** A driver could not be bound or unbound. */
+export function wordsForBind(error: VfioError, device: PciDevice): Words {
+  const { bdf } = device;
+  switch (error.code) {
+    case 'EACCES':
+    case 'EPERM':
+      return { reason: 'only root may bind and unbind drivers', hint: 'Run this step as root' };
+    case 'ETIMEDOUT':
+      return {
+        reason: `a change of the driver of ${bdf} is under way and goes on: a driver waits for whoever has the device open`,
+        hint: 'Nothing calls it off, nor does the end of this process',
+      };
+    case 'EBUSY':
+      if (device.driver === null && (device.sriov?.numVfs ?? 0) > 0)
+        return {
+          reason: `${bdf} has virtual functions already: vfio-pci takes it only without`,
+          hint: `Give it back to a driver that can take them away: await host.device('${bdf}').setNumVfs(0)`,
+        };
+      return device.driver === null
+        ? {
+            reason: `another device of group ${device.group} is in use by user space: drivers that do DMA for the kernel must wait`,
+          }
+        : {
+            reason: `${bdf} is held by driver ${device.driver}, and something has the device open${users(device)}`,
+            hint: 'Close it first',
+          };
+    case 'ENODEV':
+      return { reason: `the driver does not take ${bdf}` };
+    case 'EINVAL':
+      return device.group === null
+        ? {
+            ...wordsForNode(device, undefined),
+          }
+        : { reason: `the driver refuses ${bdf} (a bridge, or a device that it does not serve)` };
+    default:
+      return { reason: `${bdf} has driver ${device.driver ?? 'none'}` };
+  }
+}
+
+/**
+ * Words for a device that is about to be taken from its driver: once that has begun, its driver, its nodes and who has
+ * them open can't be seen any more.
+ */
+export function wordsForUnbind(device: PciDevice): typeof wordsForBind {
+  const { bdf, driver } = device;
+  const who = users(device);
+  return (error) =>
+    error.code === 'ETIMEDOUT'
+      ? {
+          reason: `the unbind of ${bdf} from ${driver} is pending and completes when it is closed: something has the device open${who}`,
+          hint: 'The device has no driver after that. Nothing calls it off, nor does the end of this process',
+        }
+      : wordsForBind(error, device);
+}
+
+/** The number of a device's virtual functions could not be set. */
+export function wordsForNumVfs(error: VfioError, device: PciDevice): Words {
+  const { bdf, driver } = device;
+  // What is under way holds the lock that it would be read with.
+  const sriov = error.code === 'ETIMEDOUT' ? null : device.sriov;
+  switch (error.code) {
+    case 'ENOENT':
+      if (sriov === null) return { reason: `${bdf} is no SR-IOV physical function` };
+      if (driver === null)
+        return {
+          reason: `no driver holds ${bdf}: it takes one to have virtual functions`,
+          hint: `await host.device('${bdf}').bind()`,
+        };
+      return driver === 'vfio-pci'
+        ? {
+            reason: 'vfio-pci makes virtual functions only with its parameter enable_sriov',
+            hint: 'setNumVfs(count, { enableSriov: true }), or as root: echo Y > /sys/module/vfio_pci/parameters/enable_sriov',
+          }
+        : { reason: `driver ${driver} can't make virtual functions` };
+    case 'ERANGE':
+      return { reason: `${bdf} can have ${sriov?.totalVfs} virtual functions at most` };
+    case 'EBUSY':
+    case 'ETIMEDOUT': {
+      const open = device.virtualFunctions.filter(
+        (vf) => usersOf(new PciDevice(OURS, hostOf(device), vf)).length > 0,
+      );
+      if (open.length > 0)
+        return {
+          reason: `virtual functions are open: ${open.join(', ')}`,
+          hint: 'Close them first, or take them by force: setNumVfs(0, { force: true })',
+        };
+      return error.code === 'EBUSY'
+        ? {
+            reason: `${bdf} has ${sriov?.numVfs} virtual functions: another number takes none first`,
+            hint: `await host.device('${bdf}').setNumVfs(0)`,
+          }
+        : { reason: `driver ${driver} did not do it in time: a virtual function may be open` };
+    }
+    case 'EACCES':
+    case 'EPERM':
+      return {
+        reason: 'only root may change the number of virtual functions',
+        hint: 'Run this step as root',
+      };
+    default:
+      return { reason: `the kernel could not make virtual functions of ${bdf}: its log says why (dmesg)` };
+  }
+}
+
+/** Who has the device open, or its group's node, by which it may be used: 'process 4711 (qemu)'. No driver: nobody. */
+export function usersOf(device: PciDevice): string[] {
+  if (device.driver === null) return [];
+  const host = hostOf(device);
+  const nodes = [device.vfioNode, device.group === null ? null : groupNode(host, device.group)];
+  const openers = nodes.flatMap((path) => (path === null ? [] : openersOf(host, path)));
+  return [...new Set(openers.map((each) => each.name))];
+}
+
+function users(device: PciDevice): string {
+  const names = usersOf(device);
+  return names.length === 0 ? '' : ` (${names.join(', ')})`;
+}
+
+/** VFIO_DEVICE_BIND_IOMMUFD or an attach failed. */
+export function wordsForJoin(
+  error: VfioError,
+  device: PciDevice,
+  group: IommuGroup | undefined,
+): Words | undefined {
+  const { bdf } = device;
+  const host = hostOf(device);
+  const blockers = group?.viability().blockers ?? [];
+  if (error.code === 'EPERM' && blockers.length > 0)
+    return {
+      reason: `${bdf} can't be used while ${blockers.map((each) => `${each.bdf}, in the same group ${group?.id}, is in use by driver ${each.driver}`).join(' and ')}`,
+      hint: `Run: ${asRoot(host, `vfio bind --group ${bdf}`)}`,
+    };
+  if (error.code === 'EPERM' && group !== undefined) {
+    const [user] = [...groupOpenCauses(host, group), ...neighbourOpenCauses(host, device, group)];
+    const found = user ?? interruptsRefused(host, bdf, error.request);
+    return found && wordsOf(found);
+  }
+  if (error.code === 'EBUSY')
+    return {
+      reason: `the group file /dev/vfio/${device.group} is open${by(host, `/dev/vfio/${device.group}`)}: a device is used either through it or through its own file`,
+    };
+  if (error.code === 'EACCES' && error.request === 'VFIO_DEVICE_BIND_IOMMUFD')
+    return {
+      reason: `the token is missing or wrong: ${bdf} is a virtual function whose physical function is with vfio-pci, or a physical one whose virtual functions are open`,
+      hint: 'The token that the physical function was given by setVfToken: bind(iommufd, { token })',
+    };
+  if (error.code === 'EINVAL' && error.request === 'VFIO_DEVICE_BIND_IOMMUFD')
+    return {
+      reason: `${bdf} is bound already, by this descriptor or by another one${device.vfioNode === null ? '' : by(host, device.vfioNode)}`,
+    };
+  return undefined;
+}
+
+/** A finding as words: its reason, and its commands as one. */
+export function wordsOf(finding: Finding): Words {
+  const { reason, commands } = finding;
+  return commands.length === 0 ? { reason } : { reason, hint: `Run: ${commands.join(' && ')}` };
+}
+
+/** ": process 4711 (qemu) has it", where that can be seen. */
+function by(host: NativeHost, path: string): string {
+  const openers = openersOf(host, path);
+  return openers.length === 0 ? '' : ` (${openers.map((each) => each.name).join(', ')})`;
+}
+
+/** A device's own file could not be found or opened. */
+export function wordsForNode(device: PciDevice, group: IommuGroup | undefined): Words {
+  const found = causesOf(hostOf(device), device, group).find(
+    ({ cause }) => cause !== 'interrupts' && cause !== 'no-reset' && cause !== 'group',
+  );
+  return found === undefined ? { reason: `${device.bdf} has no character device` } : wordsOf(found);
+}
+
+/** open() of a node failed. */
+export function wordsForOpen(error: VfioError, host: NativeHost, path: string): Words | undefined {
+  if (error.code === 'EACCES' || error.code === 'EPERM') {
+    if (host.ownership(path) === null) return undefined;
+    return {
+      reason: `${path} ${describeOwnership(host, path)}`,
+      hint: `Run: ${asRoot(host, `vfio grant BDF --user ${host.user()}`)} (which prints the udev rule that makes it last)`,
+    };
+  }
+  if (error.code !== 'ENOENT' && error.code !== 'ENODEV' && error.code !== 'ENXIO') return undefined;
+  if (path === '/dev/iommu')
+    return {
+      reason: 'this kernel has no iommufd',
+      hint: 'It needs Linux 6.2 or later with CONFIG_IOMMUFD; as a module: "modprobe iommufd". Without it, Host.open({ backend: \'software\' }) runs the same program on a simulated host',
+    };
+  return { reason: `there is no ${path}` };
+}

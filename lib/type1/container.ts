@@ -1,0 +1,403 @@
+/**
+ * A VFIO container with its type1 IOMMU: what programs before iommufd map memory with. Requirements A2, D4.
+ *
+ * Life: of its own (Host.openContainer), it has an address space of its own from {@link Container.setIommu} until its
+ * last group leaves, and disposing it disposes its groups first. Over an iommufd (Iommufd.container), it works on
+ * that one's compatibility IOAS, whichever that is at each call: its mappings are those of that Ioas, and disposing
+ * the container unmaps nothing.
+ */
+import { constants } from 'node:os';
+import type { NativeContainerCalls, NativeFile } from '../addon/native.ts';
+import { flag, known, oneOf, options, refusal, type U64Like, u64 } from '../base/check.ts';
+import { explained, VfioError, withWords } from '../base/errors.ts';
+import { OURS, ours } from '../base/private.ts';
+import { alive, disposedError, Handle, keepFile } from '../handles/handle.ts';
+import { type Iommufd, ioasOf } from '../iommufd/iommufd.ts';
+import {
+  type AddressSpace,
+  EVERYTHING,
+  mapBy,
+  mapLaterBy,
+  mappingParts,
+  unmapBy,
+  type Way,
+} from '../memory/address-space.ts';
+import { type DmaBuffer, type MemorySlice, windowOf } from '../memory/dma-buffer.ts';
+import type { DmaSpace, IovaRange, MapOptions, Mapping } from '../memory/dma-space.ts';
+import { type Words, wordsForContainer, wordsForSetIommu } from '../system/explain/explain.ts';
+import type { IommuGroup } from '../system/groups.ts';
+import { Type1Space } from './type1-space.ts';
+
+const extensions = [
+  'type1',
+  'spapr-tce',
+  'type1v2',
+  'dma-cc',
+  'eeh',
+  'type1-nesting',
+  'spapr-tce-v2',
+  'noiommu',
+  'unmap-all',
+  'update-vaddr',
+] as const;
+
+/** What {@link Container.supports} can be asked: the kernel's VFIO_*_IOMMU and other extensions by name. */
+export type ContainerExtension = (typeof extensions)[number];
+
+/** What {@link Container.setIommu} takes. */
+export type ContainerIommu = 'type1' | 'type1v2' | 'noiommu';
+
+/** What a type1 IOMMU is (VFIO_IOMMU_GET_INFO). */
+export interface ContainerInfo {
+  /** The sizes of its pages: a bit for each, of the value of the size in bytes. */
+  readonly pageSizes: bigint;
+  /** What can be mapped. */
+  readonly ranges: IovaRange[];
+  /** How many more mappings it takes; null: the kernel does not say. */
+  readonly dmaAvailable: number | null;
+  /** How dirty pages are told; null: they are not. `pageSizes` as above, the bitmap in bytes. */
+  readonly migration: { readonly pageSizes: bigint; readonly maxDirtyBitmapSize: bigint } | null;
+}
+
+/** By a container's requests, which work on its own space or on the iommufd's compatibility IOAS of the moment. */
+function wayOf(
+  file: NativeFile,
+  calls: NativeContainerCalls,
+  own: Type1Space | undefined,
+  iommufd: Iommufd | undefined,
+): Way {
+  const spaceOf = (ioas: number): AddressSpace => {
+    if (own) return own;
+    if (iommufd === undefined || iommufd.disposed) throw disposedError('Iommufd');
+    return ioasOf(iommufd, ioas);
+  };
+  return {
+    calls,
+    later: async (memory, access, number, iova, offset, size) => {
+      const alone = own !== undefined;
+      const made = await file.containerMapAsync(alone, memory, access, number, iova, offset, size);
+      return { place: made.iova, space: spaceOf(made.ioas) };
+    },
+    space: () => spaceOf(calls.which()),
+  };
+}
+
+/** A group has joined: what sysfs knows of it. */
+export let joinedBy: (container: Container, group: () => IommuGroup | undefined) => void;
+/** A group has left: the last one takes the IOMMU with it, and all that was mapped. */
+export let leftBy: (container: Container, group: () => IommuGroup | undefined) => void;
+
+/**
+ * A container: /dev/vfio/vfio (Linux 3.6), or the same requests on an iommufd (Linux 6.2). Addresses and lengths are
+ * bytes, multiples of the smallest page. One of its own takes requests once a group has joined it ({@link
+ * Group.setContainer}) and {@link setIommu} was called: EINVAL before.
+ */
+export class Container extends Handle implements DmaSpace {
+  readonly #iommufd: Iommufd | undefined;
+  readonly #file: NativeFile;
+  /** How requests reach its address space. */
+  readonly #way: Way;
+  /** Its own address space; undefined: the iommufd's. */
+  readonly #own: Type1Space | undefined;
+  #iommuType: ContainerIommu | null = null;
+  /** Those that have joined it, for words. */
+  readonly #groups = new Set<() => IommuGroup | undefined>();
+
+  static {
+    joinedBy = (container, group) => void container.#groups.add(group);
+    leftBy = (container, group) => {
+      container.#groups.delete(group);
+      if (container.#own === undefined || container.disposed) return;
+      if (container.#file.containerLost()) container.#iommuType = null;
+    };
+  }
+
+  /** Over `iommufd`, with its file; undefined: of its own. */
+  constructor(key: typeof OURS, parent: Handle, file: NativeFile, iommufd: Iommufd | undefined) {
+    ours(key, 'Container');
+    const calls = file.containerCalls(iommufd === undefined);
+    // The file is closed by the iommufd or, forgotten, with the space.
+    super(key, 'Container', parent, [], (self: Container) => self.#release());
+    this.#iommufd = iommufd;
+    this.#file = file;
+    this.#own = iommufd ? undefined : new Type1Space(OURS, this, file, calls);
+    this.#way = wayOf(file, calls, this.#own, iommufd);
+    keepFile(this, 'Container', file);
+  }
+
+  /** The file descriptor: its own, or the iommufd's. Belongs to this object: don't close it. */
+  get fd(): number {
+    alive(this);
+    return this.#file.fd;
+  }
+
+  /** The iommufd whose compatibility IOAS it works on; null: it has an address space of its own. */
+  get iommufd(): Iommufd | null {
+    return this.#iommufd ?? null;
+  }
+
+  /** VFIO_GET_API_VERSION: 0. */
+  get apiVersion(): number {
+    alive(this);
+    return this.#file.containerApiVersion();
+  }
+
+  /** What {@link setIommu} was last given; null: nothing yet, or the last group has left. */
+  get iommuType(): ContainerIommu | null {
+    alive(this);
+    return this.#iommuType;
+  }
+
+  /**
+   * VFIO_CHECK_EXTENSION. Before {@link setIommu}: whether any kind of IOMMU of this kernel has it.
+   *
+   * @throws {VfioError} ENODEV 'dma-cc' on an iommufd without a compatibility IOAS.
+   */
+  supports(extension: ContainerExtension): boolean {
+    alive(this);
+    const name = oneOf(extension, 'extension', extensions);
+    return this.#asked(() => this.#file.containerCheckExtension(name));
+  }
+
+  /**
+   * VFIO_SET_IOMMU. 'type1v2' unmaps whole mappings only; 'type1' is its first version. 'noiommu' is UNSAFE: nothing
+   * translates or confines what the device does, and nothing can be mapped.
+   *
+   * On an iommufd it may be called again: 'type1' turns huge pages off, so that mappings can be cut; 'type1v2' does
+   * not turn them on again.
+   *
+   * @throws {VfioError} EINVAL no group has joined, or it was called before; ENODEV the kernel has no such type, or
+   * it does not suit the groups; EPERM interrupts are not isolated, or 'noiommu' without CAP_SYS_RAWIO; ENOMEM, EBUSY
+   * of the groups' IOMMUs. On an iommufd: ENODEV no compatibility IOAS; EINVAL 'noiommu', or 'type1' with a page
+   * table and a mapping there; EADDRINUSE 'type1' with a mapping that is not page aligned.
+   */
+  setIommu(type: ContainerIommu): void {
+    alive(this);
+    const name = oneOf(type, 'type', ['type1', 'type1v2', 'noiommu']);
+    explained(
+      () => this.#file.containerSetIommu(name),
+      (error) =>
+        (name === 'noiommu'
+          ? undefined
+          : wordsForSetIommu(
+              error,
+              [...this.#groups].map((group) => group()),
+            )) ?? this.#words(error),
+    );
+    this.#iommuType = name;
+  }
+
+  /**
+   * VFIO_IOMMU_GET_INFO. `ranges` is empty for mediated devices alone, which no IOMMU translates.
+   *
+   * @throws {VfioError} EINVAL no IOMMU is set; ENOTTY 'noiommu'; ENODEV no compatibility IOAS.
+   */
+  info(): ContainerInfo {
+    alive(this);
+    return this.#asked(() => this.#file.containerInfo());
+  }
+
+  /** Usable ranges and the smallest page. @throws {VfioError} as {@link info}. */
+  iovaRanges(): { ranges: IovaRange[]; alignment: bigint } {
+    if (this.#own) return this.#asked(() => (this.#own as Type1Space).iovaRanges());
+    const { ranges, pageSizes } = this.info();
+    return { ranges, alignment: pageSizes & -pageSizes };
+  }
+
+  /** The live mappings, by ascending IOVA; of a compatibility IOAS, whichever way they were made. */
+  mappings(): { iova: bigint; length: bigint; writable: boolean }[] {
+    return this.#space().mappings();
+  }
+
+  /**
+   * VFIO_IOMMU_MAP_DMA. The kernel chooses no addresses here: without `iova`, this package takes the smallest free
+   * range where the memory fits, never one that is reserved and never 0, aligned so that huge pages stay huge.
+   *
+   * The memory is pinned at once, and counts against RLIMIT_MEMLOCK (unless the process has CAP_IPC_LOCK). On an
+   * iommufd, as {@link Ioas.map}.
+   *
+   * @throws {VfioError} EEXIST the range overlaps a mapping; EINVAL it is not usable, not aligned, wraps, or neither
+   * read nor write is allowed (an iommufd accepts that, and EOVERFLOW is its answer to what wraps), or no IOMMU is
+   * set; ENOSPC no room, or no more than 65535 mappings; ENOMEM over the limit; EFAULT the memory can't be pinned;
+   * ENOTTY 'noiommu'; ENODEV no compatibility IOAS.
+   */
+  map(memory: DmaBuffer | MemorySlice, o?: MapOptions): Mapping {
+    alive(this);
+    const wanted = this.#wanted(o);
+    const space = this.#space();
+    return this.#asked(() => mapBy(space, this.#way, memory, wanted, () => this.iovaRanges()));
+  }
+
+  /** The same, off the event loop. */
+  async mapAsync(memory: DmaBuffer | MemorySlice, o?: MapOptions): Promise<Mapping> {
+    alive(this);
+    const wanted = this.#wanted(o);
+    const space = this.#space();
+    try {
+      return await mapLaterBy(space, this.#way, memory, wanted, () => this.iovaRanges());
+    } catch (error) {
+      throw this.#explained(error);
+    }
+  }
+
+  /**
+   * VFIO_IOMMU_UNMAP_DMA: unmaps all mappings that lie wholly in the range and returns their bytes; 0n if there are
+   * none.
+   *
+   * What a range does that cuts a mapping: with 'type1v2' EINVAL, and nothing is unmapped; with 'type1' a mapping
+   * that begins in the range goes whole, and a range that begins inside of one unmaps nothing: 0n. On an iommufd,
+   * with 'type1v2' ENOENT, and those below the cut one are gone; with 'type1' mappings are cut, and their memory is
+   * kept until all of it is unmapped.
+   *
+   * @throws {VfioError} EINVAL and ENOENT so; EINVAL length 0, not aligned, or it wraps (EOVERFLOW on an iommufd), or
+   * no IOMMU is set; ENODEV no compatibility IOAS.
+   */
+  unmap(iova: U64Like, length: U64Like): bigint {
+    alive(this);
+    const from = u64(iova, 'iova');
+    const bytes = u64(length, 'length');
+    return this.#asked(() => unmapBy(this.#space(), this.#way, from, bytes));
+  }
+
+  /** VFIO_IOMMU_UNMAP_DMA of everything (Linux 5.12): returns how many bytes that were. */
+  unmapAll(): bigint {
+    alive(this);
+    return this.#asked(() => unmapBy(this.#space(), this.#way, 0n, EVERYTHING));
+  }
+
+  /**
+   * VFIO_IOMMU_DIRTY_PAGES (Linux 5.8): marks what devices write from now on. Once more: nothing. Type1 marks all
+   * pinned pages, whether they were written or not.
+   *
+   * @throws {VfioError} EACCES 'type1', which has none; ENOTTY on an iommufd, which has {@link
+   * Hwpt.setDirtyTracking}; EINVAL no IOMMU is set; ENOMEM.
+   */
+  startDirtyTracking(): void {
+    alive(this);
+    this.#asked(() => this.#file.containerDirtyTracking(true));
+  }
+
+  /** Ends it. It was off: nothing. @throws {VfioError} as {@link startDirtyTracking}. */
+  stopDirtyTracking(): void {
+    alive(this);
+    this.#asked(() => this.#file.containerDirtyTracking(false));
+  }
+
+  /**
+   * Which pages of a mapped range were written: bit `n % 8` of byte `floor(n / 8)` stands for `pageSize` bytes at
+   * `iova + n
+   * * pageSize`. With `unmap` the range is unmapped in the same step, so that no write is missed (Linux 5.8).
+   *
+   * @throws {VfioError} EACCES 'type1'; ENOTTY on an iommufd (EINVAL with `unmap`); EINVAL tracking is off,
+   * `pageSize` is not the smallest page, or the range cuts a mapping. @throws {RangeError} `pageSize` is no power of
+   * two, or there would be more than 2^31 bits.
+   */
+  dirtyBitmap(iova: U64Like, length: U64Like, o: { pageSize: U64Like; unmap?: boolean }): Uint8Array {
+    alive(this);
+    const { pageSize, unmap } = options(o, 'options');
+    const from = u64(iova, 'iova');
+    const bytes = u64(length, 'length');
+    const size = u64(pageSize, 'pageSize');
+    const unmaps = flag(unmap, 'unmap', false);
+    alive(this);
+    return this.#asked(() => {
+      if (!unmaps) return this.#file.containerDirtyBitmap(from, bytes, size);
+      let bitmap: Uint8Array = new Uint8Array();
+      const calls = {
+        ...this.#way.calls,
+        unmap: (start: U64Like, all: U64Like): U64Like => {
+          const own = this.#own !== undefined;
+          const answer = this.#file.containerUnmapDirty(own, BigInt(start), BigInt(all), size);
+          bitmap = answer.bitmap;
+          return answer.bytes;
+        },
+      };
+      unmapBy(this.#space(), { ...this.#way, calls }, from, bytes);
+      return bitmap;
+    });
+  }
+
+  /**
+   * The user addresses of the mappings in the range are about to change (VFIO_DMA_UNMAP_FLAG_VADDR, Linux 5.12), as
+   * when the process replaces itself. Devices go on; what the kernel would have to look up waits for {@link
+   * updateVaddr}. Returns the bytes of these mappings.
+   *
+   * @throws {VfioError} EBUSY a mediated device is there; EINVAL invalid already, or the range cuts a mapping; on an
+   * iommufd, always.
+   */
+  invalidateVaddr(iova: U64Like, length: U64Like): bigint {
+    alive(this);
+    const from = u64(iova, 'iova');
+    const bytes = u64(length, 'length');
+    return this.#asked(() => this.#file.containerInvalidateVaddr(from, bytes));
+  }
+
+  /** The same for all mappings. */
+  invalidateAllVaddrs(): bigint {
+    return this.invalidateVaddr(0n, EVERYTHING);
+  }
+
+  /**
+   * The memory of a mapping is at another user address now (VFIO_DMA_MAP_FLAG_VADDR, Linux 5.12): the same pages, as
+   * those of a memfd that is mapped twice. The mapping keeps `memory` from then on.
+   *
+   * @throws {VfioError} EINVAL the mapping was not invalidated, or the sizes differ; ENOENT it is gone; ENOMEM.
+   */
+  updateVaddr(mapping: Mapping, memory: DmaBuffer | MemorySlice): void {
+    alive(this);
+    const space = this.#space();
+    const parts = mappingParts(mapping);
+    if (parts === undefined || parts.space !== space)
+      throw refusal('a mapping of this container', 'mapping', mapping);
+    const { memory: pages, offset, size } = windowOf(memory);
+    this.#asked(() =>
+      this.#file.containerUpdateVaddr(
+        this.#own !== undefined,
+        pages,
+        offset,
+        size,
+        parts.place,
+        parts.number,
+        parts.length,
+      ),
+    );
+  }
+
+  #release(): void {
+    // An iommufd closes its own file, and the mappings are its Ioas's.
+    if (this.#own) this.#file.dispose();
+  }
+
+  #wanted(o: MapOptions | undefined): MapOptions {
+    const { iova, read, write } = known(o, 'options', ['iova', 'read', 'write']);
+    return {
+      iova: iova === undefined ? undefined : u64(iova, 'iova'),
+      read: flag(read, 'read', true),
+      write: flag(write, 'write', true),
+    };
+  }
+
+  /** The address space that the requests work on. */
+  #space(): AddressSpace {
+    alive(this);
+    const space = this.#own ?? this.#iommufd?.vfioCompatIoas;
+    if (space) return space;
+    // The kernel's own answer.
+    return this.#asked(() => {
+      this.#file.containerInfo();
+      throw new VfioError(constants.errno.ENODEV, { syscall: 'ioctl', request: 'VFIO_IOMMU_GET_INFO' });
+    });
+  }
+
+  #asked<T>(call: () => T): T {
+    return explained(call, (error) => this.#words(error));
+  }
+
+  #explained(error: unknown): unknown {
+    return withWords(error, (failed) => this.#words(failed));
+  }
+
+  #words(error: VfioError): Words | undefined {
+    return wordsForContainer(error, this.#own !== undefined, this.#iommuType);
+  }
+}

@@ -1,0 +1,33 @@
+/**
+ * The address space of a container of its own (/dev/vfio/vfio): the kernel's type1.
+ *
+ * Life: made with its Container and disposed with it. Its mappings last until they are unmapped, or until the last
+ * group leaves: the container has no IOMMU then, and the kernel has unmapped everything.
+ */
+
+import type { NativeFile, NativeSpaceCalls } from '../addon/native.ts';
+import { type OURS, ours } from '../base/private.ts';
+import { alive, type Handle } from '../handles/handle.ts';
+import { AddressSpace, EVERYTHING } from '../memory/address-space.ts';
+import type { IovaRange } from '../memory/dma-space.ts';
+
+export class Type1Space extends AddressSpace {
+  readonly #file: NativeFile;
+
+  /** `file` is closed if the space is forgotten, which happens together with its container. */
+  constructor(key: typeof OURS, container: Handle, file: NativeFile, calls: NativeSpaceCalls) {
+    ours(key, 'Container');
+    super(key, 'Container', container, file.containerSpace(), calls, file, 'VFIO_IOMMU_MAP_DMA', file);
+    this.#file = file;
+  }
+
+  override iovaRanges(): { ranges: IovaRange[]; alignment: bigint } {
+    alive(this);
+    const { ranges, pageSizes } = this.#file.containerInfo();
+    return {
+      // With mediated devices alone there is no IOMMU that could reserve anything.
+      ranges: ranges.length > 0 ? ranges : [{ start: 0n, last: EVERYTHING }],
+      alignment: pageSizes & -pageSizes,
+    };
+  }
+}

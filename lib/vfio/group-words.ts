@@ -1,0 +1,225 @@
+/** Words for failed calls on groups, containers and hot resets. */
+
+import type { VfioError } from '../base/errors.ts';
+import { interruptsRefused, withVfio } from '../system/explain/causes.ts';
+import type { Words } from '../system/explain/explain.ts';
+import { wordsOf } from '../system/explain/host-words.ts';
+import type { IommuGroup } from '../system/groups.ts';
+import { hostOf } from '../system/pci.ts';
+
+const members = (group: IommuGroup | undefined) =>
+  (group?.devices ?? []).map(({ bdf, driver }) => `${bdf} (${driver ?? 'no driver'})`).join(', ');
+
+/** A request was refused (EPERM) to whoever has these groups: for their interrupts, if it looks at these. */
+function wordsForRefusal(error: VfioError, groups: readonly (IommuGroup | undefined)[]): Words | undefined {
+  const devices = groups.flatMap((group) => group?.endpoints ?? []);
+  const [first] = devices;
+  if (first === undefined) return undefined;
+  const names = devices.map(({ bdf }) => bdf).join(', ');
+  const found = interruptsRefused(hostOf(first), names, error.request);
+  return found && wordsOf(found);
+}
+
+/** VFIO_SET_IOMMU failed for a container that has these groups, with a type1 IOMMU. */
+export function wordsForSetIommu(
+  error: VfioError,
+  groups: readonly (IommuGroup | undefined)[],
+): Words | undefined {
+  return error.code === 'EPERM' ? wordsForRefusal(error, groups) : undefined;
+}
+
+/** A request of a container failed. `own`: it is not an iommufd's. */
+export function wordsForContainer(error: VfioError, own: boolean, type: string | null): Words | undefined {
+  if (error.reason !== undefined) return undefined;
+  if (!own) {
+    if (error.code === 'ENODEV')
+      return {
+        reason: 'the iommufd has no compatibility IOAS',
+        hint: 'Set one: iommufd.vfioCompatIoas = iommufd.allocIoas()',
+      };
+    if (error.code === 'ENOTTY' && error.request === 'VFIO_IOMMU_DIRTY_PAGES')
+      return { reason: 'an iommufd tracks dirty pages by page table', hint: 'Hwpt.setDirtyTracking' };
+    return undefined;
+  }
+  switch (error.code) {
+    case 'EINVAL':
+      if (error.request === 'VFIO_SET_IOMMU')
+        return type === null
+          ? {
+              reason: 'no group has joined the container, or it has an IOMMU already',
+              hint: 'Join one first: host.openGroup(id).setContainer(container)',
+            }
+          : { reason: `the container has its IOMMU already: ${type}` };
+      return type === null
+        ? {
+            reason: 'the container has no IOMMU: it gets one by setIommu, and loses it with its last group',
+            hint: "group.setContainer(container); container.setIommu('type1v2')",
+          }
+        : undefined;
+    case 'ENODEV':
+      return error.request === 'VFIO_SET_IOMMU'
+        ? { reason: 'this kernel has no IOMMU of this type, or it is not for the groups of the container' }
+        : undefined;
+    case 'ENOTTY':
+      return type === 'noiommu'
+        ? { reason: 'without an IOMMU nothing can be mapped: the device takes physical addresses' }
+        : undefined;
+    case 'EACCES':
+      return error.request === 'VFIO_IOMMU_DIRTY_PAGES'
+        ? { reason: "dirty pages need 'type1v2', the container has 'type1'" }
+        : undefined;
+    default:
+      return undefined;
+  }
+}
+
+/** The file of a group could not be opened. `node` is its path. */
+export function wordsForOpenGroup(
+  error: VfioError,
+  id: number,
+  group: IommuGroup | undefined,
+  node: string,
+): Words | undefined {
+  switch (error.code) {
+    case 'EBUSY':
+      return {
+        reason: `${node} is open already, or a device of group ${id} is used through its character device: a group has one user`,
+        hint: `Find it: "fuser -v ${node}"`,
+      };
+    case 'ENOENT':
+    case 'ENODEV':
+    case 'ENXIO':
+      if (group === undefined) return { reason: `there is no group ${id}` };
+      if (group.noIommu)
+        return {
+          reason: `group ${id} has no IOMMU: its devices reach all memory`,
+          hint: 'If that is acceptable: { unsafeNoIommu: true }',
+        };
+      return group.devices.some(withVfio)
+        ? {
+            reason: `there is no ${node}`,
+            hint: 'It needs a kernel with CONFIG_VFIO_GROUP',
+          }
+        : {
+            reason: `no device of group ${id} is with a VFIO driver: ${members(group)}`,
+            hint: 'Give them to VFIO first: await host.device(bdf).bind()',
+          };
+    case 'EPERM':
+      return { reason: 'a group without an IOMMU takes CAP_SYS_RAWIO', hint: 'Run as root' };
+    default:
+      return undefined;
+  }
+}
+
+/** VFIO_GROUP_SET_CONTAINER or UNSET_CONTAINER failed. */
+export function wordsForSetContainer(
+  error: VfioError,
+  id: number,
+  group: IommuGroup | undefined,
+): Words | undefined {
+  const blockers = group?.viability().blockers ?? [];
+  switch (error.code) {
+    case 'EPERM':
+      if (blockers.length > 0)
+        return {
+          reason: `group ${id} is not viable: ${blockers.map((each) => each.reason).join('; ')}`,
+          hint: `Give the whole group to user space: ${blockers.map((each) => `await host.device('${each.bdf}').bind()`).join('; ')}`,
+        };
+      return (
+        wordsForRefusal(error, [group]) ?? {
+          reason: `the DMA of group ${id} belongs to someone else (another container or iommufd), or the container has groups of the other kind, with or without an IOMMU, or its interrupts are not isolated`,
+        }
+      );
+    case 'EINVAL':
+      return error.request === 'VFIO_GROUP_SET_CONTAINER'
+        ? { reason: `group ${id} is in a container or an iommufd already` }
+        : { reason: `group ${id} is in no container` };
+    case 'EBUSY':
+      return error.request === 'VFIO_GROUP_SET_CONTAINER'
+        ? { reason: `a device of group ${id} is used with page tables of another owner` }
+        : { reason: `devices of group ${id} are open`, hint: 'Dispose them first' };
+    default:
+      return undefined;
+  }
+}
+
+/** VFIO_GROUP_GET_DEVICE_FD failed, or a call of a device that has its address space from its group. */
+export function wordsForGroupDevice(
+  error: VfioError,
+  bdf: string,
+  id: number,
+  group: IommuGroup | undefined,
+): Words | undefined {
+  if (error.request !== 'VFIO_GROUP_GET_DEVICE_FD')
+    return error.request === 'VFIO_DEVICE_BIND_IOMMUFD' || error.request?.includes('IOMMUFD_PT')
+      ? {
+          reason: `${bdf} was opened through group ${id}: it has the address space of the group's container`,
+          hint: 'Opened by its character device (host.openDevice) it can be bound and attached',
+        }
+      : undefined;
+  const device = group?.devices.find((each) => each.bdf === bdf);
+  switch (error.code) {
+    case 'ENODEV':
+      if (device === undefined) return { reason: `${bdf} is not in group ${id}: ${members(group)}` };
+      return {
+        reason: `${bdf} is not with a VFIO driver, but with ${device.driver ?? 'none'}`,
+        hint: `await host.device('${bdf}').bind()`,
+      };
+    case 'EINVAL':
+      return {
+        reason: `group ${id} has no address space yet, ${bdf} is open by its character device, or the token is superfluous`,
+        hint: "group.setContainer(container); container.setIommu('type1v2')",
+      };
+    case 'EACCES':
+      return {
+        reason: `the token is missing or wrong: ${bdf} is a virtual function whose physical function is with vfio-pci, or a physical one whose virtual functions are open`,
+        hint: 'The token that the physical function was given by setVfToken: openDevice(bdf, { vfToken })',
+      };
+    case 'EPERM':
+      return wordsForSetContainer(error, id, group);
+    case 'EBUSY':
+      return { reason: `the DMA of group ${id} belongs to someone else` };
+    default:
+      return undefined;
+  }
+}
+
+/** One function of a hot reset, as far as it is known who has it. */
+export interface ResetFunction {
+  bdf: string;
+  group: number | null;
+  owned: boolean;
+}
+
+/**
+ * VFIO_DEVICE_PCI_HOT_RESET or its GET_INFO failed. `others` are the functions that stand in the way, if they are
+ * known.
+ */
+export function wordsForHotReset(
+  error: VfioError,
+  others: readonly ResetFunction[],
+  byGroups: boolean,
+): Words | undefined {
+  switch (error.code) {
+    case 'ENODEV':
+      return { reason: 'neither its slot nor its bus can be reset' };
+    case 'EINVAL':
+      if (others.length > 0)
+        return {
+          reason: `the reset would also hit ${others.map(({ bdf, group }) => `${bdf}${group === null ? '' : ` of group ${group}`}`).join(', ')}, ${byGroups ? 'whose group was not given' : 'which this iommufd does not own'}`,
+          hint: byGroups
+            ? 'Open these groups, join them to the container and give all of them: hotReset({ groups })'
+            : 'Bind these devices to the same iommufd',
+        };
+      return {
+        reason: byGroups
+          ? 'a descriptor is no group of the reset, or one of its functions is not with a VFIO driver'
+          : 'one of its functions is not with a VFIO driver, or groups were given for a device that has none',
+      };
+    case 'EBUSY':
+    case 'EAGAIN':
+      return { reason: 'another of its functions is busy with a reset' };
+    default:
+      return undefined;
+  }
+}

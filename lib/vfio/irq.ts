@@ -1,0 +1,350 @@
+/**
+ * Interrupts. An Irq is one kind of interrupt of a device (INTx, MSI, MSI-X, ERR, REQ) and lives with it. Enabling it
+ * makes Interrupts: handles on eventfds that the kernel signals.
+ *
+ * Life of an Interrupt: from enable until it is disposed, or its Irq is disabled or enabled anew, or the device is
+ * closed. Waiting is the event loop's own polling: there is no thread and no timer. Only a pending wait() keeps the
+ * process alive.
+ */
+
+import { type NativeEventFd, type NativeIrqInfo, native } from '../addon/native.ts';
+import { integer, options, refusal, type U64Like } from '../base/check.ts';
+import { VfioError, withWords } from '../base/errors.ts';
+import { ownOf } from '../base/own.ts';
+import { OURS, ours } from '../base/private.ts';
+import { alive, disposedError, fileOf, Handle } from '../handles/handle.ts';
+import type { VfioDevice } from './device.ts';
+
+/** An Interrupt was disposed: its vector is disconnected. */
+let disconnect: (irq: Irq, interrupt: Interrupt) => void;
+
+/** An Interrupt is its Irq's no more. */
+let forget: (irq: Irq, interrupt: Interrupt) => void;
+
+/** Its eventfd is connected to nothing any more: ends an Interrupt without asking the kernel. */
+let abandon: (interrupt: Interrupt) => void;
+
+/** One kind of interrupt of a device. */
+export class Irq {
+  /** Its number: 0 INTx, 1 MSI, 2 MSI-X, 3 ERR, 4 REQ. */
+  readonly index: number;
+  readonly #device: VfioDevice;
+  readonly #info: NativeIrqInfo;
+  readonly #live = new Set<Interrupt>();
+
+  static {
+    forget = (irq, interrupt) => {
+      irq.#live.delete(interrupt);
+    };
+    disconnect = (irq, interrupt) => {
+      if (!irq.#live.delete(interrupt) || irq.#device.disposed) return;
+      try {
+        if (irq.#live.size === 0) fileOf(irq.#device).setIrqs(irq.index, 0, 0, 'trigger');
+        else fileOf(irq.#device).setIrqEventfds(irq.index, interrupt.vector, 'trigger', Int32Array.of(-1));
+      } catch (error) {
+        // Another handle of the device may have disabled it already; disposing does not fail.
+        if (!(error instanceof VfioError)) throw error;
+      }
+    };
+  }
+
+  constructor(key: typeof OURS, device: VfioDevice, index: number, info: NativeIrqInfo) {
+    ours(key, 'Irq');
+    this.index = index;
+    this.#device = device;
+    this.#info = info;
+  }
+
+  /** How many vectors the device has of this kind; 0: it has none. */
+  get count(): number {
+    return this.#info.count;
+  }
+  /** Whether it can be masked and unmasked (INTx). */
+  get maskable(): boolean {
+    return this.#info.maskable;
+  }
+  /** Whether it masks itself each time it fires, and must be unmasked then (INTx). */
+  get automasked(): boolean {
+    return this.#info.automasked;
+  }
+  /** Whether vectors can be added while some are enabled. */
+  get resizable(): boolean {
+    return this.#info.resizable;
+  }
+
+  /**
+   * Connects vectors `start` to `start + vectors - 1` to new eventfds (VFIO_DEVICE_SET_IRQS) and returns an Interrupt
+   * for each. Default: all from `start` on.
+   *
+   * @throws {VfioError} EINVAL another kind is enabled on this device, or more vectors than are enabled already, of a
+   * kind that is not resizable; ENOSPC fewer vectors can be had (`reason` says how many).
+   */
+  enable(vectors?: number, o?: { start?: number }): Interrupt[] {
+    const start = integer(options(o, 'options').start ?? 0, 'start', 0, Math.max(0, this.count - 1));
+    if (this.count === 0) throw this.#absent();
+    const count = integer(vectors ?? this.count - start, 'vectors', 1, this.count - start);
+    const file = fileOf(this.#device);
+    const made: Interrupt[] = [];
+    try {
+      for (let i = 0; i < count; i++) made.push(new Interrupt(OURS, this.#device, this, start + i));
+      let had: number;
+      try {
+        had = file.setIrqEventfds(
+          this.index,
+          start,
+          'trigger',
+          Int32Array.from(made, (each) => each.eventfd),
+        );
+      } catch (error) {
+        throw withWords(error, (failed) =>
+          failed.code === 'EINVAL'
+            ? {
+                reason:
+                  'another kind of interrupt is enabled on this device, or more vectors were asked than this kind allows to add',
+              }
+            : undefined,
+        );
+      }
+      if (had > 0)
+        throw new VfioError(28, {
+          syscall: 'ioctl',
+          request: 'VFIO_DEVICE_SET_IRQS',
+          reason: `${count} vectors were asked but only ${had} can be had; none was enabled`,
+        });
+    } catch (error) {
+      for (const each of made) abandon(each);
+      throw error;
+    }
+    // Vectors that had an eventfd have a new one now.
+    for (const old of this.#live) if (old.vector >= start && old.vector < start + count) abandon(old);
+    for (const each of made) this.#live.add(each);
+    return made;
+  }
+
+  /** Disables the kind: all its vectors. Nothing is enabled: nothing happens. */
+  disable(): void {
+    const file = fileOf(this.#device);
+    try {
+      file.setIrqs(this.index, 0, 0, 'trigger');
+    } catch (error) {
+      // EINVAL: nothing of the kind is enabled, by whomever.
+      if (!(error instanceof VfioError && error.code === 'EINVAL')) throw error;
+    } finally {
+      for (const each of [...this.#live]) abandon(each);
+    }
+  }
+
+  /** Holds interrupts back. @throws {VfioError} ENOTTY this kind can't be masked. */
+  mask(vector = 0): void {
+    this.#act('mask', vector);
+  }
+
+  /** Lets interrupts through again. @throws {VfioError} ENOTTY this kind can't be masked. */
+  unmask(vector = 0): void {
+    this.#act('unmask', vector);
+  }
+
+  /** Makes the vector fire as if the device had (for testing). @throws {VfioError} EINVAL it is not enabled. */
+  trigger(vector = 0): void {
+    this.#act('trigger', vector);
+  }
+
+  #act(action: 'mask' | 'unmask' | 'trigger', vector: number): void {
+    if (this.count === 0) throw this.#absent();
+    fileOf(this.#device).setIrqs(this.index, integer(vector, 'vector', 0, this.count - 1), 1, action);
+  }
+
+  #absent(): VfioError {
+    return new VfioError(22, {
+      syscall: 'ioctl',
+      request: 'VFIO_DEVICE_SET_IRQS',
+      reason: `the device has no interrupt of kind ${this.index}`,
+    });
+  }
+}
+
+interface Waiter {
+  resolve(count: bigint): void;
+  reject(error: unknown): void;
+  stop(): void;
+}
+
+/** One enabled vector: an eventfd that the kernel signals when it fires. */
+export class Interrupt extends Handle implements AsyncIterable<bigint> {
+  /** Which vector of its kind. */
+  readonly vector: number;
+  readonly #irq: Irq;
+  readonly #event: NativeEventFd;
+  readonly #waiters = new Set<Waiter>();
+  readonly #listeners = new Set<(count: bigint) => void>();
+  readonly #onReadable: (count: U64Like) => void;
+  /** Fired while nobody waited, but noticed already. */
+  #noticed = 0n;
+
+  static {
+    abandon = (interrupt) => {
+      forget(interrupt.#irq, interrupt);
+      interrupt[Symbol.dispose]();
+    };
+  }
+
+  constructor(key: typeof OURS, device: VfioDevice, irq: Irq, vector: number) {
+    ours(key, 'Interrupt');
+    // The native object holds its callback weakly while nobody waits; this object holds it for good.
+    const onReadable = (count: U64Like) => this.#fired(BigInt(count));
+    const event = new native.EventFd(onReadable);
+    super(key, 'Interrupt', device, [event], (self: Interrupt) => self.#release());
+    this.#onReadable = onReadable;
+    this.#event = event;
+    this.#irq = irq;
+    this.vector = vector;
+  }
+
+  /** The eventfd. Belongs to this object: don't close it, and don't read it while waiting here. */
+  get eventfd(): number {
+    alive(this);
+    return this.#event.fd;
+  }
+
+  /**
+   * Resolves with how many times the interrupt fired since last asked: at least 1n. All who wait are told of the same
+   * firings. A pending wait keeps the process alive. Bad arguments and a disposed interrupt are thrown at once, not as a
+   * rejection.
+   *
+   * @throws {VfioError} ETIMEDOUT after `timeout` milliseconds; the signal's reason when it is aborted; code
+   * ERR_VFIO_DISPOSED when the interrupt is disposed or disabled meanwhile.
+   */
+  wait(o?: { signal?: AbortSignal; timeout?: number }): Promise<bigint> {
+    alive(this);
+    const { signal, timeout } = options(o, 'options');
+    if (signal !== undefined && !(signal instanceof AbortSignal))
+      throw refusal('an AbortSignal', 'signal', signal);
+    if (timeout !== undefined) integer(timeout, 'timeout', 0, 2 ** 31 - 1);
+    if (signal?.aborted) return Promise.reject(signal.reason);
+    let already: bigint;
+    try {
+      already = this.#take();
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    if (already > 0n) return Promise.resolve(already);
+    return new Promise((resolve, reject) => {
+      const abort = () => fail(signal?.reason);
+      const timer =
+        timeout === undefined
+          ? undefined
+          : setTimeout(
+              () =>
+                fail(new VfioError(110, { syscall: 'poll', reason: `no interrupt within ${timeout} ms` })),
+              timeout,
+            );
+      const waiter: Waiter = {
+        resolve,
+        reject,
+        stop: () => {
+          clearTimeout(timer);
+          signal?.removeEventListener('abort', abort);
+          this.#waiters.delete(waiter);
+        },
+      };
+      const fail = (error: unknown) => {
+        waiter.stop();
+        this.#watch();
+        reject(error);
+      };
+      signal?.addEventListener('abort', abort, ownOf({ once: true }));
+      this.#waiters.add(waiter);
+      this.#watch();
+    });
+  }
+
+  /** How many times it fired since last asked, without waiting: 0n if none. */
+  poll(): bigint {
+    alive(this);
+    return this.#take();
+  }
+
+  /** Calls `listener` for each wake-up with how often it fired. Does not keep the process alive. */
+  on(event: 'interrupt', listener: (count: bigint) => void): this {
+    alive(this);
+    if (event !== 'interrupt') throw refusal("'interrupt'", 'event', event);
+    if (typeof listener !== 'function') throw refusal('a function', 'listener', listener);
+    this.#listeners.add(listener);
+    this.#watch();
+    return this;
+  }
+
+  /** Removes a listener. */
+  off(event: 'interrupt', listener: (count: bigint) => void): this {
+    if (event !== 'interrupt') throw refusal("'interrupt'", 'event', event);
+    if (typeof listener !== 'function') throw refusal('a function', 'listener', listener);
+    this.#listeners.delete(listener);
+    if (!this.disposed) this.#watch();
+    return this;
+  }
+
+  /** Ends when the interrupt is disposed. */
+  async *[Symbol.asyncIterator](): AsyncIterator<bigint> {
+    while (!this.disposed) {
+      let count: bigint;
+      try {
+        count = await this.wait();
+      } catch (error) {
+        if (this.disposed) return;
+        throw error;
+      }
+      yield count;
+    }
+  }
+
+  /** The event loop read `count` from the eventfd. */
+  #fired(count: bigint): void {
+    if (this.#waiters.size + this.#listeners.size === 0) {
+      this.#noticed += count;
+      return;
+    }
+    // Those who wait come first: what is left to do can be done while they are under way.
+    const waiters = [...this.#waiters];
+    for (const waiter of waiters) {
+      waiter.resolve(count);
+      waiter.stop();
+    }
+    if (waiters.length > 0) this.#watch();
+    for (const listener of this.#listeners) {
+      try {
+        listener(count);
+      } catch (error) {
+        // An uncaught exception as any callback's, but the other listeners hear of the interrupt too.
+        queueMicrotask(() => {
+          throw error;
+        });
+      }
+    }
+  }
+
+  #release(): void {
+    try {
+      disconnect(this.#irq, this);
+    } finally {
+      this.#event.dispose();
+      this.#listeners.clear();
+      for (const waiter of [...this.#waiters]) {
+        waiter.stop();
+        waiter.reject(disposedError('Interrupt'));
+      }
+      void this.#onReadable;
+    }
+  }
+
+  /** Polls while someone wants to know; keeps the loop alive while someone waits. */
+  #watch(): void {
+    if (this.#waiters.size + this.#listeners.size > 0) this.#event.watch(this.#waiters.size > 0);
+    else this.#event.rest();
+  }
+
+  #take(): bigint {
+    const count = this.#noticed + this.#event.take();
+    this.#noticed = 0n;
+    return count;
+  }
+}

@@ -1,0 +1,225 @@
+/**
+ * A region of a device: a BAR, the ROM, config space. Access goes through the device's file (one system call an
+ * access), or through a mapping.
+ *
+ * Life: a Region is a view that lives with its device. A MappedRegion is a handle; its pages stay mapped until it and
+ * every ArrayBuffer made of it are gone.
+ */
+
+import type { NativeFile, NativeMapped, NativeRegionInfo } from '../addon/native.ts';
+import { integer, options, refusal, type U64Like, u64 } from '../base/check.ts';
+import { withWords } from '../base/errors.ts';
+import { OURS, ours } from '../base/private.ts';
+import { alive, fileOf, Handle } from '../handles/handle.ts';
+import type { VfioDevice } from './device.ts';
+
+/**
+ * A region of a device. Each access is one `pread` or `pwrite` on the device's file; offsets are bytes from the start of
+ * the region, and an access must lie inside it.
+ *
+ * All accessors throw a VfioError: EIO the device's memory decoding is off; EINVAL, EFAULT the region can't be accessed
+ * so; and RangeError for an offset outside.
+ */
+export class Region {
+  /** Its number: 0 to 5 the BARs, 6 ROM, 7 config space, 8 VGA, 9 on the device's own. */
+  readonly index: number;
+  readonly #device: VfioDevice;
+  readonly #info: NativeRegionInfo;
+
+  constructor(key: typeof OURS, device: VfioDevice, index: number, info: NativeRegionInfo) {
+    ours(key, 'Region');
+    this.index = index;
+    this.#device = device;
+    this.#info = info;
+  }
+
+  /** Length in bytes; 0n: the device has no such region. */
+  get size(): bigint {
+    return this.#info.size;
+  }
+  /** Whether it can be read (VFIO_REGION_INFO_FLAG_READ). */
+  get readable(): boolean {
+    return this.#info.readable;
+  }
+  /** Whether it can be written (VFIO_REGION_INFO_FLAG_WRITE). */
+  get writable(): boolean {
+    return this.#info.writable;
+  }
+  /** Whether it, or the parts in {@link sparse}, can be mapped (VFIO_REGION_INFO_FLAG_MMAP). */
+  get mmapable(): boolean {
+    return this.#info.mmapable;
+  }
+  /** Where the region may be mapped, if not everywhere (VFIO_REGION_INFO_CAP_SPARSE_MMAP). */
+  get sparse(): { offset: bigint; size: bigint }[] | null {
+    return this.#info.sparse;
+  }
+  /** The kind of a device-specific region (VFIO_REGION_INFO_CAP_TYPE). */
+  get type(): { type: number; subtype: number } | null {
+    return this.#info.type;
+  }
+
+  /** Reads 8 bits at byte `o`. */
+  read8(o: number): number {
+    return this.#file().regionRead(this.#at(o, 1), 1);
+  }
+  /** Reads 16 bits, little endian. */
+  read16(o: number): number {
+    return this.#file().regionRead(this.#at(o, 2), 2);
+  }
+  /** Reads 32 bits, little endian. */
+  read32(o: number): number {
+    return this.#file().regionRead(this.#at(o, 4), 4);
+  }
+  /** One read of 8 bytes; the kernel may split it into two accesses of 4 on the bus. */
+  read64(o: number): bigint {
+    return this.#file().regionRead(this.#at(o, 8), 8);
+  }
+  /** Writes 8 bits: `v` from 0 to 2^8-1. */
+  write8(o: number, v: number): void {
+    this.#file().regionWrite(this.#at(o, 1), 1, v);
+  }
+  /** Writes 16 bits, little endian: `v` from 0 to 2^16-1. */
+  write16(o: number, v: number): void {
+    this.#file().regionWrite(this.#at(o, 2), 2, v);
+  }
+  /** Writes 32 bits, little endian: `v` from 0 to 2^32-1. */
+  write32(o: number, v: number): void {
+    this.#file().regionWrite(this.#at(o, 4), 4, v);
+  }
+  /** One write of 8 bytes; the kernel may split it into two accesses of 4 on the bus. */
+  write64(o: number, v: U64Like): void {
+    this.#file().regionWrite(this.#at(o, 8), 8, v);
+  }
+
+  /** Reads up to `into.length` bytes from `o` on; returns how many there were. */
+  readInto(o: number, into: Uint8Array): number {
+    return this.#file().readInto(this.#at(o, 1), into);
+  }
+  /** Writes up to `from.length` bytes at `o`; returns how many went in. */
+  writeFrom(o: number, from: Uint8Array): number {
+    return this.#file().writeFrom(this.#at(o, 1), from);
+  }
+
+  /**
+   * Maps the region, or part of it. `offset` and `length` in bytes, page aligned; default: from `offset` to the end.
+   *
+   * @throws {VfioError} EINVAL the region can't be mapped there.
+   */
+  mmap(o?: { offset?: U64Like; length?: U64Like }): MappedRegion {
+    const wanted = options(o, 'options');
+    const offset = u64(wanted.offset ?? 0n, 'offset');
+    if (offset > this.size) throw refusal(`an offset up to ${this.size}`, 'offset', offset);
+    const length = u64(wanted.length ?? this.size - offset, 'length');
+    if (length > this.size - offset) throw refusal(`a length up to ${this.size - offset}`, 'length', length);
+    const file = this.#file();
+    let mapped: NativeMapped;
+    try {
+      mapped = file.mmap(this.#info.offset + offset, length, this.readable, this.writable);
+    } catch (error) {
+      throw withWords(error, () => {
+        if (this.size === 0n) return { reason: `the device has no region ${this.index}` };
+        if (!this.mmapable)
+          return {
+            reason: `region ${this.index} can't be mapped`,
+            hint: 'Use read32, write32, ... of the Region',
+          };
+        return { reason: 'offset and length must be page aligned and inside a mappable part' };
+      });
+    }
+    return new MappedRegion(OURS, this.#device, mapped, Number(length));
+  }
+
+  #file(): NativeFile {
+    return fileOf(this.#device);
+  }
+
+  /** The position in the device's file. What does not fit in the region must not reach the next one. */
+  #at(offset: number, width: number): bigint {
+    integer(offset, 'offset', 0, Number.MAX_SAFE_INTEGER);
+    const at = BigInt(offset);
+    if (at + BigInt(width) > this.#info.size)
+      throw refusal(
+        `an offset that leaves ${width} of the region's ${this.#info.size} bytes`,
+        'offset',
+        offset,
+      );
+    return this.#info.offset + at;
+  }
+}
+
+/**
+ * A mapped BAR. Each accessor call is one load or store instruction of exactly that width, in program order: never
+ * split, merged, repeated or dropped. Offsets are multiples of the width.
+ *
+ * An accessor throws a VfioError with code EIO while the device does not answer: its memory decoding is off, or it
+ * sleeps.
+ */
+export class MappedRegion extends Handle {
+  readonly #mapped: NativeMapped;
+  readonly #length: number;
+  #buffer: ArrayBuffer | undefined;
+
+  constructor(key: typeof OURS, device: VfioDevice, mapped: NativeMapped, length: number) {
+    ours(key, 'MappedRegion');
+    super(key, 'MappedRegion', device, [mapped], (self: MappedRegion) => self.#release());
+    this.#mapped = mapped;
+    this.#length = length;
+  }
+
+  /** Length in bytes. */
+  get length(): number {
+    return this.#length;
+  }
+
+  /**
+   * The mapping as an ArrayBuffer, for memory-like BARs and for speed. An engine may merge, drop or (in a DataView)
+   * split accesses to it: docs/registers.md says which forms are safe. Once the region is disposed, or where the device
+   * did not answer, it reads as zeroes.
+   *
+   * @throws code 'EOPNOTSUPP' for the registers of a software device, and where the runtime allows no external
+   * buffers (Electron): use the accessors.
+   */
+  get buffer(): ArrayBuffer {
+    alive(this);
+    if (this.#buffer === undefined || this.#buffer.byteLength === 0) this.#buffer = this.#mapped.buffer();
+    return this.#buffer;
+  }
+
+  /** One 8-bit load at byte `o`. */
+  read8(o: number): number {
+    return this.#mapped.read8(o);
+  }
+  /** One 16-bit load; `o` a multiple of 2. */
+  read16(o: number): number {
+    return this.#mapped.read16(o);
+  }
+  /** One 32-bit load; `o` a multiple of 4. */
+  read32(o: number): number {
+    return this.#mapped.read32(o);
+  }
+  /** One 64-bit load; `o` a multiple of 8. */
+  read64(o: number): bigint {
+    return this.#mapped.read64(o);
+  }
+  /** One 8-bit store: `v` from 0 to 2^8-1. */
+  write8(o: number, v: number): void {
+    this.#mapped.write8(o, v);
+  }
+  /** One 16-bit store: `v` from 0 to 2^16-1; `o` a multiple of 2. */
+  write16(o: number, v: number): void {
+    this.#mapped.write16(o, v);
+  }
+  /** One 32-bit store: `v` from 0 to 2^32-1; `o` a multiple of 4. */
+  write32(o: number, v: number): void {
+    this.#mapped.write32(o, v);
+  }
+  /** One 64-bit store; `o` a multiple of 8. */
+  write64(o: number, v: U64Like): void {
+    this.#mapped.write64(o, v);
+  }
+
+  #release(): void {
+    this.#buffer = undefined;
+    this.#mapped.dispose();
+  }
+}
