@@ -2,7 +2,7 @@
 
 import { shown } from '../lib/base/shell.ts';
 import type { Host } from '../lib/index.ts';
-import { together } from '../lib/system/pci.ts';
+import { changeTogether } from '../lib/system/driver-change.ts';
 import type { Printer } from './print.ts';
 
 export async function changeDrivers(
@@ -20,7 +20,7 @@ export async function changeDrivers(
   const devices = [...new Map(wanted.map((each) => [each.bdf, each])).values()];
   const was = new Map(devices.map((each) => [each.bdf, each.driver]));
   const to = change === 'bind' ? { driver: options.driver ?? 'vfio-pci' } : change;
-  await together(devices, to, { force: options.force ?? false });
+  await changeTogether(devices, to, { force: options.force ?? false });
   const result = devices.map((each) => ({
     bdf: each.bdf,
     was: was.get(each.bdf) ?? null,

@@ -1,7 +1,7 @@
 /** vfio list: the PCI devices of the host. */
 
 import type { Host } from '../lib/index.ts';
-import { withVfio } from '../lib/system/explain/causes.ts';
+import { withVfio } from '../lib/system/facts/pci-facts.ts';
 import type { Printer } from './print.ts';
 
 const hex = (value: number, digits: number) => value.toString(16).padStart(digits, '0');

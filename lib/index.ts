@@ -1,5 +1,13 @@
 /** vfio: PCI devices from TypeScript, through Linux VFIO and iommufd or on a software host. */
 
+export type {
+  ContainerInfo,
+  HwInfo,
+  HwInfoCommon,
+  IoPageFault,
+  IovaRange,
+  ViommuEvent,
+} from './addon/records.ts';
 export type { U64Like } from './base/check.ts';
 export { VfioError, type VfioErrorDetails } from './base/errors.ts';
 export type { AttachedBy, AttachOptions, UserDevice } from './host/attach.ts';
@@ -20,7 +28,7 @@ export type {
   SystemModel,
   Topology,
 } from './host/software/topology.ts';
-export { FaultQueue, type FaultResponse, type IoPageFault } from './iommufd/fault-queue.ts';
+export { FaultQueue, type FaultResponse } from './iommufd/fault-queue.ts';
 export {
   type ArmSmmuv3Invalidation,
   Hwpt,
@@ -29,28 +37,18 @@ export {
   type VtdS1Invalidation,
 } from './iommufd/hwpt.ts';
 export { Ioas } from './iommufd/ioas.ts';
-export { type HwInfo, type HwInfoCommon, Iommufd, type IommufdFeature } from './iommufd/iommufd.ts';
-export {
-  HwQueue,
-  Vdevice,
-  VeventQueue,
-  Viommu,
-  type ViommuEvent,
-  type ViommuType,
-} from './iommufd/viommu.ts';
+export { Iommufd, type IommufdFeature } from './iommufd/iommufd.ts';
+export { HwQueue, Vdevice, VeventQueue, Viommu, type ViommuType } from './iommufd/viommu.ts';
 export { DmaBuffer, type MemorySlice } from './memory/dma-buffer.ts';
-export type { DmaSpace, IovaRange, MapOptions, Mapping } from './memory/dma-space.ts';
+export type { DmaSpace, MapOptions, Mapping } from './memory/dma-space.ts';
 export type { HostCheck, HostReport } from './system/doctor/report.ts';
+export type { BindOptions } from './system/driver-change.ts';
 export type { Cause, Finding } from './system/explain/causes.ts';
+export type { Blocker, DmaOwnership } from './system/facts/group-facts.ts';
 export type { Grant } from './system/grant.ts';
-export { type Blocker, type DmaOwnership, IommuGroup } from './system/groups.ts';
-export { type BindOptions, PciDevice } from './system/pci.ts';
-export {
-  Container,
-  type ContainerExtension,
-  type ContainerInfo,
-  type ContainerIommu,
-} from './type1/container.ts';
+export { IommuGroup } from './system/groups.ts';
+export { PciDevice } from './system/pci.ts';
+export { Container, type ContainerExtension, type ContainerIommu } from './type1/container.ts';
 export { type PciCapability, PciConfig, type PciExtendedCapability } from './vfio/config-space.ts';
 export {
   type DeviceInfo,

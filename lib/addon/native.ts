@@ -9,13 +9,9 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { isMainThread } from 'node:worker_threads';
+import type { U64Like } from '../base/check.ts';
 import { makeSystemError } from '../base/errors.ts';
-import type { IoPageFault } from '../iommufd/fault-queue.ts';
-import type { HwInfo } from '../iommufd/iommufd.ts';
-import type { ViommuEvent } from '../iommufd/viommu.ts';
-import type { ContainerInfo } from '../type1/container.ts';
-
-type U64Like = bigint | number;
+import type { ContainerInfo, HwInfo, IoPageFault, ViommuEvent } from './records.ts';
 
 export interface NativeRange {
   start: bigint;

@@ -134,6 +134,12 @@ export function makeSystemError(
   return new VfioError(errno, { syscall, request, path, handled, reason });
 }
 
+/** Why a call failed, and what to do: a command to run, where there is one. */
+export interface Words {
+  reason?: string;
+  hint?: string;
+}
+
 /**
  * Runs `call`; if it fails with a VfioError for which `explain` has words, throws it again with them. The words are
  * worked out only on failure.

@@ -8,6 +8,7 @@
  */
 
 import type { NativeFile, NativeObject } from '../addon/native.ts';
+import type { IoPageFault } from '../addon/records.ts';
 import { oneOf, refusal } from '../base/check.ts';
 import { explained } from '../base/errors.ts';
 import { own } from '../base/own.ts';
@@ -15,29 +16,6 @@ import type { OURS } from '../base/private.ts';
 import { alive } from '../handles/handle.ts';
 import type { Iommufd } from './iommufd.ts';
 import { RecordQueue } from './record-queue.ts';
-
-/** A page fault of a device. */
-export interface IoPageFault {
-  /** The device's id in the iommufd: {@link VfioDevice.id}. */
-  readonly deviceId: number;
-  /** The process address space id that it used; null: none. */
-  readonly pasid: number | null;
-  /** The I/O virtual address that is missing. */
-  readonly address: bigint;
-  /** The hardware's number of the group of requests. */
-  readonly group: number;
-  /** Whether it is the last of its group. */
-  readonly last: boolean;
-  /** What the device wanted to do. */
-  readonly access: {
-    readonly read: boolean;
-    readonly write: boolean;
-    readonly execute: boolean;
-    readonly privileged: boolean;
-  };
-  /** What all faults of one group share, and what an answer names. */
-  readonly cookie: number;
-}
 
 const codes = ['success', 'invalid', 'failure'] as const;
 

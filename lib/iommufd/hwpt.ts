@@ -10,9 +10,9 @@ import { array, flag, integer, oneOf, options, refusal, type U64Like, u64 } from
 import { explained } from '../base/errors.ts';
 import type { OURS } from '../base/private.ts';
 import { alive, type Handle } from '../handles/handle.ts';
-import { wordsForMissing } from '../system/explain/explain.ts';
 import type { Iommufd } from './iommufd.ts';
 import { IommufdObject } from './iommufd-object.ts';
+import { wordsForMissing } from './iommufd-words.ts';
 
 /** A page table that the program writes itself, by format; its addresses are those of the parent page table. */
 export type HwptData =

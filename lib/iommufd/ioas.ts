@@ -8,6 +8,7 @@
  */
 import { constants } from 'node:os';
 import type { NativeFile, NativeSpace } from '../addon/native.ts';
+import type { IovaRange } from '../addon/records.ts';
 import { array, flag, integer, options, refusal, type U64Like, u64 } from '../base/check.ts';
 import { explained, VfioError, withWords } from '../base/errors.ts';
 import { type OURS, ours } from '../base/private.ts';
@@ -22,9 +23,9 @@ import {
   nativeSpaceOf,
   type SpaceMapping,
 } from '../memory/address-space.ts';
-import type { IovaRange, MapOptions, Mapping } from '../memory/dma-space.ts';
-import { wordsForMissing } from '../system/explain/explain.ts';
+import type { MapOptions, Mapping } from '../memory/dma-space.ts';
 import { differs, type Iommufd } from './iommufd.ts';
+import { wordsForMissing } from './iommufd-words.ts';
 
 /**
  * An I/O address space of an iommufd (Linux 6.2). Ranges are inclusive; addresses and lengths are bytes, and multiples of

@@ -10,8 +10,8 @@ import type { NativeObject } from '../addon/native.ts';
 import { VfioError, withWords } from '../base/errors.ts';
 import { type OURS, ours } from '../base/private.ts';
 import { alive, childrenOf, disposedError, Handle } from '../handles/handle.ts';
-import { wordsForBusy } from '../system/explain/explain.ts';
 import { type Iommufd, usersOf } from './iommufd.ts';
+import { wordsForBusy } from './iommufd-words.ts';
 
 /** An object of an iommufd that its handle owns (IOMMU_DESTROY). */
 export abstract class IommufdObject extends Handle {

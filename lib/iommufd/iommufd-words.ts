@@ -1,8 +1,7 @@
 /** Words for failed calls about page tables, queues and virtual IOMMUs, and for what a kernel is too old for. */
 
 import type { NativeFile } from '../addon/native.ts';
-import type { VfioError } from '../base/errors.ts';
-import type { Words } from '../system/explain/explain.ts';
+import type { VfioError, Words } from '../base/errors.ts';
 
 /** The release that a request came with. */
 const since: Record<string, string> = {

@@ -6,66 +6,19 @@
  */
 
 import { type NativeFile, native } from '../addon/native.ts';
+import type { HwInfo } from '../addon/records.ts';
 import { flag, instance, integer, oneOf, options, refusal } from '../base/check.ts';
 import { explained } from '../base/errors.ts';
 import { OURS } from '../base/private.ts';
 import { alive, fileOf, Handle, keepFile, livingChildren, made } from '../handles/handle.ts';
-import { type HwptRequest, wordsForBusy, wordsForHwpt, wordsForMissing } from '../system/explain/explain.ts';
 import { Container } from '../type1/container.ts';
 import { isAttachedTo, VfioDevice } from '../vfio/device.ts';
 import { FaultQueue } from './fault-queue.ts';
 import { dataFields, Hwpt, type HwptData } from './hwpt.ts';
 import { Ioas } from './ioas.ts';
+import { type HwptRequest, wordsForBusy, wordsForHwpt, wordsForMissing } from './iommufd-words.ts';
 import { RecordQueue } from './record-queue.ts';
 import { Viommu, type ViommuType } from './viommu.ts';
-
-/** What {@link Iommufd.hwInfo} tells of any IOMMU. */
-export interface HwInfoCommon {
-  /** What it can do. */
-  readonly capabilities: {
-    /** Mark pages that devices write (Linux 6.7). */
-    readonly dirtyTracking: boolean;
-    /** The device may execute with a PASID (Linux 6.15). */
-    readonly pciPasidExec: boolean;
-    /** The device may be privileged with a PASID (Linux 6.15). */
-    readonly pciPasidPriv: boolean;
-    /** It can't be asked for translations by the device (Linux 7.1). */
-    readonly pciAtsNotSupported: boolean;
-  };
-  /** The bits of a PASID (Linux 6.15); 0: none. */
-  readonly maxPasidLog2: number;
-}
-
-/** An IOMMU as its driver shows it, by format. Registers are as the manuals of their makers have them. */
-export type HwInfo = HwInfoCommon &
-  (
-    | { readonly type: 'none' }
-    | {
-        readonly type: 'intel-vtd';
-        /** Nested page tables must not be read-only in the parent (errata 772415). */
-        readonly errata772415: boolean;
-        readonly capReg: bigint;
-        readonly ecapReg: bigint;
-      }
-    | {
-        readonly type: 'arm-smmuv3';
-        /** Invalidations must be given twice (Linux 7.3). */
-        readonly errataRepeatTlbiCfgi: boolean;
-        /** IDR0 to IDR5. */
-        readonly idr: readonly number[];
-        readonly iidr: number;
-        readonly aidr: number;
-      }
-    | {
-        readonly type: 'tegra241-cmdqv';
-        readonly version: number;
-        readonly log2vcmdqs: number;
-        readonly log2vsids: number;
-      }
-    | { readonly type: 'amd'; readonly efr: bigint; readonly efr2: bigint }
-    /** One that this package does not know: its number and the bytes that the kernel gave. */
-    | { readonly type: 'unknown'; readonly number: number; readonly data: Uint8Array }
-  );
 
 const features = [
   'hwpt',

@@ -7,15 +7,16 @@
  */
 
 import type { NativeFile, NativeObject } from '../addon/native.ts';
+import type { ViommuEvent } from '../addon/records.ts';
 import { integer, oneOf, options, type U64Like, u64 } from '../base/check.ts';
 import { explained } from '../base/errors.ts';
 import { OURS } from '../base/private.ts';
 import { alive, type Handle } from '../handles/handle.ts';
-import { wordsForMissing } from '../system/explain/explain.ts';
 import type { VfioDevice } from '../vfio/device.ts';
 import { type Hwpt, type Invalidations, invalidate } from './hwpt.ts';
 import { type Iommufd, keepIn, ownDevice } from './iommufd.ts';
 import { IommufdObject } from './iommufd-object.ts';
+import { wordsForMissing } from './iommufd-words.ts';
 import { RecordQueue } from './record-queue.ts';
 
 /** Whose virtual IOMMU: Arm's SMMUv3 (Linux 6.13), or with Tegra241's command queues (Linux 6.17). */
@@ -131,25 +132,6 @@ export class HwQueue extends IommufdObject {
     super(key, 'HwQueue', iommufd, parents, object);
   }
 }
-
-/** An event of a virtual IOMMU, as its guest's driver would read it. */
-export type ViommuEvent =
-  /** Events were lost here: the queue was full. */
-  | { readonly type: 'lost'; readonly sequence: number; readonly lost: true }
-  /** An entry of an SMMUv3 event queue: four words. */
-  | {
-      readonly type: 'arm-smmuv3';
-      readonly sequence: number;
-      readonly lost: false;
-      readonly evt: readonly bigint[];
-    }
-  /** Logical command queues in error, one bit each: two words. */
-  | {
-      readonly type: 'tegra241-cmdqv';
-      readonly sequence: number;
-      readonly lost: false;
-      readonly lvcmdqErrMap: readonly bigint[];
-    };
 
 /**
  * Events of a virtual IOMMU (IOMMU_VEVENTQ_ALLOC, Linux 6.15). `sequence` counts up to 2^31-1 and from 0 again; a gap, or

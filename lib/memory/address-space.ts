@@ -11,14 +11,15 @@
 import { constants } from 'node:os';
 import { warnOfKeptMemory } from '../addon/kept-memory.ts';
 import { type NativeFile, type NativeSpace, type NativeSpaceCalls, native } from '../addon/native.ts';
+import type { IovaRange } from '../addon/records.ts';
 import { flag, options, plain, type U64Like, u64 } from '../base/check.ts';
-import { VfioError, withWords } from '../base/errors.ts';
+import { VfioError, type Words, withWords } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
 import { alive, Handle } from '../handles/handle.ts';
-import { type MapRequest, type Words, wordsForMap } from '../system/explain/explain.ts';
 import { type DmaBuffer, type MemorySlice, type Window, windowOf } from './dma-buffer.ts';
-import type { DmaSpace, IovaRange, MapOptions, Mapping } from './dma-space.ts';
+import type { DmaSpace, MapOptions, Mapping } from './dma-space.ts';
 import { IovaAllocator } from './iova-allocator.ts';
+import { type MapRequest, wordsForMap } from './map-words.ts';
 
 /** What unmaps everything: from 0 on, this many bytes. */
 export const EVERYTHING = 2n ** 64n - 1n;

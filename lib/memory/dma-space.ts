@@ -1,13 +1,8 @@
 /** What a driver needs of an address space, whichever path made it. */
 
+import type { IovaRange } from '../addon/records.ts';
 import type { U64Like } from '../base/check.ts';
 import type { DmaBuffer, MemorySlice } from './dma-buffer.ts';
-
-/** An inclusive range of I/O virtual addresses. */
-export interface IovaRange {
-  start: bigint;
-  last: bigint;
-}
 
 /** How memory is mapped. */
 export interface MapOptions {

@@ -6,8 +6,8 @@
  * place that it refuses is reason to make a new allocator.
  */
 
+import type { IovaRange } from '../addon/records.ts';
 import { SortedList } from '../base/sorted-list.ts';
-import type { IovaRange } from './dma-space.ts';
 
 const MEBIBYTE = 1n << 20n;
 /** The page sizes that IOMMUs have above the smallest. */

@@ -1,9 +1,9 @@
 /** Words for failed calls on address spaces: which range, which limit, which memory. */
+
+import type { IovaRange } from '../addon/records.ts';
 import type { U64Like } from '../base/check.ts';
-import type { VfioError } from '../base/errors.ts';
+import type { VfioError, Words } from '../base/errors.ts';
 import { lastingLockLimit, lockedBytes, lockLimit, raiseLockLimit } from '../base/memlock.ts';
-import type { Words } from '../system/explain/explain.ts';
-import type { IovaRange } from './dma-space.ts';
 
 /** What a failed map asked for. */
 export interface MapRequest {

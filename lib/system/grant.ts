@@ -4,7 +4,7 @@ import type { NativeHost } from '../addon/native.ts';
 import { VfioError } from '../base/errors.ts';
 import { lastingLockLimit } from '../base/memlock.ts';
 import { OURS } from '../base/private.ts';
-import { withVfio } from './explain/causes.ts';
+import { withVfio } from './facts/pci-facts.ts';
 import { IommuGroup } from './groups.ts';
 import type { PciDevice } from './pci.ts';
 

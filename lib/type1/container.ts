@@ -6,10 +6,12 @@
  * that one's compatibility IOAS, whichever that is at each call: its mappings are those of that Ioas, and disposing
  * the container unmaps nothing.
  */
+
 import { constants } from 'node:os';
 import type { NativeContainerCalls, NativeFile } from '../addon/native.ts';
+import type { ContainerInfo, IovaRange } from '../addon/records.ts';
 import { flag, known, oneOf, options, refusal, type U64Like, u64 } from '../base/check.ts';
-import { explained, VfioError, withWords } from '../base/errors.ts';
+import { explained, VfioError, type Words, withWords } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
 import { alive, disposedError, Handle, keepFile } from '../handles/handle.ts';
 import { type Iommufd, ioasOf } from '../iommufd/iommufd.ts';
@@ -23,10 +25,10 @@ import {
   type Way,
 } from '../memory/address-space.ts';
 import { type DmaBuffer, type MemorySlice, windowOf } from '../memory/dma-buffer.ts';
-import type { DmaSpace, IovaRange, MapOptions, Mapping } from '../memory/dma-space.ts';
-import { type Words, wordsForContainer, wordsForSetIommu } from '../system/explain/explain.ts';
-import type { IommuGroup } from '../system/groups.ts';
+import type { DmaSpace, MapOptions, Mapping } from '../memory/dma-space.ts';
+import type { GroupFacts } from '../system/facts/group-facts.ts';
 import { Type1Space } from './type1-space.ts';
+import { wordsForContainer, wordsForSetIommu } from './type1-words.ts';
 
 const extensions = [
   'type1',
@@ -46,18 +48,6 @@ export type ContainerExtension = (typeof extensions)[number];
 
 /** What {@link Container.setIommu} takes. */
 export type ContainerIommu = 'type1' | 'type1v2' | 'noiommu';
-
-/** What a type1 IOMMU is (VFIO_IOMMU_GET_INFO). */
-export interface ContainerInfo {
-  /** The sizes of its pages: a bit for each, of the value of the size in bytes. */
-  readonly pageSizes: bigint;
-  /** What can be mapped. */
-  readonly ranges: IovaRange[];
-  /** How many more mappings it takes; null: the kernel does not say. */
-  readonly dmaAvailable: number | null;
-  /** How dirty pages are told; null: they are not. `pageSizes` as above, the bitmap in bytes. */
-  readonly migration: { readonly pageSizes: bigint; readonly maxDirtyBitmapSize: bigint } | null;
-}
 
 /** By a container's requests, which work on its own space or on the iommufd's compatibility IOAS of the moment. */
 function wayOf(
@@ -83,9 +73,9 @@ function wayOf(
 }
 
 /** A group has joined: what sysfs knows of it. */
-export let joinedBy: (container: Container, group: () => IommuGroup | undefined) => void;
+export let joinedBy: (container: Container, group: () => GroupFacts | undefined) => void;
 /** A group has left: the last one takes the IOMMU with it, and all that was mapped. */
-export let leftBy: (container: Container, group: () => IommuGroup | undefined) => void;
+export let leftBy: (container: Container, group: () => GroupFacts | undefined) => void;
 
 /**
  * A container: /dev/vfio/vfio (Linux 3.6), or the same requests on an iommufd (Linux 6.2). Addresses and lengths are
@@ -101,7 +91,7 @@ export class Container extends Handle implements DmaSpace {
   readonly #own: Type1Space | undefined;
   #iommuType: ContainerIommu | null = null;
   /** Those that have joined it, for words. */
-  readonly #groups = new Set<() => IommuGroup | undefined>();
+  readonly #groups = new Set<() => GroupFacts | undefined>();
 
   static {
     joinedBy = (container, group) => void container.#groups.add(group);

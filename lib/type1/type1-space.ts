@@ -6,10 +6,10 @@
  */
 
 import type { NativeFile, NativeSpaceCalls } from '../addon/native.ts';
+import type { IovaRange } from '../addon/records.ts';
 import { type OURS, ours } from '../base/private.ts';
 import { alive, type Handle } from '../handles/handle.ts';
 import { AddressSpace, EVERYTHING } from '../memory/address-space.ts';
-import type { IovaRange } from '../memory/dma-space.ts';
 
 export class Type1Space extends AddressSpace {
   readonly #file: NativeFile;

@@ -8,7 +8,7 @@
 
 import { type NativeFile, native } from '../addon/native.ts';
 import { array, instance, integer, known, oneOf, options, refusal } from '../base/check.ts';
-import { type VfioError, withWords } from '../base/errors.ts';
+import { type VfioError, type Words, withWords } from '../base/errors.ts';
 import { ownOf } from '../base/own.ts';
 import { OURS, ours } from '../base/private.ts';
 import { alive, fileOf, Handle, keepFile, made } from '../handles/handle.ts';
@@ -16,16 +16,11 @@ import { holdDevice } from '../handles/holds.ts';
 import { Hwpt } from '../iommufd/hwpt.ts';
 import { Ioas } from '../iommufd/ioas.ts';
 import { boundTo, differs, Iommufd } from '../iommufd/iommufd.ts';
-import {
-  type ResetFunction,
-  type Words,
-  wordsForHotReset,
-  wordsForMemlock,
-  wordsForPasid,
-  wordsForToken,
-} from '../system/explain/explain.ts';
+import { wordsForPasid, wordsForToken } from '../iommufd/iommufd-words.ts';
+import { wordsForMemlock } from '../memory/map-words.ts';
 import { PciConfig } from './config-space.ts';
 import { Group } from './group.ts';
+import { type ResetFunction, wordsForHotReset } from './group-words.ts';
 import { Irq } from './irq.ts';
 import { Region } from './region.ts';
 

@@ -1,83 +1,18 @@
 /** Words for failed calls on groups, containers and hot resets. */
 
-import type { VfioError } from '../base/errors.ts';
-import { interruptsRefused, withVfio } from '../system/explain/causes.ts';
-import type { Words } from '../system/explain/explain.ts';
-import { wordsOf } from '../system/explain/host-words.ts';
-import type { IommuGroup } from '../system/groups.ts';
-import { hostOf } from '../system/pci.ts';
+import type { VfioError, Words } from '../base/errors.ts';
+import { wordsForRefusal } from '../system/explain/host-words.ts';
+import type { GroupFacts } from '../system/facts/group-facts.ts';
+import { withVfio } from '../system/facts/pci-facts.ts';
 
-const members = (group: IommuGroup | undefined) =>
+const members = (group: GroupFacts | undefined) =>
   (group?.devices ?? []).map(({ bdf, driver }) => `${bdf} (${driver ?? 'no driver'})`).join(', ');
-
-/** A request was refused (EPERM) to whoever has these groups: for their interrupts, if it looks at these. */
-function wordsForRefusal(error: VfioError, groups: readonly (IommuGroup | undefined)[]): Words | undefined {
-  const devices = groups.flatMap((group) => group?.endpoints ?? []);
-  const [first] = devices;
-  if (first === undefined) return undefined;
-  const names = devices.map(({ bdf }) => bdf).join(', ');
-  const found = interruptsRefused(hostOf(first), names, error.request);
-  return found && wordsOf(found);
-}
-
-/** VFIO_SET_IOMMU failed for a container that has these groups, with a type1 IOMMU. */
-export function wordsForSetIommu(
-  error: VfioError,
-  groups: readonly (IommuGroup | undefined)[],
-): Words | undefined {
-  return error.code === 'EPERM' ? wordsForRefusal(error, groups) : undefined;
-}
-
-/** A request of a container failed. `own`: it is not an iommufd's. */
-export function wordsForContainer(error: VfioError, own: boolean, type: string | null): Words | undefined {
-  if (error.reason !== undefined) return undefined;
-  if (!own) {
-    if (error.code === 'ENODEV')
-      return {
-        reason: 'the iommufd has no compatibility IOAS',
-        hint: 'Set one: iommufd.vfioCompatIoas = iommufd.allocIoas()',
-      };
-    if (error.code === 'ENOTTY' && error.request === 'VFIO_IOMMU_DIRTY_PAGES')
-      return { reason: 'an iommufd tracks dirty pages by page table', hint: 'Hwpt.setDirtyTracking' };
-    return undefined;
-  }
-  switch (error.code) {
-    case 'EINVAL':
-      if (error.request === 'VFIO_SET_IOMMU')
-        return type === null
-          ? {
-              reason: 'no group has joined the container, or it has an IOMMU already',
-              hint: 'Join one first: host.openGroup(id).setContainer(container)',
-            }
-          : { reason: `the container has its IOMMU already: ${type}` };
-      return type === null
-        ? {
-            reason: 'the container has no IOMMU: it gets one by setIommu, and loses it with its last group',
-            hint: "group.setContainer(container); container.setIommu('type1v2')",
-          }
-        : undefined;
-    case 'ENODEV':
-      return error.request === 'VFIO_SET_IOMMU'
-        ? { reason: 'this kernel has no IOMMU of this type, or it is not for the groups of the container' }
-        : undefined;
-    case 'ENOTTY':
-      return type === 'noiommu'
-        ? { reason: 'without an IOMMU nothing can be mapped: the device takes physical addresses' }
-        : undefined;
-    case 'EACCES':
-      return error.request === 'VFIO_IOMMU_DIRTY_PAGES'
-        ? { reason: "dirty pages need 'type1v2', the container has 'type1'" }
-        : undefined;
-    default:
-      return undefined;
-  }
-}
 
 /** The file of a group could not be opened. `node` is its path. */
 export function wordsForOpenGroup(
   error: VfioError,
   id: number,
-  group: IommuGroup | undefined,
+  group: GroupFacts | undefined,
   node: string,
 ): Words | undefined {
   switch (error.code) {
@@ -115,7 +50,7 @@ export function wordsForOpenGroup(
 export function wordsForSetContainer(
   error: VfioError,
   id: number,
-  group: IommuGroup | undefined,
+  group: GroupFacts | undefined,
 ): Words | undefined {
   const blockers = group?.viability().blockers ?? [];
   switch (error.code) {
@@ -148,7 +83,7 @@ export function wordsForGroupDevice(
   error: VfioError,
   bdf: string,
   id: number,
-  group: IommuGroup | undefined,
+  group: GroupFacts | undefined,
 ): Words | undefined {
   if (error.request !== 'VFIO_GROUP_GET_DEVICE_FD')
     return error.request === 'VFIO_DEVICE_BIND_IOMMUFD' || error.request?.includes('IOMMUFD_PT')

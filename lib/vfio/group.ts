@@ -12,15 +12,15 @@ import { OURS, ours } from '../base/private.ts';
 import { alive, fileOf, Handle, join, keepFile, made, part } from '../handles/handle.ts';
 import { holdGroup } from '../handles/holds.ts';
 import { Iommufd } from '../iommufd/iommufd.ts';
-import { wordsForGroupDevice, wordsForSetContainer } from '../system/explain/explain.ts';
-import type { IommuGroup } from '../system/groups.ts';
+import type { GroupFacts } from '../system/facts/group-facts.ts';
 import { Container, joinedBy, leftBy } from '../type1/container.ts';
 import { type DeviceContext, VfioDevice } from './device.ts';
+import { wordsForGroupDevice, wordsForSetContainer } from './group-words.ts';
 
 /** What the host knows of a group that was opened through it. */
 export interface GroupContext {
   /** The group as sysfs shows it; undefined: it is gone. */
-  sysfs(): IommuGroup | undefined;
+  sysfs(): GroupFacts | undefined;
   /** The group passes to user space; returns what to call when it comes back. */
   owned(): () => void;
   /** What a device needs that is opened through it. */

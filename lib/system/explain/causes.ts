@@ -4,10 +4,10 @@
  */
 
 import type { NativeHost } from '../../addon/native.ts';
+import type { GroupFacts } from '../facts/group-facts.ts';
 import { describeOwnership, groupNode, mayOpen, openersOf } from '../facts/nodes.ts';
+import { type PciFacts, withVfio } from '../facts/pci-facts.ts';
 import { usesOf } from '../facts/uses.ts';
-import type { IommuGroup } from '../groups.ts';
-import { devicePath, hostOf, type PciDevice } from '../pci.ts';
 
 /** What a finding is about. */
 export type Cause =
@@ -35,22 +35,13 @@ export interface Finding {
   commands: string[];
 }
 
-/** Is the device with VFIO: with vfio-pci, or with one of the drivers made from it, such as mlx5_vfio_pci? */
-export function withVfio(device: PciDevice): boolean {
-  if (device.mediated) return true;
-  const host = hostOf(device);
-  if (host.list(`${devicePath(device.bdf)}/vfio-dev`) !== null) return true;
-  // Before Linux 6.1 nothing but the name of its driver tells.
-  return /vfio[-_](pci|platform)$/.test(device.driver ?? '') && host.list('/sys/class/vfio-dev') === null;
-}
-
 /** A command of root's, for whoever runs this. */
 export function asRoot(host: NativeHost, command: string): string {
   return host.user() === 0 ? command : `sudo ${command}`;
 }
 
 /** Everything that stands in the way of `device`, what must be repaired first in front. */
-export function causesOf(host: NativeHost, device: PciDevice, group: IommuGroup | undefined): Finding[] {
+export function causesOf(host: NativeHost, device: PciFacts, group: GroupFacts | undefined): Finding[] {
   if (group === undefined) return [iommuOff(host, device)];
   return [
     ...noIommuCauses(device, group),
@@ -91,7 +82,7 @@ function bootCommands(host: NativeHost, remove: readonly string[], add: readonly
   return [steps.map((step) => asRoot(host, step)).join(' && ')];
 }
 
-function iommuOff(host: NativeHost, device: PciDevice): Finding {
+function iommuOff(host: NativeHost, device: PciFacts): Finding {
   const { bdf } = device;
   const off = words(host).filter((word) => /^(intel_iommu|amd_iommu|iommu)=off$/.test(word));
   const on = words(host).includes('intel_iommu=on');
@@ -119,7 +110,7 @@ function iommuOff(host: NativeHost, device: PciDevice): Finding {
 }
 
 /** One that VFIO takes all the same, since its parameter says so. */
-function noIommuCauses({ bdf }: PciDevice, group: IommuGroup): Finding[] {
+function noIommuCauses({ bdf }: PciFacts, group: GroupFacts): Finding[] {
   if (!group.noIommu) return [];
   return [
     {
@@ -131,7 +122,7 @@ function noIommuCauses({ bdf }: PciDevice, group: IommuGroup): Finding[] {
   ];
 }
 
-function driverCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Finding[] {
+function driverCauses(host: NativeHost, device: PciFacts, group: GroupFacts): Finding[] {
   const { bdf, driver } = device;
   if (device.classCode >> 16 === 0x06 && !withVfio(device))
     return [
@@ -173,7 +164,7 @@ function driverCauses(host: NativeHost, device: PciDevice, group: IommuGroup): F
     findings.push({
       cause: 'group',
       blocks: true,
-      reason: `group ${group.id} is not viable: ${held.join('; ')}. ${together(host, device, group)}${stays.length > 0 ? `. ${stays.join(', ')} stays with the kernel` : ''}`,
+      reason: `group ${group.id} is not viable: ${held.join('; ')}. ${whyTogether(host, device, group)}${stays.length > 0 ? `. ${stays.join(', ')} stays with the kernel` : ''}`,
       commands: stays.length > 0 ? [] : [...uses.flat().map((each) => asRoot(host, each.command)), bind],
     });
   }
@@ -184,7 +175,7 @@ const listed = (uses: readonly { reason: string }[]) =>
   uses.length === 0 ? '' : ` (${uses.map((each) => each.reason).join(', ')})`;
 
 /** Why the members of a group are together, as far as the tree of buses tells. */
-function together(host: NativeHost, device: PciDevice, group: IommuGroup): string {
+function whyTogether(host: NativeHost, device: PciFacts, group: GroupFacts): string {
   const members = group.devices;
   const bridge = members.find(
     (each) => each.bdf !== device.bdf && pathOf(host, device).includes(`/${each.bdf}/`),
@@ -199,18 +190,18 @@ function together(host: NativeHost, device: PciDevice, group: IommuGroup): strin
 }
 
 /** Where a device is in the tree of buses. */
-const pathOf = (host: NativeHost, device: PciDevice) =>
+const pathOf = (host: NativeHost, device: PciFacts) =>
   host.readlink(`/sys/bus/pci/devices/${device.bdf}`) ?? '';
 
 /** The nodes that a program opens for `device`: those of iommufd, or those of groups where there is no iommufd. */
-export function nodesFor(host: NativeHost, device: PciDevice, group: IommuGroup): string[] {
+export function nodesFor(host: NativeHost, device: PciFacts, group: GroupFacts): string[] {
   const node = device.vfioNode;
   return node !== null && host.ownership('/dev/iommu') !== null
     ? ['/dev/iommu', node]
     : ['/dev/vfio/vfio', groupNode(host, group.id)];
 }
 
-function nodeCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Finding[] {
+function nodeCauses(host: NativeHost, device: PciFacts, group: GroupFacts): Finding[] {
   const { bdf } = device;
   const findings: Finding[] = [];
   // Without iommufd devices have no nodes of their own; what is left is the older way, by groups and containers.
@@ -275,7 +266,7 @@ function openCauses(
 }
 
 /** The group's node is open. */
-export function groupOpenCauses(host: NativeHost, group: IommuGroup): Finding[] {
+export function groupOpenCauses(host: NativeHost, group: GroupFacts): Finding[] {
   return openCauses(
     host,
     groupNode(host, group.id),
@@ -285,7 +276,7 @@ export function groupOpenCauses(host: NativeHost, group: IommuGroup): Finding[] 
 }
 
 /** Another device of the group is open by its own node. */
-export function neighbourOpenCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Finding[] {
+export function neighbourOpenCauses(host: NativeHost, device: PciFacts, group: GroupFacts): Finding[] {
   return group.devices
     .filter((each) => each.bdf !== device.bdf)
     .flatMap((each) =>
@@ -358,11 +349,11 @@ export function interruptsRefused(
   );
 }
 
-function resetCauses(host: NativeHost, device: PciDevice, group: IommuGroup): Finding[] {
+function resetCauses(host: NativeHost, device: PciFacts, group: GroupFacts): Finding[] {
   const { bdf } = device;
   if (device.mediated || device.classCode >> 8 === 0x0604) return [];
   // Devices below a bridge can be reset with all others of their bus, by whoever has all of them.
-  const bus = (each: PciDevice) => pathOf(host, each).split('/').slice(0, -1).join('/');
+  const bus = (each: PciFacts) => pathOf(host, each).split('/').slice(0, -1).join('/');
   const onBridge = /[0-9a-f]{2}\.[0-7]$/.test(bus(device));
   const neighbours = group.devices.filter((each) => each.bdf !== bdf && bus(each) === bus(device));
   // The kernel finds out what a device can when it is added: the first one of a bus is alone there, and keeps the

@@ -1,11 +1,11 @@
 /** Words for failures whose cause is in the state of the host: drivers, groups, nodes, permissions. */
 
 import type { NativeHost } from '../../addon/native.ts';
-import type { VfioError } from '../../base/errors.ts';
+import type { VfioError, Words } from '../../base/errors.ts';
 import { OURS } from '../../base/private.ts';
-import { describeOwnership, groupNode, openersOf } from '../facts/nodes.ts';
-import type { IommuGroup } from '../groups.ts';
-import { hostOf, PciDevice } from '../pci.ts';
+import type { GroupFacts } from '../facts/group-facts.ts';
+import { describeOwnership, openersOf } from '../facts/nodes.ts';
+import { changeUnderWay, hostOf, PciFacts, usersOf } from '../facts/pci-facts.ts';
 import {
   asRoot,
   causesOf,
@@ -14,20 +14,16 @@ import {
   interruptsRefused,
   neighbourOpenCauses,
 } from './causes.ts';
-import type { Words } from './explain.ts';
 
 /** A driver could not be bound or unbound. */
-export function wordsForBind(error: VfioError, device: PciDevice): Words {
+export function wordsForBind(error: VfioError, device: PciFacts): Words {
   const { bdf } = device;
   switch (error.code) {
     case 'EACCES':
     case 'EPERM':
       return { reason: 'only root may bind and unbind drivers', hint: 'Run this step as root' };
     case 'ETIMEDOUT':
-      return {
-        reason: `a change of the driver of ${bdf} is under way and goes on: a driver waits for whoever has the device open`,
-        hint: 'Nothing calls it off, nor does the end of this process',
-      };
+      return changeUnderWay(bdf);
     case 'EBUSY':
       if (device.driver === null && (device.sriov?.numVfs ?? 0) > 0)
         return {
@@ -59,7 +55,7 @@ export function wordsForBind(error: VfioError, device: PciDevice): Words {
  * Words for a device that is about to be taken from its driver: once that has begun, its driver, its nodes and who has
  * them open can't be seen any more.
  */
-export function wordsForUnbind(device: PciDevice): typeof wordsForBind {
+export function wordsForUnbind(device: PciFacts): typeof wordsForBind {
   const { bdf, driver } = device;
   const who = users(device);
   return (error) =>
@@ -72,7 +68,7 @@ export function wordsForUnbind(device: PciDevice): typeof wordsForBind {
 }
 
 /** The number of a device's virtual functions could not be set. */
-export function wordsForNumVfs(error: VfioError, device: PciDevice): Words {
+export function wordsForNumVfs(error: VfioError, device: PciFacts): Words {
   const { bdf, driver } = device;
   // What is under way holds the lock that it would be read with.
   const sriov = error.code === 'ETIMEDOUT' ? null : device.sriov;
@@ -95,7 +91,7 @@ export function wordsForNumVfs(error: VfioError, device: PciDevice): Words {
     case 'EBUSY':
     case 'ETIMEDOUT': {
       const open = device.virtualFunctions.filter(
-        (vf) => usersOf(new PciDevice(OURS, hostOf(device), vf)).length > 0,
+        (vf) => usersOf(new PciFacts(OURS, hostOf(device), vf)).length > 0,
       );
       if (open.length > 0)
         return {
@@ -120,16 +116,7 @@ export function wordsForNumVfs(error: VfioError, device: PciDevice): Words {
   }
 }
 
-/** Who has the device open, or its group's node, by which it may be used: 'process 4711 (qemu)'. No driver: nobody. */
-export function usersOf(device: PciDevice): string[] {
-  if (device.driver === null) return [];
-  const host = hostOf(device);
-  const nodes = [device.vfioNode, device.group === null ? null : groupNode(host, device.group)];
-  const openers = nodes.flatMap((path) => (path === null ? [] : openersOf(host, path)));
-  return [...new Set(openers.map((each) => each.name))];
-}
-
-function users(device: PciDevice): string {
+function users(device: PciFacts): string {
   const names = usersOf(device);
   return names.length === 0 ? '' : ` (${names.join(', ')})`;
 }
@@ -137,8 +124,8 @@ function users(device: PciDevice): string {
 /** VFIO_DEVICE_BIND_IOMMUFD or an attach failed. */
 export function wordsForJoin(
   error: VfioError,
-  device: PciDevice,
-  group: IommuGroup | undefined,
+  device: PciFacts,
+  group: GroupFacts | undefined,
 ): Words | undefined {
   const { bdf } = device;
   const host = hostOf(device);
@@ -169,6 +156,19 @@ export function wordsForJoin(
   return undefined;
 }
 
+/** A request was refused (EPERM) to whoever has these groups: for their interrupts, if it looks at these. */
+export function wordsForRefusal(
+  error: VfioError,
+  groups: readonly (GroupFacts | undefined)[],
+): Words | undefined {
+  const devices = groups.flatMap((group) => group?.endpoints ?? []);
+  const [first] = devices;
+  if (first === undefined) return undefined;
+  const names = devices.map(({ bdf }) => bdf).join(', ');
+  const found = interruptsRefused(hostOf(first), names, error.request);
+  return found && wordsOf(found);
+}
+
 /** A finding as words: its reason, and its commands as one. */
 export function wordsOf(finding: Finding): Words {
   const { reason, commands } = finding;
@@ -182,7 +182,7 @@ function by(host: NativeHost, path: string): string {
 }
 
 /** A device's own file could not be found or opened. */
-export function wordsForNode(device: PciDevice, group: IommuGroup | undefined): Words {
+export function wordsForNode(device: PciFacts, group: GroupFacts | undefined): Words {
   const found = causesOf(hostOf(device), device, group).find(
     ({ cause }) => cause !== 'interrupts' && cause !== 'no-reset' && cause !== 'group',
   );
