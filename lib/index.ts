@@ -11,8 +11,8 @@ export type {
 export type { U64Like } from './base/check.ts';
 export { VfioError, type VfioErrorDetails } from './base/errors.ts';
 export type { AttachedBy, AttachOptions, UserDevice } from './host/attach.ts';
+export type { Diagnosis } from './host/diagnose.ts';
 export {
-  type Diagnosis,
   type DmaFault,
   Host,
   type HostOptions,

@@ -1,7 +1,6 @@
 /** Checks on what a caller passed, of one form: Expected X for Y but received Z. (The addon has the same for what
  * goes straight to it: native/binding/arguments.cc.) */
 import { inspect } from 'node:util';
-import { Handle, made } from '../handles/handle.ts';
 import { ownOf } from './own.ts';
 import { shown } from './shell.ts';
 
@@ -104,17 +103,6 @@ export function array<T>(value: readonly T[], name: string): readonly T[] {
   throw refusal('an array', name, value);
 }
 
-/** An instance of one of this package's classes: made by it, and not a look-alike. */
-export function instance<T extends object>(
-  value: unknown,
-  of: abstract new (...args: never[]) => T,
-  name: string,
-): T {
-  if (value instanceof of && (!(value instanceof Handle) || made(value))) return value;
-  throw refusal(`${/^[AEIOU]/.test(of.name) ? 'an' : 'a'} ${of.name}`, name, value);
-}
-
-/** A PCI address in full: 0000:00:10.0. The short form (00:10.0) is taken to be in domain 0000. */
 /** What a mediated device is called. */
 export const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 
@@ -123,6 +111,7 @@ export function deviceName(value: unknown, name = 'bdf'): string {
   return typeof value === 'string' && UUID.test(value) ? value.toLowerCase() : bdf(value, name);
 }
 
+/** A PCI address in full: 0000:00:10.0. The short form (00:10.0) is taken to be in domain 0000. */
 export function bdf(value: unknown, name = 'bdf'): string {
   if (typeof value === 'string') {
     const match = /^(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])$/i.exec(value);

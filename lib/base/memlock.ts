@@ -7,6 +7,11 @@ export interface LockLimit {
   hard: number;
 }
 
+export const MEBIBYTE = 1048576;
+
+/** What a program needs at least to be worth running: a ring and some buffers. */
+export const LITTLE_MEMORY = 64 * MEBIBYTE;
+
 /** CAP_IPC_LOCK lifts the limit. */
 const CAP_IPC_LOCK = 14n;
 

@@ -9,6 +9,7 @@
  */
 
 import type { NativeFile } from '../addon/native.ts';
+import { refusal } from '../base/check.ts';
 import { stackOf } from '../base/errors.ts';
 import { ownOf } from '../base/own.ts';
 import { type OURS, ours, remembered } from '../base/private.ts';
@@ -180,4 +181,18 @@ export abstract class Handle implements Disposable {
     forgotten.unregister(this.#self);
     (this.#release as (self: this) => void)(this);
   }
+}
+
+/**
+ * An instance of one of this package's classes: made by it, and not a look-alike. `kind`: what a caller knows the class as,
+ * if that is not its name.
+ */
+export function instance<T extends Handle>(
+  value: unknown,
+  of: abstract new (...args: never[]) => T,
+  name: string,
+  kind = of.name,
+): T {
+  if (value instanceof of && made(value)) return value;
+  throw refusal(`${/^[AEIOU]/.test(kind) ? 'an' : 'a'} ${kind}`, name, value);
 }

@@ -6,10 +6,11 @@
 import { constants } from 'node:os';
 import { flag, known, oneOf, text } from '../base/check.ts';
 import { VfioError, withWords } from '../base/errors.ts';
+import type { Iommufd } from '../iommufd/iommufd.ts';
 import type { DmaSpace } from '../memory/dma-space.ts';
 import type { Container } from '../type1/container.ts';
 import type { VfioDevice } from '../vfio/device.ts';
-import type { Host } from './host.ts';
+import type { Opener } from './opener.ts';
 
 const ways = ['cdev', 'group-iommufd', 'group-type1', 'noiommu'] as const;
 
@@ -48,7 +49,7 @@ type Opened = Omit<UserDevice, 'via' | typeof Symbol.dispose>;
 
 /** What a way needs: `keep` has it disposed in the end, newest first. */
 interface Way {
-  readonly host: Host;
+  readonly host: Opener;
   readonly bdf: string;
   readonly token: string | undefined;
   keep<T extends Disposable>(opened: T): T;
@@ -84,7 +85,7 @@ const open: Record<AttachedBy, (way: Way) => Opened> = {
 const LACKING: ReadonlySet<string> = new Set(['ENOMEM', 'EMFILE', 'ENFILE', 'EAGAIN']);
 
 /** Opens `bdf` by the first way that works. */
-export function attach(host: Host, bdf: string, o: AttachOptions | undefined): UserDevice {
+export function attach(host: Opener, bdf: string, o: AttachOptions | undefined): UserDevice {
   const { via, unsafeNoIommu, vfToken } = known(o, 'options', ['via', 'unsafeNoIommu', 'vfToken']);
   const unsafe = flag(unsafeNoIommu, 'unsafeNoIommu', false);
   const token = vfToken === undefined ? undefined : text(vfToken, 'vfToken');
@@ -120,7 +121,7 @@ export function attach(host: Host, bdf: string, o: AttachOptions | undefined): U
 
 function byCharacterDevice({ host, bdf, token, keep }: Way): Opened {
   const device = host.openDevice(bdf);
-  let iommufd: ReturnType<Host['openIommufd']>;
+  let iommufd: Iommufd;
   try {
     iommufd = keep(host.openIommufd());
   } finally {
@@ -145,20 +146,20 @@ function byContainer({ host, bdf, token, keep }: Way, type: 'type1v2' | 'noiommu
 
 const tokenOf = (vfToken: string | undefined) => (vfToken === undefined ? undefined : { vfToken });
 
-function groupOf(host: Host, bdf: string): number {
+function groupOf(host: Opener, bdf: string): number {
   const { group } = host.device(bdf);
   if (group === null) throw notThere(`${bdf} has no IOMMU group: the IOMMU is off, or does not translate it`);
   return group;
 }
 
 /** Is its group one that VFIO made up? */
-function withoutIommu(host: Host, bdf: string): boolean {
+function withoutIommu(host: Opener, bdf: string): boolean {
   const { group } = host.device(bdf);
   return group !== null && host.group(group).noIommu;
 }
 
 /** Is its character device one that confines nothing (Linux 7.3)? */
-function nodeWithoutIommu(host: Host, bdf: string): boolean {
+function nodeWithoutIommu(host: Opener, bdf: string): boolean {
   return host.device(bdf).vfioNode?.includes('/noiommu-') ?? false;
 }
 

@@ -11,8 +11,7 @@ import { VfioError, withWords } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
 import { alive, Handle } from '../handles/handle.ts';
 import { Iommufd } from '../iommufd/iommufd.ts';
-import { failedAttempt, type HostReport, memlockFinding, reportOf } from '../system/doctor/report.ts';
-import { causesOf, type Finding } from '../system/explain/causes.ts';
+import { type Differences, type HostReport, reportOf } from '../system/doctor/report.ts';
 import { wordsForJoin, wordsForNode, wordsForOpen } from '../system/explain/host-words.ts';
 import { markInUse } from '../system/facts/group-facts.ts';
 import { devicePath } from '../system/facts/pci-facts.ts';
@@ -24,6 +23,8 @@ import { VfioDevice } from '../vfio/device.ts';
 import { Group } from '../vfio/group.ts';
 import { wordsForOpenGroup } from '../vfio/group-words.ts';
 import { type AttachOptions, attach, type UserDevice } from './attach.ts';
+import { type Diagnosis, diagnose } from './diagnose.ts';
+import type { Opener } from './opener.ts';
 import { type HotPlug, hotPlug } from './software/hot-plug.ts';
 import { type Topology, topologyText } from './software/topology.ts';
 
@@ -49,14 +50,12 @@ export interface SoftwareOptions {
   topology?: Topology;
 }
 
-/** What {@link Host.diagnose} found. */
-export interface Diagnosis {
-  bdf: string;
-  /** Whether a program of this process can use it now. */
-  usable: boolean;
-  /** What stands in the way, and what is worth knowing. */
-  findings: Finding[];
-}
+const MACHINE: Differences = {
+  backend: 'kernel',
+  showsInterrupts: true,
+  hugePagesHint: 'DmaBuffer.alloc(size, { hugePages: "2M" }) needs some: sysctl vm.nr_hugepages=64',
+};
+const SIMULATED: Differences = { backend: 'software', showsInterrupts: false, hugePagesHint: null };
 
 /** A translation that failed: what the IOMMU's fault log holds. */
 export interface DmaFault {
@@ -85,7 +84,7 @@ export interface SoftwareControls extends HotPlug {
  * The machine's kernel, or a software host. Disposing it disposes what was opened through it; a software host itself
  * lives until its last file is closed.
  */
-export class Host extends Handle {
+export class Host extends Handle implements Opener {
   /** Which one it is. */
   readonly backend: 'kernel' | 'software';
   /** Present on the software host only. */
@@ -133,7 +132,7 @@ export class Host extends Handle {
   /** What this host can do and, for what it can't, why and how to fix it. */
   report(): HostReport {
     alive(this);
-    return reportOf(this.#native, this.backend);
+    return reportOf(this.#native, this.backend === 'software' ? SIMULATED : MACHINE);
   }
 
   /**
@@ -142,24 +141,7 @@ export class Host extends Handle {
    * many bytes the program is going to map for devices; if its limit is below that, that is a reason.
    */
   diagnose(bdf: string, o?: { attempt?: boolean; memory?: number }): Diagnosis {
-    const wanted = known(o, 'options', ['attempt', 'memory']);
-    const attempt = flag(wanted.attempt, 'attempt', true);
-    const memory =
-      wanted.memory === undefined ? undefined : integer(wanted.memory, 'memory', 1, Number.MAX_SAFE_INTEGER);
-    const device = this.device(bdf);
-    const group = device.group === null ? undefined : new IommuGroup(OURS, this.#native, device.group);
-    const findings = causesOf(this.#native, device, group);
-    if (attempt && !findings.some((each) => each.blocks)) {
-      try {
-        this.attach(device.bdf)[Symbol.dispose]();
-      } catch (error) {
-        if (!(error instanceof VfioError)) throw error;
-        findings.push(failedAttempt(this.#native, device, error));
-      }
-    }
-    const memlock = memlockFinding(memory);
-    if (memlock !== undefined) findings.push(memlock);
-    return { bdf: device.bdf, usable: !findings.some((each) => each.blocks), findings };
+    return diagnose(this, this.#native, bdf, o);
   }
 
   /**

@@ -14,7 +14,7 @@ import { explained } from '../base/errors.ts';
 import { own } from '../base/own.ts';
 import type { OURS } from '../base/private.ts';
 import { alive } from '../handles/handle.ts';
-import type { Iommufd } from './iommufd.ts';
+import type { IommufdFile } from '../handles/iommufd-file.ts';
 import { RecordQueue } from './record-queue.ts';
 
 const codes = ['success', 'invalid', 'failure'] as const;
@@ -42,7 +42,7 @@ export class FaultQueue extends RecordQueue<IoPageFault> {
   readonly #records: NativeFile;
   readonly #groups = new Map<number, Group>();
 
-  constructor(key: typeof OURS, iommufd: Iommufd, object: NativeObject, records: NativeFile) {
+  constructor(key: typeof OURS, iommufd: IommufdFile, object: NativeObject, records: NativeFile) {
     super(key, 'FaultQueue', iommufd, [iommufd], object, records, () => this.#read());
     this.#records = records;
   }

@@ -10,7 +10,7 @@ import { array, flag, integer, oneOf, options, refusal, type U64Like, u64 } from
 import { explained } from '../base/errors.ts';
 import type { OURS } from '../base/private.ts';
 import { alive, type Handle } from '../handles/handle.ts';
-import type { Iommufd } from './iommufd.ts';
+import type { IommufdFile } from '../handles/iommufd-file.ts';
 import { IommufdObject } from './iommufd-object.ts';
 import { wordsForMissing } from './iommufd-words.ts';
 
@@ -134,7 +134,7 @@ export class Hwpt extends IommufdObject {
 
   constructor(
     key: typeof OURS,
-    iommufd: Iommufd,
+    iommufd: IommufdFile,
     parents: readonly Handle[],
     file: NativeFile,
     object: NativeObject,

@@ -13,6 +13,7 @@ import { array, flag, integer, options, refusal, type U64Like, u64 } from '../ba
 import { explained, VfioError, withWords } from '../base/errors.ts';
 import { type OURS, ours } from '../base/private.ts';
 import { alive, disposedError } from '../handles/handle.ts';
+import { differs, type HandleClasses, type IommufdFile, iommufdOf } from '../handles/iommufd-file.ts';
 import {
   AddressSpace,
   accessOf,
@@ -24,7 +25,6 @@ import {
   type SpaceMapping,
 } from '../memory/address-space.ts';
 import type { MapOptions, Mapping } from '../memory/dma-space.ts';
-import { differs, type Iommufd } from './iommufd.ts';
 import { wordsForMissing } from './iommufd-words.ts';
 
 /**
@@ -32,12 +32,12 @@ import { wordsForMissing } from './iommufd-words.ts';
  * `iovaRanges().alignment`: 1 while nothing is attached, the IOMMU's smallest page then.
  */
 export class Ioas extends AddressSpace {
-  readonly #iommufd: Iommufd;
+  readonly #iommufd: IommufdFile;
   readonly #file: NativeFile;
   readonly #space: NativeSpace;
   readonly #id: number;
 
-  constructor(key: typeof OURS, iommufd: Iommufd, file: NativeFile, made: NativeSpace) {
+  constructor(key: typeof OURS, iommufd: IommufdFile, file: NativeFile, made: NativeSpace) {
     ours(key, 'Ioas');
     super(key, 'Ioas', iommufd, made, made.calls(), file, 'IOMMU_IOAS_MAP');
     this.#iommufd = iommufd;
@@ -55,8 +55,8 @@ export class Ioas extends AddressSpace {
   }
 
   /** The iommufd that it is in. */
-  get iommufd(): Iommufd {
-    return this.#iommufd;
+  get iommufd(): HandleClasses['Iommufd'] {
+    return iommufdOf(this.#iommufd);
   }
 
   /**

@@ -10,12 +10,12 @@ import type { NativeObject } from '../addon/native.ts';
 import { VfioError, withWords } from '../base/errors.ts';
 import { type OURS, ours } from '../base/private.ts';
 import { alive, childrenOf, disposedError, Handle } from '../handles/handle.ts';
-import { type Iommufd, usersOf } from './iommufd.ts';
+import { type HandleClasses, type IommufdFile, iommufdOf, usersOf } from '../handles/iommufd-file.ts';
 import { wordsForBusy } from './iommufd-words.ts';
 
 /** An object of an iommufd that its handle owns (IOMMU_DESTROY). */
 export abstract class IommufdObject extends Handle {
-  readonly #iommufd: Iommufd;
+  readonly #iommufd: IommufdFile;
   readonly #object: NativeObject;
   readonly #id: number;
   readonly #before: { dispose(): void } | undefined;
@@ -25,7 +25,7 @@ export abstract class IommufdObject extends Handle {
   protected constructor(
     key: typeof OURS,
     kind: string,
-    iommufd: Iommufd,
+    iommufd: IommufdFile,
     parents: readonly Handle[],
     object: NativeObject,
     before?: { dispose(): void },
@@ -50,8 +50,8 @@ export abstract class IommufdObject extends Handle {
   }
 
   /** The iommufd that it is in. */
-  get iommufd(): Iommufd {
-    return this.#iommufd;
+  get iommufd(): HandleClasses['Iommufd'] {
+    return iommufdOf(this.#iommufd);
   }
 
   /**
@@ -75,7 +75,7 @@ export abstract class IommufdObject extends Handle {
       this.#object.destroy();
     } catch (error) {
       if (error instanceof VfioError && error.code === 'EBUSY')
-        throw withWords(error, () => wordsForBusy(usersOf(this.#iommufd, this)));
+        throw withWords(error, () => wordsForBusy(usersOf(this.#iommufd, this.id, this)));
       throw error;
     }
   }

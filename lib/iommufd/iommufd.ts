@@ -7,12 +7,21 @@
 
 import { type NativeFile, native } from '../addon/native.ts';
 import type { HwInfo } from '../addon/records.ts';
-import { flag, instance, integer, oneOf, options, refusal } from '../base/check.ts';
+import { flag, integer, oneOf, options, refusal } from '../base/check.ts';
 import { explained } from '../base/errors.ts';
 import { OURS } from '../base/private.ts';
-import { alive, fileOf, Handle, keepFile, livingChildren, made } from '../handles/handle.ts';
+import { alive, type Handle, instance, keepFile, made } from '../handles/handle.ts';
+import {
+  differs,
+  forgetIn,
+  handleIn,
+  type IommufdDevice,
+  IommufdFile,
+  keepIn,
+  ownDevice,
+  usersOf,
+} from '../handles/iommufd-file.ts';
 import { Container } from '../type1/container.ts';
-import { isAttachedTo, VfioDevice } from '../vfio/device.ts';
 import { FaultQueue } from './fault-queue.ts';
 import { dataFields, Hwpt, type HwptData } from './hwpt.ts';
 import { Ioas } from './ioas.ts';
@@ -39,37 +48,17 @@ const features = [
 /** What {@link Iommufd.supports} can be asked. */
 export type IommufdFeature = (typeof features)[number];
 
-/** Does the other one lead to another open file? */
-export function differs(one: Iommufd, other: Iommufd): boolean {
-  return one !== other && !fileOf(one).same(fileOf(other));
+declare module '../handles/iommufd-file.ts' {
+  interface HandleClasses {
+    Iommufd: Iommufd;
+  }
 }
 
-/** Remembers the handle of an object by its id. */
-export let keepIn: <T extends Handle & { readonly id: number }>(iommufd: Iommufd, handle: T) => T;
-/** The handle of an address space, by its id. */
-export let ioasOf: (iommufd: Iommufd, id: number) => Ioas;
-/** A device was bound to it. */
-export let boundTo: (iommufd: Iommufd, device: VfioDevice) => void;
-/** What is known to need an object, in words. */
-export let usersOf: (iommufd: Iommufd, handle: Handle & { readonly id: number }) => string[];
-/** A device that is bound to this iommufd, and its id. */
-export let ownDevice: (iommufd: Iommufd, device: unknown) => { device: VfioDevice; id: number };
-
 /** An open /dev/iommu (Linux 6.2). */
-export class Iommufd extends Handle {
+export class Iommufd extends IommufdFile {
   readonly #file: NativeFile;
-  readonly #objects = new Map<number, WeakRef<Handle & { readonly id: number }>>();
-  readonly #devices = new Set<WeakRef<VfioDevice>>();
   /** The compatibility IOAS, as far as is known: kept, since requests reach it without its handle. */
   #compat: Ioas | undefined;
-
-  static {
-    keepIn = (iommufd, handle) => iommufd.#keep(handle);
-    ioasOf = (iommufd, id) => iommufd.#ioasOf(id);
-    boundTo = (iommufd, device) => iommufd.#bound(device);
-    usersOf = (iommufd, handle) => iommufd.#usersOf(handle.id, handle);
-    ownDevice = (iommufd, device) => iommufd.#ownDevice(device);
-  }
 
   constructor(key: typeof OURS, parent: Handle | undefined, file: NativeFile) {
     super(key, 'Iommufd', parent, [file], (self: Iommufd) => self.#release());
@@ -115,7 +104,7 @@ export class Iommufd extends Handle {
    * pinned; ENOTTY before 6.6.
    */
   allocHwpt(o: {
-    device: VfioDevice;
+    device: IommufdDevice;
     parent: Ioas | Hwpt | Viommu;
     nestParent?: boolean;
     dirtyTracking?: boolean;
@@ -141,7 +130,7 @@ export class Iommufd extends Handle {
       parent: parent instanceof Ioas ? 'Ioas' : parent instanceof Hwpt ? 'Hwpt' : 'Viommu',
       format: own?.format,
     };
-    const its = this.#ownDevice(device);
+    const its = ownDevice(this, device);
     const object = explained(
       () =>
         this.#file.hwptAlloc(
@@ -172,12 +161,12 @@ export class Iommufd extends Handle {
    * @throws {VfioError} EOPNOTSUPP the IOMMU has no such type; EINVAL the parent was made without `nestParent`; ENOTTY
    * before 6.13.
    */
-  allocViommu(o: { device: VfioDevice; parent: Hwpt; type: ViommuType }): Viommu {
+  allocViommu(o: { device: IommufdDevice; parent: Hwpt; type: ViommuType }): Viommu {
     alive(this);
     const { device, parent, type } = options(o, 'options');
     const kind = oneOf(type as ViommuType, 'type', ['arm-smmuv3', 'tegra241-cmdqv']);
     const table = this.#own(instance(parent, Hwpt, 'parent'), 'a Hwpt', 'parent');
-    const its = this.#ownDevice(device);
+    const its = ownDevice(this, device);
     const parts = explained(
       () => this.#file.viommuAlloc(its.id, table.id, kind),
       (error) =>
@@ -197,11 +186,11 @@ export class Iommufd extends Handle {
    *
    * @throws {VfioError} EOPNOTSUPP it has no such view; ENOTTY before 6.6.
    */
-  hwInfo(device: VfioDevice, o?: { type?: 'tegra241-cmdqv' }): HwInfo {
+  hwInfo(device: IommufdDevice, o?: { type?: 'tegra241-cmdqv' }): HwInfo {
     alive(this);
     const { type } = options(o, 'options');
     if (type !== undefined) oneOf(type, 'type', ['tegra241-cmdqv']);
-    const its = this.#ownDevice(device);
+    const its = ownDevice(this, device);
     return this.#asked(() => this.#file.hwInfo(its.id, type));
   }
 
@@ -262,7 +251,11 @@ export class Iommufd extends Handle {
    */
   container(): Container {
     alive(this);
-    return new Container(OURS, this, this.#file, this);
+    return new Container(OURS, this, this.#file, {
+      iommufd: this,
+      compatIoas: () => this.vfioCompatIoas,
+      space: (ioas) => this.#ioasOf(ioas),
+    });
   }
 
   /**
@@ -285,74 +278,37 @@ export class Iommufd extends Handle {
   destroy(id: number): void {
     alive(this);
     integer(id, 'id', 0, 0xffffffff);
-    const handle = this.#handleOf(id);
+    const handle = handleIn(this, id);
     explained(
       () => this.#file.destroy(id),
-      (error) => (error.code === 'EBUSY' ? wordsForBusy(this.#usersOf(id, handle)) : undefined),
+      (error) =>
+        error.code === 'EBUSY'
+          ? wordsForBusy([
+              ...(handle instanceof RecordQueue
+                ? ['its descriptor is open: disposing the handle closes that']
+                : []),
+              ...usersOf(this, id, handle),
+            ])
+          : undefined,
     );
     // The handle is over too.
-    this.#objects.delete(id);
+    forgetIn(this, id);
     handle?.[Symbol.dispose]();
-  }
-
-  #keep<T extends Handle & { readonly id: number }>(handle: T): T {
-    this.#objects.set(handle.id, new WeakRef<Handle & { readonly id: number }>(handle));
-    return handle;
   }
 
   #ioasOf(id: number): Ioas {
     alive(this);
-    const known = this.#handleOf(id);
+    const known = handleIn(this, id);
     return known instanceof Ioas
       ? known
-      : this.#keep(new Ioas(OURS, this, this.#file, this.#file.ioasOf(id)));
-  }
-
-  #bound(device: VfioDevice): void {
-    for (const each of this.#devices) if (each.deref() === undefined) this.#devices.delete(each);
-    this.#devices.add(new WeakRef(device));
-  }
-
-  #ownDevice(device: unknown): { device: VfioDevice; id: number } {
-    const found = instance(device, VfioDevice, 'device');
-    fileOf(found); // alive
-    if (found.id === null || !found.iommufd || differs(found.iommufd, this))
-      throw refusal('a device that is bound to this iommufd', 'device', device);
-    return { device: found, id: found.id };
+      : keepIn(this, new Ioas(OURS, this, this.#file, this.#file.ioasOf(id)));
   }
 
   #release(): void {
     this.#file.dispose();
   }
 
-  /** The handle of the object that has this id now. */
-  #handleOf(id: number): (Handle & { readonly id: number }) | undefined {
-    const handle = this.#objects.get(id)?.deref();
-    if (handle === undefined || handle.disposed) return undefined;
-    try {
-      return handle.id === id ? handle : undefined;
-    } catch (error) {
-      if ((error as { code?: unknown }).code !== 'ERR_VFIO_DISPOSED') throw error;
-      return undefined; // the kernel has destroyed it, and the id may be another's
-    }
-  }
-
-  #usersOf(id: number, handle: Handle | undefined): string[] {
-    const devices = [...this.#devices].flatMap((each) => each.deref() ?? []).filter((each) => !each.disposed);
-    const self = devices.find((each) => each.id === id);
-    return [
-      ...(self
-        ? [`it is ${self.bdf === null ? 'a device' : `device ${self.bdf}`}, which goes when that is closed`]
-        : []),
-      ...devices
-        .filter((each) => handle !== undefined && isAttachedTo(each, handle))
-        .map((each) => `device ${each.bdf ?? each.id} is attached to it`),
-      ...(handle instanceof RecordQueue ? ['its descriptor is open: disposing the handle closes that'] : []),
-      ...(handle === undefined ? [] : livingChildren(handle).map((kind) => `a ${kind} was made of it`)),
-    ];
-  }
-
-  #own<T extends { readonly iommufd: Iommufd }>(object: T, what: string, name: string): T {
+  #own<T extends { readonly iommufd: IommufdFile }>(object: T, what: string, name: string): T {
     if (differs(object.iommufd, this)) throw refusal(`${what} of this iommufd`, name, object);
     return object;
   }

@@ -12,7 +12,7 @@ import { VfioError } from '../base/errors.ts';
 import { ownOf } from '../base/own.ts';
 import { type OURS, ours } from '../base/private.ts';
 import { alive, disposedError, type Handle } from '../handles/handle.ts';
-import type { Iommufd } from './iommufd.ts';
+import type { IommufdFile } from '../handles/iommufd-file.ts';
 import { IommufdObject } from './iommufd-object.ts';
 
 interface Waiter<T> {
@@ -44,7 +44,7 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
   protected constructor(
     key: typeof OURS,
     kind: string,
-    iommufd: Iommufd,
+    iommufd: IommufdFile,
     parents: readonly Handle[],
     object: NativeObject,
     records: NativeFile,

@@ -12,9 +12,8 @@ import { integer, oneOf, options, type U64Like, u64 } from '../base/check.ts';
 import { explained } from '../base/errors.ts';
 import { OURS } from '../base/private.ts';
 import { alive, type Handle } from '../handles/handle.ts';
-import type { VfioDevice } from '../vfio/device.ts';
+import { type IommufdDevice, type IommufdFile, keepIn, ownDevice } from '../handles/iommufd-file.ts';
 import { type Hwpt, type Invalidations, invalidate } from './hwpt.ts';
-import { type Iommufd, keepIn, ownDevice } from './iommufd.ts';
 import { IommufdObject } from './iommufd-object.ts';
 import { wordsForMissing } from './iommufd-words.ts';
 import { RecordQueue } from './record-queue.ts';
@@ -32,7 +31,7 @@ export class Viommu extends IommufdObject {
 
   constructor(
     key: typeof OURS,
-    iommufd: Iommufd,
+    iommufd: IommufdFile,
     parent: Hwpt,
     file: NativeFile,
     made: { object: NativeObject; mmap: { offset: bigint; length: bigint } | null },
@@ -50,7 +49,7 @@ export class Viommu extends IommufdObject {
    * @throws {VfioError} EEXIST the device has one already, or the id is taken; EINVAL the device is behind another IOMMU,
    * or the id is too large; ENOTTY before 6.13.
    */
-  allocVdevice(o: { device: VfioDevice; virtId: U64Like }): Vdevice {
+  allocVdevice(o: { device: IommufdDevice; virtId: U64Like }): Vdevice {
     alive(this);
     const { device, virtId } = options(o, 'options');
     const found = ownDevice(this.iommufd, device);
@@ -116,7 +115,7 @@ export class Vdevice extends IommufdObject {
 
   constructor(
     key: typeof OURS,
-    iommufd: Iommufd,
+    iommufd: IommufdFile,
     parents: readonly Handle[],
     object: NativeObject,
     virtId: bigint,
@@ -128,7 +127,7 @@ export class Vdevice extends IommufdObject {
 
 /** A guest's queue that hardware reads by itself. */
 export class HwQueue extends IommufdObject {
-  constructor(key: typeof OURS, iommufd: Iommufd, parents: readonly Handle[], object: NativeObject) {
+  constructor(key: typeof OURS, iommufd: IommufdFile, parents: readonly Handle[], object: NativeObject) {
     super(key, 'HwQueue', iommufd, parents, object);
   }
 }
@@ -143,7 +142,7 @@ export class VeventQueue extends RecordQueue<ViommuEvent> {
 
   constructor(
     key: typeof OURS,
-    iommufd: Iommufd,
+    iommufd: IommufdFile,
     viommu: Viommu,
     made: { object: NativeObject; file: NativeFile },
     type: ViommuType,

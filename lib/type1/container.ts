@@ -14,7 +14,7 @@ import { flag, known, oneOf, options, refusal, type U64Like, u64 } from '../base
 import { explained, VfioError, type Words, withWords } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
 import { alive, disposedError, Handle, keepFile } from '../handles/handle.ts';
-import { type Iommufd, ioasOf } from '../iommufd/iommufd.ts';
+import { type HandleClasses, type IommufdFile, iommufdOf } from '../handles/iommufd-file.ts';
 import {
   type AddressSpace,
   EVERYTHING,
@@ -49,17 +49,26 @@ export type ContainerExtension = (typeof extensions)[number];
 /** What {@link Container.setIommu} takes. */
 export type ContainerIommu = 'type1' | 'type1v2' | 'noiommu';
 
+/** The iommufd that a container's requests go to, and what the container needs of it. */
+export interface Over {
+  readonly iommufd: IommufdFile;
+  /** Its compatibility IOAS. */
+  compatIoas(): AddressSpace | null;
+  /** The IOAS with this id. */
+  space(ioas: number): AddressSpace;
+}
+
 /** By a container's requests, which work on its own space or on the iommufd's compatibility IOAS of the moment. */
 function wayOf(
   file: NativeFile,
   calls: NativeContainerCalls,
   own: Type1Space | undefined,
-  iommufd: Iommufd | undefined,
+  over: Over | undefined,
 ): Way {
   const spaceOf = (ioas: number): AddressSpace => {
     if (own) return own;
-    if (iommufd === undefined || iommufd.disposed) throw disposedError('Iommufd');
-    return ioasOf(iommufd, ioas);
+    if (over === undefined || over.iommufd.disposed) throw disposedError('Iommufd');
+    return over.space(ioas);
   };
   return {
     calls,
@@ -83,7 +92,7 @@ export let leftBy: (container: Container, group: () => GroupFacts | undefined) =
  * Group.setContainer}) and {@link setIommu} was called: EINVAL before.
  */
 export class Container extends Handle implements DmaSpace {
-  readonly #iommufd: Iommufd | undefined;
+  readonly #over: Over | undefined;
   readonly #file: NativeFile;
   /** How requests reach its address space. */
   readonly #way: Way;
@@ -102,16 +111,16 @@ export class Container extends Handle implements DmaSpace {
     };
   }
 
-  /** Over `iommufd`, with its file; undefined: of its own. */
-  constructor(key: typeof OURS, parent: Handle, file: NativeFile, iommufd: Iommufd | undefined) {
+  /** Over an iommufd, with its file; undefined: of its own. */
+  constructor(key: typeof OURS, parent: Handle, file: NativeFile, over: Over | undefined) {
     ours(key, 'Container');
-    const calls = file.containerCalls(iommufd === undefined);
+    const calls = file.containerCalls(over === undefined);
     // The file is closed by the iommufd or, forgotten, with the space.
     super(key, 'Container', parent, [], (self: Container) => self.#release());
-    this.#iommufd = iommufd;
+    this.#over = over;
     this.#file = file;
-    this.#own = iommufd ? undefined : new Type1Space(OURS, this, file, calls);
-    this.#way = wayOf(file, calls, this.#own, iommufd);
+    this.#own = over ? undefined : new Type1Space(OURS, this, file, calls);
+    this.#way = wayOf(file, calls, this.#own, over);
     keepFile(this, 'Container', file);
   }
 
@@ -122,8 +131,8 @@ export class Container extends Handle implements DmaSpace {
   }
 
   /** The iommufd whose compatibility IOAS it works on; null: it has an address space of its own. */
-  get iommufd(): Iommufd | null {
-    return this.#iommufd ?? null;
+  get iommufd(): HandleClasses['Iommufd'] | null {
+    return this.#over === undefined ? null : iommufdOf(this.#over.iommufd);
   }
 
   /** VFIO_GET_API_VERSION: 0. */
@@ -370,7 +379,7 @@ export class Container extends Handle implements DmaSpace {
   /** The address space that the requests work on. */
   #space(): AddressSpace {
     alive(this);
-    const space = this.#own ?? this.#iommufd?.vfioCompatIoas;
+    const space = this.#own ?? this.#over?.compatIoas();
     if (space) return space;
     // The kernel's own answer.
     return this.#asked(() => {

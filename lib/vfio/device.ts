@@ -7,19 +7,20 @@
  */
 
 import { type NativeFile, native } from '../addon/native.ts';
-import { array, instance, integer, known, oneOf, options, refusal } from '../base/check.ts';
+import { array, integer, known, oneOf, options, refusal } from '../base/check.ts';
 import { type VfioError, type Words, withWords } from '../base/errors.ts';
 import { ownOf } from '../base/own.ts';
 import { OURS, ours } from '../base/private.ts';
-import { alive, fileOf, Handle, keepFile, made } from '../handles/handle.ts';
+import { alive, fileOf, type Handle, instance, keepFile, made } from '../handles/handle.ts';
 import { holdDevice } from '../handles/holds.ts';
+import { bindingOf, bound, differs, IommufdDevice, iommufdOf } from '../handles/iommufd-file.ts';
 import { Hwpt } from '../iommufd/hwpt.ts';
 import { Ioas } from '../iommufd/ioas.ts';
-import { boundTo, differs, Iommufd } from '../iommufd/iommufd.ts';
+import { Iommufd } from '../iommufd/iommufd.ts';
 import { wordsForPasid, wordsForToken } from '../iommufd/iommufd-words.ts';
 import { wordsForMemlock } from '../memory/map-words.ts';
 import { PciConfig } from './config-space.ts';
-import { Group } from './group.ts';
+import { GroupFile } from './group-file.ts';
 import { type ResetFunction, wordsForHotReset } from './group-words.ts';
 import { Irq } from './irq.ts';
 import { Region } from './region.ts';
@@ -75,33 +76,21 @@ export interface DeviceContext {
   /** The IOMMU group of a function, as sysfs shows it. */
   groupOf(bdf: string): number | null;
   /** The groups that share its address space, if it was opened by its group. */
-  groups?(): Group[];
+  groups?(): GroupFile[];
   /** The address space that its group's iommufd gave it: kept, so that it is not collected under the device. */
   readonly space?: Ioas | null;
 }
 
-/** Was the device attached to this, and not detached since? */
-export let isAttachedTo: (device: VfioDevice, what: Handle) => boolean;
-
 /** A device in the hands of this program (VFIO character device, Linux 6.6; by its group, Linux 3.6). */
-export class VfioDevice extends Handle {
+export class VfioDevice extends IommufdDevice {
   readonly #file: NativeFile;
-  readonly #bdf: string | null;
   readonly #context: DeviceContext | undefined;
   #closed: (() => void) | undefined;
   readonly #letGo: () => void;
   readonly #regions = new Map<number, Region>();
   readonly #irqs = new Map<number, Irq>();
-  #iommufd: Iommufd | undefined;
-  /** What it is attached to, by PASID: kept, so that no address space is collected under a device. */
-  readonly #spaces = new Map<number | undefined, Ioas | Hwpt>();
-  #id: number | null = null;
   #info: DeviceInfo | undefined;
   #config: PciConfig | undefined;
-
-  static {
-    isAttachedTo = (device, what) => [...device.#spaces.values()].some((each) => each === what);
-  }
 
   constructor(
     key: typeof OURS,
@@ -112,12 +101,11 @@ export class VfioDevice extends Handle {
   ) {
     ours(key, 'VfioDevice');
     const kind = bdf === null ? 'VfioDevice' : `VfioDevice ${bdf}`;
-    super(key, kind, parent, [file], (self: VfioDevice) => self.#release());
+    super(key, kind, parent, file, bdf, (self: VfioDevice) => self.#release());
     this.#file = file;
     keepFile(this, kind, file);
-    this.#bdf = bdf;
     this.#context = context && ownOf(context);
-    this.#letGo = holdDevice(this, bdf, parent instanceof Group ? parent : undefined);
+    this.#letGo = holdDevice(this, bdf, parent instanceof GroupFile ? parent : undefined);
   }
 
   /**
@@ -138,17 +126,18 @@ export class VfioDevice extends Handle {
 
   /** The PCI address, where it is known. */
   get bdf(): string | null {
-    return this.#bdf;
+    return bindingOf(this).bdf;
   }
 
   /** The device's id in its iommufd, once bound by {@link bind}. */
   get id(): number | null {
-    return this.#id;
+    return bindingOf(this).id;
   }
 
   /** The iommufd that it is bound to. */
   get iommufd(): Iommufd | null {
-    return this.#iommufd ?? null;
+    const { iommufd } = bindingOf(this);
+    return iommufd === undefined ? null : iommufdOf(iommufd);
   }
 
   /** What it is and has. @throws {VfioError} EINVAL it is not bound. */
@@ -173,8 +162,9 @@ export class VfioDevice extends Handle {
     alive(this);
     const { token } = options(o, 'options');
     const file = fileOf(instance(iommufd, Iommufd, 'iommufd'));
+    let id: number;
     try {
-      this.#id = this.#file.bindIommufd(file, token);
+      id = this.#file.bindIommufd(file, token);
     } catch (error) {
       throw withWords(
         error,
@@ -183,8 +173,7 @@ export class VfioDevice extends Handle {
           this.#context?.words(failed),
       );
     }
-    this.#iommufd = iommufd;
-    boundTo(iommufd, this);
+    bound(this, iommufd, id);
     this.#closed = this.#context?.bound?.();
   }
 
@@ -205,11 +194,12 @@ export class VfioDevice extends Handle {
       throw refusal('an Ioas or a Hwpt', 'to', to);
     const { id } = to;
     // The kernel would take the id for that of an object of the device's own iommufd.
-    if (this.#iommufd && differs(this.#iommufd, to.iommufd))
+    const { iommufd, spaces } = bindingOf(this);
+    if (iommufd && differs(iommufd, to.iommufd))
       throw refusal('an Ioas or a Hwpt of the iommufd that the device is bound to', 'to', to);
     try {
       const table = this.#file.attach(id, pasid);
-      this.#spaces.set(pasid, to);
+      spaces.set(pasid, to);
       return table;
     } catch (error) {
       throw withWords(
@@ -238,7 +228,7 @@ export class VfioDevice extends Handle {
         pasid === undefined ? undefined : wordsForPasid(failed, this.#file),
       );
     }
-    this.#spaces.delete(pasid);
+    bindingOf(this).spaces.delete(pasid);
   }
 
   /**
@@ -255,7 +245,7 @@ export class VfioDevice extends Handle {
     } catch (error) {
       throw withWords(error, (failed) =>
         failed.code === 'ENOTTY'
-          ? { reason: `${this.#bdf ?? 'the device'} is no SR-IOV physical function: it has no token to set` }
+          ? { reason: `${this.#name} is no SR-IOV physical function: it has no token to set` }
           : undefined,
       );
     }
@@ -303,9 +293,7 @@ export class VfioDevice extends Handle {
       await this.#file.reset();
     } catch (error) {
       throw withWords(error, (failed) =>
-        failed.code === 'EINVAL'
-          ? { reason: `${this.#bdf ?? 'the device'} has no function reset` }
-          : undefined,
+        failed.code === 'EINVAL' ? { reason: `${this.#name} has no function reset` } : undefined,
       );
     }
   }
@@ -346,19 +334,25 @@ export class VfioDevice extends Handle {
    * `groups` for a device that was not opened by its group; ENODEV neither the slot nor the bus can be reset; EBUSY
    * another reset is going on.
    */
-  async hotReset(o?: { groups?: readonly Group[] }): Promise<void> {
+  async hotReset(o?: { groups?: readonly GroupFile[] }): Promise<void> {
     alive(this);
     const { groups } = known(o, 'options', ['groups']);
     const byGroups = this.#context?.groups !== undefined || groups !== undefined;
     const given = groups === undefined ? this.#groupsOfReset() : array(groups, 'groups');
     const files: NativeFile[] = [];
-    for (let i = 0; i < given.length; i++) files[i] = fileOf(instance(given[i], Group, `groups[${i}]`));
+    for (let i = 0; i < given.length; i++)
+      files[i] = fileOf(instance(given[i], GroupFile, `groups[${i}]`, 'Group'));
     alive(this);
     try {
       await this.#file.hotReset(files);
     } catch (error) {
       throw withWords(error, (failed) => wordsForHotReset(failed, this.#inTheWay(given, groups), byGroups));
     }
+  }
+
+  /** In words. */
+  get #name(): string {
+    return bindingOf(this).bdf ?? 'the device';
   }
 
   #release(): void {
@@ -368,11 +362,11 @@ export class VfioDevice extends Handle {
   }
 
   /** The groups that share its address space; none if it was not opened by its group. */
-  #groups(): Group[] {
+  #groups(): GroupFile[] {
     return this.#context?.groups?.() ?? [];
   }
 
-  #groupsOfReset(): Group[] {
+  #groupsOfReset(): GroupFile[] {
     const ours = this.#groups();
     if (ours.length === 0) return [];
     const ids = new Set(this.hotResetInfo().map((each) => each.group));
@@ -380,7 +374,7 @@ export class VfioDevice extends Handle {
   }
 
   /** Which functions of a reset these groups do not cover, as far as can be said. */
-  #inTheWay(given: readonly Group[], named: readonly Group[] | undefined): ResetFunction[] {
+  #inTheWay(given: readonly GroupFile[], named: readonly GroupFile[] | undefined): ResetFunction[] {
     try {
       const functions = this.hotResetInfo();
       if (named === undefined) return functions.filter((each) => !each.owned);
@@ -395,9 +389,9 @@ export class VfioDevice extends Handle {
     const name = `${to instanceof Ioas ? 'IOAS' : 'page table'} ${to.id}`;
     if (error.code === 'EADDRINUSE')
       return {
-        reason: `${this.#bdf ?? 'the device'} reserves addresses that a mapping or an allowed range of ${name} uses, or a mapping is not aligned to its pages`,
+        reason: `${this.#name} reserves addresses that a mapping or an allowed range of ${name} uses, or a mapping is not aligned to its pages`,
       };
-    if (error.code === 'ENOENT' && to.iommufd !== this.#iommufd)
+    if (error.code === 'ENOENT' && to.iommufd !== bindingOf(this).iommufd)
       return { reason: `${name} is not of the iommufd that the device is bound to` };
     if (error.code === 'ENOMEM' && to instanceof Ioas)
       return wordsForMemlock(
@@ -410,7 +404,7 @@ export class VfioDevice extends Handle {
       };
     if (error.code === 'EINVAL' && to instanceof Hwpt)
       return {
-        reason: `${name} is not for the IOMMU of ${this.#bdf ?? 'the device'}, or another device of its group is attached to another one`,
+        reason: `${name} is not for the IOMMU of ${this.#name}, or another device of its group is attached to another one`,
       };
     return this.#context?.words(error);
   }

@@ -9,12 +9,13 @@ import type { NativeFile } from '../addon/native.ts';
 import { deviceName, known, refusal, text, UUID } from '../base/check.ts';
 import { explained } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
-import { alive, fileOf, Handle, join, keepFile, made, part } from '../handles/handle.ts';
+import { alive, fileOf, type Handle, join, made, part } from '../handles/handle.ts';
 import { holdGroup } from '../handles/holds.ts';
 import { Iommufd } from '../iommufd/iommufd.ts';
 import type { GroupFacts } from '../system/facts/group-facts.ts';
 import { Container, joinedBy, leftBy } from '../type1/container.ts';
 import { type DeviceContext, VfioDevice } from './device.ts';
+import { GroupFile } from './group-file.ts';
 import { wordsForGroupDevice, wordsForSetContainer } from './group-words.ts';
 
 /** What the host knows of a group that was opened through it. */
@@ -31,9 +32,7 @@ export interface GroupContext {
 const joined = new WeakMap<Handle, Set<Group>>();
 
 /** An IOMMU group in the hands of this program (/dev/vfio/N, Linux 3.6). */
-export class Group extends Handle {
-  /** Its number in /sys/kernel/iommu_groups. */
-  readonly id: number;
+export class Group extends GroupFile {
   /** Whether it has no IOMMU (/dev/vfio/noiommu-N). UNSAFE: its devices reach all memory. */
   readonly noIommu: boolean;
   readonly #file: NativeFile;
@@ -51,12 +50,10 @@ export class Group extends Handle {
     context: GroupContext,
   ) {
     ours(key, 'Group');
-    super(key, `Group ${id}`, parent, [file], (self: Group) => self.#release());
-    this.id = id;
+    super(key, parent, file, id, (self: Group) => self.#release());
     this.noIommu = noIommu;
     this.#file = file;
     this.#context = context;
-    keepFile(this, `Group ${id}`, file);
     this.#letGo = holdGroup(this, id);
   }
 

@@ -13,7 +13,6 @@ import { VfioError, withWords } from '../base/errors.ts';
 import { ownOf } from '../base/own.ts';
 import { OURS, ours } from '../base/private.ts';
 import { alive, disposedError, fileOf, Handle } from '../handles/handle.ts';
-import type { VfioDevice } from './device.ts';
 
 /** An Interrupt was disposed: its vector is disconnected. */
 let disconnect: (irq: Irq, interrupt: Interrupt) => void;
@@ -28,7 +27,7 @@ let abandon: (interrupt: Interrupt) => void;
 export class Irq {
   /** Its number: 0 INTx, 1 MSI, 2 MSI-X, 3 ERR, 4 REQ. */
   readonly index: number;
-  readonly #device: VfioDevice;
+  readonly #device: Handle;
   readonly #info: NativeIrqInfo;
   readonly #live = new Set<Interrupt>();
 
@@ -48,7 +47,7 @@ export class Irq {
     };
   }
 
-  constructor(key: typeof OURS, device: VfioDevice, index: number, info: NativeIrqInfo) {
+  constructor(key: typeof OURS, device: Handle, index: number, info: NativeIrqInfo) {
     ours(key, 'Irq');
     this.index = index;
     this.#device = device;
@@ -188,7 +187,7 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
     };
   }
 
-  constructor(key: typeof OURS, device: VfioDevice, irq: Irq, vector: number) {
+  constructor(key: typeof OURS, device: Handle, irq: Irq, vector: number) {
     ours(key, 'Interrupt');
     // The native object holds its callback weakly while nobody waits; this object holds it for good.
     const onReadable = (count: U64Like) => this.#fired(BigInt(count));

@@ -11,7 +11,6 @@ import { integer, options, refusal, type U64Like, u64 } from '../base/check.ts';
 import { withWords } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
 import { alive, fileOf, Handle } from '../handles/handle.ts';
-import type { VfioDevice } from './device.ts';
 
 /**
  * A region of a device. Each access is one `pread` or `pwrite` on the device's file; offsets are bytes from the start of
@@ -23,10 +22,10 @@ import type { VfioDevice } from './device.ts';
 export class Region {
   /** Its number: 0 to 5 the BARs, 6 ROM, 7 config space, 8 VGA, 9 on the device's own. */
   readonly index: number;
-  readonly #device: VfioDevice;
+  readonly #device: Handle;
   readonly #info: NativeRegionInfo;
 
-  constructor(key: typeof OURS, device: VfioDevice, index: number, info: NativeRegionInfo) {
+  constructor(key: typeof OURS, device: Handle, index: number, info: NativeRegionInfo) {
     ours(key, 'Region');
     this.index = index;
     this.#device = device;
@@ -159,7 +158,7 @@ export class MappedRegion extends Handle {
   readonly #length: number;
   #buffer: ArrayBuffer | undefined;
 
-  constructor(key: typeof OURS, device: VfioDevice, mapped: NativeMapped, length: number) {
+  constructor(key: typeof OURS, device: Handle, mapped: NativeMapped, length: number) {
     ours(key, 'MappedRegion');
     super(key, 'MappedRegion', device, [mapped], (self: MappedRegion) => self.#release());
     this.#mapped = mapped;

@@ -2,17 +2,9 @@
 import { readFileSync } from 'node:fs';
 import { type KeptMemory, keptMemory } from '../../addon/kept-memory.ts';
 import type { NativeHost } from '../../addon/native.ts';
-import type { VfioError } from '../../base/errors.ts';
-import { lastingLockLimit, lockLimit, raiseLockLimit } from '../../base/memlock.ts';
-import {
-  asRoot,
-  type Finding,
-  interruptsRefused,
-  remappingOff,
-  unsafeInterrupts,
-} from '../explain/causes.ts';
+import { LITTLE_MEMORY, lastingLockLimit, lockLimit, MEBIBYTE, raiseLockLimit } from '../../base/memlock.ts';
+import { asRoot, remappingOff, unsafeInterrupts } from '../explain/causes.ts';
 import { describeOwnership, mayOpen } from '../facts/nodes.ts';
-import type { PciDevice } from '../pci.ts';
 
 /** One thing that a host has or lacks. */
 export interface HostCheck {
@@ -38,11 +30,6 @@ export interface HostReport {
   keptMemory: KeptMemory[];
 }
 
-const MEBIBYTE = 1048576;
-
-/** What a program needs at least to be worth running: a ring and some buffers. */
-const LITTLE_MEMORY = 64 * MEBIBYTE;
-
 const ok = (name: string, detail: string): HostCheck => ({ name, level: 'ok', ok: true, detail });
 const warning = (name: string, detail: string, fix: string): HostCheck => ({
   name,
@@ -59,21 +46,30 @@ const fail = (name: string, detail: string, fix: string): HostCheck => ({
   fix,
 });
 
-export function reportOf(host: NativeHost, backend: 'kernel' | 'software'): HostReport {
+/** Where a kernel of a machine and a simulated one differ for these checks. */
+export interface Differences {
+  readonly backend: HostReport['backend'];
+  /** /proc/interrupts shows whether interrupts are remapped. */
+  readonly showsInterrupts: boolean;
+  /** What can be done if no huge pages are reserved; null: nothing needs them. */
+  readonly hugePagesHint: string | null;
+}
+
+export function reportOf(host: NativeHost, differences: Differences): HostReport {
   const kernel = host.release();
   return {
-    backend,
+    backend: differences.backend,
     kernel,
     checks: [
       release(kernel),
       iommu(host),
-      interrupts(host, backend),
+      interrupts(host, differences),
       iommufd(host),
       deviceNodes(host),
       driver(host),
       ...permissions(host),
       memlock(),
-      hugePages(backend),
+      hugePages(differences),
     ],
     keptMemory: keptMemory(),
   };
@@ -104,7 +100,7 @@ function iommu(host: NativeHost): HostCheck {
       );
 }
 
-function interrupts(host: NativeHost, backend: 'kernel' | 'software'): HostCheck {
+function interrupts(host: NativeHost, { showsInterrupts }: Differences): HostCheck {
   const name = 'interrupt remapping';
   const off = remappingOff(host);
   const unsafe = unsafeInterrupts(host);
@@ -116,7 +112,7 @@ function interrupts(host: NativeHost, backend: 'kernel' | 'software'): HostCheck
       'devices without it are let through (allow_unsafe_interrupts)',
       `echo N | ${asRoot(host, `tee ${unsafe.join(' ')}`)}`,
     );
-  if (backend === 'software') return ok(name, 'as each IOMMU has it');
+  if (!showsInterrupts) return ok(name, 'as each IOMMU has it');
   const table = host.readText('/proc/interrupts') ?? '';
   // x86 names a remapped interrupt so; other processors isolate messages in other ways, which no file shows.
   if (/\bIR-/.test(table)) return ok(name, 'on (/proc/interrupts has IR-)');
@@ -204,36 +200,14 @@ function memlock(): HostCheck {
       );
 }
 
-/** The same for one device's user, who needs `memory` bytes at once; without a number: a little, and only warned of. */
-export function memlockFinding(memory: number | undefined): Finding | undefined {
-  const limit = lockLimit();
-  const need = memory ?? LITTLE_MEMORY;
-  if (limit === undefined || limit.soft >= need) return undefined;
-  return {
-    cause: 'memlock',
-    blocks: memory !== undefined,
-    reason: `this process can map at most ${limit.soft / MEBIBYTE} MiB for devices (RLIMIT_MEMLOCK)${memory === undefined ? '' : `, not ${memory / MEBIBYTE} MiB`}`,
-    commands: [raiseLockLimit(need, limit)],
-  };
-}
-
-function hugePages(backend: 'kernel' | 'software'): HostCheck {
+function hugePages({ hugePagesHint }: Differences): HostCheck {
   const name = 'huge pages';
   const info = read('/proc/meminfo');
   const of = (field: string) => Number(new RegExp(`^${field}:\\s+(\\d+)`, 'm').exec(info)?.[1] ?? 0);
   const total = of('HugePages_Total');
   return total > 0
     ? ok(name, `${of('HugePages_Free')} of ${total} free, ${of('Hugepagesize') / 1024} MiB each`)
-    : ok(
-        name,
-        `none reserved${backend === 'kernel' ? '; DmaBuffer.alloc(size, { hugePages: "2M" }) needs some: sysctl vm.nr_hugepages=64' : ''}`,
-      );
-}
-
-/** What an attempt to use a device came to, of which nothing was known before that stands in its way. */
-export function failedAttempt(host: NativeHost, device: PciDevice, error: VfioError): Finding {
-  const interrupts = error.code === 'EPERM' ? interruptsRefused(host, device.bdf, error.request) : undefined;
-  return interrupts ?? { cause: 'attempt', blocks: true, reason: error.message, commands: [] };
+    : ok(name, hugePagesHint === null ? 'none reserved' : `none reserved; ${hugePagesHint}`);
 }
 
 function read(path: string): string {

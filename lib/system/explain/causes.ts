@@ -4,6 +4,8 @@
  */
 
 import type { NativeHost } from '../../addon/native.ts';
+import type { VfioError } from '../../base/errors.ts';
+import { LITTLE_MEMORY, lockLimit, MEBIBYTE, raiseLockLimit } from '../../base/memlock.ts';
 import type { GroupFacts } from '../facts/group-facts.ts';
 import { describeOwnership, groupNode, mayOpen, openersOf } from '../facts/nodes.ts';
 import { type PciFacts, withVfio } from '../facts/pci-facts.ts';
@@ -371,4 +373,23 @@ function resetCauses(host: NativeHost, device: PciFacts, group: GroupFacts): Fin
       commands: onBridge ? [asRoot(host, `vfio bind --group ${bdf}`)] : [],
     },
   ];
+}
+
+/** The limit on locked memory, for a user who needs `memory` bytes at once. Without a number: a little, and only warned of. */
+export function memlockFinding(memory: number | undefined): Finding | undefined {
+  const limit = lockLimit();
+  const need = memory ?? LITTLE_MEMORY;
+  if (limit === undefined || limit.soft >= need) return undefined;
+  return {
+    cause: 'memlock',
+    blocks: memory !== undefined,
+    reason: `this process can map at most ${limit.soft / MEBIBYTE} MiB for devices (RLIMIT_MEMLOCK)${memory === undefined ? '' : `, not ${memory / MEBIBYTE} MiB`}`,
+    commands: [raiseLockLimit(need, limit)],
+  };
+}
+
+/** What an attempt to use a device came to, of which nothing was known before that stands in its way. */
+export function failedAttempt(host: NativeHost, device: PciFacts, error: VfioError): Finding {
+  const interrupts = error.code === 'EPERM' ? interruptsRefused(host, device.bdf, error.request) : undefined;
+  return interrupts ?? { cause: 'attempt', blocks: true, reason: error.message, commands: [] };
 }

@@ -1,0 +1,137 @@
+/**
+ * An open /dev/iommu as far as its objects and devices need to know it, and a device as far as its iommufd does.
+ *
+ * Life: an IommufdFile knows weakly the devices that were bound to it, and the handles of its objects by their ids. Iommufd
+ * and VfioDevice are the only classes that extend these two.
+ */
+import type { NativeFile } from '../addon/native.ts';
+import { refusal } from '../base/check.ts';
+import type { OURS } from '../base/private.ts';
+import { fileOf, Handle, livingChildren, made } from './handle.ts';
+
+/**
+ * Classes of higher folders that getters of lower ones give back: each enters itself here, from its own file. It is for
+ * types only: a program finds an Iommufd in `ioas.iommufd`, and no file of an Ioas imports that class.
+ */
+// biome-ignore lint/suspicious/noEmptyInterface: the classes enter themselves.
+export interface HandleClasses {}
+
+/** A handle of an object, by its id. */
+type ObjectHandle = Handle & { readonly id: number };
+
+/** Does the other one lead to another open file? */
+export function differs(one: IommufdFile, other: IommufdFile): boolean {
+  return one !== other && !fileOf(one).same(fileOf(other));
+}
+
+/** The same as a program knows it: nothing else is an IommufdFile. */
+export const iommufdOf = (file: IommufdFile) => file as HandleClasses['Iommufd'];
+
+/** Remembers the handle of an object by its id. */
+export let keepIn: <T extends ObjectHandle>(iommufd: IommufdFile, handle: T) => T;
+/** The handle of the object that has this id now. */
+export let handleIn: (iommufd: IommufdFile, id: number) => ObjectHandle | undefined;
+/** The object that had this id is no more. */
+export let forgetIn: (iommufd: IommufdFile, id: number) => void;
+/** What is known to need the object with this id, in words. */
+export let usersOf: (iommufd: IommufdFile, id: number, handle: Handle | undefined) => string[];
+
+let enter: (iommufd: IommufdFile, device: IommufdDevice) => void;
+
+/** The open file of an iommufd. */
+export abstract class IommufdFile extends Handle {
+  readonly #objects = new Map<number, WeakRef<ObjectHandle>>();
+  readonly #devices = new Set<WeakRef<IommufdDevice>>();
+
+  static {
+    keepIn = (iommufd, handle) => {
+      iommufd.#objects.set(handle.id, new WeakRef<ObjectHandle>(handle));
+      return handle;
+    };
+    handleIn = (iommufd, id) => iommufd.#handleOf(id);
+    forgetIn = (iommufd, id) => void iommufd.#objects.delete(id);
+    usersOf = (iommufd, id, handle) => iommufd.#usersOf(id, handle);
+    enter = (iommufd, device) => {
+      for (const each of iommufd.#devices) if (each.deref() === undefined) iommufd.#devices.delete(each);
+      iommufd.#devices.add(new WeakRef(device));
+    };
+  }
+
+  #handleOf(id: number): ObjectHandle | undefined {
+    const handle = this.#objects.get(id)?.deref();
+    if (handle === undefined || handle.disposed) return undefined;
+    try {
+      return handle.id === id ? handle : undefined;
+    } catch (error) {
+      if ((error as { code?: unknown }).code !== 'ERR_VFIO_DISPOSED') throw error;
+      return undefined; // the kernel has destroyed it, and the id may be another's
+    }
+  }
+
+  #usersOf(id: number, handle: Handle | undefined): string[] {
+    const devices = [...this.#devices].flatMap((each) => each.deref() ?? []).filter((each) => !each.disposed);
+    const states = devices.map(bindingOf);
+    const self = states.find((each) => each.id === id);
+    return [
+      ...(self
+        ? [`it is ${self.bdf === null ? 'a device' : `device ${self.bdf}`}, which goes when that is closed`]
+        : []),
+      ...states
+        .filter(({ spaces }) => handle !== undefined && [...spaces.values()].includes(handle))
+        .map((each) => `device ${each.bdf ?? each.id} is attached to it`),
+      ...(handle === undefined ? [] : livingChildren(handle).map((kind) => `a ${kind} was made of it`)),
+    ];
+  }
+}
+
+/** What a device has of an iommufd. */
+interface Binding {
+  /** Its PCI address, where it is known. */
+  readonly bdf: string | null;
+  /** What it is bound to, and its id there. */
+  iommufd: IommufdFile | undefined;
+  id: number | null;
+  /** What it is attached to, by PASID: kept, so that no address space is collected under a device. */
+  readonly spaces: Map<number | undefined, Handle>;
+}
+
+/** What a device has of an iommufd. */
+export let bindingOf: (device: IommufdDevice) => Binding;
+/** A device was bound to an iommufd, which knows it by `id`. */
+export let bound: (device: IommufdDevice, iommufd: IommufdFile, id: number) => void;
+
+/** A device that can be bound to an iommufd. */
+export abstract class IommufdDevice extends Handle {
+  readonly #binding: Binding;
+
+  static {
+    bindingOf = (device) => device.#binding;
+    bound = (device, iommufd, id) => {
+      device.#binding.iommufd = iommufd;
+      device.#binding.id = id;
+      enter(iommufd, device);
+    };
+  }
+
+  protected constructor(
+    key: typeof OURS,
+    kind: string,
+    parent: Handle | undefined,
+    file: NativeFile,
+    bdf: string | null,
+    release: (self: never) => void,
+  ) {
+    super(key, kind, parent, [file], release);
+    this.#binding = { bdf, iommufd: undefined, id: null, spaces: new Map() };
+  }
+}
+
+/** A device that is bound to this iommufd, and its id there. */
+export function ownDevice(iommufd: IommufdFile, device: unknown): { device: IommufdDevice; id: number } {
+  if (!(device instanceof IommufdDevice) || !made(device)) throw refusal('a VfioDevice', 'device', device);
+  fileOf(device); // alive
+  const { id, iommufd: its } = bindingOf(device);
+  if (id === null || its === undefined || differs(its, iommufd))
+    throw refusal('a device that is bound to this iommufd', 'device', device);
+  return { device, id };
+}
