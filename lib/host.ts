@@ -221,7 +221,7 @@ export class Host extends Handle {
   /** Opens /dev/iommu (Linux 6.2). @throws {VfioError} ENOENT no iommufd; EACCES: `reason` says who may. */
   openIommufd(): Iommufd {
     alive(this);
-    return new Iommufd(OURS, this, this.#open('/dev/iommu'));
+    return new Iommufd(OURS, this, this.#open('/dev/iommu', 'iommufd'));
   }
 
   /**
@@ -238,7 +238,7 @@ export class Host extends Handle {
       if ('fd' in wanted)
         return new VfioDevice(OURS, this, this.#native.adopt(wanted.fd as number, 'device'), null);
       if (typeof wanted.path === 'string')
-        return new VfioDevice(OURS, this, this.#open(wanted.path, 'device'), null);
+        return new VfioDevice(OURS, this, this.#open(wanted.path, 'device', true), null);
     }
     if (typeof where !== 'string') throw refusal('a PCI address, { path } or { fd }', 'where', where);
     const device = this.device(where);
@@ -252,7 +252,7 @@ export class Host extends Handle {
           device.group === null ? undefined : new IommuGroup(OURS, this.#native, device.group),
         ),
       });
-    return new VfioDevice(OURS, this, this.#open(path), device.bdf, {
+    return new VfioDevice(OURS, this, this.#open(path, 'device'), device.bdf, {
       words: (error) => {
         const group = device.group;
         return wordsForJoin(
@@ -271,7 +271,7 @@ export class Host extends Handle {
    */
   openContainer(): Container {
     alive(this);
-    return new Container(OURS, this, this.#open('/dev/vfio/vfio'), undefined);
+    return new Container(OURS, this, this.#open('/dev/vfio/vfio', 'container'), undefined);
   }
 
   /**
@@ -294,7 +294,7 @@ export class Host extends Handle {
     const path = `/dev/vfio/${noIommu ? 'noiommu-' : ''}${id}`;
     let file: NativeFile;
     try {
-      file = this.#native.open(path);
+      file = this.#native.open(path, 'group', false);
     } catch (error) {
       throw withWords(
         error,
@@ -333,9 +333,10 @@ export class Host extends Handle {
   readonly #groupOf = (bdf: string): number | null =>
     this.disposed ? null : new PciDevice(OURS, this.#native, bdf).group;
 
-  #open(path: string, kind?: NativeKind): NativeFile {
+  /** `checked`: the path is the caller's, and what is there may be anything. */
+  #open(path: string, kind: NativeKind, checked = false): NativeFile {
     try {
-      return this.#native.open(path, kind);
+      return this.#native.open(path, kind, checked);
     } catch (error) {
       throw withWords(error, (failed) => wordsForOpen(failed, this.#native, path));
     }

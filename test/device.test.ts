@@ -88,11 +88,21 @@ describe('binding', () => {
     await host.device(EDU).bind();
   });
 
-  test('a descriptor that is no iommufd is EBADFD (9)', () => {
+  test('a file of another kind is refused before the kernel is asked (9)', () => {
     using device = host.openDevice(EDU);
     using another = host.openDevice(EDU);
-    // A foreign file in an Iommufd's clothes: the kernel must look, not the types.
-    expect(() => fileOf(device).bindIommufd(fileOf(another))).toThrow(code('EBADFD'));
+    // What the kernel says to it, EBADFD, is in test/soft/iommufd.cc.
+    expect(() => fileOf(device).bindIommufd(fileOf(another))).toThrow(code('ERR_INVALID_ARG_TYPE'));
+  });
+
+  test('a call that its kind of file does not take is not there, and refused when it is borrowed', () => {
+    using device = host.openDevice(EDU);
+    using iommufd = host.openIommufd();
+    const file = fileOf(device);
+    const other = fileOf(iommufd);
+    expect('groupStatus' in file || 'ioasAlloc' in file || 'regionInfo' in other).toBe(false);
+    expect(() => other.ioasAlloc.call(file)).toThrow('Illegal invocation');
+    expect(() => file.regionInfo.call(other, 0)).toThrow('Illegal invocation');
   });
 
   test('a device from a duplicate of its descriptor is the same device (10)', () => {
