@@ -14,7 +14,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
@@ -92,7 +92,7 @@ describe('installed with no compiler and no install scripts, the package', () =>
       .filter((entry) => entry.isFile())
       .map((entry) => join(entry.parentPath, entry.name).slice(installed.length + 1));
     const allowed =
-      /^(dist\/lib\/.*\.d\.ts$|native\/|prebuilds\/)|^(dist\/vfio\.js|dist\/vfio-command\.js|dist\/bin\/vfio-soft-preload\.js|package\.json|binding\.gyp|README\.md|LICENSE)$/;
+      /^(dist\/lib\/.*\.d\.ts$|native\/|prebuilds\/)|^(dist\/vfio\.js|dist\/vfio-command\.js|dist\/bin\/vfio-soft-preload\.js|scripts\/install\.mjs|package\.json|binding\.gyp|README\.md|LICENSE)$/;
     expect(files.filter((file) => !allowed.test(file))).toEqual([]);
     expect(files).toContain('dist/vfio.js');
     expect(files).toContain('dist/lib/index.d.ts');
@@ -160,6 +160,26 @@ describe('without a prebuilt binary for this machine, the package', () => {
     expect(stderr).toContain(join(installed, 'prebuilds', `linux-${process.arch}`));
     expect(stderr).toContain('npm rebuild');
     expect(stderr).toMatch(/compiler/);
+  });
+
+  test('compiles several files at a time, or as many as JOBS says', () => {
+    const fake = join(work, 'fake');
+    mkdirSync(fake, { recursive: true });
+    writeFileSync(join(fake, 'node-gyp'), '#!/bin/sh\necho "$1 with $JOBS"\n', { mode: 0o755 });
+    const { JOBS: _, ...env } = environment;
+    const jobs = (more: NodeJS.ProcessEnv) => {
+      const { status, stdout } = spawnSync(process.execPath, ['scripts/install.mjs'], {
+        cwd: installed,
+        env: { ...env, PATH: `${fake}:/bin`, ...more },
+        encoding: 'utf8',
+      });
+      expect(status).toBe(0);
+      return Number(/^rebuild with (\d+)$/m.exec(stdout)?.[1]);
+    };
+    expect(jobs({ JOBS: '3' })).toBe(3);
+    const processors = availableParallelism();
+    expect(jobs({})).toBeGreaterThanOrEqual(Math.min(processors, 2));
+    expect(jobs({})).toBeLessThanOrEqual(processors);
   });
 
   test('compiles from its own sources with npm rebuild', () => {
