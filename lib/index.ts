@@ -1,3 +1,5 @@
+/// <reference lib="es2020" preserve="true" />
+/// <reference lib="esnext.disposable" preserve="true" />
 /** vfio: PCI devices from TypeScript, through Linux VFIO and iommufd or on a software host. */
 export type { AttachedBy, AttachOptions, UserDevice } from './attach.ts';
 export type { Cause, Finding } from './causes.ts';

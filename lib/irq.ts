@@ -6,7 +6,7 @@
  * closed. Waiting is the event loop's own polling: there is no thread and no timer. Only a pending wait() keeps the
  * process alive.
  */
-import { integer, options, refusal, type U64Like } from './check.ts';
+import { integer, options, refusal, type Signal, type U64Like } from './check.ts';
 import type { VfioDevice } from './device.ts';
 import { VfioError, withWords } from './errors.ts';
 import { alive, disposedError, fileOf, Handle } from './handle.ts';
@@ -213,7 +213,7 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
    * @throws {VfioError} ETIMEDOUT after `timeout` milliseconds; the signal's reason when it is aborted; code
    * ERR_VFIO_DISPOSED when the interrupt is disposed or disabled meanwhile.
    */
-  wait(o?: { signal?: AbortSignal; timeout?: number }): Promise<bigint> {
+  wait(o?: { signal?: Signal; timeout?: number }): Promise<bigint> {
     alive(this);
     const { signal, timeout } = options(o, 'options');
     if (signal !== undefined && !(signal instanceof AbortSignal))
