@@ -126,24 +126,76 @@ describe('installed with no compiler and no install scripts, the package', () =>
     expect(stdout).not.toBe('');
   });
 
-  test('has types that a strict TypeScript program compiles against', () => {
-    const source =
-      "import { Host } from 'vfio';\nusing host: Host = Host.open({ backend: 'software' });\nhost.devices();\n";
-    writeFileSync(join(app, 'program.ts'), source);
-    const flags = '--noEmit --strict --target esnext --module nodenext --types node'.split(' ');
-    const tsc = spawnSync(
-      process.execPath,
-      [
-        join(root, 'node_modules/typescript/bin/tsc'),
-        ...flags,
-        '--typeRoots',
-        join(root, 'node_modules/@types'),
-        'program.ts',
-      ],
-      { cwd: app, encoding: 'utf8' },
+  describe('has types that a strict program compiles against, without any other types:', () => {
+    const oldest = join(work, 'typescript-5.4');
+    beforeAll(() => {
+      mkdirSync(oldest);
+      writeFileSync(join(oldest, 'package.json'), '{ "private": true }\n');
+      npm(oldest, environment, 'install', '--ignore-scripts', 'typescript@5.4.5');
+    });
+
+    const program = `
+      export async function main(host: Host): Promise<void> {
+        const { device, dma } = host.attach('0000:00:10.0');
+        const [mapping] = [dma.map(DmaBuffer.alloc(4096))];
+        const [interrupt] = device.irq('msi').enable();
+        const count: bigint = (await interrupt?.wait({ timeout: 1000 })) ?? mapping?.length ?? 0n;
+        // @ts-expect-error
+        await interrupt?.wait({ signal: count });
+        mapping?.[Symbol.dispose]();
+      }
+      export function block(): number {
+        using host = Host.open({ backend: 'software' });
+        return host.devices().length;
+      }`;
+    const esm = `import { DmaBuffer, Host } from 'vfio';${program}`;
+    const commonJs = `import type { Host } from 'vfio' with { 'resolution-mode': 'import' };
+      export async function open(): Promise<Host> {
+        const { Host } = await import('vfio');
+        return Host.open({ backend: 'software' });
+      }`;
+    const modules = {
+      nodenext: ['program.mts', esm, { module: 'nodenext' }],
+      bundler: ['program.ts', esm, { module: 'esnext', moduleResolution: 'bundler', target: 'es2020' }],
+      'CommonJS (node16)': ['program.cts', commonJs, { module: 'node16' }],
+    } as const;
+    const others = {
+      'no other types': { types: [], lib: ['es2022'] },
+      "the DOM's": { types: [], lib: ['es2022', 'dom'] },
+      "Node's": { types: ['node'], typeRoots: [join(root, 'node_modules/@types')], lib: ['es2022'] },
+    };
+    const cases = ['5.4', 'newest'].flatMap((typescript) =>
+      Object.entries(modules).flatMap(([module, [name, source, of]]) =>
+        Object.entries(others).map(
+          ([types, and]) =>
+            ({ typescript, module, name, source, types, options: { ...of, ...and } }) as const,
+        ),
+      ),
     );
-    expect(tsc.stdout).toBe('');
-    expect(tsc.status).toBe(0);
+    test.each(cases)('TypeScript $typescript, $module, $types', ({ typescript, name, source, options }) => {
+      const strict = { strict: true, noUncheckedIndexedAccess: true, skipLibCheck: false, noEmit: true };
+      const folder = mkdtempSync(join(app, 'types-'));
+      writeFileSync(join(folder, name), source);
+      writeFileSync(
+        join(folder, 'tsconfig.json'),
+        JSON.stringify({ compilerOptions: { ...strict, ...options }, files: [name] }),
+      );
+      const tsc = join(typescript === '5.4' ? oldest : root, 'node_modules/typescript/bin/tsc');
+      const { stdout, status } = spawnSync(process.execPath, [tsc, '-p', folder], {
+        cwd: app,
+        encoding: 'utf8',
+      });
+      expect({ stdout, status }).toEqual({ stdout: '', status: 0 });
+    });
+  });
+
+  test('can be required by CommonJS', () => {
+    const { stdout, stderr } = node(
+      '--input-type=commonjs',
+      '-e',
+      "console.log(typeof require('vfio').Host.open)",
+    );
+    expect({ stdout, stderr }).toEqual({ stdout: 'function\n', stderr: '' });
   });
 });
 

@@ -73,7 +73,10 @@ test('lspci sees the machine', (context) => {
 
 test('/sys/module has the modules of VFIO, which programs look for before they use it', () => {
   const modules = ['iommufd', 'vfio', 'vfio_iommu_type1', 'vfio_pci'];
-  const find = ['-c', `cd /sys/module && for m in ${modules.join(' ')}; do find /sys/module/$m -type f; done`];
+  const find = [
+    '-c',
+    `cd /sys/module && for m in ${modules.join(' ')}; do find /sys/module/$m -type f; done`,
+  ];
   expect(run('bash', find).stdout.trim().split('\n').sort()).toEqual([
     '/sys/module/iommufd/parameters/allow_unsafe_interrupts',
     '/sys/module/vfio/parameters/enable_unsafe_noiommu_mode',
