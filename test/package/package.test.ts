@@ -135,20 +135,28 @@ describe('installed with no compiler and no install scripts, the package', () =>
     });
 
     const program = `
-      export async function main(host: Host): Promise<void> {
+      export async function main(host: Host, vectors: number): Promise<void> {
         const { device, dma } = host.attach('0000:00:10.0');
-        const [mapping] = [dma.map(DmaBuffer.alloc(4096))];
-        const [interrupt] = device.irq('msi').enable();
-        const count: bigint = (await interrupt?.wait({ timeout: 1000 })) ?? mapping?.length ?? 0n;
-        // @ts-expect-error
-        await interrupt?.wait({ signal: count });
-        mapping?.[Symbol.dispose]();
+        const mapping = dma.map(DmaBuffer.alloc(4096));
+        const [interrupt] = device.irq('msi').enable(1);
+        const count: bigint = (await interrupt.wait({ timeout: 1000 })) + mapping.length;
+        // @ts-expect-error: no signal
+        await interrupt.wait({ signal: count });
+        const two: [Interrupt, Interrupt] = device.irq('msix').enable(2, { start: 1 });
+        // @ts-expect-error: there is no third one
+        two[2];
+        const many: Interrupt[] = device.irq('msix').enable(vectors).concat(device.irq('msix').enable());
+        // @ts-expect-error: there may be none
+        many[0].vector;
+        // @ts-expect-error: on the kernel there is no such thing
+        host.software.takeFaults();
+        mapping[Symbol.dispose]();
       }
       export function block(): number {
-        using host = Host.open({ backend: 'software' });
-        return host.devices().length;
+        using host = Host.open({ backend: 'software', software: { kernel: '6.12' } });
+        return host.software.takeFaults().length;
       }`;
-    const esm = `import { DmaBuffer, Host } from 'vfio';${program}`;
+    const esm = `import { DmaBuffer, Host, type Interrupt } from 'vfio';${program}`;
     const commonJs = `import type { Host } from 'vfio' with { 'resolution-mode': 'import' };
       export async function open(): Promise<Host> {
         const { Host } = await import('vfio');
