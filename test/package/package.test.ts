@@ -92,11 +92,28 @@ describe('installed with no compiler and no install scripts, the package', () =>
       .filter((entry) => entry.isFile())
       .map((entry) => join(entry.parentPath, entry.name).slice(installed.length + 1));
     const allowed =
-      /^(dist\/lib\/.*\.d\.ts$|native\/|prebuilds\/)|^(dist\/vfio\.js|dist\/vfio-command\.js|dist\/bin\/vfio-soft-preload\.js|scripts\/install\.mjs|package\.json|binding\.gyp|README\.md|LICENSE)$/;
+      /^(dist\/lib\/.*\.d\.ts$|native\/|prebuilds\/)|^docs\/[\w-]+\.md$|^(dist\/vfio\.js|dist\/vfio-command\.js|dist\/bin\/vfio-soft-preload\.js|scripts\/install\.mjs|package\.json|binding\.gyp|README\.md|LICENSE)$/;
     expect(files.filter((file) => !allowed.test(file))).toEqual([]);
     expect(files).toContain('dist/vfio.js');
     expect(files).toContain('dist/lib/index.d.ts');
     expect(files.filter((file) => /^prebuilds\/linux-[a-z0-9]+\/.*\.node$/.test(file))).toHaveLength(1);
+  });
+
+  test('has each page that its README, its pages and its declarations lead to', () => {
+    const pages = ['README.md', ...readdirSync(join(installed, 'docs')).map((name) => `docs/${name}`)];
+    const links = pages.flatMap((page) =>
+      [...readFileSync(join(installed, page), 'utf8').matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map((each) =>
+        join(page, '..', each[1] ?? ''),
+      ),
+    );
+    const named = readdirSync(join(installed, 'dist/lib'), { recursive: true, encoding: 'utf8' })
+      .filter((name) => name.endsWith('.d.ts'))
+      .flatMap(
+        (name) => readFileSync(join(installed, 'dist/lib', name), 'utf8').match(/\bdocs\/[\w-]+\.md/g) ?? [],
+      );
+    expect(links.length).toBeGreaterThan(12);
+    expect(named.length).toBeGreaterThan(3);
+    expect([...links, ...named].filter((path) => !existsSync(join(installed, path)))).toEqual([]);
   });
 
   test('loads', () => {
