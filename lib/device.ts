@@ -7,7 +7,7 @@
  */
 import { array, instance, integer, known, oneOf, options, refusal } from './check.ts';
 import { PciConfig } from './config-space.ts';
-import { type VfioError, withWords } from './errors.ts';
+import { VfioError, withWords } from './errors.ts';
 import {
   type ResetFunction,
   type Words,
@@ -299,18 +299,28 @@ export class VfioDevice extends Handle {
   /**
    * Resets the function (VFIO_DEVICE_RESET), off the event loop: it takes 100 ms and more on hardware.
    *
-   * @throws {VfioError} EINVAL it has no reset; EAGAIN another reset is going on.
+   * @throws {VfioError} EINVAL it has no reset (`info.resettable` is false): a conventional device often has none, such as
+   * QEMU's edu, and {@link hotReset} may do instead; EAGAIN another reset is going on.
    */
   async reset(): Promise<void> {
     alive(this);
     try {
       await this.#file.reset();
     } catch (error) {
-      throw withWords(error, (failed) =>
-        failed.code === 'EINVAL'
-          ? { reason: `${this.#bdf ?? 'the device'} has no function reset` }
-          : undefined,
-      );
+      throw withWords(error, (failed) => (failed.code === 'EINVAL' ? this.#wordsWithoutReset() : undefined));
+    }
+  }
+
+  #wordsWithoutReset(): { reason: string; hint?: string } | undefined {
+    const reason = `${this.#bdf ?? 'the device'} has no function reset`;
+    try {
+      const others = this.hotResetInfo().flatMap(({ bdf }) => (bdf === this.#bdf ? [] : [bdf]));
+      return { reason, hint: `hotReset() resets it${others.length > 0 ? ` with ${others.join(', ')}` : ''}` };
+    } catch (error) {
+      // Any other than ENODEV: it was not for want of a reset (the device is not bound).
+      return error instanceof VfioError && error.code === 'ENODEV'
+        ? { reason: `${reason}, and neither its slot nor its bus can be reset` }
+        : undefined;
     }
   }
 

@@ -112,7 +112,10 @@ export class Host extends Handle {
     }
   }
 
+  /** Opens a new software host. */
+  static open(o: HostOptions & { backend: 'software' }): SoftwareHost;
   /** Opens the machine's kernel or a new software host: see {@link HostOptions.backend}. */
+  static open(o?: HostOptions): Host;
   static open(o?: HostOptions): Host {
     const { backend, software } = known(o, 'options', ['backend', 'software']);
     const wanted = oneOf(backend ?? process.env['VFIO_BACKEND'] ?? 'auto', 'backend', [
@@ -341,4 +344,10 @@ export class Host extends Handle {
       throw withWords(error, (failed) => wordsForOpen(failed, this.#native, path));
     }
   }
+}
+
+/** A {@link Host} that was opened with `backend: 'software'`. */
+export interface SoftwareHost extends Host {
+  readonly backend: 'software';
+  readonly software: SoftwareControls;
 }

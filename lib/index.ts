@@ -1,3 +1,5 @@
+/// <reference lib="es2020" preserve="true" />
+/// <reference lib="esnext.disposable" preserve="true" />
 /** vfio: PCI devices from TypeScript, through Linux VFIO and iommufd or on a software host. */
 export type { AttachedBy, AttachOptions, UserDevice } from './attach.ts';
 export type { Cause, Finding } from './causes.ts';
@@ -29,6 +31,7 @@ export {
   Host,
   type HostOptions,
   type SoftwareControls,
+  type SoftwareHost,
   type SoftwareOptions,
 } from './host.ts';
 export type { HotPlug, PlugOptions } from './hot-plug.ts';
@@ -41,7 +44,7 @@ export {
 } from './hwpt.ts';
 export { Ioas } from './ioas.ts';
 export { type HwInfo, type HwInfoCommon, Iommufd, type IommufdFeature } from './iommufd.ts';
-export { Interrupt, Irq } from './irq.ts';
+export { Interrupt, type Interrupts, Irq } from './irq.ts';
 export { type BindOptions, PciDevice } from './pci.ts';
 export { MappedRegion, Region } from './region.ts';
 export type { HostCheck, HostReport } from './report.ts';

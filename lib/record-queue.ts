@@ -5,7 +5,7 @@
  * only when someone asks for them, so that the kernel keeps (and counts) what a slow reader leaves. Waiting is the event
  * loop's own polling: there is no thread and no timer. Only a pending wait keeps the process alive.
  */
-import { integer, options, refusal } from './check.ts';
+import { integer, options, refusal, type Signal } from './check.ts';
 import { VfioError } from './errors.ts';
 import { alive, disposedError, type Handle } from './handle.ts';
 import type { Iommufd } from './iommufd.ts';
@@ -91,7 +91,7 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
    * @throws {VfioError} ETIMEDOUT after `timeout` milliseconds; the signal's reason when it is aborted; code
    * ERR_VFIO_DISPOSED when the queue is disposed meanwhile. No record is lost by any of them.
    */
-  wait(o?: { signal?: AbortSignal; timeout?: number }): Promise<T> {
+  wait(o?: { signal?: Signal; timeout?: number }): Promise<T> {
     alive(this);
     const { signal, timeout } = options(o, 'options');
     if (signal !== undefined && !(signal instanceof AbortSignal))

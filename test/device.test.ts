@@ -27,6 +27,22 @@ describe('binding', () => {
     expect(() => device.detach()).toThrow(code('EINVAL'));
   });
 
+  test('without a function reset, the error names those that a hot reset hits (99)', async () => {
+    const [first, second] = GROUP_OF_TWO.map((bdf) => host.openDevice(bdf)) as [VfioDevice, VfioDevice];
+    await expect(first.reset()).rejects.toThrow(code('EINVAL'));
+    await expect(first.reset()).rejects.not.toHaveProperty('reason', expect.stringContaining('reset'));
+    first.bind(iommufd);
+    second.bind(iommufd);
+    await expect(first.reset()).rejects.toThrow(
+      expect.objectContaining({
+        code: 'EINVAL',
+        reason: '0000:03:01.0 has no function reset',
+        hint: 'hotReset() resets it with 0000:03:02.0',
+      }),
+    );
+    await first.hotReset();
+  });
+
   test('twice is EINVAL, by the same file or by another one (73), with the reason', () => {
     using device = host.openDevice(EDU);
     using another = host.openDevice(EDU);
@@ -292,7 +308,10 @@ describe('a device at work', () => {
   test('a device without a function reset says so (99)', async () => {
     expect(job.device.info.resettable).toBe(false);
     await expect(job.device.reset()).rejects.toThrow(
-      expect.objectContaining({ code: 'EINVAL', reason: '0000:00:10.0 has no function reset' }),
+      expect.objectContaining({
+        code: 'EINVAL',
+        reason: '0000:00:10.0 has no function reset, and neither its slot nor its bus can be reset',
+      }),
     );
   });
 });

@@ -71,6 +71,33 @@ test('lspci sees the machine', (context) => {
   expect(run('lspci', ['-vvv', '-s', '00:14.0']).stdout).toContain('MSI-X: Enable- Count=4');
 });
 
+test('/sys/module has the modules of VFIO, which programs look for before they use it', () => {
+  const modules = ['iommufd', 'vfio', 'vfio_iommu_type1', 'vfio_pci'];
+  const find = [
+    '-c',
+    `cd /sys/module && for m in ${modules.join(' ')}; do find /sys/module/$m -type f; done`,
+  ];
+  expect(run('bash', find).stdout.trim().split('\n').sort()).toEqual([
+    '/sys/module/iommufd/parameters/allow_unsafe_interrupts',
+    '/sys/module/vfio/parameters/enable_unsafe_noiommu_mode',
+    '/sys/module/vfio/version',
+    '/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts',
+    '/sys/module/vfio_iommu_type1/parameters/disable_hugepages',
+    '/sys/module/vfio_iommu_type1/parameters/dma_entry_limit',
+    '/sys/module/vfio_iommu_type1/version',
+    '/sys/module/vfio_pci/parameters/disable_denylist',
+    '/sys/module/vfio_pci/parameters/disable_idle_d3',
+    '/sys/module/vfio_pci/parameters/enable_sriov',
+    '/sys/module/vfio_pci/parameters/nointxmask',
+  ]);
+  expect(run('cat', ['/sys/module/vfio/version']).stdout).toBe('0.3\n');
+  expect(run('cat', ['/sys/module/vfio_iommu_type1/parameters/dma_entry_limit']).stdout).toBe('65535\n');
+  const file = join(folder, 'without.json');
+  writeFileSync(file, '{ "devices": [], "system": { "without": ["vfio-pci"] } }');
+  const { status } = run('ls', ['-d', '/sys/module/vfio_pci'], { VFIO_SOFT_TOPOLOGY: file });
+  expect(status).toBe(2);
+});
+
 test('VFIO_SOFT_TOPOLOGY chooses the machine, and says what is wrong with it', () => {
   const file = join(folder, 'machine.json');
   const list = ['-c', 'ls /sys/bus/pci/devices'];
