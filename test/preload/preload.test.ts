@@ -3,7 +3,7 @@
  * files all the same. Drivers that a kernel's devices suit as well are in drivers.test.ts.
  */
 import { spawnSync } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { needs } from '../support/backends.ts';
@@ -47,6 +47,23 @@ test('a driver in C++ with its streams and its filesystem', () => {
 test('each instruction does to registers what it does to memory', (context) => {
   if (process.arch !== 'x64') context.skip('registers by plain loads and stores are there on x86-64 only');
   expectClaims(run(compile('registers.c', '-mno-red-zone', '-msse4.2', '-mmovbe'), []), 50);
+});
+
+test('what is decoded as a load or store is what another decoder takes it for', {
+  timeout: 120_000,
+}, (context) => {
+  if (process.arch !== 'x64') context.skip('registers by plain loads and stores are there on x86-64 only');
+  if (!existsSync('/usr/include/Zydis/Zydis.h'))
+    context.skip('there is no Zydis to compare with (Debian: libzydis-dev)');
+  const program = join(folder, 'decoder');
+  const sources = [join(here, 'decoder.cc'), join(root, 'native/preload/instruction.cc')];
+  const built = spawnSync('g++', ['-std=c++20', '-O2', ...sources, '-o', program, '-lZydis'], {
+    encoding: 'utf8',
+  });
+  expect(built.stderr).toBe('');
+  const compared = spawnSync(program, ['5000000', '1'], { encoding: 'utf8' });
+  expect(compared.stdout).toMatch(/ 0 differ/);
+  expect(compared.status).toBe(0);
 });
 
 test('a driver in Python', (context) => {
