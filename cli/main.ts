@@ -155,7 +155,9 @@ function openHost({ backend, topology, kernel }: Options): Host {
   } catch (error) {
     const refused = error instanceof TypeError || error instanceof RangeError;
     if (topology === undefined || !refused || error.message.includes('software.kernel')) throw error;
-    throw Object.assign(new TypeError(`${topology}: ${error.message}`), {
+    // The library gives the text to the addon as one line, so its number says nothing about the file.
+    const message = error.message.replace(/^line 1: /, '');
+    throw Object.assign(new TypeError(`${topology}: ${message}`), {
       code: (error as { code?: string }).code,
     });
   }

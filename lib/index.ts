@@ -1,3 +1,5 @@
+/// <reference lib="es2020" preserve="true" />
+/// <reference lib="esnext.disposable" preserve="true" />
 /** vfio: PCI devices from TypeScript, through Linux VFIO and iommufd or on a software host. */
 
 export type {
@@ -17,6 +19,7 @@ export {
   Host,
   type HostOptions,
   type SoftwareControls,
+  type SoftwareHost,
   type SoftwareOptions,
 } from './host/host.ts';
 export type { HotPlug, PlugOptions } from './host/software/hot-plug.ts';
@@ -58,5 +61,5 @@ export {
   VfioDevice,
 } from './vfio/device.ts';
 export { Group } from './vfio/group.ts';
-export { Interrupt, Irq } from './vfio/irq.ts';
+export { Interrupt, type Interrupts, Irq } from './vfio/irq.ts';
 export { MappedRegion, Region } from './vfio/region.ts';

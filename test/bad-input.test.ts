@@ -112,8 +112,8 @@ beforeAll(async () => {
   disposedQueue[Symbol.dispose]();
   iommufd.vfioCompatIoas = ioas;
   container = iommufd.container();
-  // It is a group by its handle alone: what passes the checks is ENOTTY.
-  group = new Group(OURS, host, native.adopt(iommufd.fd, 'iommufd'), 4711, false, {
+  // An iommufd that is taken for a group: what passes the checks is ENOTTY.
+  group = new Group(OURS, host, new native.Host(backend).open('/dev/iommu', 'group', false), 4711, false, {
     sysfs: () => undefined,
     owned: () => () => {},
     device: () => ({ groupOf: () => null }),

@@ -27,6 +27,22 @@ describe('binding', () => {
     expect(() => device.detach()).toThrow(code('EINVAL'));
   });
 
+  test('without a function reset, the error names those that a hot reset hits (99)', async () => {
+    const [first, second] = GROUP_OF_TWO.map((bdf) => host.openDevice(bdf)) as [VfioDevice, VfioDevice];
+    await expect(first.reset()).rejects.toThrow(code('EINVAL'));
+    await expect(first.reset()).rejects.not.toHaveProperty('reason', expect.stringContaining('reset'));
+    first.bind(iommufd);
+    second.bind(iommufd);
+    await expect(first.reset()).rejects.toThrow(
+      expect.objectContaining({
+        code: 'EINVAL',
+        reason: '0000:03:01.0 has no function reset',
+        hint: 'hotReset() resets it with 0000:03:02.0',
+      }),
+    );
+    await first.hotReset();
+  });
+
   test('twice is EINVAL, by the same file or by another one (73), with the reason', () => {
     using device = host.openDevice(EDU);
     using another = host.openDevice(EDU);
@@ -88,11 +104,21 @@ describe('binding', () => {
     await host.device(EDU).bind();
   });
 
-  test('a descriptor that is no iommufd is EBADFD (9)', () => {
+  test('a file of another kind is refused before the kernel is asked (9)', () => {
     using device = host.openDevice(EDU);
     using another = host.openDevice(EDU);
-    // A foreign file in an Iommufd's clothes: the kernel must look, not the types.
-    expect(() => fileOf(device).bindIommufd(fileOf(another))).toThrow(code('EBADFD'));
+    // What the kernel says to it, EBADFD, is in test/soft/iommufd.cc.
+    expect(() => fileOf(device).bindIommufd(fileOf(another))).toThrow(code('ERR_INVALID_ARG_TYPE'));
+  });
+
+  test('a call that its kind of file does not take is not there, and refused when it is borrowed', () => {
+    using device = host.openDevice(EDU);
+    using iommufd = host.openIommufd();
+    const file = fileOf(device);
+    const other = fileOf(iommufd);
+    expect('groupStatus' in file || 'ioasAlloc' in file || 'regionInfo' in other).toBe(false);
+    expect(() => other.ioasAlloc.call(file)).toThrow('Illegal invocation');
+    expect(() => file.regionInfo.call(other, 0)).toThrow('Illegal invocation');
   });
 
   test('a device from a duplicate of its descriptor is the same device (10)', () => {
@@ -282,7 +308,10 @@ describe('a device at work', () => {
   test('a device without a function reset says so (99)', async () => {
     expect(job.device.info.resettable).toBe(false);
     await expect(job.device.reset()).rejects.toThrow(
-      expect.objectContaining({ code: 'EINVAL', reason: '0000:00:10.0 has no function reset' }),
+      expect.objectContaining({
+        code: 'EINVAL',
+        reason: '0000:00:10.0 has no function reset, and neither its slot nor its bus can be reset',
+      }),
     );
   });
 });

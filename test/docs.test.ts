@@ -1,28 +1,174 @@
-/** The examples of the documentation run as they stand, and print what they say: what follows `//=>`. */
-import { readdirSync, readFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { describe, expect, test } from 'vitest';
-import { runExample } from './support/program.ts';
+/**
+ * The blocks of code in README.md and docs/, tried as a reader would: in an empty folder where the package is installed, not
+ * one character changed. The word behind the language says what is done with a block:
+ *
+ *   js example, ts example   a program; prints what follows `//=>` in it. TypeScript is compiled first, for Node 20
+ *   json NAME                the file NAME, for the commands of the page
+ *   console                  commands (`$ ...`) and what they print
+ *   sh install, guest, ...   not run here, for the reason in NOT_RUN; scripts and files that it names exist
+ *   text                     no code
+ */
+import { execFile, execFileSync } from 'node:child_process';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { needsCompiler } from './preload/programs.ts';
+import { backend } from './support/backends.ts';
 
-const docs = join(dirname(fileURLToPath(import.meta.url)), '..', 'docs');
+const root = join(import.meta.dirname, '..');
 
-for (const name of readdirSync(docs).filter((each) => each.endsWith('.md'))) {
-  const text = readFileSync(join(docs, name), 'utf8');
-  const examples = [...text.matchAll(/^```js example\n([\s\S]*?)^```/gm)];
-  if (examples.length === 0) continue;
-  describe(name, () => {
-    for (const { 1: body = '', index } of examples) {
-      const heading =
-        text
-          .slice(0, index)
-          .match(/^#+ .*$/gm)
-          ?.at(-1) ?? '';
-      test(heading.replace(/^#+ /, ''), async () => {
-        const said = [...body.matchAll(/\/\/=> (.*)$/gm)].map((each) => `${each[1]}\n`).join('');
-        expect(said).not.toBe('');
-        expect(await runExample(body)).toEqual({ code: 0, signal: null, stdout: said, stderr: '' });
-      });
-    }
+const NOT_RUN: Record<string, string> = {
+  install: 'it installs the package, or builds it: test/package does',
+  hardware: 'it takes a device of this machine',
+  guest: 'it boots the guest',
+  long: 'it takes minutes, or is itself a run of the tests',
+};
+
+interface Block {
+  readonly language: string;
+  readonly word: string;
+  readonly body: string;
+  readonly heading: string;
+}
+
+function blocksOf(text: string): Block[] {
+  return [...text.matchAll(/^```(\w*) ?(.*)\n([\s\S]*?)^```$/gm)].map(
+    ({ 1: language = '', 2: word = '', 3: body = '', index }) => {
+      const heading = [...text.slice(0, index).matchAll(/^#+ (.*)$/gm)].at(-1)?.[1] ?? '';
+      return { language, word, body, heading };
+    },
+  );
+}
+
+/** A new user's folder: the package is in node_modules, and its commands in node_modules/.bin. */
+function makeApp(): string {
+  const app = mkdtempSync(join(tmpdir(), 'vfio-docs-'));
+  const bin = join(app, 'node_modules/.bin');
+  mkdirSync(bin, { recursive: true });
+  writeFileSync(join(app, 'package.json'), '{ "private": true }\n');
+  symlinkSync(root, join(app, 'node_modules/vfio'));
+  const { bin: commands } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
+    bin: Record<string, string>;
+  };
+  for (const [name, path] of Object.entries(commands))
+    writeFileSync(join(bin, name), `#!/bin/sh\nexec '${process.execPath}' '${join(root, path)}' "$@"\n`, {
+      mode: 0o755,
+    });
+  return app;
+}
+
+function run(app: string, command: string, ...args: string[]): Promise<Record<string, unknown>> {
+  const { NODE_OPTIONS: _, ...env } = process.env;
+  return new Promise((resolve) => {
+    execFile(
+      command,
+      args,
+      { cwd: app, env: { ...env, VFIO_BACKEND: backend, NO_COLOR: '1' }, timeout: 60_000 },
+      (error, stdout, stderr) => resolve({ code: error ? error.code : 0, stdout, stderr }),
+    );
   });
+}
+
+const said = (body: string) => [...body.matchAll(/\/\/=> (.*)$/gm)].map((each) => `${each[1]}\n`).join('');
+
+/** Each command of a transcript, without the backslashes that part its lines, and what it prints. */
+function transcript(body: string): { command: string; prints: string }[] {
+  return [...body.matchAll(/^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)/gm)].map(
+    ([, command = '', prints = '']) => ({ command, prints }),
+  );
+}
+
+const scripts = (JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { scripts: object }).scripts;
+const pages = [
+  'README.md',
+  'CONTRIBUTING.md',
+  ...readdirSync(join(root, 'docs')).map((name) => `docs/${name}`),
+];
+
+let app = '';
+beforeAll(() => {
+  const sources = ['lib', 'cli', 'bin'].flatMap((folder) =>
+    readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' }).map((name) => join(folder, name)),
+  );
+  const made = ['dist/vfio.js', 'dist/vfio-command.js', 'dist/bin/vfio-soft-preload.js'];
+  const age = (path: string) => statSync(join(root, path)).mtimeMs;
+  const oldest = Math.min(...made.map(age));
+  const newer = sources.find((path) => path.endsWith('.ts') && age(path) > oldest);
+  if (newer) throw new Error(`dist is older than ${newer}: run "npm run build:ts"`);
+  app = makeApp();
+});
+afterAll(() => app && rmSync(app, { recursive: true, force: true }));
+
+describe.each(pages)('%s', (page) => {
+  const text = readFileSync(join(root, page), 'utf8');
+  const blocks = blocksOf(text);
+
+  if (page === 'docs/preload.md') needsCompiler();
+  beforeAll(() => {
+    for (const { language, word, body } of blocks)
+      if (language === 'json' && word !== '') writeFileSync(join(app, word), body);
+  });
+
+  test('every link leads to a file of the package, and every block says what it is', () => {
+    const links = [...text.matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map((each) => each[1] ?? '');
+    expect(links.filter((link) => !existsSync(join(root, page, '..', link)))).toEqual([]);
+    const known = ({ language, word }: Block) =>
+      (['js', 'ts'].includes(language) && word === 'example') ||
+      (language === 'json' && /^[\w-]+\.json$/.test(word)) ||
+      (language === 'sh' && word in NOT_RUN) ||
+      (['console', 'text'].includes(language) && word === '');
+    expect(blocks.filter((block) => !known(block))).toEqual([]);
+  });
+
+  blocks.forEach(({ language, word, body, heading }, index) => {
+    const name = `${heading}, block ${index + 1}`;
+    if (word === 'example')
+      test(name, async (context) => {
+        if (language === 'ts' && backend === 'kernel')
+          context.skip('compiling it takes half a minute in the guest');
+        expect(said(body)).not.toBe('');
+        const source = join(app, `example.${language === 'ts' ? 'mts' : 'mjs'}`);
+        writeFileSync(source, body);
+        if (language === 'ts') compileTs(source);
+        expect(await run(app, process.execPath, 'example.mjs')).toEqual({
+          code: 0,
+          stdout: said(body),
+          stderr: '',
+        });
+      });
+    // What is shown there is the software host, in the time of a test.
+    else if (language === 'console' && backend === 'software')
+      test(name, { timeout: 60_000 }, async () => {
+        for (const { command, prints } of transcript(body)) {
+          const { stdout, stderr } = await run(app, 'sh', '-c', command);
+          expect(`${stdout}${stderr}`, command).toBe(prints);
+        }
+      });
+    else if (language === 'sh')
+      test(`${name}: what it names is there`, () => {
+        const wanted = [...body.matchAll(/\bnpm run (?:-s )?([\w:-]+)/g)].map((each) => each[1] ?? '');
+        expect(wanted.filter((script) => !(script in scripts))).toEqual([]);
+        const paths = [...body.matchAll(/(?<![\w./~$-])((?:test|native|lib|docs)\/[\w./-]+)/g)];
+        const missing = paths.map((each) => each[1] ?? '').filter((path) => !existsSync(join(root, path)));
+        expect(missing).toEqual([]);
+      });
+  });
+});
+
+function compileTs(source: string): void {
+  const tsc = join(root, 'node_modules/typescript/bin/tsc');
+  const flags = '--strict --target es2022 --module nodenext --lib es2023,esnext.disposable'.split(' ');
+  const types = ['--typeRoots', join(root, 'node_modules/@types'), '--types', 'node'];
+  execFileSync(process.execPath, [tsc, ...flags, ...types, source], { cwd: app });
 }

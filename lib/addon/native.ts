@@ -249,14 +249,14 @@ export interface NativeFile {
 }
 
 /** What a descriptor may have to be: native/binding/kinds.h */
-export type NativeKind = 'iommufd' | 'device';
+export type NativeKind = 'iommufd' | 'device' | 'group' | 'container';
 
 /** native/binding/host_handle.h */
 export interface NativeHost {
   dispose(): void;
   release(): string;
-  /** With `kind`, what is there has to be of it. */
-  open(path: string, kind?: NativeKind): NativeFile;
+  /** `checked`: what is there has to be of that kind, else it is taken for one. */
+  open(path: string, kind: NativeKind, checked: boolean): NativeFile;
   /** As {@link Addon.adopt}, and of this host. */
   adopt(fd: number, kind: NativeKind): NativeFile;
   readText(path: string): string | null;

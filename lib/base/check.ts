@@ -7,6 +7,11 @@ import { shown } from './shell.ts';
 /** A 64-bit quantity going in: a bigint, or a number up to 2^53-1. */
 export type U64Like = bigint | number;
 
+/** AbortSignal, where the program's types have one: the DOM's or Node's. The package brings none of these. */
+export type Signal = typeof globalThis extends { AbortSignal: { prototype: infer T } }
+  ? T
+  : { readonly aborted: boolean };
+
 const U64_MAX = 2n ** 64n - 1n;
 
 /** The error for a bad argument: RangeError for a number out of range, TypeError for a wrong type. */

@@ -114,7 +114,10 @@ export class Host extends Handle implements Opener {
     }
   }
 
+  /** Opens a new software host. */
+  static open(o: HostOptions & { backend: 'software' }): SoftwareHost;
   /** Opens the machine's kernel or a new software host: see {@link HostOptions.backend}. */
+  static open(o?: HostOptions): Host;
   static open(o?: HostOptions): Host {
     const { backend, software } = known(o, 'options', ['backend', 'software']);
     const wanted = oneOf(backend ?? process.env['VFIO_BACKEND'] ?? 'auto', 'backend', [
@@ -206,7 +209,7 @@ export class Host extends Handle implements Opener {
   /** Opens /dev/iommu (Linux 6.2). @throws {VfioError} ENOENT no iommufd; EACCES: `reason` says who may. */
   openIommufd(): Iommufd {
     alive(this);
-    return new Iommufd(OURS, this, this.#open('/dev/iommu'));
+    return new Iommufd(OURS, this, this.#open('/dev/iommu', 'iommufd'));
   }
 
   /**
@@ -223,7 +226,7 @@ export class Host extends Handle implements Opener {
       if ('fd' in wanted)
         return new VfioDevice(OURS, this, this.#native.adopt(wanted.fd as number, 'device'), null);
       if (typeof wanted.path === 'string')
-        return new VfioDevice(OURS, this, this.#open(wanted.path, 'device'), null);
+        return new VfioDevice(OURS, this, this.#open(wanted.path, 'device', true), null);
     }
     if (typeof where !== 'string') throw refusal('a PCI address, { path } or { fd }', 'where', where);
     const device = this.device(where);
@@ -237,7 +240,7 @@ export class Host extends Handle implements Opener {
           device.group === null ? undefined : new IommuGroup(OURS, this.#native, device.group),
         ),
       });
-    return new VfioDevice(OURS, this, this.#open(path), device.bdf, {
+    return new VfioDevice(OURS, this, this.#open(path, 'device'), device.bdf, {
       words: (error) => {
         const group = device.group;
         return wordsForJoin(
@@ -256,7 +259,7 @@ export class Host extends Handle implements Opener {
    */
   openContainer(): Container {
     alive(this);
-    return new Container(OURS, this, this.#open('/dev/vfio/vfio'), undefined);
+    return new Container(OURS, this, this.#open('/dev/vfio/vfio', 'container'), undefined);
   }
 
   /**
@@ -279,7 +282,7 @@ export class Host extends Handle implements Opener {
     const path = `/dev/vfio/${noIommu ? 'noiommu-' : ''}${id}`;
     let file: NativeFile;
     try {
-      file = this.#native.open(path);
+      file = this.#native.open(path, 'group', false);
     } catch (error) {
       throw withWords(
         error,
@@ -318,11 +321,18 @@ export class Host extends Handle implements Opener {
   readonly #groupOf = (bdf: string): number | null =>
     this.disposed ? null : new PciDevice(OURS, this.#native, bdf).group;
 
-  #open(path: string, kind?: NativeKind): NativeFile {
+  /** `checked`: the path is the caller's, and what is there may be anything. */
+  #open(path: string, kind: NativeKind, checked = false): NativeFile {
     try {
-      return this.#native.open(path, kind);
+      return this.#native.open(path, kind, checked);
     } catch (error) {
       throw withWords(error, (failed) => wordsForOpen(failed, this.#native, path));
     }
   }
+}
+
+/** A {@link Host} that was opened with `backend: 'software'`. */
+export interface SoftwareHost extends Host {
+  readonly backend: 'software';
+  readonly software: SoftwareControls;
 }

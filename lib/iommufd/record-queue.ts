@@ -7,7 +7,7 @@
  */
 
 import { type NativeFile, type NativeObject, type NativeWatch, native } from '../addon/native.ts';
-import { integer, options, refusal } from '../base/check.ts';
+import { integer, options, refusal, type Signal } from '../base/check.ts';
 import { VfioError } from '../base/errors.ts';
 import { ownOf } from '../base/own.ts';
 import { type OURS, ours } from '../base/private.ts';
@@ -92,7 +92,7 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
    * @throws {VfioError} ETIMEDOUT after `timeout` milliseconds; the signal's reason when it is aborted; code
    * ERR_VFIO_DISPOSED when the queue is disposed meanwhile. No record is lost by any of them.
    */
-  wait(o?: { signal?: AbortSignal; timeout?: number }): Promise<T> {
+  wait(o?: { signal?: Signal; timeout?: number }): Promise<T> {
     alive(this);
     const { signal, timeout } = options(o, 'options');
     if (signal !== undefined && !(signal instanceof AbortSignal))

@@ -8,7 +8,7 @@
 
 import { type NativeFile, native } from '../addon/native.ts';
 import { array, integer, known, oneOf, options, refusal } from '../base/check.ts';
-import { type VfioError, type Words, withWords } from '../base/errors.ts';
+import { VfioError, type Words, withWords } from '../base/errors.ts';
 import { ownOf } from '../base/own.ts';
 import { OURS, ours } from '../base/private.ts';
 import { alive, fileOf, type Handle, instance, keepFile, made } from '../handles/handle.ts';
@@ -285,16 +285,29 @@ export class VfioDevice extends IommufdDevice {
   /**
    * Resets the function (VFIO_DEVICE_RESET), off the event loop: it takes 100 ms and more on hardware.
    *
-   * @throws {VfioError} EINVAL it has no reset; EAGAIN another reset is going on.
+   * @throws {VfioError} EINVAL it has no reset (`info.resettable` is false): a conventional device often has none, such as
+   * QEMU's edu, and {@link hotReset} may do instead; EAGAIN another reset is going on.
    */
   async reset(): Promise<void> {
     alive(this);
     try {
       await this.#file.reset();
     } catch (error) {
-      throw withWords(error, (failed) =>
-        failed.code === 'EINVAL' ? { reason: `${this.#name} has no function reset` } : undefined,
-      );
+      throw withWords(error, (failed) => (failed.code === 'EINVAL' ? this.#wordsWithoutReset() : undefined));
+    }
+  }
+
+  #wordsWithoutReset(): { reason: string; hint?: string } | undefined {
+    const { bdf: own } = bindingOf(this);
+    const reason = `${this.#name} has no function reset`;
+    try {
+      const others = this.hotResetInfo().flatMap(({ bdf }) => (bdf === own ? [] : [bdf]));
+      return { reason, hint: `hotReset() resets it${others.length > 0 ? ` with ${others.join(', ')}` : ''}` };
+    } catch (error) {
+      // Any other than ENODEV: it was not for want of a reset (the device is not bound).
+      return error instanceof VfioError && error.code === 'ENODEV'
+        ? { reason: `${reason}, and neither its slot nor its bus can be reset` }
+        : undefined;
     }
   }
 

@@ -8,7 +8,7 @@
  */
 
 import { type NativeEventFd, type NativeIrqInfo, native } from '../addon/native.ts';
-import { integer, options, refusal, type U64Like } from '../base/check.ts';
+import { integer, options, refusal, type Signal, type U64Like } from '../base/check.ts';
 import { VfioError, withWords } from '../base/errors.ts';
 import { ownOf } from '../base/own.ts';
 import { OURS, ours } from '../base/private.ts';
@@ -22,6 +22,18 @@ let forget: (irq: Irq, interrupt: Interrupt) => void;
 
 /** Its eventfd is connected to nothing any more: ends an Interrupt without asking the kernel. */
 let abandon: (interrupt: Interrupt) => void;
+
+/** As many interrupts as were asked for, by length where the number is a literal up to 32. */
+export type Interrupts<N extends number> = N extends number
+  ? number extends N
+    ? Interrupt[]
+    : Counted<N>
+  : never;
+type Counted<N extends number, T extends Interrupt[] = []> = T['length'] extends N
+  ? T
+  : T['length'] extends 32
+    ? Interrupt[]
+    : Counted<N, [...T, Interrupt]>;
 
 /** One kind of interrupt of a device. */
 export class Irq {
@@ -78,6 +90,9 @@ export class Irq {
    * @throws {VfioError} EINVAL another kind is enabled on this device, or more vectors than are enabled already, of a
    * kind that is not resizable; ENOSPC fewer vectors can be had (`reason` says how many).
    */
+  enable<N extends number>(vectors: N, o?: { start?: number }): Interrupts<N>;
+  /** All vectors from `start` on, or as many as a number says that is known only when the program runs. */
+  enable(vectors?: number, o?: { start?: number }): Interrupt[];
   enable(vectors?: number, o?: { start?: number }): Interrupt[] {
     const start = integer(options(o, 'options').start ?? 0, 'start', 0, Math.max(0, this.count - 1));
     if (this.count === 0) throw this.#absent();
@@ -213,7 +228,7 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
    * @throws {VfioError} ETIMEDOUT after `timeout` milliseconds; the signal's reason when it is aborted; code
    * ERR_VFIO_DISPOSED when the interrupt is disposed or disabled meanwhile.
    */
-  wait(o?: { signal?: AbortSignal; timeout?: number }): Promise<bigint> {
+  wait(o?: { signal?: Signal; timeout?: number }): Promise<bigint> {
     alive(this);
     const { signal, timeout } = options(o, 'options');
     if (signal !== undefined && !(signal instanceof AbortSignal))

@@ -118,14 +118,12 @@ napi_value unmap(Napi::Env env, const napi_value* arguments, Calls& calls) {
 // () => the id of the IOAS that the last map worked on
 napi_value which(Napi::Env env, const napi_value*, Calls& calls) { return number(env, calls.last); }
 
-}  // namespace
-
 // (own) => { map, unmap, which }. `own`: it is a container of its own, and no iommufd.
-Napi::Value File::containerCalls(const Napi::CallbackInfo& info) {
+Napi::Value containerCalls(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
-  (void)live(env);
-  auto target =
-      std::make_shared<Calls>(Calls{slot_, Environment::of(env).pages, Arguments(info).boolean(0, "own")});
+  (void)self.live(env);
+  auto target = std::make_shared<Calls>(
+      Calls{self.slot(), Environment::of(env).pages, Arguments(info).boolean(0, "own")});
   Napi::Object calls = Napi::Object::New(env);
   calls.Set("map", bind<Calls, map>(env, "map", target));
   calls.Set("unmap", bind<Calls, unmap>(env, "unmap", target));
@@ -134,14 +132,14 @@ Napi::Value File::containerCalls(const Napi::CallbackInfo& info) {
 }
 
 // () => Space: the container's own
-Napi::Value File::containerSpace(const Napi::CallbackInfo& info) {
-  (void)live(info.Env());
-  return Space::make(info.Env(), std::make_shared<ledger::SpaceHandle>(open()));
+Napi::Value containerSpace(const Napi::CallbackInfo& info, File& self) {
+  (void)self.live(info.Env());
+  return Space::make(info.Env(), std::make_shared<ledger::SpaceHandle>(self.open()));
 }
 
 // () => has the container lost its IOMMU, and with it all that was mapped?
-Napi::Value File::containerLost(const Napi::CallbackInfo& info) {
-  OpenFile& file = live(info.Env());
+Napi::Value containerLost(const Napi::CallbackInfo& info, File& self) {
+  OpenFile& file = self.live(info.Env());
   const int result =
       file.kernel->own()->end(false, [&] { return ledger::containerIommu(file) == -EINVAL ? 0 : -EBUSY; });
   if (result == 0) file.kernel->manner = ledger::Manner::unknown;
@@ -149,29 +147,29 @@ Napi::Value File::containerLost(const Napi::CallbackInfo& info) {
 }
 
 // () => the version
-Napi::Value File::containerApiVersion(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(),
-                           ioctl(info.Env(), uapi::VFIO_GET_API_VERSION, "VFIO_GET_API_VERSION", nullptr));
+Napi::Value containerApiVersion(const Napi::CallbackInfo& info, File& self) {
+  return Napi::Number::New(
+      info.Env(), self.ioctl(info.Env(), uapi::VFIO_GET_API_VERSION, "VFIO_GET_API_VERSION", nullptr));
 }
 
 // (extension) => has it
-Napi::Value File::containerCheckExtension(const Napi::CallbackInfo& info) {
+Napi::Value containerCheckExtension(const Napi::CallbackInfo& info, File& self) {
   const uint32_t extension = oneOf(Arguments(info), 0, "extension", kExtensions);
-  return Napi::Boolean::New(info.Env(), ioctl(info.Env(), uapi::VFIO_CHECK_EXTENSION, "VFIO_CHECK_EXTENSION",
-                                              byValue(extension)) != 0);
+  return Napi::Boolean::New(info.Env(), self.ioctl(info.Env(), uapi::VFIO_CHECK_EXTENSION,
+                                                   "VFIO_CHECK_EXTENSION", byValue(extension)) != 0);
 }
 
 // (type)
-Napi::Value File::containerSetIommu(const Napi::CallbackInfo& info) {
+Napi::Value containerSetIommu(const Napi::CallbackInfo& info, File& self) {
   const uint32_t type = oneOf(Arguments(info), 0, "type", kIommus);
-  ioctl(info.Env(), uapi::VFIO_SET_IOMMU, "VFIO_SET_IOMMU", byValue(type));
-  live(info.Env()).kernel->manner =
+  self.ioctl(info.Env(), uapi::VFIO_SET_IOMMU, "VFIO_SET_IOMMU", byValue(type));
+  self.live(info.Env()).kernel->manner =
       type == uapi::VFIO_TYPE1_IOMMU ? ledger::Manner::firstVersion : ledger::Manner::wholeRange;
   return info.Env().Undefined();
 }
 
 // () => { pageSizes, ranges, dmaAvailable, migration }
-Napi::Value File::containerInfo(const Napi::CallbackInfo& info) {
+Napi::Value containerInfo(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
   const Reply reply(env, "ioctl", "VFIO_IOMMU_GET_INFO");
   uapi::vfio_iommu_type1_info header{};
@@ -179,7 +177,7 @@ Napi::Value File::containerInfo(const Napi::CallbackInfo& info) {
   for (;;) {
     header = {};
     room.begin(header);
-    ioctl(env, uapi::VFIO_IOMMU_GET_INFO, "VFIO_IOMMU_GET_INFO", room.data());
+    self.ioctl(env, uapi::VFIO_IOMMU_GET_INFO, "VFIO_IOMMU_GET_INFO", room.data());
     room.end(header);
     if (header.argsz <= room.size()) break;
     room.grow(header.argsz);  // the kernel has said how much there is
@@ -224,9 +222,9 @@ Napi::Value File::containerInfo(const Napi::CallbackInfo& info) {
 
 // (own, then as map), off the event loop: => Promise<{ iova, ioas: the IOAS of an iommufd that it is in }>.
 // ECANCELED: the file was disposed meanwhile, and nothing is mapped.
-Napi::Value File::containerMapAsync(const Napi::CallbackInfo& info) {
+Napi::Value containerMapAsync(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
-  (void)live(env);
+  (void)self.live(env);
   struct Call {
     bool own;
     MapArguments given;
@@ -237,7 +235,7 @@ Napi::Value File::containerMapAsync(const Napi::CallbackInfo& info) {
       Call{Arguments(info).boolean(0, "own"), MapArguments(env, *Environment::of(env).pages, arguments)});
   return AsyncCall::start(
       env, {"ioctl", "VFIO_IOMMU_MAP_DMA"},
-      [slot = slot_, file = open(), call]() -> int64_t {
+      [slot = self.slot(), file = self.open(), call]() -> int64_t {
         if (slot->disposed) return -ECANCELED;
         Target target;
         if (const int failed = find(*file, call->own, target); failed < 0) return failed;
@@ -265,17 +263,17 @@ Napi::Value File::containerMapAsync(const Napi::CallbackInfo& info) {
 }
 
 // (on)
-Napi::Value File::containerDirtyTracking(const Napi::CallbackInfo& info) {
+Napi::Value containerDirtyTracking(const Napi::CallbackInfo& info, File& self) {
   uapi::vfio_iommu_type1_dirty_bitmap command{};
   command.argsz = sizeof command;
   command.flags = Arguments(info).boolean(0, "on") ? uapi::VFIO_IOMMU_DIRTY_PAGES_FLAG_START
                                                    : uapi::VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP;
-  ioctl(info.Env(), uapi::VFIO_IOMMU_DIRTY_PAGES, "VFIO_IOMMU_DIRTY_PAGES", &command);
+  self.ioctl(info.Env(), uapi::VFIO_IOMMU_DIRTY_PAGES, "VFIO_IOMMU_DIRTY_PAGES", &command);
   return info.Env().Undefined();
 }
 
 // (iova, length, pageSize) => Uint8Array
-Napi::Value File::containerDirtyBitmap(const Napi::CallbackInfo& info) {
+Napi::Value containerDirtyBitmap(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   struct {
     uapi::vfio_iommu_type1_dirty_bitmap header;
@@ -289,20 +287,20 @@ Napi::Value File::containerDirtyBitmap(const Napi::CallbackInfo& info) {
   Bitmap bitmap(arguments, command.get.size, 2, command.get.bitmap.pgsize);
   command.get.bitmap.size = bitmap.size();
   command.get.bitmap.data = reinterpret_cast<uint64_t>(bitmap.words());
-  ioctl(info.Env(), uapi::VFIO_IOMMU_DIRTY_PAGES, "VFIO_IOMMU_DIRTY_PAGES", &command);
+  self.ioctl(info.Env(), uapi::VFIO_IOMMU_DIRTY_PAGES, "VFIO_IOMMU_DIRTY_PAGES", &command);
   return bitmap.toJs(info.Env());
 }
 
 // (own, iova, length, pageSize) => { bytes, bitmap: Uint8Array }: unmaps, and tells what was written until
 // then
-Napi::Value File::containerUnmapDirty(const Napi::CallbackInfo& info) {
+Napi::Value containerUnmapDirty(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
   const Arguments arguments(info);
   const uint64_t iova = arguments.u64(1, "iova");
   const uint64_t length = arguments.u64(2, "length");
   const uint64_t pageSize = arguments.u64(3, "pageSize");
   Bitmap bitmap(arguments, length, 3, pageSize);
-  OpenFile& file = live(env);
+  OpenFile& file = self.live(env);
   Target target;
   uint64_t bytes = 0;
   int result = find(file, arguments.boolean(0, "own"), target);
@@ -336,7 +334,7 @@ Napi::Value File::containerUnmapDirty(const Napi::CallbackInfo& info) {
 
 // (iova, length) => bytes whose user addresses are invalid now: 0 with 2^64-1 is everything. Nothing is
 // unmapped.
-Napi::Value File::containerInvalidateVaddr(const Napi::CallbackInfo& info) {
+Napi::Value containerInvalidateVaddr(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   uapi::vfio_iommu_type1_dma_unmap command{};
   command.argsz = sizeof command;
@@ -347,13 +345,13 @@ Napi::Value File::containerInvalidateVaddr(const Napi::CallbackInfo& info) {
     command.flags |= uapi::VFIO_DMA_UNMAP_FLAG_ALL;
     command.size = 0;
   }
-  ioctl(info.Env(), uapi::VFIO_IOMMU_UNMAP_DMA, "VFIO_IOMMU_UNMAP_DMA", &command);
+  self.ioctl(info.Env(), uapi::VFIO_IOMMU_UNMAP_DMA, "VFIO_IOMMU_UNMAP_DMA", &command);
   return bigint(info.Env(), command.size);
 }
 
 // (own, memory, offset, size, iova, mapping, length): where the memory of an invalidated mapping is now.
 // `length` is the mapping's. ENOENT: it is not mapped.
-Napi::Value File::containerUpdateVaddr(const Napi::CallbackInfo& info) {
+Napi::Value containerUpdateVaddr(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
   const Arguments arguments(info);
   const std::shared_ptr<Pages> pages = Memory::pagesOf(env, *Environment::of(env).pages, info[1]);
@@ -364,7 +362,7 @@ Napi::Value File::containerUpdateVaddr(const Napi::CallbackInfo& info) {
   auto command = mapCommand(reinterpret_cast<uint64_t>(pages->address()) + offset, size, false, false,
                             arguments.u64(4, "iova"));
   command.flags = uapi::VFIO_DMA_MAP_FLAG_VADDR;
-  OpenFile& file = live(env);
+  OpenFile& file = self.live(env);
   Target target;
   int result = find(file, arguments.boolean(0, "own"), target);
   if (result >= 0)
@@ -372,6 +370,24 @@ Napi::Value File::containerUpdateVaddr(const Napi::CallbackInfo& info) {
                                 [&] { return file.ioctl(uapi::VFIO_IOMMU_MAP_DMA, &command); });
   if (result < 0) throwErrno(env, result, "ioctl", "VFIO_IOMMU_MAP_DMA");
   return env.Undefined();
+}
+
+}  // namespace
+
+std::vector<File::Call> containerTable() {
+  return {File::call<containerCalls>("containerCalls"),
+          File::call<containerSpace>("containerSpace"),
+          File::call<containerLost>("containerLost"),
+          File::call<containerApiVersion>("containerApiVersion"),
+          File::call<containerCheckExtension>("containerCheckExtension"),
+          File::call<containerSetIommu>("containerSetIommu"),
+          File::call<containerInfo>("containerInfo"),
+          File::call<containerMapAsync>("containerMapAsync"),
+          File::call<containerDirtyTracking>("containerDirtyTracking"),
+          File::call<containerDirtyBitmap>("containerDirtyBitmap"),
+          File::call<containerUnmapDirty>("containerUnmapDirty"),
+          File::call<containerInvalidateVaddr>("containerInvalidateVaddr"),
+          File::call<containerUpdateVaddr>("containerUpdateVaddr")};
 }
 
 }  // namespace vfio::binding

@@ -8,9 +8,11 @@
 
 #include <napi.h>
 
+#include <map>
 #include <memory>
 #include <string>
 
+#include "../backend.h"
 #include "memory.h"
 #include "schedule.h"
 
@@ -18,7 +20,7 @@ namespace vfio::binding {
 
 struct Environment {
   Napi::FunctionReference host;
-  Napi::FunctionReference file;
+  std::map<FileKind, Napi::FunctionReference> files;  // the class of each kind
   Napi::FunctionReference memory;
   Napi::FunctionReference space;
   Napi::FunctionReference object;

@@ -5,82 +5,59 @@ namespace {
 
 constexpr napi_type_tag kTag{0x76f1'0a11'3c5d'4b02, 0x1f7c'90d3'a2e4'5b77};
 
+struct Table {
+  FileKind kind;
+  std::vector<File::Call> (*calls)();
+};
+
+// Which calls a file of each kind takes. An iommufd answers a container's requests too
+// (CONFIG_IOMMUFD_VFIO_CONTAINER).
+constexpr Table kTables[] = {
+    {FileKind::iommufd, iommufdTable},       {FileKind::iommufd, hwptTable},
+    {FileKind::iommufd, viommuTable},        {FileKind::iommufd, containerTable},
+    {FileKind::container, containerTable},   {FileKind::group, groupTable},
+    {FileKind::device, deviceTable},         {FileKind::device, regionTable},
+    {FileKind::faultQueue, faultQueueTable}, {FileKind::eventQueue, eventQueueTable}};
+
+const char* nameOf(FileKind kind) {
+  switch (kind) {
+    case FileKind::iommufd:
+      return "IommufdFile";
+    case FileKind::container:
+      return "ContainerFile";
+    case FileKind::group:
+      return "GroupFile";
+    case FileKind::device:
+      return "DeviceFile";
+    case FileKind::faultQueue:
+      return "FaultQueueFile";
+    case FileKind::eventQueue:
+      return "EventQueueFile";
+    case FileKind::unknown:
+    case FileKind::other:
+      break;
+  }
+  return "File";
+}
+
 }  // namespace
 
-Napi::Function File::define(Napi::Env env) {
-  return DefineClass(env, "File",
-                     {InstanceAccessor<&File::fd>("fd"),
-                      InstanceMethod<&File::dispose>("dispose"),
-                      InstanceMethod<&File::release>("release"),
-                      InstanceMethod<&File::pinned>("pinned"),
-                      InstanceMethod<&File::same>("same"),
-                      InstanceMethod<&File::destroy>("destroy"),
-                      InstanceMethod<&File::ioasAlloc>("ioasAlloc"),
-                      InstanceMethod<&File::ioasOf>("ioasOf"),
-                      InstanceMethod<&File::ioasIovaRanges>("ioasIovaRanges"),
-                      InstanceMethod<&File::ioasAllowIovas>("ioasAllowIovas"),
-                      InstanceMethod<&File::getOption>("getOption"),
-                      InstanceMethod<&File::setOption>("setOption"),
-                      InstanceMethod<&File::ioasPhysicalAddress>("ioasPhysicalAddress"),
-                      InstanceMethod<&File::changeProcess>("changeProcess"),
-                      InstanceMethod<&File::getVfioIoas>("getVfioIoas"),
-                      InstanceMethod<&File::setVfioIoas>("setVfioIoas"),
-                      InstanceMethod<&File::clearVfioIoas>("clearVfioIoas"),
-                      InstanceMethod<&File::supports>("supports"),
-                      InstanceMethod<&File::hwptAlloc>("hwptAlloc"),
-                      InstanceMethod<&File::hwptSetDirtyTracking>("hwptSetDirtyTracking"),
-                      InstanceMethod<&File::hwptDirtyBitmap>("hwptDirtyBitmap"),
-                      InstanceMethod<&File::hwptInvalidate>("hwptInvalidate"),
-                      InstanceMethod<&File::hwInfo>("hwInfo"),
-                      InstanceMethod<&File::faultQueueAlloc>("faultQueueAlloc"),
-                      InstanceMethod<&File::readFaults>("readFaults"),
-                      InstanceMethod<&File::respondFault>("respondFault"),
-                      InstanceMethod<&File::viommuAlloc>("viommuAlloc"),
-                      InstanceMethod<&File::vdeviceAlloc>("vdeviceAlloc"),
-                      InstanceMethod<&File::veventqAlloc>("veventqAlloc"),
-                      InstanceMethod<&File::readEvents>("readEvents"),
-                      InstanceMethod<&File::hwQueueAlloc>("hwQueueAlloc"),
-                      InstanceMethod<&File::groupStatus>("groupStatus"),
-                      InstanceMethod<&File::groupSetContainer>("groupSetContainer"),
-                      InstanceMethod<&File::groupUnsetContainer>("groupUnsetContainer"),
-                      InstanceMethod<&File::groupDevice>("groupDevice"),
-                      InstanceMethod<&File::containerCalls>("containerCalls"),
-                      InstanceMethod<&File::containerApiVersion>("containerApiVersion"),
-                      InstanceMethod<&File::containerCheckExtension>("containerCheckExtension"),
-                      InstanceMethod<&File::containerSetIommu>("containerSetIommu"),
-                      InstanceMethod<&File::containerInfo>("containerInfo"),
-                      InstanceMethod<&File::containerSpace>("containerSpace"),
-                      InstanceMethod<&File::containerLost>("containerLost"),
-                      InstanceMethod<&File::containerMapAsync>("containerMapAsync"),
-                      InstanceMethod<&File::containerDirtyTracking>("containerDirtyTracking"),
-                      InstanceMethod<&File::containerDirtyBitmap>("containerDirtyBitmap"),
-                      InstanceMethod<&File::containerUnmapDirty>("containerUnmapDirty"),
-                      InstanceMethod<&File::containerInvalidateVaddr>("containerInvalidateVaddr"),
-                      InstanceMethod<&File::containerUpdateVaddr>("containerUpdateVaddr"),
-                      InstanceMethod<&File::bindIommufd>("bindIommufd"),
-                      InstanceMethod<&File::setVfToken>("setVfToken"),
-                      InstanceMethod<&File::attach>("attach"),
-                      InstanceMethod<&File::detach>("detach"),
-                      InstanceMethod<&File::deviceInfo>("deviceInfo"),
-                      InstanceMethod<&File::irqInfo>("irqInfo"),
-                      InstanceMethod<&File::setIrqs>("setIrqs"),
-                      InstanceMethod<&File::setIrqEventfds>("setIrqEventfds"),
-                      InstanceMethod<&File::reset>("reset"),
-                      InstanceMethod<&File::hotResetInfo>("hotResetInfo"),
-                      InstanceMethod<&File::hotReset>("hotReset"),
-                      InstanceMethod<&File::regionInfo>("regionInfo"),
-                      InstanceMethod<&File::regionRead>("regionRead"),
-                      InstanceMethod<&File::regionWrite>("regionWrite"),
-                      InstanceMethod<&File::readInto>("readInto"),
-                      InstanceMethod<&File::writeFrom>("writeFrom"),
-                      InstanceMethod<&File::mmap>("mmap")});
+Napi::Function File::define(Napi::Env env, FileKind kind) {
+  std::vector<Call> calls{InstanceAccessor<&File::fd>("fd"), InstanceMethod<&File::dispose>("dispose"),
+                          InstanceMethod<&File::release>("release"), InstanceMethod<&File::pinned>("pinned"),
+                          InstanceMethod<&File::same>("same")};
+  for (const Table& table : kTables)
+    if (table.kind == kind)
+      for (const Call& call : table.calls()) calls.push_back(call);
+  return DefineClass(env, nameOf(kind), calls);
 }
 
 File::File(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   napi_type_tag_object(info.Env(), info.This(), &kTag);
 }
 
-Napi::Object File::make(Napi::Env env, std::shared_ptr<Backend> backend, int fd, bool adopted) {
+Napi::Object File::make(Napi::Env env, std::shared_ptr<Backend> backend, int fd, FileKind kind,
+                        bool adopted) {
   std::shared_ptr<OpenFile> file;
   try {
     file = std::make_shared<OpenFile>(backend, fd, adopted);
@@ -88,8 +65,10 @@ Napi::Object File::make(Napi::Env env, std::shared_ptr<Backend> backend, int fd,
     backend->close(fd);
     throw;
   }
-  Napi::Object object = Environment::of(env).file.New({});
-  Unwrap(object)->slot_->file = std::move(file);
+  Napi::Object object = Environment::of(env).files.at(kind).New({});
+  File* const made = Unwrap(object);
+  made->slot_->file = std::move(file);
+  made->kind_ = kind;
   return object;
 }
 

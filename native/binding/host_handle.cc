@@ -119,16 +119,17 @@ Napi::Value HostHandle::adoptOwn(const Napi::CallbackInfo& info) {
   return binding::adopt(Arguments(info), backend_);
 }
 
-// (path, kind?) => File, open for reading and writing; `kind`: what is there has to be of it
+// (path, kind, checked) => File, open for reading and writing. `kind`: what it is taken for. `checked`: the
+// path is a program's own, and what is there has to be of that kind.
 Napi::Value HostHandle::open(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
   const std::string path = arguments.text(0, "path");
-  std::optional<FileKind> kind;
-  if (!info[1].IsUndefined()) kind = kindArgument(arguments, 1);
+  const FileKind kind = kindArgument(arguments, 1);
   Fresh fresh{live(info.Env()), live(info.Env()).open(path.c_str(), O_RDWR)};
   if (fresh.fd < 0) throwErrno(info.Env(), fresh.fd, "open", nullptr, path.c_str());
-  if (kind) requireKind(info.Env(), fresh.backend, fresh.fd, *kind, "the path of", "path", "'" + path + "'");
-  return File::make(info.Env(), backend_, fresh.release());
+  if (arguments.boolean(2, "checked"))
+    requireKind(info.Env(), fresh.backend, fresh.fd, kind, "the path of", "path", "'" + path + "'");
+  return File::make(info.Env(), backend_, fresh.release(), kind);
 }
 
 // () => the kernel's release, or the one that a software host answers as

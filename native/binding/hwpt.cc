@@ -109,10 +109,8 @@ void setHardware(Napi::Env env, Napi::Object answer, const uapi::iommu_hw_info& 
   }
 }
 
-}  // namespace
-
 // (device, parent, nestParent, dirtyTracking, pasid, faultQueue?, format?, fields?) => id
-Napi::Value File::hwptAlloc(const Napi::CallbackInfo& info) {
+Napi::Value hwptAlloc(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   const std::optional<uint32_t> faultQueue = arguments.optionalU32(5, "faultQueue");
   TableData data{};
@@ -129,23 +127,23 @@ Napi::Value File::hwptAlloc(const Napi::CallbackInfo& info) {
   // What asks for nothing new may be as short as it was at first, which every kernel takes.
   if (command.data_type == uapi::IOMMU_HWPT_DATA_NONE && !faultQueue)
     command.size = uapi::iommu_hwpt_alloc_min;
-  return KernelObject::make(info.Env(), allocate(info.Env(), uapi::IOMMU_HWPT_ALLOC, "IOMMU_HWPT_ALLOC",
-                                                 &command, command.out_hwpt_id));
+  return KernelObject::make(info.Env(), self.allocate(info.Env(), uapi::IOMMU_HWPT_ALLOC, "IOMMU_HWPT_ALLOC",
+                                                      &command, command.out_hwpt_id));
 }
 
 // (hwpt, on)
-Napi::Value File::hwptSetDirtyTracking(const Napi::CallbackInfo& info) {
+Napi::Value hwptSetDirtyTracking(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   uapi::iommu_hwpt_set_dirty_tracking command{};
   command.size = sizeof command;
   command.hwpt_id = arguments.u32(0, "hwpt");
   command.flags = arguments.boolean(1, "on") ? uapi::IOMMU_HWPT_DIRTY_TRACKING_ENABLE : 0;
-  ioctl(info.Env(), uapi::IOMMU_HWPT_SET_DIRTY_TRACKING, "IOMMU_HWPT_SET_DIRTY_TRACKING", &command);
+  self.ioctl(info.Env(), uapi::IOMMU_HWPT_SET_DIRTY_TRACKING, "IOMMU_HWPT_SET_DIRTY_TRACKING", &command);
   return info.Env().Undefined();
 }
 
 // (hwpt, iova, length, pageSize, clear) => Uint8Array
-Napi::Value File::hwptDirtyBitmap(const Napi::CallbackInfo& info) {
+Napi::Value hwptDirtyBitmap(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   uapi::iommu_hwpt_get_dirty_bitmap command{};
   command.size = sizeof command;
@@ -156,12 +154,12 @@ Napi::Value File::hwptDirtyBitmap(const Napi::CallbackInfo& info) {
   command.flags = arguments.boolean(4, "clear") ? 0 : uapi::IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR;
   Bitmap bitmap(arguments, command.length, 3, command.page_size);
   command.data = reinterpret_cast<uint64_t>(bitmap.words());
-  ioctl(info.Env(), uapi::IOMMU_HWPT_GET_DIRTY_BITMAP, "IOMMU_HWPT_GET_DIRTY_BITMAP", &command);
+  self.ioctl(info.Env(), uapi::IOMMU_HWPT_GET_DIRTY_BITMAP, "IOMMU_HWPT_GET_DIRTY_BITMAP", &command);
   return bitmap.toJs(info.Env());
 }
 
 // (hwpt or viommu, format, fields) => entries handled; the error knows them too
-Napi::Value File::hwptInvalidate(const Napi::CallbackInfo& info) {
+Napi::Value hwptInvalidate(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   static constexpr std::pair<const char*, Format> kFormats[] = {{"vtd-s1", Format::vtdS1},
                                                                 {"arm-smmuv3", Format::armSmmuv3}};
@@ -187,7 +185,7 @@ Napi::Value File::hwptInvalidate(const Napi::CallbackInfo& info) {
     command.entry_num = static_cast<uint32_t>(arm.size());
   }
   const uint32_t given = command.entry_num;
-  OpenFile& file = live(info.Env());
+  OpenFile& file = self.live(info.Env());
   const int result =
       file.backend->ioctl(file.fd, uapi::IOMMU_HWPT_INVALIDATE, reinterpret_cast<uintptr_t>(&command));
   // A kernel without the request writes no number back.
@@ -198,7 +196,7 @@ Napi::Value File::hwptInvalidate(const Napi::CallbackInfo& info) {
 }
 
 // (device, type?) => HwInfo
-Napi::Value File::hwInfo(const Napi::CallbackInfo& info) {
+Napi::Value hwInfo(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
   const Arguments arguments(info);
   static constexpr std::pair<const char*, uint32_t> kTypes[] = {
@@ -213,7 +211,7 @@ Napi::Value File::hwInfo(const Napi::CallbackInfo& info) {
     command.flags = uapi::IOMMU_HW_INFO_FLAG_INPUT_TYPE;
     command.in_data_type = oneOf(arguments, 1, "type", kTypes);
   }
-  ioctl(env, uapi::IOMMU_GET_HW_INFO, "IOMMU_GET_HW_INFO", &command);
+  self.ioctl(env, uapi::IOMMU_GET_HW_INFO, "IOMMU_GET_HW_INFO", &command);
 
   const auto can = [&](uint32_t flag) { return (command.out_capabilities & flag) != 0; };
   Napi::Object capabilities = Napi::Object::New(env);
@@ -226,6 +224,14 @@ Napi::Value File::hwInfo(const Napi::CallbackInfo& info) {
   answer.Set("capabilities", capabilities);
   answer.Set("maxPasidLog2", number(env, command.out_max_pasid_log2));
   return answer;
+}
+
+}  // namespace
+
+std::vector<File::Call> hwptTable() {
+  return {File::call<hwptAlloc>("hwptAlloc"), File::call<hwptSetDirtyTracking>("hwptSetDirtyTracking"),
+          File::call<hwptDirtyBitmap>("hwptDirtyBitmap"), File::call<hwptInvalidate>("hwptInvalidate"),
+          File::call<hwInfo>("hwInfo")};
 }
 
 }  // namespace vfio::binding

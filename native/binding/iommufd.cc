@@ -21,20 +21,18 @@ uint32_t optionId(const Arguments& arguments, size_t index) {
   refuse(arguments.env(), "'RLIMIT_MODE' or 'HUGE_PAGES'", "option", arguments[index]);
 }
 
-}  // namespace
-
 // (id): whatever object has it
-Napi::Value File::destroy(const Napi::CallbackInfo& info) {
+Napi::Value destroy(const Napi::CallbackInfo& info, File& self) {
   const uint32_t id = Arguments(info).u32(0, "id");
-  OpenFile& file = live(info.Env());
+  OpenFile& file = self.live(info.Env());
   const int result = file.kernel->destroy(file, id);
   if (result < 0) throwErrno(info.Env(), result, "ioctl", "IOMMU_DESTROY");
   return info.Env().Undefined();
 }
 
 // () => Space, which owns it
-Napi::Value File::ioasAlloc(const Napi::CallbackInfo& info) {
-  OpenFile& file = live(info.Env());
+Napi::Value ioasAlloc(const Napi::CallbackInfo& info, File& self) {
+  OpenFile& file = self.live(info.Env());
   std::shared_ptr<ledger::Object> made;
   const int result = file.kernel->make(true, made, [&](uint32_t& id) {
     uapi::iommu_ioas_alloc command{};
@@ -46,7 +44,7 @@ Napi::Value File::ioasAlloc(const Napi::CallbackInfo& info) {
   if (result < 0) throwErrno(info.Env(), result, "ioctl", "IOMMU_IOAS_ALLOC");
   std::shared_ptr<ledger::SpaceHandle> handle;
   try {
-    handle = std::make_shared<ledger::SpaceHandle>(open(), made, true);
+    handle = std::make_shared<ledger::SpaceHandle>(self.open(), made, true);
   } catch (...) {
     (void)file.kernel->destroy(file, *made);
     throw;
@@ -55,18 +53,18 @@ Napi::Value File::ioasAlloc(const Napi::CallbackInfo& info) {
 }
 
 // (id) => Space, of an address space that the kernel made or another handle owns
-Napi::Value File::ioasOf(const Napi::CallbackInfo& info) {
+Napi::Value ioasOf(const Napi::CallbackInfo& info, File& self) {
   const uint32_t id = Arguments(info).u32(0, "ioas");
-  OpenFile& file = live(info.Env());
+  OpenFile& file = self.live(info.Env());
   return Space::make(info.Env(),
-                     std::make_shared<ledger::SpaceHandle>(open(), file.kernel->space(id), false));
+                     std::make_shared<ledger::SpaceHandle>(self.open(), file.kernel->space(id), false));
 }
 
 // (ioas) => { ranges: { start, last }[], alignment }
-Napi::Value File::ioasIovaRanges(const Napi::CallbackInfo& info) {
+Napi::Value ioasIovaRanges(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
   const uint32_t ioas = Arguments(info).u32(0, "ioas");
-  OpenFile& file = live(env);
+  OpenFile& file = self.live(env);
   const Reply reply(env, "ioctl", "IOMMU_IOAS_IOVA_RANGES");
   constexpr size_t kMost = size_t{1} << 16;
   std::vector<uapi::iommu_iova_range> ranges(16);
@@ -104,7 +102,7 @@ Napi::Value File::ioasIovaRanges(const Napi::CallbackInfo& info) {
 }
 
 // (ioas, startsAndLasts: BigUint64Array)
-Napi::Value File::ioasAllowIovas(const Napi::CallbackInfo& info) {
+Napi::Value ioasAllowIovas(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   const uint32_t ioas = arguments.u32(0, "ioas");
   if (!info[1].IsTypedArray() || info[1].As<Napi::TypedArray>().TypedArrayType() != napi_biguint64_array)
@@ -121,19 +119,19 @@ Napi::Value File::ioasAllowIovas(const Napi::CallbackInfo& info) {
   command.ioas_id = ioas;
   command.num_iovas = static_cast<uint32_t>(ranges.size());
   command.allowed_iovas = reinterpret_cast<uint64_t>(ranges.data());
-  ioctl(info.Env(), uapi::IOMMU_IOAS_ALLOW_IOVAS, "IOMMU_IOAS_ALLOW_IOVAS", &command);
+  self.ioctl(info.Env(), uapi::IOMMU_IOAS_ALLOW_IOVAS, "IOMMU_IOAS_ALLOW_IOVAS", &command);
   return info.Env().Undefined();
 }
 
 // (ioas, iova, length) => { address, length }
-Napi::Value File::ioasPhysicalAddress(const Napi::CallbackInfo& info) {
+Napi::Value ioasPhysicalAddress(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   uapi::iommu_ioas_noiommu_get_pa command{};
   command.size = sizeof command;
   command.ioas_id = arguments.u32(0, "ioas");
   command.iova = arguments.u64(1, "iova");
   command.length = arguments.u64(2, "length");
-  ioctl(info.Env(), uapi::IOMMU_IOAS_NOIOMMU_GET_PA, "IOMMU_IOAS_NOIOMMU_GET_PA", &command);
+  self.ioctl(info.Env(), uapi::IOMMU_IOAS_NOIOMMU_GET_PA, "IOMMU_IOAS_NOIOMMU_GET_PA", &command);
   Napi::Object answer = Napi::Object::New(info.Env());
   answer.Set("address", bigint(info.Env(), command.out_phys));
   answer.Set("length", bigint(info.Env(), command.length));
@@ -141,17 +139,17 @@ Napi::Value File::ioasPhysicalAddress(const Napi::CallbackInfo& info) {
 }
 
 // ()
-Napi::Value File::changeProcess(const Napi::CallbackInfo& info) {
+Napi::Value changeProcess(const Napi::CallbackInfo& info, File& self) {
   uapi::iommu_ioas_change_process command{};
   command.size = sizeof command;
-  ioctl(info.Env(), uapi::IOMMU_IOAS_CHANGE_PROCESS, "IOMMU_IOAS_CHANGE_PROCESS", &command);
+  self.ioctl(info.Env(), uapi::IOMMU_IOAS_CHANGE_PROCESS, "IOMMU_IOAS_CHANGE_PROCESS", &command);
   return info.Env().Undefined();
 }
 
 // () => the compatibility IOAS's id, or null if there is none
-Napi::Value File::getVfioIoas(const Napi::CallbackInfo& info) {
+Napi::Value getVfioIoas(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
-  OpenFile& file = live(env);
+  OpenFile& file = self.live(env);
   uapi::iommu_vfio_ioas command{};
   command.size = sizeof command;
   command.op = uapi::IOMMU_VFIO_IOAS_GET;
@@ -163,29 +161,29 @@ Napi::Value File::getVfioIoas(const Napi::CallbackInfo& info) {
 }
 
 // (ioas)
-Napi::Value File::setVfioIoas(const Napi::CallbackInfo& info) {
+Napi::Value setVfioIoas(const Napi::CallbackInfo& info, File& self) {
   uapi::iommu_vfio_ioas command{};
   command.size = sizeof command;
   command.op = uapi::IOMMU_VFIO_IOAS_SET;
   command.ioas_id = Arguments(info).u32(0, "ioas");
-  const auto lock = live(info.Env()).kernel->changeCompat();
-  ioctl(info.Env(), uapi::IOMMU_VFIO_IOAS, "IOMMU_VFIO_IOAS", &command);
+  const auto lock = self.live(info.Env()).kernel->changeCompat();
+  self.ioctl(info.Env(), uapi::IOMMU_VFIO_IOAS, "IOMMU_VFIO_IOAS", &command);
   return info.Env().Undefined();
 }
 
 // ()
-Napi::Value File::clearVfioIoas(const Napi::CallbackInfo& info) {
+Napi::Value clearVfioIoas(const Napi::CallbackInfo& info, File& self) {
   uapi::iommu_vfio_ioas command{};
   command.size = sizeof command;
   command.op = uapi::IOMMU_VFIO_IOAS_CLEAR;
-  const auto lock = live(info.Env()).kernel->changeCompat();
-  ioctl(info.Env(), uapi::IOMMU_VFIO_IOAS, "IOMMU_VFIO_IOAS", &command);
+  const auto lock = self.live(info.Env()).kernel->changeCompat();
+  self.ioctl(info.Env(), uapi::IOMMU_VFIO_IOAS, "IOMMU_VFIO_IOAS", &command);
   return info.Env().Undefined();
 }
 
 // (feature) => has the kernel its request? Asked with a struct that is too short for any, which is EINVAL
 // before anything else is looked at; ENOTTY, there is no such request.
-Napi::Value File::supports(const Napi::CallbackInfo& info) {
+Napi::Value supports(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   static constexpr std::pair<const char*, uint32_t> kRequests[] = {
       {"hwpt", uapi::IOMMU_HWPT_ALLOC},
@@ -206,7 +204,7 @@ Napi::Value File::supports(const Napi::CallbackInfo& info) {
   const auto* const found =
       std::ranges::find_if(kRequests, [&](const auto& each) { return feature == each.first; });
   if (found == std::end(kRequests)) refuse(info.Env(), "a feature", "feature", info[0]);
-  OpenFile& file = live(info.Env());
+  OpenFile& file = self.live(info.Env());
   uint64_t tooShort = sizeof(uint32_t);
   const int result = file.backend->ioctl(file.fd, found->second, reinterpret_cast<uintptr_t>(&tooShort));
   if (result < 0 && result != -EINVAL && result != -ENOTTY)
@@ -215,19 +213,19 @@ Napi::Value File::supports(const Napi::CallbackInfo& info) {
 }
 
 // (option, object) => value
-Napi::Value File::getOption(const Napi::CallbackInfo& info) {
+Napi::Value getOption(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   uapi::iommu_option command{};
   command.size = sizeof command;
   command.option_id = optionId(arguments, 0);
   command.op = uapi::IOMMU_OPTION_OP_GET;
   command.object_id = arguments.u32(1, "object");
-  ioctl(info.Env(), uapi::IOMMU_OPTION, "IOMMU_OPTION", &command);
+  self.ioctl(info.Env(), uapi::IOMMU_OPTION, "IOMMU_OPTION", &command);
   return bigint(info.Env(), command.val64);
 }
 
 // (option, object, value)
-Napi::Value File::setOption(const Napi::CallbackInfo& info) {
+Napi::Value setOption(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   uapi::iommu_option command{};
   command.size = sizeof command;
@@ -235,8 +233,26 @@ Napi::Value File::setOption(const Napi::CallbackInfo& info) {
   command.op = uapi::IOMMU_OPTION_OP_SET;
   command.object_id = arguments.u32(1, "object");
   command.val64 = arguments.u64(2, "value");
-  ioctl(info.Env(), uapi::IOMMU_OPTION, "IOMMU_OPTION", &command);
+  self.ioctl(info.Env(), uapi::IOMMU_OPTION, "IOMMU_OPTION", &command);
   return info.Env().Undefined();
+}
+
+}  // namespace
+
+std::vector<File::Call> iommufdTable() {
+  return {File::call<destroy>("destroy"),
+          File::call<ioasAlloc>("ioasAlloc"),
+          File::call<ioasOf>("ioasOf"),
+          File::call<ioasIovaRanges>("ioasIovaRanges"),
+          File::call<ioasAllowIovas>("ioasAllowIovas"),
+          File::call<ioasPhysicalAddress>("ioasPhysicalAddress"),
+          File::call<changeProcess>("changeProcess"),
+          File::call<getVfioIoas>("getVfioIoas"),
+          File::call<setVfioIoas>("setVfioIoas"),
+          File::call<clearVfioIoas>("clearVfioIoas"),
+          File::call<supports>("supports"),
+          File::call<getOption>("getOption"),
+          File::call<setOption>("setOption")};
 }
 
 }  // namespace vfio::binding

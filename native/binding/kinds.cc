@@ -50,7 +50,9 @@ std::string whatItIs(FileKind kind, const std::string& name, const std::string& 
 
 FileKind kindArgument(const Arguments& arguments, size_t index) {
   static constexpr std::pair<const char*, FileKind> kKinds[] = {{"iommufd", FileKind::iommufd},
-                                                                {"device", FileKind::device}};
+                                                                {"device", FileKind::device},
+                                                                {"group", FileKind::group},
+                                                                {"container", FileKind::container}};
   return oneOf(arguments, index, "kind", kKinds);
 }
 
@@ -81,7 +83,7 @@ Napi::Value adopt(const Arguments& arguments, const std::shared_ptr<Backend>& ho
   if (host && host != backend)
     refuseFile(env, std::string("Expected the descriptor of ") + inWords(kind) +
                         " of this host for fd but received " + number + ", which is another host's");
-  return File::make(env, std::move(backend), fresh.release(), true);
+  return File::make(env, std::move(backend), fresh.release(), kind, true);
 }
 
 }  // namespace vfio::binding

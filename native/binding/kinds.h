@@ -23,7 +23,7 @@ struct Fresh {
   [[nodiscard]] int release() { return std::exchange(fd, -1); }
 };
 
-// 'iommufd' or 'device'
+// 'iommufd', 'device', 'group' or 'container'
 [[nodiscard]] FileKind kindArgument(const Arguments& arguments, size_t index);
 
 // Throws, in words, if the file behind `fd` is of another kind. `expected`: what was to be passed, "the

@@ -41,12 +41,10 @@ std::array<uint8_t, 16> uuid(const Arguments& arguments, size_t index) {
   return bytes;
 }
 
-}  // namespace
-
 // (iommufd: File, token?: a UUID) => device id
-Napi::Value File::bindIommufd(const Napi::CallbackInfo& info) {
+Napi::Value bindIommufd(const Napi::CallbackInfo& info, File& self) {
   const File* iommufd = File::from(info[0]);
-  if (!iommufd) refuse(info.Env(), "an Iommufd", "iommufd", info[0]);
+  if (!iommufd || iommufd->kind() != FileKind::iommufd) refuse(info.Env(), "an Iommufd", "iommufd", info[0]);
   uapi::vfio_device_bind_iommufd command{};
   // Without a token the struct may be as short as it was at first, which every kernel takes.
   command.argsz = uapi::vfio_device_bind_iommufd_min;
@@ -58,12 +56,12 @@ Napi::Value File::bindIommufd(const Napi::CallbackInfo& info) {
     command.token_uuid_ptr = reinterpret_cast<uint64_t>(token.data());
   }
   command.iommufd = iommufd->live(info.Env()).fd;
-  ioctl(info.Env(), uapi::VFIO_DEVICE_BIND_IOMMUFD, "VFIO_DEVICE_BIND_IOMMUFD", &command);
+  self.ioctl(info.Env(), uapi::VFIO_DEVICE_BIND_IOMMUFD, "VFIO_DEVICE_BIND_IOMMUFD", &command);
   return Napi::Number::New(info.Env(), command.out_devid);
 }
 
 // (token: a UUID)
-Napi::Value File::setVfToken(const Napi::CallbackInfo& info) {
+Napi::Value setVfToken(const Napi::CallbackInfo& info, File& self) {
   struct {
     uapi::vfio_device_feature feature;
     std::array<uint8_t, 16> token;
@@ -71,12 +69,12 @@ Napi::Value File::setVfToken(const Napi::CallbackInfo& info) {
   command.feature.argsz = sizeof command;
   command.feature.flags = uapi::VFIO_DEVICE_FEATURE_SET | uapi::VFIO_DEVICE_FEATURE_PCI_VF_TOKEN;
   command.token = uuid(Arguments(info), 0);
-  ioctl(info.Env(), uapi::VFIO_DEVICE_FEATURE, "VFIO_DEVICE_FEATURE_PCI_VF_TOKEN", &command);
+  self.ioctl(info.Env(), uapi::VFIO_DEVICE_FEATURE, "VFIO_DEVICE_FEATURE_PCI_VF_TOKEN", &command);
   return info.Env().Undefined();
 }
 
 // (ptId, pasid?) => the page table in use
-Napi::Value File::attach(const Napi::CallbackInfo& info) {
+Napi::Value attach(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   const std::optional<uint32_t> pasid = arguments.optionalU32(1, "pasid");
   uapi::vfio_device_attach_iommufd_pt command{};
@@ -84,26 +82,26 @@ Napi::Value File::attach(const Napi::CallbackInfo& info) {
   command.flags = pasid ? uapi::VFIO_DEVICE_ATTACH_PASID : 0;
   command.pt_id = arguments.u32(0, "to");
   command.pasid = pasid.value_or(0);
-  ioctl(info.Env(), uapi::VFIO_DEVICE_ATTACH_IOMMUFD_PT, "VFIO_DEVICE_ATTACH_IOMMUFD_PT", &command);
+  self.ioctl(info.Env(), uapi::VFIO_DEVICE_ATTACH_IOMMUFD_PT, "VFIO_DEVICE_ATTACH_IOMMUFD_PT", &command);
   return Napi::Number::New(info.Env(), command.pt_id);
 }
 
 // (pasid?)
-Napi::Value File::detach(const Napi::CallbackInfo& info) {
+Napi::Value detach(const Napi::CallbackInfo& info, File& self) {
   const std::optional<uint32_t> pasid = Arguments(info).optionalU32(0, "pasid");
   uapi::vfio_device_detach_iommufd_pt command{};
   command.argsz = pasid ? sizeof command : uapi::vfio_device_detach_iommufd_pt_min;
   command.flags = pasid ? uapi::VFIO_DEVICE_DETACH_PASID : 0;
   command.pasid = pasid.value_or(0);
-  ioctl(info.Env(), uapi::VFIO_DEVICE_DETACH_IOMMUFD_PT, "VFIO_DEVICE_DETACH_IOMMUFD_PT", &command);
+  self.ioctl(info.Env(), uapi::VFIO_DEVICE_DETACH_IOMMUFD_PT, "VFIO_DEVICE_DETACH_IOMMUFD_PT", &command);
   return info.Env().Undefined();
 }
 
 // () => { numRegions, numIrqs, pci, resettable }
-Napi::Value File::deviceInfo(const Napi::CallbackInfo& info) {
+Napi::Value deviceInfo(const Napi::CallbackInfo& info, File& self) {
   uapi::vfio_device_info command{};
   command.argsz = sizeof command;
-  ioctl(info.Env(), uapi::VFIO_DEVICE_GET_INFO, "VFIO_DEVICE_GET_INFO", &command);
+  self.ioctl(info.Env(), uapi::VFIO_DEVICE_GET_INFO, "VFIO_DEVICE_GET_INFO", &command);
   Napi::Object answer = Napi::Object::New(info.Env());
   answer.Set("numRegions", command.num_regions);
   answer.Set("numIrqs", command.num_irqs);
@@ -113,11 +111,11 @@ Napi::Value File::deviceInfo(const Napi::CallbackInfo& info) {
 }
 
 // (index) => { count, eventfd, maskable, automasked, resizable }
-Napi::Value File::irqInfo(const Napi::CallbackInfo& info) {
+Napi::Value irqInfo(const Napi::CallbackInfo& info, File& self) {
   uapi::vfio_irq_info command{};
   command.argsz = sizeof command;
   command.index = Arguments(info).u32(0, "index");
-  ioctl(info.Env(), uapi::VFIO_DEVICE_GET_IRQ_INFO, "VFIO_DEVICE_GET_IRQ_INFO", &command);
+  self.ioctl(info.Env(), uapi::VFIO_DEVICE_GET_IRQ_INFO, "VFIO_DEVICE_GET_IRQ_INFO", &command);
   constexpr size_t kMost = size_t{1} << 16;  // a PCI function has 2,048
   Reply(info.Env(), "ioctl", "VFIO_DEVICE_GET_IRQ_INFO").counted(command.count, kMost, "vectors");
   Napi::Object answer = Napi::Object::New(info.Env());
@@ -130,7 +128,7 @@ Napi::Value File::irqInfo(const Napi::CallbackInfo& info) {
 }
 
 // (index, start, count, action): with no data. The result is the call's own, see setIrqEventfds.
-Napi::Value File::setIrqs(const Napi::CallbackInfo& info) {
+Napi::Value setIrqs(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   uapi::vfio_irq_set command{};
   command.argsz = sizeof command;
@@ -138,13 +136,13 @@ Napi::Value File::setIrqs(const Napi::CallbackInfo& info) {
   command.start = arguments.u32(1, "start");
   command.count = arguments.u32(2, "count");
   command.flags = uapi::VFIO_IRQ_SET_DATA_NONE | actionFlag(arguments, 3);
-  return Napi::Number::New(info.Env(),
-                           ioctl(info.Env(), uapi::VFIO_DEVICE_SET_IRQS, "VFIO_DEVICE_SET_IRQS", &command));
+  return Napi::Number::New(
+      info.Env(), self.ioctl(info.Env(), uapi::VFIO_DEVICE_SET_IRQS, "VFIO_DEVICE_SET_IRQS", &command));
 }
 
 // (index, start, action, eventfds: Int32Array) => 0, or how many vectors could be had when nothing was
 // enabled
-Napi::Value File::setIrqEventfds(const Napi::CallbackInfo& info) {
+Napi::Value setIrqEventfds(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   if (!info[3].IsTypedArray() || info[3].As<Napi::TypedArray>().TypedArrayType() != napi_int32_array)
     refuse(info.Env(), "an Int32Array", "eventfds", info[3]);
@@ -160,23 +158,25 @@ Napi::Value File::setIrqEventfds(const Napi::CallbackInfo& info) {
   std::memcpy(command.data(), &header, sizeof header);
   if (bytes) std::memcpy(command.data() + sizeof header, eventfds.Data(), bytes);
   return Napi::Number::New(
-      info.Env(), ioctl(info.Env(), uapi::VFIO_DEVICE_SET_IRQS, "VFIO_DEVICE_SET_IRQS", command.data()));
+      info.Env(), self.ioctl(info.Env(), uapi::VFIO_DEVICE_SET_IRQS, "VFIO_DEVICE_SET_IRQS", command.data()));
 }
 
 // () => Promise<void>: a function reset takes 100 ms and more, so it runs off the event loop
-Napi::Value File::reset(const Napi::CallbackInfo& info) {
-  (void)live(info.Env());
+Napi::Value reset(const Napi::CallbackInfo& info, File& self) {
+  (void)self.live(info.Env());
   return AsyncCall::start(
       info.Env(), {"ioctl", "VFIO_DEVICE_RESET"},
-      [file = open()]() -> int64_t { return file->backend->ioctl(file->fd, uapi::VFIO_DEVICE_RESET, 0); },
+      [file = self.open()]() -> int64_t {
+        return file->backend->ioctl(file->fd, uapi::VFIO_DEVICE_RESET, 0);
+      },
       [](Napi::Env env, int64_t) { return env.Undefined(); });
 }
 
 // () => { deviceIds, functions: { bdf, id }[] }: what a hot reset would reset. `id` is a device's in the
 // iommufd where `deviceIds`, else a group's.
-Napi::Value File::hotResetInfo(const Napi::CallbackInfo& info) {
+Napi::Value hotResetInfo(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
-  OpenFile& open = live(env);
+  OpenFile& open = self.live(env);
   const Reply reply(env, "ioctl", "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO");
   uapi::vfio_pci_hot_reset_info header{};
   using Dependent = uapi::vfio_pci_dependent_device;
@@ -213,21 +213,21 @@ Napi::Value File::hotResetInfo(const Napi::CallbackInfo& info) {
 }
 
 // (groups: File[]) => Promise<void>, off the event loop as reset
-Napi::Value File::hotReset(const Napi::CallbackInfo& info) {
-  (void)live(info.Env());
+Napi::Value hotReset(const Napi::CallbackInfo& info, File& self) {
+  (void)self.live(info.Env());
   if (!info[0].IsArray()) refuse(info.Env(), "an array", "groups", info[0]);
   const auto list = info[0].As<Napi::Array>();
   std::vector<std::shared_ptr<OpenFile>> groups;
   for (uint32_t i = 0; i < list.Length(); ++i) {
     const Napi::Value value = list[i];
     const File* group = File::from(value);
-    if (!group) refuse(info.Env(), "a Group", "groups", value);
+    if (!group || group->kind() != FileKind::group) refuse(info.Env(), "a Group", "groups", value);
     (void)group->live(info.Env());
     groups.push_back(group->open());
   }
   return AsyncCall::start(
       info.Env(), {"ioctl", "VFIO_DEVICE_PCI_HOT_RESET"},
-      [file = open(), groups = std::move(groups)]() -> int64_t {
+      [file = self.open(), groups = std::move(groups)]() -> int64_t {
         uapi::vfio_pci_hot_reset header{};
         header.count = static_cast<uint32_t>(groups.size());
         header.argsz = static_cast<uint32_t>(sizeof header + groups.size() * sizeof(int32_t));
@@ -241,6 +241,22 @@ Napi::Value File::hotReset(const Napi::CallbackInfo& info) {
                                     reinterpret_cast<uintptr_t>(command.data()));
       },
       [](Napi::Env env, int64_t) { return env.Undefined(); });
+}
+
+}  // namespace
+
+std::vector<File::Call> deviceTable() {
+  return {File::call<bindIommufd>("bindIommufd"),
+          File::call<setVfToken>("setVfToken"),
+          File::call<attach>("attach"),
+          File::call<detach>("detach"),
+          File::call<deviceInfo>("deviceInfo"),
+          File::call<irqInfo>("irqInfo"),
+          File::call<setIrqs>("setIrqs"),
+          File::call<setIrqEventfds>("setIrqEventfds"),
+          File::call<reset>("reset"),
+          File::call<hotResetInfo>("hotResetInfo"),
+          File::call<hotReset>("hotReset")};
 }
 
 }  // namespace vfio::binding

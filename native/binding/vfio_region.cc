@@ -28,10 +28,8 @@ Napi::Value sparseAreas(Napi::Env env, const Reply& reply, std::span<const uint8
   return areas;
 }
 
-}  // namespace
-
 // (index) => { size, offset, readable, writable, mmapable, sparse, type, msixMappable }
-Napi::Value File::regionInfo(const Napi::CallbackInfo& info) {
+Napi::Value regionInfo(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
   const uint32_t index = Arguments(info).u32(0, "index");
   uapi::vfio_region_info region{};
@@ -41,7 +39,7 @@ Napi::Value File::regionInfo(const Napi::CallbackInfo& info) {
     region = {};
     region.index = index;
     room.begin(region);
-    ioctl(env, uapi::VFIO_DEVICE_GET_REGION_INFO, "VFIO_DEVICE_GET_REGION_INFO", room.data());
+    self.ioctl(env, uapi::VFIO_DEVICE_GET_REGION_INFO, "VFIO_DEVICE_GET_REGION_INFO", room.data());
     room.end(region);
     if (region.argsz <= room.size()) break;
     room.grow(region.argsz);  // capabilities did not fit: ask again with the room they need
@@ -76,12 +74,12 @@ Napi::Value File::regionInfo(const Napi::CallbackInfo& info) {
 }
 
 // (position in the file, width) => number, or bigint at width 8
-Napi::Value File::regionRead(const Napi::CallbackInfo& info) {
+Napi::Value regionRead(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
   const Arguments arguments(info);
   const uint64_t position = arguments.u64(0, "offset");
   const size_t width = accessWidth(arguments, 1);
-  OpenFile& file = live(env);
+  OpenFile& file = self.live(env);
   uint64_t value = 0;
   const int64_t result = file.backend->pread(file.fd, &value, width, position);
   if (result < 0) throwErrno(env, result, "pread");
@@ -90,13 +88,13 @@ Napi::Value File::regionRead(const Napi::CallbackInfo& info) {
 }
 
 // (position in the file, width, value)
-Napi::Value File::regionWrite(const Napi::CallbackInfo& info) {
+Napi::Value regionWrite(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
   const Arguments arguments(info);
   const uint64_t position = arguments.u64(0, "offset");
   const size_t width = accessWidth(arguments, 1);
   const uint64_t value = registerArgument(env, arguments[2], width);
-  OpenFile& file = live(env);
+  OpenFile& file = self.live(env);
   const int64_t result = file.backend->pwrite(file.fd, &value, width, position);
   if (result < 0) throwErrno(env, result, "pwrite");
   if (Reply(env, "pwrite", nullptr).moved(result, width) != width) throwShort(env, "write", width, result);
@@ -104,11 +102,11 @@ Napi::Value File::regionWrite(const Napi::CallbackInfo& info) {
 }
 
 // (position in the file, into: Uint8Array) => bytes read
-Napi::Value File::readInto(const Napi::CallbackInfo& info) {
+Napi::Value readInto(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   const uint64_t position = arguments.u64(0, "offset");
   const std::span<uint8_t> into = arguments.bytes(1, "into");
-  OpenFile& file = live(info.Env());
+  OpenFile& file = self.live(info.Env());
   const int64_t result = file.backend->pread(file.fd, into.data(), into.size(), position);
   if (result < 0) throwErrno(info.Env(), result, "pread");
   const size_t moved = Reply(info.Env(), "pread", nullptr).moved(result, into.size());
@@ -116,11 +114,11 @@ Napi::Value File::readInto(const Napi::CallbackInfo& info) {
 }
 
 // (position in the file, from: Uint8Array) => bytes written
-Napi::Value File::writeFrom(const Napi::CallbackInfo& info) {
+Napi::Value writeFrom(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   const uint64_t position = arguments.u64(0, "offset");
   const std::span<uint8_t> from = arguments.bytes(1, "from");
-  OpenFile& file = live(info.Env());
+  OpenFile& file = self.live(info.Env());
   const int64_t result = file.backend->pwrite(file.fd, from.data(), from.size(), position);
   if (result < 0) throwErrno(info.Env(), result, "pwrite");
   const size_t moved = Reply(info.Env(), "pwrite", nullptr).moved(result, from.size());
@@ -128,20 +126,28 @@ Napi::Value File::writeFrom(const Napi::CallbackInfo& info) {
 }
 
 // (position in the file, length, writable) => Mapped
-Napi::Value File::mmap(const Napi::CallbackInfo& info) {
+Napi::Value mmap(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
   const Arguments arguments(info);
   const uint64_t position = arguments.u64(0, "offset");
   const uint64_t length = arguments.u64(1, "length");
   const bool readable = arguments.boolean(2, "readable");
   const bool writable = arguments.boolean(3, "writable");
-  OpenFile& file = live(env);
+  OpenFile& file = self.live(env);
   const int64_t result =
       file.backend->mmap(nullptr, length, (readable ? PROT_READ : 0) | (writable ? PROT_WRITE : 0),
                          MAP_SHARED, file.fd, position);
   if (result < 0) throwErrno(env, result, "mmap");
   return Mapped::make(env,
                       std::make_shared<Mapping>(file.backend, reinterpret_cast<uint8_t*>(result), length));
+}
+
+}  // namespace
+
+std::vector<File::Call> regionTable() {
+  return {File::call<regionInfo>("regionInfo"),   File::call<regionRead>("regionRead"),
+          File::call<regionWrite>("regionWrite"), File::call<readInto>("readInto"),
+          File::call<writeFrom>("writeFrom"),     File::call<mmap>("mmap")};
 }
 
 }  // namespace vfio::binding

@@ -29,10 +29,10 @@ constexpr std::pair<const char*, uint32_t> kQueueTypes[] = {
 
 // What an allocation with a file of its own gives: { object, file }
 Napi::Value objectWithFile(Napi::Env env, const OpenFile& parent, const char* request,
-                           std::shared_ptr<ledger::ObjectHandle> object, uint32_t fd) {
+                           std::shared_ptr<ledger::ObjectHandle> object, uint32_t fd, FileKind kind) {
   if (fd > INT32_MAX) Reply(env, "ioctl", request).refuse("its descriptor is " + std::to_string(fd));
   Napi::Object answer = Napi::Object::New(env);
-  answer.Set("file", File::make(env, parent.backend, static_cast<int>(fd)));
+  answer.Set("file", File::make(env, parent.backend, static_cast<int>(fd), kind));
   answer.Set("object", KernelObject::make(env, std::move(object)));
   return answer;
 }
@@ -49,22 +49,20 @@ std::vector<uint8_t> readAll(Napi::Env env, OpenFile& file, size_t unit) {
   return bytes;
 }
 
-}  // namespace
-
 // () => { object, file }
-Napi::Value File::faultQueueAlloc(const Napi::CallbackInfo& info) {
+Napi::Value faultQueueAlloc(const Napi::CallbackInfo& info, File& self) {
   uapi::iommu_fault_alloc command{};
   command.size = sizeof command;
-  auto object = allocate(info.Env(), uapi::IOMMU_FAULT_QUEUE_ALLOC, "IOMMU_FAULT_QUEUE_ALLOC", &command,
-                         command.out_fault_id);
-  return objectWithFile(info.Env(), live(info.Env()), "IOMMU_FAULT_QUEUE_ALLOC", std::move(object),
-                        command.out_fault_fd);
+  auto object = self.allocate(info.Env(), uapi::IOMMU_FAULT_QUEUE_ALLOC, "IOMMU_FAULT_QUEUE_ALLOC", &command,
+                              command.out_fault_id);
+  return objectWithFile(info.Env(), self.live(info.Env()), "IOMMU_FAULT_QUEUE_ALLOC", std::move(object),
+                        command.out_fault_fd, FileKind::faultQueue);
 }
 
 // () => IoPageFault[]: whole groups
-Napi::Value File::readFaults(const Napi::CallbackInfo& info) {
+Napi::Value readFaults(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
-  const std::vector<uint8_t> bytes = readAll(env, live(env), sizeof(uapi::iommu_hwpt_pgfault));
+  const std::vector<uint8_t> bytes = readAll(env, self.live(env), sizeof(uapi::iommu_hwpt_pgfault));
   Napi::Array faults = Napi::Array::New(env);
   for (size_t at = 0; at + sizeof(uapi::iommu_hwpt_pgfault) <= bytes.size();
        at += sizeof(uapi::iommu_hwpt_pgfault)) {
@@ -90,10 +88,10 @@ Napi::Value File::readFaults(const Napi::CallbackInfo& info) {
 }
 
 // (cookie, code)
-Napi::Value File::respondFault(const Napi::CallbackInfo& info) {
+Napi::Value respondFault(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   const uapi::iommu_hwpt_page_response response{arguments.u32(0, "cookie"), arguments.u32(1, "code")};
-  OpenFile& file = live(info.Env());
+  OpenFile& file = self.live(info.Env());
   const int64_t result = file.backend->write(file.fd, &response, sizeof response);
   if (result < 0) throwErrno(info.Env(), result, "write");
   const Reply reply(info.Env(), "write", nullptr);
@@ -103,7 +101,7 @@ Napi::Value File::respondFault(const Napi::CallbackInfo& info) {
 }
 
 // (device, hwpt, type) => { object, mmap: { offset, length } | null }
-Napi::Value File::viommuAlloc(const Napi::CallbackInfo& info) {
+Napi::Value viommuAlloc(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
   const Arguments arguments(info);
   uapi::iommu_viommu_tegra241_cmdqv tegra{};
@@ -119,7 +117,7 @@ Napi::Value File::viommuAlloc(const Napi::CallbackInfo& info) {
     command.data_uptr = reinterpret_cast<uint64_t>(&tegra);
   }
   auto object =
-      allocate(env, uapi::IOMMU_VIOMMU_ALLOC, "IOMMU_VIOMMU_ALLOC", &command, command.out_viommu_id);
+      self.allocate(env, uapi::IOMMU_VIOMMU_ALLOC, "IOMMU_VIOMMU_ALLOC", &command, command.out_viommu_id);
   Napi::Object answer = Napi::Object::New(env);
   answer.Set("object", KernelObject::make(env, std::move(object)));
   answer.Set("mmap", env.Null());
@@ -133,37 +131,38 @@ Napi::Value File::viommuAlloc(const Napi::CallbackInfo& info) {
 }
 
 // (viommu, device, virtId) => KernelObject
-Napi::Value File::vdeviceAlloc(const Napi::CallbackInfo& info) {
+Napi::Value vdeviceAlloc(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   uapi::iommu_vdevice_alloc command{};
   command.size = sizeof command;
   command.viommu_id = arguments.u32(0, "viommu");
   command.dev_id = arguments.u32(1, "device");
   command.virt_id = arguments.u64(2, "virtId");
-  return KernelObject::make(info.Env(), allocate(info.Env(), uapi::IOMMU_VDEVICE_ALLOC, "IOMMU_VDEVICE_ALLOC",
-                                                 &command, command.out_vdevice_id));
+  return KernelObject::make(
+      info.Env(), self.allocate(info.Env(), uapi::IOMMU_VDEVICE_ALLOC, "IOMMU_VDEVICE_ALLOC", &command,
+                                command.out_vdevice_id));
 }
 
 // (viommu, type, depth) => { object, file }
-Napi::Value File::veventqAlloc(const Napi::CallbackInfo& info) {
+Napi::Value veventqAlloc(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   uapi::iommu_veventq_alloc command{};
   command.size = sizeof command;
   command.viommu_id = arguments.u32(0, "viommu");
   command.type = oneOf(arguments, 1, "type", kEventTypes);
   command.veventq_depth = arguments.u32(2, "depth");
-  auto object = allocate(info.Env(), uapi::IOMMU_VEVENTQ_ALLOC, "IOMMU_VEVENTQ_ALLOC", &command,
-                         command.out_veventq_id);
-  return objectWithFile(info.Env(), live(info.Env()), "IOMMU_VEVENTQ_ALLOC", std::move(object),
-                        command.out_veventq_fd);
+  auto object = self.allocate(info.Env(), uapi::IOMMU_VEVENTQ_ALLOC, "IOMMU_VEVENTQ_ALLOC", &command,
+                              command.out_veventq_id);
+  return objectWithFile(info.Env(), self.live(info.Env()), "IOMMU_VEVENTQ_ALLOC", std::move(object),
+                        command.out_veventq_fd, FileKind::eventQueue);
 }
 
 // (type) => ViommuEvent[]: a header each, and unless events were lost there, the data of its type
-Napi::Value File::readEvents(const Napi::CallbackInfo& info) {
+Napi::Value readEvents(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
   const bool arm = oneOf(Arguments(info), 0, "type", kEventTypes) == uapi::IOMMU_VEVENTQ_TYPE_ARM_SMMUV3;
   const size_t size = arm ? sizeof(uapi::iommu_vevent_arm_smmuv3) : sizeof(uapi::iommu_vevent_tegra241_cmdqv);
-  const std::vector<uint8_t> bytes = readAll(env, live(env), 1);
+  const std::vector<uint8_t> bytes = readAll(env, self.live(env), 1);
   Napi::Array events = Napi::Array::New(env);
   const Reply reply(env, "read", nullptr);
   for (size_t at = 0; at < bytes.size();) {
@@ -188,7 +187,7 @@ Napi::Value File::readEvents(const Napi::CallbackInfo& info) {
 }
 
 // (viommu, type, index, iova, length) => KernelObject
-Napi::Value File::hwQueueAlloc(const Napi::CallbackInfo& info) {
+Napi::Value hwQueueAlloc(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   uapi::iommu_hw_queue_alloc command{};
   command.size = sizeof command;
@@ -197,8 +196,23 @@ Napi::Value File::hwQueueAlloc(const Napi::CallbackInfo& info) {
   command.index = arguments.u32(2, "index");
   command.nesting_parent_iova = arguments.u64(3, "iova");
   command.length = arguments.u64(4, "length");
-  return KernelObject::make(info.Env(), allocate(info.Env(), uapi::IOMMU_HW_QUEUE_ALLOC,
-                                                 "IOMMU_HW_QUEUE_ALLOC", &command, command.out_hw_queue_id));
+  return KernelObject::make(
+      info.Env(), self.allocate(info.Env(), uapi::IOMMU_HW_QUEUE_ALLOC, "IOMMU_HW_QUEUE_ALLOC", &command,
+                                command.out_hw_queue_id));
 }
+
+}  // namespace
+
+std::vector<File::Call> viommuTable() {
+  return {File::call<faultQueueAlloc>("faultQueueAlloc"), File::call<viommuAlloc>("viommuAlloc"),
+          File::call<vdeviceAlloc>("vdeviceAlloc"), File::call<veventqAlloc>("veventqAlloc"),
+          File::call<hwQueueAlloc>("hwQueueAlloc")};
+}
+
+std::vector<File::Call> faultQueueTable() {
+  return {File::call<readFaults>("readFaults"), File::call<respondFault>("respondFault")};
+}
+
+std::vector<File::Call> eventQueueTable() { return {File::call<readEvents>("readEvents")}; }
 
 }  // namespace vfio::binding

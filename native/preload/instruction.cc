@@ -28,6 +28,8 @@ struct Prefixes {
 };
 
 unsigned operandSize(const Prefixes& p) { return p.wide ? 8 : p.operand ? 2 : 4; }
+// Of push and pop.
+unsigned stackSize(const Prefixes& p) { return p.operand && !p.wide ? 2 : 8; }
 unsigned immediateSize(unsigned size) { return size == 8 ? 4 : size; }
 
 // The eight operations of the old arithmetic; the last one, cmp, writes nothing.
@@ -70,7 +72,7 @@ Found oneByte(unsigned opcode, const Prefixes& p, unsigned reg) {
     case 0x89:
       return store(either);
     case 0x8f:
-      return reg == 0 ? Found(store(8)) : std::nullopt;
+      return reg == 0 ? Found(store(stackSize(p))) : std::nullopt;
     case 0xc0:
     case 0xc1:
       return both(either, 1);
@@ -85,7 +87,7 @@ Found oneByte(unsigned opcode, const Prefixes& p, unsigned reg) {
     case 0xfe:
     case 0xff:
       if (reg < 2) return both(either);
-      return opcode == 0xff && reg == 6 ? Found(load(8)) : std::nullopt;
+      return opcode == 0xff && reg == 6 ? Found(load(stackSize(p))) : std::nullopt;
     default:
       return std::nullopt;
   }
@@ -100,7 +102,8 @@ Found twoBytes(unsigned opcode, const Prefixes& p, unsigned reg) {
   const unsigned packed = p.operand || p.repeat != 0 || p.modern ? p.vector : 8;
   if (opcode >= 0x40 && opcode <= 0x4f && !p.modern) return load(size);
   if (opcode >= 0x90 && opcode <= 0x9f && !p.modern) return store(1);
-  if ((opcode >= 0x60 && opcode <= 0x6d) || (opcode >= 0x74 && opcode <= 0x76)) return load(packed);
+  if (opcode >= 0x60 && opcode <= 0x62) return load(packed == 8 ? 4 : packed);
+  if ((opcode >= 0x63 && opcode <= 0x6d) || (opcode >= 0x74 && opcode <= 0x76)) return load(packed);
   switch (opcode) {
     case 0x10:
     case 0x51:
@@ -126,8 +129,9 @@ Found twoBytes(unsigned opcode, const Prefixes& p, unsigned reg) {
     case 0x28:
       return load(p.vector);
     case 0x29:
-    case 0x2b:
       return store(p.vector);
+    case 0x2b:
+      return store(floatWidth(p));
     case 0x2a:
       return p.repeat != 0 ? Found(load(p.wide ? 8 : 4)) : std::nullopt;
     case 0x2c:
@@ -190,6 +194,18 @@ Found twoBytes(unsigned opcode, const Prefixes& p, unsigned reg) {
     case 0xd7:
     case 0xf7:
       return std::nullopt;
+    case 0xd1:
+    case 0xd2:
+    case 0xd3:
+    case 0xe1:
+    case 0xe2:
+    case 0xf1:
+    case 0xf2:
+    case 0xf3:
+      return load(packed == 8 ? 8 : 16);  // how far to shift: never more than 16 bytes
+    case 0xe6:
+      if (p.repeat != 0xf3) return load(p.vector);
+      return p.modern && p.wide ? std::nullopt : Found(load(p.vector / 2));
     default:
       return opcode >= 0xd1 && opcode <= 0xfe ? Found(load(packed)) : std::nullopt;
   }
@@ -231,7 +247,7 @@ Found threeBytes38(unsigned opcode, const Prefixes& p) {
 Found threeBytes3a(unsigned opcode, const Prefixes& p) {
   switch (opcode) {
     case 0x0f:
-      return load(p.vector, 1);
+      return load(p.operand ? p.vector : 8, 1);
     case 0x14:
       return store(1, 1);
     case 0x15:

@@ -262,15 +262,19 @@ bool under(std::string_view path, std::string_view top) {
 }
 
 bool isHosts(std::string_view path) {
-  constexpr std::array<std::string_view, 9> tops{"/dev/iommu",
-                                                 "/dev/vfio",
-                                                 "/sys/bus/pci",
-                                                 "/sys/class/vfio",
-                                                 "/sys/class/iommu",
-                                                 "/sys/class/vfio-dev",
-                                                 "/sys/kernel/iommu_groups",
-                                                 "/sys/devices/virtual/iommu",
-                                                 "/sys/devices/virtual/vfio"};
+  constexpr std::array<std::string_view, 13> tops{"/dev/iommu",
+                                                  "/dev/vfio",
+                                                  "/sys/bus/pci",
+                                                  "/sys/class/vfio",
+                                                  "/sys/class/iommu",
+                                                  "/sys/class/vfio-dev",
+                                                  "/sys/kernel/iommu_groups",
+                                                  "/sys/module/vfio",
+                                                  "/sys/module/vfio_pci",
+                                                  "/sys/module/vfio_iommu_type1",
+                                                  "/sys/module/iommufd",
+                                                  "/sys/devices/virtual/iommu",
+                                                  "/sys/devices/virtual/vfio"};
   // Root buses: /sys/devices/pci0000:00.
   return path.starts_with("/sys/devices/pci") ||
          std::any_of(tops.begin(), tops.end(), [path](std::string_view top) { return under(path, top); });

@@ -14,7 +14,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
@@ -92,11 +92,28 @@ describe('installed with no compiler and no install scripts, the package', () =>
       .filter((entry) => entry.isFile())
       .map((entry) => join(entry.parentPath, entry.name).slice(installed.length + 1));
     const allowed =
-      /^(dist\/lib\/.*\.d\.ts$|native\/|prebuilds\/)|^(dist\/vfio\.js|dist\/vfio-command\.js|dist\/bin\/vfio-soft-preload\.js|package\.json|binding\.gyp|README\.md|LICENSE)$/;
+      /^(dist\/lib\/.*\.d\.ts$|native\/|prebuilds\/)|^docs\/[\w-]+\.md$|^(dist\/vfio\.js|dist\/vfio-command\.js|dist\/bin\/vfio-soft-preload\.js|scripts\/install\.mjs|package\.json|binding\.gyp|README\.md|LICENSE)$/;
     expect(files.filter((file) => !allowed.test(file))).toEqual([]);
     expect(files).toContain('dist/vfio.js');
     expect(files).toContain('dist/lib/index.d.ts');
     expect(files.filter((file) => /^prebuilds\/linux-[a-z0-9]+\/.*\.node$/.test(file))).toHaveLength(1);
+  });
+
+  test('has each page that its README, its pages and its declarations lead to', () => {
+    const pages = ['README.md', ...readdirSync(join(installed, 'docs')).map((name) => `docs/${name}`)];
+    const links = pages.flatMap((page) =>
+      [...readFileSync(join(installed, page), 'utf8').matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map((each) =>
+        join(page, '..', each[1] ?? ''),
+      ),
+    );
+    const named = readdirSync(join(installed, 'dist/lib'), { recursive: true, encoding: 'utf8' })
+      .filter((name) => name.endsWith('.d.ts'))
+      .flatMap(
+        (name) => readFileSync(join(installed, 'dist/lib', name), 'utf8').match(/\bdocs\/[\w-]+\.md/g) ?? [],
+      );
+    expect(links.length).toBeGreaterThan(12);
+    expect(named.length).toBeGreaterThan(3);
+    expect([...links, ...named].filter((path) => !existsSync(join(installed, path)))).toEqual([]);
   });
 
   test('loads', () => {
@@ -126,24 +143,84 @@ describe('installed with no compiler and no install scripts, the package', () =>
     expect(stdout).not.toBe('');
   });
 
-  test('has types that a strict TypeScript program compiles against', () => {
-    const source =
-      "import { Host } from 'vfio';\nusing host: Host = Host.open({ backend: 'software' });\nhost.devices();\n";
-    writeFileSync(join(app, 'program.ts'), source);
-    const flags = '--noEmit --strict --target esnext --module nodenext --types node'.split(' ');
-    const tsc = spawnSync(
-      process.execPath,
-      [
-        join(root, 'node_modules/typescript/bin/tsc'),
-        ...flags,
-        '--typeRoots',
-        join(root, 'node_modules/@types'),
-        'program.ts',
-      ],
-      { cwd: app, encoding: 'utf8' },
+  describe('has types that a strict program compiles against, without any other types:', () => {
+    const oldest = join(work, 'typescript-5.4');
+    beforeAll(() => {
+      mkdirSync(oldest);
+      writeFileSync(join(oldest, 'package.json'), '{ "private": true }\n');
+      npm(oldest, environment, 'install', '--ignore-scripts', 'typescript@5.4.5');
+    });
+
+    const program = `
+      export async function main(host: Host, vectors: number): Promise<void> {
+        const { device, dma } = host.attach('0000:00:10.0');
+        const mapping = dma.map(DmaBuffer.alloc(4096));
+        const [interrupt] = device.irq('msi').enable(1);
+        const count: bigint = (await interrupt.wait({ timeout: 1000 })) + mapping.length;
+        // @ts-expect-error: no signal
+        await interrupt.wait({ signal: count });
+        const two: [Interrupt, Interrupt] = device.irq('msix').enable(2, { start: 1 });
+        // @ts-expect-error: there is no third one
+        two[2];
+        const many: Interrupt[] = device.irq('msix').enable(vectors).concat(device.irq('msix').enable());
+        // @ts-expect-error: there may be none
+        many[0].vector;
+        // @ts-expect-error: on the kernel there is no such thing
+        host.software.takeFaults();
+        mapping[Symbol.dispose]();
+      }
+      export function block(): number {
+        using host = Host.open({ backend: 'software', software: { kernel: '6.12' } });
+        return host.software.takeFaults().length;
+      }`;
+    const esm = `import { DmaBuffer, Host, type Interrupt } from 'vfio';${program}`;
+    const commonJs = `import type { Host } from 'vfio' with { 'resolution-mode': 'import' };
+      export async function open(): Promise<Host> {
+        const { Host } = await import('vfio');
+        return Host.open({ backend: 'software' });
+      }`;
+    const modules = {
+      nodenext: ['program.mts', esm, { module: 'nodenext' }],
+      bundler: ['program.ts', esm, { module: 'esnext', moduleResolution: 'bundler', target: 'es2020' }],
+      'CommonJS (node16)': ['program.cts', commonJs, { module: 'node16' }],
+    } as const;
+    const others = {
+      'no other types': { types: [], lib: ['es2022'] },
+      "the DOM's": { types: [], lib: ['es2022', 'dom'] },
+      "Node's": { types: ['node'], typeRoots: [join(root, 'node_modules/@types')], lib: ['es2022'] },
+    };
+    const cases = ['5.4', 'newest'].flatMap((typescript) =>
+      Object.entries(modules).flatMap(([module, [name, source, of]]) =>
+        Object.entries(others).map(
+          ([types, and]) =>
+            ({ typescript, module, name, source, types, options: { ...of, ...and } }) as const,
+        ),
+      ),
     );
-    expect(tsc.stdout).toBe('');
-    expect(tsc.status).toBe(0);
+    test.each(cases)('TypeScript $typescript, $module, $types', ({ typescript, name, source, options }) => {
+      const strict = { strict: true, noUncheckedIndexedAccess: true, skipLibCheck: false, noEmit: true };
+      const folder = mkdtempSync(join(app, 'types-'));
+      writeFileSync(join(folder, name), source);
+      writeFileSync(
+        join(folder, 'tsconfig.json'),
+        JSON.stringify({ compilerOptions: { ...strict, ...options }, files: [name] }),
+      );
+      const tsc = join(typescript === '5.4' ? oldest : root, 'node_modules/typescript/bin/tsc');
+      const { stdout, status } = spawnSync(process.execPath, [tsc, '-p', folder], {
+        cwd: app,
+        encoding: 'utf8',
+      });
+      expect({ stdout, status }).toEqual({ stdout: '', status: 0 });
+    });
+  });
+
+  test('can be required by CommonJS', () => {
+    const { stdout, stderr } = node(
+      '--input-type=commonjs',
+      '-e',
+      "console.log(typeof require('vfio').Host.open)",
+    );
+    expect({ stdout, stderr }).toEqual({ stdout: 'function\n', stderr: '' });
   });
 });
 
@@ -160,6 +237,26 @@ describe('without a prebuilt binary for this machine, the package', () => {
     expect(stderr).toContain(join(installed, 'prebuilds', `linux-${process.arch}`));
     expect(stderr).toContain('npm rebuild');
     expect(stderr).toMatch(/compiler/);
+  });
+
+  test('compiles several files at a time, or as many as JOBS says', () => {
+    const fake = join(work, 'fake');
+    mkdirSync(fake, { recursive: true });
+    writeFileSync(join(fake, 'node-gyp'), '#!/bin/sh\necho "$1 with $JOBS"\n', { mode: 0o755 });
+    const { JOBS: _, ...env } = environment;
+    const jobs = (more: NodeJS.ProcessEnv) => {
+      const { status, stdout } = spawnSync(process.execPath, ['scripts/install.mjs'], {
+        cwd: installed,
+        env: { ...env, PATH: `${fake}:/bin`, ...more },
+        encoding: 'utf8',
+      });
+      expect(status).toBe(0);
+      return Number(/^rebuild with (\d+)$/m.exec(stdout)?.[1]);
+    };
+    expect(jobs({ JOBS: '3' })).toBe(3);
+    const processors = availableParallelism();
+    expect(jobs({})).toBeGreaterThanOrEqual(Math.min(processors, 2));
+    expect(jobs({})).toBeLessThanOrEqual(processors);
   });
 
   test('compiles from its own sources with npm rebuild', () => {

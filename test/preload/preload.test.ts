@@ -3,7 +3,7 @@
  * files all the same. Drivers that a kernel's devices suit as well are in drivers.test.ts.
  */
 import { spawnSync } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { needs } from '../support/backends.ts';
@@ -49,6 +49,23 @@ test('each instruction does to registers what it does to memory', (context) => {
   expectClaims(run(compile('registers.c', '-mno-red-zone', '-msse4.2', '-mmovbe'), []), 50);
 });
 
+test('what is decoded as a load or store is what another decoder takes it for', {
+  timeout: 120_000,
+}, (context) => {
+  if (process.arch !== 'x64') context.skip('registers by plain loads and stores are there on x86-64 only');
+  if (!existsSync('/usr/include/Zydis/Zydis.h'))
+    context.skip('there is no Zydis to compare with (Debian: libzydis-dev)');
+  const program = join(folder, 'decoder');
+  const sources = [join(here, 'decoder.cc'), join(root, 'native/preload/instruction.cc')];
+  const built = spawnSync('g++', ['-std=c++20', '-O2', ...sources, '-o', program, '-lZydis'], {
+    encoding: 'utf8',
+  });
+  expect(built.stderr).toBe('');
+  const compared = spawnSync(program, ['5000000', '1'], { encoding: 'utf8' });
+  expect(compared.stdout).toMatch(/ 0 differ/);
+  expect(compared.status).toBe(0);
+});
+
 test('a driver in Python', (context) => {
   if (!has('python3')) context.skip('there is no python3');
   expectClaims(run('python3', [join(here, 'driver.py')]), 9);
@@ -69,6 +86,33 @@ test('lspci sees the machine', (context) => {
   expect(stdout.split('\n')).toContain('00:10.0 00ff: 1234:11e8 (rev 10)');
   expect(stdout.trim().split('\n')).toHaveLength(8);
   expect(run('lspci', ['-vvv', '-s', '00:14.0']).stdout).toContain('MSI-X: Enable- Count=4');
+});
+
+test('/sys/module has the modules of VFIO, which programs look for before they use it', () => {
+  const modules = ['iommufd', 'vfio', 'vfio_iommu_type1', 'vfio_pci'];
+  const find = [
+    '-c',
+    `cd /sys/module && for m in ${modules.join(' ')}; do find /sys/module/$m -type f; done`,
+  ];
+  expect(run('bash', find).stdout.trim().split('\n').sort()).toEqual([
+    '/sys/module/iommufd/parameters/allow_unsafe_interrupts',
+    '/sys/module/vfio/parameters/enable_unsafe_noiommu_mode',
+    '/sys/module/vfio/version',
+    '/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts',
+    '/sys/module/vfio_iommu_type1/parameters/disable_hugepages',
+    '/sys/module/vfio_iommu_type1/parameters/dma_entry_limit',
+    '/sys/module/vfio_iommu_type1/version',
+    '/sys/module/vfio_pci/parameters/disable_denylist',
+    '/sys/module/vfio_pci/parameters/disable_idle_d3',
+    '/sys/module/vfio_pci/parameters/enable_sriov',
+    '/sys/module/vfio_pci/parameters/nointxmask',
+  ]);
+  expect(run('cat', ['/sys/module/vfio/version']).stdout).toBe('0.3\n');
+  expect(run('cat', ['/sys/module/vfio_iommu_type1/parameters/dma_entry_limit']).stdout).toBe('65535\n');
+  const file = join(folder, 'without.json');
+  writeFileSync(file, '{ "devices": [], "system": { "without": ["vfio-pci"] } }');
+  const { status } = run('ls', ['-d', '/sys/module/vfio_pci'], { VFIO_SOFT_TOPOLOGY: file });
+  expect(status).toBe(2);
 });
 
 test('VFIO_SOFT_TOPOLOGY chooses the machine, and says what is wrong with it', () => {

@@ -102,18 +102,6 @@ export function run(
   return start(prelude(from) + body, env, seconds, through);
 }
 
-/** Runs an example of the documentation, which imports the package by its name. */
-export function runExample(body: string): Promise<Ended> {
-  // This Node may not know the keyword, which compiles to a call at the end of the block: here, of the program.
-  const disposals: string[] = [];
-  const plain = body.replace(/^using (\w+)/gm, (_, name: string) => {
-    disposals.unshift(`${name}[Symbol.dispose]();`);
-    return `const ${name}`;
-  });
-  const text = plain.replace(/from 'vfio'/, `from ${JSON.stringify(compiled(root))}`) + disposals.join('\n');
-  return start(text, {}, 60, []);
-}
-
 function start(
   text: string,
   env: NodeJS.ProcessEnv,

@@ -229,6 +229,13 @@ void Sysfs::addSystem(const SystemSpec& system, Machine::Parameters& parameters)
                      limit = static_cast<uint32_t>(wanted);
                      return 0;
                    })});
+  // What else Linux 6.12 shows of these modules. Nothing here goes by it, so it can't be changed.
+  addText("/sys/module/vfio/version", "0.3\n");
+  addText("/sys/module/" + type1 + "/version", "0.2\n");
+  addText("/sys/module/" + type1 + "/parameters/disable_hugepages", "N\n");
+  if (!system.vfioPci) return;
+  for (const char* name : {"disable_denylist", "disable_idle_d3", "nointxmask"})
+    addText("/sys/module/vfio_pci/parameters/" + std::string(name), "N\n");
 }
 
 void Sysfs::addFlag(const std::string& commandLine, const std::string& module, const std::string& name,

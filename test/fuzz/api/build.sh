@@ -7,7 +7,7 @@ folder=$root/build/sanitized
 mkdir -p "$folder"
 for each in native binding.gyp package.json node_modules; do ln -sfn "$root/$each" "$folder/$each"; done
 cd "$folder"
-JOBS=${JOBS:-2} npx --no node-gyp configure build --sanitize=1 >build.log 2>&1 || {
+JOBS=${JOBS:-max} npx --no node-gyp configure build --sanitize=1 >build.log 2>&1 || {
   tail -n 40 build.log >&2
   exit 1
 }

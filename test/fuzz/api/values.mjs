@@ -310,6 +310,7 @@ export class Values {
       case 'Uint8Array':
         return this.#session.bytes(random);
       case 'AbortSignal':
+      case 'Signal':
         return this.#signal();
       case 'Topology':
         return random.pick(TOPOLOGIES);
