@@ -1,0 +1,88 @@
+/**
+ * Arrows only go down: each import and each #include goes to a folder that the table of docs/architecture.md allows. Types
+ * count. The linter (suspicious/noImportCycles) refuses circles of files besides.
+ */
+import { readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, posix } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { expect, test } from 'vitest';
+import { needs } from './support/backends.ts';
+
+needs({ backends: ['software'], because: 'it reads the sources' });
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+
+/** Each folder of the table, with those that it may use. */
+function tableOf(text: string): Map<string, Set<string>> {
+  const rows = [...text.matchAll(/^\| `([\w/]+)` \|.*\|([^|]*)\|$/gm)];
+  return new Map(rows.map(([, folder = '', uses = '']) => [folder, new Set(uses.match(/[\w/]+/g) ?? [])]));
+}
+
+/** The row that a folder belongs to: its own, or that of the nearest folder above. */
+function rowOf(folder: string, table: Map<string, Set<string>>): string | undefined {
+  for (let at = folder; at !== '.'; at = posix.dirname(at)) if (table.has(at)) return at;
+  return undefined;
+}
+
+/** What a source file brings in, as paths from the top. */
+function importsOf(path: string, text: string): string[] {
+  const pattern = path.endsWith('.ts')
+    ? /(?:\bfrom|\bimport\(?)\s*'(\.[^']+)'/g
+    : /^\s*#\s*include\s+"([^"]+)"/gm;
+  return [...text.matchAll(pattern)].map(([, to = '']) => posix.join(posix.dirname(path), to));
+}
+
+/** What is not allowed, in words. */
+function wrongIn(path: string, text: string, table: Map<string, Set<string>>): string[] {
+  const from = rowOf(posix.dirname(path), table);
+  if (from === undefined) return [`${path} is in a folder that the table lacks`];
+  return importsOf(path, text).flatMap((to) => {
+    const target = rowOf(posix.dirname(to), table);
+    if (target === from || (target !== undefined && table.get(from)?.has(target))) return [];
+    return [`${path} may not use ${to}`];
+  });
+}
+
+function sources(folder: string): string[] {
+  return readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
+    .filter((name) => /\.(ts|cc|h)$/.test(name))
+    .map((name) => posix.join(folder, name));
+}
+
+const table = tableOf(readFileSync(join(root, 'docs/architecture.md'), 'utf8'));
+const read = (path: string) => readFileSync(join(root, path), 'utf8');
+const files = ['lib', 'cli', 'bin', 'examples', 'native'].flatMap(sources);
+
+test('every import and include goes where the table of docs/architecture.md lets it', () => {
+  expect(files.flatMap((path) => wrongIn(path, read(path), table))).toEqual([]);
+});
+
+test('the table has no circle, and no row without a file', () => {
+  const done = new Set<string>();
+  const visit = (folder: string, above: readonly string[]): void => {
+    expect(above, `a circle: ${[...above, folder].join(' -> ')}`).not.toContain(folder);
+    if (done.has(folder)) return;
+    for (const next of table.get(folder) ?? []) visit(next, [...above, folder]);
+    done.add(folder);
+  };
+  for (const folder of table.keys()) visit(folder, []);
+  const used = new Set(files.map((path) => rowOf(posix.dirname(path), table)));
+  expect([...table.keys()].filter((folder) => !used.has(folder))).toEqual([]);
+});
+
+test.each([...table.keys()])('an upward arrow that is planted in %s is found', (folder) => {
+  const upward = [...table.keys()].find((other) => table.get(other)?.has(folder)) ?? 'elsewhere';
+  const [line, name] = folder.startsWith('native')
+    ? ['#include "TO/planted.h"', 'planted.cc']
+    : ["import type { Planted } from 'TO/planted.ts';", 'planted.ts'];
+  const relative = posix.relative(folder, upward);
+  const text = line.replace('TO', relative.startsWith('.') ? relative : `./${relative}`);
+  expect(wrongIn(posix.join(folder, name), text, table)).toEqual([
+    `${folder}/${name} may not use ${upward}/${name.replace('.cc', '.h')}`,
+  ]);
+});
+
+test('no file has more than 500 lines', () => {
+  const long = files.filter((path) => read(path).split('\n').length > 501);
+  expect(long.filter((path) => !path.startsWith('native/uapi/'))).toEqual([]);
+});
