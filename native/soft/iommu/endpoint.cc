@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "../../uapi/iommufd_data.h"
-#include "../engine.h"
-#include "../host.h"
+#include "../core/engine.h"
+#include "../host/host.h"
 #include "../mm/memory.h"
 #include "domain.h"
 

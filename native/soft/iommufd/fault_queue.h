@@ -13,7 +13,7 @@
 #include <memory>
 #include <vector>
 
-#include "../file.h"
+#include "../core/file.h"
 #include "../iommu/page_request.h"
 #include "object.h"
 

@@ -4,7 +4,7 @@
 
 #include "../../uapi/iommufd.h"
 #include "../../uapi/iommufd_data.h"
-#include "../host.h"
+#include "../host/host.h"
 #include "../iommu/hw_info.h"
 #include "../mm/memory.h"
 #include "command.h"

@@ -6,7 +6,7 @@
 
 #include "../../uapi/iommufd.h"
 #include "../../uapi/iommufd_data.h"
-#include "../host.h"
+#include "../host/host.h"
 #include "../mm/memory.h"
 #include "command.h"
 #include "device.h"

@@ -5,7 +5,7 @@
 
 #include "../../uapi/iommufd.h"
 #include "../../uapi/iommufd_data.h"
-#include "../host.h"
+#include "../host/host.h"
 #include "../mm/memory.h"
 #include "context.h"
 #include "hw_queue.h"

@@ -12,9 +12,8 @@
 #include <cstring>
 #include <system_error>
 
-#include "../engine.h"
-#include "../host.h"
-#include "../vfio/device.h"
+#include "../core/engine.h"
+#include "../host/host.h"
 #include "registers.h"
 
 namespace vfio::soft::pci {

@@ -2,7 +2,7 @@
 
 #include <cerrno>
 
-#include "../host.h"
+#include "../host/host.h"
 #include "page_identity.h"
 
 namespace vfio::soft::selftest {

@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "../../uapi/vfio_container.h"
-#include "../host.h"
+#include "../host/host.h"
 #include "type1.h"
 
 namespace vfio::soft::type1 {

@@ -18,7 +18,7 @@
 #include <memory>
 #include <vector>
 
-#include "../file.h"
+#include "../core/file.h"
 #include "../iommu/domain.h"
 #include "../iommu/endpoint.h"
 #include "../mm/memory.h"

@@ -8,7 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "../file.h"
+#include "../core/file.h"
 #include "../type1/type1.h"
 
 namespace vfio::soft {

@@ -10,7 +10,7 @@
 #include <random>
 
 #include "../../uapi/vfio.h"
-#include "../host.h"
+#include "../host/host.h"
 #include "../mm/memory.h"
 #include "../pci/function.h"
 #include "group.h"
@@ -25,7 +25,7 @@ Device::Device(Host& itsHost, pci::Function& itsFunction, unsigned itsIndex, std
       function(itsFunction),
       index(itsIndex),
       group(std::move(itsGroup)),
-      physical(itsFunction.physical ? itsFunction.physical->vfio.get() : nullptr) {
+      physical(itsFunction.physical ? of(*itsFunction.physical) : nullptr) {
   group->add(*this);
   if (!function.sriov) return;
   // Nobody's guess, until a program sets one.

@@ -12,7 +12,7 @@
 #include <string_view>
 #include <vector>
 
-#include "../file.h"
+#include "../core/file.h"
 #include "../iommu/endpoint.h"
 #include "container.h"
 

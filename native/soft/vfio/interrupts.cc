@@ -4,8 +4,8 @@
 #include <bit>
 #include <cstring>
 
-#include "../engine.h"
-#include "../host.h"
+#include "../core/engine.h"
+#include "../host/host.h"
 #include "../pci/registers.h"
 
 namespace vfio::soft::cdev {

@@ -5,8 +5,8 @@
 #include <bit>
 
 #include "../../uapi/vfio.h"
-#include "../engine.h"
-#include "../host.h"
+#include "../core/engine.h"
+#include "../host/host.h"
 #include "../mm/memory.h"
 #include "../pci/function.h"
 #include "device.h"

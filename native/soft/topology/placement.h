@@ -8,7 +8,7 @@
 
 #include "topology.h"
 
-namespace vfio::soft::pci {
+namespace vfio::soft::topology {
 
 // Fills the second half of every DeviceSpec. The result is the order in which a kernel finds the functions,
 // as indexes into `devices`. Throws std::invalid_argument where something can't be placed.
@@ -26,4 +26,4 @@ void place(DeviceSpec& device, const std::vector<Taken>& taken);
 // Whether it can be behind that bridge (none: on a root bus). Throws as above where it can't.
 void checkPlace(const DeviceSpec& device, std::optional<PortKind> bridge);
 
-}  // namespace vfio::soft::pci
+}  // namespace vfio::soft::topology

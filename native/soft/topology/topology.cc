@@ -7,13 +7,13 @@
 #include <initializer_list>
 #include <stdexcept>
 
+#include "../core/shown.h"
 #include "../devices/bridge.h"
 #include "../devices/edu.h"
 #include "../devices/ivshmem.h"
-#include "../json.h"
-#include "../shown.h"
+#include "json.h"
 
-namespace vfio::soft::pci {
+namespace vfio::soft::topology {
 
 namespace {
 
@@ -605,4 +605,4 @@ Topology readTopology(std::string_view text) {
   return topology;
 }
 
-}  // namespace vfio::soft::pci
+}  // namespace vfio::soft::topology

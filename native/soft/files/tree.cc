@@ -10,7 +10,7 @@
 
 #include "../mm/memory.h"
 
-namespace vfio::soft::pci {
+namespace vfio::soft::files {
 
 namespace {
 
@@ -364,4 +364,4 @@ int Tree::list(const std::string& path, std::vector<std::string>& names) {
   return 0;
 }
 
-}  // namespace vfio::soft::pci
+}  // namespace vfio::soft::files

@@ -14,8 +14,12 @@
 #include <vector>
 
 namespace vfio::soft::pci {
-
 class Function;
+}
+
+namespace vfio::soft::machine {
+
+using pci::Function;
 
 struct Id {
   static constexpr uint32_t any = 0xffffffff;
@@ -71,4 +75,4 @@ class DriverCore {
 // The text without the one newline that shells add, up to a NUL.
 [[nodiscard]] std::string_view trimmed(std::string_view text);
 
-}  // namespace vfio::soft::pci
+}  // namespace vfio::soft::machine

@@ -23,7 +23,7 @@
 #include "reserve.h"
 #include "sanitizer.h"
 
-namespace vfio::soft::mm {
+namespace vfio::soft {
 
 template <class T>
 class Pool {
@@ -151,4 +151,4 @@ class Pool {
   size_t room_ = 0;  // for how many objects there are chunks
 };
 
-}  // namespace vfio::soft::mm
+}  // namespace vfio::soft

@@ -14,7 +14,7 @@
 
 #include "pool.h"
 
-namespace vfio::soft::mm {
+namespace vfio::soft {
 
 template <class Value>
 class SpanTree {
@@ -387,4 +387,4 @@ class SpanTree {
   unsigned height_ = 0;  // of inner nodes
 };
 
-}  // namespace vfio::soft::mm
+}  // namespace vfio::soft

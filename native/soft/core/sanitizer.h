@@ -15,7 +15,7 @@
 #if defined(VFIO_SOFT_ASAN)
 #include <sanitizer/asan_interface.h>
 
-namespace vfio::soft::mm::sanitizer {
+namespace vfio::soft::sanitizer {
 
 inline void poison(void* start, size_t size) { __asan_poison_memory_region(start, size); }
 inline void unpoison(void* start, size_t size) { __asan_unpoison_memory_region(start, size); }
@@ -25,13 +25,13 @@ inline void check(const void* start, size_t size) {
   if (bad != nullptr) (void)*static_cast<const volatile char*>(bad);
 }
 
-}  // namespace vfio::soft::mm::sanitizer
+}  // namespace vfio::soft::sanitizer
 #else
-namespace vfio::soft::mm::sanitizer {
+namespace vfio::soft::sanitizer {
 
 inline void poison(void*, size_t) {}
 inline void unpoison(void*, size_t) {}
 inline void check(const void*, size_t) {}
 
-}  // namespace vfio::soft::mm::sanitizer
+}  // namespace vfio::soft::sanitizer
 #endif

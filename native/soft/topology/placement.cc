@@ -9,7 +9,7 @@
 #include <set>
 #include <string>
 
-namespace vfio::soft::pci {
+namespace vfio::soft::topology {
 
 namespace {
 
@@ -361,4 +361,4 @@ void place(DeviceSpec& device, const std::vector<Taken>& taken) {
   placeLine(device);
 }
 
-}  // namespace vfio::soft::pci
+}  // namespace vfio::soft::topology

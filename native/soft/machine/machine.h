@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "../../backend.h"
-#include "../file.h"
-#include "tree.h"
+#include "../core/file.h"
+#include "../files/tree.h"
 
 namespace vfio::soft {
 class Host;
@@ -19,7 +19,7 @@ struct Group;
 }
 }  // namespace vfio::soft
 
-namespace vfio::soft::pci {
+namespace vfio::soft::machine {
 
 class Machine {
  public:
@@ -40,7 +40,7 @@ class Machine {
   [[nodiscard]] virtual int open(const std::string& path, int flags, std::shared_ptr<File>& out) = 0;
   [[nodiscard]] virtual int readlink(const std::string& path, std::string& target) = 0;
   [[nodiscard]] virtual int list(const std::string& path, std::vector<std::string>& names) = 0;
-  [[nodiscard]] virtual int status(const std::string& /*path*/, bool /*follow*/, Status& /*out*/) {
+  [[nodiscard]] virtual int status(const std::string& /*path*/, bool /*follow*/, files::Status& /*out*/) {
     return -ENOENT;
   }
   // As those of the backend.
@@ -51,21 +51,10 @@ class Machine {
   }
   [[nodiscard]] virtual uint32_t user() const { return 0; }
   virtual void become(uint32_t /*uid*/) {}
-
-  // Parameters of kernel modules, which their files in /sys/module change.
-  struct Parameters {
-    bool unsafeInterrupts = false;       // iommufd: devices whose interrupts are not isolated may be bound
-    bool unsafeNoIommu = false;          // vfio: devices without an IOMMU may be used
-    bool sriov = false;                  // vfio-pci: devices may have virtual functions
-    bool type1UnsafeInterrupts = false;  // vfio_iommu_type1: as iommufd's, in a container
-    uint32_t type1EntryLimit =
-        UINT16_MAX;  // ... and how many mappings a container may have, from its SET_IOMMU on
-  };
-  Parameters parameters;
 };
 
 // The machine of the host's topology. Throws std::invalid_argument where that is no topology, or can't be
 // built.
 [[nodiscard]] std::unique_ptr<Machine> makeMachine(Host& host);
 
-}  // namespace vfio::soft::pci
+}  // namespace vfio::soft::machine

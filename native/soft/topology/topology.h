@@ -14,9 +14,16 @@
 
 #include "../devices/device.h"
 #include "../iommu/endpoint.h"
-#include "isolation.h"
+#include "../pci/isolation.h"
+#include "../pci/specs.h"
 
-namespace vfio::soft::pci {
+namespace vfio::soft::topology {
+
+using pci::Fabric;
+using pci::Isolation;
+using pci::PortKind;
+using pci::SriovSpec;
+using pci::UseSpec;
 
 struct Address {
   uint8_t bus = 0;
@@ -50,29 +57,6 @@ struct SystemSpec {
   // What the command line says.
   bool translates = true;
   bool remapsInterrupts = true;
-};
-
-// What a host driver does with a device: the kernel's disk or network interface on it.
-struct UseSpec {
-  std::string disk;       // its name; empty: none
-  std::string mountedOn;  // empty: nowhere
-  std::string interface;
-  bool up = false;
-  bool routed = false;  // there is a route through it
-};
-
-// `sriov`: the virtual functions that a device can have. They are all alike.
-struct SriovSpec {
-  unsigned totalVfs = 0;
-  unsigned offset = 1;  // of the first one's address from that of the physical function, and of each next one
-  unsigned stride = 1;
-  devices::Description description{};
-  std::array<uint64_t, 6> placed{};  // where the BARs of the first one are; the others' follow
-
-  // The address of one, on the bus of the physical function.
-  [[nodiscard]] unsigned devfn(uint8_t physical, unsigned index) const {
-    return physical + offset + index * stride;
-  }
 };
 
 // One of `devices`. The second half is filled by its placement.
@@ -131,4 +115,4 @@ struct Topology {
 // One device of a topology with so many `iommus`. In errors it is "device".
 [[nodiscard]] DeviceSpec readDevice(std::string_view json, size_t iommus);
 
-}  // namespace vfio::soft::pci
+}  // namespace vfio::soft::topology

@@ -5,7 +5,7 @@
 
 #include <string_view>
 
-namespace vfio::soft::pci {
+namespace vfio::soft::topology {
 
 inline constexpr std::string_view defaultTopology = R"({
   "iommus": [{ "kind": "vtd" }],
@@ -22,4 +22,4 @@ inline constexpr std::string_view defaultTopology = R"({
   ]
 })";
 
-}  // namespace vfio::soft::pci
+}  // namespace vfio::soft::topology

@@ -18,19 +18,22 @@
 #include <utility>
 #include <vector>
 
-#include "../backend.h"
-#include "file.h"
-#include "options.h"
+#include "../../backend.h"
+#include "../core/file.h"
+#include "../core/options.h"
+#include "../core/parameters.h"
 
 namespace vfio::soft {
 
 class Engine;
 struct Description;
 using Inode = std::pair<uint64_t, uint64_t>;  // device, inode
-namespace pci {
-class Machine;
+namespace files {
 struct Status;
-}  // namespace pci
+}
+namespace machine {
+class Machine;
+}
 namespace mm {
 class Memory;
 }
@@ -89,7 +92,7 @@ class Host final : public Backend {
 
   int64_t lseek(int fd, int64_t offset, int whence);
   // What stat(2) tells of a path; `follow`: of what a link leads to.
-  [[nodiscard]] int status(const char* path, bool follow, pci::Status& out);
+  [[nodiscard]] int status(const char* path, bool follow, files::Status& out);
 
   // Around a fork, so that the child has a host of its own, in the state at the fork: descriptors are its
   // own, device work goes on with its next call. Memory of BARs stays shared, as mappings of it are.
@@ -120,7 +123,7 @@ class Host final : public Backend {
   [[nodiscard]] std::shared_ptr<File> file(int fd);   // null if not ours
   void setReadable(const File& file, bool readable);  // not for FdKind::plain
   void reportFault(DmaFault fault);
-  [[nodiscard]] pci::Machine& machine() { return *machine_; }
+  [[nodiscard]] Parameters& parameters() { return parameters_; }
   // May the caller do what reaches past all protection? With CAP_SYS_RAWIO, which nobody but root has.
   [[nodiscard]] bool mayDoRawIo() const;
   [[nodiscard]] Engine& engine() { return *engine_; }
@@ -168,9 +171,10 @@ class Host final : public Backend {
   [[nodiscard]] std::pair<const TrapPart*, uint64_t> findTrap(const void* address, size_t length) const;
   mutable std::mutex mutex_;
   const HostOptions options_;
+  Parameters parameters_;
   std::shared_ptr<mm::Memory> memory_;
   std::unique_ptr<Engine> engine_;
-  std::unique_ptr<pci::Machine> machine_;
+  std::unique_ptr<machine::Machine> machine_;
   std::map<Inode, std::unique_ptr<Description>> descriptions_;
   std::vector<Description*> numbers_;  // by descriptor; null: not known
   Traps traps_;

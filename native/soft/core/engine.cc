@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "lack.h"
-#include "mm/reserve.h"
+#include "reserve.h"
 
 namespace vfio::soft {
 
@@ -140,7 +140,7 @@ void Engine::runDue() {
 }
 
 void Engine::settle() {
-  const mm::Reserve::Use use;
+  const Reserve::Use use;
   std::unique_lock hold(lock_);
   drain();
   while (!jobs_.empty() && !stopping_) {
@@ -176,10 +176,10 @@ void Engine::sleep(std::unique_lock<std::mutex>& hold) {
 }
 
 void Engine::run() {
-  const mm::Reserve::Use use;
+  const Reserve::Use use;
   std::unique_lock hold(lock_);
   while (!stopping_) {
-    (void)mm::Reserve::fill();
+    (void)Reserve::fill();
     try {
       drain();
       if (jobs_.empty() || jobs_.begin()->first > Clock::now()) {

@@ -18,9 +18,10 @@
 #include <vector>
 
 #include "../../backend.h"
-#include "../file.h"
+#include "../core/file.h"
+#include "status.h"
 
-namespace vfio::soft::pci {
+namespace vfio::soft::files {
 
 struct Attribute {
   std::function<int(std::string& text)> show;      // 0 or -errno; null: write-only
@@ -31,13 +32,6 @@ struct Flat {
   uint64_t size = 0;
   std::function<uint8_t(uint64_t offset)> read;
   std::function<void(uint64_t offset, unsigned width, uint32_t value)> write;
-};
-
-// What stat(2) tells of a node.
-struct Status {
-  uint32_t mode = 0;  // type and permissions, as st_mode
-  uint64_t size = 0;
-  uint64_t device = 0;  // of a device node, as st_rdev
 };
 
 using Opener = std::function<int(int flags, std::shared_ptr<File>& out)>;
@@ -126,4 +120,4 @@ class Tree {
   std::shared_ptr<Node> root_;
 };
 
-}  // namespace vfio::soft::pci
+}  // namespace vfio::soft::files

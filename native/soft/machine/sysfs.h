@@ -2,21 +2,22 @@
 // devices, with its texts.
 #pragma once
 
+#include "../core/parameters.h"
+#include "../files/tree.h"
+#include "../pci/function.h"
+#include "../topology/topology.h"
 #include "driver.h"
-#include "function.h"
-#include "machine.h"
 #include "numbers.h"
-#include "tree.h"
 
-namespace vfio::soft::pci {
+namespace vfio::soft::machine {
 
 class Sysfs {
  public:
-  Sysfs(Tree& tree, DriverCore& core) : tree_(tree), core_(core) {}
+  Sysfs(files::Tree& tree, DriverCore& core) : tree_(tree), core_(core) {}
 
   void addBus();
   // The command line, the mounts, and the parameters of modules, which the command line may have set.
-  void addSystem(const SystemSpec& system, Machine::Parameters& parameters);
+  void addSystem(const topology::SystemSpec& system, Parameters& parameters);
   void addDriver(Driver& driver);
   void addUnit(const iommu::Unit& unit);
   void addGroup(iommu::Group& group);
@@ -41,10 +42,10 @@ class Sysfs {
   // The device can't be opened any more, and is still there.
   void hideVfio(Function& function, unsigned index);
   void driverChanged(Function& function, Driver& driver, bool bound);
-  void addVfio(Function& function, unsigned index, Opener open);
+  void addVfio(Function& function, unsigned index, files::Opener open);
   void removeVfio(Function& function, unsigned index);
   // The VFIO group of that name: "7".
-  void addVfioGroup(const std::string& name, Opener open);
+  void addVfioGroup(const std::string& name, files::Opener open);
   void removeVfioGroup(const std::string& name);
 
  private:
@@ -54,7 +55,7 @@ class Sysfs {
   [[nodiscard]] bool hasNode(const Function& function) const;
   void showUse(Function& function, bool shown);
 
-  Tree& tree_;
+  files::Tree& tree_;
   bool deviceNodes_ = true;
   std::map<std::string, std::string> mounts_;  // lines of /proc/self/mountinfo, by disk
   std::map<std::string, std::string> routes_;  // lines of /proc/net/route, by interface
@@ -63,4 +64,4 @@ class Sysfs {
   std::map<std::string, unsigned> groupMinors_;  // of VFIO groups, by name
 };
 
-}  // namespace vfio::soft::pci
+}  // namespace vfio::soft::machine

@@ -6,7 +6,7 @@
 #include <set>
 #include <stdexcept>
 
-#include "shown.h"
+#include "../core/shown.h"
 
 namespace vfio::soft::json {
 

@@ -13,22 +13,28 @@
 
 #include "../devices/bridge.h"
 #include "../devices/edu.h"
-#include "../host.h"
+#include "../files/tree.h"
+#include "../host/host.h"
 #include "../iommu/unit.h"
 #include "../iommufd/iommufd.h"
+#include "../pci/function.h"
+#include "../pci/registers.h"
+#include "../selftest/hooks.h"
+#include "../topology/default_topology.h"
+#include "../topology/placement.h"
 #include "../vfio/container.h"
 #include "../vfio/device.h"
 #include "../vfio/group.h"
-#include "default_topology.h"
 #include "driver.h"
-#include "function.h"
 #include "numbers.h"
-#include "placement.h"
-#include "registers.h"
 #include "sysfs.h"
-#include "tree.h"
 
-namespace vfio::soft::pci {
+namespace vfio::soft::machine {
+
+using namespace pci;
+using namespace topology;
+using files::Status;
+using files::Tree;
 
 namespace {
 
@@ -166,7 +172,7 @@ TopologyMachine::TopologyMachine(Host& host)
   tree_.permissions = system_.user.has_value();
   tree_.user = system_.user.value_or(0);
   sysfs_.addBus();
-  sysfs_.addSystem(system_, parameters);
+  sysfs_.addSystem(system_, host_.parameters());
   for (const auto& spec : topology.iommus) {
     units_.push_back(makeUnit(host, system_, spec, units_.size()));
     if (system_.translates) sysfs_.addUnit(units_.back());
@@ -177,7 +183,7 @@ TopologyMachine::TopologyMachine(Host& host)
     tree_.device(
         "/dev/iommu",
         [this](int, std::shared_ptr<File>& out) {
-          out = iommufd::openIommufd(host_);
+          out = iommufd::openIommufd(host_, host_.options().selftest ? &selftest::hooks() : nullptr);
           return 0;
         },
         misc, iommuMinor, iommuMode);
@@ -425,7 +431,7 @@ int TopologyMachine::askToLeave(Function& function) {
   const auto now = std::chrono::steady_clock::now();
   const auto [told, isNew] = leaving_.try_emplace(&function, now);
   if (isNew) {
-    sysfs_.hideVfio(function, function.vfio->index);
+    sysfs_.hideVfio(function, cdev::Device::of(function)->index);
     if (function.driver) sysfs_.driverChanged(function, *function.driver, false);
   }
   if (!isNew && now - told->second < patience) return -EBUSY;
@@ -701,7 +707,7 @@ void TopologyMachine::addDrivers() {
   if (system_.vfioPci) {
     Driver& vfio = core_.add(vfioDriver("vfio-pci"));
     vfio.setVirtual = [this](Function& function, unsigned count) {
-      return parameters.sriov ? setVirtual(function, count) : -ENOENT;
+      return host_.parameters().sriov ? setVirtual(function, count) : -ENOENT;
     };
     sysfs_.addDriver(vfio);
   }
@@ -731,7 +737,7 @@ void TopologyMachine::addDrivers() {
 // A function without IOMMU is in no group, which VFIO doesn't take unless it is told that it doesn't matter.
 // Then it makes one, for this function alone and for as long as it holds it.
 int TopologyMachine::lendGroup(Function& function) {
-  if (!parameters.unsafeNoIommu) return -EINVAL;
+  if (!host_.parameters().unsafeNoIommu) return -EINVAL;
   nameGroup(function.endpoint->group);
   sysfs_.enterGroup(function);
   return 0;
@@ -780,9 +786,11 @@ int TopologyMachine::probeVfio(Function& function) {
 
 void TopologyMachine::makeVfio(Function& function) {
   const unsigned index = vfioIndexes_.take();
-  function.vfio = std::make_unique<cdev::Device>(host_, function, index, vfioGroup(function));
-  sysfs_.addVfio(function, index, [&function](int, std::shared_ptr<File>& out) {
-    out = function.vfio->open();
+  auto device = std::make_unique<cdev::Device>(host_, function, index, vfioGroup(function));
+  cdev::Device& made = *device;
+  function.vfio = std::move(device);
+  sysfs_.addVfio(function, index, [&made](int, std::shared_ptr<File>& out) {
+    out = made.open();
     return 0;
   });
 }
@@ -795,9 +803,10 @@ int TopologyMachine::removeVfio(Function& function) {
     function.vfio->requestRelease();
     return -EBUSY;
   }
-  sysfs_.removeVfio(function, function.vfio->index);
-  vfioIndexes_.giveBack(function.vfio->index);
-  const auto group = function.vfio->group;
+  const auto& device = *cdev::Device::of(function);
+  sysfs_.removeVfio(function, device.index);
+  vfioIndexes_.giveBack(device.index);
+  const auto group = device.group;
   const std::string name = group->name();
   function.vfio.reset();
   if (group->empty()) {
@@ -812,4 +821,4 @@ int TopologyMachine::removeVfio(Function& function) {
 
 std::unique_ptr<Machine> makeMachine(Host& host) { return std::make_unique<TopologyMachine>(host); }
 
-}  // namespace vfio::soft::pci
+}  // namespace vfio::soft::machine

@@ -6,9 +6,9 @@
 #include <cerrno>
 #include <cstdio>
 
-#include "function.h"
+#include "../pci/function.h"
 
-namespace vfio::soft::pci {
+namespace vfio::soft::machine {
 
 namespace {
 
@@ -164,4 +164,4 @@ int DriverCore::removeId(Driver& driver, std::string_view text) {
   return 0;
 }
 
-}  // namespace vfio::soft::pci
+}  // namespace vfio::soft::machine

@@ -16,13 +16,13 @@
 #include <climits>
 #include <cstdlib>
 
-#include "capable.h"
-#include "engine.h"
-#include "iommu/endpoint.h"
-#include "lack.h"
-#include "mm/memory.h"
-#include "mm/reserve.h"
-#include "pci/machine.h"
+#include "../core/capable.h"
+#include "../core/engine.h"
+#include "../core/lack.h"
+#include "../core/reserve.h"
+#include "../iommu/endpoint.h"
+#include "../machine/machine.h"
+#include "../mm/memory.h"
 
 namespace vfio::soft {
 
@@ -61,12 +61,12 @@ enum class Refusable : bool { no, yes };
 class Inside {
  public:
   explicit Inside(std::mutex& lock, Refusable refusable = Refusable::yes) : hold_(lock) {
-    if (!mm::Reserve::fill() && refusable == Refusable::yes) throw std::bad_alloc();
+    if (!Reserve::fill() && refusable == Refusable::yes) throw std::bad_alloc();
   }
 
  private:
   const std::lock_guard<std::mutex> hold_;
-  const mm::Reserve::Use use_;
+  const Reserve::Use use_;
 };
 
 // Shows the process's descriptors until `visit` says that it is enough; all numbers there can be where they
@@ -112,8 +112,8 @@ Host::Host(std::shared_ptr<mm::Memory> memory, HostOptions options)
       engine_(std::make_unique<Engine>(mutex_, [this](const char* trouble) {
         reportFault({"", 0, 0, false, trouble});
       })) {
-  if (!mm::Reserve::fill()) throw std::bad_alloc();
-  machine_ = pci::makeMachine(*this);
+  if (!Reserve::fill()) throw std::bad_alloc();
+  machine_ = machine::makeMachine(*this);
 }
 
 Host::~Host() {
@@ -407,7 +407,7 @@ int64_t Host::readlink(const char* path, char* buffer, size_t size) try {
   return lack();
 }
 
-int Host::status(const char* path, bool follow, pci::Status& out) try {
+int Host::status(const char* path, bool follow, files::Status& out) try {
   std::string copy;
   if (const int failed = copyPath(path, copy)) return failed;
   const Inside hold(mutex_);

@@ -10,10 +10,16 @@
 #include <optional>
 #include <sstream>
 
-#include "../host.h"
-#include "registers.h"
+#include "../host/host.h"
+#include "../pci/registers.h"
 
-namespace vfio::soft::pci {
+namespace vfio::soft::machine {
+
+using files::Attribute;
+using files::Offer;
+using files::Opener;
+using files::Tree;
+using namespace pci;
 
 namespace {
 
@@ -196,7 +202,7 @@ void Sysfs::addBus() {
                                                    })});
 }
 
-void Sysfs::addSystem(const SystemSpec& system, Machine::Parameters& parameters) {
+void Sysfs::addSystem(const topology::SystemSpec& system, Parameters& parameters) {
   addText("/proc/cmdline", system.commandLine + "\n");
   const auto lines = [this](const std::string& path, std::string head,
                             const std::map<std::string, std::string>& from) {
@@ -684,4 +690,4 @@ void Sysfs::addVfio(Function& function, unsigned index, Opener open) {
 
 void Sysfs::removeVfio(Function& function, unsigned index) { hideVfio(function, index); }
 
-}  // namespace vfio::soft::pci
+}  // namespace vfio::soft::machine

@@ -4,7 +4,7 @@
 
 #include <set>
 
-namespace vfio::soft::pci {
+namespace vfio::soft::machine {
 
 class Numbers {
  public:
@@ -27,4 +27,4 @@ class Numbers {
   unsigned next_ = 0;
 };
 
-}  // namespace vfio::soft::pci
+}  // namespace vfio::soft::machine
