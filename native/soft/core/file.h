@@ -15,7 +15,10 @@
 
 namespace vfio::soft {
 
-class Host;
+namespace files {
+class Descriptors;
+struct Description;
+}  // namespace files
 
 using UserAddress = uint64_t;
 
@@ -48,8 +51,8 @@ class File {
   }
 
  private:
-  friend Host;
-  struct Description* description_ = nullptr;  // the host's: what leads here; null once that is closed
+  friend files::Descriptors;
+  files::Description* description_ = nullptr;  // what leads here; null once that is closed
 };
 
 }  // namespace vfio::soft

@@ -1,20 +1,14 @@
 // System calls arrive here: find the file, hold the lock, call it. What a call means is up to the files.
 #include "host.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <linux/capability.h>
-#include <poll.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <climits>
-#include <cstdlib>
 
 #include "../core/capable.h"
 #include "../core/engine.h"
@@ -47,15 +41,6 @@ int copyPath(const char* user, std::string& path) {
   return -ENAMETOOLONG;
 }
 
-// From here on poll says that the descriptor can't be written to: nobody reads what fills it.
-void fill(int fd) {
-  constexpr int least = 1;
-  setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &least, sizeof(least));
-  const char byte = 0;
-  while (send(fd, &byte, sizeof(byte), MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {
-  }
-}
-
 // In the host, by a call. One that may be refused is, if the reserve is short; the others are not.
 enum class Refusable : bool { no, yes };
 class Inside {
@@ -69,171 +54,42 @@ class Inside {
   const Reserve::Use use_;
 };
 
-// Shows the process's descriptors until `visit` says that it is enough; all numbers there can be where they
-// can't be listed, for lack of one.
-template <typename Visit>
-void eachDescriptor(const Visit& visit) {
-  if (DIR* table = opendir("/proc/self/fd")) {
-    while (const dirent* entry = ::readdir(table)) {
-      const int fd = std::atoi(entry->d_name);
-      if (fd > 0 && fd != dirfd(table) && visit(fd)) break;
-    }
-    closedir(table);
-    return;
-  }
-  rlimit limit{};
-  getrlimit(RLIMIT_NOFILE, &limit);
-  constexpr rlim_t most = 1 << 20;
-  for (int fd = 1; static_cast<rlim_t>(fd) < std::min(limit.rlim_cur, most); ++fd) {
-    if (visit(fd)) break;
-  }
-}
-
 }  // namespace
-
-struct Description {
-  std::shared_ptr<File> file;
-  Inode inode;
-  std::string path;  // that it was opened by; empty: by no path
-  int flags;
-  int fd;    // the number that it was given first
-  int peer;  // our end
-  bool readable;
-
-  [[nodiscard]] bool closed() const {
-    pollfd state{peer, 0, 0};
-    return poll(&state, 1, 0) == 1 && (state.revents & POLLHUP) != 0;
-  }
-};
 
 Host::Host(std::shared_ptr<mm::Memory> memory, HostOptions options)
     : options_(std::move(options)),
       memory_(std::move(memory)),
+      traps_(*memory_),
       engine_(std::make_unique<Engine>(mutex_, [this](const char* trouble) {
         reportFault({"", 0, 0, false, trouble});
       })) {
   if (!Reserve::fill()) throw std::bad_alloc();
-  machine_ = machine::makeMachine(*this);
+  machine_ = std::make_unique<machine::Machine>(*this, tree_);
 }
 
 Host::~Host() {
   // First the thread, then the files (closing a device touches the machine), then the machine.
   engine_->stop();
   const Inside hold(mutex_, Refusable::no);
-  for (auto& [inode, description] : descriptions_) {
-    const int fd = number(*description);
-    if (fd >= 0) ::close(fd);
-    ::close(description->peer);
-    description->file->description_ = nullptr;
-    description->file.reset();
-  }
-  descriptions_.clear();
-  for (const auto& [address, part] : traps_) ::munmap(reinterpret_cast<void*>(address), part.length);
+  descriptors_.clear();
   traps_.clear();
   machine_.reset();
 }
 
 // ---------------------------------------------------------------- descriptors
 
-Description* Host::description(int fd) {
-  const auto number = static_cast<size_t>(fd);
-  if (fd >= 0 && number < numbers_.size()) numbers_[number] = nullptr;
-  struct stat status {};
-  if (fstat(fd, &status) != 0) return nullptr;
-  const auto found = descriptions_.find({status.st_dev, status.st_ino});
-  if (found == descriptions_.end()) return nullptr;
-  try {
-    if (numbers_.size() <= number) numbers_.resize(number + 1);
-    numbers_[number] = found->second.get();
-  } catch (const std::bad_alloc&) {
-    // It is looked for again the next time.
-  }
-  return found->second.get();
-}
-
-Description* Host::known(int fd) {
-  const auto number = static_cast<size_t>(fd);
-  if (fd >= 0 && number < numbers_.size() && numbers_[number]) return numbers_[number];
-  return description(fd);
-}
-
 std::shared_ptr<File> Host::file(int fd) {
-  const auto* found = known(fd);
+  const auto* found = descriptors_.known(fd);
   return found ? found->file : nullptr;
 }
 
 int Host::install(std::shared_ptr<File> file, FdKind kind, int flags) {
-  // All that needs memory comes before the descriptors.
-  auto added = std::make_unique<Description>(Description{std::move(file), {}, {}, flags, -1, -1, false});
-  std::map<Inode, std::unique_ptr<Description>> place;
-  place.emplace(Inode{}, nullptr);
-  std::array<int, 2> ends{};
-  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) return -errno;
-  struct stat status {};
-  fstat(ends[0], &status);
-  if ((flags & O_CLOEXEC) == 0) fcntl(ends[0], F_SETFD, 0);
-  added->inode = {status.st_dev, status.st_ino};
-  added->fd = ends[0];
-  added->peer = ends[1];
-  const File& installed = *added->file;
-  added->file->description_ = added.get();
-  auto node = place.extract(place.begin());
-  node.key() = added->inode;
-  node.mapped() = std::move(added);
-  descriptions_.insert(std::move(node));
-  if (kind == FdKind::plain) setReadable(installed, true);
-  if (kind == FdKind::readable) fill(ends[0]);
-  return ends[0];
+  return descriptors_.install(std::move(file), kind, flags);
 }
 
-void Host::uninstall(int fd) {
-  ::close(fd);
-  reap();
-}
+void Host::uninstall(int fd) { descriptors_.uninstall(fd); }
 
-void Host::setReadable(const File& file, bool readable) {
-  Description* const description = file.description_;
-  if (!description || description->readable == readable) return;
-  description->readable = readable;
-  // This fails if all duplicates are closed: nobody is left to poll.
-  char byte = 0;
-  if (readable) {
-    (void)send(description->peer, &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-  } else {
-    (void)recv(number(*description), &byte, 1, MSG_DONTWAIT);
-  }
-}
-
-// A number that the program has for this description: the first one, or whichever duplicate is left.
-int Host::number(Description& description) {
-  const auto leadsHere = [&inode = description.inode](int fd) {
-    struct stat status {};
-    return fstat(fd, &status) == 0 && Inode{status.st_dev, status.st_ino} == inode;
-  };
-  if (leadsHere(description.fd)) return description.fd;
-  int found = -1;
-  eachDescriptor([&](int fd) {
-    if (!leadsHere(fd)) return false;
-    found = description.fd = fd;
-    return true;
-  });
-  return found;
-}
-
-// Drops the files whose last descriptor has gone.
-void Host::reap() {
-  for (auto it = descriptions_.begin(); it != descriptions_.end();) {
-    if (!it->second->closed()) {
-      ++it;
-      continue;
-    }
-    const auto gone = std::move(it->second);
-    it = descriptions_.erase(it);
-    gone->file->description_ = nullptr;
-    std::replace(numbers_.begin(), numbers_.end(), gone.get(), static_cast<Description*>(nullptr));
-    ::close(gone->peer);
-  }
-}
+void Host::setReadable(const File& file, bool readable) { descriptors_.setReadable(file, readable); }
 
 // ---------------------------------------------------------------- fork
 
@@ -242,50 +98,14 @@ void Host::beforeFork() { mutex_.lock(); }
 void Host::afterFork(bool inChild) {
   if (inChild) {
     engine_->afterFork();
-    separate();
+    descriptors_.separate();
   }
   mutex_.unlock();
 }
 
-// The socket pairs are the parent's too: each description gets a new one, under the same numbers.
-void Host::separate() {
-  std::multimap<Inode, int> numbers;
-  eachDescriptor([&numbers](int fd) {
-    struct stat status {};
-    if (fstat(fd, &status) == 0) numbers.emplace(Inode{status.st_dev, status.st_ino}, fd);
-    return false;
-  });
-  auto old = std::move(descriptions_);
-  descriptions_.clear();
-  numbers_.clear();
-  for (auto& [inode, description] : old) {
-    ::close(description->peer);
-    std::array<int, 2> ends{};
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) {
-      description->file->description_ = nullptr;
-      continue;
-    }
-    const auto [first, last] = numbers.equal_range(inode);
-    for (auto it = first; it != last; ++it) {
-      const int kept = fcntl(it->second, F_GETFD);
-      dup3(ends[0], it->second, (kept & FD_CLOEXEC) != 0 ? O_CLOEXEC : 0);
-    }
-    struct stat status {};
-    fstat(ends[0], &status);
-    ::close(ends[0]);
-    description->inode = {status.st_dev, status.st_ino};
-    description->peer = ends[1];
-    const File& file = *description->file;
-    const bool readable = std::exchange(description->readable, false);
-    const Inode now = description->inode;
-    descriptions_[now] = std::move(description);
-    if (readable) setReadable(file, true);
-  }
-}
-
 bool Host::owns(int fd) {
   const Inside hold(mutex_, Refusable::no);
-  return description(fd) != nullptr;
+  return descriptors_.find(fd) != nullptr;
 }
 
 int Host::open(const char* path, int flags) try {
@@ -293,12 +113,12 @@ int Host::open(const char* path, int flags) try {
   if (const int failed = copyPath(path, copy)) return failed;
   const Inside hold(mutex_);
   engine_->drain();
-  reap();
+  descriptors_.reap();
   std::shared_ptr<File> opened;
-  if (const int failed = machine_->open(copy, flags, opened)) return failed;
+  if (const int failed = tree_.open(copy, flags, opened)) return failed;
   const File& file = *opened;
   const int fd = install(std::move(opened), FdKind::plain, flags);
-  if (fd >= 0) file.description_->path = std::move(copy);
+  if (fd >= 0) files::Descriptors::setPath(file, std::move(copy));
   return fd;
 } catch (...) {
   return lack();
@@ -311,17 +131,17 @@ int Host::close(int fd) {
   } catch (...) {
     (void)lack();  // the next call does it
   }
-  const auto* found = description(fd);
+  const auto* found = descriptors_.find(fd);
   if (!found) return -EBADF;
   const int failed = ::close(fd) == 0 ? 0 : -errno;
-  if (static_cast<size_t>(fd) < numbers_.size()) numbers_[static_cast<size_t>(fd)] = nullptr;
-  if (found->closed()) reap();
+  descriptors_.forget(fd);
+  if (found->closed()) descriptors_.reap();
   return failed;
 }
 
 int Host::dup(int fd) try {
   const Inside hold(mutex_);
-  if (!description(fd)) return -EBADF;
+  if (!descriptors_.find(fd)) return -EBADF;
   const int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
   return copy < 0 ? -errno : copy;
 } catch (...) {
@@ -344,7 +164,7 @@ int64_t Host::transfer(int fd, bool write, const void* buffer, size_t size,
   if (offset && *offset > INT64_MAX) return -EINVAL;
   const Inside hold(mutex_);
   engine_->drain();
-  const auto* found = known(fd);
+  const auto* found = descriptors_.known(fd);
   if (!found) return -EBADF;
   const auto target = found->file;
   const File::Calls calls = target->calls();
@@ -375,20 +195,20 @@ int64_t Host::pwrite(int fd, const void* buffer, size_t size, uint64_t offset) {
 
 FileKind Host::kindOf(int fd) {
   const std::lock_guard hold(mutex_);
-  const auto* found = description(fd);
+  const auto* found = descriptors_.find(fd);
   return found ? found->file->kind() : FileKind::unknown;
 }
 
 std::string Host::nameOf(int fd) {
   const std::lock_guard hold(mutex_);
-  const auto* found = description(fd);
+  const auto* found = descriptors_.find(fd);
   return found ? found->path : "";
 }
 
 std::optional<bool> Host::same(int one, int other) {
   const std::lock_guard hold(mutex_);
-  const auto* first = description(one);
-  const auto* second = description(other);
+  const auto* first = descriptors_.find(one);
+  const auto* second = descriptors_.find(other);
   if (!first && !second) return std::nullopt;  // neither is ours to tell
   return first == second;
 }
@@ -399,7 +219,7 @@ int64_t Host::readlink(const char* path, char* buffer, size_t size) try {
   if (const int failed = copyPath(path, copy)) return failed;
   const Inside hold(mutex_);
   std::string target;
-  if (const int failed = machine_->readlink(copy, target)) return failed;
+  if (const int failed = tree_.readlink(copy, target)) return failed;
   const size_t length = std::min(size, target.size());
   if (mm::Memory::copyOut(reinterpret_cast<uint64_t>(buffer), target.data(), length) != 0) return -EFAULT;
   return static_cast<int64_t>(length);
@@ -411,14 +231,14 @@ int Host::status(const char* path, bool follow, files::Status& out) try {
   std::string copy;
   if (const int failed = copyPath(path, copy)) return failed;
   const Inside hold(mutex_);
-  return machine_->status(copy, follow, out);
+  return tree_.status(copy, follow, out);
 } catch (...) {
   return lack();
 }
 
 int64_t Host::lseek(int fd, int64_t offset, int whence) try {
   const Inside hold(mutex_, Refusable::no);
-  const auto* found = known(fd);
+  const auto* found = descriptors_.known(fd);
   return found ? found->file->seek(offset, whence) : -EBADF;
 } catch (...) {
   return lack();
@@ -428,7 +248,7 @@ int Host::list(const char* path, std::vector<std::string>& names) try {
   std::string copy;
   if (const int failed = copyPath(path, copy)) return failed;
   const Inside hold(mutex_);
-  return machine_->list(copy, names);
+  return tree_.list(copy, names);
 } catch (...) {
   return lack();
 }
@@ -436,7 +256,7 @@ int Host::list(const char* path, std::vector<std::string>& names) try {
 int64_t Host::readText(const char* path, std::string& text) try {
   const Inside hold(mutex_);
   engine_->drain();
-  const int failed = machine_->readText(path, text);
+  const int failed = tree_.readText(path, text);
   return failed ? failed : static_cast<int64_t>(text.size());
 } catch (...) {
   return lack();
@@ -444,36 +264,36 @@ int64_t Host::readText(const char* path, std::string& text) try {
 
 int Host::ownership(const char* path, Ownership& out) try {
   const Inside hold(mutex_);
-  return machine_->ownership(path, out);
+  return tree_.ownership(path, out);
 } catch (...) {
   return lack();
 }
 
 int Host::own(const char* path, uint32_t uid, uint32_t mode) try {
   const Inside hold(mutex_);
-  return machine_->own(path, uid, mode);
+  return tree_.own(path, uid, mode);
 } catch (...) {
   return lack();
 }
 
 uint32_t Host::user() const {
   const std::lock_guard hold(mutex_);
-  return machine_->user();
+  return tree_.user;
 }
 
-bool Host::mayDoRawIo() const { return machine_->user() == 0 && capable(CAP_SYS_RAWIO); }
+bool Host::mayDoRawIo() const { return tree_.user == 0 && capable(CAP_SYS_RAWIO); }
 
 void Host::become(uint32_t uid) {
   const Inside hold(mutex_, Refusable::no);
-  machine_->become(uid);
+  tree_.user = uid;
+  tree_.permissions = true;
 }
 
 // A host lives in one process: whoever has it open is this one.
 int Host::openers(const char* path, std::vector<int>& pids) try {
   const Inside hold(mutex_);
-  reap();
-  const auto opened = [path](const auto& each) { return each.second->path == path; };
-  if (std::any_of(descriptions_.begin(), descriptions_.end(), opened)) pids.push_back(getpid());
+  descriptors_.reap();
+  if (descriptors_.isOpen(path)) pids.push_back(getpid());
   return 0;
 } catch (...) {
   return lack();
@@ -481,18 +301,8 @@ int Host::openers(const char* path, std::vector<int>& pids) try {
 
 int Host::descriptors(const char* path, std::vector<int>& fds) {
   const std::lock_guard hold(mutex_);
-  reap();
-  DIR* table = opendir("/proc/self/fd");
-  if (!table) return -errno;
-  while (const dirent* entry = ::readdir(table)) {
-    struct stat status {};
-    const int fd = std::atoi(entry->d_name);
-    if (fstat(fd, &status) != 0) continue;
-    const auto found = descriptions_.find({status.st_dev, status.st_ino});
-    if (found != descriptions_.end() && found->second->path == path) fds.push_back(fd);
-  }
-  closedir(table);
-  return 0;
+  descriptors_.reap();
+  return descriptors_.list(path, fds);
 }
 
 std::string Host::release() const { return options_.kernel.text(); }
@@ -506,7 +316,7 @@ int64_t Host::mmap(void* hint, size_t length, int protection, int flags, int fd,
   const bool replaces = (flags & (MAP_ANONYMOUS | MAP_FIXED)) == (MAP_ANONYMOUS | MAP_FIXED);
   const Inside hold(mutex_, replaces ? Refusable::no : Refusable::yes);
   engine_->drain();
-  Description* found = (flags & MAP_ANONYMOUS) == 0 ? description(fd) : nullptr;
+  const files::Description* found = (flags & MAP_ANONYMOUS) == 0 ? descriptors_.find(fd) : nullptr;
   int64_t result;
   if (found) {
     // The order of checks is that of the kernel's mmap, before the file is asked.
@@ -528,7 +338,7 @@ int64_t Host::mmap(void* hint, size_t length, int protection, int flags, int fd,
     // MAP_FIXED over registers replaces them.
     if (result >= 0) {
       memory_->mapped(static_cast<uint64_t>(result), length, false);
-      dropTraps(static_cast<uintptr_t>(result), length);
+      traps_.drop(static_cast<uintptr_t>(result), length);
     }
   }
   return result;
@@ -542,68 +352,31 @@ int Host::munmap(void* address, size_t length) try {
   if (start % pageSize != 0 || length == 0) return -EINVAL;
   const size_t whole = (length + pageSize - 1) / pageSize * pageSize;
   const int failed = memory_->unmap(start, whole);
-  if (failed == 0) dropTraps(start, whole);
+  if (failed == 0) traps_.drop(start, whole);
   return failed;
 } catch (...) {
   return lack();
 }
 
 int64_t Host::mapTrap(void* hint, int flags, Trap trap) {
-  const int kept = flags & (MAP_FIXED | MAP_FIXED_NOREPLACE);
-  return mapFile(hint, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | kept, -1, 0, std::move(trap));
+  return traps_.mapTrap(hint, flags, std::move(trap));
 }
 
 int64_t Host::mapFile(void* hint, int protection, int flags, int fd, uint64_t offset, Trap trap) {
-  const size_t length = trap.length;
-  void* mapped = ::mmap(hint, length, protection, flags, fd, static_cast<off_t>(offset));
-  if (mapped == MAP_FAILED) return -errno;
-  const auto address = reinterpret_cast<uintptr_t>(mapped);
-  dropTraps(address, length);
-  memory_->mapped(address, length, true);
-  traps_.emplace(address, TrapPart{length, 0, std::make_shared<Trap>(std::move(trap))});
-  return static_cast<int64_t>(address);
-}
-
-// Takes [address, address + length) out of the traps, cutting those that it touches.
-void Host::dropTraps(uintptr_t address, size_t length) {
-  const uintptr_t end = address + length;
-  auto it = traps_.upper_bound(address);
-  if (it != traps_.begin()) --it;
-  while (it != traps_.end() && it->first < end) {
-    const auto [start, part] = *it;
-    if (start + part.length <= address) {
-      ++it;
-      continue;
-    }
-    it = traps_.erase(it);
-    if (start < address) traps_.emplace(start, TrapPart{address - start, part.offset, part.trap});
-    const uintptr_t last = start + part.length;
-    if (last > end) traps_.emplace(end, TrapPart{last - end, part.offset + (end - start), part.trap});
-  }
-}
-
-std::pair<const Host::TrapPart*, uint64_t> Host::findTrap(const void* address, size_t length) const {
-  const auto wanted = reinterpret_cast<uintptr_t>(address);
-  auto it = traps_.upper_bound(wanted);
-  if (it == traps_.begin()) return {nullptr, 0};
-  --it;
-  const uint64_t inside = wanted - it->first;
-  if (inside >= it->second.length || length > it->second.length - inside) return {nullptr, 0};
-  return {&it->second, it->second.offset + inside};
+  return traps_.mapFile(hint, protection, flags, fd, offset, std::move(trap));
 }
 
 bool Host::trapped(const void* mapping) const {
   const std::lock_guard hold(mutex_);
-  const auto* part = findTrap(mapping, 1).first;
-  return part && part->trap->read;
+  const auto trap = traps_.find(mapping, 1).trap;
+  return trap && trap->read;
 }
 
 int Host::registerRead(const void* address, unsigned width, uint64_t& value) try {
   const Inside hold(mutex_, Refusable::no);
   engine_->drain();
-  const auto [part, offset] = findTrap(address, width);
-  if (!part || !part->trap->read) return -EIO;
-  const auto trap = part->trap;
+  const auto [trap, offset] = traps_.find(address, width);
+  if (!trap || !trap->read) return -EIO;
   if (!trap->answers()) return -EIO;
   value = trap->read(offset, width);
   return 0;
@@ -614,9 +387,8 @@ int Host::registerRead(const void* address, unsigned width, uint64_t& value) try
 int Host::registerWrite(void* address, unsigned width, uint64_t value) try {
   const Inside hold(mutex_, Refusable::no);
   engine_->drain();
-  const auto [part, offset] = findTrap(address, width);
-  if (!part || !part->trap->write) return -EIO;
-  const auto trap = part->trap;
+  const auto [trap, offset] = traps_.find(address, width);
+  if (!trap || !trap->write) return -EIO;
   if (!trap->answers()) return -EIO;
   trap->write(offset, width, value);
   return 0;
@@ -645,7 +417,7 @@ uint64_t Host::life(const std::string& bdf) {
 
 int Host::removeDevice(const std::string& bdf, uint64_t life) try {
   const Inside hold(mutex_);
-  reap();
+  descriptors_.reap();
   return life == machine_->life(bdf) ? machine_->removeDevice(bdf) : -ENODEV;
 } catch (...) {
   return lack();
@@ -653,7 +425,7 @@ int Host::removeDevice(const std::string& bdf, uint64_t life) try {
 
 int Host::bindDriver(const std::string& bdf, const std::string& driver, bool exclusive) try {
   const Inside hold(mutex_);
-  reap();
+  descriptors_.reap();
   return machine_->bindDriver(bdf, driver, exclusive);
 } catch (...) {
   return lack();
@@ -661,15 +433,12 @@ int Host::bindDriver(const std::string& bdf, const std::string& driver, bool exc
 
 int Host::dmaOwner(int id, DmaOwner& out) try {
   const Inside hold(mutex_);
-  reap();
+  descriptors_.reap();
   const iommu::Group* group = machine_->iommuGroup(id);
   if (!group) return -ENODEV;
   out = {};
   if (group->ownerCount != 0) {
-    out = {DmaOwner::Kind::user, group->ownerCount, -1};
-    for (auto& [inode, description] : descriptions_) {
-      if (dynamic_cast<const void*>(description->file.get()) == group->owner) out.fd = number(*description);
-    }
+    out = {DmaOwner::Kind::user, group->ownerCount, descriptors_.leadingTo(group->owner)};
   } else if (group->kernelDrivers != 0) {
     out = {DmaOwner::Kind::kernel, group->kernelDrivers, -1};
   }

@@ -9,28 +9,21 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "../../backend.h"
-#include "../core/file.h"
-#include "../core/options.h"
-#include "../core/parameters.h"
+#include "../core/services.h"
+#include "../files/descriptors.h"
+#include "../files/traps.h"
+#include "../files/tree.h"
 
 namespace vfio::soft {
 
 class Engine;
-struct Description;
-using Inode = std::pair<uint64_t, uint64_t>;  // device, inode
-namespace files {
-struct Status;
-}
 namespace machine {
 class Machine;
 }
@@ -38,24 +31,7 @@ namespace mm {
 class Memory;
 }
 
-// What a descriptor of the host answers to poll, so that it can be waited on as the kernel's could.
-enum class FdKind {
-  plain,     // always readable and writable, as a regular file
-  pollable,  // readable when `Host::setReadable` says so, always writable
-  readable,  // the same, never writable
-};
-
-// One translation failure, as an IOMMU's fault log has it.
-struct DmaFault {
-  std::string bdf;
-  uint64_t iova;
-  uint64_t length;
-  bool write;
-  std::string
-      reason;  // "blocked", "not mapped", "not readable", "not writable", "beyond the device's DMA mask" ...
-};
-
-class Host final : public Backend {
+class Host final : public Backend, public Services {
  public:
   // `memory` is the process's: hosts of one process share it.
   explicit Host(std::shared_ptr<mm::Memory> memory, HostOptions options = {});
@@ -116,68 +92,33 @@ class Host final : public Backend {
   [[nodiscard]] int bindDriver(const std::string& bdf, const std::string& driver, bool exclusive = false);
   void become(uint32_t uid);  // the program is another user's from now on
 
-  // --- for the models below; the lock is held
-  // A new descriptor, or -errno. `flags` are those of open(2): the access mode and O_CLOEXEC count.
-  [[nodiscard]] int install(std::shared_ptr<File> file, FdKind kind, int flags);
-  void uninstall(int fd);  // of a call that fails after all: nobody has seen the number
-  [[nodiscard]] std::shared_ptr<File> file(int fd);   // null if not ours
-  void setReadable(const File& file, bool readable);  // not for FdKind::plain
-  void reportFault(DmaFault fault);
-  [[nodiscard]] Parameters& parameters() { return parameters_; }
-  // May the caller do what reaches past all protection? With CAP_SYS_RAWIO, which nobody but root has.
-  [[nodiscard]] bool mayDoRawIo() const;
-  [[nodiscard]] Engine& engine() { return *engine_; }
-  [[nodiscard]] mm::Memory& memory() { return *memory_; }
-  [[nodiscard]] const HostOptions& options() const { return options_; }
-  // Does it answer as this release or a later one?
-  [[nodiscard]] bool since(unsigned major, unsigned minor) const {
-    return options_.kernel >= KernelVersion{major, minor};
-  }
-
-  // What a mapping of a device file leads to. With `answers`, `read` and `write` it is registers with nothing
-  // behind them: accesses to the range go to these (with the lock held; `offset` is from the start of the
-  // range). `keeper` is held until the last part of the range is unmapped.
-  struct Trap {
-    size_t length;
-    std::function<bool()> answers;  // does the device decode the range now?
-    std::function<uint64_t(uint64_t offset, unsigned width)> read;
-    std::function<void(uint64_t offset, unsigned width, uint64_t value)> write;
-    std::shared_ptr<File> keeper;
-  };
-  [[nodiscard]] int64_t mapTrap(void* hint, int flags, Trap trap);
-  // The same with the memory of `fd` mapped: loads and stores are plain.
-  [[nodiscard]] int64_t mapFile(void* hint, int protection, int flags, int fd, uint64_t offset, Trap trap);
+  // --- Services: for the models; the lock is held
+  [[nodiscard]] const HostOptions& options() const override { return options_; }
+  [[nodiscard]] Parameters& parameters() override { return parameters_; }
+  [[nodiscard]] bool mayDoRawIo() const override;
+  [[nodiscard]] Engine& engine() override { return *engine_; }
+  [[nodiscard]] mm::Memory& memory() override { return *memory_; }
+  [[nodiscard]] int install(std::shared_ptr<File> file, FdKind kind, int flags) override;
+  void uninstall(int fd) override;
+  [[nodiscard]] std::shared_ptr<File> file(int fd) override;
+  void setReadable(const File& file, bool readable) override;
+  void reportFault(DmaFault fault) override;
+  [[nodiscard]] int64_t mapTrap(void* hint, int flags, Trap trap) override;
+  [[nodiscard]] int64_t mapFile(void* hint, int protection, int flags, int fd, uint64_t offset,
+                                Trap trap) override;
 
  private:
-  // A descriptor is one end of a socket pair. The inode of that end tells which file a number stands for,
-  // even after a dup or a reuse of the number behind our back; the end that we keep makes it readable, and
-  // hangs up exactly when the last duplicate is closed, however it was closed.
-  struct TrapPart {  // what is left of a trap: munmap may cut it
-    size_t length;
-    uint64_t offset;
-    std::shared_ptr<Trap> trap;
-  };
-  using Traps = std::map<uintptr_t, TrapPart>;
-  [[nodiscard]] Description* description(int fd);
-  // The same, trusting that a number which led to a description still does: asking costs as much as the call.
-  // A number that was closed behind our back is noticed at the next open, close or dup of it.
-  [[nodiscard]] Description* known(int fd);
-  [[nodiscard]] static int number(Description& description);
   [[nodiscard]] int64_t transfer(int fd, bool write, const void* buffer, size_t size,
                                  std::optional<uint64_t> offset);
-  void reap();
-  void separate();
-  void dropTraps(uintptr_t address, size_t length);
-  [[nodiscard]] std::pair<const TrapPart*, uint64_t> findTrap(const void* address, size_t length) const;
   mutable std::mutex mutex_;
   const HostOptions options_;
   Parameters parameters_;
   std::shared_ptr<mm::Memory> memory_;
+  files::Descriptors descriptors_;
+  files::Traps traps_;
+  files::Tree tree_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<machine::Machine> machine_;
-  std::map<Inode, std::unique_ptr<Description>> descriptions_;
-  std::vector<Description*> numbers_;  // by descriptor; null: not known
-  Traps traps_;
   std::vector<DmaFault> faults_;
 };
 

@@ -7,7 +7,7 @@
 #include <iterator>
 
 #include "../../uapi/iommufd.h"
-#include "../host/host.h"
+#include "../core/services.h"
 #include "../mm/memory.h"
 #include "command.h"
 #include "iommufd.h"
@@ -171,7 +171,7 @@ std::shared_ptr<DeviceGroup> Context::group(iommu::Group& group) {
   return state;
 }
 
-std::shared_ptr<File> openIommufd(Host& host, const TestHooks* hooks) {
+std::shared_ptr<File> openIommufd(Services& host, const TestHooks* hooks) {
   return std::make_shared<Context>(host, mm::Payer::user, hooks);
 }
 

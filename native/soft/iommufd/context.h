@@ -16,7 +16,7 @@
 #include "test_hooks.h"
 
 namespace vfio::soft {
-class Host;
+class Services;
 }
 
 namespace vfio::soft::iommufd {
@@ -25,7 +25,7 @@ class VirtualInterface;
 
 class Context final : public File, public std::enable_shared_from_this<Context> {
  public:
-  Context(Host& itsHost, mm::Payer whoPays, const TestHooks* itsHooks = nullptr)
+  Context(Services& itsHost, mm::Payer whoPays, const TestHooks* itsHooks = nullptr)
       : host(itsHost), hooks(itsHooks), payer(whoPays) {}
   ~Context() override;
 
@@ -41,7 +41,7 @@ class Context final : public File, public std::enable_shared_from_this<Context> 
   // A group's state in this file, for as long as one of its devices is bound here.
   [[nodiscard]] std::shared_ptr<DeviceGroup> group(iommu::Group& group);
 
-  Host& host;
+  Services& host;
   const TestHooks* const hooks;  // null: a kernel without its tests
   ObjectTable objects;
   mm::Payer payer;           // for pages of those who have no CAP_IPC_LOCK

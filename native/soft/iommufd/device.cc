@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "../host/host.h"
+#include "../core/services.h"
 #include "access.h"
 #include "context.h"
 #include "fault_queue.h"

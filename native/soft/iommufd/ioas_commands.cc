@@ -7,7 +7,7 @@
 
 #include "../../uapi/iommufd.h"
 #include "../core/capable.h"
-#include "../host/host.h"
+#include "../core/services.h"
 #include "../mm/memory.h"
 #include "command.h"
 

@@ -8,7 +8,7 @@
 #include "../core/file.h"
 
 namespace vfio::soft {
-class Host;
+class Services;
 namespace iommu {
 class Endpoint;
 }
@@ -32,7 +32,7 @@ class BoundDevice {
 };
 
 // Opens /dev/iommu. `hooks`: of a kernel with its tests.
-[[nodiscard]] std::shared_ptr<File> openIommufd(Host& host, const TestHooks* hooks = nullptr);
+[[nodiscard]] std::shared_ptr<File> openIommufd(Services& host, const TestHooks* hooks = nullptr);
 
 [[nodiscard]] bool isIommufd(const File& file);
 

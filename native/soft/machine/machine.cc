@@ -11,10 +11,10 @@
 #include <map>
 #include <unordered_map>
 
+#include "../core/services.h"
 #include "../devices/bridge.h"
 #include "../devices/edu.h"
 #include "../files/tree.h"
-#include "../host/host.h"
 #include "../iommu/unit.h"
 #include "../iommufd/iommufd.h"
 #include "../pci/function.h"
@@ -33,12 +33,11 @@ namespace vfio::soft::machine {
 
 using namespace pci;
 using namespace topology;
-using files::Status;
 using files::Tree;
 
 namespace {
 
-iommu::Unit makeUnit(const Host& host, const SystemSpec& system, const UnitSpec& spec, size_t index) {
+iommu::Unit makeUnit(const Services& host, const SystemSpec& system, const UnitSpec& spec, size_t index) {
   iommu::UnitModel model = {.kind = *iommu::unitKind(spec.kind),
                             .index = static_cast<unsigned>(index),
                             .apertures = spec.apertures,
@@ -61,42 +60,15 @@ iommu::Unit makeUnit(const Host& host, const SystemSpec& system, const UnitSpec&
   return unit;
 }
 
-class TopologyMachine final : public Machine {
+class TopologyMachine {
  public:
-  explicit TopologyMachine(Host& host);
+  TopologyMachine(Services& host, Tree& tree);
 
-  [[nodiscard]] int open(const std::string& path, int flags, std::shared_ptr<File>& out) override {
-    return tree_.open(path, flags, out);
-  }
-  [[nodiscard]] int readlink(const std::string& path, std::string& target) override {
-    return tree_.readlink(path, target);
-  }
-  [[nodiscard]] int list(const std::string& path, std::vector<std::string>& names) override {
-    return tree_.list(path, names);
-  }
-  [[nodiscard]] int status(const std::string& path, bool follow, Status& out) override {
-    return tree_.status(path, follow, out);
-  }
-  void addDevice(const std::string& device) override;
-  [[nodiscard]] int removeDevice(const std::string& bdf) override;
-  [[nodiscard]] uint64_t life(const std::string& bdf) const override;
-  [[nodiscard]] int bindDriver(const std::string& bdf, const std::string& driver, bool exclusive) override;
-  [[nodiscard]] const iommu::Group* iommuGroup(int id) const override;
-
-  [[nodiscard]] int readText(const std::string& path, std::string& text) override {
-    return tree_.readText(path, text);
-  }
-  [[nodiscard]] int ownership(const std::string& path, Ownership& out) override {
-    return tree_.ownership(path, out);
-  }
-  [[nodiscard]] int own(const std::string& path, uint32_t uid, uint32_t mode) override {
-    return tree_.own(path, uid, mode);
-  }
-  [[nodiscard]] uint32_t user() const override { return tree_.user; }
-  void become(uint32_t uid) override {
-    tree_.user = uid;
-    tree_.permissions = true;
-  }
+  void addDevice(const std::string& device);
+  [[nodiscard]] int removeDevice(const std::string& bdf);
+  [[nodiscard]] uint64_t life(const std::string& bdf) const;
+  [[nodiscard]] int bindDriver(const std::string& bdf, const std::string& driver, bool exclusive);
+  [[nodiscard]] const iommu::Group* iommuGroup(int id) const;
 
  private:
   Bus& bus(uint8_t number, Function* bridge);
@@ -131,8 +103,8 @@ class TopologyMachine final : public Machine {
   [[nodiscard]] int probeVfio(Function& function);
   [[nodiscard]] int removeVfio(Function& function);
 
-  Host& host_;
-  Tree tree_;
+  Services& host_;
+  Tree& tree_;
   DriverCore core_;
   Sysfs sysfs_;
   SystemSpec system_;
@@ -161,8 +133,9 @@ class TopologyMachine final : public Machine {
   std::map<int, std::shared_ptr<cdev::Group>> vfioGroups_;  // by the id of the IOMMU group
 };
 
-TopologyMachine::TopologyMachine(Host& host)
+TopologyMachine::TopologyMachine(Services& host, Tree& tree)
     : host_(host),
+      tree_(tree),
       core_([this](Function& f, Driver& d, bool bound) { sysfs_.driverChanged(f, d, bound); }),
       sysfs_(tree_, core_) {
   const auto& text = host.options().topology;
@@ -819,6 +792,24 @@ int TopologyMachine::removeVfio(Function& function) {
 
 }  // namespace
 
-std::unique_ptr<Machine> makeMachine(Host& host) { return std::make_unique<TopologyMachine>(host); }
+struct Machine::Parts final : TopologyMachine {
+  using TopologyMachine::TopologyMachine;
+};
+
+Machine::Machine(Services& host, Tree& tree) : parts_(std::make_unique<Parts>(host, tree)) {}
+
+Machine::~Machine() = default;
+
+void Machine::addDevice(const std::string& device) { parts_->addDevice(device); }
+
+int Machine::removeDevice(const std::string& bdf) { return parts_->removeDevice(bdf); }
+
+uint64_t Machine::life(const std::string& bdf) const { return parts_->life(bdf); }
+
+int Machine::bindDriver(const std::string& bdf, const std::string& driver, bool exclusive) {
+  return parts_->bindDriver(bdf, driver, exclusive);
+}
+
+const iommu::Group* Machine::iommuGroup(int id) const { return parts_->iommuGroup(id); }
 
 }  // namespace vfio::soft::machine

@@ -10,7 +10,7 @@
 #include <optional>
 #include <sstream>
 
-#include "../host/host.h"
+#include "../core/services.h"
 #include "../pci/registers.h"
 
 namespace vfio::soft::machine {

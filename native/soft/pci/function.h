@@ -22,7 +22,7 @@
 #include "specs.h"
 
 namespace vfio::soft {
-class Host;
+class Services;
 }
 
 namespace vfio::soft::machine {
@@ -83,7 +83,7 @@ class Function final : public devices::Port {
     Function* physical = nullptr;      // what it is a virtual function of
     std::string name{};                // empty: by its place on the bus
   };
-  Function(Host& host, const Place& place, std::unique_ptr<devices::Device> model, iommu::Unit& unit,
+  Function(Services& host, const Place& place, std::unique_ptr<devices::Device> model, iommu::Unit& unit,
            iommu::Group& group);
   ~Function() override;
   Function(const Function&) = delete;
@@ -137,7 +137,7 @@ class Function final : public devices::Port {
   void post(std::chrono::nanoseconds delay, std::function<void()> job) override;
   [[nodiscard]] uint8_t* memory(unsigned bar) override;
 
-  Host& host;
+  Services& host;
   Bus& bus;
   const uint8_t devfn;
   const std::string bdf;

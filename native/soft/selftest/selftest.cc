@@ -5,7 +5,7 @@
 #include <cerrno>
 #include <vector>
 
-#include "../host/host.h"
+#include "../core/services.h"
 #include "../iommufd/command.h"
 #include "../iommufd/hwpt.h"
 #include "../mm/memory.h"

@@ -9,7 +9,7 @@
 
 #include "../../uapi/vfio_container.h"
 #include "../core/capable.h"
-#include "../host/host.h"
+#include "../core/services.h"
 #include "type1.h"
 
 namespace vfio::soft::type1 {

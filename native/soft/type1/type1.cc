@@ -5,11 +5,11 @@
 #include <cerrno>
 
 #include "../../uapi/vfio_container.h"
-#include "../host/host.h"
+#include "../core/services.h"
 
 namespace vfio::soft::type1 {
 
-Type1::Type1(Host& host, uint64_t version)
+Type1::Type1(Services& host, uint64_t version)
     : host_(host),
       mostMappings_(host.parameters().type1EntryLimit),
       nesting_(version == uapi::VFIO_TYPE1_NESTING_IOMMU),

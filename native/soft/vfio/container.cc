@@ -3,7 +3,7 @@
 #include <cerrno>
 
 #include "../../uapi/vfio_container.h"
-#include "../host/host.h"
+#include "../core/services.h"
 #include "group.h"
 
 namespace vfio::soft::cdev {

@@ -19,7 +19,7 @@ namespace vfio::uapi {
 struct vfio_device_bind_iommufd;
 }
 namespace vfio::soft {
-class Host;
+class Services;
 }
 
 namespace vfio::soft::cdev {
@@ -32,7 +32,7 @@ using Token = std::array<uint8_t, 16>;
 
 class Device final : public pci::Holder {
  public:
-  Device(Host& host, pci::Function& function, unsigned index, std::shared_ptr<Group> group);
+  Device(Services& host, pci::Function& function, unsigned index, std::shared_ptr<Group> group);
   ~Device() override;
 
   // The one that holds this function; null: none does.
@@ -56,7 +56,7 @@ class Device final : public pci::Holder {
   [[nodiscard]] int enter(const std::shared_ptr<File>& iommufd);
   void leave();
 
-  Host& host;
+  Services& host;
   pci::Function& function;
   const unsigned index;
   const std::shared_ptr<Group> group;

@@ -6,7 +6,7 @@
 #include <cstddef>
 
 #include "../../uapi/vfio.h"
-#include "../host/host.h"
+#include "../core/services.h"
 #include "../mm/memory.h"
 #include "../pci/function.h"
 #include "device.h"

@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "../core/engine.h"
-#include "../host/host.h"
+#include "../core/services.h"
 #include "../pci/registers.h"
 
 namespace vfio::soft::cdev {
@@ -23,7 +23,7 @@ int descriptorAt(std::span<const uint8_t> data, unsigned i) {
 
 }  // namespace
 
-Interrupts::Interrupts(Host& host, Function& function) : host_(host), function_(function) {
+Interrupts::Interrupts(Services& host, Function& function) : host_(host), function_(function) {
   function_.setInterruptHandler(this);
 }
 

@@ -5,7 +5,7 @@
 
 #include "../../uapi/vfio.h"
 #include "../core/engine.h"
-#include "../host/host.h"
+#include "../core/services.h"
 #include "../mm/memory.h"
 #include "../pci/function.h"
 #include "../pci/registers.h"
