@@ -10,7 +10,7 @@
 #include <cstring>
 #include <random>
 
-#include "../../native/soft/host.h"
+#include "../../native/soft/host/host.h"
 #include "../../native/soft/iommu/domain.h"
 #include "../../native/soft/iommu/endpoint.h"
 #include "../../native/soft/iommufd/iommufd.h"

@@ -1,6 +1,6 @@
 #include "arguments.h"
 
-#include "../soft/shown.h"
+#include "../soft/core/shown.h"
 
 namespace vfio::binding {
 namespace {

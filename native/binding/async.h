@@ -9,7 +9,7 @@
 #include <memory>
 #include <string>
 
-#include "../soft/lack.h"
+#include "../soft/core/lack.h"
 #include "environment.h"
 #include "exceptions.h"
 #include "schedule.h"

@@ -9,17 +9,17 @@
 
 #include <concepts>
 
-#include "../soft/mm/reserve.h"
+#include "../soft/core/reserve.h"
 
 namespace vfio::binding {
 
 // What a system call has given must reach JavaScript: a callback's own allocations fall back on the reserve.
 class WithReserve {
  public:
-  WithReserve() { (void)soft::mm::Reserve::fill(); }
+  WithReserve() { (void)soft::Reserve::fill(); }
 
  private:
-  const soft::mm::Reserve::Use use_;
+  const soft::Reserve::Use use_;
 };
 
 // Within a handler: throws what is being handled as JavaScript's. Lack of memory, descriptors or threads is a

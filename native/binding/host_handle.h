@@ -6,7 +6,7 @@
 #include <memory>
 
 #include "../backend.h"
-#include "../soft/host.h"
+#include "../soft/host/host.h"
 
 namespace vfio::binding {
 

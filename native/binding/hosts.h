@@ -6,7 +6,7 @@
 #include <memory>
 
 #include "../backend.h"
-#include "../soft/host.h"
+#include "../soft/host/host.h"
 #include "../soft/mm/memory.h"
 
 namespace vfio::binding {

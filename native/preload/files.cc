@@ -17,8 +17,8 @@
 #include <memory>
 #include <mutex>
 
+#include "../soft/files/status.h"
 #include "../soft/mm/memory.h"
-#include "../soft/pci/tree.h"
 #include "descriptors.h"
 #include "mirror.h"
 #include "real.h"
@@ -31,22 +31,22 @@ namespace {
 // What a path's status was when it was opened, by path: there are few, and they are kept.
 struct Statuses {
   std::mutex lock;
-  std::map<std::string, std::unique_ptr<soft::pci::Status>> byPath;
+  std::map<std::string, std::unique_ptr<soft::files::Status>> byPath;
 };
 
-std::array<std::atomic<const soft::pci::Status*>, Descriptors::most> opened;
+std::array<std::atomic<const soft::files::Status*>, Descriptors::most> opened;
 
 Statuses& statuses() {
   static auto* const made = new Statuses;
   return *made;
 }
 
-void remember(int fd, const std::string& path, const soft::pci::Status& status) {
+void remember(int fd, const std::string& path, const soft::files::Status& status) {
   if (fd < 0 || static_cast<size_t>(fd) >= opened.size()) return;
   auto& all = statuses();
   const std::lock_guard hold(all.lock);
   auto& kept = all.byPath[path];
-  if (!kept) kept = std::make_unique<soft::pci::Status>(status);
+  if (!kept) kept = std::make_unique<soft::files::Status>(status);
   opened[static_cast<size_t>(fd)].store(kept.get(), std::memory_order_relaxed);
 }
 
@@ -124,7 +124,7 @@ bool isHosts(int fd) { return descriptors.owner(fd) == Owner::host && atHome(); 
 std::optional<Opening> openOnHost(int directory, const char* path, int flags) {
   const auto where = hostPath(directory, path);
   if (!where) return std::nullopt;
-  soft::pci::Status status;
+  soft::files::Status status;
   Opening opening;
   if (const int failed = host().status(where->c_str(), (flags & O_NOFOLLOW) == 0, status)) {
     opening.error = failed == -ENOENT && (flags & O_CREAT) != 0 ? EACCES : -failed;

@@ -19,7 +19,7 @@
 #include <utility>
 #include <vector>
 
-#include "../soft/shown.h"
+#include "../soft/core/shown.h"
 #include "real.h"
 #include "software.h"
 
@@ -189,7 +189,7 @@ int64_t orLack(int64_t answer) {
 }
 
 void collect(soft::Host& host, const std::string& path, std::map<std::string, Entry>& entries) {
-  soft::pci::Status status;
+  soft::files::Status status;
   if (orLack(host.status(path.c_str(), false, status)) != 0) return;
   Entry entry{status.mode, {}};
   if (S_ISLNK(status.mode)) {

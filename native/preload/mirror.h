@@ -13,8 +13,8 @@
 #include <optional>
 #include <string>
 
-#include "../soft/host.h"
-#include "../soft/pci/tree.h"
+#include "../soft/files/status.h"
+#include "../soft/host/host.h"
 
 namespace vfio::preload {
 

@@ -16,7 +16,7 @@
 #include <optional>
 #include <string>
 
-#include "../soft/pci/tree.h"
+#include "../soft/files/status.h"
 #include "descriptors.h"
 #include "files.h"
 #include "mirror.h"
@@ -45,7 +45,7 @@ class Translated {
 
 // A file's status as the kernel tells it: the mirror has plain files where there are devices.
 template <typename Stat>
-void correct(Stat& status, const vfio::soft::pci::Status& known) {
+void correct(Stat& status, const vfio::soft::files::Status& known) {
   status.st_mode = known.mode;
   status.st_rdev = known.device;
   if (!S_ISDIR(known.mode)) status.st_size = static_cast<off_t>(known.size);
@@ -56,7 +56,7 @@ int statusAt(int directory, const char* path, Stat* status, int flags, const Rea
   return guarded(-1, [&] {
     const auto where = hostPath(directory, path);
     if (!where) return real(directory, path, status, flags);
-    vfio::soft::pci::Status known;
+    vfio::soft::files::Status known;
     if (const int failed = host().status(where->c_str(), (flags & AT_SYMLINK_NOFOLLOW) == 0, known))
       return static_cast<int>(result(failed));
     if (real(AT_FDCWD, mirrored(*where).c_str(), status, flags) != 0) return -1;
@@ -174,7 +174,7 @@ namespace {
 int extended(int directory, const char* path, int flags, unsigned mask, struct statx* status) {
   const bool byDescriptor = !path || (!*path && (flags & AT_EMPTY_PATH) != 0);
   const auto where = byDescriptor ? std::nullopt : hostPath(directory, path);
-  std::optional<vfio::soft::pci::Status> known;
+  std::optional<vfio::soft::files::Status> known;
   if (where) {
     known.emplace();
     if (const int failed = host().status(where->c_str(), (flags & AT_SYMLINK_NOFOLLOW) == 0, *known))

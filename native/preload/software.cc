@@ -19,9 +19,9 @@
 #include <string>
 #include <system_error>
 
+#include "../soft/core/reserve_fork.h"
+#include "../soft/core/shown.h"
 #include "../soft/mm/memory.h"
-#include "../soft/mm/reserve_fork.h"
-#include "../soft/shown.h"
 #include "descriptors.h"
 #include "mirror.h"
 #include "real.h"
@@ -96,19 +96,19 @@ void beforeFork() {
   slotsLock().lock();
   auto* host = theHost.load();
   if (!host) {
-    soft::mm::lockReserve();
+    soft::lockReserve();
     return;
   }
   host->beforeFork();
-  soft::mm::lockReserve();
+  soft::lockReserve();
   if (REAL(pipe2)(separated.data(), O_CLOEXEC) != 0) separated = {-1, -1};
 }
 
 void afterFork(bool inChild) {
   const int error = errno;
-  soft::mm::unlockReserve();
-  (void)soft::mm::Reserve::fill();
-  const soft::mm::Reserve::Use use;
+  soft::unlockReserve();
+  (void)soft::Reserve::fill();
+  const soft::Reserve::Use use;
   if (auto* host = theHost.load()) {
     host->afterFork(inChild);
     char byte = 0;

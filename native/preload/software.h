@@ -10,9 +10,9 @@
 #include <mutex>
 #include <type_traits>
 
-#include "../soft/host.h"
-#include "../soft/lack.h"
-#include "../soft/mm/reserve.h"
+#include "../soft/core/lack.h"
+#include "../soft/core/reserve.h"
+#include "../soft/host/host.h"
 
 namespace vfio::preload {
 
@@ -37,8 +37,8 @@ template <typename Call>
 std::invoke_result_t<Call> guarded(std::type_identity_t<std::invoke_result_t<Call>> failed,
                                    const Call& call) noexcept {
   try {
-    (void)soft::mm::Reserve::fill();
-    const soft::mm::Reserve::Use use;
+    (void)soft::Reserve::fill();
+    const soft::Reserve::Use use;
     return call();
   } catch (...) {
     errno = -soft::lack();

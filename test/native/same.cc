@@ -20,7 +20,7 @@
 #include <vector>
 
 #include "../../native/kernel/kernel.h"
-#include "../../native/soft/host.h"
+#include "../../native/soft/host/host.h"
 #include "../../native/soft/mm/memory.h"
 
 namespace {

@@ -31,7 +31,7 @@
 #include <utility>
 #include <vector>
 
-#include "../../native/soft/host.h"
+#include "../../native/soft/host/host.h"
 #include "../../native/soft/mm/memory.h"
 
 namespace vfio::failing {

@@ -16,7 +16,7 @@
 #include <string>
 #include <vector>
 
-#include "../../native/soft/pci/default_topology.h"
+#include "../../native/soft/topology/default_topology.h"
 #include "../../native/uapi/iommufd.h"
 #include "../../native/uapi/vfio.h"
 #include "group_harness.h"
@@ -769,7 +769,7 @@ void drivers() {
 
 // The default machine, with another kind of IOMMU if one is named.
 std::string topology(const char* kind) {
-  std::string text(soft::pci::defaultTopology);
+  std::string text(soft::topology::defaultTopology);
   constexpr std::string_view vtd = R"("kind": "vtd")";
   if (kind) text.replace(text.find(vtd), vtd.size(), R"("kind": ")" + std::string(kind) + '"');
   return text;

@@ -8,9 +8,9 @@
 #include <memory>
 #include <string>
 
-#include "../../native/soft/host.h"
-#include "../../native/soft/json.h"
+#include "../../native/soft/host/host.h"
 #include "../../native/soft/mm/memory.h"
+#include "../../native/soft/topology/json.h"
 
 namespace {
 

@@ -4,10 +4,6 @@
 #include "../../native/soft/iommu/unit.h"
 #include "iommufd_harness.h"
 
-namespace vfio::soft::pci {
-std::unique_ptr<Machine> makeDefaultMachine(Host&) { return std::make_unique<check::NoMachine>(); }
-}  // namespace vfio::soft::pci
-
 namespace vfio::soft::check {
 namespace {
 

@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "../../native/kernel/kernel.h"
-#include "../../native/soft/host.h"
+#include "../../native/soft/host/host.h"
 #include "../../native/soft/iommufd/context.h"
 #include "../../native/soft/mm/memory.h"
 #include "../../native/soft/selftest/test_command.h"

@@ -11,10 +11,6 @@
 
 #include "iommufd_harness.h"
 
-namespace vfio::soft::pci {
-std::unique_ptr<Machine> makeMachine(Host&) { return std::make_unique<check::NoMachine>(); }
-}  // namespace vfio::soft::pci
-
 namespace vfio::soft::check {
 namespace {
 
@@ -151,7 +147,7 @@ void pins() {
 // The tree against a plain map, with everything that changes its shape.
 void tree() {
   std::mt19937_64 random(1);
-  mm::SpanTree<int> tree;
+  SpanTree<int> tree;
   std::map<uint64_t, uint64_t> model;
   bool same = true;
   for (int round = 0; round < 400000; ++round) {

@@ -9,10 +9,6 @@
 
 #include "iommufd_harness.h"
 
-namespace vfio::soft::pci {
-std::unique_ptr<Machine> makeMachine(Host&) { return std::make_unique<check::NoMachine>(); }
-}  // namespace vfio::soft::pci
-
 namespace vfio::soft::check {
 namespace {
 

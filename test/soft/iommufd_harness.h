@@ -1,7 +1,5 @@
-// What the checks of the software iommufd share: a host with a machine that has only what a check makes, and
-// short forms of the requests.
-//
-// Built from native/soft/{mm,iommu,iommufd}, host.cc and engine.cc; the machine is this one, not pci/'s.
+// What the checks of the software iommufd share: short forms of the requests, made on what a check adds to
+// the default machine.
 #pragma once
 
 #include <sys/mman.h>
@@ -14,13 +12,13 @@
 #include <string>
 #include <vector>
 
-#include "../../native/soft/host.h"
+#include "../../native/soft/core/span_tree.h"
+#include "../../native/soft/host/host.h"
 #include "../../native/soft/iommu/domain.h"
 #include "../../native/soft/iommu/endpoint.h"
 #include "../../native/soft/iommufd/iommufd.h"
 #include "../../native/soft/mm/memory.h"
-#include "../../native/soft/mm/span_tree.h"
-#include "../../native/soft/pci/machine.h"
+#include "../../native/soft/selftest/hooks.h"
 #include "../../native/uapi/iommufd.h"
 #include "../../native/uapi/iommufd_data.h"
 #include "../../native/uapi/vfio_container.h"
@@ -88,7 +86,8 @@ class Buffer {
 // One open /dev/iommu.
 class Fd {
  public:
-  explicit Fd(Host& host) : file(iommufd::openIommufd(host)) {}
+  explicit Fd(Host& host)
+      : file(iommufd::openIommufd(host, host.options().selftest ? &selftest::hooks() : nullptr)) {}
   std::shared_ptr<File> file;
 
   template <class Struct>
@@ -167,14 +166,6 @@ class Fd {
     id = vfio.ioas_id;
     return result;
   }
-};
-
-// A machine with nothing in it.
-class NoMachine final : public pci::Machine {
- public:
-  int open(const std::string&, int, std::shared_ptr<File>&) override { return -ENOENT; }
-  int readlink(const std::string&, std::string&) override { return -ENOENT; }
-  int list(const std::string&, std::vector<std::string>&) override { return -ENOENT; }
 };
 
 }  // namespace vfio::soft::check

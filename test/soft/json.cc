@@ -1,6 +1,6 @@
 // The reader of JSON, and what it says of texts that are none: neither deep nor large ones exhaust anything,
 // and nothing of a text moves a terminal's cursor.
-#include "../../native/soft/json.h"
+#include "../../native/soft/topology/json.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
-#include "../../native/soft/pci/numbers.h"
-#include "../../native/soft/pci/topology.h"
-#include "../../native/soft/shown.h"
+#include "../../native/soft/core/shown.h"
+#include "../../native/soft/machine/numbers.h"
+#include "../../native/soft/topology/topology.h"
 
 namespace {
 
@@ -34,7 +34,7 @@ std::string refused(const std::string& text) {
 }
 std::string refusedTopology(const std::string& text) {
   try {
-    (void)pci::readTopology(text);
+    (void)topology::readTopology(text);
     return {};
   } catch (const std::invalid_argument& error) {
     return error.what();
@@ -231,7 +231,7 @@ void whatIsShown() {
 
 void numbers() {
   // Against the plain way: the lowest that nobody has.
-  pci::Numbers numbers;
+  machine::Numbers numbers;
   std::vector<bool> taken(200);
   uint64_t state = 1;
   bool same = true;

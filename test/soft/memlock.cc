@@ -6,14 +6,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../../native/soft/capable.h"
+#include "../../native/soft/core/capable.h"
 #include "../../native/soft/iommufd/access.h"
 #include "../../native/soft/iommufd/context.h"
 #include "iommufd_harness.h"
-
-namespace vfio::soft::pci {
-std::unique_ptr<Machine> makeMachine(Host&) { return std::make_unique<check::NoMachine>(); }
-}  // namespace vfio::soft::pci
 
 namespace vfio::soft::check {
 namespace {

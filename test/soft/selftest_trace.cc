@@ -14,7 +14,7 @@
 #include <memory>
 #include <string>
 
-#include "../../native/soft/host.h"
+#include "../../native/soft/host/host.h"
 #include "../../native/soft/mm/memory.h"
 #include "../../native/soft/selftest/test_command.h"
 #include "../../native/uapi/iommufd.h"

@@ -13,7 +13,7 @@
 #include <string>
 
 #include "../../native/kernel/kernel.h"
-#include "../../native/soft/host.h"
+#include "../../native/soft/host/host.h"
 #include "../../native/soft/mm/memory.h"
 #include "failing.h"
 

@@ -15,7 +15,7 @@
 #include <thread>
 #include <vector>
 
-#include "../../native/soft/host.h"
+#include "../../native/soft/host/host.h"
 #include "../../native/soft/mm/memory.h"
 #include "../../native/uapi/iommufd.h"
 #include "../../native/uapi/vfio.h"

@@ -15,7 +15,7 @@
 #include <memory>
 #include <optional>
 
-#include "../mm/pool.h"
+#include "../core/pool.h"
 #include "endpoint.h"
 #include "translation.h"
 
@@ -118,7 +118,7 @@ class Domain final : public Translation {
   bool refusesReadOnly_ = false;
   bool offersDirtyTracking_ = false;
   bool dirtyTracking_ = false;
-  mm::Pool<Table> tables_;
+  Pool<Table> tables_;
   Table* root_;
   Table* spare_ = nullptr;  // an empty table kept, so that map and unmap of one page don't allocate each time
 };

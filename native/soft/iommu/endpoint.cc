@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "../../uapi/iommufd_data.h"
-#include "../engine.h"
-#include "../host.h"
+#include "../core/engine.h"
+#include "../core/services.h"
 #include "../mm/memory.h"
 #include "domain.h"
 
@@ -25,7 +25,8 @@ void Group::release(const void* by) {
   if (--ownerCount == 0) owner = nullptr;
 }
 
-Endpoint::Endpoint(Host& itsHost, std::string itsBdf, uint16_t itsRequesterId, Unit& itsUnit, Group& itsGroup)
+Endpoint::Endpoint(Services& itsHost, std::string itsBdf, uint16_t itsRequesterId, Unit& itsUnit,
+                   Group& itsGroup)
     : host(itsHost), bdf(std::move(itsBdf)), requesterId(itsRequesterId), unit(itsUnit), group(itsGroup) {
   // Members can't be told apart, so one that appears is translated as the others are.
   if (!group.members.empty()) {

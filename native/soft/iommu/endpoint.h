@@ -19,7 +19,7 @@
 #include "translation.h"
 
 namespace vfio::soft {
-class Host;
+class Services;
 }
 
 namespace vfio::soft::iommu {
@@ -110,7 +110,7 @@ class Endpoint {
   static constexpr const char* kNoThread =
       "no thread can be had for the device's work (EAGAIN): the program's next calls do it";
 
-  Endpoint(Host& host, std::string bdf, uint16_t requesterId, Unit& unit, Group& group);
+  Endpoint(Services& host, std::string bdf, uint16_t requesterId, Unit& unit, Group& group);
   ~Endpoint();
   Endpoint(const Endpoint&) = delete;
   Endpoint& operator=(const Endpoint&) = delete;
@@ -144,7 +144,7 @@ class Endpoint {
   [[nodiscard]] const std::shared_ptr<Translation>& translation() const { return plain_.translation; }
   void attach(std::optional<uint32_t> pasid, const Attachment& to);  // nothing: detaches
 
-  Host& host;
+  Services& host;
   const std::string bdf;
   const uint16_t requesterId;
   Unit& unit;

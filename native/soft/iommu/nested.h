@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "../file.h"
+#include "../core/file.h"
 #include "domain.h"
 #include "translation.h"
 

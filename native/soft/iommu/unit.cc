@@ -4,7 +4,7 @@
 #include <bit>
 #include <stdexcept>
 
-#include "../shown.h"
+#include "../core/shown.h"
 #include "vtd_nested.h"
 
 namespace vfio::soft::iommu {

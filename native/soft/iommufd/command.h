@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "../../uapi/iommufd.h"
-#include "../file.h"
+#include "../core/file.h"
 #include "context.h"
 
 namespace vfio::soft::iommufd {
@@ -56,12 +56,11 @@ int vdeviceAlloc(Command& command);
 int veventqAlloc(Command& command);
 int hwQueueAlloc(Command& command);
 
-// ../selftest/: the kernel's test-only command, there only with HostOptions::selftest. Its struct (of that
-// folder, test_command.h) has this size, and must be given at least up to its last field.
+// The kernel's test-only command (TestHooks::command): its struct has this size, and must be given at least
+// up to its last field.
 inline constexpr uint32_t kTestRequest = 0x3ba0;
 inline constexpr uint32_t kTestSize = 72;
 inline constexpr uint32_t kTestMinimum = 68;
-int selftestCommand(Command& command);
 
 // ioas_commands.cc: maps memory of the program, as MAP and the container's request do, or pages of either
 // kind (whose reference it takes over). With `fixed`, iova says where; else it is chosen, and said.

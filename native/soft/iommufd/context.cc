@@ -7,7 +7,7 @@
 #include <iterator>
 
 #include "../../uapi/iommufd.h"
-#include "../host.h"
+#include "../core/services.h"
 #include "../mm/memory.h"
 #include "command.h"
 #include "iommufd.h"
@@ -78,7 +78,9 @@ constexpr Entry kCommands[] = {
 };
 
 // A kernel built with its tests has a command far behind the others, and holes between.
-constexpr Entry kTest = {kTestRequest, kTestMinimum, {{kTestSize, kAlways}}, selftestCommand};
+constexpr Entry kTest = {kTestRequest, kTestMinimum, {{kTestSize, kAlways}}, [](Command& command) {
+                           return command.context.hooks->command(command);
+                         }};
 constexpr Entry kHole = {};
 
 constexpr size_t kLargest = std::max(
@@ -97,11 +99,11 @@ uint32_t sizeIn(const Entry& entry, KernelVersion kernel) {
 }
 
 // What this kernel has in its table at a number; null: the table ends before it.
-const Entry* findCommand(uint32_t nr, const HostOptions& options) {
+const Entry* findCommand(uint32_t nr, KernelVersion kernel, bool withTests) {
   const uint32_t at = nr - kFirst;
   if (nr < kFirst) return nullptr;
-  if (at < std::size(kCommands) && sizeIn(kCommands[at], options.kernel) != 0) return &kCommands[at];
-  if (!options.selftest || nr > (kTestRequest & 0xff)) return nullptr;
+  if (at < std::size(kCommands) && sizeIn(kCommands[at], kernel) != 0) return &kCommands[at];
+  if (!withTests || nr > (kTestRequest & 0xff)) return nullptr;
   return nr == (kTestRequest & 0xff) ? &kTest : &kHole;
 }
 
@@ -127,7 +129,7 @@ Context::~Context() { objects.removeAll(); }
 
 int Context::ioctl(unsigned long request, UserAddress argument) {
   const auto number = static_cast<uint32_t>(request);
-  const Entry* const entry = findCommand(number & 0xff, host.options());
+  const Entry* const entry = findCommand(number & 0xff, host.options().kernel, hooks != nullptr);
   if (entry == nullptr) return vfioRequest(*this, number, argument);
 
   uint32_t userSize = 0;
@@ -169,6 +171,8 @@ std::shared_ptr<DeviceGroup> Context::group(iommu::Group& group) {
   return state;
 }
 
-std::shared_ptr<File> openIommufd(Host& host) { return std::make_shared<Context>(host, mm::Payer::user); }
+std::shared_ptr<File> openIommufd(Services& host, const TestHooks* hooks) {
+  return std::make_shared<Context>(host, mm::Payer::user, hooks);
+}
 
 }  // namespace vfio::soft::iommufd

@@ -8,14 +8,15 @@
 #include <map>
 #include <memory>
 
-#include "../file.h"
+#include "../core/file.h"
 #include "device.h"
 #include "ioas.h"
 #include "object.h"
 #include "pages.h"
+#include "test_hooks.h"
 
 namespace vfio::soft {
-class Host;
+class Services;
 }
 
 namespace vfio::soft::iommufd {
@@ -24,7 +25,8 @@ class VirtualInterface;
 
 class Context final : public File, public std::enable_shared_from_this<Context> {
  public:
-  Context(Host& itsHost, mm::Payer whoPays) : host(itsHost), payer(whoPays) {}
+  Context(Services& itsHost, mm::Payer whoPays, const TestHooks* itsHooks = nullptr)
+      : host(itsHost), hooks(itsHooks), payer(whoPays) {}
   ~Context() override;
 
   [[nodiscard]] FileKind kind() const override { return FileKind::iommufd; }
@@ -39,7 +41,8 @@ class Context final : public File, public std::enable_shared_from_this<Context> 
   // A group's state in this file, for as long as one of its devices is bound here.
   [[nodiscard]] std::shared_ptr<DeviceGroup> group(iommu::Group& group);
 
-  Host& host;
+  Services& host;
+  const TestHooks* const hooks;  // null: a kernel without its tests
   ObjectTable objects;
   mm::Payer payer;           // for pages of those who have no CAP_IPC_LOCK
   Ioas* vfioIoas = nullptr;  // what the VFIO container requests work on; not a user of it

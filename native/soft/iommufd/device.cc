@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "../host.h"
-#include "../pci/machine.h"
+#include "../core/services.h"
 #include "access.h"
 #include "context.h"
 #include "fault_queue.h"
@@ -248,8 +247,7 @@ int Device::bind(Context& context, iommu::Endpoint& endpoint, Device*& out) {
   std::shared_ptr<DeviceGroup> group = context.group(endpoint.group);
   // A device that could raise any interrupt by a write must not be in a program's hands.
   for (const iommu::Endpoint* member : endpoint.group.members) {
-    if (!member->unit.isolatesInterrupts && !member->host.machine().parameters.unsafeInterrupts)
-      return -EPERM;
+    if (!member->unit.isolatesInterrupts && !member->host.parameters().unsafeInterrupts) return -EPERM;
   }
   if (const int error = endpoint.group.claim(&context); error != 0) return error;
   Device* const device = context.objects.create<Device>(context, endpoint, std::move(group));

@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "../../uapi/iommufd.h"
-#include "../host.h"
+#include "../core/services.h"
 #include "../mm/memory.h"
 #include "command.h"
 #include "hwpt.h"

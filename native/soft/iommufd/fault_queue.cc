@@ -7,7 +7,7 @@
 
 #include "../../uapi/iommufd.h"
 #include "../../uapi/iommufd_data.h"
-#include "../host.h"
+#include "../core/services.h"
 #include "../iommu/endpoint.h"
 #include "../mm/memory.h"
 #include "command.h"

@@ -13,12 +13,12 @@
 #include <memory>
 #include <vector>
 
-#include "../file.h"
+#include "../core/file.h"
 #include "../iommu/page_request.h"
 #include "object.h"
 
 namespace vfio::soft {
-class Host;
+class Services;
 }
 
 namespace vfio::soft::iommufd {
@@ -48,7 +48,7 @@ class FaultFile final : public File {
 class FaultQueue final : public Object {
  public:
   static constexpr ObjectKind kKind = ObjectKind::faultQueue;
-  explicit FaultQueue(Host& host) : Object(kKind), host_(host) {}
+  explicit FaultQueue(Services& host) : Object(kKind), host_(host) {}
   ~FaultQueue() override;
 
   // A whole group, that `from` sent while it was attached by `via`.
@@ -71,7 +71,7 @@ class FaultQueue final : public Object {
   static void answer(const Group& group, iommu::PageResponse response);
   void showReadable();
 
-  Host& host_;
+  Services& host_;
   FaultFile* file_ = nullptr;  // while it is open
   std::list<Group> waiting_;
   std::map<uint32_t, Group> read_;  // by cookie

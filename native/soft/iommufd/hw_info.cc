@@ -4,7 +4,7 @@
 
 #include "../../uapi/iommufd.h"
 #include "../../uapi/iommufd_data.h"
-#include "../host.h"
+#include "../core/services.h"
 #include "../iommu/hw_info.h"
 #include "../mm/memory.h"
 #include "command.h"
@@ -14,7 +14,7 @@ namespace {
 
 // Whether the driver of this unit tells anything in this release; if so, it knows `wanted` or doesn't:
 // 0 or -EOPNOTSUPP.
-int describe(const Host& host, const iommu::Unit& unit, uint32_t wanted, iommu::HwInfo& out) {
+int describe(const Services& host, const iommu::Unit& unit, uint32_t wanted, iommu::HwInfo& out) {
   out = {uapi::IOMMU_HW_INFO_TYPE_NONE, {}};
   if (unit.describe != nullptr) {
     out = unit.describe(unit);
@@ -35,7 +35,7 @@ int describe(const Host& host, const iommu::Unit& unit, uint32_t wanted, iommu::
 
 int getHwInfo(Command& command) {
   auto& arguments = command.as<uapi::iommu_hw_info>();
-  const Host& host = command.context.host;
+  const Services& host = command.context.host;
   const uint32_t known = host.since(6, 17) ? uapi::IOMMU_HW_INFO_FLAG_INPUT_TYPE : 0;
   if ((arguments.flags & ~known) != 0) return -EOPNOTSUPP;
   if (std::ranges::any_of(arguments.__reserved, [](uint8_t byte) { return byte != 0; })) return -EOPNOTSUPP;

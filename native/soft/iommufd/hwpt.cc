@@ -6,7 +6,7 @@
 
 #include "../../uapi/iommufd.h"
 #include "../../uapi/iommufd_data.h"
-#include "../host.h"
+#include "../core/services.h"
 #include "../mm/memory.h"
 #include "command.h"
 #include "device.h"
@@ -43,7 +43,7 @@ PagingHwpt::~PagingHwpt() {
 namespace {
 
 // The flags that this kernel knows on a table of its own.
-uint32_t pagingFlags(const Host& host) {
+uint32_t pagingFlags(const Services& host) {
   uint32_t flags = 0;
   if (host.since(6, 7)) flags |= uapi::IOMMU_HWPT_ALLOC_NEST_PARENT | uapi::IOMMU_HWPT_ALLOC_DIRTY_TRACKING;
   if (host.since(6, 13)) flags |= uapi::IOMMU_HWPT_FAULT_ID_VALID;
@@ -52,7 +52,7 @@ uint32_t pagingFlags(const Host& host) {
 }
 
 // ... and on a guest's.
-uint32_t nestedFlags(const Host& host) {
+uint32_t nestedFlags(const Services& host) {
   uint32_t flags = 0;
   if (host.since(6, 11)) flags |= uapi::IOMMU_HWPT_FAULT_ID_VALID;
   if (host.since(6, 15)) flags |= uapi::IOMMU_HWPT_ALLOC_PASID;

@@ -15,9 +15,9 @@
 #include <span>
 #include <vector>
 
+#include "../core/span_tree.h"
 #include "../iommu/domain.h"
 #include "../mm/memory.h"
-#include "../mm/span_tree.h"
 #include "pages.h"
 
 namespace vfio::soft::iommufd {
@@ -27,7 +27,7 @@ class Access;
 class IoPagetable {
  public:
   struct Nothing {};
-  using Allowed = mm::SpanTree<Nothing>;
+  using Allowed = SpanTree<Nothing>;
 
   // A slice of pages that is to become an area. The holder owns a reference to the pages.
   struct Piece {
@@ -118,7 +118,7 @@ class IoPagetable {
     uint32_t accesses : 31 = 0;  // pins of users inside the kernel
     uint32_t closed : 1 = 0;     // is being unmapped: takes no more of them
   };
-  using Areas = mm::SpanTree<Area>;
+  using Areas = SpanTree<Area>;
   struct Reserved {
     iommu::Range range;
     const void* owner;
@@ -149,7 +149,7 @@ class IoPagetable {
   Areas areas_;
   Allowed allowed_;
   std::vector<Reserved> reserved_;
-  mm::SpanTree<Nothing> reservedUnion_;
+  SpanTree<Nothing> reservedUnion_;
   std::vector<iommu::Domain*> domains_;
   std::vector<Access*> accesses_;
   uint64_t alignment_ = 1;

@@ -6,10 +6,9 @@
 #include <vector>
 
 #include "../../uapi/iommufd.h"
-#include "../capable.h"
-#include "../host.h"
+#include "../core/capable.h"
+#include "../core/services.h"
 #include "../mm/memory.h"
-#include "../selftest/nth_area.h"
 #include "command.h"
 
 namespace vfio::soft::iommufd {
@@ -109,7 +108,9 @@ int ioasMap(Command& command) {
 
 int ioasCopy(Command& command) {
   auto& arguments = command.as<uapi::iommu_ioas_copy>();
-  selftest::convertIova(command.context, arguments.src_ioas_id, arguments.src_iova, arguments.flags);
+  if (const TestHooks* const hooks = command.context.hooks; hooks != nullptr) {
+    hooks->convertIova(command.context, arguments.src_ioas_id, arguments.src_iova, arguments.flags);
+  }
   if ((arguments.flags & ~kMapFlags) != 0) return -EOPNOTSUPP;
   if (arguments.length == UINT64_MAX || arguments.src_iova == UINT64_MAX ||
       arguments.dst_iova == UINT64_MAX) {

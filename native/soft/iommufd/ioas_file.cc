@@ -6,7 +6,7 @@
 #include <cerrno>
 
 #include "../../uapi/iommufd.h"
-#include "../host.h"
+#include "../core/services.h"
 #include "command.h"
 
 namespace vfio::soft::iommufd {

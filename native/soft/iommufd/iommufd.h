@@ -5,16 +5,18 @@
 #include <cstdint>
 #include <memory>
 
-#include "../file.h"
+#include "../core/file.h"
 
 namespace vfio::soft {
-class Host;
+class Services;
 namespace iommu {
 class Endpoint;
 }
 }  // namespace vfio::soft
 
 namespace vfio::soft::iommufd {
+
+struct TestHooks;
 
 // A physical device bound to an iommufd. Made by `bind`, lives until its destruction, which detaches it,
 // gives back its id and the group's DMA ownership; it keeps the iommufd's context alive after /dev/iommu is
@@ -29,8 +31,8 @@ class BoundDevice {
   virtual void detach(uint32_t pasid = 0) = 0;  // nothing attached: no-op
 };
 
-// Opens /dev/iommu.
-[[nodiscard]] std::shared_ptr<File> openIommufd(Host& host);
+// Opens /dev/iommu. `hooks`: of a kernel with its tests.
+[[nodiscard]] std::shared_ptr<File> openIommufd(Services& host, const TestHooks* hooks = nullptr);
 
 [[nodiscard]] bool isIommufd(const File& file);
 

@@ -6,7 +6,7 @@
 #include <cstddef>
 
 #include "../../uapi/iommufd.h"
-#include "../capable.h"
+#include "../core/capable.h"
 #include "../mm/memory.h"
 #include "command.h"
 

@@ -70,7 +70,7 @@ int Pages::reach(mm::Memory& memory, uint64_t user, uint64_t length) const {
 namespace {
 
 // Makes `at` the first page of a run.
-void split(mm::SpanTree<uint32_t>& counts, uint64_t at) {
+void split(SpanTree<uint32_t>& counts, uint64_t at) {
   const auto* const found = counts.find(at, at);
   if (found == nullptr || found->start == at) return;
   const auto run = *found;

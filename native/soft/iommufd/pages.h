@@ -11,8 +11,8 @@
 #include <cstdint>
 #include <memory>
 
+#include "../core/span_tree.h"
 #include "../mm/memory.h"
-#include "../mm/span_tree.h"
 
 namespace vfio::soft::iommufd {
 
@@ -43,7 +43,7 @@ class Pages {
   [[nodiscard]] int reach(mm::Memory& memory, uint64_t user, uint64_t length) const;
 
  private:
-  using Counts = mm::SpanTree<uint32_t>;  // users by page number
+  using Counts = SpanTree<uint32_t>;  // users by page number
 
   Pages(uint64_t user, uint64_t count, bool writable, mm::Payer payer)
       : user_(user), count_(count), writable_(writable), payer_(payer) {}

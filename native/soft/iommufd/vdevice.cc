@@ -3,7 +3,7 @@
 #include <cerrno>
 
 #include "../../uapi/iommufd.h"
-#include "../host.h"
+#include "../core/services.h"
 #include "../iommu/hw_info.h"
 #include "command.h"
 #include "device.h"

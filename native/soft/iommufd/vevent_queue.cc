@@ -8,7 +8,7 @@
 
 #include "../../uapi/iommufd.h"
 #include "../../uapi/iommufd_data.h"
-#include "../host.h"
+#include "../core/services.h"
 #include "../mm/memory.h"
 #include "command.h"
 #include "viommu.h"

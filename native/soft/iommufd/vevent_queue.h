@@ -13,7 +13,7 @@
 #include <optional>
 #include <vector>
 
-#include "../file.h"
+#include "../core/file.h"
 #include "object.h"
 
 namespace vfio::soft::iommufd {

@@ -5,7 +5,7 @@
 #include <cstddef>
 
 #include "../../uapi/vfio_container.h"
-#include "../host.h"
+#include "../core/services.h"
 #include "../mm/memory.h"
 #include "command.h"
 #include "hwpt.h"

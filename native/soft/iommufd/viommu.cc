@@ -6,7 +6,7 @@
 
 #include "../../uapi/iommufd.h"
 #include "../../uapi/iommufd_data.h"
-#include "../host.h"
+#include "../core/services.h"
 #include "../mm/memory.h"
 #include "command.h"
 #include "device.h"
@@ -26,7 +26,7 @@ Viommu::~Viommu() { --parent.users; }
 // ---------------------------------------------------------------- a guest's tables
 
 int Viommu::makeNested(const Device& device, uint32_t flags, const iommu::UserData& data, NestedHwpt*& out) {
-  const Host& host = context.host;
+  const Services& host = context.host;
   if (&device.endpoint.unit != &unit) return -EINVAL;
   uint32_t known = uapi::IOMMU_HWPT_FAULT_ID_VALID;
   if (host.since(6, 15)) known |= uapi::IOMMU_HWPT_ALLOC_PASID;
@@ -118,14 +118,14 @@ constexpr uint32_t kArm = uapi::IOMMU_VIOMMU_TYPE_ARM_SMMUV3;
 constexpr uint32_t kTegra = uapi::IOMMU_VIOMMU_TYPE_TEGRA241_CMDQV;
 
 // Has the unit's driver virtual IOMMUs at all, in this release?
-bool driverKnowsThem(const Host& host, const iommu::Unit& unit) {
+bool driverKnowsThem(const Services& host, const iommu::Unit& unit) {
   if (unit.kind == iommu::UnitKind::smmuv3 || unit.nesting == iommu::NestingFormat::armSmmuv3) return true;
   const bool amd = unit.kind == iommu::UnitKind::amd || unit.nesting == iommu::NestingFormat::amdGuest;
   return amd && host.since(7, 0);
 }
 
 // ... and of this type?
-bool supports(const Host& host, const iommu::Unit& unit, uint32_t type) {
+bool supports(const Services& host, const iommu::Unit& unit, uint32_t type) {
   if (!driverKnowsThem(host, unit)) return false;
   // AMD's driver takes whatever type it is given.
   if (unit.kind != iommu::UnitKind::smmuv3 && unit.nesting != iommu::NestingFormat::armSmmuv3) return true;
@@ -138,7 +138,7 @@ bool supports(const Host& host, const iommu::Unit& unit, uint32_t type) {
 int viommuAlloc(Command& command) {
   auto& arguments = command.as<uapi::iommu_viommu_alloc>();
   Context& context = command.context;
-  const Host& host = context.host;
+  const Services& host = context.host;
   if (arguments.flags != 0 || arguments.type == uapi::IOMMU_VIOMMU_TYPE_DEFAULT) return -EOPNOTSUPP;
   const Device* const device = context.objects.find<Device>(arguments.dev_id);
   if (device == nullptr) return -ENOENT;

@@ -5,7 +5,7 @@
 
 #include "../../uapi/iommufd.h"
 #include "../../uapi/iommufd_data.h"
-#include "../host.h"
+#include "../core/services.h"
 #include "../mm/memory.h"
 #include "context.h"
 #include "hw_queue.h"
@@ -77,7 +77,7 @@ int VirtualInterface::make(Viommu& viommu, const iommu::UserData& data) {
 }
 
 int64_t VirtualInterface::map(std::shared_ptr<Context> context, void* hint, int flags) {
-  Host& host = context->host;
+  Services& host = context->host;
   return host.mapTrap(hint, flags,
                       {.length = kLength,
                        .answers = [] { return true; },

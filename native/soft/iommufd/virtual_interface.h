@@ -13,7 +13,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "../file.h"
+#include "../core/file.h"
 #include "../iommu/hw_info.h"
 #include "../iommu/nested.h"
 

@@ -12,7 +12,7 @@
 #include <array>
 #include <cstdint>
 
-#include "span_tree.h"
+#include "../core/span_tree.h"
 
 namespace vfio::soft::mm {
 

@@ -7,8 +7,8 @@
 #include <new>
 
 #include "../../guard/guard.h"
-#include "reserve.h"
-#include "sanitizer.h"
+#include "../core/reserve.h"
+#include "../core/sanitizer.h"
 
 namespace vfio::soft::mm {
 namespace {

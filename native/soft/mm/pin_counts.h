@@ -10,7 +10,7 @@
 #include <atomic>
 #include <cstdint>
 
-#include "pool.h"
+#include "../core/pool.h"
 
 namespace vfio::soft::mm {
 

@@ -6,7 +6,7 @@
 #include <bit>
 
 #include "registers.h"
-#include "topology.h"
+#include "specs.h"
 
 namespace vfio::soft::pci {
 

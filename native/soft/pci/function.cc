@@ -12,9 +12,8 @@
 #include <cstring>
 #include <system_error>
 
-#include "../engine.h"
-#include "../host.h"
-#include "../vfio/device.h"
+#include "../core/engine.h"
+#include "../core/services.h"
 #include "registers.h"
 
 namespace vfio::soft::pci {
@@ -56,8 +55,8 @@ uint64_t resourceFlags(const devices::Bar& bar) {
   }
 }
 
-Function::Function(Host& host, const Place& place, std::unique_ptr<devices::Device> model, iommu::Unit& unit,
-                   iommu::Group& group)
+Function::Function(Services& host, const Place& place, std::unique_ptr<devices::Device> model,
+                   iommu::Unit& unit, iommu::Group& group)
     : host(host),
       bus(*place.bus),
       devfn(place.devfn),

@@ -17,19 +17,20 @@
 #include "../devices/device.h"
 #include "../iommu/endpoint.h"
 #include "config.h"
+#include "holder.h"
 #include "isolation.h"
-#include "topology.h"
+#include "specs.h"
 
 namespace vfio::soft {
-class Host;
-namespace cdev {
-class Device;
+class Services;
 }
-}  // namespace vfio::soft
+
+namespace vfio::soft::machine {
+class Driver;
+}
 
 namespace vfio::soft::pci {
 
-class Driver;
 class Function;
 
 struct Bus {
@@ -82,7 +83,7 @@ class Function final : public devices::Port {
     Function* physical = nullptr;      // what it is a virtual function of
     std::string name{};                // empty: by its place on the bus
   };
-  Function(Host& host, const Place& place, std::unique_ptr<devices::Device> model, iommu::Unit& unit,
+  Function(Services& host, const Place& place, std::unique_ptr<devices::Device> model, iommu::Unit& unit,
            iommu::Group& group);
   ~Function() override;
   Function(const Function&) = delete;
@@ -136,7 +137,7 @@ class Function final : public devices::Port {
   void post(std::chrono::nanoseconds delay, std::function<void()> job) override;
   [[nodiscard]] uint8_t* memory(unsigned bar) override;
 
-  Host& host;
+  Services& host;
   Bus& bus;
   const uint8_t devfn;
   const std::string bdf;
@@ -154,7 +155,7 @@ class Function final : public devices::Port {
   UseSpec use;             // what its host driver does with it, while it has one
 
   // --- kept by system software
-  Driver* driver = nullptr;
+  machine::Driver* driver = nullptr;
   std::optional<std::string> driverOverride;
   std::string path;  // in sysfs: /sys/devices/pci0000:00/...
   unsigned enableCount = 0;
@@ -163,7 +164,7 @@ class Function final : public devices::Port {
   [[nodiscard]] const std::vector<std::string>& resets() const {
     return chosenResets ? *chosenResets : resetMethods;
   }
-  std::unique_ptr<cdev::Device> vfio;  // while vfio-pci holds it
+  std::unique_ptr<Holder> vfio;  // while a driver of VFIO is bound to it
 
  private:
   // Memory behind a BAR. `make` throws std::system_error, with the errno, where there is none.

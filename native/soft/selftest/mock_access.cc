@@ -2,7 +2,7 @@
 
 #include <cerrno>
 
-#include "../host.h"
+#include "../core/services.h"
 #include "page_identity.h"
 
 namespace vfio::soft::selftest {

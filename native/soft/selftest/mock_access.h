@@ -9,7 +9,7 @@
 #include <memory>
 #include <vector>
 
-#include "../file.h"
+#include "../core/file.h"
 #include "../iommufd/access.h"
 #include "../iommufd/context.h"
 

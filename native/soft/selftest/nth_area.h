@@ -13,7 +13,7 @@ namespace vfio::soft::selftest {
 
 // The IOVA that is meant; 0: there is no such area.
 [[nodiscard]] uint64_t nthAreaIova(const iommufd::Ioas* ioas, uint64_t packed);
-// For IOAS_COPY: takes the flag away and replaces the IOVA. Nothing is done on other kernels.
+// For IOAS_COPY: takes the flag away and replaces the IOVA (TestHooks::convertIova).
 void convertIova(const iommufd::Context& context, uint32_t ioasId, uint64_t& iova, uint32_t& flags);
 
 }  // namespace vfio::soft::selftest

@@ -5,10 +5,11 @@
 #include <cerrno>
 #include <vector>
 
-#include "../host.h"
+#include "../core/services.h"
 #include "../iommufd/command.h"
 #include "../iommufd/hwpt.h"
 #include "../mm/memory.h"
+#include "hooks.h"
 #include "mock_access.h"
 #include "mock_device.h"
 #include "mock_unit.h"
@@ -230,13 +231,7 @@ int setMemoryLimit(const TestCommand& arguments) {
   return arguments.memoryLimit.limit < sizeof(uint64_t) + sizeof(uint32_t) ? -EINVAL : 0;
 }
 
-}  // namespace
-}  // namespace vfio::soft::selftest
-
-namespace vfio::soft::iommufd {
-
-int selftestCommand(Command& command) {
-  using namespace selftest;
+int testCommand(Command& command) {
   auto& arguments = command.as<TestCommand>();
   switch (arguments.op) {
     case kAddReserved:
@@ -273,4 +268,11 @@ int selftestCommand(Command& command) {
   }
 }
 
-}  // namespace vfio::soft::iommufd
+}  // namespace
+
+const iommufd::TestHooks& hooks() {
+  static constexpr iommufd::TestHooks added = {testCommand, convertIova};
+  return added;
+}
+
+}  // namespace vfio::soft::selftest

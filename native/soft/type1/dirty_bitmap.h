@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../file.h"
+#include "../core/file.h"
 
 namespace vfio::soft::type1 {
 

@@ -8,8 +8,8 @@
 #include <utility>
 
 #include "../../uapi/vfio_container.h"
-#include "../capable.h"
-#include "../host.h"
+#include "../core/capable.h"
+#include "../core/services.h"
 #include "type1.h"
 
 namespace vfio::soft::type1 {

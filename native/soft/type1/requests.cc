@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "../../uapi/vfio_container.h"
-#include "../host.h"
+#include "../core/services.h"
 #include "type1.h"
 
 namespace vfio::soft::type1 {
@@ -89,7 +89,7 @@ int Type1::ioctl(uint32_t request, UserAddress argument) {
   }
 }
 
-int Type1::checkExtension(const Host& host, uint64_t extension) {
+int Type1::checkExtension(const Services& host, uint64_t extension) {
   switch (extension) {
     case VFIO_TYPE1_IOMMU:
     case VFIO_TYPE1v2_IOMMU:

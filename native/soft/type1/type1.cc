@@ -5,14 +5,13 @@
 #include <cerrno>
 
 #include "../../uapi/vfio_container.h"
-#include "../host.h"
-#include "../pci/machine.h"
+#include "../core/services.h"
 
 namespace vfio::soft::type1 {
 
-Type1::Type1(Host& host, uint64_t version)
+Type1::Type1(Services& host, uint64_t version)
     : host_(host),
-      mostMappings_(host.machine().parameters.type1EntryLimit),
+      mostMappings_(host.parameters().type1EntryLimit),
       nesting_(version == uapi::VFIO_TYPE1_NESTING_IOMMU),
       v2_(version != uapi::VFIO_TYPE1_IOMMU) {}
 
@@ -94,7 +93,7 @@ int Type1::attach(iommu::Group& group) {
   IovaRanges ranges = ranges_;
   if (const int error = fits(group, ranges)) return error;
   const auto isolated = [](const iommu::Endpoint* member) { return member->unit.isolatesInterrupts; };
-  if (!host_.machine().parameters.type1UnsafeInterrupts && !std::ranges::all_of(group.members, isolated)) {
+  if (!host_.parameters().type1UnsafeInterrupts && !std::ranges::all_of(group.members, isolated)) {
     return -EPERM;
   }
   own.enforcesCoherency = own.domain->enforceCoherency();

@@ -18,7 +18,7 @@
 #include <memory>
 #include <vector>
 
-#include "../file.h"
+#include "../core/file.h"
 #include "../iommu/domain.h"
 #include "../iommu/endpoint.h"
 #include "../mm/memory.h"
@@ -29,7 +29,7 @@ namespace vfio::uapi {
 struct vfio_bitmap;
 }
 namespace vfio::soft {
-class Host;
+class Services;
 }
 
 namespace vfio::soft::type1 {
@@ -37,10 +37,10 @@ namespace vfio::soft::type1 {
 class Type1 {
  public:
   // What CHECK_EXTENSION says where no container has a back end yet.
-  [[nodiscard]] static int checkExtension(const Host& host, uint64_t extension);
+  [[nodiscard]] static int checkExtension(const Services& host, uint64_t extension);
 
   // `version` is what SET_IOMMU takes, one of those that CHECK_EXTENSION knows as a back end.
-  Type1(Host& host, uint64_t version);
+  Type1(Services& host, uint64_t version);
   ~Type1();
   Type1(const Type1&) = delete;
   Type1& operator=(const Type1&) = delete;
@@ -116,7 +116,7 @@ class Type1 {
   [[nodiscard]] uint64_t pageSizes() const;
   [[nodiscard]] uint64_t smallestPage() const;
 
-  Host& host_;
+  Services& host_;
   const uint32_t mostMappings_;
   const bool nesting_;  // asks units for tables that a guest's could be nested on
   const bool v2_;

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../file.h"
+#include "../core/file.h"
 #include "permissions.h"
 
 namespace vfio::soft::pci {

@@ -3,8 +3,7 @@
 #include <cerrno>
 
 #include "../../uapi/vfio_container.h"
-#include "../host.h"
-#include "../pci/machine.h"
+#include "../core/services.h"
 #include "group.h"
 
 namespace vfio::soft::cdev {
@@ -27,7 +26,7 @@ int Container::ioctl(unsigned long request, UserAddress argument) {
 
 // Is it what the back end for groups without IOMMU knows?
 bool Container::isNoIommu(uint64_t type) const {
-  return type == VFIO_NOIOMMU_IOMMU && host_.machine().parameters.unsafeNoIommu;
+  return type == VFIO_NOIOMMU_IOMMU && host_.parameters().unsafeNoIommu;
 }
 
 int Container::checkExtension(uint64_t extension) const {

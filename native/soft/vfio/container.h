@@ -8,11 +8,11 @@
 #include <memory>
 #include <vector>
 
-#include "../file.h"
+#include "../core/file.h"
 #include "../type1/type1.h"
 
 namespace vfio::soft {
-class Host;
+class Services;
 }
 
 namespace vfio::soft::cdev {
@@ -21,7 +21,7 @@ class Group;
 
 class Container final : public File {
  public:
-  explicit Container(Host& host) : host_(host) {}
+  explicit Container(Services& host) : host_(host) {}
 
   [[nodiscard]] FileKind kind() const override { return FileKind::container; }
   [[nodiscard]] int ioctl(unsigned long request, UserAddress argument) override;
@@ -37,7 +37,7 @@ class Container final : public File {
   [[nodiscard]] int setIommu(uint64_t type);
   [[nodiscard]] bool isNoIommu(uint64_t type) const;
 
-  Host& host_;
+  Services& host_;
   std::vector<Group*> groups_;
   bool noIommu_ = false;  // so are its groups
   // The back end, one or none: type1, or the one that maps nothing.

@@ -10,7 +10,7 @@
 #include <random>
 
 #include "../../uapi/vfio.h"
-#include "../host.h"
+#include "../core/services.h"
 #include "../mm/memory.h"
 #include "../pci/function.h"
 #include "group.h"
@@ -20,12 +20,13 @@ namespace vfio::soft::cdev {
 
 using namespace uapi;
 
-Device::Device(Host& itsHost, pci::Function& itsFunction, unsigned itsIndex, std::shared_ptr<Group> itsGroup)
+Device::Device(Services& itsHost, pci::Function& itsFunction, unsigned itsIndex,
+               std::shared_ptr<Group> itsGroup)
     : host(itsHost),
       function(itsFunction),
       index(itsIndex),
       group(std::move(itsGroup)),
-      physical(itsFunction.physical ? itsFunction.physical->vfio.get() : nullptr) {
+      physical(itsFunction.physical ? of(*itsFunction.physical) : nullptr) {
   group->add(*this);
   if (!function.sriov) return;
   // Nobody's guess, until a program sets one.
@@ -129,7 +130,7 @@ namespace {
 
 // Copies what this release's struct has of the caller's, past the part that every release has. A longer one
 // must be zero where it goes on; until 6.17 nobody looked.
-int copyBind(const Host& host, UserAddress argument, vfio_device_bind_iommufd& bind) {
+int copyBind(const Services& host, UserAddress argument, vfio_device_bind_iommufd& bind) {
   if (!host.since(6, 17)) {
     if (mm::Memory::copyIn(&bind, argument, vfio_device_bind_iommufd_min) != 0) return -EFAULT;
     return bind.argsz < vfio_device_bind_iommufd_min ? -EINVAL : 0;
@@ -158,7 +159,7 @@ int checkToken(Device& device, const vfio_device_bind_iommufd& bind) {
 }  // namespace
 
 int DeviceFile::bind(UserAddress argument) {
-  Host& host = device_.host;
+  Services& host = device_.host;
   vfio_device_bind_iommufd bind{};
   if (const int failed = copyBind(host, argument, bind)) return failed;
   const uint32_t flags = host.since(6, 17) ? VFIO_DEVICE_BIND_FLAG_TOKEN : 0;

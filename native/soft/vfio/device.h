@@ -11,18 +11,16 @@
 #include <memory>
 #include <optional>
 
-#include "../file.h"
+#include "../core/file.h"
 #include "../iommufd/iommufd.h"
+#include "../pci/function.h"
 
 namespace vfio::uapi {
 struct vfio_device_bind_iommufd;
 }
 namespace vfio::soft {
-class Host;
-namespace pci {
-class Function;
+class Services;
 }
-}  // namespace vfio::soft
 
 namespace vfio::soft::cdev {
 
@@ -32,19 +30,22 @@ class Session;
 
 using Token = std::array<uint8_t, 16>;
 
-class Device {
+class Device final : public pci::Holder {
  public:
-  Device(Host& host, pci::Function& function, unsigned index, std::shared_ptr<Group> group);
-  ~Device();
-  Device(const Device&) = delete;
-  Device& operator=(const Device&) = delete;
+  Device(Services& host, pci::Function& function, unsigned index, std::shared_ptr<Group> group);
+  ~Device() override;
+
+  // The one that holds this function; null: none does.
+  [[nodiscard]] static Device* of(const pci::Function& function) {
+    return static_cast<Device*>(function.vfio.get());
+  }
 
   // The character device's file, not granted anything yet.
   [[nodiscard]] std::shared_ptr<File> open();
   // A file that is. Translated by the iommufd's compat IOAS, or without one by the group's container.
   [[nodiscard]] int openByGroup(const std::shared_ptr<File>& iommufd, std::shared_ptr<File>& out);
-  [[nodiscard]] bool inUse() const { return files != 0; }
-  void requestRelease();  // the host wants the device back: tells the program by the REQ interrupt
+  [[nodiscard]] bool inUse() const override { return files != 0; }
+  void requestRelease() override;  // by the REQ interrupt
 
   // The token that whoever opens a virtual function of this one must show, and whoever opens this one while
   // others have virtual ones of it open: 0, -EACCES, or -EINVAL for one that nobody asks for. Of a physical
@@ -55,7 +56,7 @@ class Device {
   [[nodiscard]] int enter(const std::shared_ptr<File>& iommufd);
   void leave();
 
-  Host& host;
+  Services& host;
   pci::Function& function;
   const unsigned index;
   const std::shared_ptr<Group> group;

@@ -9,7 +9,7 @@
 #include <optional>
 
 #include "../../uapi/vfio_container.h"
-#include "../host.h"
+#include "../core/services.h"
 #include "../iommufd/iommufd.h"
 #include "../mm/memory.h"
 #include "../pci/function.h"

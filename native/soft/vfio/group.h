@@ -12,12 +12,12 @@
 #include <string_view>
 #include <vector>
 
-#include "../file.h"
+#include "../core/file.h"
 #include "../iommu/endpoint.h"
 #include "container.h"
 
 namespace vfio::soft {
-class Host;
+class Services;
 }
 
 namespace vfio::soft::cdev {
@@ -27,7 +27,8 @@ class GroupFile;
 
 class Group : public std::enable_shared_from_this<Group> {
  public:
-  Group(Host& itsHost, iommu::Group& group) : host(itsHost), by(group.by), id_(group.id), group_(&group) {}
+  Group(Services& itsHost, iommu::Group& group)
+      : host(itsHost), by(group.by), id_(group.id), group_(&group) {}
 
   // --- its devices come and go with vfio-pci
   void add(Device& device) { devices_.push_back(&device); }
@@ -51,7 +52,7 @@ class Group : public std::enable_shared_from_this<Group> {
   [[nodiscard]] int use(std::shared_ptr<GroupFile>& keeper);
   void unuse() { --containerUsers_; }
 
-  Host& host;
+  Services& host;
   const iommu::Confinement by;
   // Do its devices reach all memory?
   [[nodiscard]] bool isUnsafe() const { return by == iommu::Confinement::none; }

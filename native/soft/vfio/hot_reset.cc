@@ -6,7 +6,7 @@
 #include <cstddef>
 
 #include "../../uapi/vfio.h"
-#include "../host.h"
+#include "../core/services.h"
 #include "../mm/memory.h"
 #include "../pci/function.h"
 #include "device.h"
@@ -24,7 +24,7 @@ void resetBus(pci::Function& member) {
   for (size_t i = 0; i < states.size(); ++i) {
     auto& function = *member.bus.functions[i];
     function.restoreState(states[i]);
-    if (function.vfio) function.vfio->needsReset = false;
+    if (function.vfio) Device::of(function)->needsReset = false;
   }
 }
 
@@ -51,7 +51,8 @@ uint32_t Session::ownerId(const pci::Function& function) const {
   if (!function.vfio || (!together && &function != &function_)) return VFIO_PCI_DEVID_NOT_OWNED;
   const void* mine = function_.endpoint->group.owner;
   if (mine == nullptr || function.endpoint->group.owner != mine) return VFIO_PCI_DEVID_NOT_OWNED;
-  return function.vfio->bound ? function.vfio->bound->id() : VFIO_PCI_DEVID_OWNED;
+  const Device& device = *Device::of(function);
+  return device.bound ? device.bound->id() : VFIO_PCI_DEVID_OWNED;
 }
 
 int Session::getHotResetInfo(UserAddress argument) {
@@ -96,7 +97,7 @@ int Session::hotReset(UserAddress argument) {
   if (!busHeldByVfio(function_)) return -EINVAL;
   for (const auto* function : function_.bus.functions) {
     const bool ours = device_.boundAsDevice ? ownerId(*function) != VFIO_PCI_DEVID_NOT_OWNED
-                                            : isInGroups(*function->vfio, groups);
+                                            : isInGroups(*Device::of(*function), groups);
     if (!ours) return -EINVAL;
   }
   resetBus(function_);

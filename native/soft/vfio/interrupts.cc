@@ -4,8 +4,8 @@
 #include <bit>
 #include <cstring>
 
-#include "../engine.h"
-#include "../host.h"
+#include "../core/engine.h"
+#include "../core/services.h"
 #include "../pci/registers.h"
 
 namespace vfio::soft::cdev {
@@ -23,7 +23,7 @@ int descriptorAt(std::span<const uint8_t> data, unsigned i) {
 
 }  // namespace
 
-Interrupts::Interrupts(Host& host, Function& function) : host_(host), function_(function) {
+Interrupts::Interrupts(Services& host, Function& function) : host_(host), function_(function) {
   function_.setInterruptHandler(this);
 }
 

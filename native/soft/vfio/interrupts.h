@@ -21,7 +21,7 @@ class ConfigView;
 
 class Interrupts final : public pci::InterruptHandler {
  public:
-  Interrupts(Host& host, pci::Function& function);
+  Interrupts(Services& host, pci::Function& function);
   ~Interrupts();
   Interrupts(const Interrupts&) = delete;
   Interrupts& operator=(const Interrupts&) = delete;
@@ -69,7 +69,7 @@ class Interrupts final : public pci::InterruptHandler {
   void sendLine();
   void writeCommandBit(bool disabled);
 
-  Host& host_;
+  Services& host_;
   pci::Function& function_;
   uint32_t active_ = uapi::VFIO_PCI_NUM_IRQS;
   std::map<unsigned, Trigger> vectors_;  // of messages

@@ -5,8 +5,8 @@
 #include <bit>
 
 #include "../../uapi/vfio.h"
-#include "../engine.h"
-#include "../host.h"
+#include "../core/engine.h"
+#include "../core/services.h"
 #include "../mm/memory.h"
 #include "../pci/function.h"
 #include "device.h"
@@ -109,7 +109,7 @@ int64_t Session::mmap(std::shared_ptr<File> keeper, void* hint, size_t length, i
   const uint64_t size = (function_.resources[bar].size + pageSize - 1) / pageSize * pageSize;
   if (start > size || length > size - start) return -EINVAL;
 
-  Host::Trap trap{.length = length, .keeper = std::move(keeper)};
+  Trap trap{.length = length, .keeper = std::move(keeper)};
   if (const int fd = function_.memoryFd(bar); fd >= 0) {
     return device_.host.mapFile(hint, protection, flags, fd, start, std::move(trap));
   }

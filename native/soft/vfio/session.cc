@@ -4,8 +4,8 @@
 #include <cstddef>
 
 #include "../../uapi/vfio.h"
-#include "../engine.h"
-#include "../host.h"
+#include "../core/engine.h"
+#include "../core/services.h"
 #include "../mm/memory.h"
 #include "../pci/function.h"
 #include "../pci/registers.h"
@@ -77,8 +77,9 @@ Session::~Session() {
   if (function_.bus.bridge == nullptr || !busHeldByVfio(function_)) return;
   bool needed = false;
   for (const auto* other : function_.bus.functions) {
-    if (other != &function_ && other->vfio->session) return;
-    needed |= other->vfio->needsReset;
+    const Device& device = *Device::of(*other);
+    if (other != &function_ && device.session) return;
+    needed |= device.needsReset;
   }
   if (needed) resetBus(function_);
 }

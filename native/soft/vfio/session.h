@@ -10,7 +10,7 @@
 #include <memory>
 #include <vector>
 
-#include "../file.h"
+#include "../core/file.h"
 #include "../pci/function.h"
 #include "config_view.h"
 #include "interrupts.h"

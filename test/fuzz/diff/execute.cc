@@ -18,7 +18,7 @@
 #include <map>
 
 #include "../../../native/kernel/kernel.h"
-#include "../../../native/soft/host.h"
+#include "../../../native/soft/host/host.h"
 #include "../../../native/soft/mm/memory.h"
 #include "../../../native/uapi/iommufd.h"
 #include "../../../native/uapi/vfio.h"

@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "../../../native/soft/host.h"
+#include "../../../native/soft/host/host.h"
 #include "../../../native/soft/mm/memory.h"
 #include "commands.h"
 #include "memory.h"

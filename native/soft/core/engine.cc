@@ -1,0 +1,205 @@
+// The engine's thread: runs what is due, then sleeps until the next due time, a signalled eventfd, or a wake.
+// The lock is dropped between two jobs, so that system calls get their turn.
+#include "engine.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <memory>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "lack.h"
+#include "reserve.h"
+
+namespace vfio::soft {
+
+namespace {
+
+// Takes an eventfd's count. False if there was none; never blocks.
+bool take(int fd) {
+  pollfd ready{fd, POLLIN, 0};
+  uint64_t count;
+  return poll(&ready, 1, 0) == 1 && (ready.revents & POLLIN) != 0 && ::read(fd, &count, sizeof count) > 0;
+}
+
+}  // namespace
+
+Engine::Engine(std::mutex& hostLock, std::function<void(const char*)> report)
+    : lock_(hostLock), report_(std::move(report)), wakeFd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  if (wakeFd_ < 0) throw std::system_error(errno, std::generic_category(), "eventfd");
+}
+
+Engine::~Engine() {
+  stop();
+  ::close(wakeFd_);
+}
+
+void Engine::stop() {
+  {
+    const std::lock_guard hold(lock_);
+    stopping_ = true;
+    wake();
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+void Engine::start() {
+  if (!thread_.joinable() && !stopping_) thread_ = std::thread(&Engine::run, this);
+}
+
+// Once more what failed before. What is due by now this call does itself.
+void Engine::restart() {
+  try {
+    start();
+    restart_ = false;
+  } catch (...) {
+    (void)lack();
+  }
+  runDue();
+}
+
+void Engine::afterFork() {
+  ::close(wakeFd_);
+  wakeFd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  asleep_ = false;
+  restart_ = !jobs_.empty() || !watches_.empty();
+  // The old ones belong to a thread that is not here: they can neither be joined nor destroyed.
+  std::construct_at(&idle_);
+  std::construct_at(&thread_);
+}
+
+void Engine::wake() {
+  if (!asleep_) return;
+  asleep_ = false;
+  const uint64_t one = 1;
+  // Can't fail: the counter is emptied at each waking.
+  if (::write(wakeFd_, &one, sizeof one) < 0) return;
+}
+
+bool Engine::post(const void* owner, std::chrono::nanoseconds delay, std::function<void()> job) {
+  const auto due = jobs_.emplace(Clock::now() + delay, Job{owner, std::move(job)});
+  if (due == jobs_.begin()) wake();
+  try {
+    start();
+    return true;
+  } catch (...) {
+    (void)lack();
+    restart_ = true;
+    return false;
+  }
+}
+
+void Engine::cancel(const void* owner) {
+  std::erase_if(jobs_, [owner](const auto& job) { return job.second.owner == owner; });
+  if (jobs_.empty()) idle_.notify_all();
+}
+
+uint64_t Engine::watch(int fd, std::function<void()> handler) {
+  start();
+  const uint64_t id = nextWatch_++;
+  watches_.emplace(id, Watch{fd, std::move(handler)});
+  wake();
+  return id;
+}
+
+void Engine::unwatch(uint64_t id) {
+  watches_.erase(id);
+  wake();  // the sleeping thread polls a descriptor that is about to close
+}
+
+void Engine::handleSignals() {
+  // A handler may end its own watch or others: look each one up again.
+  std::vector<uint64_t> ids;
+  ids.reserve(watches_.size());
+  for (const auto& [id, watch] : watches_) ids.push_back(id);
+  for (const uint64_t id : ids) {
+    const auto found = watches_.find(id);
+    if (found == watches_.end() || !take(found->second.fd)) continue;
+    const auto handler = found->second.handler;
+    handler();
+  }
+}
+
+void Engine::runFirst() {
+  const Job job = std::move(jobs_.extract(jobs_.begin()).mapped());
+  try {
+    job.run();
+  } catch (...) {
+    (void)lack();
+    report_("no memory for the work of a device (ENOMEM): it is not done");
+  }
+}
+
+void Engine::runDue() {
+  while (!jobs_.empty() && jobs_.begin()->first <= Clock::now()) runFirst();
+  if (jobs_.empty()) idle_.notify_all();
+}
+
+void Engine::settle() {
+  const Reserve::Use use;
+  std::unique_lock hold(lock_);
+  drain();
+  while (!jobs_.empty() && !stopping_) {
+    if (thread_.joinable()) {
+      idle_.wait(hold, [this] { return jobs_.empty() || stopping_; });
+    } else {
+      idle_.wait_until(hold, jobs_.begin()->first);
+      drain();
+    }
+  }
+}
+
+void Engine::sleep(std::unique_lock<std::mutex>& hold) {
+  std::vector<pollfd> fds{{wakeFd_, POLLIN, 0}};
+  for (const auto& [id, watch] : watches_) fds.push_back({watch.fd, POLLIN, 0});
+  timespec timeout{};
+  const bool timed = !jobs_.empty();
+  if (timed) {
+    const auto left = std::max(jobs_.begin()->first - Clock::now(), Clock::duration::zero());
+    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(left);
+    timeout.tv_sec = seconds.count();
+    timeout.tv_nsec = std::chrono::nanoseconds(left - seconds).count();
+  }
+  // After a fork that found no descriptor nobody can wake it.
+  constexpr timespec often{0, 10'000'000};
+  if (wakeFd_ < 0 && (!timed || timeout.tv_sec != 0 || timeout.tv_nsec > often.tv_nsec)) timeout = often;
+  asleep_ = true;
+  hold.unlock();
+  ppoll(fds.data(), fds.size(), timed || wakeFd_ < 0 ? &timeout : nullptr, nullptr);
+  hold.lock();
+  asleep_ = false;
+  if (wakeFd_ >= 0) take(wakeFd_);
+}
+
+void Engine::run() {
+  const Reserve::Use use;
+  std::unique_lock hold(lock_);
+  while (!stopping_) {
+    (void)Reserve::fill();
+    try {
+      drain();
+      if (jobs_.empty() || jobs_.begin()->first > Clock::now()) {
+        sleep(hold);
+        continue;
+      }
+    } catch (...) {
+      (void)lack();
+      // Not even what the reserve has: later.
+      hold.unlock();
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      hold.lock();
+      continue;
+    }
+    runFirst();
+    if (jobs_.empty()) idle_.notify_all();
+    hold.unlock();
+    hold.lock();
+  }
+  idle_.notify_all();
+}
+
+}  // namespace vfio::soft

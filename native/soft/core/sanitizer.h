@@ -1,0 +1,37 @@
+// What AddressSanitizer can't know by itself: room that a pool has to give, and what the guarded copies,
+// being assembly, read and write of the host's own memory. Without the sanitizer all of this is nothing.
+#pragma once
+
+#include <cstddef>
+
+#if defined(__SANITIZE_ADDRESS__)
+#define VFIO_SOFT_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define VFIO_SOFT_ASAN 1
+#endif
+#endif
+
+#if defined(VFIO_SOFT_ASAN)
+#include <sanitizer/asan_interface.h>
+
+namespace vfio::soft::sanitizer {
+
+inline void poison(void* start, size_t size) { __asan_poison_memory_region(start, size); }
+inline void unpoison(void* start, size_t size) { __asan_unpoison_memory_region(start, size); }
+// Reports if not all of these bytes may be touched.
+inline void check(const void* start, size_t size) {
+  const void* const bad = __asan_region_is_poisoned(const_cast<void*>(start), size);
+  if (bad != nullptr) (void)*static_cast<const volatile char*>(bad);
+}
+
+}  // namespace vfio::soft::sanitizer
+#else
+namespace vfio::soft::sanitizer {
+
+inline void poison(void*, size_t) {}
+inline void unpoison(void*, size_t) {}
+inline void check(const void*, size_t) {}
+
+}  // namespace vfio::soft::sanitizer
+#endif

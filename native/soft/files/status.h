@@ -1,0 +1,14 @@
+// What stat(2) tells of a file of the software host.
+#pragma once
+
+#include <cstdint>
+
+namespace vfio::soft::files {
+
+struct Status {
+  uint32_t mode = 0;  // type and permissions, as st_mode
+  uint64_t size = 0;
+  uint64_t device = 0;  // of a device node, as st_rdev
+};
+
+}  // namespace vfio::soft::files

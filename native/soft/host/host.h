@@ -1,0 +1,125 @@
+// The software host: one machine (PCI topology, IOMMUs, devices) and the "kernel" that serves system calls on
+// it.
+//
+// Life: made by Host::open in JavaScript (or by a fuzzer, a benchmark, a preload library: nothing here knows
+// of JavaScript), lives until its owner drops it and its last descriptor is closed. It owns the descriptor
+// table, the machine, and one engine thread on which devices do their work. One lock guards all of it; it is
+// held for the length of every call and of every piece of device work, so the models below need no locks of
+// their own.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "../../backend.h"
+#include "../core/services.h"
+#include "../files/descriptors.h"
+#include "../files/traps.h"
+#include "../files/tree.h"
+
+namespace vfio::soft {
+
+class Engine;
+namespace machine {
+class Machine;
+}
+namespace mm {
+class Memory;
+}
+
+class Host final : public Backend, public Services {
+ public:
+  // `memory` is the process's: hosts of one process share it.
+  explicit Host(std::shared_ptr<mm::Memory> memory, HostOptions options = {});
+  ~Host() override;
+
+  int open(const char* path, int flags) override;
+  int close(int fd) override;
+  int dup(int fd) override;
+  int ioctl(int fd, unsigned long request, uintptr_t argument) override;
+  int64_t read(int fd, void* buffer, size_t size) override;
+  int64_t write(int fd, const void* buffer, size_t size) override;
+  int64_t pread(int fd, void* buffer, size_t size, uint64_t offset) override;
+  int64_t pwrite(int fd, const void* buffer, size_t size, uint64_t offset) override;
+  FileKind kindOf(int fd) override;
+  std::string nameOf(int fd) override;
+  std::optional<bool> same(int one, int other) override;
+  int64_t mmap(void* hint, size_t length, int protection, int flags, int fd, uint64_t offset) override;
+  int munmap(void* address, size_t length) override;
+  int64_t readlink(const char* path, char* buffer, size_t size) override;
+  int list(const char* path, std::vector<std::string>& names) override;
+  int64_t readText(const char* path, std::string& text) override;
+  int ownership(const char* path, Ownership& out) override;
+  int own(const char* path, uint32_t uid, uint32_t mode) override;
+  uint32_t user() const override;
+  int openers(const char* path, std::vector<int>& pids) override;
+  int descriptors(const char* path, std::vector<int>& fds) override;
+  uint64_t life(const std::string& bdf) override;
+  std::string release() const override;
+  uint64_t pinned() const override;
+  int dmaOwner(int group, DmaOwner& out) override;
+  bool trapped(const void* mapping) const override;
+  int registerRead(const void* address, unsigned width, uint64_t& value) override;
+  int registerWrite(void* address, unsigned width, uint64_t value) override;
+
+  int64_t lseek(int fd, int64_t offset, int whence);
+  // What stat(2) tells of a path; `follow`: of what a link leads to.
+  [[nodiscard]] int status(const char* path, bool follow, files::Status& out);
+
+  // Around a fork, so that the child has a host of its own, in the state at the fork: descriptors are its
+  // own, device work goes on with its next call. Memory of BARs stays shared, as mappings of it are.
+  void beforeFork();
+  void afterFork(bool inChild);
+
+  // --- controls: what a test may ask of the machine that no system call can
+  [[nodiscard]] bool owns(int fd);  // is this descriptor one of ours (by number or by what is behind it)?
+  [[nodiscard]] std::vector<DmaFault> takeFaults();  // translation failures since last asked, oldest first
+  void settle();                                     // returns when no device has work left
+  // Hot-plug. `device` is one of a topology's, as JSON; throws std::invalid_argument as the topology does.
+  void addDevice(const std::string& device);
+  // 0; -ENODEV; -EBUSY: somebody has it open and is told to let go, and nobody else can open it. To be asked
+  // again, with its life, until it is gone: -ENODEV too if another device has the address by then.
+  [[nodiscard]] int removeDevice(const std::string& bdf, uint64_t life);
+  [[nodiscard]] int removeDevice(const std::string& bdf) { return removeDevice(bdf, life(bdf)); }
+  // Gives a device to a driver, which does DMA for the kernel unless it is one of those that don't: 0,
+  // -ENODEV, -EBUSY (in use, or a user owns the group), or what the driver says.
+  // `exclusive`: the driver attaches a page table of its own (iommu_attach_device), for which the device has
+  // to be alone in its group: -EINVAL.
+  [[nodiscard]] int bindDriver(const std::string& bdf, const std::string& driver, bool exclusive = false);
+  void become(uint32_t uid);  // the program is another user's from now on
+
+  // --- Services: for the models; the lock is held
+  [[nodiscard]] const HostOptions& options() const override { return options_; }
+  [[nodiscard]] Parameters& parameters() override { return parameters_; }
+  [[nodiscard]] bool mayDoRawIo() const override;
+  [[nodiscard]] Engine& engine() override { return *engine_; }
+  [[nodiscard]] mm::Memory& memory() override { return *memory_; }
+  [[nodiscard]] int install(std::shared_ptr<File> file, FdKind kind, int flags) override;
+  void uninstall(int fd) override;
+  [[nodiscard]] std::shared_ptr<File> file(int fd) override;
+  void setReadable(const File& file, bool readable) override;
+  void reportFault(DmaFault fault) override;
+  [[nodiscard]] int64_t mapTrap(void* hint, int flags, Trap trap) override;
+  [[nodiscard]] int64_t mapFile(void* hint, int protection, int flags, int fd, uint64_t offset,
+                                Trap trap) override;
+
+ private:
+  [[nodiscard]] int64_t transfer(int fd, bool write, const void* buffer, size_t size,
+                                 std::optional<uint64_t> offset);
+  mutable std::mutex mutex_;
+  const HostOptions options_;
+  Parameters parameters_;
+  std::shared_ptr<mm::Memory> memory_;
+  files::Descriptors descriptors_;
+  files::Traps traps_;
+  files::Tree tree_;
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<machine::Machine> machine_;
+  std::vector<DmaFault> faults_;
+};
+
+}  // namespace vfio::soft

@@ -1,0 +1,66 @@
+// The PCI buses of the machine and the functions on them.
+//
+// Life: buses are made with their bridges, and stay. A function is made when the machine is built or when it
+// is plugged in, and destroyed when it is unplugged.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <map>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "../pci/function.h"
+#include "../topology/placement.h"
+#include "../topology/topology.h"
+#include "driver.h"
+#include "groups.h"
+#include "sysfs/functions.h"
+#include "units.h"
+
+namespace vfio::soft::machine {
+
+using pci::Bus;
+using topology::DeviceSpec;
+
+class Buses {
+ public:
+  Buses(Services& host, const topology::SystemSpec& system, Units& units, IommuGroups& groups,
+        DriverCore& core, sysfs::FunctionFiles& files)
+      : host_(host), system_(system), units_(units), groups_(groups), core_(core), files_(files) {}
+
+  // Makes the function of a device that is placed; `bridge` leads to its bus (null: a root bus), and
+  // `physical` is what it is a virtual function of.
+  Function& add(DeviceSpec& spec, Function* bridge, Function* physical = nullptr);
+  // System software finds the function: sysfs shows it, drivers can be bound to it.
+  void show(Function& function);
+  void showAll();
+  // Destroys one that no driver is bound to.
+  void remove(Function& function);
+
+  // The bus that a new device is on; its address is known from here on. Throws std::invalid_argument.
+  [[nodiscard]] const Bus& busFor(DeviceSpec& spec);
+  // Which unit translates a new device on this bus, and in which group it is. Throws std::invalid_argument.
+  void placeInGroup(DeviceSpec& spec, const Bus& itsBus);
+  // The bus addresses that functions have.
+  [[nodiscard]] std::vector<topology::Taken> taken() const;
+
+ private:
+  Bus& bus(uint8_t number, Function* bridge);
+
+  Services& host_;
+  const topology::SystemSpec& system_;
+  Units& units_;
+  IommuGroups& groups_;
+  DriverCore& core_;
+  sysfs::FunctionFiles& files_;
+  pci::Fabric fabric_;
+  std::map<uint8_t, Bus> buses_;  // by number
+  using Functions = std::list<std::unique_ptr<Function>>;
+  Functions functions_;
+  std::unordered_map<const Function*, Functions::iterator> places_;  // in that list
+  uint64_t lives_ = 0;
+};
+
+}  // namespace vfio::soft::machine

@@ -1,0 +1,38 @@
+// Devices that are plugged in and unplugged, and given to other drivers, while the machine runs.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "builtin_drivers.h"
+#include "buses.h"
+#include "driver.h"
+#include "mdev.h"
+#include "vfio_driver.h"
+
+namespace vfio::soft::machine {
+
+class HotPlug {
+ public:
+  HotPlug(Buses& buses, Units& units, DriverCore& core, BuiltinDrivers& drivers, VfioDriver& vfio,
+          MediatedDevices& mdevs)
+      : buses_(buses), units_(units), core_(core), drivers_(drivers), vfio_(vfio), mdevs_(mdevs) {}
+
+  // As the kernel finds one that was plugged in. If its driver doesn't take it, because a user owns the group
+  // for one, it stays without.
+  void addDevice(const std::string& device);
+  // The others are as the host's (host.h).
+  [[nodiscard]] int removeDevice(const std::string& bdf);
+  [[nodiscard]] uint64_t life(const std::string& bdf) const;
+  [[nodiscard]] int bindDriver(const std::string& bdf, const std::string& name, bool exclusive);
+
+ private:
+  Buses& buses_;
+  Units& units_;
+  DriverCore& core_;
+  BuiltinDrivers& drivers_;
+  VfioDriver& vfio_;
+  MediatedDevices& mdevs_;
+};
+
+}  // namespace vfio::soft::machine

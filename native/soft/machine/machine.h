@@ -1,0 +1,44 @@
+// The machine as system software sees it: PCI functions, the drivers that are bound to them, IOMMU groups. It
+// shows all this in the host's tree of files, whose files for devices it opens.
+//
+// Life: made and destroyed by the host.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace vfio::soft {
+class Services;
+namespace files {
+class Tree;
+}
+namespace iommu {
+struct Group;
+}
+}  // namespace vfio::soft
+
+namespace vfio::soft::machine {
+
+class Machine {
+ public:
+  // The machine of the host's topology. Throws std::invalid_argument where that is no topology, or can't be
+  // built.
+  Machine(Services& host, files::Tree& tree);
+  ~Machine();
+  Machine(const Machine&) = delete;
+  Machine& operator=(const Machine&) = delete;
+
+  // As the host's (host.h).
+  void addDevice(const std::string& device);
+  [[nodiscard]] int removeDevice(const std::string& bdf);
+  [[nodiscard]] uint64_t life(const std::string& bdf) const;
+  [[nodiscard]] int bindDriver(const std::string& bdf, const std::string& driver, bool exclusive);
+  [[nodiscard]] const iommu::Group* iommuGroup(int id) const;
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace vfio::soft::machine

@@ -1,0 +1,53 @@
+// What binds functions to VFIO: vfio-pci, its variants, and the drivers of mediated devices.
+//
+// Life: a VFIO device (cdev::Device) is made when the driver is bound to a function and destroyed when it is
+// unbound. The VFIO group is made with its first device and destroyed with the last, if no file keeps it.
+#pragma once
+
+#include <chrono>
+#include <map>
+#include <memory>
+
+#include "../pci/function.h"
+#include "../vfio/group.h"
+#include "driver.h"
+#include "groups.h"
+#include "numbers.h"
+#include "sysfs/drivers.h"
+#include "sysfs/vfio.h"
+
+namespace vfio::soft::machine {
+
+class VfioDriver {
+ public:
+  VfioDriver(Services& host, IommuGroups& groups, sysfs::VfioFiles& files, sysfs::DriverFiles& drivers)
+      : host_(host), groups_(groups), files_(files), drivers_(drivers) {}
+
+  // Binds: 0 or -errno.
+  [[nodiscard]] int probe(Function& function);
+  void make(Function& function);
+  // Unbinds: 0, or -EBUSY while a program has the device open. The kernel makes the writer of `unbind` wait
+  // until the program has let go, and tells the program meanwhile. A wait under the host's lock would be for
+  // ever: here the writer gets EBUSY, and the program is told once.
+  [[nodiscard]] int remove(Function& function);
+
+  // Unplugged while in use: nobody else can open it, and the program that has it open is told at once, and
+  // again every ten seconds. -EBUSY.
+  [[nodiscard]] int askToLeave(Function& function);
+  // This function is about to be destroyed.
+  void forget(const Function& function) { leaving_.erase(&function); }
+
+ private:
+  [[nodiscard]] std::shared_ptr<cdev::Group> group(const Function& function);
+
+  Services& host_;
+  IommuGroups& groups_;
+  sysfs::VfioFiles& files_;
+  sysfs::DriverFiles& drivers_;
+  Numbers indexes_;
+  // Unplugged while in use, with when the program was last told.
+  std::map<const Function*, std::chrono::steady_clock::time_point> leaving_;
+  std::map<int, std::shared_ptr<cdev::Group>> vfioGroups_;  // by the id of the IOMMU group
+};
+
+}  // namespace vfio::soft::machine

@@ -1,9 +1,0 @@
-// Around a fork: the child must not find the reserve locked by a thread that it does not have.
-#pragma once
-
-namespace vfio::soft::mm {
-
-void lockReserve();
-void unlockReserve();
-
-}  // namespace vfio::soft::mm

@@ -1,0 +1,20 @@
+// What holds a function for programs: VFIO's side of it, which pci/ knows by this face only.
+//
+// Life: made when a driver of VFIO is bound to the function, which owns it from then on; destroyed when the
+// driver is unbound, or with the function.
+#pragma once
+
+namespace vfio::soft::pci {
+
+class Holder {
+ public:
+  Holder() = default;
+  virtual ~Holder() = default;
+  Holder(const Holder&) = delete;
+  Holder& operator=(const Holder&) = delete;
+
+  [[nodiscard]] virtual bool inUse() const = 0;  // a program has it open
+  virtual void requestRelease() = 0;             // tells the program that the host wants the device back
+};
+
+}  // namespace vfio::soft::pci

@@ -1,0 +1,25 @@
+// The machine of a host that was given no topology: the reference guest, without what nobody drives from user
+// space. Addresses, interrupt lines and numbers of groups follow the guest; groups 1 and 6 are functions that
+// are not here.
+#pragma once
+
+#include <string_view>
+
+namespace vfio::soft::topology {
+
+inline constexpr std::string_view defaultTopology = R"({
+  "iommus": [{ "kind": "vtd" }],
+  "devices": [
+    { "model": "host-bridge", "bdf": "0000:00:00.0" },
+    { "model": "edu", "bdf": "0000:00:10.0", "addresses": ["0xfe400000"], "group": 2 },
+    { "model": "root-port", "bdf": "0000:00:11.0", "irq": 22, "addresses": ["0xfe501000"] },
+    { "model": "root-port", "bdf": "0000:00:12.0", "irq": 22, "addresses": ["0xfe502000"] },
+    { "model": "ivshmem", "bdf": "0000:00:14.0", "addresses": ["0xfe503000", "0xfe504000", "0xfea00000"] },
+    { "model": "bridge", "bdf": "0000:02:00.0", "behind": "0000:00:12.0", "irq": 11,
+      "addresses": ["0xfe000000"], "group": 7 },
+    { "model": "edu", "bdf": "0000:03:01.0", "behind": "0000:02:00.0", "addresses": ["0xfde00000"] },
+    { "model": "edu", "bdf": "0000:03:02.0", "behind": "0000:02:00.0", "addresses": ["0xfdf00000"] }
+  ]
+})";
+
+}  // namespace vfio::soft::topology

@@ -1,0 +1,118 @@
+// What a machine is made of, read from its JSON text (docs/topology.md).
+//
+// Life: read at the construction of a host, placed (placement.h), and used up by the machine that is built
+// from it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "../devices/device.h"
+#include "../iommu/endpoint.h"
+#include "../pci/isolation.h"
+#include "../pci/specs.h"
+
+namespace vfio::soft::topology {
+
+using pci::Fabric;
+using pci::Isolation;
+using pci::PortKind;
+using pci::SriovSpec;
+using pci::UseSpec;
+
+struct Address {
+  uint8_t bus = 0;
+  uint8_t devfn = 0;
+
+  bool operator==(const Address&) const = default;
+  [[nodiscard]] std::string text() const;                                    // "0000:00:10.0"
+  [[nodiscard]] static std::optional<Address> parse(std::string_view text);  // of domain 0
+};
+
+// One of `iommus`. What is not said follows from the kind.
+struct UnitSpec {
+  std::string kind;
+  std::optional<std::vector<iommu::Range>> apertures;
+  std::optional<std::vector<iommu::ReservedRegion>> reserved;
+  std::optional<uint64_t> pageSizes;  // as a bitmap
+  std::optional<unsigned> pasidBits;
+  std::optional<std::string> pageRequests;  // "pri", "stall", or empty: none
+  std::optional<std::vector<std::string>> nesting;
+  std::optional<bool> dirtyTracking, enforcesCoherency, isolatesInterrupts, commandQueues;
+};
+
+// `system`: the kernel around the machine.
+struct SystemSpec {
+  std::string commandLine;
+  std::optional<uint32_t> user;  // null: nodes have no permissions
+  bool iommufd = true;
+  bool vfioPci = true;
+  bool deviceNodes = true;  // VFIO devices have files of their own
+
+  // What the command line says.
+  bool translates = true;
+  bool remapsInterrupts = true;
+};
+
+// One of `devices`. The second half is filled by its placement.
+struct DeviceSpec {
+  // Where it is in the text, for errors: "devices[2]".
+  unsigned line = 1;
+  std::string name;
+
+  PortKind kind = PortKind::endpoint;
+  std::optional<bool> acs;
+  std::unique_ptr<devices::Device> model;
+  std::optional<Address> bdf;     // its bus is checked by the placement
+  std::optional<Address> behind;  // null: on a root bus
+  uint8_t slot = 0;               // with `behind` and no bdf
+  uint8_t function = 0;           // the same
+  std::optional<size_t> iommu;
+  bool translated = true;  // false: no IOMMU is in front of it, so it is in no group
+  UseSpec use;
+  std::vector<std::string> mdevs;  // UUIDs of the mediated devices that its driver makes of it
+  bool mdevsIsolated = true;       // else they share one group
+  std::optional<std::optional<std::string>> driver;  // not said, none, or a name
+  unsigned pasidBits = 0;
+  bool pageRequests = false;
+  std::optional<SriovSpec> sriov;
+  std::optional<int> group;
+  std::optional<uint8_t> irq;
+  std::array<std::optional<uint64_t>, 6> addresses{};
+
+  Address address;
+  bool multifunction = false;
+  size_t parent = 0;      // index of the bridge, with `behind`
+  uint8_t secondary = 0;  // of a bridge: the bus behind it, and the last one further on
+  uint8_t subordinate = 0;
+  uint16_t requesterId = 0;
+  size_t unit = 0;
+  int groupId = iommu::Group::kNone;
+  uint8_t interrupt = 0;
+  std::array<uint64_t, 6> placed{};
+
+  [[nodiscard]] const devices::Description& description() const { return model->description(); }
+  // What its isolation depends on; `bridge` is not filled.
+  [[nodiscard]] Isolation isolation() const;
+  // Throws std::invalid_argument: "line 4: Expected X for devices[2].field but received Y".
+  [[noreturn]] void refuse(std::string_view field, std::string_view expected,
+                           const std::string& received) const;
+};
+
+struct Topology {
+  SystemSpec system;
+  std::vector<UnitSpec> iommus;
+  std::vector<DeviceSpec> devices;
+};
+
+// Throws std::invalid_argument, with the line and what was expected.
+[[nodiscard]] Topology readTopology(std::string_view json);
+// One device of a topology with so many `iommus`. In errors it is "device".
+[[nodiscard]] DeviceSpec readDevice(std::string_view json, size_t iommus);
+
+}  // namespace vfio::soft::topology
