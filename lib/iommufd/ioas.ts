@@ -16,15 +16,14 @@ import { alive, disposedError } from '../handles/handle.ts';
 import { differs, type HandleClasses, type IommufdFile, iommufdOf } from '../handles/iommufd-file.ts';
 import {
   AddressSpace,
-  accessOf,
   explainMap,
   mappingIn,
-  mappingNumber,
   mappingParts,
   nativeSpaceOf,
   type SpaceMapping,
 } from '../memory/address-space.ts';
 import type { MapOptions, Mapping } from '../memory/dma-space.ts';
+import { accessOf, mappingNumber } from '../memory/map-call.ts';
 import { wordsForMissing } from './iommufd-words.ts';
 
 /**

@@ -10,33 +10,20 @@
  */
 import { constants } from 'node:os';
 import { warnOfKeptMemory } from '../addon/kept-memory.ts';
-import { type NativeFile, type NativeSpace, type NativeSpaceCalls, native } from '../addon/native.ts';
+import type { NativeFile, NativeSpace, NativeSpaceCalls } from '../addon/native.ts';
 import type { IovaRange } from '../addon/records.ts';
-import { flag, options, plain, type U64Like, u64 } from '../base/check.ts';
+import { options, plain, type U64Like, u64 } from '../base/check.ts';
 import { VfioError, type Words, withWords } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
 import { alive, Handle } from '../handles/handle.ts';
 import { type DmaBuffer, type MemorySlice, type Window, windowOf } from './dma-buffer.ts';
 import type { DmaSpace, MapOptions, Mapping } from './dma-space.ts';
 import { IovaAllocator } from './iova-allocator.ts';
+import { accessOf, mappingNumber, READ, WRITE } from './map-call.ts';
 import { type MapRequest, wordsForMap } from './map-words.ts';
 
 /** What unmaps everything: from 0 on, this many bytes. */
 export const EVERYTHING = 2n ** 64n - 1n;
-
-/** How many numbers for mappings are taken at once. */
-const NUMBERS = 2 ** 31;
-let nextNumber = 0;
-let endOfNumbers = 0;
-
-/** A number for a mapping, which no other of this process has. */
-export function mappingNumber(): number {
-  if (nextNumber === endOfNumbers) {
-    nextNumber = native.mappingNumbers(NUMBERS);
-    endOfNumbers = nextNumber + NUMBERS;
-  }
-  return nextNumber++;
-}
 
 /** What a mapping is: out of a caller's reach. */
 export interface MappingParts {
@@ -493,24 +480,6 @@ interface Place extends IovaRange {
   readonly fresh: boolean;
 }
 
-const READ = 1;
-const WRITE = 2;
-
-/** What a device may do, as the addon takes it. */
-export function accessOf(read: boolean | undefined, write: boolean | undefined, otherwise = true): number {
-  return (flag(read, 'read', true) ? READ : 0) | (flag(write, 'write', otherwise) ? WRITE : 0);
-}
-
 function range(start: bigint, length: bigint): string {
   return `[0x${start.toString(16)}, 0x${(start + length - 1n).toString(16)}]`;
-}
-
-/** Disposing does not fail: the object may be gone (Iommufd.destroy), or the iommufd closed. */
-export function quietly(call: () => void): void {
-  try {
-    call();
-  } catch (error) {
-    if (!(error instanceof VfioError) && (error as { code?: unknown }).code !== 'ERR_VFIO_DISPOSED')
-      throw error;
-  }
 }
