@@ -63,3 +63,4 @@ export {
 export { Group } from './vfio/group.ts';
 export { Interrupt, type Interrupts, Irq } from './vfio/irq.ts';
 export { MappedRegion, Region } from './vfio/region.ts';
+export type { Registers } from './vfio/registers.ts';

@@ -7,19 +7,12 @@
  */
 
 import { type NativeFile, type NativeObject, type NativeWatch, native } from '../addon/native.ts';
-import { integer, options, refusal, type Signal } from '../base/check.ts';
-import { VfioError } from '../base/errors.ts';
-import { ownOf } from '../base/own.ts';
+import type { Signal } from '../base/check.ts';
 import { type OURS, ours } from '../base/private.ts';
 import { alive, disposedError, type Handle } from '../handles/handle.ts';
 import type { IommufdFile } from '../handles/iommufd-file.ts';
+import { Waiters } from '../handles/waiters.ts';
 import { IommufdObject } from './iommufd-object.ts';
-
-interface Waiter<T> {
-  resolve(record: T): void;
-  reject(error: unknown): void;
-  stop(): void;
-}
 
 /** As one. Not a closure of the constructor, which would keep the queue that is to be collected. */
 const bothOf = (first: { dispose(): void }, second: { dispose(): void }) => ({
@@ -37,7 +30,7 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
   readonly #read: (records: NativeFile) => T[];
   readonly #watch: NativeWatch;
   readonly #onReadable: () => void;
-  readonly #waiters = new Set<Waiter<T>>();
+  readonly #waiters = new Waiters<T>('record');
   /** Read, but not asked for yet: the kernel gives several at once. */
   readonly #ready: T[] = [];
 
@@ -94,46 +87,12 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
    */
   wait(o?: { signal?: Signal; timeout?: number }): Promise<T> {
     alive(this);
-    const { signal, timeout } = options(o, 'options');
-    if (signal !== undefined && !(signal instanceof AbortSignal))
-      throw refusal('an AbortSignal', 'signal', signal);
-    if (timeout !== undefined) integer(timeout, 'timeout', 0, 2 ** 31 - 1);
-    if (signal?.aborted) return Promise.reject(signal.reason);
-    // Those who wait already come first.
-    let already: T | null;
-    try {
-      already = this.#waiters.size === 0 ? this.poll() : null;
-    } catch (error) {
-      return Promise.reject(error);
-    }
-    if (already !== null) return Promise.resolve(already);
-    return new Promise((resolve, reject) => {
-      const fail = (error: unknown) => {
-        waiter.stop();
-        this.#rest();
-        reject(error);
-      };
-      const abort = () => fail(signal?.reason);
-      const timer =
-        timeout === undefined
-          ? undefined
-          : setTimeout(
-              () => fail(new VfioError(110, { syscall: 'poll', reason: `no record within ${timeout} ms` })),
-              timeout,
-            );
-      const waiter: Waiter<T> = {
-        resolve,
-        reject,
-        stop: () => {
-          clearTimeout(timer);
-          signal?.removeEventListener('abort', abort);
-          this.#waiters.delete(waiter);
-        },
-      };
-      signal?.addEventListener('abort', abort, ownOf({ once: true }));
-      this.#waiters.add(waiter);
-      this.#rest();
-    });
+    return this.#waiters.wait(
+      o,
+      // Those who wait already come first.
+      () => (this.#waiters.size === 0 ? (this.poll() ?? undefined) : undefined),
+      () => this.#rest(),
+    );
   }
 
   /** Ends when the queue is disposed. A record that the loop did not get to is there for the next reader. */
@@ -151,27 +110,16 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
   }
 
   #ended(): void {
-    for (const waiter of [...this.#waiters]) {
-      waiter.stop();
-      waiter.reject(disposedError(this.#kind));
-    }
+    this.#waiters.fail(() => disposedError(this.#kind));
     void this.#onReadable;
   }
 
   /** The descriptor is readable: those who wait are given what there is. */
   #serve(): void {
     try {
-      for (const waiter of [...this.#waiters]) {
-        const record = this.poll();
-        if (record === null) break;
-        waiter.stop();
-        waiter.resolve(record);
-      }
+      this.#waiters.serve(() => this.poll() ?? undefined);
     } catch (error) {
-      for (const waiter of [...this.#waiters]) {
-        waiter.stop();
-        waiter.reject(error);
-      }
+      this.#waiters.fail(() => error);
     }
     if (!this.disposed) this.#rest();
   }

@@ -10,9 +10,9 @@
 import { type NativeEventFd, type NativeIrqInfo, native } from '../addon/native.ts';
 import { integer, options, refusal, type Signal, type U64Like } from '../base/check.ts';
 import { VfioError, withWords } from '../base/errors.ts';
-import { ownOf } from '../base/own.ts';
 import { OURS, ours } from '../base/private.ts';
 import { alive, disposedError, fileOf, Handle } from '../handles/handle.ts';
+import { Waiters } from '../handles/waiters.ts';
 
 /** An Interrupt was disposed: its vector is disconnected. */
 let disconnect: (irq: Irq, interrupt: Interrupt) => void;
@@ -177,19 +177,13 @@ export class Irq {
   }
 }
 
-interface Waiter {
-  resolve(count: bigint): void;
-  reject(error: unknown): void;
-  stop(): void;
-}
-
 /** One enabled vector: an eventfd that the kernel signals when it fires. */
 export class Interrupt extends Handle implements AsyncIterable<bigint> {
   /** Which vector of its kind. */
   readonly vector: number;
   readonly #irq: Irq;
   readonly #event: NativeEventFd;
-  readonly #waiters = new Set<Waiter>();
+  readonly #waiters = new Waiters<bigint>('interrupt');
   readonly #listeners = new Set<(count: bigint) => void>();
   readonly #onReadable: (count: U64Like) => void;
   /** Fired while nobody waited, but noticed already. */
@@ -230,46 +224,11 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
    */
   wait(o?: { signal?: Signal; timeout?: number }): Promise<bigint> {
     alive(this);
-    const { signal, timeout } = options(o, 'options');
-    if (signal !== undefined && !(signal instanceof AbortSignal))
-      throw refusal('an AbortSignal', 'signal', signal);
-    if (timeout !== undefined) integer(timeout, 'timeout', 0, 2 ** 31 - 1);
-    if (signal?.aborted) return Promise.reject(signal.reason);
-    let already: bigint;
-    try {
-      already = this.#take();
-    } catch (error) {
-      return Promise.reject(error);
-    }
-    if (already > 0n) return Promise.resolve(already);
-    return new Promise((resolve, reject) => {
-      const abort = () => fail(signal?.reason);
-      const timer =
-        timeout === undefined
-          ? undefined
-          : setTimeout(
-              () =>
-                fail(new VfioError(110, { syscall: 'poll', reason: `no interrupt within ${timeout} ms` })),
-              timeout,
-            );
-      const waiter: Waiter = {
-        resolve,
-        reject,
-        stop: () => {
-          clearTimeout(timer);
-          signal?.removeEventListener('abort', abort);
-          this.#waiters.delete(waiter);
-        },
-      };
-      const fail = (error: unknown) => {
-        waiter.stop();
-        this.#watch();
-        reject(error);
-      };
-      signal?.addEventListener('abort', abort, ownOf({ once: true }));
-      this.#waiters.add(waiter);
-      this.#watch();
-    });
+    return this.#waiters.wait(
+      o,
+      () => this.#take() || undefined,
+      () => this.#watch(),
+    );
   }
 
   /** How many times it fired since last asked, without waiting: 0n if none. */
@@ -318,12 +277,9 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
       return;
     }
     // Those who wait come first: what is left to do can be done while they are under way.
-    const waiters = [...this.#waiters];
-    for (const waiter of waiters) {
-      waiter.resolve(count);
-      waiter.stop();
-    }
-    if (waiters.length > 0) this.#watch();
+    const waited = this.#waiters.size > 0;
+    this.#waiters.serve(() => count);
+    if (waited) this.#watch();
     for (const listener of this.#listeners) {
       try {
         listener(count);
@@ -342,10 +298,7 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
     } finally {
       this.#event.dispose();
       this.#listeners.clear();
-      for (const waiter of [...this.#waiters]) {
-        waiter.stop();
-        waiter.reject(disposedError('Interrupt'));
-      }
+      this.#waiters.fail(() => disposedError('Interrupt'));
       void this.#onReadable;
     }
   }

@@ -11,6 +11,7 @@ import { integer, options, refusal, type U64Like, u64 } from '../base/check.ts';
 import { withWords } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
 import { alive, fileOf, Handle } from '../handles/handle.ts';
+import type { Registers } from './registers.ts';
 
 /**
  * A region of a device. Each access is one `pread` or `pwrite` on the device's file; offsets are bytes from the start of
@@ -19,7 +20,7 @@ import { alive, fileOf, Handle } from '../handles/handle.ts';
  * All accessors throw a VfioError: EIO the device's memory decoding is off; EINVAL, EFAULT the region can't be accessed
  * so; and RangeError for an offset outside.
  */
-export class Region {
+export class Region implements Registers {
   /** Its number: 0 to 5 the BARs, 6 ROM, 7 config space, 8 VGA, 9 on the device's own. */
   readonly index: number;
   readonly #device: Handle;
@@ -153,7 +154,7 @@ export class Region {
  * An accessor throws a VfioError with code EIO while the device does not answer: its memory decoding is off, or it
  * sleeps.
  */
-export class MappedRegion extends Handle {
+export class MappedRegion extends Handle implements Registers {
   readonly #mapped: NativeMapped;
   readonly #length: number;
   #buffer: ArrayBuffer | undefined;
