@@ -376,7 +376,7 @@ describe('a call of the kernel that may wait for ever is made by a process that 
       });
     });
   const BEGIN = `
-    const { native } = await import(PACKAGE.replace(/index\\.js$/, 'native.js'));
+    const { native } = await import(PACKAGE.replace(/index\\.js$/, 'addon/native.js'));
     const kernel = new native.Host('kernel');
     const write = (path, value, over) => { globalThis.written = kernel.write(path, value, over); };
   `;
@@ -711,7 +711,7 @@ describe('changes that are asked for at the same time', () => {
     expect(order).toEqual(['a', 'd']);
     // Another thread stands in the same line, and leaves it when it is stopped.
     const program = `
-      const { native } = await import(PACKAGE.replace(/index\\.js$/, 'native.js'));
+      const { native } = await import(PACKAGE.replace(/index\\.js$/, 'addon/native.js'));
       globalThis.turn = new native.Host('kernel').turn(['x'], () => parentPort.postMessage('mine'));
       parentPort.postMessage('asked');
       setInterval(() => {}, 1000);
