@@ -1,6 +1,7 @@
 // The reader of JSON, and what it says of texts that are none: neither deep nor large ones exhaust anything,
 // and nothing of a text moves a terminal's cursor.
 #include "../../native/soft/topology/json.h"
+#include "../../native/soft/topology/catalogue.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -34,7 +35,7 @@ std::string refused(const std::string& text) {
 }
 std::string refusedTopology(const std::string& text) {
   try {
-    (void)topology::readTopology(text);
+    (void)topology::readTopology(text, topology::builtinModels());
     return {};
   } catch (const std::invalid_argument& error) {
     return error.what();

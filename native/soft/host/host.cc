@@ -17,6 +17,7 @@
 #include "../iommu/endpoint.h"
 #include "../machine/machine.h"
 #include "../mm/memory.h"
+#include "../topology/catalogue.h"
 
 namespace vfio::soft {
 
@@ -56,7 +57,8 @@ class Inside {
 
 }  // namespace
 
-Host::Host(std::shared_ptr<mm::Memory> memory, HostOptions options)
+Host::Host(std::shared_ptr<mm::Memory> memory, HostOptions options,
+           std::shared_ptr<const topology::Catalogue> models)
     : options_(std::move(options)),
       memory_(std::move(memory)),
       traps_(*memory_),
@@ -64,7 +66,9 @@ Host::Host(std::shared_ptr<mm::Memory> memory, HostOptions options)
         reportFault({"", 0, 0, false, trouble});
       })) {
   if (!Reserve::fill()) throw std::bad_alloc();
-  machine_ = std::make_unique<machine::Machine>(*this, tree_);
+  // The built-in ones are nobody's to destroy.
+  if (!models) models = {std::shared_ptr<void>(), &topology::builtinModels()};
+  machine_ = std::make_unique<machine::Machine>(*this, tree_, std::move(models));
 }
 
 Host::~Host() {

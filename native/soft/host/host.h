@@ -30,11 +30,16 @@ class Machine;
 namespace mm {
 class Memory;
 }
+namespace topology {
+class Catalogue;
+}
 
 class Host final : public Backend, public Services {
  public:
   // `memory` is the process's: hosts of one process share it.
-  explicit Host(std::shared_ptr<mm::Memory> memory, HostOptions options = {});
+  // `models`: those that a topology can name, besides or instead of the built-in ones (null: those).
+  explicit Host(std::shared_ptr<mm::Memory> memory, HostOptions options = {},
+                std::shared_ptr<const topology::Catalogue> models = nullptr);
   ~Host() override;
 
   int open(const char* path, int flags) override;

@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "../topology/catalogue.h"
 #include "../topology/placement.h"
 #include "../topology/topology.h"
 
@@ -11,7 +12,7 @@ namespace vfio::soft::machine {
 using pci::PortKind;
 
 void HotPlug::addDevice(const std::string& device) {
-  topology::DeviceSpec spec = topology::readDevice(device, units_.size());
+  topology::DeviceSpec spec = topology::readDevice(device, units_.size(), models_);
   if (spec.kind != PortKind::endpoint)
     spec.refuse("model", "a device that is no bridge (which needs buses of its own)", "one");
   const Bus& itsBus = buses_.busFor(spec);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "../topology/catalogue.h"
 #include "builtin_drivers.h"
 #include "buses.h"
 #include "driver.h"
@@ -14,9 +15,15 @@ namespace vfio::soft::machine {
 
 class HotPlug {
  public:
-  HotPlug(Buses& buses, Units& units, DriverCore& core, BuiltinDrivers& drivers, VfioDriver& vfio,
-          MediatedDevices& mdevs)
-      : buses_(buses), units_(units), core_(core), drivers_(drivers), vfio_(vfio), mdevs_(mdevs) {}
+  HotPlug(const topology::Catalogue& models, Buses& buses, Units& units, DriverCore& core,
+          BuiltinDrivers& drivers, VfioDriver& vfio, MediatedDevices& mdevs)
+      : models_(models),
+        buses_(buses),
+        units_(units),
+        core_(core),
+        drivers_(drivers),
+        vfio_(vfio),
+        mdevs_(mdevs) {}
 
   // As the kernel finds one that was plugged in. If its driver doesn't take it, because a user owns the group
   // for one, it stays without.
@@ -27,6 +34,7 @@ class HotPlug {
   [[nodiscard]] int bindDriver(const std::string& bdf, const std::string& name, bool exclusive);
 
  private:
+  const topology::Catalogue& models_;
   Buses& buses_;
   Units& units_;
   DriverCore& core_;

@@ -5,6 +5,7 @@
 #include "../files/tree.h"
 #include "../iommufd/iommufd.h"
 #include "../selftest/hooks.h"
+#include "../topology/catalogue.h"
 #include "../topology/default_topology.h"
 #include "../topology/placement.h"
 #include "../topology/topology.h"
@@ -18,9 +19,9 @@ using topology::Topology;
 
 namespace {
 
-Topology topologyOf(const Services& host) {
+Topology topologyOf(const Services& host, const topology::Catalogue& models) {
   const auto& text = host.options().topology;
-  return topology::readTopology(text ? std::string_view(*text) : topology::defaultTopology);
+  return topology::readTopology(text ? std::string_view(*text) : topology::defaultTopology, models);
 }
 
 }  // namespace
@@ -28,8 +29,10 @@ Topology topologyOf(const Services& host) {
 // Each part gets the parts above it, and is destroyed before them. Only the files of drivers and the core of
 // drivers know each other.
 struct Machine::Parts {
-  Parts(Services& host, Tree& tree, const topology::SystemSpec& itsSystem)
+  Parts(Services& host, Tree& tree, const topology::SystemSpec& itsSystem,
+        std::shared_ptr<const topology::Catalogue> itsModels)
       : system(itsSystem),
+        models(std::move(itsModels)),
         systemFiles(tree),
         driverFiles(tree, core, systemFiles),
         groupFiles(tree),
@@ -43,12 +46,13 @@ struct Machine::Parts {
         virtuals(buses, units, core, functionFiles, vfio),
         mdevs(host, groups, units, mdevFiles, vfio),
         drivers(host, core, driverFiles, vfio, virtuals, mdevs),
-        hotPlug(buses, units, core, drivers, vfio, mdevs) {}
+        hotPlug(*models, buses, units, core, drivers, vfio, mdevs) {}
 
   void build(Services& host, Tree& tree, Topology& topology);
   void addNodes(Services& host, Tree& tree) const;
 
   const topology::SystemSpec system;
+  const std::shared_ptr<const topology::Catalogue> models;
   sysfs::SystemFiles systemFiles;
   sysfs::DriverFiles driverFiles;
   sysfs::GroupFiles groupFiles;
@@ -119,9 +123,9 @@ void Machine::Parts::build(Services& host, Tree& tree, Topology& topology) {
   }
 }
 
-Machine::Machine(Services& host, Tree& tree) {
-  Topology topology = topologyOf(host);
-  parts_ = std::make_unique<Parts>(host, tree, topology.system);
+Machine::Machine(Services& host, Tree& tree, std::shared_ptr<const topology::Catalogue> models) {
+  Topology topology = topologyOf(host, *models);
+  parts_ = std::make_unique<Parts>(host, tree, topology.system, std::move(models));
   parts_->build(host, tree, topology);
 }
 

@@ -16,15 +16,18 @@ class Tree;
 namespace iommu {
 struct Group;
 }
+namespace topology {
+class Catalogue;
+}
 }  // namespace vfio::soft
 
 namespace vfio::soft::machine {
 
 class Machine {
  public:
-  // The machine of the host's topology. Throws std::invalid_argument where that is no topology, or can't be
-  // built.
-  Machine(Services& host, files::Tree& tree);
+  // The machine of the host's topology, whose devices can be of these models. Throws std::invalid_argument
+  // where that is no topology, or can't be built.
+  Machine(Services& host, files::Tree& tree, std::shared_ptr<const topology::Catalogue> models);
   ~Machine();
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;

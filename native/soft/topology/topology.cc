@@ -5,143 +5,14 @@
 #include <bit>
 #include <charconv>
 #include <initializer_list>
-#include <stdexcept>
 
-#include "../core/shown.h"
-#include "../devices/bridge.h"
-#include "../devices/edu.h"
-#include "../devices/ivshmem.h"
+#include "catalogue.h"
 #include "json.h"
+#include "reader.h"
 
 namespace vfio::soft::topology {
 
 namespace {
-
-using json::Value;
-
-[[noreturn]] void fail(unsigned line, std::string_view expected, std::string_view where,
-                       const std::string& received) {
-  throw std::invalid_argument("line " + std::to_string(line) + ": Expected " + std::string(expected) +
-                              " for " + std::string(where) + " but received " + shown(received));
-}
-
-std::optional<uint64_t> toInteger(const Value& value) {
-  if (value.kind != Value::Kind::number && value.kind != Value::Kind::string) return std::nullopt;
-  std::string_view text = value.text;
-  int base = 10;
-  if (value.kind == Value::Kind::string && text.starts_with("0x")) {
-    text.remove_prefix(2);
-    base = 16;
-  }
-  uint64_t result = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), result, base);
-  if (text.empty() || error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return result;
-}
-
-std::string hex(uint64_t value) {
-  std::array<char, 16> text;
-  const auto end = std::to_chars(text.data(), text.data() + text.size(), value, 16).ptr;
-  return "0x" + std::string(text.data(), end);
-}
-
-// An object of the schema: its fields are asked for by name.
-class Reader {
- public:
-  Reader(const Value& value, std::string name, std::string_view what)
-      : value_(value), name_(std::move(name)) {
-    if (value.kind != Value::Kind::object) fail(value.line, what, name_, value.shown());
-  }
-
-  // No other fields than these, and `more`: what else there is is a mistake. Said before anything is read, so
-  // that a name with a slip in it is not reported as one that is missing.
-  void only(std::initializer_list<std::string_view> names,
-            std::initializer_list<std::string_view> more = {}) const {
-    std::vector<std::string_view> all(names);
-    all.insert(all.end(), more);
-    for (const auto& [name, value] : value_.members) {
-      if (std::find(all.begin(), all.end(), name) != all.end()) continue;
-      std::string known;
-      for (const auto& each : all) known += (known.empty() ? "" : ", ") + std::string(each);
-      fail(value.line, "one of the fields " + known, name_, "\"" + name + "\"");
-    }
-  }
-
-  [[nodiscard]] const Value* find(std::string_view field) const { return value_.find(field); }
-  [[nodiscard]] std::string path(std::string_view field) const {
-    return (name_.empty() ? "" : name_ + ".") + std::string(field);
-  }
-  [[noreturn]] void refuse(std::string_view field, std::string_view expected) const {
-    const auto* value = find(field);
-    fail(value ? value->line : value_.line, expected, path(field), value ? value->shown() : "nothing");
-  }
-
-  [[nodiscard]] std::optional<uint64_t> integer(std::string_view field, uint64_t least, uint64_t most) const {
-    const auto* value = find(field);
-    if (!value) return std::nullopt;
-    const auto result = toInteger(*value);
-    if (!result || *result < least || *result > most) {
-      const bool small = most <= 10'000;
-      const auto shown = [small](uint64_t limit) { return small ? std::to_string(limit) : hex(limit); };
-      refuse(field, "a whole number between " + shown(least) + " and " + shown(most));
-    }
-    return result;
-  }
-  [[nodiscard]] uint64_t required(std::string_view field, uint64_t most) const {
-    if (!find(field)) refuse(field, "a whole number between 0x0 and " + hex(most));
-    return *integer(field, 0, most);
-  }
-  [[nodiscard]] std::optional<bool> boolean(std::string_view field) const {
-    const auto* value = find(field);
-    if (!value) return std::nullopt;
-    if (value->kind != Value::Kind::boolean) refuse(field, "true or false");
-    return value->boolean;
-  }
-  [[nodiscard]] std::optional<std::string> oneOf(std::string_view field,
-                                                 std::initializer_list<std::string_view> names) const {
-    const auto* value = find(field);
-    if (!value) return std::nullopt;
-    if (value->kind != Value::Kind::string ||
-        std::find(names.begin(), names.end(), value->text) == names.end()) {
-      refuse(field, alternatives(names));
-    }
-    return value->text;
-  }
-  [[nodiscard]] std::optional<std::string> text(std::string_view field) const {
-    const auto* value = find(field);
-    if (!value) return std::nullopt;
-    if (value->kind != Value::Kind::string || value->text.find_first_of("\n", 0) != std::string::npos)
-      refuse(field, "a line of text");
-    return value->text;
-  }
-  [[nodiscard]] static std::string alternatives(std::initializer_list<std::string_view> names) {
-    std::string known = "one of";
-    for (const auto& each : names) known += (known == "one of" ? " \"" : ", \"") + std::string(each) + "\"";
-    return known;
-  }
-  [[nodiscard]] std::optional<Address> address(std::string_view field) const {
-    const auto* value = find(field);
-    if (!value) return std::nullopt;
-    const auto result = Address::parse(value->kind == Value::Kind::string ? value->text : "");
-    if (!result) refuse(field, "a PCI address such as \"0000:00:10.0\" (domain 0000)");
-    return result;
-  }
-  [[nodiscard]] const std::vector<Value>* list(std::string_view field, size_t most) const {
-    const auto* value = find(field);
-    if (!value) return nullptr;
-    if (value->kind != Value::Kind::list || value->items.size() > most)
-      refuse(field, "a list of at most " + std::to_string(most));
-    return &value->items;
-  }
-
- private:
-  const Value& value_;
-  const std::string name_;
-};
-
-std::string element(const Reader& reader, std::string_view field, size_t index) {
-  return reader.path(field) + "[" + std::to_string(index) + "]";
-}
 
 // ---------------------------------------------------------------- system
 
@@ -279,118 +150,6 @@ UnitSpec readUnit(const Reader& reader) {
 
 // ---------------------------------------------------------------- devices
 
-// BARs of a passive device. The upper half of a 64-bit one is a place that must stay empty.
-void readBars(const Reader& reader, devices::Description& description) {
-  const auto* list = reader.list("bars", description.bars.size());
-  for (size_t i = 0; list && i < list->size(); ++i) {
-    const Value& item = (*list)[i];
-    const bool upper = i > 0 && description.bars[i - 1].kind == devices::BarKind::memory64;
-    if (upper && item.kind != Value::Kind::null)
-      fail(item.line, "null (the upper half of the BAR before)", element(reader, "bars", i), item.shown());
-    if (item.kind == Value::Kind::null) continue;
-    const Reader each(item, element(reader, "bars", i), "a BAR { kind, size } or null");
-    each.only({"kind", "size", "prefetchable", "memory"});
-    const auto kinds = {std::string_view("memory32"), std::string_view("memory64"), std::string_view("io")};
-    if (!each.find("kind")) each.refuse("kind", Reader::alternatives(kinds));
-    const auto kind = *each.oneOf("kind", kinds);
-    auto& bar = description.bars[i];
-    bar.kind = kind == "io"         ? devices::BarKind::io
-               : kind == "memory32" ? devices::BarKind::memory32
-                                    : devices::BarKind::memory64;
-    const bool io = bar.kind == devices::BarKind::io;
-    const bool wide = bar.kind == devices::BarKind::memory64;
-    if (wide && i + 1 == description.bars.size()) each.refuse("kind", "\"memory32\" in the last place");
-    const uint64_t most = io ? 256 : wide ? uint64_t{1} << 40 : uint64_t{1} << 30;
-    bar.size = each.required("size", most);
-    if (!std::has_single_bit(bar.size) || bar.size < (io ? 4 : 16)) each.refuse("size", "a power of two");
-    bar.prefetchable = each.boolean("prefetchable").value_or(false);
-    bar.backed = each.boolean("memory").value_or(false);
-    if (io && bar.prefetchable) each.refuse("prefetchable", "false for ports");
-    if (io && bar.backed) each.refuse("memory", "false for ports");
-    if (bar.backed && bar.size > uint64_t{1} << 30) each.refuse("memory", "false above 1 GiB");
-  }
-}
-
-void readMsix(const Reader& reader, devices::Description& description) {
-  const auto vectors = reader.integer("msix", 0, 2048);
-  if (!vectors || *vectors == 0) return;
-  const uint64_t pending = (*vectors + 63) / 64 * 8;
-  const uint64_t need = *vectors * 16 + pending;
-  for (size_t i = description.bars.size(); i-- > 0;) {
-    const auto& bar = description.bars[i];
-    if (bar.kind == devices::BarKind::none || bar.kind == devices::BarKind::io || bar.backed) continue;
-    // Offsets have 32 bits.
-    const uint64_t end = std::min(bar.size, uint64_t{1} << 32);
-    if (end < need) continue;
-    description.msix = {static_cast<unsigned>(*vectors), static_cast<unsigned>(i),
-                        static_cast<uint32_t>((end - need) & ~uint64_t{15}),
-                        static_cast<uint32_t>(end - pending)};
-    return;
-  }
-  reader.refuse("msix", "a memory BAR of at least " + std::to_string(std::bit_ceil(need)) + " bytes");
-}
-
-void readMessages(const Reader& reader, devices::Description& description) {
-  description.msiVectors = static_cast<unsigned>(reader.integer("msi", 0, 32).value_or(0));
-  if (description.msiVectors != 0 && !std::has_single_bit(description.msiVectors))
-    reader.refuse("msi", "0 or a power of two up to 32");
-}
-
-devices::Description readPassive(const Reader& reader) {
-  devices::Description description{};
-  description.vendor = static_cast<uint16_t>(reader.required("vendor", 0xffff));
-  if (description.vendor == 0xffff) reader.refuse("vendor", "a number below 0xffff (nobody is there)");
-  description.device = static_cast<uint16_t>(reader.required("device", 0xffff));
-  description.classCode = static_cast<uint32_t>(reader.required("classCode", 0xffffff));
-  if (description.classCode >> 8 == 0x0604) reader.refuse("classCode", "no bridge: use a model of one");
-  const auto small = [&reader](std::string_view field, uint64_t most) {
-    return static_cast<uint16_t>(reader.integer(field, 0, most).value_or(0));
-  };
-  description.subsystemVendor = small("subsystemVendor", 0xffff);
-  description.subsystem = small("subsystemDevice", 0xffff);
-  description.revision = static_cast<uint8_t>(small("revision", 0xff));
-  description.interruptPin = reader.boolean("pin").value_or(false) ? 1 : 0;
-  readMessages(reader, description);
-  // A conventional bus has no configuration space beyond 256 bytes; which bus it is on is known later.
-  description.express = reader.boolean("express").value_or(true);
-  description.functionReset = reader.boolean("functionReset").value_or(false);
-  if (description.functionReset && !description.express)
-    reader.refuse("functionReset", "false without express");
-  readBars(reader, description);
-  readMsix(reader, description);
-  return description;
-}
-
-SriovSpec readSriov(const Reader& reader, const devices::Description& physical) {
-  reader.only({"totalVfs", "offset", "stride", "device", "bars", "msi", "msix"});
-  constexpr uint64_t most = 255;  // they are on one bus
-  SriovSpec sriov;
-  if (!reader.find("totalVfs")) reader.refuse("totalVfs", "a whole number between 1 and 255");
-  sriov.totalVfs = static_cast<unsigned>(*reader.integer("totalVfs", 1, most));
-  sriov.offset = static_cast<unsigned>(reader.integer("offset", 1, most).value_or(1));
-  sriov.stride = static_cast<unsigned>(reader.integer("stride", 1, most).value_or(1));
-  auto& description = sriov.description;
-  description = {
-      .vendor = physical.vendor,
-      .device = static_cast<uint16_t>(reader.integer("device", 0, 0xffff).value_or(physical.device)),
-      .subsystemVendor = physical.subsystemVendor,
-      .subsystem = physical.subsystem,
-      .classCode = physical.classCode,
-      .revision = physical.revision,
-      .express = true,
-      .functionReset = true};  // which all of them have to have
-  readMessages(reader, description);
-  readBars(reader, description);
-  constexpr uint64_t pageSize = 4096;
-  for (unsigned i = 0; i < description.bars.size(); ++i) {
-    const auto& bar = description.bars[i];
-    if (bar.kind == devices::BarKind::io || (bar.kind != devices::BarKind::none && bar.size < pageSize))
-      reader.refuse("bars", "BARs of memory of at least 4096 bytes");
-  }
-  readMsix(reader, description);
-  return sriov;
-}
-
 // A name that is one part of a path.
 [[nodiscard]] bool isName(const std::string& text) {
   return !text.empty() && text.size() < 64 && text.find_first_of("/ \t\n") == std::string::npos &&
@@ -438,51 +197,19 @@ void readMdevs(const Reader& reader, DeviceSpec& device) {
   device.mdevsIsolated = reader.boolean("mdevsIsolated").value_or(true);
 }
 
-DeviceSpec readDevice(const Reader& reader, const Value& value, std::string name, size_t iommus) {
-  const auto models = {
-      std::string_view("edu"),           std::string_view("ivshmem"),         std::string_view("root-port"),
-      std::string_view("upstream-port"), std::string_view("downstream-port"), std::string_view("bridge"),
-      std::string_view("host-bridge"),   std::string_view("passive")};
+DeviceSpec readDevice(const Reader& reader, const Value& value, std::string name, size_t iommus,
+                      const Catalogue& models) {
   DeviceSpec device;
   device.line = value.line;
   device.name = std::move(name);
-  if (!reader.find("model")) reader.refuse("model", Reader::alternatives(models));
-  const auto model = *reader.oneOf("model", models);
+  if (!reader.find("model")) reader.refuse("model", Reader::alternatives(models.names()));
+  const Model& found = *models.find(*reader.oneOf("model", models.names()));
   // Of every device, whatever it is.
-  const std::initializer_list<std::string_view> fields = {
+  const std::vector<std::string_view> fields = {
       "model", "bdf", "behind",    "slot", "function", "iommu",   "driver", "pasidBits",    "pageRequests",
       "group", "irq", "addresses", "acs",  "disk",     "network", "mdevs",  "mdevsIsolated"};
-  if (model == "passive") {
-    reader.only(fields, {"vendor", "device", "classCode", "subsystemVendor", "subsystemDevice", "revision",
-                         "bars", "pin", "msi", "msix", "express", "functionReset", "sriov"});
-    device.model = devices::makePassive(readPassive(reader));
-    if (const auto* sriov = reader.find("sriov")) {
-      if (!device.description().express) reader.refuse("sriov", "nothing for a device without express");
-      device.sriov = readSriov(Reader(*sriov, reader.path("sriov"), "virtual functions { totalVfs }"),
-                               device.description());
-    }
-  } else {
-    reader.only(fields);
-    if (model == "edu") device.model = devices::makeEdu();
-    if (model == "ivshmem") device.model = devices::makeSharedMemory();
-    if (model == "host-bridge") device.model = devices::makePassive(devices::hostBridge);
-    if (model == "root-port") {
-      device.kind = PortKind::rootPort;
-      device.model = devices::makePassive(devices::rootPort);
-    }
-    if (model == "upstream-port") {
-      device.kind = PortKind::upstreamPort;
-      device.model = devices::makePassive(devices::upstreamPort);
-    }
-    if (model == "downstream-port") {
-      device.kind = PortKind::downstreamPort;
-      device.model = devices::makePassive(devices::downstreamPort);
-    }
-    if (model == "bridge") {
-      device.kind = PortKind::conventionalBridge;
-      device.model = devices::makePassive(devices::conventionalBridge);
-    }
-  }
+  reader.only(fields, found.fields);
+  found.make(reader, device);
   device.bdf = reader.address("bdf");
   device.behind = reader.address("behind");
   const auto slot = reader.integer("slot", 0, 31);
@@ -568,12 +295,12 @@ void DeviceSpec::refuse(std::string_view field, std::string_view expected,
   fail(line, expected, name + "." + std::string(field), received);
 }
 
-DeviceSpec readDevice(std::string_view text, size_t iommus) {
+DeviceSpec readDevice(std::string_view text, size_t iommus, const Catalogue& models) {
   const Value value = json::parse(text);
-  return readDevice(Reader(value, "device", "a device { model, bdf }"), value, "device", iommus);
+  return readDevice(Reader(value, "device", "a device { model, bdf }"), value, "device", iommus, models);
 }
 
-Topology readTopology(std::string_view text) {
+Topology readTopology(std::string_view text, const Catalogue& models) {
   constexpr size_t mostUnits = 64;
   constexpr size_t mostDevices = 4096;
   const Value value = json::parse(text);
@@ -594,8 +321,8 @@ Topology readTopology(std::string_view text) {
     for (size_t i = 0; i < list->size(); ++i) {
       const std::string name = "devices[" + std::to_string(i) + "]";
       const Value& item = (*list)[i];
-      topology.devices.push_back(
-          readDevice(Reader(item, name, "a device { model, bdf }"), item, name, topology.iommus.size()));
+      topology.devices.push_back(readDevice(Reader(item, name, "a device { model, bdf }"), item, name,
+                                            topology.iommus.size(), models));
     }
   } else {
     reader.refuse("devices", "a list of devices");

@@ -25,6 +25,8 @@ using pci::PortKind;
 using pci::SriovSpec;
 using pci::UseSpec;
 
+class Catalogue;
+
 struct Address {
   uint8_t bus = 0;
   uint8_t devfn = 0;
@@ -111,8 +113,8 @@ struct Topology {
 };
 
 // Throws std::invalid_argument, with the line and what was expected.
-[[nodiscard]] Topology readTopology(std::string_view json);
+[[nodiscard]] Topology readTopology(std::string_view json, const Catalogue& models);
 // One device of a topology with so many `iommus`. In errors it is "device".
-[[nodiscard]] DeviceSpec readDevice(std::string_view json, size_t iommus);
+[[nodiscard]] DeviceSpec readDevice(std::string_view json, size_t iommus, const Catalogue& models);
 
 }  // namespace vfio::soft::topology

@@ -1,0 +1,188 @@
+#include "catalogue.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "../devices/bridge.h"
+#include "../devices/edu.h"
+#include "../devices/ivshmem.h"
+
+namespace vfio::soft::topology {
+
+namespace {
+
+// BARs of a passive device. The upper half of a 64-bit one is a place that must stay empty.
+void readBars(const Reader& reader, devices::Description& description) {
+  const auto* list = reader.list("bars", description.bars.size());
+  for (size_t i = 0; list && i < list->size(); ++i) {
+    const Value& item = (*list)[i];
+    const bool upper = i > 0 && description.bars[i - 1].kind == devices::BarKind::memory64;
+    if (upper && item.kind != Value::Kind::null)
+      fail(item.line, "null (the upper half of the BAR before)", element(reader, "bars", i), item.shown());
+    if (item.kind == Value::Kind::null) continue;
+    const Reader each(item, element(reader, "bars", i), "a BAR { kind, size } or null");
+    each.only({"kind", "size", "prefetchable", "memory"});
+    const auto kinds = {std::string_view("memory32"), std::string_view("memory64"), std::string_view("io")};
+    if (!each.find("kind")) each.refuse("kind", Reader::alternatives(kinds));
+    const auto kind = *each.oneOf("kind", kinds);
+    auto& bar = description.bars[i];
+    bar.kind = kind == "io"         ? devices::BarKind::io
+               : kind == "memory32" ? devices::BarKind::memory32
+                                    : devices::BarKind::memory64;
+    const bool io = bar.kind == devices::BarKind::io;
+    const bool wide = bar.kind == devices::BarKind::memory64;
+    if (wide && i + 1 == description.bars.size()) each.refuse("kind", "\"memory32\" in the last place");
+    const uint64_t most = io ? 256 : wide ? uint64_t{1} << 40 : uint64_t{1} << 30;
+    bar.size = each.required("size", most);
+    if (!std::has_single_bit(bar.size) || bar.size < (io ? 4 : 16)) each.refuse("size", "a power of two");
+    bar.prefetchable = each.boolean("prefetchable").value_or(false);
+    bar.backed = each.boolean("memory").value_or(false);
+    if (io && bar.prefetchable) each.refuse("prefetchable", "false for ports");
+    if (io && bar.backed) each.refuse("memory", "false for ports");
+    if (bar.backed && bar.size > uint64_t{1} << 30) each.refuse("memory", "false above 1 GiB");
+  }
+}
+
+void readMsix(const Reader& reader, devices::Description& description) {
+  const auto vectors = reader.integer("msix", 0, 2048);
+  if (!vectors || *vectors == 0) return;
+  const uint64_t pending = (*vectors + 63) / 64 * 8;
+  const uint64_t need = *vectors * 16 + pending;
+  for (size_t i = description.bars.size(); i-- > 0;) {
+    const auto& bar = description.bars[i];
+    if (bar.kind == devices::BarKind::none || bar.kind == devices::BarKind::io || bar.backed) continue;
+    // Offsets have 32 bits.
+    const uint64_t end = std::min(bar.size, uint64_t{1} << 32);
+    if (end < need) continue;
+    description.msix = {static_cast<unsigned>(*vectors), static_cast<unsigned>(i),
+                        static_cast<uint32_t>((end - need) & ~uint64_t{15}),
+                        static_cast<uint32_t>(end - pending)};
+    return;
+  }
+  reader.refuse("msix", "a memory BAR of at least " + std::to_string(std::bit_ceil(need)) + " bytes");
+}
+
+void readMessages(const Reader& reader, devices::Description& description) {
+  description.msiVectors = static_cast<unsigned>(reader.integer("msi", 0, 32).value_or(0));
+  if (description.msiVectors != 0 && !std::has_single_bit(description.msiVectors))
+    reader.refuse("msi", "0 or a power of two up to 32");
+}
+
+devices::Description readPassive(const Reader& reader) {
+  devices::Description description{};
+  description.vendor = static_cast<uint16_t>(reader.required("vendor", 0xffff));
+  if (description.vendor == 0xffff) reader.refuse("vendor", "a number below 0xffff (nobody is there)");
+  description.device = static_cast<uint16_t>(reader.required("device", 0xffff));
+  description.classCode = static_cast<uint32_t>(reader.required("classCode", 0xffffff));
+  if (description.classCode >> 8 == 0x0604) reader.refuse("classCode", "no bridge: use a model of one");
+  const auto small = [&reader](std::string_view field, uint64_t most) {
+    return static_cast<uint16_t>(reader.integer(field, 0, most).value_or(0));
+  };
+  description.subsystemVendor = small("subsystemVendor", 0xffff);
+  description.subsystem = small("subsystemDevice", 0xffff);
+  description.revision = static_cast<uint8_t>(small("revision", 0xff));
+  description.interruptPin = reader.boolean("pin").value_or(false) ? 1 : 0;
+  readMessages(reader, description);
+  // A conventional bus has no configuration space beyond 256 bytes; which bus it is on is known later.
+  description.express = reader.boolean("express").value_or(true);
+  description.functionReset = reader.boolean("functionReset").value_or(false);
+  if (description.functionReset && !description.express)
+    reader.refuse("functionReset", "false without express");
+  readBars(reader, description);
+  readMsix(reader, description);
+  return description;
+}
+
+SriovSpec readSriov(const Reader& reader, const devices::Description& physical) {
+  reader.only({"totalVfs", "offset", "stride", "device", "bars", "msi", "msix"});
+  constexpr uint64_t most = 255;  // they are on one bus
+  SriovSpec sriov;
+  if (!reader.find("totalVfs")) reader.refuse("totalVfs", "a whole number between 1 and 255");
+  sriov.totalVfs = static_cast<unsigned>(*reader.integer("totalVfs", 1, most));
+  sriov.offset = static_cast<unsigned>(reader.integer("offset", 1, most).value_or(1));
+  sriov.stride = static_cast<unsigned>(reader.integer("stride", 1, most).value_or(1));
+  auto& description = sriov.description;
+  description = {
+      .vendor = physical.vendor,
+      .device = static_cast<uint16_t>(reader.integer("device", 0, 0xffff).value_or(physical.device)),
+      .subsystemVendor = physical.subsystemVendor,
+      .subsystem = physical.subsystem,
+      .classCode = physical.classCode,
+      .revision = physical.revision,
+      .express = true,
+      .functionReset = true};  // which all of them have to have
+  readMessages(reader, description);
+  readBars(reader, description);
+  constexpr uint64_t pageSize = 4096;
+  for (unsigned i = 0; i < description.bars.size(); ++i) {
+    const auto& bar = description.bars[i];
+    if (bar.kind == devices::BarKind::io || (bar.kind != devices::BarKind::none && bar.size < pageSize))
+      reader.refuse("bars", "BARs of memory of at least 4096 bytes");
+  }
+  readMsix(reader, description);
+  return sriov;
+}
+
+void makePassive(const Reader& reader, DeviceSpec& device) {
+  device.model = devices::makePassive(readPassive(reader));
+  const auto* sriov = reader.find("sriov");
+  if (!sriov) return;
+  if (!device.description().express) reader.refuse("sriov", "nothing for a device without express");
+  device.sriov =
+      readSriov(Reader(*sriov, reader.path("sriov"), "virtual functions { totalVfs }"), device.description());
+}
+
+// Nothing but a config space, in this place of the tree.
+Model port(PortKind kind, const devices::Description& description) {
+  return {[kind, &description](const Reader&, DeviceSpec& device) {
+    device.kind = kind;
+    device.model = devices::makePassive(description);
+  }};
+}
+
+Catalogue makeBuiltin() {
+  Catalogue catalogue;
+  catalogue.add("edu", {[](const Reader&, DeviceSpec& device) { device.model = devices::makeEdu(); }});
+  catalogue.add("ivshmem",
+                {[](const Reader&, DeviceSpec& device) { device.model = devices::makeSharedMemory(); }});
+  catalogue.add("root-port", port(PortKind::rootPort, devices::rootPort));
+  catalogue.add("upstream-port", port(PortKind::upstreamPort, devices::upstreamPort));
+  catalogue.add("downstream-port", port(PortKind::downstreamPort, devices::downstreamPort));
+  catalogue.add("bridge", port(PortKind::conventionalBridge, devices::conventionalBridge));
+  catalogue.add("host-bridge", port(PortKind::endpoint, devices::hostBridge));
+  catalogue.add("passive", {makePassive,
+                            {"vendor", "device", "classCode", "subsystemVendor", "subsystemDevice",
+                             "revision", "bars", "pin", "msi", "msix", "express", "functionReset", "sriov"}});
+  return catalogue;
+}
+
+}  // namespace
+
+void Catalogue::add(std::string name, Model model) {
+  const auto same = std::ranges::find(models_, name, &std::pair<std::string, Model>::first);
+  if (same != models_.end()) {
+    same->second = std::move(model);
+  } else {
+    models_.emplace_back(std::move(name), std::move(model));
+  }
+}
+
+const Model* Catalogue::find(std::string_view name) const {
+  for (const auto& [known, model] : models_) {
+    if (known == name) return &model;
+  }
+  return nullptr;
+}
+
+std::vector<std::string_view> Catalogue::names() const {
+  std::vector<std::string_view> names;
+  for (const auto& [name, model] : models_) names.emplace_back(name);
+  return names;
+}
+
+const Catalogue& builtinModels() {
+  static const Catalogue catalogue = makeBuiltin();
+  return catalogue;
+}
+
+}  // namespace vfio::soft::topology
