@@ -983,8 +983,8 @@ const table: Record<string, () => Refused[]> = {
     ...refuses('enableSriov', booleans, (enableSriov) => sysfs.setNumVfs(0, { enableSriov })),
     ...fails('ENOENT', [0, 1], (bad) => sysfs.setNumVfs(bad)), // it can't have any
   ],
-  'IommuGroup.viability': nothing,
-  'IommuGroup.explain': nothing,
+  'GroupFacts.viability': nothing,
+  'GroupFacts.explain': nothing,
   'IommuGroup.bind': () => [
     ...refuses('driver', ['', '.', 'a b', 'a\0'], (bad) => members.bind(bad)),
     ...fails('ENODEV', ['no-such-driver'], (bad) => members.bind(bad)),

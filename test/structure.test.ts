@@ -14,7 +14,8 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 
 /** Each folder of the table, with those that it may use. */
 function tableOf(text: string): Map<string, Set<string>> {
-  const rows = [...text.matchAll(/^\| `([\w/]+)` \|.*\|([^|]*)\|$/gm)];
+  const section = /^## Where a line belongs$.*?^## /ms.exec(text)?.[0] ?? '';
+  const rows = [...section.matchAll(/^\| `([\w/]+)` \|.*\|([^|]*)\|$/gm)];
   return new Map(rows.map(([, folder = '', uses = '']) => [folder, new Set(uses.match(/[\w/]+/g) ?? [])]));
 }
 

@@ -53,9 +53,8 @@ export async function changeTogether(
 ): Promise<void> {
   const force = flag(known(o, 'options', ['force']).force, 'force', false);
   if (typeof change === 'object') driverName(change.driver);
-  const [first] = devices;
-  if (first === undefined) return;
-  await inTurn(hostOf(first), devices.flatMap(keysOf), (own) =>
+  if (devices.length === 0) return;
+  await inTurn(hostOf(devices[0] as PciFacts), devices.flatMap(keysOf), (own) =>
     changeAll(
       devices.map(({ bdf }) => new ChangingDevice(OURS, own, bdf)),
       change,
@@ -82,6 +81,11 @@ let numVfsOf: (device: ChangingDevice, count: number, enableSriov: boolean, forc
 /** A device whose change has its turn. */
 class ChangingDevice extends PciFacts {
   readonly #path = devicePath(this.bdf);
+
+  // Written out: a constructor that the engine adds passes its arguments on by an iterator, which anybody may replace.
+  constructor(key: typeof OURS, host: NativeHost, bdf: string) {
+    super(key, host, bdf);
+  }
 
   static {
     changeAll = ChangingDevice.#changeAll;

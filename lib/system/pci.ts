@@ -1,5 +1,7 @@
 /** PCI devices: what sysfs shows of them, and changing their drivers. */
+import type { NativeHost } from '../addon/native.ts';
 import { flag, integer, known } from '../base/check.ts';
+import type { OURS } from '../base/private.ts';
 import { type BindOptions, changeNumVfs, changeTogether } from './driver-change.ts';
 import { hostOf, PciFacts } from './facts/pci-facts.ts';
 import { usesOf } from './facts/uses.ts';
@@ -9,6 +11,11 @@ import { usesOf } from './facts/uses.ts';
  * for its ids, null for the rest. So is a mediated device, which looks like a PCI device to who opens it only.
  */
 export class PciDevice extends PciFacts {
+  // Written out: a constructor that the engine adds passes its arguments on by an iterator, which anybody may replace.
+  constructor(key: typeof OURS, host: NativeHost, bdf: string) {
+    super(key, host, bdf);
+  }
+
   /**
    * What the kernel does with it that would end badly without it: 'disk nvme0n1 is mounted on /srv'. Disks that nothing
    * shows to be in use are opened for a moment, exclusively, where this process may.
