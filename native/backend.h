@@ -1,10 +1,12 @@
-// The seam: the system calls on VFIO and iommufd files, and on their sysfs, that everything above runs on.
+// The interface to the kernel: the system calls on VFIO and iommufd files, and on their sysfs. All other
+// native code uses these calls.
 //
-// Two implementations: native/kernel (the real calls) and native/soft (the software host, which takes the
-// same bytes and gives the same bytes and the same errno). Nothing above this line knows which one it has.
+// Two implementations: native/kernel (the real calls) and native/soft (the software host, which accepts the
+// same bytes and returns the same bytes and the same errno). The code above this interface does not know
+// which implementation it uses.
 //
 // Every call returns what the system call would return, with errors as -errno. Pointers may be anything that
-// a program can pass to a kernel: an implementation answers -EFAULT where they can't be reached, it never
+// a program can pass to a kernel: if an address is not accessible, the call fails with -EFAULT; it never
 // crashes. All calls are safe from any thread.
 #pragma once
 
@@ -20,27 +22,27 @@ namespace vfio {
 // Who owns the DMA of an IOMMU group.
 struct DmaOwner {
   enum class Kind { none, kernel, user } kind = Kind::none;
-  unsigned count = 0;  // claims: drivers of the kernel's, or devices that the user has
-  int fd = -1;         // of the open file that owns it for a user; -1: it has no descriptor any more
+  unsigned count = 0;  // claims: kernel drivers, or devices that the user has opened
+  int fd = -1;         // descriptor of the open file that owns it for a user; -1: no descriptor is left
 };
 
-// Whose a node is, as stat(2) says.
+// The owner and the permissions of a node, as in stat(2).
 struct Ownership {
   uint32_t mode = 0;  // permissions only
   uint32_t uid = 0;
   uint32_t gid = 0;
 };
 
-// What a descriptor leads to. Requests of different kinds share numbers (VFIO_DEVICE_GET_PCI_HOT_RESET_INFO
-// is VFIO_IOMMU_GET_INFO), so no call can tell them apart.
+// The kind of file that a descriptor refers to. Requests of different kinds share numbers
+// (VFIO_DEVICE_GET_PCI_HOT_RESET_INFO equals VFIO_IOMMU_GET_INFO), so an ioctl cannot find out the kind.
 enum class FileKind {
-  unknown,  // it can't be found out
+  unknown,  // the kind cannot be found out
   other,    // none of these
   iommufd,
   container,
   group,
   device,
-  faultQueue,  // of an iommufd, as the next
+  faultQueue,  // of an iommufd, like the next
   eventQueue,
 };
 
@@ -58,51 +60,52 @@ class Backend {
   [[nodiscard]] virtual int64_t pread(int fd, void* buffer, size_t size, uint64_t offset) = 0;
   [[nodiscard]] virtual int64_t pwrite(int fd, const void* buffer, size_t size, uint64_t offset) = 0;
 
-  // What is behind a descriptor now, whatever was there before; a closed one is `unknown`. And what the host
-  // calls it, for messages: a path, or "anon_inode:[eventfd]"; empty: nothing.
+  // `kindOf`: the kind of file that a descriptor refers to now, no matter what it referred to before;
+  // `unknown` if it is closed. `nameOf`: the host's name for the file, for messages: a path, or
+  // "anon_inode:[eventfd]"; empty: none.
   [[nodiscard]] virtual FileKind kindOf(int fd) = 0;
   [[nodiscard]] virtual std::string nameOf(int fd) = 0;
-  // Do both lead to the same open file, one being a duplicate of the other? nullopt: it can't be known.
+  // Do both refer to the same open file, because one is a duplicate of the other? nullopt: unknown.
   [[nodiscard]] virtual std::optional<bool> same(int one, int other) = 0;
 
-  // Memory. The result is an address or -errno. Memory that is unmapped while a device can reach it stays
-  // until the device can't: the kernel pins the pages, the software host delays the unmapping.
+  // Memory. The result is an address or -errno. If memory is unmapped while a device can reach it, it stays
+  // until the device no longer can: the kernel pins the pages, the software host delays the unmapping.
   [[nodiscard]] virtual int64_t mmap(void* hint, size_t length, int protection, int flags, int fd,
                                      uint64_t offset) = 0;
   virtual int munmap(void* address, size_t length) = 0;
 
-  // sysfs and device nodes, by path. `list` gives names in no particular order.
+  // sysfs and device nodes, by path. `list` returns names in no particular order.
   [[nodiscard]] virtual int64_t readlink(const char* path, char* buffer, size_t size) = 0;
   [[nodiscard]] virtual int list(const char* path, std::vector<std::string>& names) = 0;
 
   // A whole attribute of sysfs as text: its length, or -errno.
   [[nodiscard]] virtual int64_t readText(const char* path, std::string& text);
-  // Who owns a node and who may open it, and changing that.
+  // Read and change the owner and the permissions of a node.
   [[nodiscard]] virtual int ownership(const char* path, Ownership& out) = 0;
   [[nodiscard]] virtual int own(const char* path, uint32_t uid, uint32_t mode) = 0;
-  // The user that this process is for the checks of permissions.
+  // The uid that permissions of this process are checked against.
   [[nodiscard]] virtual uint32_t user() const = 0;
-  // The processes that have a node open, as far as this one may see them.
+  // The processes that have a node open, as far as this process may see them.
   [[nodiscard]] virtual int openers(const char* path, std::vector<int>& pids) = 0;
-  // The descriptors of this process, in all of its threads, that lead to a node.
+  // The descriptors of this process, in all of its threads, that refer to a node.
   [[nodiscard]] virtual int descriptors(const char* path, std::vector<int>& fds) = 0;
-  // Which device it is that has this PCI address now: another one that is plugged in there later has another
-  // number. 0: none.
+  // A number for the device that has this PCI address now. Another device that is plugged in there later gets
+  // another number. 0: no device.
   [[nodiscard]] virtual uint64_t life(const std::string& bdf) = 0;
 
-  // Which kernel this is, as uname(2) says: "6.12.117". A software host answers as a release that it was
-  // told: "6.12".
+  // The release of the kernel, as in uname(2): "6.12.117". A software host returns the release it was
+  // configured with: "6.12".
   [[nodiscard]] virtual std::string release() const = 0;
 
-  // How many bytes of this process's memory are pinned for devices; 0 if that can't be known.
+  // How many bytes of this process's memory are pinned for devices; 0 if that is unknown.
   [[nodiscard]] virtual uint64_t pinned() const = 0;
 
-  // Who owns a group: 0, or -ENODEV. A kernel tells nobody: -EOPNOTSUPP.
+  // Reports the owner of a group: 0, or -ENODEV. A real kernel does not report it: -EOPNOTSUPP.
   [[nodiscard]] virtual int dmaOwner(int /*group*/, DmaOwner& /*out*/) { return -EOPNOTSUPP; }
 
   // Registers of a software device have no memory behind them: a load or store must be seen by its model.
-  // `trapped` says whether a mapping is such a one; accesses to it go through these two: 0, or -EIO when the
-  // device does not answer. The kernel has none.
+  // `trapped` says whether a mapping contains such registers. Access them with the next two calls: 0, or -EIO
+  // if the device does not answer. The kernel has no such mappings.
   [[nodiscard]] virtual bool trapped(const void* /*mapping*/) const { return false; }
   [[nodiscard]] virtual int registerRead(const void* /*address*/, unsigned /*width*/, uint64_t& /*value*/) {
     return -EIO;
@@ -117,11 +120,12 @@ inline int64_t Backend::readText(const char* path, std::string& text) {
   const int fd = open(path, readOnly);
   if (fd < 0) return fd;
   constexpr size_t page = 4096;
-  constexpr size_t kMostText = size_t{1} << 24;  // an attribute has a page; /proc has longer ones
+  constexpr size_t kMostText = size_t{1}
+                               << 24;  // an attribute is one page at most; files in /proc can be longer
   char piece[page];
   int64_t got;
   while ((got = read(fd, piece, sizeof piece)) > 0) {
-    if (got > static_cast<int64_t>(page)) got = -EPROTO;  // more than it was given room for
+    if (got > static_cast<int64_t>(page)) got = -EPROTO;  // more than the buffer can hold
     if (got > 0 && text.size() > kMostText) got = -EFBIG;
     if (got < 0) break;
     text.append(piece, static_cast<size_t>(got));

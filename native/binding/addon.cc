@@ -1,4 +1,4 @@
-// The addon's entry: what lib/addon/native.ts sees of it.
+// The entry point of the addon: the functions and classes that lib/addon/native.ts imports.
 #include <napi.h>
 
 #include <atomic>
@@ -19,18 +19,18 @@
 namespace vfio::binding {
 namespace {
 
-// Numbers for mappings: each caller gets some of its own. (count) => the first of them
+// Reserves `count` new mapping numbers for the caller. (count) => the first of them
 Napi::Value mappingNumbers(const Napi::CallbackInfo& info) {
   static std::atomic<uint64_t> next = 1;
   return Napi::Number::New(info.Env(), static_cast<double>(next.fetch_add(Arguments(info).u32(0, "count"))));
 }
 
-// () => how often memory came to be kept
+// () => how many times memory had to be kept
 Napi::Value doubts(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(ledger::doubts()));
 }
 
-// () => { bytes, reason }[]: what is kept
+// () => { bytes, reason }[]: the memory that is kept
 Napi::Value kept(const Napi::CallbackInfo& info) {
   const auto all = ledger::kept();
   Napi::Array array = Napi::Array::New(info.Env(), all.size());
@@ -43,7 +43,7 @@ Napi::Value kept(const Napi::CallbackInfo& info) {
   return array;
 }
 
-// (makeError): the caller keeps it
+// (makeError): the caller must keep the function alive
 Napi::Value initialize(const Napi::CallbackInfo& info) {
   if (!info[0].IsFunction()) refuse(info.Env(), "a function", "makeError", info[0]);
   Environment::of(info.Env()).makeError = Napi::Weak(info[0].As<Napi::Function>());

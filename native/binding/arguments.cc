@@ -43,7 +43,7 @@ bool isInteger(double number, double max, uint64_t& result) {
 void refuse(Napi::Env env, const char* expected, const char* name, const Napi::Value& received) {
   const std::string message =
       std::string("Expected ") + expected + " for " + name + " but received " + describe(received);
-  // A number where a number belongs is out of range; anything else is of a wrong type.
+  // If a number is expected, a received number is out of range; any other value has the wrong type.
   const bool range = received.IsNumber() || received.IsBigInt();
   Napi::Error error = range ? static_cast<Napi::Error>(Napi::RangeError::New(env, message))
                             : static_cast<Napi::Error>(Napi::TypeError::New(env, message));

@@ -1,4 +1,5 @@
-// Checks on what JavaScript passed. Every complaint has one form: Expected X for Y but received Z.
+// Checks the arguments that JavaScript passes. Every error message has the same form: Expected X for Y but
+// received Z.
 #pragma once
 
 #include <napi.h>
@@ -10,15 +11,15 @@
 
 namespace vfio::binding {
 
-// TypeError or RangeError, as Node's own: codes ERR_INVALID_ARG_TYPE and ERR_OUT_OF_RANGE.
+// Throws a TypeError or RangeError with Node's codes ERR_INVALID_ARG_TYPE and ERR_OUT_OF_RANGE.
 [[noreturn]] void refuse(Napi::Env env, const char* expected, const char* name, const Napi::Value& received);
 
 constexpr double kMaxSafeInteger = 9007199254740991.0;
 
-// One argument, of a call that has no CallbackInfo (bound.h), where null is one that was not passed. As
+// One argument of a call that has no CallbackInfo (bound.h); null: it was not passed. Same checks as
 // Arguments::u64 and unsignedNumber.
 [[nodiscard]] uint64_t u64Of(Napi::Env env, napi_value value, const char* name);
-// The same for what is a bigint most often, which takes one question less then.
+// The same for a value that is usually a bigint: a bigint then needs one type check less.
 [[nodiscard]] uint64_t bigU64Of(Napi::Env env, napi_value value, const char* name);
 [[nodiscard]] std::optional<uint64_t> optionalU64Of(Napi::Env env, napi_value value, const char* name);
 [[nodiscard]] uint64_t unsignedOf(Napi::Env env, napi_value value, const char* name, uint64_t max);
@@ -40,7 +41,7 @@ class Arguments {
   [[nodiscard]] bool boolean(size_t index, const char* name) const;
   [[nodiscard]] std::string text(size_t index, const char* name) const;  // without NUL
   [[nodiscard]] std::span<uint8_t> bytes(size_t index,
-                                         const char* name) const;  // a Uint8Array's, valid for the call
+                                         const char* name) const;  // of a Uint8Array; valid for the call
 
   Napi::Env env() const { return info_.Env(); }
   Napi::Value operator[](size_t index) const { return info_[index]; }

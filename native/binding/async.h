@@ -1,6 +1,6 @@
-// A call that may take long, off the event loop: runs on Node's thread pool, resolves or rejects a promise.
-// Whatever the call uses must be owned by it (shared pointers), so that disposing a handle meanwhile is
-// harmless.
+// A call that may take long, off the event loop: it runs on Node's thread pool and resolves or rejects a
+// promise. The call must own everything that it uses (shared pointers), so that disposing a handle meanwhile
+// is harmless.
 #pragma once
 
 #include <napi.h>
@@ -18,7 +18,7 @@ namespace vfio::binding {
 
 class AsyncCall final : public Schedulable {
  public:
-  // `run` gives a result or -errno; `convert` makes the promise's value of it.
+  // `run` returns a result or -errno; `convert` turns the result into the value of the promise.
   static Napi::Promise start(Napi::Env env, Naming naming, std::function<int64_t()> run,
                              std::function<Napi::Value(Napi::Env, int64_t)> convert) {
     std::unique_ptr<AsyncCall> call(new AsyncCall(env, naming, std::move(run), std::move(convert)));

@@ -1,6 +1,6 @@
-// Functions for hot paths, bound to what they work on: a call unwraps no object and checks no tag, which is
-// most of what a short call costs. The function owns its share of the object; what can be disposed is reached
-// through it.
+// Functions for hot paths, each bound to the object it works on. A call unwraps no object and checks no tag;
+// these steps are most of the cost of a short call. The function owns a share of the bound object, and
+// reaches the disposable handle through it.
 #pragma once
 
 #include <napi.h>
@@ -44,8 +44,8 @@ Napi::Function bind(Napi::Env env, const char* name, std::shared_ptr<Object> obj
   return {env, function};
 }
 
-// An unsigned 64-bit quantity going out: a number where it is exact, which costs less, else a bigint. lib/
-// makes bigints of them.
+// Returns an unsigned 64-bit value to JavaScript: as a number if that is exact, which costs less, else as a
+// bigint. lib/ converts both to bigints.
 inline napi_value u64To(Napi::Env env, uint64_t value) {
   napi_value result = nullptr;
   if (value <= static_cast<uint64_t>(kMaxSafeInteger))
@@ -55,7 +55,7 @@ inline napi_value u64To(Napi::Env env, uint64_t value) {
   return result;
 }
 
-// The same for what is most often as it was asked for: undefined then, which costs nothing.
+// The same for a value that usually equals the requested one: then returns undefined, which costs nothing.
 inline napi_value u64UnlessAsked(Napi::Env env, uint64_t value, std::optional<uint64_t> asked) {
   return value == asked ? nullptr : u64To(env, value);
 }

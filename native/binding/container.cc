@@ -1,5 +1,5 @@
-// The requests of a VFIO container with its type1 IOMMU: a container of its own (/dev/vfio/vfio) takes them,
-// and an iommufd.
+// The requests of a VFIO container with its type1 IOMMU. A real container (/dev/vfio/vfio) accepts them, and
+// so does an iommufd.
 #include <cerrno>
 #include <cstring>
 #include <shared_mutex>
@@ -31,7 +31,7 @@ constexpr std::pair<const char*, uint32_t> kIommus[] = {{"type1", uapi::VFIO_TYP
                                                         {"type1v2", uapi::VFIO_TYPE1v2_IOMMU},
                                                         {"noiommu", uapi::VFIO_NOIOMMU_IOMMU}};
 
-// What is passed by value goes where a pointer would.
+// Some requests take a value where others take a pointer.
 void* byValue(uint32_t value) { return reinterpret_cast<void*>(uintptr_t{value}); }
 
 uapi::vfio_iommu_type1_dma_map mapCommand(uint64_t address, uint64_t length, bool read, bool write,
@@ -45,11 +45,11 @@ uapi::vfio_iommu_type1_dma_map mapCommand(uint64_t address, uint64_t length, boo
   return command;
 }
 
-// The address space that a container's requests work on: its own, or of an iommufd the compatibility IOAS,
-// which stays that while this lives.
+// The address space that a container's requests work on: the container's own, or the compatibility IOAS of an
+// iommufd. While a Target exists, the iommufd keeps this IOAS as its compatibility IOAS.
 struct Target {
   std::shared_lock<std::shared_mutex> held;
-  std::shared_ptr<ledger::Object> object;  // null: its own
+  std::shared_ptr<ledger::Object> object;  // null: the container's own address space
   std::shared_ptr<ledger::Space> space;
   ledger::Manner manner = ledger::Manner::wholeRange;
 };
@@ -77,7 +77,7 @@ int askToMap(const OpenFile& file, const MapArguments& given, const Wanted& want
   return file.ioctl(uapi::VFIO_IOMMU_MAP_DMA, &command);
 }
 
-// What the hot calls of a container work on, and on which IOAS of an iommufd the last one did.
+// The data that the hot calls of a container work on, and the IOAS of an iommufd that the last call used.
 struct Calls {
   std::shared_ptr<File::Slot> slot;
   std::shared_ptr<PagesTable> memory;
@@ -85,7 +85,7 @@ struct Calls {
   uint32_t last = 0;
 };
 
-// As MapArguments, with an iova, where it is afterwards
+// Arguments as in MapArguments, with an iova: the mapping is there afterwards
 napi_value map(Napi::Env env, const napi_value* arguments, Calls& calls) {
   MapArguments given(env, *calls.memory, arguments);
   const OpenFile& file = calls.slot->live(env, "Container");
@@ -98,7 +98,7 @@ napi_value map(Napi::Env env, const napi_value* arguments, Calls& calls) {
   return nullptr;
 }
 
-// (iova, length) => bytes unmapped; undefined: as many as `length`. 0 with 2^64-1 is everything.
+// (iova, length) => bytes unmapped; undefined: exactly `length`. iova 0 with length 2^64-1 means everything.
 napi_value unmap(Napi::Env env, const napi_value* arguments, Calls& calls) {
   const uint64_t iova = bigU64Of(env, arguments[0], "iova");
   const uint64_t length = bigU64Of(env, arguments[1], "length");
@@ -118,7 +118,7 @@ napi_value unmap(Napi::Env env, const napi_value* arguments, Calls& calls) {
 // () => the id of the IOAS that the last map worked on
 napi_value which(Napi::Env env, const napi_value*, Calls& calls) { return number(env, calls.last); }
 
-// (own) => { map, unmap, which }. `own`: it is a container of its own, and no iommufd.
+// (own) => { map, unmap, which }. `own`: the file is a real container, not an iommufd.
 Napi::Value containerCalls(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
   (void)self.live(env);
@@ -131,13 +131,13 @@ Napi::Value containerCalls(const Napi::CallbackInfo& info, File& self) {
   return calls;
 }
 
-// () => Space: the container's own
+// () => Space: the container's own address space
 Napi::Value containerSpace(const Napi::CallbackInfo& info, File& self) {
   (void)self.live(info.Env());
   return Space::make(info.Env(), std::make_shared<ledger::SpaceHandle>(self.open()));
 }
 
-// () => has the container lost its IOMMU, and with it all that was mapped?
+// () => has the container lost its IOMMU, and with it all mappings?
 Napi::Value containerLost(const Napi::CallbackInfo& info, File& self) {
   OpenFile& file = self.live(info.Env());
   const int result =
@@ -152,7 +152,7 @@ Napi::Value containerApiVersion(const Napi::CallbackInfo& info, File& self) {
       info.Env(), self.ioctl(info.Env(), uapi::VFIO_GET_API_VERSION, "VFIO_GET_API_VERSION", nullptr));
 }
 
-// (extension) => has it
+// (extension) => does the container support it?
 Napi::Value containerCheckExtension(const Napi::CallbackInfo& info, File& self) {
   const uint32_t extension = oneOf(Arguments(info), 0, "extension", kExtensions);
   return Napi::Boolean::New(info.Env(), self.ioctl(info.Env(), uapi::VFIO_CHECK_EXTENSION,
@@ -180,7 +180,7 @@ Napi::Value containerInfo(const Napi::CallbackInfo& info, File& self) {
     self.ioctl(env, uapi::VFIO_IOMMU_GET_INFO, "VFIO_IOMMU_GET_INFO", room.data());
     room.end(header);
     if (header.argsz <= room.size()) break;
-    room.grow(header.argsz);  // the kernel has said how much there is
+    room.grow(header.argsz);  // the kernel has reported the size that it needs
   }
   if (header.iova_pgsizes == 0) reply.refuse("it has no page sizes");
   Napi::Array ranges = Napi::Array::New(env);
@@ -220,8 +220,9 @@ Napi::Value containerInfo(const Napi::CallbackInfo& info, File& self) {
   return answer;
 }
 
-// (own, then as map), off the event loop: => Promise<{ iova, ioas: the IOAS of an iommufd that it is in }>.
-// ECANCELED: the file was disposed meanwhile, and nothing is mapped.
+// (own, then the arguments of map) => Promise<{ iova, ioas }>, off the event loop. `ioas`: the IOAS of an
+// iommufd that the mapping is in. Fails with ECANCELED if the file was disposed meanwhile; then nothing is
+// mapped.
 Napi::Value containerMapAsync(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
   (void)self.live(env);
@@ -244,7 +245,7 @@ Napi::Value containerMapAsync(const Napi::CallbackInfo& info, File& self) {
         const int result =
             target.space->map(wanted, [&](Wanted& asked) { return askToMap(*file, call->given, asked); });
         if (result < 0 || !slot->disposed) return result;
-        // Nobody is told of it any more.
+        // Nobody receives the result any more, so the mapping is undone.
         uint64_t bytes = 0;
         const int undone = target.space->unmapMapping(
             wanted.mapping, *wanted.iova, wanted.length, bytes,
@@ -291,7 +292,7 @@ Napi::Value containerDirtyBitmap(const Napi::CallbackInfo& info, File& self) {
   return bitmap.toJs(info.Env());
 }
 
-// (own, iova, length, pageSize) => { bytes, bitmap: Uint8Array }: unmaps, and tells what was written until
+// (own, iova, length, pageSize) => { bytes, bitmap: Uint8Array }: unmaps, and reports the pages written until
 // then
 Napi::Value containerUnmapDirty(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
@@ -307,7 +308,8 @@ Napi::Value containerUnmapDirty(const Napi::CallbackInfo& info, File& self) {
   if (result >= 0)
     result = target.space->unmap(iova, length, target.manner, bytes,
                                  [&](uint64_t start, uint64_t size, uint64_t& unmapped) -> int {
-                                   // What is asked once more after a failure has told no marks anyway.
+                                   // A second request for one piece after a failure does not ask for dirty
+                                   // bits.
                                    if (start != iova || size != length)
                                      return ledger::unmapContainer(file, start, size, unmapped);
                                    struct {
@@ -332,8 +334,8 @@ Napi::Value containerUnmapDirty(const Napi::CallbackInfo& info, File& self) {
   return answer;
 }
 
-// (iova, length) => bytes whose user addresses are invalid now: 0 with 2^64-1 is everything. Nothing is
-// unmapped.
+// (iova, length) => bytes whose user addresses are invalid now. iova 0 with length 2^64-1 means everything.
+// Nothing is unmapped.
 Napi::Value containerInvalidateVaddr(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   uapi::vfio_iommu_type1_dma_unmap command{};
@@ -349,8 +351,8 @@ Napi::Value containerInvalidateVaddr(const Napi::CallbackInfo& info, File& self)
   return bigint(info.Env(), command.size);
 }
 
-// (own, memory, offset, size, iova, mapping, length): where the memory of an invalidated mapping is now.
-// `length` is the mapping's. ENOENT: it is not mapped.
+// (own, memory, offset, size, iova, mapping, length): gives an invalidated mapping its new memory. `length`
+// is the length of the mapping. Fails with ENOENT if it is not mapped.
 Napi::Value containerUpdateVaddr(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
   const Arguments arguments(info);

@@ -14,7 +14,8 @@ Napi::Value textOrUndefined(Napi::Env env, const char* text) {
 Napi::Value make(Napi::Env env, int64_t error, const char* syscall, Napi::Value request, Napi::Value path,
                  Napi::Value handled) {
   const Napi::Function makeError = Environment::of(env).makeError.Value();
-  // The copy of lib/ is gone while a call of its was under way: nobody is left who could tell the difference.
+  // The copy of lib/ was collected while one of its calls was running. No code is left that could notice the
+  // different error.
   if (makeError.IsEmpty()) return Napi::Error::New(env, std::string(syscall) + " failed").Value();
   return makeError.Call({Napi::Number::New(env, static_cast<double>(std::llabs(error))),
                          Napi::String::New(env, syscall), request, path, handled});

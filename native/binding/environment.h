@@ -1,9 +1,9 @@
-// What the addon keeps for each copy of lib/ that has loaded it: its classes and the function that makes its
-// errors. A thread has one copy as a rule; several where a program evaluates the package again (Jest, hot
-// reload). Each loads the addon for itself (lib/addon/native.ts), and Node-API makes an environment of each
-// loading: so everything that is made, called back or completed in `env` is of one copy. It dies with the
-// thread's JavaScript. There is no other global state than the list of live software hosts (see hosts.h),
-// which all environments of a process share.
+// The addon's data for each copy of lib/ that has loaded it: its classes and the function that creates its
+// errors. Usually a thread has one copy. It has several if a program evaluates the package again (Jest, hot
+// reload). Each copy loads the addon separately (lib/addon/native.ts), and Node-API creates one environment
+// for each load. So every object, callback and completion in `env` belongs to one copy. The data is deleted
+// when the thread's JavaScript ends. There is no other global state than the list of live software hosts (see
+// hosts.h), which all environments of a process share.
 #pragma once
 
 #include <napi.h>
@@ -27,9 +27,9 @@ struct Environment {
   Napi::FunctionReference mapped;
   Napi::FunctionReference write;
   Napi::FunctionReference turn;
-  // (errno, syscall, request?, path?, handled?, reason?) => VfioError; lib/base/errors.ts. Weak, since it
-  // holds its whole copy of lib/: the copy holds it (lib/addon/native.ts), and is collected when no one uses
-  // it any more.
+  // (errno, syscall, request?, path?, handled?, reason?) => VfioError; lib/base/errors.ts. The reference is
+  // weak, because the function keeps its whole copy of lib/ alive. The copy keeps the function
+  // (lib/addon/native.ts), and both are collected when nothing uses the copy any more.
   Napi::FunctionReference makeError;
   Schedule schedule;
   std::shared_ptr<PagesTable> pages = std::make_shared<PagesTable>();
@@ -41,21 +41,21 @@ struct Environment {
 [[noreturn]] void throwErrno(Napi::Env env, int64_t error, const char* syscall, const char* request = nullptr,
                              const char* path = nullptr);
 
-// The same for a request on several entries: `handled` of them were done.
+// The same for a request with several entries: the kernel handled `handled` of them.
 [[noreturn]] void throwErrnoAfter(Napi::Env env, int64_t error, const char* request, uint32_t handled);
 
-// The same for an answer that can't be true: EPROTO, and `reason` says why. See replies.h.
+// The same for an answer that cannot be true: EPROTO, with the cause in `reason`. See replies.h.
 [[noreturn]] void throwReply(Napi::Env env, const char* syscall, const char* request,
                              const std::string& reason);
 
-// The same as a value, for rejecting a promise.
+// The same, but returns the error, to reject a promise with it.
 Napi::Value makeErrno(Napi::Env env, int64_t error, const char* syscall, const char* request,
                       const char* path);
 
-// A use of something that was disposed.
+// Throws the error for the use of a disposed object.
 [[noreturn]] void throwDisposed(Napi::Env env, const char* what);
 
-// An error that is not a system call's, with a code.
+// Throws an error that comes from no system call, with a code.
 [[noreturn]] void throwCode(Napi::Env env, const char* code, const std::string& message);
 
 }  // namespace vfio::binding

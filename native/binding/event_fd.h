@@ -16,7 +16,7 @@ class EventFd final : public Napi::ObjectWrap<EventFd> {
 
  private:
   Napi::Value fd(const Napi::CallbackInfo& info);
-  Napi::Value take(const Napi::CallbackInfo& info);   // the count since last asked: bigint, 0n if none
+  Napi::Value take(const Napi::CallbackInfo& info);   // the count since the last call: bigint, 0n if none
   Napi::Value watch(const Napi::CallbackInfo& info);  // (keepAlive: boolean): calls onReadable when it fires
   Napi::Value rest(const Napi::CallbackInfo& info);   // nobody waits now
   Napi::Value dispose(const Napi::CallbackInfo& info);

@@ -13,8 +13,8 @@
 namespace vfio::binding {
 namespace {
 
-// What it was made with, the name of the call: its text is that, and the words for the errno. A thread that
-// can't be had comes without.
+// The name of the call that the error was created with. The error's text is this name and the words for the
+// errno. If a thread cannot be created, the text has no name.
 std::string callOf(const std::system_error& error) {
   const std::string text = error.what();
   const size_t end = text.find(": ");
@@ -40,7 +40,7 @@ void throwHandled(napi_env raw) noexcept {
       Napi::Error::New(env, error.what()).ThrowAsJavaScriptException();
     }
   } catch (...) {
-    // Not even an error could be made, or one is on its way already.
+    // Not even an error object could be created, or an exception is already pending.
     napi_throw_error(raw, "ENOMEM", "ENOMEM: there is no memory for the error that was to be told");
   }
 }

@@ -1,8 +1,8 @@
-// What becomes of a C++ exception at the border to JavaScript: an error that says what was lacking.
+// Turns a C++ exception into a JavaScript error that says which resource was missing.
 //
-// node-addon-api runs every callback inside its WrapCallback, which knows Napi::Error only. The one here is
-// chosen instead, being the more constrained one of two: so this is included before napi.h, by the compiler's
-// command line (binding.gyp).
+// node-addon-api runs every callback inside its WrapCallback, which handles Napi::Error only. The compiler
+// chooses the WrapCallback in this file instead, because it is the more constrained of the two. For that,
+// this file must be included before napi.h: the compiler's command line does so (binding.gyp).
 #pragma once
 
 #include <node_api.h>
@@ -13,7 +13,8 @@
 
 namespace vfio::binding {
 
-// What a system call has given must reach JavaScript: a callback's own allocations fall back on the reserve.
+// The result of a system call must reach JavaScript, so allocations inside a callback can use the memory
+// reserve.
 class WithReserve {
  public:
   WithReserve() { (void)soft::Reserve::fill(); }
@@ -22,8 +23,8 @@ class WithReserve {
   const soft::Reserve::Use use_;
 };
 
-// Within a handler: throws what is being handled as JavaScript's. Lack of memory, descriptors or threads is a
-// VfioError with the errno.
+// Call this inside a catch handler: throws the caught exception as a JavaScript error. A lack of memory,
+// descriptors or threads becomes a VfioError with the errno.
 void throwHandled(napi_env env) noexcept;
 
 }  // namespace vfio::binding

@@ -10,7 +10,7 @@ struct Table {
   std::vector<File::Call> (*calls)();
 };
 
-// Which calls a file of each kind takes. An iommufd answers a container's requests too
+// The calls that a file of each kind accepts. An iommufd also accepts a container's requests
 // (CONFIG_IOMMUFD_VFIO_CONTAINER).
 constexpr Table kTables[] = {
     {FileKind::iommufd, iommufdTable},       {FileKind::iommufd, hwptTable},
@@ -80,7 +80,7 @@ File* File::from(const Napi::Value& value) {
 }
 
 Napi::Value File::fd(const Napi::CallbackInfo& info) {
-  // Unlike a method, an accessor is called on whatever object someone borrows it for.
+  // Unlike a method, JavaScript can call an accessor on any object, so the class is checked here.
   if (from(info.This()) != this) refuse(info.Env(), "a File", "this", info.This());
   const int told = live(info.Env()).tell();
   if (told < 0) throwErrno(info.Env(), told, "fcntl");
@@ -93,7 +93,7 @@ Napi::Value File::dispose(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// () => the release of the kernel that it is a file of
+// () => the release of the kernel that the file belongs to
 Napi::Value File::release(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), live(info.Env()).backend->release());
 }
@@ -103,7 +103,7 @@ Napi::Value File::pinned(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(live(info.Env()).backend->pinned()));
 }
 
-// (other: File) => do both lead to the same open file of the kernel's?
+// (other: File) => do both refer to the same open file of the kernel?
 Napi::Value File::same(const Napi::CallbackInfo& info) {
   const File* other = from(info[0]);
   if (!other) refuse(info.Env(), "a File", "other", info[0]);

@@ -1,6 +1,6 @@
-// An open file of a host, and the kernel calls on it. There is a class in JavaScript for each kind of file,
-// with the calls that such a file takes: one function per call, all of one shape. They are spread over a file
-// for each family of calls, which ends in its table.
+// An open file of a host, and the kernel calls on it. JavaScript has one class for each kind of file, with
+// the calls that such a file accepts. Each call is one function, and all have the same signature. Each family
+// of calls is in its own source file, which ends with the table of its calls.
 //
 // Life: the descriptor is closed when the object is disposed or collected, but never while a call is running
 // on it.
@@ -28,25 +28,25 @@ class File final : public Napi::ObjectWrap<File> {
   static Napi::Function define(Napi::Env env, FileKind kind);
   explicit File(const Napi::CallbackInfo& info);
   ~File() override { slot_->file.reset(); }
-  // Takes over `fd`, which leads to a file of this kind. `adopted`: see OpenFile.
+  // Takes over `fd`, which must refer to a file of this kind. `adopted`: see OpenFile.
   static Napi::Object make(Napi::Env env, std::shared_ptr<Backend> backend, int fd, FileKind kind,
                            bool adopted = false);
-  // The File that `value` is; null: it is something else.
+  // Returns `value` as a File; null: it is not a File.
   static File* from(const Napi::Value& value);
   [[nodiscard]] FileKind kind() const { return kind_; }
   [[nodiscard]] const std::shared_ptr<OpenFile>& open() const { return slot_->file; }
 
-  // What the object and its bound functions share, so that disposing ends both.
+  // The state that the object and its bound functions share, so that disposing ends both.
   struct Slot {
     std::shared_ptr<OpenFile> file;
     std::atomic<bool> disposed = false;  // for calls on other threads, which keep the file
 
-    // The file, or ERR_VFIO_DISPOSED.
+    // Returns the file, or throws ERR_VFIO_DISPOSED.
     [[nodiscard]] OpenFile& live(Napi::Env env, const char* what = "handle") const {
       if (!file) throwDisposed(env, what);
       return *file;
     }
-    // One ioctl: its result, or a VfioError.
+    // Makes one ioctl: returns its result or throws a VfioError.
     int ioctl(Napi::Env env, unsigned long request, const char* name, void* argument) const {
       OpenFile& open = live(env, "Iommufd");
       const int result = open.ioctl(request, argument);
@@ -55,16 +55,15 @@ class File final : public Napi::ObjectWrap<File> {
     }
   };
 
-  // One call: `Run(info, file)`. The engine refuses it on an object of another class than those that it is
-  // of.
+  // One call: `Run(info, file)`. The JavaScript engine refuses the call on an object of another class.
   using Call = Napi::ClassPropertyDescriptor<File>;
   template <Napi::Value (*Run)(const Napi::CallbackInfo&, File&)>
   static Call call(const char* name) {
     return InstanceMethod<&File::run<Run>>(name);
   }
 
-  // Has the kernel make an object by this request: the handle that owns it. `id`: where it says the object's
-  // id.
+  // Asks the kernel to create an object with this request, and returns the handle that owns it. `id`: the
+  // field where the kernel stores the object's id.
   std::shared_ptr<ledger::ObjectHandle> allocate(Napi::Env env, unsigned long request, const char* name,
                                                  void* command, const uint32_t& id) const;
   [[nodiscard]] OpenFile& live(Napi::Env env) const { return slot_->live(env); }
@@ -81,7 +80,7 @@ class File final : public Napi::ObjectWrap<File> {
     return Run(info, *this);
   }
 
-  // What every file has.
+  // Members of every file class.
   Napi::Value fd(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
   Napi::Value release(const Napi::CallbackInfo& info);

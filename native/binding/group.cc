@@ -23,7 +23,7 @@ Napi::Value groupSetContainer(const Napi::CallbackInfo& info, File& self) {
     refuse(info.Env(), "a Container or an Iommufd", "to", info[0]);
   OpenFile& to = container->live(info.Env());
   int32_t fd = to.fd;
-  const auto lock = to.kernel->changeCompat();  // an iommufd may get a compatibility IOAS by it
+  const auto lock = to.kernel->changeCompat();  // the request may give an iommufd a compatibility IOAS
   self.ioctl(info.Env(), uapi::VFIO_GROUP_SET_CONTAINER, "VFIO_GROUP_SET_CONTAINER", &fd);
   return info.Env().Undefined();
 }
@@ -34,7 +34,8 @@ Napi::Value groupUnsetContainer(const Napi::CallbackInfo& info, File& self) {
   return info.Env().Undefined();
 }
 
-// (name, as in the group's devices folder, with " vf_token=UUID" behind it where one is needed) => File
+// (name) => File. The name is as in the group's `devices` folder, followed by " vf_token=UUID" if the device
+// needs a token.
 Napi::Value groupDevice(const Napi::CallbackInfo& info, File& self) {
   std::string name = Arguments(info).text(0, "name");
   const int fd =

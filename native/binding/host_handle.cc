@@ -31,7 +31,7 @@ std::unique_ptr<LateCall> makeCall(Napi::Env env) {
   return made;
 }
 
-// (kernel?, topology?): what a software host is to be
+// (kernel?, topology?): the description of a software host
 soft::HostOptions softwareOptions(const Arguments& arguments, size_t index) {
   soft::HostOptions options;
   if (!arguments[index].IsUndefined()) {
@@ -119,8 +119,8 @@ Napi::Value HostHandle::adoptOwn(const Napi::CallbackInfo& info) {
   return binding::adopt(Arguments(info), backend_);
 }
 
-// (path, kind, checked) => File, open for reading and writing. `kind`: what it is taken for. `checked`: the
-// path is a program's own, and what is there has to be of that kind.
+// (path, kind, checked) => File, open for reading and writing. `kind`: the expected kind of file. `checked`:
+// the program gave the path, so the file's kind must be checked.
 Napi::Value HostHandle::open(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
   const std::string path = arguments.text(0, "path");
@@ -132,7 +132,7 @@ Napi::Value HostHandle::open(const Napi::CallbackInfo& info) {
   return File::make(info.Env(), backend_, fresh.release(), kind);
 }
 
-// () => the kernel's release, or the one that a software host answers as
+// () => the kernel's release, or the release that a software host imitates
 Napi::Value HostHandle::release(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), live(info.Env()).release());
 }
@@ -147,8 +147,8 @@ Napi::Value HostHandle::readText(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), text);
 }
 
-// (path, milliseconds) => string, or null when there is no such file. For attributes whose reading waits with
-// those who change the device: -ETIMEDOUT after that time.
+// (path, milliseconds) => string, or null when there is no such file. For attributes whose read waits for the
+// device's lock, which others hold while they change the device: -ETIMEDOUT after that time.
 Napi::Value HostHandle::readTextWithin(const Napi::CallbackInfo& info) {
   if (software_ || !callsMayWait()) return readText(info);
   const Arguments arguments(info);
@@ -172,9 +172,9 @@ Napi::Value HostHandle::writeText(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// (path, text, onOver: (bytes or -errno) => void) => Write. Writing `unbind` waits as long as someone holds
-// the device: never on the event loop, nor on a thread of this process. The errno comes as a value, since
-// what it means depends on the file.
+// (path, text, onOver: (bytes or -errno) => void) => Write. A write to `unbind` waits until nobody has the
+// device open, so it never runs on the event loop or on a thread of this process. The errno is returned as a
+// value, because its meaning depends on the file.
 Napi::Value HostHandle::write(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
   Backend& backend = live(info.Env());
@@ -195,7 +195,7 @@ Napi::Value HostHandle::turn(const Napi::CallbackInfo& info) {
   return Turn::make(info.Env(), &live(info.Env()), info[0], info[1]);
 }
 
-// () => Host: the same, disposed by itself
+// () => Host: a second handle of the same host, disposed separately
 Napi::Value HostHandle::share(const Napi::CallbackInfo& info) {
   (void)live(info.Env());
   Napi::Object object = Environment::of(info.Env()).host.New({});
@@ -205,7 +205,7 @@ Napi::Value HostHandle::share(const Napi::CallbackInfo& info) {
   return object;
 }
 
-// (file) => is it one of this host's? Not if it was disposed.
+// (file) => does the file belong to this host? False if the file was disposed.
 Napi::Value HostHandle::has(const Napi::CallbackInfo& info) {
   const File* file = File::from(info[0]);
   if (!file) refuse(info.Env(), "a File", "file", info[0]);
@@ -235,7 +235,7 @@ Napi::Value HostHandle::list(const Napi::CallbackInfo& info) {
   return array;
 }
 
-// (group) => { owner, count, fd }, or null where the host tells nobody
+// (group) => { owner, count, fd }, or null if the host does not report it
 Napi::Value HostHandle::dmaOwner(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   DmaOwner owner;
@@ -262,7 +262,8 @@ Napi::Value HostHandle::addDevice(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// (bdf, life) => 0 or -errno; -EBUSY: not yet; -ENODEV: there is no such device, or another one by now
+// (bdf, life) => 0 or -errno. -EBUSY: it cannot be removed yet. -ENODEV: there is no such device, or another
+// device has the address by now.
 Napi::Value HostHandle::removeDevice(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
   (void)live(info.Env());
@@ -310,12 +311,12 @@ Napi::Value HostHandle::own(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// () => the uid that counts for permissions
+// () => the uid that permissions are checked against
 Napi::Value HostHandle::user(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), live(info.Env()).user());
 }
 
-// (uid): the program is this user's from now on. Software only.
+// (uid): from now on the program runs as this user. Software host only.
 Napi::Value HostHandle::become(const Napi::CallbackInfo& info) {
   const uint32_t uid = Arguments(info).u32(0, "uid");
   if (software_) software_->become(uid);
@@ -331,7 +332,7 @@ Napi::Value HostHandle::openers(const Napi::CallbackInfo& info) {
   return numbers(info.Env(), pids);
 }
 
-// (path) => descriptors of this process
+// (path) => descriptors of this process that are open on it
 Napi::Value HostHandle::descriptors(const Napi::CallbackInfo& info) {
   const std::string path = Arguments(info).text(0, "path");
   std::vector<int> fds;
@@ -340,9 +341,9 @@ Napi::Value HostHandle::descriptors(const Napi::CallbackInfo& info) {
   return numbers(info.Env(), fds);
 }
 
-// (path) => whether the disk belongs to something in the kernel, or to a program, alone: opening it
-// exclusively is refused then. Where it can't be opened for another reason nothing is known, and the answer
-// is no. Without blocking: a drive without a medium stays as it is.
+// (path) => does the kernel or a program hold the disk exclusively? Then an exclusive open fails. If the open
+// fails for another reason, nothing is known, and the answer is no. Opens without blocking: a drive without a
+// medium stays as it is.
 Napi::Value HostHandle::claimed(const Napi::CallbackInfo& info) {
   const std::string path = Arguments(info).text(0, "path");
   Backend& backend = live(info.Env());
@@ -351,7 +352,7 @@ Napi::Value HostHandle::claimed(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), fd == -EBUSY);
 }
 
-// () => { bdf, iova, length, write, reason }[] since last asked. Software only.
+// () => { bdf, iova, length, write, reason }[]: the faults since the last call. Software host only.
 Napi::Value HostHandle::takeFaults(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Napi::Array array = Napi::Array::New(env);
@@ -368,7 +369,8 @@ Napi::Value HostHandle::takeFaults(const Napi::CallbackInfo& info) {
   return array;
 }
 
-// () => Promise<void>: once no device has work left. Software only; the kernel's devices can't be asked.
+// () => Promise<void>: resolves when no device has work left. Software host only: real devices cannot be
+// asked.
 Napi::Value HostHandle::settle(const Napi::CallbackInfo& info) {
   return AsyncCall::start(
       info.Env(), {"settle", nullptr},
@@ -384,7 +386,7 @@ Backend& HostHandle::live(Napi::Env env) const {
   return *backend_;
 }
 
-// Files that are open on it keep a software host until they are closed.
+// A software host stays alive until all files that are open on it are closed.
 Napi::Value HostHandle::dispose(const Napi::CallbackInfo& info) {
   backend_.reset();
   software_.reset();

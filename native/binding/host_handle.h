@@ -1,4 +1,4 @@
-// A host as JavaScript holds it: the kernel or one software host, and the calls that need no open file.
+// The JavaScript handle of a host (the kernel or one software host), with the calls that need no open file.
 #pragma once
 
 #include <napi.h>
@@ -16,12 +16,12 @@ class HostHandle final : public Napi::ObjectWrap<HostHandle> {
   // new Host('kernel' | 'software', kernel?, topology?); new Host(): a disposed one, for share()
   explicit HostHandle(const Napi::CallbackInfo& info);
 
-  // (fd, kind) => File: a duplicate of a descriptor of that kind, on whichever host it belongs to
+  // (fd, kind) => File: a duplicate of a descriptor of that kind, on the host it belongs to
   static Napi::Value adopt(const Napi::CallbackInfo& info);
 
  private:
   Napi::Value open(const Napi::CallbackInfo& info);
-  Napi::Value adoptOwn(const Napi::CallbackInfo& info);  // the same, of this host alone
+  Napi::Value adoptOwn(const Napi::CallbackInfo& info);  // the same, but only for this host's descriptors
   Napi::Value release(const Napi::CallbackInfo& info);
   Napi::Value readText(const Napi::CallbackInfo& info);
   Napi::Value readTextWithin(const Napi::CallbackInfo& info);
@@ -50,7 +50,7 @@ class HostHandle final : public Napi::ObjectWrap<HostHandle> {
   [[nodiscard]] Backend& live(Napi::Env env) const;
 
   std::shared_ptr<Backend> backend_;
-  std::shared_ptr<soft::Host> software_;  // null on the kernel
+  std::shared_ptr<soft::Host> software_;  // null for the kernel
 };
 
 }  // namespace vfio::binding

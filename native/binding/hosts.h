@@ -1,6 +1,6 @@
-// Which host a descriptor belongs to. Software hosts live in the process, shared by its worker threads, so a
-// bare number that came from another thread must find its host again. Hosts register when made and are held
-// weakly.
+// Finds the host that a descriptor belongs to. Software hosts live in the process, and its worker threads
+// share them. So a descriptor number that comes from another thread must lead to its host again. A host
+// registers when it is created, and the list holds it weakly.
 #pragma once
 
 #include <memory>
@@ -14,10 +14,10 @@ namespace vfio::binding {
 // The one kernel.
 std::shared_ptr<Backend> kernel();
 
-// A new software host. Throws std::invalid_argument, with words, for a machine that can't be built.
+// A new software host. Throws std::invalid_argument, with a message, for a machine that cannot be built.
 std::shared_ptr<soft::Host> makeSoftwareHost(soft::HostOptions options);
 
-// This process's memory: one for all hosts, since a page may be mapped for devices of several.
+// The memory of this process. All hosts share it, because a page may be mapped for devices of several hosts.
 const std::shared_ptr<soft::mm::Memory>& processMemory();
 
 // The host that knows `fd`: a live software host, or else the kernel.

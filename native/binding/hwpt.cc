@@ -1,4 +1,4 @@
-// Page tables of an iommufd, and what an IOMMU is.
+// Page tables of an iommufd (HWPT), and information about an IOMMU (GET_HW_INFO).
 #include <cerrno>
 #include <cstring>
 #include <vector>
@@ -14,14 +14,14 @@ namespace {
 
 enum class Format { vtdS1, armSmmuv3, amdGuest };
 
-// The data of a page table of one's own, as its format has it.
+// The data of a page table that the user builds, one member for each format.
 union TableData {
   uapi::iommu_hwpt_vtd_s1 vtd;
   uapi::iommu_hwpt_arm_smmuv3 arm;
   uapi::iommu_hwpt_amd_guest amd;
 };
 
-// (format, fields): what HWPT_ALLOC points to
+// (format, fields): fills the data that HWPT_ALLOC points to
 void fillTable(const Arguments& arguments, size_t index, TableData& data, uapi::iommu_hwpt_alloc& command) {
   static constexpr std::pair<const char*, Format> kFormats[] = {
       {"vtd-s1", Format::vtdS1}, {"arm-smmuv3", Format::armSmmuv3}, {"amd-guest", Format::amdGuest}};
@@ -31,7 +31,7 @@ void fillTable(const Arguments& arguments, size_t index, TableData& data, uapi::
     if (from.size() != count) refuse(arguments.env(), "the format's fields", "fields", arguments[index + 1]);
   };
   switch (format) {
-    case Format::vtdS1:  // root, address width, then a flag each
+    case Format::vtdS1:  // root, address width, then one field for each flag
       need(5);
       data.vtd.pgtbl_addr = from[0];
       data.vtd.addr_width = static_cast<uint32_t>(from[1]);
@@ -57,7 +57,7 @@ void fillTable(const Arguments& arguments, size_t index, TableData& data, uapi::
   command.data_uptr = reinterpret_cast<uint64_t>(&data);
 }
 
-// What GET_HW_INFO stores, by type.
+// The data that GET_HW_INFO stores, by type.
 union HardwareData {
   uint8_t bytes[256];
   uapi::iommu_hw_info_vtd vtd;
@@ -98,7 +98,7 @@ void setHardware(Napi::Env env, Napi::Object answer, const uapi::iommu_hw_info& 
       answer.Set("efr2", bigint(env, data.amd.efr2));
       return;
     default: {
-      // The kernel says how much it has, which may be more than it was given room for.
+      // The kernel reports the full size of its data, which may be larger than the buffer.
       const size_t size = std::min<size_t>(command.data_len, sizeof data.bytes);
       Napi::Uint8Array bytes = Napi::Uint8Array::New(env, size);
       if (size != 0) std::memcpy(bytes.Data(), data.bytes, size);
@@ -124,7 +124,7 @@ Napi::Value hwptAlloc(const Napi::CallbackInfo& info, File& self) {
                   (faultQueue ? uapi::IOMMU_HWPT_FAULT_ID_VALID : 0);
   command.fault_id = faultQueue.value_or(0);
   if (!info[6].IsUndefined()) fillTable(arguments, 6, data, command);
-  // What asks for nothing new may be as short as it was at first, which every kernel takes.
+  // Without a newer field the struct can have its first, short size, which every kernel accepts.
   if (command.data_type == uapi::IOMMU_HWPT_DATA_NONE && !faultQueue)
     command.size = uapi::iommu_hwpt_alloc_min;
   return KernelObject::make(info.Env(), self.allocate(info.Env(), uapi::IOMMU_HWPT_ALLOC, "IOMMU_HWPT_ALLOC",
@@ -158,7 +158,7 @@ Napi::Value hwptDirtyBitmap(const Napi::CallbackInfo& info, File& self) {
   return bitmap.toJs(info.Env());
 }
 
-// (hwpt or viommu, format, fields) => entries handled; the error knows them too
+// (hwpt or viommu, format, fields) => number of entries handled; an error carries this number too
 Napi::Value hwptInvalidate(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   static constexpr std::pair<const char*, Format> kFormats[] = {{"vtd-s1", Format::vtdS1},

@@ -21,7 +21,7 @@ uint32_t optionId(const Arguments& arguments, size_t index) {
   refuse(arguments.env(), "'RLIMIT_MODE' or 'HUGE_PAGES'", "option", arguments[index]);
 }
 
-// (id): whatever object has it
+// (id): destroys the object that has this id, of any type
 Napi::Value destroy(const Napi::CallbackInfo& info, File& self) {
   const uint32_t id = Arguments(info).u32(0, "id");
   OpenFile& file = self.live(info.Env());
@@ -30,7 +30,7 @@ Napi::Value destroy(const Napi::CallbackInfo& info, File& self) {
   return info.Env().Undefined();
 }
 
-// () => Space, which owns it
+// () => Space, which owns the new IOAS
 Napi::Value ioasAlloc(const Napi::CallbackInfo& info, File& self) {
   OpenFile& file = self.live(info.Env());
   std::shared_ptr<ledger::Object> made;
@@ -52,7 +52,7 @@ Napi::Value ioasAlloc(const Napi::CallbackInfo& info, File& self) {
   return Space::make(info.Env(), std::move(handle));
 }
 
-// (id) => Space, of an address space that the kernel made or another handle owns
+// (id) => Space, for an address space that the kernel created or another handle owns
 Napi::Value ioasOf(const Napi::CallbackInfo& info, File& self) {
   const uint32_t id = Arguments(info).u32(0, "ioas");
   OpenFile& file = self.live(info.Env());
@@ -78,7 +78,7 @@ Napi::Value ioasIovaRanges(const Napi::CallbackInfo& info, File& self) {
     const int result =
         file.backend->ioctl(file.fd, uapi::IOMMU_IOAS_IOVA_RANGES, reinterpret_cast<uintptr_t>(&command));
     if (result >= 0) break;
-    // Too short an array: the kernel has said how many there are.
+    // The array was too short: the kernel has reported how many ranges there are.
     if (result != -EMSGSIZE || command.num_iovas <= ranges.size())
       throwErrno(env, result, "ioctl", "IOMMU_IOAS_IOVA_RANGES");
     reply.counted(command.num_iovas, kMost, "ranges");
@@ -181,8 +181,8 @@ Napi::Value clearVfioIoas(const Napi::CallbackInfo& info, File& self) {
   return info.Env().Undefined();
 }
 
-// (feature) => has the kernel its request? Asked with a struct that is too short for any, which is EINVAL
-// before anything else is looked at; ENOTTY, there is no such request.
+// (feature) => does the kernel know the request of this feature? The struct is too short for every request: a
+// known request fails with EINVAL before the kernel checks anything else, an unknown one with ENOTTY.
 Napi::Value supports(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   static constexpr std::pair<const char*, uint32_t> kRequests[] = {
@@ -196,7 +196,7 @@ Napi::Value supports(const Napi::CallbackInfo& info, File& self) {
       {"vdevice", uapi::IOMMU_VDEVICE_ALLOC},
       {"change-process", uapi::IOMMU_IOAS_CHANGE_PROCESS},
       {"veventq", uapi::IOMMU_VEVENTQ_ALLOC},
-      {"pasid", uapi::IOMMU_VEVENTQ_ALLOC},  // a flag, of the same release
+      {"pasid", uapi::IOMMU_VEVENTQ_ALLOC},  // a flag; came with this request
       {"hw-queue", uapi::IOMMU_HW_QUEUE_ALLOC},
       {"noiommu-physical-address", uapi::IOMMU_IOAS_NOIOMMU_GET_PA},
   };

@@ -32,7 +32,7 @@ Napi::Value KernelObject::gone(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), !handle_ || handle_->gone());
 }
 
-// Destroys it. Gone already: nothing.
+// Destroys it. If it is already destroyed, does nothing.
 Napi::Value KernelObject::destroy(const Napi::CallbackInfo& info) {
   if (!handle_) return info.Env().Undefined();
   const int result = handle_->destroy();
@@ -40,7 +40,7 @@ Napi::Value KernelObject::destroy(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// The same, whatever comes of it: what is in use goes with the iommufd.
+// The same, but ignores the result: the kernel destroys an object in use with the iommufd.
 Napi::Value KernelObject::dispose(const Napi::CallbackInfo& info) {
   handle_.reset();
   return info.Env().Undefined();

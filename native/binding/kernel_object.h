@@ -1,4 +1,5 @@
-// An object of an iommufd as JavaScript owns it, other than an address space: native/ledger/object_handle.h.
+// The JavaScript handle that owns an object of an iommufd, other than an address space:
+// native/ledger/object_handle.h.
 #pragma once
 
 #include <napi.h>

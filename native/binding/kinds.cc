@@ -8,7 +8,7 @@
 namespace vfio::binding {
 namespace {
 
-// With its article, as in "which is ...". Null: none of ours.
+// The name of the kind with its article, as in "which is ...". Null: the package does not support this kind.
 const char* inWords(FileKind kind) {
   switch (kind) {
     case FileKind::iommufd:
@@ -74,12 +74,13 @@ Napi::Value adopt(const Arguments& arguments, const std::shared_ptr<Backend>& ho
   const auto require = [&](int which) {
     requireKind(env, *backend, which, kind, "the descriptor of", "fd", number);
   };
-  // Before there is a duplicate: closing that would end the record locks that the program has on the file.
+  // Check before the duplicate exists: closing a duplicate would release the record locks that the program
+  // holds on the file.
   if (backend->kindOf(fd) != FileKind::unknown) require(fd);
   const int copy = backend->dup(fd);
   if (copy < 0) throwErrno(env, copy, "fcntl");
   Fresh fresh{*backend, copy};
-  require(copy);  // the number may have become another file's meanwhile
+  require(copy);  // the number may belong to another file by now
   if (host && host != backend)
     refuseFile(env, std::string("Expected the descriptor of ") + inWords(kind) +
                         " of this host for fd but received " + number + ", which is another host's");

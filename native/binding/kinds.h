@@ -1,5 +1,5 @@
-// Descriptors that come from outside are what they are taken for: a request on another kind of file may be
-// another request there.
+// Checks that a descriptor from outside has the expected kind: on another kind of file the same ioctl number
+// may mean another request.
 #pragma once
 
 #include <napi.h>
@@ -13,7 +13,7 @@
 
 namespace vfio::binding {
 
-// A descriptor until somebody owns it.
+// Holds a new descriptor until another object takes it over.
 struct Fresh {
   Backend& backend;
   int fd;
@@ -26,13 +26,13 @@ struct Fresh {
 // 'iommufd', 'device', 'group' or 'container'
 [[nodiscard]] FileKind kindArgument(const Arguments& arguments, size_t index);
 
-// Throws, in words, if the file behind `fd` is of another kind. `expected`: what was to be passed, "the
-// descriptor of" or "the path of"; `received`: what was.
+// Throws an error with a message if the file behind `fd` has another kind. `expected`: the argument that the
+// caller should pass, "the descriptor of" or "the path of". `received`: the argument that it passed.
 void requireKind(Napi::Env env, Backend& backend, int fd, FileKind kind, const char* expected,
                  const char* name, const std::string& received);
 
-// A duplicate of a descriptor that leads to a file of this kind, as a File. `host`: it has to be this one's;
-// null: of any.
+// Returns a File on a duplicate of a descriptor that refers to a file of this kind. `host`: the descriptor
+// must belong to this host; null: to any host.
 [[nodiscard]] Napi::Value adopt(const Arguments& arguments, const std::shared_ptr<Backend>& host);
 
 }  // namespace vfio::binding

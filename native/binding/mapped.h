@@ -1,10 +1,12 @@
 // A mapped piece of a region. Each access is one load or store instruction of exactly its width, in program
 // order: never split, merged, repeated, dropped or made a read-modify-write (the guarded copy is assembly and
-// has one instruction for each of the four widths). Where the mapping is a software device's registers, the
-// access goes to its model instead. A device that does not answer is EIO, not a crash.
+// has one instruction for each of the four widths). If the mapping contains registers of a software device,
+// the access calls its model instead. If a device does not answer, the access fails with EIO and does not
+// crash the process.
 //
-// Life: disposing it lets go of the device at once. The addresses stay reserved, as zeroes, until every
-// ArrayBuffer over them is collected; forgotten without disposal, device and addresses go together then.
+// Life: disposing it releases the device at once. The addresses stay reserved, and read as zeroes, until
+// every ArrayBuffer over them is collected. Without disposal, device and addresses are released together at
+// that time.
 #pragma once
 
 #include <napi.h>
@@ -35,9 +37,9 @@ class Mapping {
   uint8_t* const address;
   const size_t length;
   const bool trapped;
-  guard::Watch* watch = nullptr;  // null: no room, so no views
+  guard::Watch* watch = nullptr;  // null: no watch was free, so views are not possible
 
-  // Lets go of the device while the addresses stay: what still looks at them sees zeroes.
+  // Releases the device but keeps the addresses: remaining views read zeroes.
   void retire();
 };
 
@@ -48,10 +50,10 @@ class Mapped final : public Napi::ObjectWrap<Mapped> {
   ~Mapped() override {
     if (slot_) slot_->mapping.reset();
   }
-  // With read8 to write64 as functions of its own, bound to the mapping.
+  // The object has its own functions read8 to write64, bound to the mapping.
   static Napi::Object make(Napi::Env env, std::shared_ptr<Mapping> mapping);
 
-  // What the bound functions and the object share, so that disposing ends both.
+  // The state that the bound functions and the object share, so that disposing ends both.
   struct Slot {
     std::shared_ptr<Mapping> mapping;
   };

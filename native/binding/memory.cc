@@ -30,27 +30,27 @@ namespace {
 constexpr napi_type_tag kTag{0x76f1'0a11'3c5d'4b01, 0x9d2e'7c40'51b8'66a1};
 constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE, which older headers lack
 constexpr size_t kHugePage = size_t{2} << 20;
-// V8's own limit is higher and varies; a larger ArrayBuffer than this is refused by some supported version.
+// V8's own limit is higher and varies; some supported version refuses a larger ArrayBuffer than this.
 constexpr size_t kLargestBuffer = size_t{1} << 32;
 
 bool roundUp(uint64_t size, size_t unit, size_t& rounded) {
   return !__builtin_add_overflow(size, unit - 1, &rounded) && (rounded &= ~(unit - 1), rounded != 0);
 }
 
-// The size of an open file. Not by lseek(SEEK_END): the offset is the caller's, and other processes' with it.
+// The size of an open file. Not by lseek(SEEK_END): the caller, and other processes, share the file offset.
 uint64_t sizeOf(Napi::Env env, int fd) {
   struct stat file {};
   if (::fstat(fd, &file) < 0) throwErrno(env, errno, "fstat");
   if (S_ISFIFO(file.st_mode) || S_ISSOCK(file.st_mode)) throwErrno(env, ESPIPE, "mmap");
   if (!S_ISBLK(file.st_mode)) return static_cast<uint64_t>(file.st_size);
-  uint64_t size = 0;  // of a disk, which has none of a file's
+  uint64_t size = 0;  // for a disk: fstat reports no size for it
   if (::ioctl(fd, BLKGETSIZE64, &size) < 0) throwErrno(env, errno, "ioctl", "BLKGETSIZE64");
   return size;
 }
 
-// Pages of a file that has shrunk are not there any more.
+// Copies with a guard: pages of a file that has shrunk no longer exist.
 void move(Napi::Env env, uint8_t* into, const uint8_t* from, size_t size) {
-  // The guarded copy goes upwards.
+  // The guarded copy runs from low to high addresses, so an overlap may need a second buffer.
   std::vector<uint8_t> aside;
   if (into > from && into < from + size) {
     aside.resize(size);
@@ -60,7 +60,7 @@ void move(Napi::Env env, uint8_t* into, const uint8_t* from, size_t size) {
   if (guard::copy(into, from, size) != 0) throwErrno(env, EFAULT, "copy");
 }
 
-// What was just mapped, for who gives it back.
+// Wraps a new mapping in Pages, which unmap it at the end.
 std::shared_ptr<Pages> own(uint8_t* start, size_t size) {
   try {
     return std::make_shared<Pages>(start, size, true);
@@ -76,7 +76,7 @@ uint64_t PagesTable::add(std::shared_ptr<Pages> pages) {
   if (free_.empty()) {
     if (entries_.size() == kPlaces) throw std::bad_alloc();
     if (entries_.size() == entries_.capacity()) entries_.reserve(std::max<size_t>(64, 2 * entries_.size()));
-    free_.reserve(entries_.capacity());  // removing needs no memory then
+    free_.reserve(entries_.capacity());  // so remove() allocates no memory
     free_.push_back(entries_.size());
     entries_.push_back({});
   }
@@ -98,10 +98,10 @@ Pages::~Pages() {
 
 namespace {
 
-// What an external ArrayBuffer keeps. When an environment ends, Node gives back the memory of all its
-// buffers, also of one whose bytes another thread has by now (ArrayBuffer.prototype.transfer, and from there
-// postMessage). That thread must not touch unmapped memory, nor what comes to be in its place: the addresses
-// are never used again then.
+// The data that an external ArrayBuffer keeps alive. When an environment ends, Node releases the memory of
+// all its buffers. It does so even if the bytes of a buffer belong to another thread by now
+// (ArrayBuffer.prototype.transfer, then postMessage). That thread must not touch unmapped memory, nor a new
+// mapping at the same place. So the addresses are then never used again.
 struct KeptByBuffer {
   std::shared_ptr<const void> owner;
   std::function<void()> retire;
@@ -109,7 +109,7 @@ struct KeptByBuffer {
 
   static void release(napi_env env, void*, void* data) {
     auto* self = static_cast<KeptByBuffer*>(data);
-    // No JavaScript can run any more: the environment ends.
+    // If no JavaScript can run any more, the environment is ending.
     napi_value global = nullptr;
     bool ignored = false;
     if (napi_get_global(env, &global) == napi_ok &&
@@ -117,7 +117,7 @@ struct KeptByBuffer {
       delete self;
       return;
     }
-    static std::atomic<KeptByBuffer*> retired = nullptr;  // reachable, so no leak to a sanitizer
+    static std::atomic<KeptByBuffer*> retired = nullptr;  // reachable, so a sanitizer reports no leak
     self->retire();
     self->next = retired.exchange(self);
   }
@@ -231,7 +231,8 @@ Napi::Value Memory::allocate(const Napi::CallbackInfo& info) {
     ::madvise(start, size, MADV_HUGEPAGE);  // a hint: kernels without THP refuse it, and that's fine
   }
   auto pages = own(start, size);
-  // A child process must not get these pages: copy-on-write would move them away from under the device.
+  // A child process must not inherit these pages: after a copy-on-write the device would still use the old
+  // page.
   ::madvise(start, size, MADV_DONTFORK);
   if (node) {
     if (*node >= 1024) refuse(info.Env(), "a NUMA node from 0 to 1023", "numaNode", info[2]);
@@ -240,8 +241,8 @@ Napi::Value Memory::allocate(const Napi::CallbackInfo& info) {
     if (::syscall(SYS_mbind, start, size, MPOL_BIND, mask, 1024 + 1, 0) < 0)
       throwErrno(info.Env(), errno, "mbind");
   }
-  // A huge page that is not there when it is touched is SIGBUS: take them all now. (EINVAL: before
-  // Linux 5.14, where the pool's reservation must do.)
+  // A touch of a huge page that cannot be allocated raises SIGBUS, so allocate all of them now. (EINVAL:
+  // Linux before 5.14, where the pool's reservation must be enough.)
   if (shift && ::madvise(start, size, kPopulateWrite) < 0 && errno != EINVAL)
     throwErrno(info.Env(), ENOMEM, "madvise");
   return make(info.Env(), std::move(pages));
@@ -252,7 +253,7 @@ Napi::Value Memory::ofDescriptor(const Napi::CallbackInfo& info) {
   const int fd = arguments.descriptor(0, "fd");
   const uint64_t offset = arguments.u64(1, "offset");
   const uint64_t length = arguments.u64(2, "length");
-  // A file of huge pages is mapped by whole ones.
+  // A file of huge pages is mapped in whole huge pages.
   struct statfs system {};
   if (::fstatfs(fd, &system) < 0) throwErrno(info.Env(), errno, "fstatfs");
   const size_t unit = system.f_type == HUGETLBFS_MAGIC ? static_cast<size_t>(system.f_bsize) : pageSize();
@@ -260,7 +261,7 @@ Napi::Value Memory::ofDescriptor(const Napi::CallbackInfo& info) {
   size_t size;
   if (!roundUp(length, unit, size))
     refuse(info.Env(), "a length from 1 byte to the file's size", "length", info[2]);
-  // A page past the end of the file would be SIGBUS at the first touch.
+  // The first touch of a page past the end of the file would raise SIGBUS.
   const uint64_t end = sizeOf(info.Env(), fd);
   if (offset > end || length > end - offset)
     refuse(info.Env(), ("offset and length inside the file's " + std::to_string(end) + " bytes").c_str(),
@@ -281,14 +282,14 @@ Napi::Value Memory::ofAddress(const Napi::CallbackInfo& info) {
   return make(info.Env(), std::make_shared<Pages>(reinterpret_cast<uint8_t*>(address), length, false));
 }
 
-// Unlike a method, an accessor is called on whatever object someone borrows it for.
+// Unlike a method, JavaScript can call an accessor on any object, so the class is checked here.
 Napi::Value Memory::address(const Napi::CallbackInfo& info) {
   if (from(info.This()) != this) refuse(info.Env(), "a Memory", "this", info.This());
   if (!pages_) throwDisposed(info.Env(), "DmaBuffer");
   return Napi::BigInt::New(info.Env(), reinterpret_cast<uint64_t>(pages_->address()));
 }
 
-// () => its number, for the calls that take one
+// () => the number of this memory, for the calls that take such a number
 Napi::Value Memory::number(const Napi::CallbackInfo& info) {
   if (!pages_) throwDisposed(info.Env(), "DmaBuffer");
   return Napi::Number::New(info.Env(), static_cast<double>(number_));

@@ -1,6 +1,6 @@
-// Memory for DMA. `Pages` are the bytes; they live until the JavaScript Memory object, every ArrayBuffer made
-// of it and every call that uses it are gone, and until no device can reach them: the kernel pins what it
-// maps, and a software host delays the unmapping.
+// Memory for DMA. `Pages` are the bytes; they live until the JavaScript Memory object, every ArrayBuffer over
+// it and every call that uses it have ended, and until no device can reach them: the kernel pins the pages
+// that it maps, and a software host delays the unmapping.
 #pragma once
 
 #include <napi.h>
@@ -27,8 +27,8 @@ class Pages {
   [[nodiscard]] uint8_t* address() const { return address_; }
   [[nodiscard]] size_t size() const { return size_; }
   [[nodiscard]] bool owned() const { return owned_; }
-  // A file's pages: should the file shrink, a view of them finds zeroes and the process does not die of it.
-  // False: there is no room for more.
+  // For pages of a file: if the file shrinks, a view reads zeroes and the process does not crash. False: no
+  // watch is free.
   [[nodiscard]] bool watch(size_t pageSize);
 
  private:
@@ -38,16 +38,15 @@ class Pages {
   guard::Watch* watch_ = nullptr;
 };
 
-// The pages that a copy of lib/ has, by numbers: hot calls name memory so, which costs less than unwrapping
-// an object. A number is checked as everything else that JavaScript passes; one that was given back leads
-// nowhere.
+// The pages that a copy of lib/ uses, by number. Hot calls pass the number, which costs less than unwrapping
+// an object. A number is checked like every other argument from JavaScript; a released number finds nothing.
 //
-// Life: of the environment, and of each Memory in it.
+// Life: the table lives as long as the environment; an entry lives as long as its Memory.
 class PagesTable {
  public:
   [[nodiscard]] uint64_t add(std::shared_ptr<Pages> pages);
   void remove(uint64_t number);
-  // Null: there is none of that number.
+  // Null: no pages have this number.
   [[nodiscard]] const std::shared_ptr<Pages>* find(uint64_t number) const {
     const uint64_t at = number % kPlaces;
     return at < entries_.size() && entries_[at].number == number && entries_[at].pages ? &entries_[at].pages
@@ -55,7 +54,7 @@ class PagesTable {
   }
 
  private:
-  // A number is a place and how often it was given before, below 2^53 together.
+  // A number combines a place in the table and how many times the place was used before. It is below 2^53.
   static constexpr uint64_t kPlaces = uint64_t{1} << 28;
   static constexpr uint64_t kNumbers = uint64_t{1} << 53;
   struct Entry {
@@ -63,7 +62,7 @@ class PagesTable {
     std::shared_ptr<Pages> pages;
   };
   std::vector<Entry> entries_;
-  std::vector<uint64_t> free_;  // numbers for places that are free
+  std::vector<uint64_t> free_;  // the next numbers of free places
 };
 
 class Memory final : public Napi::ObjectWrap<Memory> {
@@ -72,17 +71,17 @@ class Memory final : public Napi::ObjectWrap<Memory> {
   explicit Memory(const Napi::CallbackInfo& info);
   ~Memory() override;
   static Napi::Object make(Napi::Env env, std::shared_ptr<Pages> pages);
-  // The Memory that `value` is, or null if it is something else. Its pages may be null: disposed.
+  // Returns `value` as a Memory, or null if it is not one. If it was disposed, its pages are null.
   static Memory* from(const Napi::Value& value);
 
   // (size, pageShift: 0 = ordinary, 21, 30; numaNode?) => Memory. Zeroed.
   static Napi::Value allocate(const Napi::CallbackInfo& info);
   // (fd, offset, length) => Memory: a shared mapping of a file (memfd, hugetlbfs).
   static Napi::Value ofDescriptor(const Napi::CallbackInfo& info);
-  // (address, length) => Memory that the package does not own: the caller answers for its life.
+  // (address, length) => Memory that the package does not own: the caller must keep it valid.
   static Napi::Value ofAddress(const Napi::CallbackInfo& info);
 
-  // The pages of the Memory with this number, which is not disposed.
+  // The pages of the Memory with this number; it must not be disposed.
   static const std::shared_ptr<Pages>& pagesOf(Napi::Env env, const PagesTable& table, napi_value number);
 
  private:
@@ -102,9 +101,10 @@ class Memory final : public Napi::ObjectWrap<Memory> {
   uint64_t number_ = 0;
 };
 
-// An ArrayBuffer over memory that is not V8's, which keeps `owner` until it is collected. Throws EOPNOTSUPP
-// where the runtime has no external buffers (Electron). At the end of the environment, when another thread
-// may have the bytes, `retire` puts zeroes in their place, and the addresses are never used again.
+// An ArrayBuffer over memory that V8 does not own. The buffer keeps `owner` until it is collected. Fails with
+// EOPNOTSUPP if the runtime supports no external buffers (Electron). When the environment ends, another
+// thread may still use the bytes. So `retire` replaces them with zeroes, and the addresses are never used
+// again.
 Napi::Value externalBuffer(Napi::Env env, uint8_t* address, size_t size, std::shared_ptr<const void> owner,
                            std::function<void()> retire);
 

@@ -9,13 +9,15 @@ Poll* Poll::start(Napi::Env env, int fd, std::shared_ptr<const void> keeper, Nap
   uv_loop_t* loop = nullptr;
   napi_get_uv_event_loop(env, &loop);
   std::unique_ptr<Poll> poll(new Poll);
-  // Whatever can fail comes before libuv has the handle, which it gives back in a later turn only.
+  // All steps that can fail come before libuv gets the handle, because libuv returns the handle only in a
+  // later turn of the loop.
   const Napi::String described = Napi::String::New(env, name);
   poll->env_ = env;
   poll->keeper_ = std::move(keeper);
   poll->take_ = std::move(take);
   poll->closed_ = std::move(closed);
-  // Weak while nobody waits: the function belongs to the JavaScript object that owns this one.
+  // The reference is weak while nobody waits: the JavaScript object that owns this Poll also owns the
+  // function.
   napi_create_reference(env, function, 0, &poll->function_);
   napi_async_init(env, nullptr, described, &poll->context_);
   if (const int status = uv_poll_init(loop, &poll->poll_, fd); status < 0) {
@@ -29,7 +31,8 @@ Poll* Poll::start(Napi::Env env, int fd, std::shared_ptr<const void> keeper, Nap
       env,
       [](napi_async_cleanup_hook_handle, void* data) {
         auto* self = static_cast<Poll*>(data);
-        // The hook makes Node wait for the turn that closing takes; closing itself may be under way.
+        // The hook makes Node wait for the turn of the loop that closing needs. Closing may already be
+        // running.
         if (!self->closing_) self->closed_();
       },
       poll.get(), &poll->hook_);
@@ -45,7 +48,7 @@ void Poll::close() {
     napi_remove_async_cleanup_hook(self->hook_);
     delete self;
   });
-  // libuv polls it no more: what keeps it open may go.
+  // libuv no longer polls the descriptor, so the keeper can be released.
   keeper_.reset();
   take_ = nullptr;
 }
@@ -58,7 +61,7 @@ void Poll::onReadable(uv_poll_t* poll, int, int) {
   napi_value function = nullptr;
   napi_get_reference_value(self->env_, self->function_, &function);
   if (!function) {
-    self->pause();  // its object was collected
+    self->pause();  // the JavaScript object was collected
     return;
   }
   const std::optional<napi_value> argument = self->take_(self->env_);
@@ -88,7 +91,7 @@ void Poll::rest() {
   hold(false);
 }
 
-// Who waits must not be collected; who doesn't, may be.
+// While somebody waits, the function must not be collected; otherwise it may be.
 void Poll::hold(bool on) {
   if (held_ == on) return;
   held_ = on;

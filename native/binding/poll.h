@@ -1,8 +1,8 @@
-// The event loop's own polling of a descriptor, and the JavaScript function that it calls: no thread, no
-// timer. Polling keeps the loop alive, and the function, only while someone waits.
+// Polls a descriptor in the event loop and calls a JavaScript function, without a thread or a timer. Polling
+// keeps the loop and the function alive only while somebody waits.
 //
-// Life: from its making until close(); the libuv handle outlives that by the turn of the loop that closing
-// takes, also when the environment goes (a worker that stops).
+// Life: from start() until close(). The libuv handle lives one turn of the loop longer, because closing needs
+// it; this holds also when the environment ends (a worker that stops).
 #pragma once
 
 #include <napi.h>
@@ -16,18 +16,19 @@ namespace vfio::binding {
 
 class Poll {
  public:
-  // What is called in the loop when the descriptor is readable: the argument for the function, or nullopt if
-  // there is nothing to tell.
+  // The loop calls this when the descriptor is readable. It returns the argument for the function, or nullopt
+  // if there is nothing to report.
   using Take = std::function<std::optional<napi_value>(napi_env env)>;
 
-  // `keeper` keeps the descriptor open, and is let go of once nothing polls it. `name` is for async hooks.
-  // `closed` is called when the environment ends before close().
+  // `keeper` keeps the descriptor open, and is released when nothing polls it any more. `name` is for async
+  // hooks. `closed` is called when the environment ends before close().
   static Poll* start(Napi::Env env, int fd, std::shared_ptr<const void> keeper, Napi::Value function,
                      const char* name, Take take, std::function<void()> closed);
   void close();
 
-  // Someone waits (`keepAlive`: and the process must not end), or nobody does. Polling itself goes on after
-  // rest(): starting and stopping it would cost each wait two system calls. Until pause().
+  // watch(): somebody waits now (`keepAlive`: and the process must not end). rest(): nobody waits. Polling
+  // continues after rest(), because starting and stopping it would cost two system calls for each wait.
+  // pause() stops it.
   void watch(Napi::Env env, bool keepAlive);
   void rest();
   void pause() { uv_poll_stop(&poll_); }

@@ -25,7 +25,7 @@ inline uint64_t registerArgument(Napi::Env env, napi_value value, size_t width) 
   return unsignedOf(env, value, "value", (uint64_t{1} << (8 * width)) - 1);
 }
 
-// A region moved fewer bytes than one access has: it ends there.
+// The region transferred fewer bytes than one access needs: the region ends there.
 [[noreturn]] inline void throwShort(Napi::Env env, const char* what, size_t width, int64_t moved) {
   throwCode(env, "ERR_OUT_OF_RANGE",
             std::string("Expected to ") + what + " " + std::to_string(width) +

@@ -6,9 +6,9 @@
 namespace vfio::binding {
 namespace {
 
-// More than any answer has: tens of thousands of ranges, or of devices that one reset concerns.
+// Larger than any real answer: room for tens of thousands of ranges, or of devices that one reset affects.
 constexpr size_t kMostBytes = size_t{1} << 20;
-// What it tells of may grow between two calls, but not every time.
+// The answer may grow between two calls, but not every time.
 constexpr int kMostTimes = 8;
 
 }  // namespace

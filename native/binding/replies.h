@@ -1,10 +1,10 @@
-// What a call answers is checked against what it was given. A call on a file of another kind, a kernel with a
-// fault, or what stands in for a kernel must not make this process read past a buffer, take gigabytes or loop
-// for ever.
+// Checks the answer of a call against its arguments. The file may have another kind, the kernel may have a
+// bug, or another program may imitate the kernel. None of them must make this process read past a buffer,
+// allocate gigabytes or loop for ever.
 //
-// The rule: a length, count or offset that can't be true is refused, as a VfioError with the code EPROTO
-// whose reason says what is wrong with it. It is only cut to size where the interface allows it to be larger
-// than the buffer (GET_HW_INFO).
+// The rule: a length, count or offset that cannot be true is refused, with a VfioError with the code EPROTO
+// whose reason says what is wrong. It is shortened only if the interface allows it to be larger than the
+// buffer (GET_HW_INFO).
 #pragma once
 
 #include <napi.h>
@@ -24,11 +24,11 @@ class Reply {
       : env_(env), syscall_(syscall), request_(request) {}
 
   [[noreturn]] void refuse(const std::string& reason) const;
-  // How many bytes a read or a write moved, of so many: its result, which is no error.
+  // How many of the `asked` bytes a read or a write transferred. `result` must not be an error.
   [[nodiscard]] size_t moved(int64_t result, size_t asked) const;
-  // That `count` things of `each` bytes were stored, where there was room for `room` of them.
+  // Checks that the kernel stored at most as many things as fit: `count` must not exceed `room`.
   void counted(uint64_t count, size_t room, const char* things) const;
-  // That it is an address range, as both kinds of space tell them.
+  // Checks that it is an address range, in the form that both kinds of space report.
   void range(uint64_t start, uint64_t last) const;
 
  private:
@@ -37,11 +37,11 @@ class Reply {
   const char* request_;
 };
 
-// A buffer for an answer whose length is not known before: the call says what it needs, and is made again.
+// A buffer for an answer of unknown length: the call reports the size that it needs, and is made again.
 class Room {
  public:
   Room(const Reply& reply, size_t size) : reply_(reply), bytes_(size) {}
-  // Starts a call: all zeroes but for the header at the start. `header.argsz` is set.
+  // Prepares a call: the buffer is zeroed, except for the header at its start. `header.argsz` is set.
   template <typename Header>
   void begin(Header& header) {
     header.argsz = static_cast<uint32_t>(bytes_.size());
@@ -69,11 +69,11 @@ struct Capability {
   std::span<const uint8_t> bytes;
 };
 
-// The chain of capabilities that begins at `first`; 0: there is none. Each begins behind the one before it.
+// The chain of capabilities that begins at `first`; 0: there is none. Each begins after the previous one.
 [[nodiscard]] std::vector<Capability> capabilitiesOf(const Reply& reply, std::span<const uint8_t> answer,
                                                      uint32_t first, size_t header);
 
-// The struct that a capability, or what follows it, begins with.
+// The struct at the start of a capability, or of the bytes after it.
 template <typename T>
 T structAt(const Reply& reply, std::span<const uint8_t> bytes, const char* what) {
   if (bytes.size() < sizeof(T))
@@ -84,7 +84,7 @@ T structAt(const Reply& reply, std::span<const uint8_t> bytes, const char* what)
   return value;
 }
 
-// The entries behind a capability's fixed part: `count` of them, by its own word.
+// The entries after the fixed part of a capability: `count` entries, as the capability itself says.
 template <typename T>
 std::vector<T> entriesOf(const Reply& reply, std::span<const uint8_t> bytes, size_t fixed, uint32_t count,
                          const char* things) {

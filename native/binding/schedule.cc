@@ -36,7 +36,7 @@ Napi::Value Schedule::hold(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// () => { syscall, request, done }[]: what waits, oldest first; `done`, the kernel was called
+// () => { syscall, request, done }[]: the waiting calls, oldest first. `done`: the kernel was called.
 Napi::Value Schedule::waiting(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Napi::Array array = Napi::Array::New(env);
@@ -51,7 +51,7 @@ Napi::Value Schedule::waiting(const Napi::CallbackInfo& info) {
   return array;
 }
 
-// (index): makes the call to the kernel, on a thread of its own as the pool does, and waits for it
+// (index): makes the call to the kernel on a new thread (the pool also uses another thread), and waits for it
 Napi::Value Schedule::run(const Napi::CallbackInfo& info) {
   Schedulable& call = Environment::of(info.Env()).schedule.at(info);
   if (call.done()) refuse(info.Env(), "a call that was not made yet", "index", info[0]);
@@ -71,7 +71,7 @@ Napi::Value Schedule::deliver(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// (): what waits goes to the pool, and so does what comes
+// (): waiting calls go to the pool, and so do all later calls
 Napi::Value Schedule::release(const Napi::CallbackInfo& info) {
   Schedule& schedule = Environment::of(info.Env()).schedule;
   schedule.holding_ = false;

@@ -1,6 +1,6 @@
-// The order in which calls on the thread pool happen, in the hands of a test. While it holds them, a call
-// waits here instead of in the pool's queue: the test says when the kernel is called, and when the promise
-// hears of it. One for each environment; lib/addon/native.ts has it, and no user of the package.
+// Lets a test control the order of calls on the thread pool. While the test holds the calls, a call waits
+// here instead of in the pool's queue. The test decides when the kernel is called, and when the promise is
+// settled. Each environment has one; lib/addon/native.ts can reach it, users of the package cannot.
 #pragma once
 
 #include <napi.h>

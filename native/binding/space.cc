@@ -21,7 +21,7 @@ using Wanted = ledger::Space::Wanted;
 constexpr uint64_t kRead = 1;
 constexpr uint64_t kWrite = 2;
 
-// What the device may do with memory: the flags that MAP, MAP_FILE and COPY share.
+// The device's access to the memory, as the flags that MAP, MAP_FILE and COPY share.
 uint32_t flagsOf(uint64_t access, const Wanted& wanted) {
   return ((access & kRead) != 0 ? uapi::IOMMU_IOAS_MAP_READABLE : 0) |
          ((access & kWrite) != 0 ? uapi::IOMMU_IOAS_MAP_WRITEABLE : 0) |
@@ -50,13 +50,13 @@ void requireOpen(Napi::Env env, const ledger::SpaceHandle& handle) {
   if (handle.closed()) throwDisposed(env, "Ioas");
 }
 
-// What the hot calls of a space work on.
+// The data that the hot calls of a space work on.
 struct Calls {
   std::shared_ptr<ledger::SpaceHandle> handle;
   std::shared_ptr<PagesTable> memory;
 };
 
-// As MapArguments; => iova; undefined: the one that was given
+// Arguments as in MapArguments => iova; undefined: the iova that was passed
 napi_value map(Napi::Env env, const napi_value* arguments, Calls& calls) {
   const ledger::SpaceHandle& handle = *calls.handle;
   requireOpen(env, handle);
@@ -69,7 +69,7 @@ napi_value map(Napi::Env env, const napi_value* arguments, Calls& calls) {
   return u64UnlessAsked(env, *given.wanted.iova, asked);
 }
 
-// (iova, length) => bytes unmapped; undefined: as many as `length`
+// (iova, length) => bytes unmapped; undefined: exactly `length`
 napi_value unmap(Napi::Env env, const napi_value* arguments, Calls& calls) {
   const ledger::SpaceHandle& handle = *calls.handle;
   requireOpen(env, handle);
@@ -136,12 +136,12 @@ Napi::Value Space::id(const Napi::CallbackInfo& info) {
   return handle->object ? number(info.Env(), handle->object->id) : info.Env().Null();
 }
 
-// () => whether the kernel's address space is gone, or about to go
+// () => is the kernel's address space destroyed, or about to be destroyed?
 Napi::Value Space::ended(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), !handle_ || handle_->closed() || handle_->space->hasEnded());
 }
 
-// () => { map, unmap }: the hot calls, as functions of their own
+// () => { map, unmap }: the hot calls, as functions bound to this space
 Napi::Value Space::calls(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const auto bound = std::make_shared<Calls>(Calls{live(info), Environment::of(env).pages});
@@ -151,8 +151,8 @@ Napi::Value Space::calls(const Napi::CallbackInfo& info) {
   return calls;
 }
 
-// As map, off the event loop: => Promise<iova>. ECANCELED: the handle was disposed meanwhile, and nothing is
-// mapped.
+// Like map, off the event loop: => Promise<iova>. Fails with ECANCELED if the handle was disposed meanwhile;
+// then nothing is mapped.
 Napi::Value Space::mapAsync(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const auto handle = live(info);
@@ -174,8 +174,8 @@ Napi::Value Space::mapAsync(const Napi::CallbackInfo& info) {
       [given](Napi::Env env, int64_t) { return Napi::Value(env, u64To(env, *given->wanted.iova)); });
 }
 
-// (source: Space, its mapping, sourceIova, length, access, iova?, mapping) => iova. ENOENT: the source is not
-// mapped.
+// (source: Space, its mapping, sourceIova, length, access, iova?, mapping) => iova. Fails with ENOENT if the
+// source is not mapped.
 Napi::Value Space::copy(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const Arguments arguments(info);

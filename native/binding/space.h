@@ -1,5 +1,5 @@
-// A handle's share in an address space as JavaScript holds it (native/ledger/space_handle.h), and the calls
-// that map and unmap. What a container maps goes through the same ledger: container_space.cc.
+// The JavaScript handle of a share in an address space (native/ledger/space_handle.h), with the calls that
+// map and unmap. A container's mappings use the same ledger: container_space.cc.
 #pragma once
 
 #include <napi.h>
@@ -35,9 +35,9 @@ class Space final : public Napi::ObjectWrap<Space> {
   std::shared_ptr<ledger::SpaceHandle> handle_;
 };
 
-// What the calls that map are given in JavaScript: (memory, access, mapping, iova?, offset?, length?).
-// `access`: 1 the device may read, 2 it may write. `mapping`: its number, for good. Without an offset and a
-// length it is all of the memory.
+// The JavaScript arguments of the calls that map: (memory, access, mapping, iova?, offset?, length?).
+// `access`: 1 the device may read, 2 it may write. `mapping`: its number, which never changes. Without offset
+// and length, all of the memory is mapped.
 struct MapArguments {
   MapArguments(Napi::Env env, const PagesTable& memory, const napi_value* arguments);
   ledger::Space::Wanted wanted;

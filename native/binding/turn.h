@@ -1,7 +1,8 @@
-// Changes that take several steps, each in its turn: of those that have a key in common, in all threads of
-// the process, one is under way at a time, in the order in which they were asked for.
+// Puts changes of several steps into a queue. Of the changes that share a key, in all threads of the process,
+// only one runs at a time, in the order of the requests.
 //
-// Life: from its making a Turn stands in the line; it leaves by end(), or with its object or environment.
+// Life: a Turn is in the queue from its creation. It leaves the queue with end(), or when its object or
+// environment ends.
 #pragma once
 
 #include <napi.h>
@@ -18,7 +19,8 @@ class Turn final : public Napi::ObjectWrap<Turn> {
   static Napi::Function define(Napi::Env env);
   explicit Turn(const Napi::CallbackInfo& info) : ObjectWrap(info) {}
   ~Turn() override;
-  // Calls onTurn() when it is its turn, once, and never before this returns. `host`: whose keys they are.
+  // Calls onTurn() once, when the change may run, and never before this function returns. `host`: the host
+  // that the keys belong to.
   static Napi::Object make(Napi::Env env, const void* host, Napi::Value keys, Napi::Value onTurn);
 
  private:

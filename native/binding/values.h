@@ -1,4 +1,4 @@
-// What goes to JavaScript and comes from it in many calls.
+// Conversions of values to and from JavaScript that many calls use.
 #pragma once
 
 #include <napi.h>
@@ -27,7 +27,7 @@ inline Napi::Array bigints(Napi::Env env, const auto& values) {
   return array;
 }
 
-// A BigUint64Array's elements, copied; `unit`: they come in groups of so many.
+// A BigUint64Array's elements, copied; `unit`: their number must be a multiple of it.
 inline std::vector<uint64_t> fields(const Arguments& arguments, size_t index, size_t unit) {
   const Napi::Value value = arguments[index];
   if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_biguint64_array)
@@ -37,7 +37,7 @@ inline std::vector<uint64_t> fields(const Arguments& arguments, size_t index, si
   return {array.Data(), array.Data() + array.ElementLength()};
 }
 
-// One of several names, and what it stands for.
+// Finds one of several names, and returns the value that it stands for.
 template <typename T, size_t Count>
 T oneOf(const Arguments& arguments, size_t index, const char* name,
         const std::pair<const char*, T> (&allowed)[Count]) {
@@ -50,15 +50,14 @@ T oneOf(const Arguments& arguments, size_t index, const char* name,
   refuse(arguments.env(), expected.c_str(), name, arguments[index]);
 }
 
-// A bitmap as JavaScript has it: a bit for each `pageSize` bytes of `length`. The kernel counts in 64-bit
-// words.
+// A bitmap for JavaScript: one bit for each `pageSize` bytes of `length`. The kernel uses 64-bit words.
 class Bitmap {
  public:
-  // Refused: a page size that is no power of two (with which the kernel would count otherwise than this), and
-  // more bits than anyone can want.
+  // Refuses a page size that is not a power of two (the kernel would then count the bits differently), and an
+  // unreasonable number of bits.
   Bitmap(const Arguments& arguments, uint64_t length, size_t pageSizeIndex, uint64_t pageSize);
   [[nodiscard]] uint64_t* words() { return words_.data(); }
-  [[nodiscard]] size_t size() const { return words_.size() * sizeof(uint64_t); }  // bytes of the words
+  [[nodiscard]] size_t size() const { return words_.size() * sizeof(uint64_t); }  // in bytes
   [[nodiscard]] Napi::Value toJs(Napi::Env env) const;
 
  private:

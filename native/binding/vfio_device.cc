@@ -46,7 +46,7 @@ Napi::Value bindIommufd(const Napi::CallbackInfo& info, File& self) {
   const File* iommufd = File::from(info[0]);
   if (!iommufd || iommufd->kind() != FileKind::iommufd) refuse(info.Env(), "an Iommufd", "iommufd", info[0]);
   uapi::vfio_device_bind_iommufd command{};
-  // Without a token the struct may be as short as it was at first, which every kernel takes.
+  // Without a token the struct can have its first, short size, which every kernel accepts.
   command.argsz = uapi::vfio_device_bind_iommufd_min;
   std::array<uint8_t, 16> token{};
   if (!info[1].IsUndefined()) {
@@ -127,7 +127,7 @@ Napi::Value irqInfo(const Napi::CallbackInfo& info, File& self) {
   return answer;
 }
 
-// (index, start, count, action): with no data. The result is the call's own, see setIrqEventfds.
+// (index, start, count, action): without data. Returns the result of the ioctl, see setIrqEventfds.
 Napi::Value setIrqs(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   uapi::vfio_irq_set command{};
@@ -140,8 +140,8 @@ Napi::Value setIrqs(const Napi::CallbackInfo& info, File& self) {
       info.Env(), self.ioctl(info.Env(), uapi::VFIO_DEVICE_SET_IRQS, "VFIO_DEVICE_SET_IRQS", &command));
 }
 
-// (index, start, action, eventfds: Int32Array) => 0, or how many vectors could be had when nothing was
-// enabled
+// (index, start, action, eventfds: Int32Array) => 0, or, if nothing was enabled, how many vectors are
+// available
 Napi::Value setIrqEventfds(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   if (!info[3].IsTypedArray() || info[3].As<Napi::TypedArray>().TypedArrayType() != napi_int32_array)
@@ -161,7 +161,7 @@ Napi::Value setIrqEventfds(const Napi::CallbackInfo& info, File& self) {
       info.Env(), self.ioctl(info.Env(), uapi::VFIO_DEVICE_SET_IRQS, "VFIO_DEVICE_SET_IRQS", command.data()));
 }
 
-// () => Promise<void>: a function reset takes 100 ms and more, so it runs off the event loop
+// () => Promise<void>. A function reset takes 100 ms or more, so it runs off the event loop.
 Napi::Value reset(const Napi::CallbackInfo& info, File& self) {
   (void)self.live(info.Env());
   return AsyncCall::start(
@@ -172,8 +172,8 @@ Napi::Value reset(const Napi::CallbackInfo& info, File& self) {
       [](Napi::Env env, int64_t) { return env.Undefined(); });
 }
 
-// () => { deviceIds, functions: { bdf, id }[] }: what a hot reset would reset. `id` is a device's in the
-// iommufd where `deviceIds`, else a group's.
+// () => { deviceIds, functions: { bdf, id }[] }: the functions that a hot reset would reset. If `deviceIds`
+// is true, `id` is a device id in the iommufd; otherwise it is a group number.
 Napi::Value hotResetInfo(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
   OpenFile& open = self.live(env);
@@ -212,7 +212,7 @@ Napi::Value hotResetInfo(const Napi::CallbackInfo& info, File& self) {
   return answer;
 }
 
-// (groups: File[]) => Promise<void>, off the event loop as reset
+// (groups: File[]) => Promise<void>. Runs off the event loop, like reset.
 Napi::Value hotReset(const Napi::CallbackInfo& info, File& self) {
   (void)self.live(info.Env());
   if (!info[0].IsArray()) refuse(info.Env(), "an array", "groups", info[0]);

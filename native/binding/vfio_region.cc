@@ -1,4 +1,4 @@
-// The regions of a VFIO device: what they are, access through the file, and mapping.
+// The regions of a VFIO device: information, access through the file, and mapping.
 #include <sys/mman.h>
 
 #include <cstdint>
@@ -42,7 +42,7 @@ Napi::Value regionInfo(const Napi::CallbackInfo& info, File& self) {
     self.ioctl(env, uapi::VFIO_DEVICE_GET_REGION_INFO, "VFIO_DEVICE_GET_REGION_INFO", room.data());
     room.end(region);
     if (region.argsz <= room.size()) break;
-    room.grow(region.argsz);  // capabilities did not fit: ask again with the room they need
+    room.grow(region.argsz);  // the capabilities did not fit: ask again with a buffer of the size they need
   }
   // Positions in a file are signed.
   if (region.offset > INT64_MAX || region.size > INT64_MAX - region.offset)

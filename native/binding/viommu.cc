@@ -1,4 +1,4 @@
-// Fault queues, virtual IOMMUs and what belongs to them, and the records of the files that they come with.
+// Fault queues, virtual IOMMUs with their objects, and the records that are read from their files.
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -14,8 +14,8 @@
 namespace vfio::binding {
 namespace {
 
-// One read takes so much. A group of faults must fit, and a group is at most what one device may have
-// outstanding: 512 by PCI's usual limit.
+// The buffer size of one read. A whole group of faults must fit. A group is at most as large as the number of
+// requests that one device may have outstanding: usually 512 for PCI.
 constexpr size_t kReadBytes = 64 << 10;
 
 constexpr std::pair<const char*, uint32_t> kViommuTypes[] = {
@@ -27,7 +27,7 @@ constexpr std::pair<const char*, uint32_t> kEventTypes[] = {
 constexpr std::pair<const char*, uint32_t> kQueueTypes[] = {
     {"tegra241-cmdqv", uapi::IOMMU_HW_QUEUE_TYPE_TEGRA241_CMDQV}};
 
-// What an allocation with a file of its own gives: { object, file }
+// The result of an allocation that also returns a file: { object, file }
 Napi::Value objectWithFile(Napi::Env env, const OpenFile& parent, const char* request,
                            std::shared_ptr<ledger::ObjectHandle> object, uint32_t fd, FileKind kind) {
   if (fd > INT32_MAX) Reply(env, "ioctl", request).refuse("its descriptor is " + std::to_string(fd));
@@ -37,7 +37,7 @@ Napi::Value objectWithFile(Napi::Env env, const OpenFile& parent, const char* re
   return answer;
 }
 
-// The bytes of whole records that are there now; none: nothing is.
+// Reads the whole records that are available now; empty: there are none.
 std::vector<uint8_t> readAll(Napi::Env env, OpenFile& file, size_t unit) {
   std::vector<uint8_t> bytes(kReadBytes / unit * unit);
   const int64_t got = file.backend->read(file.fd, bytes.data(), bytes.size());
@@ -106,7 +106,7 @@ Napi::Value viommuAlloc(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   uapi::iommu_viommu_tegra241_cmdqv tegra{};
   uapi::iommu_viommu_alloc command{};
-  command.size = uapi::iommu_viommu_alloc_min;  // which every kernel takes
+  command.size = uapi::iommu_viommu_alloc_min;  // the first size, which every kernel accepts
   command.dev_id = arguments.u32(0, "device");
   command.hwpt_id = arguments.u32(1, "parent");
   command.type = oneOf(arguments, 2, "type", kViommuTypes);
@@ -157,7 +157,7 @@ Napi::Value veventqAlloc(const Napi::CallbackInfo& info, File& self) {
                         command.out_veventq_fd, FileKind::eventQueue);
 }
 
-// (type) => ViommuEvent[]: a header each, and unless events were lost there, the data of its type
+// (type) => ViommuEvent[]: each has a header and, unless the header reports lost events, the data of its type
 Napi::Value readEvents(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
   const bool arm = oneOf(Arguments(info), 0, "type", kEventTypes) == uapi::IOMMU_VEVENTQ_TYPE_ARM_SMMUV3;

@@ -22,7 +22,7 @@ Watch::Watch(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   if (!info[1].IsFunction()) refuse(env, "a function", "onReadable", info[1]);
   const std::shared_ptr<OpenFile> open = file->open();
   if (!open) throwDisposed(env, "file");
-  // What is polled must stay a number of ours.
+  // The polled descriptor number must be one that the program does not know.
   if (const int told = open->tell(); told < 0) throwErrno(env, told, "fcntl");
   poll_ = Poll::start(
       env, open->fd, open, info[1], "vfio.Queue",

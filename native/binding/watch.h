@@ -1,5 +1,5 @@
-// Waiting until a file can be read: of page faults, of virtual events. It is told once for each watch(),
-// since a file that nobody reads stays readable.
+// Waits until a file is readable: a file of page faults or of virtual events. It calls back once for each
+// watch(), because a file stays readable until somebody reads it.
 #pragma once
 
 #include <napi.h>

@@ -23,7 +23,7 @@ Napi::Object Write::make(Napi::Env env, std::shared_ptr<LateCall> write, Napi::V
         return Napi::Number::New(raw, static_cast<double>(write->result()));
       },
       [self] { self->close(); });
-  // Who waits for it has a timer, which keeps the loop alive.
+  // The code that waits for the write uses a timer, which keeps the loop alive.
   self->poll_->watch(env, false);
   return object;
 }

@@ -1,6 +1,6 @@
-// A write to a file of sysfs on its way, which may wait for others for ever: see native/kernel/late_call.h.
-// No thread waits for it: the event loop polls for its end. If the object or its environment goes first, the
-// write goes on and nobody is told.
+// A running write to a sysfs file, which may wait for others for ever: see native/kernel/late_call.h. No
+// thread waits for it: the event loop polls for its end. If the object or its environment ends first, the
+// write continues and nobody receives its result.
 #pragma once
 
 #include <napi.h>
@@ -18,9 +18,9 @@ class Write final : public Napi::ObjectWrap<Write> {
   static Napi::Function define(Napi::Env env);
   explicit Write(const Napi::CallbackInfo& info) : ObjectWrap(info) {}
   ~Write() override;
-  // Calls onOver(bytes or -errno) once, when `write` is over, which is to be started after this.
+  // Calls onOver(bytes or -errno) once, when `write` has ended. Start `write` after this call.
   static Napi::Object make(Napi::Env env, std::shared_ptr<LateCall> write, Napi::Value onOver);
-  // It could not be started.
+  // For a write that could not be started.
   static void abandon(const Napi::Object& object) { Unwrap(object)->close(); }
 
  private:

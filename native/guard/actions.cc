@@ -13,14 +13,15 @@ namespace {
 
 struct Action {
   struct sigaction action;
-  const Action* older;  // what was there when this one came; null: the default
+  const Action* older;  // the action that this one replaced; null: the default action
 };
 
-// What comes after the guard's handler for one signal.
+// The actions that follow the guard's handler for one signal.
 struct Line {
   std::atomic<const Action*> newest{nullptr};
-  // The same actions come again and again, as where listeners are added and removed. More different ones than
-  // this are unheard of; then the first make room.
+  // The same actions are installed repeatedly, for example when listeners are added and removed. No known
+  // program uses more different actions than this. If one does, the table starts again and overwrites the
+  // oldest.
   std::array<Action, 64> known;
   size_t count = 0;
 };
@@ -30,7 +31,7 @@ std::mutex changing;
 
 Line& lineOf(int signal) { return lines[signal == SIGBUS ? 1 : 0]; }
 
-// The one that is there; with none, the default.
+// The newest action; the default action if there is none.
 struct sigaction newestOf(const Line& line) {
   const Action* const newest = line.newest.load();
   struct sigaction action = {};
@@ -44,7 +45,7 @@ bool same(const struct sigaction& a, const struct sigaction& b) {
 }
 
 const Action* remember(Line& line, const struct sigaction& action, const Action* older) {
-  // One that comes back is in the place that it had.
+  // An action that is installed again keeps its old place.
   for (const Action* at = older; at != nullptr; at = at->older) {
     if (same(at->action, action)) return at;
   }
@@ -62,7 +63,7 @@ const Action* remember(Line& line, const struct sigaction& action, const Action*
   return &added;
 }
 
-// No signal handler of this thread asks for the lock while it is held.
+// Blocks all signals while it holds the lock, so that no signal handler of this thread can try to take it.
 class Changing {
  public:
   Changing() {
@@ -82,9 +83,9 @@ class Changing {
   sigset_t before_;
 };
 
-// Which action this thread is in, and for which signal: the one whose context this is. A handler that is
-// called by another has a frame below that one's; one that the kernel calls may find the same addresses, left
-// by a handler that jumped out.
+// The action that this thread is running, and the signal it is running for, identified by its context. If one
+// handler calls another, the called handler's frame is below the caller's. If the kernel calls a handler, it
+// may find the same addresses, which a handler that jumped out has left.
 struct InAction {
   const Action* action;
   const void* context;
@@ -92,11 +93,11 @@ struct InAction {
 };
 __attribute__((tls_model("initial-exec"))) thread_local InAction inAction{nullptr, nullptr, 0};
 
-// The process is about to end by the default action.
+// True: the default action is about to end the process.
 std::atomic<bool> ending{false};
 
-// The default action, with the state as it was at the fault: the instruction runs again and faults again. A
-// signal that was sent has to be sent again; it is blocked until this handler returns.
+// Restores the default action, with the machine state as it was at the fault: the instruction runs again and
+// faults again. If the signal was sent, it must be sent again; it stays blocked until this handler returns.
 void endByDefault(int signal, bool sent) {
   ending.store(true);
   struct sigaction action = {};
@@ -115,7 +116,7 @@ void stand(int signal, void (*handler)(int, siginfo_t*, void*)) {
   if (inFront || ending.load()) return;
   Line& line = lineOf(signal);
   line.newest.store(remember(line, action, line.newest.load()));
-  // What that action asked of the kernel stays as it asked: blocked signals, restarting, nesting.
+  // The other settings of that action stay: blocked signals, restarting, nesting.
   action.sa_flags &= ~SA_RESETHAND;
   action.sa_flags |= SA_SIGINFO | SA_ONSTACK;
   action.sa_sigaction = handler;
@@ -128,7 +129,7 @@ void exchangePrevious(int signal, const struct sigaction* action, struct sigacti
     if (old) *old = newestOf(line);
     return;
   }
-  const struct sigaction wanted = *action;  // it may be `old` too
+  const struct sigaction wanted = *action;  // a copy, because `old` may point to the same struct
   const Changing hold;
   if (old) *old = newestOf(line);
   line.newest.store(remember(line, wanted, nullptr));
@@ -152,7 +153,7 @@ void passOn(int signal, siginfo_t* info, void* context) {
     endByDefault(signal, sent);
     return;
   }
-  // A handler for one time only: the default action comes after it.
+  // The handler is for one signal only: afterwards the default action applies.
   if ((action.sa_flags & SA_RESETHAND) != 0) {
     const Action* expected = next;
     line.newest.compare_exchange_strong(expected, nullptr);

@@ -1,20 +1,21 @@
-// What the process does about SIGSEGV and SIGBUS where the fault is none of the guard's: the actions that
-// stood there before the guard's handler, newest first.
+// The process's actions for SIGSEGV and SIGBUS if the fault is not in a guarded routine: the actions that
+// were installed before the guard's handler, newest first.
 //
-// A handler that came after the guard's may send what it does not know to the action that it replaced, which
-// is the guard's. Such a fault goes on to what was there before that handler, not in a circle.
+// A handler that was installed after the guard's may pass unknown faults to the action that it replaced,
+// which is the guard's. The guard then passes the fault to the action before that handler, so the fault does
+// not go round in a circle.
 //
-// Life: an action is written once and stays, as a signal handler may be reading it.
+// Life: an action is written once and is not destroyed, because a signal handler may be reading it.
 #pragma once
 
 #include <signal.h>
 
 namespace vfio::guard {
 
-// Puts `handler` in front of the action for `signal`, if it isn't there.
+// Installs `handler` in front of the current action for `signal`, if it is not yet in front.
 void stand(int signal, void (*handler)(int, siginfo_t*, void*));
 
-// Does what the process would do without the guard. For a signal handler.
+// Does what the process would do without the guard. Call this from a signal handler.
 void passOn(int signal, siginfo_t* info, void* context);
 
 }  // namespace vfio::guard

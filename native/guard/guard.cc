@@ -1,5 +1,6 @@
-// The guarded routines, in assembly so that the handler knows each instruction that can fault and the state
-// that it leaves, and the handler. This folder has the only state of the process that the software host has.
+// The guarded routines and the signal handler. The routines are in assembly, so that the handler knows each
+// instruction that can fault and the state at that instruction. Only this folder changes state of the whole
+// process on behalf of the software host.
 #include "guard.h"
 
 #include <signal.h>
@@ -15,9 +16,10 @@
 #include "actions.h"
 #include "keeper.h"
 
-// A copy has two parts. The first moves as much at once as it can; its faults continue at the second part,
-// with the registers as they are, which goes on byte by byte to the very place. Faults there, and those of
-// the probe, continue at the fix-up, which returns what is left.
+// A copy has two parts. The first part moves as many bytes at once as it can. After a fault there, execution
+// continues at the second part with the same registers. The second part copies byte by byte up to the exact
+// address that faults. After a fault there, or in the probe, execution continues at the fix-up, which returns
+// the remaining count.
 #if defined(__x86_64__)
 asm(R"(
     .pushsection .text
@@ -338,7 +340,7 @@ extern const char vfio_guard_fixup[];
 namespace vfio::guard {
 namespace {
 
-// Where to go on after a fault at `pc`; null: it isn't one of ours.
+// The address to continue at after a fault at `pc`; null: the fault is not in a guarded routine.
 const char* continuation(uintptr_t pc) {
   const auto within = [pc](uintptr_t begin, const char* end) {
     return pc >= begin && pc < reinterpret_cast<uintptr_t>(end);
@@ -357,7 +359,7 @@ const char* continuation(uintptr_t pc) {
   return nullptr;
 }
 
-// Continues a fault of ours.
+// Continues after a fault in a guarded routine. False: the fault is not in one.
 bool recover(void* context) {
   auto& machine = static_cast<ucontext_t*>(context)->uc_mcontext;
 #if defined(__x86_64__)
@@ -373,7 +375,8 @@ bool recover(void* context) {
 
 }  // namespace
 
-// A watched range, for a signal handler to read: taken by its start, live once it has a length.
+// A watched range, which a signal handler can read. A nonzero start reserves the entry; a nonzero length
+// makes it active.
 class Watch {
  public:
   std::atomic<uintptr_t> start{0};
@@ -386,7 +389,7 @@ namespace {
 
 std::array<Watch, 4096> watches;
 
-// Puts a page of zeroes where a device did not answer.
+// Maps a page of zeroes where a device did not answer.
 bool replacePage(uintptr_t at) {
   for (Watch& range : watches) {
     const size_t length = range.length.load(std::memory_order_acquire);

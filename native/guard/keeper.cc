@@ -13,7 +13,8 @@ std::atomic<Keeper> keeper{Keeper::none};
 namespace {
 
 constexpr long kPeriod = 20'000'000;  // nanoseconds
-// How many periods after the last use it goes to sleep: longer than any one guarded routine runs.
+// The thread goes to sleep after this many periods without use. That is longer than any single guarded
+// routine runs.
 constexpr int kPatience = 250;
 
 void* keep(void*) {
@@ -34,9 +35,9 @@ void* keep(void*) {
   }
 }
 
-// False: there is no thread to be had now. The next guarded routine asks again.
+// False: no thread can be created now. The next guarded routine tries again.
 bool start() {
-  // A child of fork has no such thread yet.
+  // After fork the child does not have this thread.
   static const int registered = pthread_atfork(nullptr, nullptr, [] {
     Keeper now = keeper.load();
     if (now != Keeper::trusting) keeper.store(Keeper::none);
@@ -45,7 +46,7 @@ bool start() {
   pthread_attr_t attributes;
   if (pthread_attr_init(&attributes) != 0) return false;
   pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-  // It runs none of the program's signal handlers.
+  // The thread blocks all signals, so it runs none of the program's signal handlers.
   sigset_t all;
   sigset_t before;
   sigfillset(&all);

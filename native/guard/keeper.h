@@ -1,11 +1,12 @@
-// Keeps the guard's handler in front of the ones that a program, or a library in it, installs by sigaction
-// later. Such a handler returns to the instruction that faulted, which faults again, without end: the guarded
-// routine would never come back. To look before each of them costs more than what most of them do. So a
-// thread looks while guarded routines are in use, and puts the guard's handler in front again: the next fault
-// of the routine reaches it and is an error, as ever.
+// Keeps the guard's handler in front of handlers that the program, or a library in it, installs later with
+// sigaction. Such a handler may return to the instruction that faulted, which then faults again, without end:
+// the guarded routine would never return. A check before each routine would cost more than most of the
+// routines. So a thread checks while guarded routines are in use, and puts the guard's handler in front
+// again. The next fault of the routine then reaches the guard's handler, and the routine fails with an error
+// as usual.
 //
-// Life: the thread starts with the first guarded routine and stays; it sleeps, without waking up, while none
-// is in use.
+// Life: the thread starts with the first guarded routine and does not end. While no routine is in use, it
+// sleeps without waking up.
 #pragma once
 
 #include <atomic>
@@ -16,14 +17,14 @@ enum class Keeper : int { none, asleep, idle, busy, trusting };
 extern std::atomic<Keeper> keeper;
 void wakeKeeper();
 
-// A guarded routine is about to run.
+// Call this when a guarded routine is about to run.
 inline void mark() {
   const Keeper now = keeper.load(std::memory_order_relaxed);
   if (now != Keeper::busy && now != Keeper::trusting) [[unlikely]]
     wakeKeeper();
 }
 
-// Nobody can replace the handler: no thread is needed.
+// Call this if nobody can replace the handler: then no thread is needed.
 void trustHandlers();
 
 }  // namespace vfio::guard

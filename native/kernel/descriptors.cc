@@ -1,5 +1,5 @@
-// What a descriptor of the kernel's leads to, and whether two lead to the same open file. The kernel has no
-// one call for either.
+// Finds the kind of file that a kernel descriptor refers to, and whether two descriptors refer to the same
+// open file. The kernel has no single call for either.
 #include <fcntl.h>
 #include <linux/kcmp.h>
 #include <sys/ioctl.h>
@@ -30,16 +30,16 @@ std::string linkTarget(const std::string& path) {
   return size < 0 ? "" : std::string(target, static_cast<size_t>(size));
 }
 
-// "/sys/devices/virtual/misc/iommu": its class and its name, "misc/iommu". A device can't be in a folder of
-// its class's name without being of that class.
+// The class and the name in a path: "misc/iommu" in "/sys/devices/virtual/misc/iommu". A folder with the name
+// of a class contains only devices of that class.
 std::string_view lastTwo(std::string_view path) {
   const size_t last = path.rfind('/');
   if (last == std::string_view::npos || last == 0) return "";
   return path.substr(path.rfind('/', last - 1) + 1);
 }
 
-// The second word of the line of /proc/devices or /proc/misc that starts with this number. Numbers of block
-// devices, which follow those of character devices, are not asked for.
+// The second word of the line of /proc/devices or /proc/misc that starts with this number. Callers never ask
+// for block devices, whose numbers come after those of the character devices.
 std::string nameOfNumber(const char* table, unsigned number) {
   std::ifstream lines(table);
   for (std::string line; std::getline(lines, line) && line != "Block devices:";) {
@@ -51,8 +51,8 @@ std::string nameOfNumber(const char* table, unsigned number) {
   return "";
 }
 
-// The class and name of a character device as sysfs has them; from /proc where sysfs has none: it is not
-// there, or the device has gone and the descriptor is left.
+// The class and name of a character device from sysfs. They come from /proc if sysfs does not list the
+// device: sysfs is not mounted, or the device was removed while the descriptor is still open.
 std::string classAndName(dev_t number) {
   const std::string link =
       "/sys/dev/char/" + std::to_string(major(number)) + ":" + std::to_string(minor(number));
@@ -63,8 +63,8 @@ std::string classAndName(dev_t number) {
   return driver + "/" + (driver == "misc" ? nameOfNumber("/proc/misc", minor(number)) : "");
 }
 
-// Where a kernel has no containers of its own, an iommufd stands in for them as /dev/vfio/vfio
-// (CONFIG_IOMMUFD_VFIO_CONTAINER). Only an iommufd has this request, which changes nothing.
+// If a kernel has no VFIO containers, /dev/vfio/vfio opens an iommufd instead
+// (CONFIG_IOMMUFD_VFIO_CONTAINER). Only an iommufd accepts this request, which changes nothing.
 bool isIommufd(int fd) {
   uapi::iommu_option command{};
   command.size = sizeof command;
@@ -85,15 +85,15 @@ FileKind kindOfDevice(int fd, dev_t number) {
 
 FileKind kindOfAnonymous(std::string_view name) {
   if (name.empty()) return FileKind::unknown;
-  if (name == "anon_inode:[vfio-device]") return FileKind::device;  // that a group gave
+  if (name == "anon_inode:[vfio-device]") return FileKind::device;  // opened through a group
   if (name == "anon_inode:[iommufd-pgfault]") return FileKind::faultQueue;
   if (name == "anon_inode:[iommufd-viommu-event]") return FileKind::eventQueue;
   return FileKind::other;
 }
 
-// Before Linux 6.10, and where kcmp is forbidden (containers often do) or left out: the signal of
-// asynchronous input and output is the open file's, not the descriptor's, so what is set on one is read on
-// the other. 0 and SIGIO both mean SIGIO: nothing happens to a program that uses it.
+// Before Linux 6.10, and if kcmp is forbidden (often so in containers) or not built in: the signal for
+// asynchronous I/O belongs to the open file, not to the descriptor. So a signal that is set on one duplicate
+// is read on the other. 0 and SIGIO both mean SIGIO, so a program that uses the signal is not affected.
 std::optional<bool> sameBySignal(int one, int other) {
   static std::mutex lock;
   const std::lock_guard hold(lock);
@@ -101,7 +101,7 @@ std::optional<bool> sameBySignal(int one, int other) {
   const int before = ::fcntl(one, F_GETSIG);
   const int there = ::fcntl(other, F_GETSIG);
   if (before < 0 || there < 0) return std::nullopt;
-  // Read again: another process may be doing the same at this moment, to a file that it shares with this one.
+  // Read again: another process may do the same at this moment, to a file that it shares with this process.
   const bool still = ::fcntl(one, F_GETSIG) == before && ::fcntl(other, F_GETSIG) == there;
   if (!still) return std::nullopt;
   if (before != there) return false;
@@ -135,10 +135,10 @@ std::optional<bool> KernelBackend::same(int one, int other) {
   if (::fstat(one, &first) != 0 || ::fstat(other, &second) != 0) return std::nullopt;
   if (one == other) return true;
   if (first.st_dev != second.st_dev || first.st_ino != second.st_ino) return false;
-  // Since Linux 6.10: 1 or 0.
+  // Since Linux 6.10: returns 1 or 0.
   const int query = ::fcntl(one, F_DUPFD_QUERY, other);
   if (query >= 0) return query == 1;
-  // 0, or an order; with CONFIG_KCMP.
+  // 0 if they are the same, otherwise an ordering; needs CONFIG_KCMP.
   const pid_t self = ::getpid();
   const long order = ::syscall(SYS_kcmp, self, self, KCMP_FILE, one, other);
   if (order >= 0) return order == 0;

@@ -82,7 +82,7 @@ int KernelBackend::ownership(const char* path, Ownership& out) {
 }
 
 int KernelBackend::own(const char* path, uint32_t uid, uint32_t mode) {
-  // The mode last: it would let the old owner in.
+  // Change the mode last: before the chown it would give the old owner access.
   if (::chown(path, uid, static_cast<gid_t>(-1)) != 0 || ::chmod(path, mode) != 0) return -errno;
   return 0;
 }
@@ -97,7 +97,8 @@ int KernelBackend::openers(const char* path, std::vector<int>& pids) {
     if (pid <= 0) continue;
     const std::string table = "/proc/" + process + "/fd";
     std::vector<std::string> descriptors;
-    if (list(table.c_str(), descriptors) != 0) continue;  // gone, or not ours to see
+    if (list(table.c_str(), descriptors) != 0)
+      continue;  // the process has ended, or this user may not see it
     for (const auto& descriptor : descriptors) {
       char target[PATH_MAX];
       const auto size = ::readlink((table + "/" + descriptor).c_str(), target, sizeof target);
@@ -122,7 +123,7 @@ int KernelBackend::descriptors(const char* path, std::vector<int>& fds) {
   return 0;
 }
 
-// The number of its folder in sysfs, which no other folder is given until the next boot.
+// The inode number of the device's folder in sysfs. No other folder gets this number until the next boot.
 uint64_t KernelBackend::life(const std::string& bdf) {
   struct stat status {};
   return ::stat(("/sys/bus/pci/devices/" + bdf).c_str(), &status) == 0 ? status.st_ino : 0;

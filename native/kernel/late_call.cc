@@ -23,7 +23,8 @@
 #define SYS_close_range 436
 #endif
 
-// For what runs in the new process: what sanitizers add needs memory that is given up there.
+// For functions that run in the new process: the code that sanitizers add needs memory that the new process
+// unmaps.
 #define VFIO_BARE __attribute__((noinline, no_sanitize("address", "thread", "undefined")))
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define VFIO_KEEPS_MEMORY 1
@@ -39,25 +40,26 @@
 namespace vfio {
 namespace {
 
-// What the new process needs. It is on the stack of the thread that starts it, which is copied.
+// The input of the new process. It is on the stack of the thread that starts the process, and that stack is
+// copied.
 struct Job {
   char path[PATH_MAX];
   char text[256];
   size_t size;
-  bool writes;  // the text; else it reads
+  bool writes;  // true: it writes the text; false: it reads
   int pipe;
-  uintptr_t thread;  // an address in what the C library keeps for this thread
+  uintptr_t thread;  // an address inside the C library's data for this thread
 };
 
-// What comes through the pipe.
+// The message that comes through the pipe.
 struct Answer {
   int64_t result;
-  char text[4096];  // of an attribute, which is a page at most
+  char text[4096];  // text of an attribute, which is one page at most
 };
 
-// From here to child(): the new process. It is a copy of one thread of many, so locks may be held for ever,
-// and its memory goes under it: nothing is called but system calls, by functions of the C library (syscall,
-// and that of errno) which start() has bound by using them.
+// From here to child(): code of the new process. It is a copy of one thread of many, so locks may stay held
+// for ever, and it unmaps its own memory. So it makes only system calls. For them it uses functions of the C
+// library (syscall, and the one behind errno) that start() has already bound by calling them.
 
 VFIO_BARE void closeFrom(unsigned first) {
   if (::syscall(SYS_close_range, first, ~0U, 0) == 0) return;  // Linux 5.9
@@ -72,7 +74,7 @@ struct Line {
   unsigned field;  // 0 start, 1 end, 2 permissions, 3 to 5 others, 6 path
   bool isPrivate;
   bool inField;
-  char path[6];  // its beginning
+  char path[6];  // the beginning of the path
   unsigned length;
 };
 
@@ -87,8 +89,9 @@ VFIO_BARE bool has(const Line& line, uintptr_t address) {
   return line.bounds[0] <= address && address < line.bounds[1];
 }
 
-// Mappings of devices keep those in use, and what this process would hold of the other's memory nobody could
-// use. Programs and libraries stay, being run, and so do the stack and the thread's own memory.
+// True: the new process unmaps this mapping. A mapping of a device would keep the device in use, and other
+// memory of the parent would be held without any use. The program and its libraries stay, because they are
+// running; so do the stack and the thread's own memory.
 VFIO_BARE bool goes(const Line& line, const Job& job) {
   if (beginsWith(line, "/dev/") || beginsWith(line, "anon_i")) return true;
   if (VFIO_KEEPS_MEMORY != 0) return false;
@@ -157,14 +160,14 @@ VFIO_BARE void dropMemory(const Job& job) {
   for (;;) ::syscall(SYS_exit_group, 0);
 }
 
-// As fork does, without what others have asked to be run then, and without a SIGCHLD at its end.
+// Like fork, but without fork handlers (pthread_atfork), and without a SIGCHLD when the process ends.
 VFIO_BARE long launch(const Job& job) {
   const long process = ::syscall(SYS_clone, 0, nullptr, nullptr, nullptr, nullptr);
   if (process == 0) child(job);
   return process;
 }
 
-// Processes whose objects have gone before them.
+// Processes that are still running after their objects were destroyed.
 std::mutex lock;
 std::list<pid_t>& left() {
   static std::list<pid_t> processes;
@@ -215,7 +218,8 @@ int LateCall::start(const std::string& path, const std::string* text) {
   job.thread = static_cast<uintptr_t>(pthread_self());
   job.pipe = ends_[1];
   reap();
-  // It keeps them blocked: no signal ends it, and no handler of this process runs in it.
+  // The new process keeps the signals blocked: no blockable signal ends it, and no handler of this process
+  // runs in it.
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -229,7 +233,7 @@ int LateCall::start(const std::string& path, const std::string* text) {
 }
 
 void LateCall::over(int64_t result) {
-  // A new pipe has room. If it could not be written to, that would be seen as a process that was killed.
+  // A new pipe has room. If the write failed, the reader would treat it like a killed process.
   (void)!::write(ends_[1], &result, sizeof result);
   closeOnce(ends_[1]);
 }
@@ -269,7 +273,7 @@ int64_t LateCall::result() {
   return result;
 }
 
-// It has said everything: nothing but to end is left for it.
+// The process has sent its result and has only to end.
 void LateCall::end() {
   if (process_.front() != 0) ::waitpid(process_.front(), nullptr, __WALL);
   process_.front() = 0;

@@ -1,11 +1,11 @@
-// A read or write of a file of sysfs that may wait for ever: a write to `unbind` waits until nobody has the
-// device open, and what looks at the device's lock meanwhile waits with it. A thread that waits there can't
-// be killed, and keeps its process (descriptors and memory, so the device itself too) from ending. So a
-// process of its own does the call. It has nothing of this process but a pipe for the result, and goes on
-// when this process ends.
+// A read or write of a sysfs file that may wait for ever: a write to `unbind` waits until nobody has the
+// device open, and meanwhile every call that needs the device's lock waits too. A thread that waits there
+// cannot be killed. It prevents its process from ending, and with it the release of descriptors and memory,
+// and so of the device itself. So a separate process makes the call. It shares only a pipe for the result
+// with this process, and continues when this process ends.
 //
-// Life: from its start until the object goes. The process lives until the kernel has done the call, whatever
-// becomes of the object, and is waited for with the object or by a later one.
+// Life: from its start until the object is destroyed. The process lives until the kernel has finished the
+// call, even if the object is destroyed before. This object or a later one waits for it (waitpid).
 #pragma once
 
 #include <sys/types.h>
@@ -19,37 +19,38 @@ namespace vfio {
 
 class LateCall {
  public:
-  // 0 and the pipe that the result will come through, or -errno.
+  // Creates the object with the pipe for the result: 0, or -errno.
   [[nodiscard]] static int make(std::unique_ptr<LateCall>& out);
   ~LateCall();
   LateCall(const LateCall&) = delete;
   LateCall& operator=(const LateCall&) = delete;
 
-  // Starts the one call that it is for: 0, or -errno of the process that can't be had. Fast, but for copying
-  // the page tables.
+  // Starts its only call: 0, or -errno if the process cannot be created. Fast, except for copying the page
+  // tables.
   [[nodiscard]] int write(const std::string& path, const std::string& text);
   [[nodiscard]] int read(const std::string& path);
-  // Nothing is to be waited for: this is the result. For hosts whose writes never wait.
+  // Ends the call with this result, without a process. For hosts whose writes never wait.
   void over(int64_t result);
 
-  [[nodiscard]] int fd() const { return ends_[0]; }  // readable once it is over
-  [[nodiscard]] bool wait(int milliseconds) const;   // whether it is over by then
-  // Once it is over: what the call returned, or -errno. -EIO: the process was killed, the result isn't known.
+  [[nodiscard]] int fd() const { return ends_[0]; }  // readable when the call has ended
+  [[nodiscard]] bool wait(int milliseconds) const;   // has it ended by then?
+  // Only after the call has ended: the value that the call returned, or -errno. -EIO: the process was killed,
+  // so the result is unknown.
   [[nodiscard]] int64_t result();
-  [[nodiscard]] std::string text();  // what was read, after result()
+  [[nodiscard]] std::string text();  // the text that was read; call after result()
 
  private:
   LateCall() = default;
   [[nodiscard]] int start(const std::string& path, const std::string* text);
   void end();
 
-  int ends_[2] = {-1, -1};  // to read from, and, until it is started, to write to
+  int ends_[2] = {-1, -1};  // read end, and, until the start, write end
   bool reads_ = false;
-  // The process, in a list so that ending takes no memory; 0: none, or it was waited for.
+  // The process. It is in a list, so that ending allocates no memory. 0: there is none, or it was waited for.
   std::list<pid_t> process_{0};
 };
 
-// May calls wait at all? Not if the C library's are those of native/preload: then a software host in this
+// Can calls wait at all? Not if native/preload replaces the C library's calls: then a software host in this
 // process answers them.
 [[nodiscard]] bool callsMayWait();
 

@@ -1,6 +1,6 @@
-// Memory that stays since nobody knows whether a device can still reach it.
+// Memory that stays allocated because the process cannot know whether a device can still reach it.
 //
-// Life: what is kept when its address space has no owner any more is kept until the process ends.
+// Life: memory that is still kept when its address space loses its last owner is kept until the process ends.
 #pragma once
 
 #include <cstdint>
@@ -16,10 +16,11 @@ struct Kept {
   std::string reason;
 };
 
-// From now on for good.
+// Keeps the memory of these pieces until the process ends.
 void keep(Pieces::Map pieces, const char* reason);
 
-// All that is kept in this process, by reason: for good, and in address spaces that still live.
+// All memory that this process keeps, by reason: the memory kept for good and the memory kept in address
+// spaces that still exist.
 [[nodiscard]] std::vector<Kept> kept();
 
 }  // namespace vfio::ledger

@@ -57,7 +57,7 @@ std::vector<Kept> kept() {
       for (const auto& [start, piece] : pieces)
         count(out, piece.doubt != nullptr ? piece.doubt : reason, piece.last - start + 1);
   }
-  std::vector<std::shared_ptr<KernelFile>> files;  // let go of without the lock
+  std::vector<std::shared_ptr<KernelFile>> files;  // released without the lock
   {
     const std::lock_guard lock(registry().mutex);
     for (const auto& weak : registry().files)
@@ -82,7 +82,7 @@ std::shared_ptr<KernelFile> KernelFile::of(const OpenFile& descriptor, bool adop
   const std::lock_guard lock(registry().mutex);
   auto& files = registry().files;
   std::erase_if(files, [](const auto& weak) { return weak.expired(); });
-  // A file that was opened just now has one descriptor.
+  // A file that this process has just opened has only this descriptor, so there is nothing to search for.
   if (adopted) {
     for (const auto& weak : files)
       if (auto file = weak.lock(); file && file->leadsHere(descriptor)) return file;
@@ -116,7 +116,7 @@ KernelFile::Node KernelFile::reserve(bool isSpace) {
 std::shared_ptr<Object> KernelFile::insert(Node node, uint32_t id) {
   node.key() = id;
   node.mapped()->id = id;
-  // The id is free again: an object that had it is gone, however that came.
+  // The kernel gives only a free id. So an earlier object with this id was destroyed, no matter how.
   if (const auto earlier = objects_.find(id); earlier != objects_.end()) {
     earlier->second->gone = true;
     if (earlier->second->space) earlier->second->space->ended();
@@ -137,7 +137,7 @@ int KernelFile::destroy(const OpenFile& file, Object& object) {
   if (object.gone) return -ENOENT;
   const auto ask = [&] {
     const int result = destroyObject(file, object.id);
-    // Nobody has the id: the object is gone already, by somebody else's hand.
+    // No object has this id: somebody else has already destroyed the object.
     return result == -ENOENT ? 0 : result;
   };
   const int result = object.space ? object.space->end(true, ask) : ask();

@@ -1,12 +1,14 @@
-// An open file of the kernel's (an open file description), as this process knows it: the objects and address
-// spaces that were made in it, by id and life. Every descriptor of this process that leads to it shares it: a
-// second Iommufd on a duplicate, a container over an iommufd, a worker thread.
+// An open file of the kernel (an open file description), as this process knows it. It records the objects and
+// address spaces that were created in the file, by id and life. All descriptors of this process that refer to
+// the open file share one KernelFile: a second Iommufd on a duplicate, a container over an iommufd, a worker
+// thread.
 //
-// The kernel gives an id again as soon as it is free. So an object is destroyed by its id only while it has
-// the life that the caller means: what belonged to an earlier object of that id does nothing to a later one.
+// The kernel reuses an id as soon as it is free. So an object is destroyed by its id only while the id still
+// belongs to the object that the caller means. A handle of an earlier object with that id does nothing to a
+// later one.
 //
 // Locks, in this order: `compat_` (which address space a container's requests work on), `mutex_` (ids and
-// lives; held while an object is made or destroyed), then the address space's own.
+// lives; held while an object is created or destroyed), then the lock of the address space.
 #pragma once
 
 #include <atomic>
@@ -27,9 +29,9 @@ namespace vfio::ledger {
 struct Object {
   Object(uint32_t id, bool isSpace) : id(id), space(isSpace ? std::make_shared<Space>() : nullptr) {}
   uint32_t id;
-  const std::shared_ptr<Space> space;  // if it is an address space
+  const std::shared_ptr<Space> space;  // set only if the object is an address space
   std::atomic<bool> gone = false;      // the kernel has destroyed it
-  std::atomic<unsigned> handles = 0;   // of this process, on an address space
+  std::atomic<unsigned> handles = 0;   // handles of this process on an address space
 };
 
 class KernelFile {
@@ -39,11 +41,11 @@ class KernelFile {
   KernelFile(const KernelFile&) = delete;
   KernelFile& operator=(const KernelFile&) = delete;
 
-  // The open file that the descriptor leads to, which counts as one of its own until `closing`.
+  // The open file that the descriptor refers to. The descriptor is listed in it until `closing`.
   static std::shared_ptr<KernelFile> of(const OpenFile& descriptor, bool adopted);
   void closing(const OpenFile& descriptor);
 
-  // Runs `call(id)`, which has the kernel make an object: 0 or -errno.
+  // Runs `call(id)`, which asks the kernel to create an object: 0 or -errno.
   template <class Call>
   [[nodiscard]] int make(bool isSpace, std::shared_ptr<Object>& made, Call&& call) {
     const std::lock_guard lock(mutex_);
@@ -53,22 +55,22 @@ class KernelFile {
     if (result >= 0) made = insert(std::move(node), id);
     return result;
   }
-  // The address space of this id, which the kernel made, or somebody else.
+  // The address space with this id. The kernel or another owner created it.
   [[nodiscard]] std::shared_ptr<Object> space(uint32_t id);
-  // Has the kernel destroy the object: 0, or -errno. Gone already: -ENOENT.
+  // Asks the kernel to destroy the object: 0, or -errno. -ENOENT: it was destroyed before.
   [[nodiscard]] int destroy(const OpenFile& file, Object& object);
-  // The same of whatever has the id now.
+  // The same for the object that has this id now.
   [[nodiscard]] int destroy(const OpenFile& file, uint32_t id);
 
-  // The address space that a container's requests work on stays the same until the lock goes.
+  // While the lock is held, a container's requests work on the same address space.
   [[nodiscard]] std::shared_lock<std::shared_mutex> holdCompat() { return std::shared_lock(compat_); }
   [[nodiscard]] std::unique_lock<std::shared_mutex> changeCompat() { return std::unique_lock(compat_); }
 
-  // Of a container: its own address space, and how it unmaps (what SET_IOMMU was last given).
+  // For a container: its own address space, and how it unmaps (from the type in the last SET_IOMMU).
   [[nodiscard]] std::shared_ptr<Space> own();
   std::atomic<Manner> manner = Manner::unknown;
 
-  // Bytes that are kept in its address spaces, each with the reason.
+  // The bytes that are kept in its address spaces, each with the reason.
   void doubtful(std::vector<std::pair<const char*, uint64_t>>& out) const;
 
  private:

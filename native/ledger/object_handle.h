@@ -1,6 +1,6 @@
 // An object of an iommufd that a handle owns, other than an address space.
 //
-// Life: destroyed with its handle, unless it is gone by then.
+// Life: the object is destroyed with its handle, unless it was destroyed before.
 #pragma once
 
 #include <memory>
@@ -20,7 +20,7 @@ class ObjectHandle {
 
   [[nodiscard]] uint32_t id() const { return object_->id; }
   [[nodiscard]] bool gone() const { return object_->gone; }
-  // 0, or -errno: -EBUSY, something uses it, and it stays. -ENOENT: it is gone already.
+  // 0, or -errno. -EBUSY: something uses the object, so it stays. -ENOENT: it was destroyed before.
   [[nodiscard]] int destroy() { return file_->kernel->destroy(*file_, *object_); }
 
  private:

@@ -11,7 +11,8 @@ OpenFile::OpenFile(std::shared_ptr<Backend> backend, int fd, bool adopted)
 
 OpenFile::~OpenFile() {
   kernel->closing(*this);
-  // Where it can't be known, a descriptor more is the lesser evil.
+  // If the host cannot tell whether both are the same file, one leaked descriptor is better than closing
+  // another file.
   if (told_ >= 0 && backend->same(told_, fd).value_or(false)) backend->close(told_);
   backend->close(fd);
 }

@@ -1,12 +1,11 @@
-// An open file of a host: a descriptor of this package's own, and what the ledger knows of the open file
-// behind it.
+// An open file of a host: a descriptor that this package owns, and the ledger of the open file behind it.
 //
-// The number that calls use is known to nobody else. A program that asks for the descriptor is told another
-// one for the same open file: it may close it, though it shouldn't, and then the number may be any other
-// file's. So neither a call nor the closing can reach a file that is not this one.
+// Nobody else knows the descriptor number that calls use. A program that asks for the descriptor gets another
+// number for the same open file. The program should not close that number, but it may, and then the number
+// may belong to any other file. So neither a call nor the close can reach a file that is not this one.
 //
-// Life: shared by the object in JavaScript, by the address spaces and objects made of it, and by each call
-// under way on it. The descriptor is closed when the last of them lets go.
+// Life: shared by the object in JavaScript, by the address spaces and objects created from it, and by each
+// call that is running on it. The descriptor is closed when the last of them releases it.
 #pragma once
 
 #include <atomic>
@@ -21,15 +20,15 @@ class KernelFile;
 
 class OpenFile {
  public:
-  // Takes over `fd`, unless it throws. `adopted`: the open file was made elsewhere, so that another
-  // descriptor of this process may lead to it.
+  // Takes over `fd`, unless it throws. `adopted`: the file was opened elsewhere, so another descriptor of
+  // this process may refer to the same open file.
   OpenFile(std::shared_ptr<Backend> backend, int fd, bool adopted);
   ~OpenFile();
   OpenFile(const OpenFile&) = delete;
   OpenFile& operator=(const OpenFile&) = delete;
 
-  // The number for the program, or -errno: the first one that there was, which is what a host knows the file
-  // by. Calls have a duplicate from then on. For the thread that the object belongs to.
+  // The number for the program, or -errno. It is the first number of the file, by which the host knows the
+  // file. Calls use a duplicate from then on. Only the thread that owns the object may call this.
   [[nodiscard]] int tell();
 
   [[nodiscard]] int ioctl(unsigned long request, void* argument) const {
@@ -38,7 +37,7 @@ class OpenFile {
 
   const std::shared_ptr<Backend> backend;
   std::atomic<int> fd;                       // calls on the thread pool read it
-  const std::shared_ptr<KernelFile> kernel;  // the open file; the same for each descriptor that leads to it
+  const std::shared_ptr<KernelFile> kernel;  // the open file; the same for all descriptors that refer to it
 
  private:
   int told_ = -1;

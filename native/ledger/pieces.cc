@@ -41,7 +41,7 @@ void Pieces::drop(uint64_t start, uint64_t last, uint64_t born) {
     }
     const uint64_t end = piece.last;
     if (end > last) {
-      // What is behind the range stays, as a piece of its own.
+      // The part after the range stays, as a new piece.
       Map::node_type rest = take();
       rest.key() = last + 1;
       rest.mapped() = piece;

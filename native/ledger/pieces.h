@@ -1,9 +1,9 @@
-// What is mapped in an address space: pieces [start, last] that don't overlap. A mapping is one piece until
-// the kernel cuts it.
+// The mapped ranges of an address space: pieces [start, last] that don't overlap. A mapping is one piece
+// until the kernel splits it.
 //
-// Life of a piece: recorded when the kernel has mapped it, dropped when the kernel is known to have let go of
-// it. It keeps its memory until then. Recording and dropping need no memory: `reserve` takes what they may
-// need before the kernel is asked.
+// Life of a piece: a piece is recorded when the kernel has mapped it, and dropped when the kernel is known to
+// have released it. It keeps its memory until then. Recording and dropping allocate no memory: `reserve`
+// allocates the memory that they may need, before the kernel is asked.
 #pragma once
 
 #include <cstddef>
@@ -18,25 +18,27 @@ using Memory = std::shared_ptr<const void>;
 
 struct Piece {
   uint64_t last = 0;
-  uint64_t mapping = 0;  // the number of the mapping that it is of
-  uint64_t born = 0;     // when it was recorded: the space's count of records
+  uint64_t mapping = 0;  // the number of the mapping that the piece is part of
+  uint64_t born = 0;     // when it was recorded: the value of the space's record counter
   Memory memory;         // null: the kernel keeps the pages of a file
   bool writable = false;
-  const char* doubt = nullptr;  // why nobody knows whether the kernel still has it; null: it has
+  const char* doubt = nullptr;  // why it is unknown whether the kernel still maps it; null: it does
 };
 
 class Pieces {
  public:
   using Map = std::map<uint64_t, Piece>;
 
-  // Takes memory for `calls` calls, each of which records one piece and splits one at the most. May throw.
+  // Allocates memory for `calls` calls. Each call records at most one piece and splits at most one. May
+  // throw.
   void reserve(size_t calls);
 
-  // Records a piece. The kernel maps no address twice: what was recorded there is gone.
+  // Records a piece. The kernel maps no address twice, so any piece that was recorded at this address is no
+  // longer mapped.
   void add(uint64_t start, Piece piece);
-  // The kernel has nothing in [start, last] any more of what was recorded before `born`.
+  // The kernel no longer maps any of the pieces in [start, last] that were recorded before `born`.
   void drop(uint64_t start, uint64_t last, uint64_t born = UINT64_MAX);
-  // Drops the piece that starts there whole.
+  // Drops the whole piece that starts there.
   void dropWhole(uint64_t start);
   void drop(Map::iterator piece) { (void)erase(piece); }
   void clear() { pieces_.clear(); }
@@ -55,7 +57,7 @@ class Pieces {
   Map::iterator erase(Map::iterator at);
 
   Map pieces_;
-  std::vector<Map::node_type> spares_;  // nodes for the next records
+  std::vector<Map::node_type> spares_;  // free nodes for the next records
 };
 
 }  // namespace vfio::ledger

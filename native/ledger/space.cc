@@ -12,8 +12,8 @@ std::atomic<uint64_t> doubtCount = 0;
 
 bool overlap(const Flight& a, const Flight& b) { return a.start <= b.last && b.start <= a.last; }
 
-// May a call that failed so have unmapped something before? Not if it refused its arguments, or reached no
-// space.
+// May a call that failed with this error have unmapped something first? Not if the kernel refused its
+// arguments, or if it reached no address space.
 bool mayHaveBegun(int error) {
   switch (error) {
     case -EINVAL:
@@ -61,7 +61,8 @@ bool Space::conflicts(const Flight& flight) const {
 bool Space::wait(std::unique_lock<std::mutex>& lock, Flight& flight, bool closing) {
   for (;;) {
     if (ended_ || (closed_ && !closing)) return false;
-    // What is exactly recorded is nobody else's: nothing that is on its way can be there.
+    // If recorded pieces fill the range exactly, no running call can map anything there. Then the unmap can
+    // run beside other calls.
     if (flight.kind == Flight::Kind::unmap && !closing)
       flight.alone = !flight.valid || !pieces_.tile(flight.start, flight.last);
     if (!conflicts(flight)) return true;
@@ -186,7 +187,7 @@ Space::Outcome Space::decide(const Flight& flight, uint64_t length, Manner manne
   if (result < 0) {
     outcome.settle = flight.valid && first != all.end() && mayHaveBegun(result);
     if (!outcome.settle) return outcome;
-    // Those above the first one that is cut were not reached.
+    // The kernel did not reach the pieces above the first one that the range cuts.
     for (auto at = first; at != all.end() && at->first <= flight.last; ++at) {
       if (at->first >= flight.start && at->second.last <= flight.last) continue;
       if (at->first == 0) outcome.settle = false;
@@ -205,7 +206,8 @@ Space::Outcome Space::decide(const Flight& flight, uint64_t length, Manner manne
   switch (manner) {
     case Manner::wholeRange:
       pieces_.drop(flight.start, flight.last, outcome.born);
-      // More than was recorded: a map that was beside this may have lost what it had just mapped.
+      // The kernel unmapped more than was recorded: a map that ran at the same time may have lost its new
+      // mapping.
       outcome.settle = !flight.alone && bytes > length;
       outcome.born = UINT64_MAX;
       break;

@@ -1,21 +1,21 @@
-// The ledger of one address space: what the kernel has mapped in it, as far as this process mapped it. A
-// record is made and ended together with the call that changes it, by whichever thread and handle makes the
-// call.
+// The ledger of one address space: it records the mappings that this process made in it. A record is added or
+// removed together with the call that maps or unmaps, no matter which thread and handle make the call.
 //
-// Order. The kernel does calls of several threads in an order that it tells nobody. So a call that could
-// change what another one finds waits for it: an unmap waits for maps that may lie in its range, and a map
-// for unmaps of its range. An unmap of exactly what is recorded waits for nobody else, so that a driver goes
-// on while much memory is being pinned.
+// Order. The kernel does not report the order in which it runs the calls of several threads. So a call waits
+// for another call if one could change the result of the other: an unmap waits for maps that may lie in its
+// range, and a map waits for unmaps of its range. An unmap of exactly the recorded pieces waits for no call
+// outside its range, so that a driver can continue while much memory is being pinned.
 //
-// Proof. Memory is let go only if the kernel is known to have let go of it:
-//   - an unmap of the range succeeded, by the rules of the call that was made (`Manner`);
-//   - an unmap of exactly one piece says that nothing is there (ENOENT), and nothing was mapped there since;
-//   - the kernel mapped something else at the address, gave the object's id again, or destroyed the object.
-// What a failed call may or may not have unmapped is asked for again, piece by piece. What can't be known is
-// kept, with the reason (`Piece::doubt`).
+// Proof. Memory is released only if the kernel is known to have released it:
+//   - an unmap of the range succeeded, by the rules of that kind of call (`Manner`);
+//   - an unmap of exactly one piece fails with ENOENT (nothing is there), and nothing was mapped there since;
+//   - the kernel mapped something else at the address, gave the object's id to a new object, or destroyed the
+//     object. If a failed call may have unmapped something, each piece is unmapped again. If the result stays
+//     unknown, the memory is kept, with the reason (`Piece::doubt`).
 //
-// Life: made with the kernel's object (or when it is first met), shared by all handles of the process that
-// lead to it. It has ended when the kernel's object has; calls on it are ENOENT then.
+// Life: created with the kernel's object (or when this process first sees that object), and shared by all
+// handles of the process that refer to it. It ends when the kernel's object ends; calls on it then fail with
+// ENOENT.
 #pragma once
 
 #include <cerrno>
@@ -31,33 +31,33 @@
 
 namespace vfio::ledger {
 
-// What an unmap has done that succeeded, by the kind of space.
+// What a successful unmap has done. It depends on the kind of space.
 enum class Manner {
   wholeRange,    // nothing is mapped in the range any more
-  firstVersion,  // type1 of the first version: what begins in the range is gone, whole; nothing is, if the
-                 // lowest mapping there begins before the range
-  unknown,       // nobody has said which kind it is
+  firstVersion,  // type1 of the first version: mappings that begin in the range are unmapped whole; none is,
+                 // if the lowest mapping there begins before the range
+  unknown,       // this process does not know which kind it is
 };
 
-// A call of a thread that is in the kernel now, or about to be.
+// A call that a thread is making in the kernel now, or is about to make.
 struct Flight {
   enum class Kind { map, use, unmap } kind = Kind::unmap;
   uint64_t start = 0;
   uint64_t last = 0;
-  bool anywhere = false;  // a map whose place the kernel chooses
-  bool alone = false;     // an unmap that no other call may be beside
-  bool valid = true;      // not a range that the kernel refuses: of no length, or beyond the end
-  uint64_t born = 0;      // how many records there were at its start
+  bool anywhere = false;  // a map whose IOVA the kernel chooses
+  bool alone = false;     // no other call may run at the same time
+  bool valid = true;      // false: the kernel refuses the range, because it is empty or passes the end
+  uint64_t born = 0;      // the record counter when the call started
   Flight* next = nullptr;
 };
 
-// What is told when no call is on its way any more.
+// Its `idle` is called when no call is running any more.
 struct Idle {
   virtual ~Idle() = default;
   virtual void idle() = 0;
 };
 
-// How often memory came to be kept in this process.
+// How many times memory had to be kept in this process.
 [[nodiscard]] uint64_t doubts();
 
 struct Mapped {
@@ -68,16 +68,17 @@ struct Mapped {
 
 class Space {
  public:
-  // A mapping that a call is to make.
+  // A mapping that a call shall create.
   struct Wanted {
-    uint64_t mapping;  // its number, for good
+    uint64_t mapping;  // its number, which never changes
     uint64_t length;
     bool writable;
     Memory memory;
-    std::optional<uint64_t> iova;  // where; afterwards: where it is
+    std::optional<uint64_t> iova;  // the wanted IOVA; after the call, the actual IOVA
   };
 
-  // `call(wanted)` asks the kernel: 0 or -errno. The memory is the record's afterwards, or nobody's.
+  // `call(wanted)` asks the kernel: 0 or -errno. Afterwards the record owns the memory, or (on failure) it is
+  // released.
   template <class Call>
   [[nodiscard]] int map(Wanted& wanted, Call&& call) {
     Flight flight = flightOf(Flight::Kind::map, wanted.iova.value_or(0), wanted.length);
@@ -91,8 +92,8 @@ class Space {
     return result;
   }
 
-  // `call(start, length, bytes)` asks the kernel: 0 or -errno, and how many bytes it unmapped. 0 with 2^64-1
-  // is everything.
+  // `call(start, length, bytes)` asks the kernel: 0 or -errno, and how many bytes it unmapped. Start 0 with
+  // length 2^64-1 means everything.
   template <class Call>
   [[nodiscard]] int unmap(uint64_t start, uint64_t length, Manner manner, uint64_t& bytes, Call&& call) {
     Flight flight = flightOf(Flight::Kind::unmap, start, length);
@@ -100,7 +101,8 @@ class Space {
     return finishUnmap(flight, start, length, manner, bytes, call);
   }
 
-  // What is left of one mapping, piece by piece. `iova` and `length` are those that it was made with.
+  // Unmaps the remaining pieces of one mapping, one by one. `iova` and `length` are the values it was created
+  // with.
   template <class Call>
   [[nodiscard]] int unmapMapping(uint64_t mapping, uint64_t iova, uint64_t length, uint64_t& bytes,
                                  Call&& call) {
@@ -116,8 +118,8 @@ class Space {
     }
   }
 
-  // The same for every piece that is recorded, until one can't be unmapped: 0, or what the kernel said of
-  // that one.
+  // The same for every recorded piece. Goes on after a failure: 0, or the error of the last piece that could
+  // not be unmapped.
   template <class Call>
   [[nodiscard]] int unmapRecorded(Call&& call) {
     uint64_t from = 0;
@@ -135,13 +137,13 @@ class Space {
     }
   }
 
-  // A range of one mapping, for a call that reads it (a copy): keeps others from unmapping it. False: it is
-  // not mapped whole any more. `leave` ends it.
+  // Holds a range of one mapping for a call that reads it (a copy): other calls cannot unmap it. False: the
+  // range is no longer completely mapped. `leave` ends the hold.
   [[nodiscard]] bool use(Flight& flight, uint64_t mapping, uint64_t iova, uint64_t length, Memory& memory);
   void leave(Flight& flight);
 
-  // The mapping is found at other memory from now on: `call()` tells the kernel. -ENOENT: it is not mapped
-  // whole.
+  // From now on the mapping points to other memory: `call()` tells the kernel. -ENOENT: it is not completely
+  // mapped.
   template <class Call>
   [[nodiscard]] int move(uint64_t mapping, uint64_t iova, uint64_t length, const Memory& memory,
                          Call&& call) {
@@ -154,8 +156,8 @@ class Space {
     return result;
   }
 
-  // Runs `call` with no other call on its way: 0 if the kernel's object has come to an end, or -errno.
-  // `forGood`: the object itself, and not only all that was mapped in it. -ENOENT: it had ended before.
+  // Runs `call` while no other call is running: 0 if the kernel has ended the object or its mappings, or
+  // -errno. `forGood`: the object itself ends, and not only its mappings. -ENOENT: it had ended before.
   template <class Call>
   int end(bool forGood, Call&& call) {
     Flight flight;
@@ -167,22 +169,23 @@ class Space {
     leave(flight);
     return result;
   }
-  // No call begins any more. If some are on their way, `then` is told when the last one has come back, and
-  // this is true.
+  // No new call can begin. If calls are still running, returns true, and `then->idle()` is called when the
+  // last one has returned.
   [[nodiscard]] bool close(std::shared_ptr<Idle> then);
   void reopen();
-  // The kernel's object is known to be gone, with all that was mapped in it.
+  // The kernel is known to have destroyed the object, with all its mappings.
   void ended();
   [[nodiscard]] bool hasEnded() const;
 
-  // All that is recorded is kept for this reason.
+  // All recorded memory is kept for this reason.
   void doubt(const char* reason);
 
   [[nodiscard]] std::vector<Mapped> mapped() const;
-  // Is all of the mapping there?
+  // Is the whole mapping still mapped?
   [[nodiscard]] bool holds(uint64_t mapping, uint64_t iova, uint64_t length) const;
   [[nodiscard]] bool empty() const;
-  // Bytes that are kept for each reason; and at the end of the space, all of them, with their memory.
+  // `doubtful`: the bytes that are kept for each reason. `takeAll`: at the end of the space, all pieces with
+  // their memory.
   void doubtful(std::vector<std::pair<const char*, uint64_t>>& out) const;
   [[nodiscard]] Pieces::Map takeAll();
 
@@ -191,12 +194,12 @@ class Space {
   [[nodiscard]] int enter(Flight& flight, bool closing = false);
   [[nodiscard]] bool enterPieceOf(uint64_t mapping, uint64_t iova, uint64_t length, Flight& flight);
   [[nodiscard]] bool enterNext(uint64_t from, Flight& flight);
-  // Waits until no call on its way is in conflict. False: the space has ended.
+  // Waits until no running call conflicts with this one. False: the space has ended or is closed.
   [[nodiscard]] bool wait(std::unique_lock<std::mutex>& lock, Flight& flight, bool closing);
   [[nodiscard]] bool conflicts(const Flight& flight) const;
   void await(std::unique_lock<std::mutex>& lock);
   void add(Flight& flight);
-  // Removes the flight from the list, releases the lock and wakes who waits.
+  // Removes the flight from the list, releases the lock and wakes the threads that wait.
   void finish(std::unique_lock<std::mutex>& lock, Flight& flight);
   void record(Flight& flight, Wanted& wanted, int result);
   void replace(const Flight& flight, uint64_t mapping, const Memory& memory);
@@ -204,16 +207,17 @@ class Space {
   [[nodiscard]] bool whole(uint64_t mapping, uint64_t start, uint64_t last) const;
 
   struct Outcome {
-    bool settle = false;  // ask again, piece by piece
-    uint64_t last = 0;    // those that end here or before
-    uint64_t born = 0;    // and were recorded before
+    bool settle = false;  // unmap again, piece by piece
+    uint64_t last = 0;    // only pieces that end here or before
+    uint64_t born = 0;    // and that were recorded before this count
   };
-  // Ends the flight, unless something is to be asked again.
+  // Ends the flight, unless pieces must be unmapped again.
   [[nodiscard]] Outcome unmapped(Flight& flight, uint64_t length, Manner manner, int result, uint64_t bytes);
   [[nodiscard]] Outcome decide(const Flight& flight, uint64_t length, Manner manner, int result,
                                uint64_t bytes);
   [[nodiscard]] std::optional<std::pair<uint64_t, uint64_t>> pieceIn(uint64_t start, const Outcome& outcome);
-  // An unmap of exactly this piece came to `result`.
+  // An unmap of exactly this piece returned `result`. False: it failed, and the kernel may still map the
+  // piece.
   [[nodiscard]] bool settled(uint64_t start, int result);
 
   template <class Call>
@@ -222,7 +226,8 @@ class Space {
     const int result = call(start, length, bytes);
     const Outcome outcome = unmapped(flight, length, manner, result, bytes);
     if (outcome.settle) {
-      // They were to be unmapped: so it is done for each, and the answer tells.
+      // The caller wanted these pieces unmapped: so each one is unmapped again, and the result shows its
+      // state.
       uint64_t from = flight.start;
       while (const auto piece = pieceIn(from, outcome)) {
         uint64_t one = 0;
@@ -237,8 +242,8 @@ class Space {
   }
 
   mutable std::mutex mutex_;
-  std::condition_variable left_;  // a call has come back
-  size_t waiting_ = 0;            // threads that wait for that
+  std::condition_variable left_;  // signals that a call has returned
+  size_t waiting_ = 0;            // number of threads that wait for that
   Flight* flights_ = nullptr;
   size_t flying_ = 0;
   uint64_t records_ = 0;

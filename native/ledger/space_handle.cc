@@ -19,7 +19,7 @@ SpaceHandle::SpaceHandle(std::shared_ptr<OpenFile> file, std::shared_ptr<Object>
 SpaceHandle::SpaceHandle(std::shared_ptr<OpenFile> file)
     : space(file->kernel->own()), owner_(true), file_(std::move(file)) {}
 
-// One that nobody got hold of: it had no calls.
+// A handle that nobody ever received: no call has used it.
 SpaceHandle::~SpaceHandle() {
   if (closed_) return;
   const bool last = object && --object->handles == 0;
@@ -38,7 +38,8 @@ void SpaceHandle::close() {
     if (last) empty(*file);
     return;
   }
-  // Nothing waits for a long call here: the last one to come back ends it.
+  // This thread does not wait for a long call: the last running call destroys the address space when it
+  // returns.
   ending_ = file;
   if (space->close(shared_from_this())) return;
   ending_.reset();
@@ -66,7 +67,8 @@ void SpaceHandle::end(const OpenFile& file) {
   if (!object) return empty(file);
   const int result = file.kernel->destroy(file, *object);
   if (result == 0 || result == -ENOENT) return;
-  // Something is attached: devices lose the memory, and the empty object goes with the iommufd.
+  // Something is attached: unmap everything, so that devices lose access. The kernel destroys the empty
+  // object with the iommufd.
   empty(file);
   space->reopen();
 }

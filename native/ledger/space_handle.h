@@ -1,9 +1,10 @@
-// A handle's share in an address space.
+// The share of one handle in an address space.
 //
-// Life: of the object in JavaScript and the calls under way on it. `close` ends the share, and lets go of the
-// open file. An address space that was allocated ends with its owner's share, whoever else has one: the
-// kernel destroys it, or, where something is attached, it is emptied. One that the kernel made stays, and is
-// emptied when the last share in it ends. A container's own is emptied with its share.
+// Life: as long as the object in JavaScript and the calls that are running on it. `close` ends the share and
+// releases the open file. An allocated address space ends with its owner's share, even if others still share
+// it: the kernel destroys it or, if something is attached, everything in it is unmapped. An address space
+// that the kernel created stays; it is emptied when the last share in it ends. A container's own address
+// space is emptied when its share ends.
 #pragma once
 
 #include <atomic>
@@ -15,25 +16,25 @@ namespace vfio::ledger {
 
 class SpaceHandle final : public Idle, public std::enable_shared_from_this<SpaceHandle> {
  public:
-  // Of an iommufd. `owner`: this process has allocated it for this share.
+  // An address space of an iommufd. `owner`: this process allocated it for this share.
   SpaceHandle(std::shared_ptr<OpenFile> file, std::shared_ptr<Object> object, bool owner);
-  // Of a container of its own.
+  // The address space of a VFIO container (/dev/vfio/vfio).
   explicit SpaceHandle(std::shared_ptr<OpenFile> file);
   ~SpaceHandle() override;
   SpaceHandle(const SpaceHandle&) = delete;
   SpaceHandle& operator=(const SpaceHandle&) = delete;
 
-  // On the thread that the handle belongs to, as `file` is. Again: nothing.
+  // Only on the thread that owns the handle; so is `file`. A second call does nothing.
   void close();
   [[nodiscard]] bool closed() const { return closed_; }
-  // Null once it is closed. A call that runs on another thread takes a share of its own along.
+  // Null once it is closed. A call that runs on another thread takes its own shared pointer along.
   [[nodiscard]] const std::shared_ptr<OpenFile>& file() const { return file_; }
 
-  // Unmaps what is left of a mapping, by the requests of this kind of space.
+  // Unmaps the remaining pieces of a mapping, with the requests for this kind of space.
   [[nodiscard]] int unmapMapping(const OpenFile& file, uint64_t mapping, uint64_t iova, uint64_t length,
                                  uint64_t& bytes);
 
-  const std::shared_ptr<Object> object;  // null: a container's own
+  const std::shared_ptr<Object> object;  // null: a container's own address space
   const std::shared_ptr<Space> space;
 
  private:
@@ -44,7 +45,7 @@ class SpaceHandle final : public Idle, public std::enable_shared_from_this<Space
 
   const bool owner_;
   std::shared_ptr<OpenFile> file_;
-  std::shared_ptr<OpenFile> ending_;  // for the end that a call under way puts off
+  std::shared_ptr<OpenFile> ending_;  // set while a running call delays the end
   std::atomic<bool> closed_ = false;
 };
 
