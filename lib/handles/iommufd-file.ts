@@ -43,6 +43,17 @@ export abstract class IommufdFile extends Handle {
   readonly #objects = new Map<number, WeakRef<ObjectHandle>>();
   readonly #devices = new Set<WeakRef<IommufdDevice>>();
 
+  // Written out: a constructor that the engine adds passes its arguments on by an iterator, which anybody may replace.
+  protected constructor(
+    key: typeof OURS,
+    kind: string,
+    parent: Handle | undefined,
+    resources: readonly { dispose(): void }[],
+    release: (self: never) => void,
+  ) {
+    super(key, kind, parent, resources, release);
+  }
+
   static {
     keepIn = (iommufd, handle) => {
       iommufd.#objects.set(handle.id, new WeakRef<ObjectHandle>(handle));
