@@ -6,10 +6,26 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { DmaBuffer, Host } from '../lib/index.ts';
+import { apiOf } from './support/api.ts';
 import { EDU, needs } from './support/backends.ts';
-import { classes } from './support/surface.ts';
+import { callsOf, classes } from './support/surface.ts';
 
 const types = join(import.meta.dirname, '../dist/lib');
+
+test('the exported names, members and types are those of api.txt', async (ctx) => {
+  needs(ctx, { backends: ['software'], because: 'it reads the declarations' });
+  // After a change that is meant: npx vitest run test/surface.test.ts --update
+  await expect(apiOf(types)).toMatchFileSnapshot('api.txt');
+});
+
+test('no exported class has more than 20 methods, inherited ones among them', (ctx) => {
+  needs(ctx, { backends: ['software'], because: 'the classes are the same on both' });
+  const counts = Object.values(classes).map((each) => {
+    const methods = callsOf(each.prototype).filter(({ kind }) => kind === 'method');
+    return [each.name, new Set(methods.map(({ key }) => key)).size] as const;
+  });
+  expect(counts.filter(([, count]) => count > 20)).toEqual([]);
+});
 
 /** The public members that the package's types declare, by class. */
 function declared(): Map<string, Set<string>> {
