@@ -16,7 +16,8 @@ export function explain(
   // One command may repair several things; the last place keeps the order right.
   const all = findings.flatMap((each) => each.commands);
   const commands = all.filter((command, index) => all.lastIndexOf(command) === index);
-  const owner = group === null ? null : { is: group.dmaOwner, inferred: host.backend === 'kernel' };
+  const ownership = group?.dmaOwnership;
+  const owner = ownership === undefined ? null : { is: ownership.owner, inferred: ownership.inferred };
   print.json({
     ...rest,
     usable,

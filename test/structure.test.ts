@@ -83,6 +83,12 @@ test.each([...table.keys()])('an upward arrow that is planted in %s is found', (
   ]);
 });
 
+test('only lib/host asks which backend it is', () => {
+  const asks = /[!=]== '(?:software|kernel)'|'(?:software|kernel)' [!=]==|case '(?:software|kernel)'/;
+  const elsewhere = files.filter((path) => path.endsWith('.ts') && !path.startsWith('lib/host/'));
+  expect(elsewhere.filter((path) => asks.test(read(path)))).toEqual([]);
+});
+
 test('no file has more than 500 lines', () => {
   const long = files.filter((path) => read(path).split('\n').length > 501);
   expect(long.filter((path) => !path.startsWith('native/uapi/'))).toEqual([]);
