@@ -2,7 +2,7 @@
  * Arrows only go down: each import and each #include goes to a folder that the table of docs/architecture.md allows. Types
  * count. The linter (suspicious/noImportCycles) refuses circles of files besides.
  */
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, posix } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
@@ -46,13 +46,15 @@ function wrongIn(path: string, text: string, table: Map<string, Set<string>>): s
 
 function sources(folder: string): string[] {
   return readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
-    .filter((name) => /\.(ts|cc|h)$/.test(name))
+    .filter((name) => /\.(ts|cc|h|md)$/.test(name))
     .map((name) => posix.join(folder, name));
 }
 
 const table = tableOf(readFileSync(join(root, 'docs/architecture.md'), 'utf8'));
 const read = (path: string) => readFileSync(join(root, path), 'utf8');
-const files = ['lib', 'cli', 'bin', 'examples', 'native'].flatMap(sources);
+const files = ['lib', 'cli', 'bin', 'examples', 'native']
+  .flatMap(sources)
+  .filter((path) => !path.endsWith('.md'));
 
 test('every import and include goes where the table of docs/architecture.md lets it', () => {
   expect(files.flatMap((path) => wrongIn(path, read(path), table))).toEqual([]);
@@ -87,6 +89,18 @@ test('only lib/host asks which backend it is', () => {
   const asks = /[!=]== '(?:software|kernel)'|'(?:software|kernel)' [!=]==|case '(?:software|kernel)'/;
   const elsewhere = files.filter((path) => path.endsWith('.ts') && !path.startsWith('lib/host/'));
   expect(elsewhere.filter((path) => asks.test(read(path)))).toEqual([]);
+});
+
+test('every file that a comment or a page of docs/ names is there', () => {
+  const named =
+    /(?<![\w./-])(?:lib|native|test|docs|cli|bin|bench|examples)\/[\w./-]+\.(?:ts|cc|h|md|mjs|sh)\b/g;
+  const pages = sources('docs').concat('README.md', 'CONTRIBUTING.md', 'binding.gyp');
+  const missing = [...files, ...pages].flatMap((path) =>
+    [...read(path).matchAll(named)].flatMap(([name]) =>
+      existsSync(join(root, name)) ? [] : [`${path} names ${name}`],
+    ),
+  );
+  expect(missing).toEqual([]);
 });
 
 test('no file has more than 500 lines', () => {

@@ -65,20 +65,23 @@ export interface NativeRegionInfo {
   msixMappable: boolean;
 }
 
+/**
+ * What a call that maps is given. `access`: 1 the device may read, 2 it may write. `mapping`: its number, for good. Without
+ * an offset and a length it is all of the memory.
+ */
+export type MapArguments = [
+  memory: number,
+  access: number,
+  mapping: number,
+  iova: U64Like | undefined,
+  offset?: number,
+  length?: number,
+];
+
 /** The hot calls of an address space, of an IOAS or a container. What comes out is a number where that is exact. */
 export interface NativeSpaceCalls {
-  /**
-   * `access`: 1 the device may read, 2 it may write. `mapping`: its number, for good. Without an offset and a length it
-   * is all of the memory. What comes out is where it is; undefined: at the `iova` that was given.
-   */
-  map(
-    memory: number,
-    access: number,
-    mapping: number,
-    iova: U64Like | undefined,
-    offset?: number,
-    length?: number,
-  ): U64Like | undefined;
+  /** What comes out is where it is; undefined: at the `iova` that was given. */
+  map(...given: MapArguments): U64Like | undefined;
   /** How many bytes were unmapped; undefined: as many as `length`. */
   unmap(iova: U64Like, length: U64Like): U64Like | undefined;
 }
@@ -94,14 +97,7 @@ export interface NativeSpace {
   id(): number | null;
   ended(): boolean;
   calls(): NativeSpaceCalls;
-  mapAsync(
-    memory: number,
-    access: number,
-    mapping: number,
-    iova: U64Like | undefined,
-    offset?: number,
-    length?: number,
-  ): Promise<U64Like>;
+  mapAsync(...given: MapArguments): Promise<U64Like>;
   copy(
     source: NativeSpace,
     sourceMapping: number,
@@ -199,15 +195,7 @@ export interface NativeFile {
   containerCheckExtension(name: string): boolean;
   containerSetIommu(type: string): void;
   containerInfo(): ContainerInfo;
-  containerMapAsync(
-    own: boolean,
-    memory: number,
-    access: number,
-    mapping: number,
-    iova: U64Like | undefined,
-    offset?: number,
-    length?: number,
-  ): Promise<{ iova: U64Like; ioas: number }>;
+  containerMapAsync(own: boolean, ...given: MapArguments): Promise<{ iova: U64Like; ioas: number }>;
   containerDirtyTracking(on: boolean): void;
   containerDirtyBitmap(iova: bigint, length: bigint, pageSize: bigint): Uint8Array;
   containerUnmapDirty(

@@ -1,8 +1,8 @@
 /**
- * An open /dev/iommu as far as its objects and devices need to know it, and a device as far as its iommufd does.
+ * The part of an iommufd that its objects and devices use, and the part of a device that its iommufd uses.
  *
- * Life: an IommufdFile knows weakly the devices that were bound to it, and the handles of its objects by their ids. Iommufd
- * and VfioDevice are the only classes that extend these two.
+ * Life: an IommufdFile refers weakly to the devices that were bound to it, and to the handles of its objects, by id. Iommufd
+ * is the only class that extends IommufdFile, and VfioDevice the only one that extends IommufdDevice.
  */
 import type { NativeFile } from '../addon/native.ts';
 import { refusal } from '../base/check.ts';
@@ -10,10 +10,10 @@ import type { OURS } from '../base/private.ts';
 import { fileOf, Handle, livingChildren, made } from './handle.ts';
 
 /**
- * Classes of higher folders that getters of lower ones give back: each enters itself here, from its own file. It is for
- * types only: a program finds an Iommufd in `ioas.iommufd`, and no file of an Ioas imports that class.
+ * The types of classes in higher folders that getters in lower folders return. Each class adds itself, in its own file. So
+ * `ioas.iommufd` is typed Iommufd, though ioas.ts does not import that class.
  */
-// biome-ignore lint/suspicious/noEmptyInterface: the classes enter themselves.
+// biome-ignore lint/suspicious/noEmptyInterface: the classes add themselves.
 export interface HandleClasses {}
 
 /** A handle of an object, by its id. */
@@ -24,16 +24,16 @@ export function differs(one: IommufdFile, other: IommufdFile): boolean {
   return one !== other && !fileOf(one).same(fileOf(other));
 }
 
-/** The same as a program knows it: nothing else is an IommufdFile. */
+/** The file as a program sees it: every IommufdFile is an Iommufd. */
 export const iommufdOf = (file: IommufdFile) => file as HandleClasses['Iommufd'];
 
 /** Remembers the handle of an object by its id. */
 export let keepIn: <T extends ObjectHandle>(iommufd: IommufdFile, handle: T) => T;
 /** The handle of the object that has this id now. */
 export let handleIn: (iommufd: IommufdFile, id: number) => ObjectHandle | undefined;
-/** The object that had this id is no more. */
+/** Forgets the handle of the object that had this id: it was destroyed. */
 export let forgetIn: (iommufd: IommufdFile, id: number) => void;
-/** What is known to need the object with this id, in words. */
+/** The devices and objects that are known to use the object with this id, in words. */
 export let usersOf: (iommufd: IommufdFile, id: number, handle: Handle | undefined) => string[];
 
 let enter: (iommufd: IommufdFile, device: IommufdDevice) => void;
@@ -95,7 +95,7 @@ export abstract class IommufdFile extends Handle {
   }
 }
 
-/** What a device has of an iommufd. */
+/** The iommufd that a device is bound to, and its attachments. */
 interface Binding {
   /** Its PCI address, where it is known. */
   readonly bdf: string | null;
@@ -106,9 +106,9 @@ interface Binding {
   readonly spaces: Map<number | undefined, Handle>;
 }
 
-/** What a device has of an iommufd. */
+/** The binding of a device. */
 export let bindingOf: (device: IommufdDevice) => Binding;
-/** A device was bound to an iommufd, which knows it by `id`. */
+/** Records that a device was bound to an iommufd, with this id. */
 export let bound: (device: IommufdDevice, iommufd: IommufdFile, id: number) => void;
 
 /** A device that can be bound to an iommufd. */

@@ -1,8 +1,8 @@
 /**
- * Those who wait for something that a descriptor tells of: each until it is given a value, or its time is over, or its
- * signal is aborted, or the handle ends.
+ * Pending waits for an interrupt or a record. A wait ends when it gets a value, when its timeout passes, when its signal is
+ * aborted, or when the handle is disposed.
  *
- * Life of a waiter: from `wait` until one of these; then its timer and its listener are gone.
+ * Life of a waiter: made by `wait`; its timer and its listener are removed when the wait ends.
  */
 import { integer, options, refusal, type Signal } from '../base/check.ts';
 import { VfioError } from '../base/errors.ts';
@@ -21,7 +21,7 @@ interface Waiter<T> {
   stop(): void;
 }
 
-/** The oldest one comes first. */
+/** Served in the order in which they began to wait. */
 export class Waiters<T> {
   readonly #waiting = new Set<Waiter<T>>();
   readonly #what: string;
@@ -77,7 +77,7 @@ export class Waiters<T> {
     });
   }
 
-  /** Gives each what `next` has for it, until that is undefined. */
+  /** Resolves each wait with the next value, until `next` returns undefined. */
   serve(next: () => T | undefined): void {
     for (const waiter of [...this.#waiting]) {
       const value = next();
@@ -87,7 +87,7 @@ export class Waiters<T> {
     }
   }
 
-  /** Ends the waiting of all by an error. */
+  /** Rejects all pending waits. */
   fail(error: () => unknown): void {
     for (const waiter of [...this.#waiting]) {
       waiter.stop();

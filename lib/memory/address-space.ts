@@ -354,7 +354,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     const number = mappingNumber();
     let place: U64Like | undefined;
     try {
-      // Each argument costs some hundredths of the call.
+      // A call with fewer arguments is faster, and a whole buffer needs no offset and no length.
       place =
         (whole
           ? way.calls.map(memory, access, number, iova)

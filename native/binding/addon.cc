@@ -62,9 +62,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   auto* environment = new Environment;
   env.SetInstanceData(environment);  // deleted with the environment
   environment->host = Napi::Persistent(HostHandle::define(env));
-  for (const FileKind kind : {FileKind::iommufd, FileKind::container, FileKind::group, FileKind::device,
-                              FileKind::faultQueue, FileKind::eventQueue})
-    environment->files[kind] = Napi::Persistent(File::define(env, kind));
+  environment->files = File::define(env);
   environment->space = Napi::Persistent(Space::define(env));
   environment->object = Napi::Persistent(KernelObject::define(env));
   environment->memory = Napi::Persistent(Memory::define(env));

@@ -5,51 +5,35 @@ namespace {
 
 constexpr napi_type_tag kTag{0x76f1'0a11'3c5d'4b02, 0x1f7c'90d3'a2e4'5b77};
 
-struct Table {
+struct Kind {
   FileKind kind;
-  std::vector<File::Call> (*calls)();
+  const char* name;  // of its class in JavaScript
+  std::vector<std::vector<File::Call> (*)()> families;
 };
 
-// The calls that a file of each kind accepts. An iommufd also accepts a container's requests
+// Every kind of file, and the families of calls that it takes. An iommufd answers a container's requests too
 // (CONFIG_IOMMUFD_VFIO_CONTAINER).
-constexpr Table kTables[] = {
-    {FileKind::iommufd, iommufdTable},       {FileKind::iommufd, hwptTable},
-    {FileKind::iommufd, viommuTable},        {FileKind::iommufd, containerTable},
-    {FileKind::container, containerTable},   {FileKind::group, groupTable},
-    {FileKind::device, deviceTable},         {FileKind::device, regionTable},
-    {FileKind::faultQueue, faultQueueTable}, {FileKind::eventQueue, eventQueueTable}};
-
-const char* nameOf(FileKind kind) {
-  switch (kind) {
-    case FileKind::iommufd:
-      return "IommufdFile";
-    case FileKind::container:
-      return "ContainerFile";
-    case FileKind::group:
-      return "GroupFile";
-    case FileKind::device:
-      return "DeviceFile";
-    case FileKind::faultQueue:
-      return "FaultQueueFile";
-    case FileKind::eventQueue:
-      return "EventQueueFile";
-    case FileKind::unknown:
-    case FileKind::other:
-      break;
-  }
-  return "File";
-}
+const Kind kKinds[] = {
+    {FileKind::iommufd, "IommufdFile", {iommufdTable, hwptTable, viommuTable, containerTable}},
+    {FileKind::container, "ContainerFile", {containerTable}},
+    {FileKind::group, "GroupFile", {groupTable}},
+    {FileKind::device, "DeviceFile", {deviceTable, regionTable}},
+    {FileKind::faultQueue, "FaultQueueFile", {faultQueueTable}},
+    {FileKind::eventQueue, "EventQueueFile", {eventQueueTable}}};
 
 }  // namespace
 
-Napi::Function File::define(Napi::Env env, FileKind kind) {
-  std::vector<Call> calls{InstanceAccessor<&File::fd>("fd"), InstanceMethod<&File::dispose>("dispose"),
-                          InstanceMethod<&File::release>("release"), InstanceMethod<&File::pinned>("pinned"),
-                          InstanceMethod<&File::same>("same")};
-  for (const Table& table : kTables)
-    if (table.kind == kind)
-      for (const Call& call : table.calls()) calls.push_back(call);
-  return DefineClass(env, nameOf(kind), calls);
+std::map<FileKind, Napi::FunctionReference> File::define(Napi::Env env) {
+  std::map<FileKind, Napi::FunctionReference> classes;
+  for (const Kind& kind : kKinds) {
+    std::vector<Call> calls{InstanceAccessor<&File::fd>("fd"), InstanceMethod<&File::dispose>("dispose"),
+                            InstanceMethod<&File::release>("release"),
+                            InstanceMethod<&File::pinned>("pinned"), InstanceMethod<&File::same>("same")};
+    for (const auto family : kind.families)
+      for (const Call& call : family()) calls.push_back(call);
+    classes[kind.kind] = Napi::Persistent(DefineClass(env, kind.name, calls));
+  }
+  return classes;
 }
 
 File::File(const Napi::CallbackInfo& info) : ObjectWrap(info) {

@@ -9,6 +9,7 @@
 #include <napi.h>
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -24,8 +25,8 @@ using ledger::OpenFile;
 
 class File final : public Napi::ObjectWrap<File> {
  public:
-  // The class of files of this kind.
-  static Napi::Function define(Napi::Env env, FileKind kind);
+  // The class of files of each kind.
+  static std::map<FileKind, Napi::FunctionReference> define(Napi::Env env);
   explicit File(const Napi::CallbackInfo& info);
   ~File() override { slot_->file.reset(); }
   // Takes over `fd`, which must refer to a file of this kind. `adopted`: see OpenFile.

@@ -1,5 +1,5 @@
 // The JavaScript handle of a share in an address space (native/ledger/space_handle.h), with the calls that
-// map and unmap. A container's mappings use the same ledger: container_space.cc.
+// map and unmap. A container's mappings use the same ledger: container.cc.
 #pragma once
 
 #include <napi.h>

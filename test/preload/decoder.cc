@@ -1,9 +1,9 @@
-// Our decoder of loads and stores against one that others keep (Zydis): random instructions of x86-64, with
-// every kind of prefix, each with an operand in memory. What ours knows must have the same length and the
-// same operand, read and written alike. Ours says so of what it does not know. What is no instruction at all
-// counts for nothing: a processor never gets so far as to touch its memory.
+// Compares our decoder of loads and stores with Zydis, on random instructions of x86-64 with every kind of
+// prefix, each with an operand in memory. An instruction that ours decodes must have the same length and the
+// same operand, and read and write it alike. Ours may return nothing for an instruction. Bytes that are no
+// instruction are not compared: a processor refuses them before it touches memory.
 //
-// Arguments: how many, and the seed. Prints each difference, and how much ours knows.
+// Arguments: the number of instructions, and the seed. Prints each kind of difference once, and the totals.
 #include <Zydis/Zydis.h>
 
 #include <cinttypes>
@@ -40,7 +40,7 @@ unsigned numberOf(ZydisRegister name) {
   return static_cast<unsigned>(ZydisRegisterGetId(name));
 }
 
-// The operand in memory; null: it has none.
+// The operand in memory; null if there is none.
 const ZydisDecodedOperand* memoryOf(const Theirs& theirs) {
   const ZydisDecodedOperand* memory = nullptr;
   for (unsigned i = 0; i < theirs.instruction.operand_count; ++i) {
@@ -52,10 +52,10 @@ const ZydisDecodedOperand* memoryOf(const Theirs& theirs) {
   return memory;
 }
 
-// What differs; empty: nothing.
+// The name of what differs; empty if nothing does.
 std::string compare(const Instruction& ours, const Theirs& theirs) {
   if (ours.length != theirs.instruction.length) return "length";
-  // Those of strings have fixed places; a flush of the caches touches no bytes.
+  // A string instruction has fixed operands; a flush of the caches touches no bytes.
   if (ours.string != Instruction::String::none || ours.width == 0) return {};
   const ZydisDecodedOperand* const memory = memoryOf(theirs);
   if (memory == nullptr) return "no operand in memory";
@@ -75,7 +75,7 @@ class Generator {
  public:
   explicit Generator(uint64_t seed) : random_(seed) {}
 
-  // One that is an instruction more often than not.
+  // Random bytes in the form of an instruction.
   void next(uint8_t (&code)[24]) {
     for (uint8_t& byte : code) byte = static_cast<uint8_t>(random_());
     size_t at = 0;

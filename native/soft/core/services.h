@@ -1,8 +1,7 @@
-// What the models ask of the host that they are part of: which kernel it answers as, descriptors, the
-// devices' thread, memory, the fault log, mappings of registers. The models know no more of the host than
-// this.
+// The services that a host offers to its models: the release of the kernel, descriptors, the thread of the
+// devices, memory, the fault log, mappings of registers. The models know nothing else of the host.
 //
-// Life: the host, which outlives all models. Every call is made with the host's lock held.
+// Life: the host implements them and outlives all models. The caller holds the host's lock.
 #pragma once
 
 #include <cstddef>

@@ -45,7 +45,7 @@ Driver BuiltinDrivers::kernelDriver(std::string name, std::vector<Id> ids) {
               }};
 }
 
-// A driver of VFIO: what it has is for programs.
+// A driver of VFIO: programs use the devices that are bound to it.
 Driver BuiltinDrivers::vfioDriver(std::string name) {
   return {.name = std::move(name),
           .ids = {},
