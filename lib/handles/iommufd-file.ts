@@ -85,7 +85,9 @@ export abstract class IommufdFile extends Handle {
     const self = states.find((each) => each.id === id);
     return [
       ...(self
-        ? [`it is ${self.bdf === null ? 'a device' : `device ${self.bdf}`}, and is destroyed when that is closed`]
+        ? [
+            `it is ${self.bdf === null ? 'a device' : `device ${self.bdf}`}, and is destroyed when that is closed`,
+          ]
         : []),
       ...states
         .filter(({ spaces }) => handle !== undefined && [...spaces.values()].includes(handle))
