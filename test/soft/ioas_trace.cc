@@ -22,6 +22,7 @@
 #include "../../native/soft/host/host.h"
 #include "../../native/soft/iommufd/context.h"
 #include "../../native/soft/mm/memory.h"
+#include "../../native/soft/selftest/hooks.h"
 #include "../../native/soft/selftest/test_command.h"
 #include "../../native/uapi/iommufd.h"
 #include "../../native/uapi/vfio_container.h"
@@ -69,8 +70,9 @@ struct Fd {
   explicit Fd(bool payByMm = false) {
     if (software != nullptr && payByMm) {
       // Setting the option takes a capability that this process may not have.
-      fd = software->install(std::make_shared<soft::iommufd::Context>(*software, soft::mm::Payer::mm),
-                             soft::FdKind::plain, O_RDWR);
+      fd = software->install(
+          std::make_shared<soft::iommufd::Context>(*software, soft::mm::Payer::mm, &soft::selftest::hooks()),
+          soft::FdKind::plain, O_RDWR);
       return;
     }
     fd = host->open("/dev/iommu", O_RDWR);

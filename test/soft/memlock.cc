@@ -35,7 +35,7 @@ struct Setup {
   std::unique_ptr<iommufd::BoundDevice> device;
 
   Setup(Host& itsHost, mm::Payer payer) : host(itsHost) {
-    fd.file = std::make_shared<iommufd::Context>(host, payer);
+    fd.file = std::make_shared<iommufd::Context>(host, payer, nullptr);
     claim("bind", 0, iommufd::bind(fd.file, nic, device));
   }
   int attach(uint32_t pt) { return device->attach(pt); }

@@ -25,7 +25,7 @@ class VirtualInterface;
 
 class Context final : public File, public std::enable_shared_from_this<Context> {
  public:
-  Context(Services& itsHost, mm::Payer whoPays, const TestHooks* itsHooks = nullptr)
+  Context(Services& itsHost, mm::Payer whoPays, const TestHooks* itsHooks)
       : host(itsHost), hooks(itsHooks), payer(whoPays) {}
   ~Context() override;
 

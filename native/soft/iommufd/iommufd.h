@@ -32,7 +32,7 @@ class BoundDevice {
 };
 
 // Opens /dev/iommu. `hooks`: of a kernel with its tests.
-[[nodiscard]] std::shared_ptr<File> openIommufd(Services& host, const TestHooks* hooks = nullptr);
+[[nodiscard]] std::shared_ptr<File> openIommufd(Services& host, const TestHooks* hooks);
 
 [[nodiscard]] bool isIommufd(const File& file);
 
