@@ -10,6 +10,7 @@ export default defineConfig({
     reporters: ['default', './test/support/reporter.ts'],
     pool: 'forks',
     execArgv: ['--expose-gc'],
+    setupFiles: ['./test/support/dropped.ts'],
     testTimeout: guest ? 60_000 : 10_000,
     hookTimeout: guest ? 60_000 : 10_000,
     // One machine, one set of devices: on a real kernel the files take turns. They share one process there, because

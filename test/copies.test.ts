@@ -34,6 +34,7 @@ const TWO = `
   const started = errorOf(() => first.user.dma.mapAsync(first.DmaBuffer.alloc(4 << 20), { iova: MSI }));
   const second = await copy('?t=1');
   const all = { first, second };
+  held.push(all);
   const say = (what) => console.log(JSON.stringify(what));
 `;
 
@@ -59,7 +60,11 @@ describe('a second import of the package', () => {
           register: await errorOf(() => {
             const bar = user.device.region('bar0').mmap();
             user.device.config.memory = false;
-            return bar.read32(0);
+            try {
+              return bar.read32(0);
+            } finally {
+              bar[Symbol.dispose]();
+            }
           }),
           adopt: await errorOf(() => VfioDevice.fromFd(1_000_000)),
           open: await errorOf(() => host.group(4711)),
@@ -98,11 +103,12 @@ describe('a second import of the package', () => {
       await started;
       const { iommufd } = first.user.device;
       const foreign = second.user.device.iommufd;
+      const container = second.host.openContainer();
       for (const call of [
         () => first.user.dma.map(second.DmaBuffer.alloc(4096)),
         () => first.user.device.bind(foreign),
         () => first.user.device.attach(second.user.dma),
-        () => first.user.device.hotReset({ groups: [second.host.openContainer()] }),
+        () => first.user.device.hotReset({ groups: [container] }),
         () => iommufd.allocHwpt({ device: second.user.device, parent: first.user.dma }),
         () => (iommufd.vfioCompatIoas = second.user.dma),
         () => first.user.dma.copy(second.user.dma.map(second.DmaBuffer.alloc(4096))),
@@ -112,6 +118,8 @@ describe('a second import of the package', () => {
       }
       const shared = second.VfioDevice.fromFd(first.user.device.fd);
       say(shared.region('bar0').read32(0) === first.user.device.region('bar0').read32(0));
+      shared[Symbol.dispose]();
+      container[Symbol.dispose]();
     `);
     const foreign = 'which another copy of this package made, or none';
     expect(answers).toEqual([

@@ -27,6 +27,7 @@ import { needsCompiler } from './preload/programs.ts';
 import { backend } from './support/backends.ts';
 
 const root = join(import.meta.dirname, '..');
+const collecting = join(root, 'test/support/collecting.mjs');
 
 const NOT_RUN: Record<string, string> = {
   install: 'it installs the package, or builds it: test/package does',
@@ -141,7 +142,7 @@ describe.each(pages)('%s', (page) => {
         const source = join(app, `example.${language === 'ts' ? 'mts' : 'mjs'}`);
         writeFileSync(source, body);
         if (language === 'ts') compileTs(source);
-        expect(await run(app, process.execPath, 'example.mjs')).toEqual({
+        expect(await run(app, process.execPath, '--import', collecting, 'example.mjs')).toEqual({
           code: 0,
           stdout: said(body),
           stderr: '',

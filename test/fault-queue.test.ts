@@ -14,6 +14,7 @@ import {
 } from '../lib/index.ts';
 import { backend, needs, openHost } from './support/backends.ts';
 import { collect, descriptors, descriptorsAtRest, descriptorsSettle, turn } from './support/collect.ts';
+import { dropsOnPurpose } from './support/dropped.ts';
 import { BUFFER, type Edu } from './support/edu.ts';
 import { bound, machine } from './support/iommu.ts';
 import { run } from './support/program.ts';
@@ -73,6 +74,7 @@ describe('a queue', () => {
   });
 
   test('keeps the process alive only while someone waits', async () => {
+    dropsOnPurpose();
     const ended = await run(
       `const host = Host.open({ backend: ${JSON.stringify(backend)} });
        const queue = host.openIommufd().allocFaultQueue();
@@ -85,6 +87,7 @@ describe('a queue', () => {
   });
 
   test('that is dropped is closed when it is collected, but not while someone waits', async () => {
+    dropsOnPurpose();
     const before = await descriptorsAtRest();
     const open = () => void iommufd.allocFaultQueue();
     open();

@@ -24,6 +24,7 @@ import { nativeSpaceOf } from '../lib/memory/address-space.ts';
 import { windowOf } from '../lib/memory/dma-buffer.ts';
 import { backend, EDU, GROUP_OF_TWO, IVSHMEM, needs, openHost } from './support/backends.ts';
 import { collect, descriptors, descriptorsAtRest, descriptorsSettle, turn } from './support/collect.ts';
+import { dropsOnPurpose } from './support/dropped.ts';
 import { BUFFER, Edu, startJob } from './support/edu.ts';
 import { callsOf } from './support/surface.ts';
 
@@ -460,6 +461,7 @@ describe('a forgotten handle', () => {
       if (warning.name === 'VfioLeakWarning') heard.push(warning);
     };
     await collect(); // what earlier tests left is not meant
+    dropsOnPurpose();
     process.on('warning', hear);
     onTestFinished(() => void process.off('warning', hear));
     return heard;

@@ -13,6 +13,7 @@ import {
   type VfioDevice,
 } from '../lib/index.ts';
 import { EDU, GROUP_OF_TWO, needs, openHost } from './support/backends.ts';
+import { dropsOnPurpose } from './support/dropped.ts';
 import type { Edu } from './support/edu.ts';
 import { bound, machine } from './support/iommu.ts';
 
@@ -174,6 +175,7 @@ describe('of an address space', () => {
 
   test('one that is dropped without being disposed is destroyed when it is collected', async () => {
     const { collect } = await import('./support/collect.ts');
+    dropsOnPurpose();
     const lost: string[] = [];
     const hear = (warning: Error) => {
       if (warning.name === 'VfioLeakWarning') lost.push(warning.message);

@@ -10,6 +10,7 @@ import { Worker } from 'node:worker_threads';
 import { backend, EDU } from './backends.ts';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
+const collecting = join(dirname(fileURLToPath(import.meta.url)), 'collecting.mjs');
 
 /** The compiled package, if it is what lib/ has now; that of a copy of the checkout, if one is given. */
 function compiled(from: string): string {
@@ -33,11 +34,14 @@ function prelude(from = root): string {
     const { Host, DmaBuffer, VfioDevice, Iommufd } = vfio;
     const EDU = ${JSON.stringify(EDU)};
     const turn = () => new Promise((resolve) => setImmediate(resolve));
+    const held = (globalThis.held = []); // what the program still has when it ends: a dropped handle is closed with a warning
     async function openEdu(backend = ${JSON.stringify(backend)}) {
       const host = Host.open({ backend });
       await host.device(EDU).bind();
       const user = host.attach(EDU);
-      return { host, user, ...drive(user.device), dma: user.dma };
+      const edu = { host, user, ...drive(user.device), dma: user.dma };
+      held.push(edu);
+      return edu;
     }
     function drive(device) {
       device.config.busMaster = true;
@@ -112,6 +116,8 @@ function start(
     ...through,
     process.execPath,
     '--expose-gc',
+    '--import',
+    collecting,
     '--input-type=module',
     '--eval',
     text,
