@@ -339,7 +339,7 @@ test('a group is changed as a whole or not at all', async () => {
     for (const command of ['unbind', 'restore', 'bind --driver pci-stub'])
       expect(await machine.vfio(...command.split(' '), '--group', PAIR.bdf), command).toMatchObject({
         status: 1,
-        err: `vfio: EBUSY: this process (${process.pid}) has the device open or its group: 0000:01:01.0\nvfio: Dispose it first (VfioDevice 0000:01:01.0), or have that done: { force: true }\n`,
+        err: `vfio: EBUSY: this process (${process.pid}) has the device or its group open: 0000:01:01.0\nvfio: Dispose it first (VfioDevice 0000:01:01.0), or let this call do so: { force: true }\n`,
       });
     expect(drivers()).toEqual(['e1000e', 'vfio-pci']);
   }
@@ -367,7 +367,7 @@ test('a device whose driver must wait stays with the one that it has', async () 
     using _user = machine.host.attach('0000:01:01.0', { via: 'cdev' });
     expect(await machine.vfio('restore', PAIR.bdf)).toMatchObject({
       status: 1,
-      err: 'vfio: EBUSY: another device of group 0 is in use by user space: drivers that do DMA for the kernel must wait\n',
+      err: 'vfio: EBUSY: another device of group 0 is in use by user space: until that ends, the group takes no driver that does DMA for the kernel\n',
     });
     expect([device.driver, device.driverOverride]).toEqual(['vfio-pci', 'vfio-pci']);
   }
@@ -408,7 +408,7 @@ test('E1: half a group is granted to nobody, a whole one to a user, with what ma
   await machine.vfio('bind', PAIR.bdf);
   expect(await machine.vfio('grant', PAIR.bdf, '--user', '1000')).toMatchObject({
     status: 1,
-    err: expect.stringContaining('group 0 is not given in part: 0000:01:01.0 is in use by driver ahci'),
+    err: expect.stringContaining("group 0 can't be granted in part: 0000:01:01.0 is in use by driver ahci"),
   });
   await machine.vfio('bind', '0000:01:01.0', '--force');
   const { status, out } = await machine.vfio('grant', PAIR.bdf, '--user', '1000');

@@ -113,7 +113,7 @@ describe('a second import of the package', () => {
       const shared = second.VfioDevice.fromFd(first.user.device.fd);
       say(shared.region('bar0').read32(0) === first.user.device.region('bar0').read32(0));
     `);
-    const foreign = 'which another copy of this package made, or none';
+    const foreign = 'which this copy of the package did not make';
     expect(answers).toEqual([
       `TypeError: Expected a DmaBuffer or a slice of one for memory but received DmaBuffer {}, ${foreign}`,
       `TypeError: Expected an Iommufd for iommufd but received Iommufd {}, ${foreign}`,

@@ -101,7 +101,7 @@ describe('what this program holds of a device that it takes away', () => {
     for (const [name, change] of changes)
       await expect(change(device, false), name).rejects.toMatchObject({
         code: 'EBUSY',
-        reason: `this process (${process.pid}) has the device open or its group: ${EDU}`,
+        reason: `this process (${process.pid}) has the device or its group open: ${EDU}`,
         hint: expect.stringMatching(`^Dispose it first \\(VfioDevice ${EDU}(, Group \\d+)?\\)`),
       });
     await expect(host.group(device.group ?? -1).unbind()).rejects.toThrow(code('EBUSY'));

@@ -226,7 +226,7 @@ describe('of an address space', () => {
     expect(() => table.setDirtyTracking(true)).toThrow(code('EOPNOTSUPP', /without { dirtyTracking: true }/));
     expect(() => table.dirtyBitmap(0, 4096, { pageSize: 4096 })).toThrow(code('EOPNOTSUPP'));
     expect(() => iommufd.allocHwpt({ device, parent: table })).toThrow(
-      code('EOPNOTSUPP', /needs data: whose format/),
+      code('EOPNOTSUPP', /needs data: its format/),
     );
     expect(() => device.attach(ioas, { pasid: 1 })).toThrow(code('EINVAL'));
   });

@@ -195,7 +195,7 @@ describe('A4 A5: a device that the kernel uses:', () => {
   });
 
   const claimed = () =>
-    `disk ${madeOf(DISK, 'block')} is claimed: by a file system or volume of which this process sees no mount, or by a program that has it open alone`;
+    `disk ${madeOf(DISK, 'block')} is claimed: by a file system or volume whose mount this process can't see, or by a program that has opened it exclusively`;
 
   test('a disk whose file system is mounted nowhere any more, and used by a program', async () => {
     const node = nodeOf(DISK);

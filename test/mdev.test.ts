@@ -69,7 +69,9 @@ describe('mediated devices', () => {
   test('they have no ids in sysfs and no driver to choose', async () => {
     const device = host.device(ONE);
     expect(() => device.vendor).toThrow(code('ENODEV', /its ids are in its config space/));
-    await expect(device.bind()).rejects.toThrow(code('EINVAL', /with VFIO for as long as it exists/));
+    await expect(device.bind()).rejects.toThrow(
+      code('EINVAL', /bound to a VFIO driver for as long as it exists/),
+    );
     await expect(device.unbind({ force: true })).rejects.toThrow(code('EINVAL'));
     const missing = ONE.replace('1001', '1003');
     expect(() => host.device(missing)).toThrow(code('ENODEV', /there is no mediated device/));
@@ -271,7 +273,7 @@ describe('what only a simulated one does', () => {
     {
       const user = host.attach(ONE);
       await expect(parent.unbind()).rejects.toThrow(
-        code('EBUSY', RegExp(`has the device open or its group: ${ONE}, a mediated device of ${PARENT}$`)),
+        code('EBUSY', RegExp(`has the device or its group open: ${ONE}, a mediated device of ${PARENT}$`)),
       );
       user[Symbol.dispose]();
       // By force this program's handles go first; what it has besides is asked for.

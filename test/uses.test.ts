@@ -145,7 +145,7 @@ describe('A5: a disk', () => {
         nodes,
       );
     const unknown = (name: string, more = '') =>
-      `disk ${name} is claimed: by a file system or volume of which this process sees no mount, or by a program that has it open alone${more}`;
+      `disk ${name} is claimed: by a file system or volume whose mount this process can't see, or by a program that has opened it exclusively${more}`;
 
     test('but the kernel, which does not open it for one alone', () => {
       expect(usesOf(claimed({ '/dev/sda': [] }), BDF)).toEqual([

@@ -150,7 +150,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
     expect(findings).toContainEqual({
       cause: 'no-reset',
       blocks: false,
-      reason: `${EDU} can't be reset: what one program leaves in it the next one finds`,
+      reason: `${EDU} can't be reset: the next program finds it as the last one left it`,
       commands: [],
     });
   });
@@ -301,7 +301,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
     await host.device(SECOND).bind(HOST_DRIVER);
     const { group } = host.device(FIRST);
     expect(await vfio(host, 'grant', FIRST, '--user', '65534')).toContain(
-      `group ${group} is not given in part: ${SECOND} is in use by driver ${HOST_DRIVER}`,
+      `group ${group} can't be granted in part: ${SECOND} is in use by driver ${HOST_DRIVER}`,
     );
     await host.device(SECOND).bind();
     if (backend === 'kernel') expect(owners()).toEqual(['0', '0', '0']);
@@ -335,7 +335,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
       for (const command of ['unbind', 'restore', 'bind --driver uio_pci_generic']) {
         const started = Date.now();
         expect(await refused(host, ...command.split(' '), '--group', FIRST), command).toContain(
-          `EBUSY: process ${program} (node) has the device open or its group: ${FIRST}`,
+          `EBUSY: process ${program} (node) has the device or its group open: ${FIRST}`,
         );
         expect(Date.now() - started).toBeLessThan(3000);
         expect(state()).toEqual(before);
