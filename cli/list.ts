@@ -1,4 +1,4 @@
-/** vfio list: the PCI devices of the host. */
+/** vfio list: prints the PCI devices of the host. */
 
 import type { Host } from '../lib/index.ts';
 import { usesVfioDriver } from '../lib/system/facts/pci-facts.ts';

@@ -130,7 +130,7 @@ describe('A4 A5: a device that the kernel uses:', () => {
     });
     const { status, stdout } = shell(ours, `vfio explain ${DISK}`);
     expect(status).toBe(1);
-    const suggested = stdout.slice(stdout.indexOf('What makes it so:\n')).split('\n').slice(1);
+    const suggested = stdout.slice(stdout.indexOf('To make it usable:\n')).split('\n').slice(1);
     run(ours, ...suggested, `vfio explain ${DISK}`);
     expect(driverOf(DISK)).toBe('vfio-pci');
   });
