@@ -1,13 +1,13 @@
-/** The baselines in C++: bench/native. */
+/** Loads the addon with the C++ baselines (bench/native), and declares its types. */
 import { fileURLToPath } from 'node:url';
 import type { NativeFile } from '../lib/addon/native.ts';
 
-/** A thread that signals an eventfd a little after it was asked to. */
+/** A thread that signals an eventfd a short time after it was asked to. */
 interface Bell {
   ring(eventfd: number): void;
   /** Nanoseconds since its last write. */
   elapsed(): number;
-  /** Waits `times` times with epoll_wait: nanoseconds from the write on. */
+  /** Waits `times` times with epoll_wait; returns the nanoseconds from each write to the return of epoll_wait. */
   epoll(times: number): Float64Array;
   dispose(): void;
 }
@@ -15,17 +15,17 @@ interface Bell {
 /** An address space of the software host with `count` mappings of `size` bytes, and a device that is attached to it. */
 export interface Space {
   /**
-   * Nanoseconds for a mapping to go and come again, the mean of `times` at random places: of its own memory, or of a random
-   * page of another space's.
+   * Nanoseconds to unmap one mapping and map it again, the mean of `times` at random places. It maps its own memory again, or
+   * a random page of another space's.
    */
   exchange(times: number, memory?: Space): number;
   /** Nanoseconds to translate an address, the mean of `times` at random places. */
   translate(times: number): number;
-  /** Nanoseconds for DMA of `from` to all mappings, in the order of their IOVAs. */
+  /** Nanoseconds to write `from` to all mappings by DMA, in the order of their IOVAs. */
   write(from: Uint8Array): number;
-  /** The same memory, with memcpy of each piece. */
+  /** Nanoseconds to copy `from` to the same memory, with a memcpy for each mapping. */
   copy(from: Uint8Array): number;
-  /** Bytes by which the process has grown for each mapping. */
+  /** Bytes by which the process's resident memory has grown for each mapping. */
   bytesEach(): number;
   dispose(): void;
 }
@@ -46,7 +46,7 @@ interface Addon {
   Space: new (count: number, size: number) => Space;
 }
 
-// From dist/bench. Not called .node, or who looks for the package's addon in build/Release might find this one.
+// The path as seen from dist/bench. Its name does not end in .node: node-gyp-build might take it for the package's addon.
 const path = fileURLToPath(new URL('../../build/Release/vfio_bench.so', import.meta.url));
 
 export function loadAddon(): Addon {

@@ -3,7 +3,7 @@
  *
  *   npm run bench                            a table
  *   npm run -s bench -- --json               a line of JSON for each row
- *   npm run bench -- --filter interrupt      the rows whose name has this in it
+ *   npm run bench -- --filter interrupt      only the rows whose names contain this text
  */
 import Table from 'cli-table3';
 import { Command } from 'commander';
@@ -17,7 +17,7 @@ import { rows as start } from './start.ts';
 
 const { filter, json } = new Command('bench')
   .description('what this package adds to plain C++, on the software host')
-  .option('--filter <text>', 'only rows whose name has this in it', '')
+  .option('--filter <text>', 'only rows whose names contain this text', '')
   .option('--json', 'print a line of JSON for each row')
   .parse()
   .opts<{ filter: string; json?: boolean }>();

@@ -1,4 +1,4 @@
-/** From the write to an eventfd, in another thread, to the awaited promise; against the return of epoll_wait. */
+/** The time from the write to an eventfd, in another thread, to the awaited promise; against the return of epoll_wait. */
 import { loadAddon } from './addon.ts';
 import { edu, withDevice } from './machine.ts';
 import { type Comparison, compare, median, type Row } from './measure.ts';

@@ -1,4 +1,4 @@
-/** Machines of many devices: `vfio list` and Host.attach on a software host of 4,096, against one of 64. */
+/** Machines with many devices: `vfio list` and Host.attach on a software host with 4,096 devices, against one with 64. */
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -14,7 +14,7 @@ const command = fileURLToPath(new URL('../vfio-command.js', import.meta.url));
 
 const hex = (value: number) => value.toString(16).padStart(2, '0');
 
-/** Network cards of eight functions, all with vfio-pci. */
+/** Network cards of eight functions each, all bound to vfio-pci. */
 function machineOf(count: number): Topology {
   const devices = Array.from({ length: count }, (_, index): DeviceModel => {
     const [bus, slot, functionNumber] = [index >> 8, (index >> 3) & 31, index & 7];
@@ -43,7 +43,7 @@ async function onHosts(job: (host: Host) => Promise<number> | number): Promise<C
   );
 }
 
-/** Milliseconds. */
+/** Runs `vfio list` in this process; returns the milliseconds. */
 async function list(host: Host): Promise<number> {
   const start = performance.now();
   const status = await main(['list'], { host, out: () => {}, err: console.error, colors: false });
@@ -58,7 +58,7 @@ function attach(host: Host): number {
   return performance.now() - start;
 }
 
-/** The whole command, in a new process, which makes the machine out of a file first. */
+/** Runs the whole command in a new process, which first makes the machine from a file. */
 function wholeCommand(): Promise<Comparison> {
   const folder = mkdtempSync(join(tmpdir(), 'vfio-bench-'));
   const sample = (count: number): number => {

@@ -1,8 +1,8 @@
-/** A device of a new software host, ready for use. */
+/** Opens a device of a new software host for a benchmark. */
 import { Host, type UserDevice } from '../lib/index.ts';
 
 export const edu = '0000:00:10.0';
-/** Has 1 MiB of plain memory as BAR 2. */
+/** The device whose BAR 2 is 1 MiB of plain memory. */
 export const memoryDevice = '0000:00:14.0';
 
 export async function withDevice<T>(bdf: string, use: (user: UserDevice) => T | Promise<T>): Promise<T> {

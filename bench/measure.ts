@@ -1,9 +1,9 @@
 /**
- * How a comparison is made: samples of ours and of the baseline in turn, so that what else the machine does hits both
- * alike; first some that don't count, so that compilers and caches are warm. The figure is the median.
+ * Compares this package with a baseline. Samples of both are taken alternately, so that other load on the machine affects both
+ * alike. The first ones don't count: they warm up compilers and caches. The figure is the median.
  */
 
-/** Samples of one side, summed up. */
+/** A summary of the samples of one side. */
 export interface Figure {
   readonly median: number;
   readonly min: number;
@@ -18,7 +18,7 @@ export interface Comparison {
 export interface Row {
   readonly name: string;
   readonly unit: 'ns' | 'us' | 'ms' | 'bytes';
-  /** What the project aims at, in words; '' where it aims at nothing. */
+  /** The project's target in words; '' if there is none. */
   readonly target: string;
   measure(): Promise<Comparison>;
 }
@@ -44,7 +44,7 @@ export async function compare(
 ): Promise<Comparison> {
   const samples = { ours: [] as number[], baseline: [] as number[] };
   for (let round = -warmUp; round < rounds; round++) {
-    // Who goes first changes, so that neither always runs in the other's wake.
+    // The order alternates, so that neither side always runs directly after the other.
     const order = round % 2 === 0 ? (['ours', 'baseline'] as const) : (['baseline', 'ours'] as const);
     for (const side of order) {
       const sample = await (side === 'ours' ? ours() : baseline());
@@ -54,7 +54,7 @@ export async function compare(
   return { ours: figure(samples.ours), baseline: figure(samples.baseline) };
 }
 
-/** Nanoseconds for each of the `times` that `job` does. */
+/** Runs `job`, which does the same thing `times` times; returns the nanoseconds for each. */
 export function perTime(times: number, job: () => void): number {
   const begin = process.hrtime.bigint();
   job();

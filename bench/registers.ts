@@ -1,19 +1,20 @@
-/** Loads and stores of a mapped BAR that is memory, against a volatile loop over the same mapping. */
+/** Loads and stores on a mapped BAR that is plain memory, against a C++ loop over volatile words of the same mapping. */
 import type { MappedRegion } from '../lib/index.ts';
 import { loadAddon } from './addon.ts';
 import { memoryDevice, withDevice } from './machine.ts';
 import { type Comparison, compare, perTime, type Row } from './measure.ts';
 
-/** Registers walked over: 4 KiB, a page. */
+/** How many registers a loop accesses: 4 KiB of them, one page. */
 const WINDOW = 1024;
 const MASK = WINDOW - 1;
 
 /**
- * Makes a loop of `times` accesses, four an iteration on both sides, as a driver that fills a descriptor: loads give the sum of what they read, stores write `first`, `first` + 1, ...
+ * Makes a loop of `times` accesses. On both sides an iteration has four of them, as in a driver that fills a descriptor. Loads
+ * return the sum of the values that they read; stores write `first`, `first` + 1, ...
  *
- * The loops over a view have the shape of a fast driver: the view is a const around the function, which is made once
- * in the process, and arithmetic stays in 32 bits. So the engine takes the view for a constant. A view that comes as
- * an argument is looked at anew for each access, which costs half a nanosecond more.
+ * The loops over a view are written as a fast driver would be: the view is a const outside the function, which is made once in
+ * the process, and arithmetic stays in 32 bits. So the engine can treat the view as a constant. A view that is an argument is
+ * checked at each access, which costs half a nanosecond more.
  */
 type Maker = (words: Uint32Array, mapped: MappedRegion) => (times: number, first: number) => number;
 
@@ -69,7 +70,7 @@ async function measure(kind: 'loads' | 'stores', make: Maker, times: number): Pr
       const time = perTime(times, () => {
         sum = loop(times, first);
       });
-      // That it did what it was measured for: the device is asked through its file.
+      // Checks that the loop has really accessed the device, by reading the registers through the device's file.
       if (kind === 'loads' && sum !== expected) throw new Error('a load did not see the register');
       for (let i = times - WINDOW; kind === 'stores' && i < times; i++)
         if (region.read32((i & MASK) << 2) !== first + i) throw new Error('a store did not land');
@@ -77,7 +78,7 @@ async function measure(kind: 'loads' | 'stores', make: Maker, times: number): Pr
     };
     const ours = make(words, mapped);
     const baseline = kind === 'loads' ? loads : stores;
-    // Many short calls, as a driver makes: after few long ones the engine still runs code made for the first.
+    // Many short calls, as a driver makes them. After a few long calls the engine would still run code that it made for the first.
     for (let call = 0; call < 3000; call++) ours(WINDOW, call);
     return await compare(
       sample(ours),

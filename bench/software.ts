@@ -1,6 +1,6 @@
 /**
- * What the software host's own work costs when much is mapped. Both sides are C++: what is compared is said in the row's
- * name, and the ratio is "ours" to that.
+ * The cost of the software host's own work with many mappings. Both sides are C++: the row's name says what "ours" is compared
+ * with.
  */
 import { loadAddon, type Space } from './addon.ts';
 import { type Comparison, compare, type Row } from './measure.ts';
@@ -28,7 +28,7 @@ async function withSpaces<Result>(
 const many = { count: MANY, size: PAGE };
 const few = { count: FEW, size: PAGE };
 
-/** With the same memory behind both, only the number of mappings differs; else each has its own, of 8 GiB and 8 MiB. */
+/** Unmap and map. `sameMemory`: both sides map the same memory, so that only the number of mappings differs. */
 const exchange = (sameMemory: boolean): Promise<Comparison> =>
   withSpaces([many, few], (large, small) => {
     const memory = sameMemory ? [large!] : [];

@@ -1,10 +1,10 @@
 /**
- * The process that start.ts measures. Prints how many milliseconds one side took: from before anything of it is
- * loaded to the end of a DMA out of memory and back, each with its interrupt.
+ * The process that start.ts measures. Prints how many milliseconds one side took, from before its code is loaded to the end of
+ * two transfers by DMA, to the device and back, each with its interrupt.
  */
 
 async function ours(): Promise<void> {
-  // What users load: the package in one file.
+  // Loads the same file as users of the package: lib/ in one file.
   const { DmaBuffer, Host }: typeof import('../lib/index.ts') = await import(
     new URL('../vfio.js', import.meta.url).href
   );

@@ -1,4 +1,4 @@
-/** A new process's first DMA on a software host, against the same job in C++. A process for each sample. */
+/** The time to the first DMA of a new process on a software host, against the same job in C++. One process for each sample. */
 import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';

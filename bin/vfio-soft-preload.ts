@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /**
- * vfio-soft-preload: runs a program on the software host, or says where the library is that does it (docs/preload.md).
- * The library comes with the package, or is compiled at the first use.
+ * vfio-soft-preload: runs a program on the software host, or prints the path of the library for LD_PRELOAD that does so
+ * (docs/preload.md). The package contains the library; if not for this machine, it is compiled at the first use.
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { accessSync, constants, existsSync, mkdirSync, readFileSync } from 'node:fs';
@@ -21,7 +21,7 @@ library to put into LD_PRELOAD.
 `;
 const NAME = 'vfio-soft-preload.so';
 
-/** Dist is two levels below the package: dist/bin. */
+/** The root of the package: this file is in dist/bin. */
 const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
 
 function fail(text: string): never {
@@ -39,7 +39,7 @@ function writable(folder: string): boolean {
   }
 }
 
-/** Compiles the library, into the package if that can be written to. */
+/** Compiles the library, into the package's folder if that is writable, else into the user's cache. */
 function compile(): string {
   const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string };
   const own = join(root, 'build/preload');
@@ -85,7 +85,7 @@ while (rest[0]?.startsWith('-')) {
   if (!value) fail(`Expected a value for ${name} but received nothing`);
   if (name === '--topology' && !existsSync(value))
     fail(`Expected a file for --topology but received '${value}'`);
-  // The program may change its directory.
+  // An absolute path, since the program may change its working directory.
   if (name === '--topology') settings['VFIO_SOFT_TOPOLOGY'] = resolve(value);
   else settings['VFIO_SOFT_KERNEL'] = value;
 }
@@ -98,7 +98,7 @@ if (command === undefined) {
   const before = process.env['LD_PRELOAD'];
   const env = { ...process.env, ...settings, LD_PRELOAD: before ? `${path}:${before}` : path };
   const child = spawn(command, args, { stdio: 'inherit', env });
-  // A terminal sends these to the child too; it says how it ends.
+  // A terminal sends these signals to the child too: this process waits, and ends as the child does.
   for (const signal of ['SIGINT', 'SIGQUIT'] as const) process.on(signal, () => undefined);
   for (const signal of ['SIGTERM', 'SIGHUP'] as const) process.on(signal, () => child.kill(signal));
   child.on('error', (error) => fail(`${command}: ${error.message}`));

@@ -1,9 +1,9 @@
 #!/usr/bin/env node
-/** The command `vfio`: docs/command.md. */
+/** Starts the command `vfio` (docs/command.md). */
 import colors from 'picocolors';
 import { main } from '../cli/main.ts';
 
-// A reader that has seen enough (`vfio list | head`) ends it as SIGPIPE ends other commands.
+// If the reader closes the pipe early (`vfio list | head`), ends with the status of a command that SIGPIPE has ended.
 const SIGPIPE_STATUS = 128 + 13;
 for (const stream of [process.stdout, process.stderr])
   stream.on('error', (error: NodeJS.ErrnoException) =>
@@ -17,7 +17,7 @@ try {
     colors: process.stdout.isTTY === true && colors.isColorSupported,
   });
 } catch (error) {
-  // A defect of ours: it is not a "no".
+  // A defect of this package, for which the status must not be 1 ("no").
   console.error(error);
   process.exitCode = 2;
 }

@@ -1,4 +1,4 @@
-/** vfio completion: scripts for shells, made from the command's own description so that they can't fall behind. */
+/** vfio completion: scripts for shells, generated from the command's own description so that they always match it. */
 import type { Command } from 'commander';
 
 interface Described {
@@ -36,7 +36,7 @@ export function completion(program: Command, shell: 'bash' | 'zsh' | 'fish'): st
   const top = describe(program);
   const commands = program.commands.map(describe);
   if (shell === 'fish') return fish(top, commands);
-  // zsh runs the script of bash, with what it has for that.
+  // zsh runs the bash script, by its module bashcompinit.
   const loading = shell === 'zsh' ? '#compdef vfio\nautoload -U +X bashcompinit && bashcompinit\n' : '';
   return loading + bash(top, commands);
 }

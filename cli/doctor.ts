@@ -1,4 +1,4 @@
-/** vfio doctor: the whole host, a line for each thing that programs need. */
+/** vfio doctor: checks the whole host, and prints a line for each check. */
 
 import { shown } from '../lib/base/shell.ts';
 import type { Host } from '../lib/index.ts';

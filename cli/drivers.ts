@@ -1,4 +1,4 @@
-/** vfio bind, unbind, restore: drivers of devices, all or none. */
+/** vfio bind, unbind, restore: change the drivers of devices, all or none. */
 
 import { shown } from '../lib/base/shell.ts';
 import type { Host } from '../lib/index.ts';
@@ -35,7 +35,7 @@ export async function changeDrivers(
       .viability()
       .blockers.map((each) => ({ ...each, group: id }));
   });
-  // Of a group some may never have had one.
+  // Reports the devices that have lost their driver. With --group, some devices of the group may never have had one.
   const lost = result.filter(
     ({ bdf, was: before, driver }) =>
       change === 'restore' && driver === null && (before !== null || named.some((each) => each.bdf === bdf)),
@@ -52,6 +52,6 @@ export async function changeDrivers(
       shown(`! group ${each.group} is not viable yet: ${each.reason}. Run: vfio bind --group ${bdfs[0]}`),
     );
   for (const { bdf } of lost)
-    print.line(`! no driver took ${shown(bdf)}: this kernel has none for it, or not loaded`);
+    print.line(`! no driver took ${shown(bdf)}: this kernel has no driver for it, or has not loaded it`);
   return lost.length === 0 ? 0 : 1;
 }

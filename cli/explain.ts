@@ -1,4 +1,4 @@
-/** vfio explain: can this device be used, and what would make it so? */
+/** vfio explain: says whether a device can be used and, if not, why, and which commands repair it. */
 
 import { shown } from '../lib/base/shell.ts';
 import type { Host } from '../lib/index.ts';
@@ -13,7 +13,7 @@ export function explain(
   const { usable, findings, ...rest } = host.diagnose(bdf, options);
   const device = host.device(bdf);
   const group = device.group === null ? null : host.group(device.group);
-  // One command may repair several things; the last place keeps the order right.
+  // One command may repair several findings. It is kept at its last place, so that it follows all that must come before.
   const all = findings.flatMap((each) => each.commands);
   const commands = all.filter((command, index) => all.lastIndexOf(command) === index);
   const ownership = group?.dmaOwnership;
@@ -40,7 +40,7 @@ export function explain(
   }
   for (const each of findings) print.line(`  ${each.blocks ? red('✗') : yellow('!')} ${shown(each.reason)}`);
   if (commands.length > 0) {
-    print.line(usable ? '\nWhat would be better:' : '\nWhat makes it so:');
+    print.line(usable ? '\nTo improve it:' : '\nTo make it usable:');
     for (const command of commands) print.line(`  ${shown(command)}`);
   } else if (!usable) print.line('\nNo command repairs this.');
   return usable ? 0 : 1;

@@ -1,4 +1,4 @@
-/** vfio grant: the nodes of a group for an ordinary user, and what makes that last. */
+/** vfio grant: gives the nodes of a group to an ordinary user, and prints the rules that make it permanent. */
 import { spawnSync } from 'node:child_process';
 import { shown } from '../lib/base/shell.ts';
 import type { Host } from '../lib/index.ts';
@@ -12,8 +12,9 @@ export function grant(
 ): number {
   const granted = host.grant(bdf, uidOf(user), { name: user, force: force ?? false });
   print.json(granted);
-  for (const node of granted.nodes) print.line(shown(`${node}  is ${user}'s`));
-  for (const node of granted.shared) print.line(`${shown(node)}  is everybody's: it reaches no device`);
+  for (const node of granted.nodes) print.line(shown(`${node}  belongs to ${user}`));
+  for (const node of granted.shared)
+    print.line(`${shown(node)}  may be opened by everybody: it reaches no device`);
   print.line('\nUntil the next boot. To make it last, in /etc/udev/rules.d/60-vfio.rules:');
   for (const rule of granted.lasting.udev) print.line(`  ${shown(rule)}`);
   print.line('and in /etc/security/limits.conf:');
@@ -21,7 +22,7 @@ export function grant(
   return 0;
 }
 
-/** The number of a user, by whichever service this machine knows its users. */
+/** The number of a user. The command `id` finds it in whichever database the machine uses. */
 function uidOf(user: string): number {
   if (/^\d{1,10}$/.test(user)) return Number(user);
   const asked = spawnSync('id', ['-u', '--', user], { encoding: 'utf8' });

@@ -1,7 +1,7 @@
-/** vfio list: the PCI devices of the host. */
+/** vfio list: prints the PCI devices of the host. */
 
 import type { Host } from '../lib/index.ts';
-import { withVfio } from '../lib/system/facts/pci-facts.ts';
+import { usesVfioDriver } from '../lib/system/facts/pci-facts.ts';
 import type { Printer } from './print.ts';
 
 const hex = (value: number, digits: number) => value.toString(16).padStart(digits, '0');
@@ -9,7 +9,7 @@ const hex = (value: number, digits: number) => value.toString(16).padStart(digit
 export function list(host: Host, print: Printer, { vfio }: { vfio?: boolean }): number {
   const devices = host
     .devices()
-    .filter((each) => !vfio || withVfio(each))
+    .filter((each) => !vfio || usesVfioDriver(each))
     .map((each) => ({
       bdf: each.bdf,
       vendor: each.vendor,

@@ -1,8 +1,8 @@
 /**
- * The command `vfio`: what is on this host, why a device can't be used, and the steps that change it.
+ * The command `vfio`: lists devices, explains why a device can't be used, and changes drivers and permissions.
  *
- * Each subcommand is one file. It gets the host and where to print, and returns the exit status: 0 yes, 1 no (something
- * was found, or refused), 2 it could not be tried (usage, failure).
+ * Each subcommand is one file. It gets the host and a printer, and returns the exit status: 0 yes, 1 no (a reason was found, or
+ * the host refused), 2 it could not be tried (wrong usage, or a failure).
  */
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
@@ -17,9 +17,12 @@ import { list } from './list.ts';
 import type { Printer } from './print.ts';
 import { printer } from './print.ts';
 
-/** What the command runs on. A software host lives in one process: a sequence of commands on one needs it given. */
+/**
+ * The surroundings of the command: host and output. A software host lives in one process only: to run several commands on the
+ * same one, pass it here.
+ */
 export interface Surroundings {
-  /** The host to work on; not given: one is opened as the options say. */
+  /** The host to work on. Left out: the options of the command line decide. */
   host?: Host;
   out(text: string): void;
   err(text: string): void;
@@ -38,7 +41,7 @@ interface Options {
 export async function main(args: readonly string[], around: Surroundings): Promise<number> {
   let status = 0;
   const program = new Command('vfio')
-    .description('PCI devices for user space: what is there, why one cannot be used, and changing it')
+    .description('PCI devices for user space: lists them, explains why one cannot be used, and changes that')
     .exitOverride()
     .configureOutput({
       writeOut: (text) => around.out(text),
@@ -55,7 +58,7 @@ export async function main(args: readonly string[], around: Surroundings): Promi
     .option('--topology <file>', 'the machine of the software host, as JSON')
     .option('--kernel <release>', 'the kernel that the software host answers as');
 
-  /** Adds what each subcommand does: opens the host, runs, says what went wrong. */
+  /** Wraps the work of a subcommand: opens the host, runs it, prints its error. */
   const on =
     <A extends unknown[]>(run: (host: Host, print: Printer, ...rest: A) => number | Promise<number>) =>
     async (...rest: A): Promise<void> => {
@@ -75,7 +78,7 @@ export async function main(args: readonly string[], around: Surroundings): Promi
   program
     .command('list')
     .description('devices, with their drivers, groups and nodes')
-    .option('--vfio', 'only those that are with a VFIO driver')
+    .option('--vfio', 'only devices that are bound to a VFIO driver')
     .action(on((host, print, options: { vfio?: boolean }) => list(host, print, options)));
   program
     .command('explain')
@@ -89,9 +92,9 @@ export async function main(args: readonly string[], around: Surroundings): Promi
       ),
     );
   for (const [name, what] of [
-    ['bind', 'give devices to vfio-pci, or to another driver'],
-    ['unbind', 'take devices from their drivers'],
-    ['restore', 'give devices back to the drivers that they had, or that the kernel picks'],
+    ['bind', 'bind devices to vfio-pci, or to another driver'],
+    ['unbind', 'unbind devices from their drivers'],
+    ['restore', 'bind devices to the drivers that they had, or that the kernel chooses'],
   ] as const) {
     const command = program
       .command(name)
@@ -115,7 +118,7 @@ export async function main(args: readonly string[], around: Surroundings): Promi
     .description("give an ordinary user the nodes of a device's whole group")
     .argument('<bdf>', 'PCI address')
     .requiredOption('--user <name>', 'name or number')
-    .option('--force', 'also nodes that another user has')
+    .option('--force', 'also nodes that another user owns')
     .action(
       on((host, print, bdf: string, options: { user: string; force?: boolean }) =>
         grant(host, print, bdf, options),
@@ -144,7 +147,8 @@ function openHost({ backend, topology, kernel }: Options): Host {
     ...(topology === undefined ? {} : { topology: readTopology(topology) }),
     ...(kernel === undefined ? {} : { kernel }),
   };
-  // Who describes a machine wants that one. Nobody is shown a simulated machine who did not ask for it.
+  // Options that describe a software host choose one. Otherwise none is used unless it was asked for: a user must not take
+  // simulated devices for real ones.
   const described = Object.keys(software).length > 0;
   const asked = backend ?? (described ? 'software' : process.env['VFIO_BACKEND'] ? undefined : 'kernel');
   try {
@@ -155,7 +159,7 @@ function openHost({ backend, topology, kernel }: Options): Host {
   } catch (error) {
     const refused = error instanceof TypeError || error instanceof RangeError;
     if (topology === undefined || !refused || error.message.includes('software.kernel')) throw error;
-    // The library gives the text to the addon as one line, so its number says nothing about the file.
+    // The library passes the topology to the addon as one line of text: the line number does not refer to the file.
     const message = error.message.replace(/^line 1: /, '');
     throw Object.assign(new TypeError(`${topology}: ${message}`), {
       code: (error as { code?: string }).code,
@@ -163,7 +167,7 @@ function openHost({ backend, topology, kernel }: Options): Host {
   }
 }
 
-/** '512M', '2G', '4096': bytes. */
+/** The number of bytes that a size such as '512M', '2G' or '4096' means. */
 function sizeOf(text: string): number {
   const [, digits, unit] = /^(\d{1,9})([KMG]?)$/.exec(text) ?? [];
   if (digits === undefined || unit === undefined || Number(digits) === 0)
@@ -181,7 +185,7 @@ function readTopology(file: string): Topology {
   }
 }
 
-/** What the kernel or the host refuses is a "no"; anything else is a failure. */
+/** The errors by which the kernel or the host refuses: the answer is "no". Every other error is a failure. */
 const REFUSALS = new Set(['EPERM', 'EACCES', 'EBUSY', 'ETIMEDOUT']);
 
 function failed(error: unknown, print: Printer): number {
@@ -192,7 +196,7 @@ function failed(error: unknown, print: Printer): number {
     if (hint !== undefined) print.error(hint);
     return REFUSALS.has(code) ? 1 : 2;
   }
-  // Bad arguments come with Node's codes; whatever else is thrown here is a defect, and shows where.
+  // Bad arguments are a TypeError or a RangeError. Any other error here is a defect: it is thrown on, with its stack.
   if (!(error instanceof TypeError || error instanceof RangeError)) throw error;
   print.json({ error: { code: (error as { code?: string }).code, message: error.message } });
   print.error(error.message);

@@ -1,17 +1,17 @@
-/** How the command prints: text for people, or one JSON value for programs. */
+/** Prints the results of the command: text for people, or one JSON value for programs. */
 import { createColors } from 'picocolors';
 import { shown, shownJson } from '../lib/base/shell.ts';
 
 export interface Printer {
-  /** Whether JSON is wanted. */
+  /** Whether the user asked for JSON. */
   readonly wantsJson: boolean;
-  /** A line of text; nothing where JSON is wanted. What others chose in it goes through `shown`. */
+  /** Prints a line of text, unless JSON is wanted. The caller applies `shown` to names that other programs chose. */
   line(text?: string): void;
-  /** The result as JSON, if that is wanted. */
+  /** Prints the result as JSON, if that is wanted. */
   json(value: unknown): void;
-  /** A line of text on the error stream. */
+  /** Prints a line of text on the error stream. */
   error(text: string): void;
-  /** Columns with a heading, as wide as what is in them. */
+  /** Prints a table with a heading; each column is as wide as its widest cell. */
   table(head: readonly string[], rows: readonly (readonly string[])[]): void;
   readonly colors: ReturnType<typeof createColors>;
 }

@@ -1,16 +1,16 @@
 /**
- * The main job, end to end, on either backend: finds QEMU's `edu` device, computes a factorial on it, moves a pattern
- * out and back by DMA, takes an interrupt, and draws the address space.
+ * A complete driver on either backend: finds QEMU's `edu` device, computes a factorial on it, moves a pattern to it and back by
+ * DMA, waits for its interrupts, and draws the address space.
  *
  *   npm run demo                                              on the software host
- *   npm run demo -- --backend kernel --device 0000:00:10.0    on real hardware (root; takes the device from its driver)
+ *   npm run demo -- --backend kernel --device 0000:00:10.0    on real hardware (as root; unbinds the device's driver)
  */
 import { Command, Option } from 'commander';
 import colors from 'picocolors';
 import { DmaBuffer, Host, type MappedRegion, VfioError } from '../lib/index.ts';
 import { drawAddressSpace } from './picture.ts';
 
-// The registers and bits of the device, from QEMU's specification of it.
+// The registers and bits of the device, from QEMU's specification (docs/specs/edu.rst).
 const IDENTIFICATION = 0x00;
 const LIVENESS = 0x04;
 const FACTORIAL = 0x08;

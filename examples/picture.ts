@@ -1,4 +1,4 @@
-/** A picture of an I/O address space for the terminal: what is usable, what is reserved, what is mapped. */
+/** Draws an I/O address space for the terminal: usable, reserved and mapped ranges. */
 import colors from 'picocolors';
 
 interface Range {
@@ -9,7 +9,7 @@ interface Range {
 const LAST = 2n ** 64n - 1n;
 const WIDTH = 28;
 
-/** One line a stretch of addresses, lowest first, with a bar whose fill tells its kind. */
+/** One line for each range of addresses, lowest first, with a bar whose pattern shows its kind. */
 export function drawAddressSpace(
   ranges: Range[],
   mappings: { iova: bigint; length: bigint; writable: boolean }[],
@@ -36,7 +36,7 @@ export function drawAddressSpace(
   }
   reserve(LAST);
 
-  // Sizes span twenty orders of magnitude: bars grow with the logarithm.
+  // Sizes differ by up to twenty orders of magnitude: the length of a bar is proportional to the logarithm of its size.
   const longest = Math.log2(Number(LAST));
   return stretches.map(({ start, last, kind, note }) => {
     const size = last - start + 1n;

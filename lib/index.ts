@@ -1,6 +1,6 @@
 /// <reference lib="es2020" preserve="true" />
 /// <reference lib="esnext.disposable" preserve="true" />
-/** vfio: PCI devices from TypeScript, through Linux VFIO and iommufd or on a software host. */
+/** The exports of the package vfio: PCI devices from TypeScript, through Linux VFIO and iommufd or on a software host. */
 
 export type {
   ContainerInfo,

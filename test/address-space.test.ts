@@ -1,8 +1,7 @@
 /**
- * An address space as a driver has it, over each way to one: an Ioas, a container of type1 (both versions), and a
- * container's requests on an iommufd. Where the kernel's answers differ, `mode` says so, and docs/groups.md. What an
- * Ioas has beyond this is in ioas.test.ts, what a container has in groups.test.ts and container.test.ts. Numbers are
- * behaviours of docs/behaviours.md.
+ * The address space as a driver uses it, by each way to one: an Ioas, a container of type1 (both versions), and a container's
+ * requests on an iommufd. Where the kernel's answers differ, `mode` and docs/groups.md say so. The other rules of an Ioas are in
+ * ioas.test.ts, those of a container in groups.test.ts and container.test.ts. Numbers are behaviours of docs/behaviours.md.
  */
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
 import { native } from '../lib/addon/native.ts';
@@ -13,16 +12,16 @@ import { BUFFER, Edu } from './support/edu.ts';
 interface Mode {
   readonly name: string;
   readonly open: (host: Host) => { device: VfioDevice; dma: DmaSpace & { mappings(): { iova: bigint }[] } };
-  /** The code for a range that wraps. */
+  /** The error code for a range that wraps. */
   readonly wraps: string;
-  /** What unmapping nothing gives: bytes, or a code. */
+  /** The result of an unmap where nothing is mapped: a number of bytes, or an error code. */
   readonly nothing: bigint | string;
   /**
-   * What happens to three mappings of two pages, if a range ends in the middle of the second: the answer, and who is
-   * left.
+   * The effect of an unmap whose range ends in the middle of the second of three mappings, of two pages each: the answer, and
+   * the mappings that are left.
    */
   readonly cut: { readonly answer: bigint | string; readonly left: readonly number[] };
-  /** What unmapping the second page of a mapping of two gives. */
+  /** The result of unmapping the second page of a mapping of two. */
   readonly inside: bigint | string;
 }
 
@@ -118,7 +117,7 @@ describe.each(modes)('$name', (mode) => {
     for (const buffer of buffers.splice(0)) buffer[Symbol.dispose]();
   });
 
-  test('D1: the device reaches what is mapped, where it may, until it is unmapped', async () => {
+  test('D1: the device can access mapped memory, as the mapping allows, until it is unmapped', async () => {
     const edu = new Edu(device);
     const buffer = memory(8192);
     buffer.write(0, Buffer.from('out and back'));
@@ -135,7 +134,7 @@ describe.each(modes)('$name', (mode) => {
     expect(Buffer.from(buffer.bytes.subarray(4096, 4108)).toString()).toBe('out and back');
   });
 
-  test('the ranges leave out what is reserved; pages are the alignment (13, 110)', () => {
+  test('the ranges do not include reserved ones; the alignment is the page size (13, 110)', () => {
     const { ranges, alignment } = dma.iovaRanges();
     expect(alignment).toBe(4096n);
     if (guestIommu === null || guestIommu === 'intel')
@@ -171,7 +170,7 @@ describe.each(modes)('$name', (mode) => {
     expect(() => dma.unmap(2n ** 64n - 0x1000n, 0x2000)).toThrow(code(mode.wraps));
   });
 
-  test('memory that is not there is EFAULT, and leaves nothing behind (28)', () => {
+  test('memory that does not exist is EFAULT, and nothing stays mapped (28)', () => {
     using nowhere = DmaBuffer.unsafeFromAddress(0x10000, 0x1000);
     expect(() => dma.map(nowhere)).toThrow(code('EFAULT'));
     expect(() => dma.map(nowhere, { iova: 0x10000 })).toThrow(code('EFAULT'));
@@ -179,7 +178,7 @@ describe.each(modes)('$name', (mode) => {
     expect(dma.map(memory(4096), { iova: 0x10000 }).iova).toBe(0x10000n);
   });
 
-  test('a chosen range is usable, never 0, free, and aligned so that huge pages stay huge (23, 24)', () => {
+  test('a chosen range is usable, never 0, free, and aligned so that huge pages can be used (23, 24)', () => {
     const { ranges } = dma.iovaRanges();
     dma.map(memory(0x3000), { iova: 0x2000 });
     for (const size of [0x1000, 0x3000, 2 << 20, 0x1000, 6 << 20, 0x2000]) dma.map(memory(size));
@@ -212,7 +211,7 @@ describe.each(modes)('$name', (mode) => {
     expect(dma.unmapAll()).toBe(0n);
   });
 
-  test(`unmapping nothing is ${mode.nothing} (43, 70), of length 0 EINVAL (44)`, () => {
+  test(`an unmap where nothing is mapped gives ${mode.nothing} (43, 70), one of length 0 EINVAL (44)`, () => {
     if (typeof mode.nothing === 'string')
       expect(() => dma.unmap(0x1000, 0x1000)).toThrow(code(mode.nothing, 'nothing is mapped'));
     else expect(dma.unmap(0x1000, 0x1000)).toBe(mode.nothing);
@@ -226,7 +225,7 @@ describe.each(modes)('$name', (mode) => {
       expect(() => dma.unmap(0x10000, 0x11000)).toThrow(code(answer, '[0x20000, 0x21fff]'));
     else expect(dma.unmap(0x10000, 0x11000)).toBe(answer);
     expect(dma.mappings().map((each) => Number(each.iova))).toEqual(left);
-    // The kernel has it so too: what is gone is free, what is left is not.
+    // Checks it in the kernel: unmapped ranges can be mapped again, the others can't.
     for (const iova of [0x10000, 0x30000])
       if (left.includes(iova)) expect(() => dma.map(memory(0x1000), { iova })).toThrow(code('EEXIST'));
       else expect(dma.map(memory(0x1000), { iova }).iova).toBe(BigInt(iova));
@@ -244,7 +243,7 @@ describe.each(modes)('$name', (mode) => {
 
   test('neither read nor write is EINVAL (20, 71)', () => {
     const none = { iova: 0x10000, read: false, write: false };
-    // The emulations leave it to the IOMMU's driver (71), and only virtio's has such mappings.
+    // In the emulations the IOMMU's driver decides (71), and only virtio's accepts such mappings.
     if (guestIommu === 'virtio' && mode.name.endsWith('on an iommufd')) {
       expect(dma.map(memory(0x1000), none).iova).toBe(0x10000n);
       return;
@@ -253,7 +252,7 @@ describe.each(modes)('$name', (mode) => {
     expect(dma.mappings()).toEqual([]);
   });
 
-  test('mapAsync maps off the loop what map maps on it, and places do not collide', async () => {
+  test('mapAsync maps off the event loop as map does on it, and their places do not overlap', async () => {
     const made = await Promise.all(
       [2 << 20, 0x1000, 0x1000, 0x3000].map((size) => dma.mapAsync(memory(size))),
     );
@@ -264,7 +263,7 @@ describe.each(modes)('$name', (mode) => {
     expect(dma.mappings()).toEqual([]);
   });
 
-  test('a mapAsync that was unmapped before it was known ends, and what came after it stays', async () => {
+  test('a mapAsync whose range is unmapped before it resolves is rejected, and a later mapping stays', async () => {
     native.schedule.hold();
     onTestFinished(() => native.schedule.release());
     const pending = dma.mapAsync(memory(0x1000), { iova: 0x5000 });
@@ -278,7 +277,7 @@ describe.each(modes)('$name', (mode) => {
     expect(dma.mappings()).toHaveLength(1);
   });
 
-  test('a mapAsync that the kernel has not begun is not ended by an unmap', async () => {
+  test('an unmap does not end a mapAsync that the kernel has not begun', async () => {
     native.schedule.hold();
     onTestFinished(() => native.schedule.release());
     const pending = dma.mapAsync(memory(0x1000), { iova: 0x5000 });
@@ -303,7 +302,7 @@ describe.each(modes)('$name', (mode) => {
   });
 });
 
-test('an emulation leaves it to the IOMMU whether a mapping may let nothing through (71)', (ctx) => {
+test('in an emulation the IOMMU decides whether a mapping may allow neither read nor write (71)', (ctx) => {
   needs(ctx, {
     backends: ['software'],
     because: 'it chooses the IOMMU; in the guests the tests of each mode ask theirs',

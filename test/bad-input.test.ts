@@ -1,7 +1,7 @@
 /**
- * What a caller must not pass, for every public call: wrong types, negative numbers, NaN, 2^64, unaligned, zero length,
- * disposed and foreign handles. Each is refused with the right error in the package's one form of words, and leaves
- * everything as it was. A new public call without an entry here fails the first test.
+ * Bad arguments for every public call: wrong types, negative numbers, NaN, 2^64, unaligned, zero length, disposed and foreign
+ * handles. Each is refused with the right error, in the form that all errors of this package have, and changes nothing. The
+ * first test fails if a public call has no entry here.
  */
 import { closeSync, mkdtempSync, openSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -66,10 +66,10 @@ let disposedIommufd: Iommufd;
 let disposedQueue: FaultQueue;
 let unmapped: Mapping;
 
-/** A descriptor that this process surely does not have. */
+/** A number that is not a descriptor of this process. */
 const NO_FD = 1_000_000;
 
-/** An object of the kernel's that stands in for one that no IOMMU here makes. */
+/** A kernel object in place of one that no IOMMU here can make. */
 const anObject = (of: Iommufd) => {
   const { object, file } = fileOf(of).faultQueueAlloc();
   file.dispose();
@@ -113,13 +113,13 @@ beforeAll(async () => {
   disposedQueue[Symbol.dispose]();
   iommufd.vfioCompatIoas = ioas;
   container = iommufd.container();
-  // An iommufd that is taken for a group: what passes the checks is ENOTTY.
+  // An iommufd in place of a group: a call that passes the checks fails with ENOTTY.
   group = new Group(OURS, host, new native.Host(backend).open('/dev/iommu', 'group', false), 4711, false, {
     sysfs: () => undefined,
     owned: () => () => {},
     device: () => ({ groupOf: () => null }),
   });
-  // Bad arguments are refused before the kernel is asked: it need not know this one.
+  // Bad arguments are refused before the kernel is called, so it need not have this object.
   viommu = new Viommu(
     OURS,
     iommufd,
@@ -143,17 +143,17 @@ afterAll(() => {
   rmSync(folder, { recursive: true });
 });
 
-/** All that a call could have changed. */
+/** Everything that a call could have changed. */
 async function state() {
-  // Eventfds are closed in the next turn of the loop.
+  // Eventfds are closed in the next turn of the event loop.
   for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve));
-  // Where the kernel would map next shows what allowIovas did, which nothing else tells.
+  // The address where the kernel would map next shows the effect of allowIovas, which no other call shows.
   using page = DmaBuffer.alloc(4096);
   const next = ioas.map(page);
   next[Symbol.dispose]();
   const bytes = Buffer.alloc(memory.size);
   memory.read(0, bytes);
-  // The lowest free id: no object was left behind.
+  // The lowest free id shows that no object was left behind.
   using object = iommufd.allocIoas();
   return {
     object: object.id,
@@ -178,17 +178,17 @@ async function state() {
 interface Refused {
   readonly bad: unknown;
   readonly call: () => unknown;
-  /** The argument that the complaint names; or the code of an error that is not about an argument's form. */
+  /** The argument that the error names; or the code of an error that is not about the form of an argument. */
   readonly of?: string;
   readonly code?: string | RegExp;
 }
 
-/** Each of `bad` is refused as argument `of`. */
+/** Cases in which each of `bad` is refused as the argument `of`. */
 function refuses(of: string, bad: readonly unknown[], call: (bad: never) => unknown): Refused[] {
   return bad.map((each) => ({ bad: each, of, call: () => call(each as never) }));
 }
 
-/** Each of `bad` is of the right form, and refused by the host or by the object's state. */
+/** Cases in which each of `bad` has the right form, and is refused by the host or because of the object's state. */
 function fails(code: string | RegExp, bad: readonly unknown[], call: (bad: never) => unknown): Refused[] {
   return bad.map((each) => ({ bad: each, code, call: () => call(each as never) }));
 }
@@ -270,7 +270,7 @@ const notOf = (of: { prototype: object }, real: object) => [
   of.prototype,
 ];
 
-/** map and mapAsync take the same. */
+/** The cases of map and of mapAsync, which take the same arguments. */
 function mapCases(map: (memory: never, options?: never) => unknown): Refused[] {
   const where = (iova: unknown) => map(memory as never, { iova } as never);
   return [
@@ -290,7 +290,7 @@ function mapCases(map: (memory: never, options?: never) => unknown): Refused[] {
   ];
 }
 
-/** The same of a container, which knows no other options, and takes neither read nor write. */
+/** The same cases for a container, which refuses unknown options and accepts a mapping without read and write. */
 function containerMapCases(map: (memory: never, options?: never) => unknown): Refused[] {
   const where = (iova: unknown) => map(memory as never, { iova } as never);
   return [
@@ -327,7 +327,7 @@ const END = 0x100000; // of the edu device's BAR0
 const offset = () => [undefined, ...integers(Number.MAX_SAFE_INTEGER)];
 const nothing = () => [];
 
-/** What each public call refuses. `nothing`: it takes no argument that could be wrong. */
+/** The arguments that each public call refuses. `nothing`: it has no argument that could be wrong. */
 const table: Record<string, () => Refused[]> = {
   'static Host.open': () => [
     ...refuses('options', objects, (bad) => Host.open(bad)),
@@ -1014,12 +1014,12 @@ function show(value: unknown): string {
   return `${typeof value} ${String(value).slice(0, 40)}`;
 }
 
-describe('refused with the right error, and nothing has changed:', () => {
+describe('a bad argument is refused with the right error, and nothing has changed:', () => {
   for (const [name, cases] of Object.entries(table)) {
     if (cases === nothing) continue;
     test(name, async () => {
       if (name === 'Ioas.copy') dropsOnPurpose(); // an Ioas that no iommufd made
-      const all = cases(); // some ask for a descriptor, which costs one the first time
+      const all = cases(); // some ask for `fd`, which opens a descriptor the first time
       const before = await state();
       for (const { bad, call, of, code } of all) {
         const error = await Promise.resolve()
@@ -1099,19 +1099,19 @@ describe('a caller that works against the checks', () => {
   });
 });
 
-/** Arguments of every kind, for calls that must merely survive them. */
+/** Arguments of every kind, for calls that only must not crash. */
 const junk = () => [undefined, null, 0, -1, Number.NaN, 2n ** 64n, 'x', Symbol('x'), {}, [], () => {}, host];
 
-test('a constructor called by anyone but the package makes nothing, and says so', () => {
+test('a constructor that a program calls throws, and makes no object', () => {
   for (const [name, made] of Object.entries(classes)) {
-    if (name === 'VfioError') continue; // programs may make errors like those of this package
+    if (name === 'VfioError') continue; // programs may make such errors themselves
     for (const first of junk())
       for (const second of [undefined, {}, first])
         for (const target of [made, Object, Date, ...Object.values(classes)])
           expect(() => Reflect.construct(made, [first, second, first, second], target), name).toThrow(
             /^Expected this package to make an? .+ but received a call of its constructor$/,
           );
-    // The classes that it is made of, in its name.
+    // The constructors of its base classes are called too, with it as new.target.
     for (
       let each: unknown = Object.getPrototypeOf(made);
       each !== Function.prototype;
@@ -1124,7 +1124,7 @@ test('a constructor called by anyone but the package makes nothing, and says so'
   }
 });
 
-test('no method crashes on anything, whether or not it is meant to be called', async () => {
+test('no method crashes on any argument, whether or not programs are meant to call it', async () => {
   for (const mistake of junk()) {
     using own = Host.open({ backend: 'software' });
     await own.device(EDU).bind();

@@ -1,14 +1,14 @@
 /**
- * A program may change the language under this package: what an error's stack is, and the methods of the built-in classes.
- * Everything comes to the same, and none of these methods gets hold of an object of the addon, whose calls trust their
- * caller with addresses.
+ * A program may change the language's runtime: the stacks of errors, and the methods of the built-in classes. The results of
+ * this package are the same, and none of these methods gets hold of an object of the addon, whose calls trust the addresses that
+ * they are given.
  */
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { needs } from './support/backends.ts';
 import { run } from './support/program.ts';
 
-/** What the walk through the API comes to after `change`; `found` is what the change has noticed. */
+/** Runs a program that uses the whole API, after `change`. Returns its results; `found`: what the change has noticed. */
 async function walk(change: string): Promise<{ told: string[]; found: string[] }> {
   const { stdout, stderr, code } = await run(`
     import { tour } from ${JSON.stringify(join(import.meta.dirname, 'support/tour.mjs'))};
@@ -32,7 +32,7 @@ function usual(): Promise<string[]> {
   return unchanged;
 }
 
-describe('whatever becomes of stack traces', () => {
+describe('a program that changes stack traces', () => {
   needs({ backends: ['software'], because: 'the walk needs machines of several kinds' });
 
   const changes: Record<string, string> = {
@@ -45,15 +45,15 @@ describe('whatever becomes of stack traces', () => {
     'captureStackTrace throws': `Error.captureStackTrace = () => { throw new TypeError('on purpose'); };`,
   };
   for (const [name, change] of Object.entries(changes))
-    test(`${name}: everything comes to the same`, async () => {
+    test(`${name}: the results are the same`, async () => {
       expect((await walk(change)).told).toEqual(await usual());
     });
 });
 
-describe('whoever replaces the methods of built-in classes', () => {
+describe('a program that replaces the methods of built-in classes', () => {
   needs({ backends: ['software'], because: 'the walk needs machines of several kinds' });
 
-  /** Each method looks at what it is given and gives, and into it. */
+  /** Replaces each method by one that examines its arguments and its result, and what these contain. */
   const watched = `
     const { apply, ownKeys, getOwnPropertyDescriptor, defineProperty, getPrototypeOf } = Reflect;
     const isNative = (value) => {
@@ -126,13 +126,13 @@ describe('whoever replaces the methods of built-in classes', () => {
     'iterators',
     'Promise',
   ])
-    test(`${chosen}: gets no object of the addon, and everything comes to the same`, async () => {
+    test(`${chosen}: it gets no object of the addon, and the results are the same`, async () => {
       const { told, found } = await walk(`const CHOSEN = [${JSON.stringify(chosen)}];${watched}`);
       expect(found).toEqual([]);
       expect(told).toEqual(await usual());
     });
 
-  test('the watch would notice one', async () => {
+  test('the check of this test would notice such an object', async () => {
     const { found } = await walk(
       `const CHOSEN = ['WeakMap', 'Array'];${watched}
       const { createRequire } = await import('node:module');

@@ -1,7 +1,7 @@
 /**
- * The command `vfio`, in this process, on software hosts. Sixteen broken hosts (test/fixtures/broken): `vfio explain`
- * names the cause, and its commands, run one after the other, repair it. What no command of ours does (modprobe, a boot
- * with another command line, umount) is done to the machine's description, and the machine started anew.
+ * The command `vfio`, in this process, on software hosts. There are sixteen broken hosts (test/fixtures/broken): `vfio explain`
+ * names the cause, and its commands, run one after the other, repair it. A command that is not of this package (modprobe, a
+ * boot with another command line, umount) changes the description of the machine, and a new machine is made from that.
  */
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -19,13 +19,13 @@ interface Broken {
   says: string;
   /** A device that a program has open meanwhile. */
   opens?: string;
-  /** A group whose node it has open. */
+  /** A group whose node a program has open meanwhile. */
   opensGroup?: number;
-  /** It can be used all the same. */
+  /** Whether the device can be used nevertheless. */
   warns?: boolean;
-  /** No command repairs it: it takes another kernel. */
+  /** Whether no command repairs it, since it needs another kernel. */
   remains?: boolean;
-  /** The limit of locked memory, in KiB, and what the program is going to map. */
+  /** The limit of locked memory, in KiB, and how much the program is going to map. */
   limit?: number;
   memory?: string;
   topology: Topology;
@@ -37,7 +37,10 @@ interface Explained {
   commands: string[];
 }
 
-/** Runs a suggested line about the boot loader on a copy of its file, up to the reboot; returns what is in it then, or null if it stopped. */
+/**
+ * Runs a suggested command line for the boot loader on a copy of its file, up to the reboot. Returns the changed file; null if
+ * it stopped before.
+ */
 function grub(before: string, line: string): string | null {
   const file = join(mkdtempSync(join(tmpdir(), 'command-test-')), 'grub');
   onTestFinished(() => rmSync(dirname(file), { recursive: true }));
@@ -53,7 +56,7 @@ function grub(before: string, line: string): string | null {
   return readFileSync(file, 'utf8');
 }
 
-/** A machine, and the program that uses a device of it. */
+/** A machine, and a program that uses one of its devices. */
 class Machine {
   topology: Topology;
   host: Host;
@@ -88,7 +91,7 @@ class Machine {
     return { ...(JSON.parse(out) as Explained), status };
   }
 
-  /** Starts the machine anew, with what has changed. */
+  /** Makes a new machine, with the changes. */
   restart(): void {
     this.host[Symbol.dispose]();
     this.host = Host.open({ backend: 'software', software: { topology: this.topology } });
@@ -128,7 +131,7 @@ class Machine {
         this.restart();
         break;
       case 'echo':
-        // A parameter of a module, which the kernel can be started with too.
+        // A module parameter, which can be set on the kernel's command line too.
         expect(command).toMatch(/^echo Y \| tee \/sys\/module\/\w+\/parameters\/\w+$/);
         system.commandLine = `${system.commandLine ?? ''} ${args[3]?.split('/')[3]}.${args[3]?.split('/')[5]}=Y`;
         this.restart();
@@ -144,11 +147,11 @@ needs({ backends: ['software'], because: 'its hosts are simulated, wherever it r
 
 const folder = `${import.meta.dirname}/fixtures/broken`;
 
-/** Is the broken thing among what was found? */
+/** Whether the cause is among the findings. */
 const names = ({ cause, says }: Broken, { findings }: Explained) =>
   findings.some((each) => each.cause === cause && each.reason.includes(says));
 
-/** In a process whose limit it is, after these commands of its shell. */
+/** Runs `vfio explain` in a process with this limit, after these commands in its shell. */
 function explainUnderLimit(file: string, { bdf, limit, memory, topology }: Broken, commands: string[]) {
   const machine = join(mkdtempSync(join(tmpdir(), 'command-test-')), file);
   onTestFinished(() => rmSync(dirname(machine), { recursive: true }));
@@ -156,7 +159,7 @@ function explainUnderLimit(file: string, { bdf, limit, memory, topology }: Broke
   const command = [process.execPath, `${import.meta.dirname}/../dist/vfio-command.js`, 'explain', bdf];
   const options = ['--json', '--memory', memory, '--topology', machine];
   const lines = [`ulimit -S -l ${limit}`, ...commands, `exec ${[...command, ...options].join(' ')}`];
-  // What lifts the limit is taken from root.
+  // The capability that lifts the limit is dropped, if this process is root.
   const drop =
     process.geteuid?.() === 0 ? ['setpriv', '--bounding-set=-ipc_lock', '--inh-caps=-ipc_lock'] : [];
   const [name = '', ...args] = [...drop, 'sh', '-ec', lines.join('\n')];
@@ -165,7 +168,7 @@ function explainUnderLimit(file: string, { bdf, limit, memory, topology }: Broke
   return { ...(JSON.parse(stdout) as Explained), status };
 }
 
-describe('A4, A5: a broken host is explained, and repaired by what is suggested:', () => {
+describe('A4, A5: a broken host is explained, and the suggested commands repair it:', () => {
   for (const file of readdirSync(folder)) {
     test(file.replace('.json', ''), async () => {
       const broken = JSON.parse(readFileSync(`${folder}/${file}`, 'utf8')) as Broken;
@@ -183,9 +186,9 @@ describe('A4, A5: a broken host is explained, and repaired by what is suggested:
       expect(explained).toMatchObject(broken.warns ? yes : no);
       expect(names(broken, explained), JSON.stringify(explained.findings)).toBe(true);
       const left = () => !explained.usable || (names(broken, explained) && !broken.remains);
-      // Some causes hide others: what has no IOMMU is bound to no driver either.
+      // Some causes hide others: a device without an IOMMU can't be bound to a VFIO driver either.
       for (let round = 0; round < 4 && left(); round++) {
-        // This process says of itself that it has the device open, and not what to kill.
+        // Here this process itself has the device open: the command says so, and suggests no kill.
         if (broken.cause === 'open-elsewhere') machine.program?.[Symbol.dispose]();
         else expect(explained.commands).not.toEqual([]);
         for (const command of explained.commands) await machine.run(command);
@@ -198,7 +201,7 @@ describe('A4, A5: a broken host is explained, and repaired by what is suggested:
   }
 });
 
-test('a boot loader that is not as Debian has it is left alone, and nothing boots', async () => {
+test('a boot loader that is not configured as on Debian is not changed, and the machine does not reboot', async () => {
   const off = async (commandLine: string) => {
     const topology: Topology = {
       system: { commandLine },
@@ -219,7 +222,7 @@ test('a boot loader that is not as Debian has it is left alone, and nothing boot
     'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n',
   );
   expect(grub('GRUB_CMDLINE_LINUX=""\n', remove)).toBeNull();
-  // Already there: it is the firmware.
+  // The option is there already: the cause is the firmware.
   expect(await off('intel_iommu=on iommu=pt')).toEqual([]);
 });
 
@@ -242,7 +245,7 @@ const PAIR: Broken = {
   },
 };
 
-test('what the kernel uses is refused before anything is touched, unless it is forced', async () => {
+test('a device that the kernel uses is refused before any device is changed, unless it is forced', async () => {
   const machine = new Machine(PAIR);
   const refused = await machine.vfio('bind', '--group', PAIR.bdf);
   expect(refused).toMatchObject({ status: 1, err: expect.stringContaining('disk sda is mounted on /') });
@@ -282,7 +285,7 @@ test.each([
   });
 });
 
-test('A5: a name that would write over the line is shown by its numbers, and not given to a shell', async () => {
+test('A5: control characters of a name are shown as numbers, and the name is not given to a shell', async () => {
   const machine = new Machine({
     ...PAIR,
     topology: {
@@ -334,17 +337,18 @@ test('a group is changed as a whole or not at all', async () => {
   const drivers = () => ['0000:01:00.0', '0000:01:01.0'].map((bdf) => machine.host.device(bdf).driver);
   await machine.vfio('bind', '0000:01:01.0', '--force');
   {
-    // The second one is held open: that is seen before the first one is touched.
+    // The second device is open: that is noticed before the first one is changed.
     using _user = machine.host.openDevice('0000:01:01.0');
     for (const command of ['unbind', 'restore', 'bind --driver pci-stub'])
       expect(await machine.vfio(...command.split(' '), '--group', PAIR.bdf), command).toMatchObject({
         status: 1,
-        err: `vfio: EBUSY: this process (${process.pid}) has the device open or its group: 0000:01:01.0\nvfio: Dispose it first (VfioDevice 0000:01:01.0), or have that done: { force: true }\n`,
+        err: `vfio: EBUSY: this process (${process.pid}) has the device or its group open: 0000:01:01.0\nvfio: Dispose it first (VfioDevice 0000:01:01.0), or let this call do so: { force: true }\n`,
       });
     expect(drivers()).toEqual(['e1000e', 'vfio-pci']);
   }
   {
-    // By force it is tried, and the first one put back: the second is open by a descriptor that tells of no device.
+    // With force the change is tried, and the first device is restored, since the second is open by a descriptor that does not
+    // show its device.
     await machine.vfio('bind', '--group', PAIR.bdf, '--force');
     using user = machine.host.attach('0000:01:01.0', { via: 'group-type1' });
     using _hidden = VfioDevice.fromFd(user.device.fd);
@@ -358,7 +362,7 @@ test('a group is changed as a whole or not at all', async () => {
   expect(drivers()).toEqual(['e1000e', 'ahci']);
 });
 
-test('a device whose driver must wait stays with the one that it has', async () => {
+test('a device whose new driver must wait keeps the driver that it has', async () => {
   const machine = new Machine(PAIR);
   const device = machine.host.device(PAIR.bdf);
   const had = [device.driver, device.driverOverride];
@@ -367,7 +371,7 @@ test('a device whose driver must wait stays with the one that it has', async () 
     using _user = machine.host.attach('0000:01:01.0', { via: 'cdev' });
     expect(await machine.vfio('restore', PAIR.bdf)).toMatchObject({
       status: 1,
-      err: 'vfio: EBUSY: another device of group 0 is in use by user space: drivers that do DMA for the kernel must wait\n',
+      err: 'vfio: EBUSY: another device of group 0 is in use by user space: until that ends, the group takes no driver that does DMA for the kernel\n',
     });
     expect([device.driver, device.driverOverride]).toEqual(['vfio-pci', 'vfio-pci']);
   }
@@ -375,7 +379,7 @@ test('a device whose driver must wait stays with the one that it has', async () 
   expect([device.driver, device.driverOverride]).toEqual(had);
 });
 
-test('restore: also of what was unbound, or given to another driver; it says when no driver took the device', async () => {
+test('restore: also a device that was unbound, or bound to another driver; it says when no driver took the device', async () => {
   const machine = new Machine(PAIR);
   const device = machine.host.device(PAIR.bdf);
   const had = device.driverOverride;
@@ -388,7 +392,7 @@ test('restore: also of what was unbound, or given to another driver; it says whe
     });
     expect(device.driverOverride).toBe(had);
   }
-  // Nothing was chosen for it: nothing is done, although the kernel uses it.
+  // No driver was chosen for it, so nothing is done, although the kernel uses it.
   expect(await machine.vfio('restore', '0000:01:01.0')).toMatchObject({
     status: 0,
     out: '0000:01:01.0  ahci -> ahci\n',
@@ -403,12 +407,12 @@ test('restore: also of what was unbound, or given to another driver; it says whe
   });
 });
 
-test('E1: half a group is granted to nobody, a whole one to a user, with what makes it last', async () => {
+test('E1: half a group is granted to nobody, a whole one to a user, with the rules that make it permanent', async () => {
   const machine = new Machine({ ...PAIR, topology: { ...PAIR.topology, system: { user: 0 } } });
   await machine.vfio('bind', PAIR.bdf);
   expect(await machine.vfio('grant', PAIR.bdf, '--user', '1000')).toMatchObject({
     status: 1,
-    err: expect.stringContaining('group 0 is not given in part: 0000:01:01.0 is in use by driver ahci'),
+    err: expect.stringContaining("group 0 can't be granted in part: 0000:01:01.0 is in use by driver ahci"),
   });
   await machine.vfio('bind', '0000:01:01.0', '--force');
   const { status, out } = await machine.vfio('grant', PAIR.bdf, '--user', '1000');
@@ -457,7 +461,7 @@ test('lists, doctors, completes; bad usage is status 2', async () => {
   });
 });
 
-/** What a shell offers for a line, by the script of `vfio completion`; `ls` shows two devices. */
+/** The completions that a shell offers for a line, by the script of `vfio completion`; `ls` lists two devices. */
 const SHELLS: Record<'bash' | 'zsh' | 'fish', (script: string, line: string) => string> = {
   bash: (script, line) => `source ${script}
     ls() { printf '0000:00:10.0\\n0000:03:01.0\\n'; }
@@ -489,13 +493,13 @@ test.each(['bash', 'zsh', 'fish'] as const)(
       });
       expect(stderr).toBe('');
       const words = stdout.trim().split('\n');
-      // zsh itself keeps those that begin like the word.
+      // zsh itself selects those that begin with the word.
       if (shell !== 'zsh') return words;
       const begun = words.filter((word) => word.startsWith(line.slice(line.lastIndexOf(' ') + 1)));
       return begun.length === 0 ? [''] : begun;
     };
     expect(offered('vfio ex')).toEqual(['explain']);
-    // bash replaces what is after the colon only.
+    // bash replaces only the text after the colon.
     expect(offered('vfio explain 0000:00')).toEqual([shell === 'bash' ? '00:10.0' : '0000:00:10.0']);
     expect(offered('vfio completion z')).toEqual(['zsh']);
     expect(offered('vfio explain --att')).toEqual(['']);
@@ -515,7 +519,7 @@ describe('as a process of its own', () => {
       },
     );
 
-  test('nobody is shown a simulated machine who did not ask for it', () => {
+  test('a simulated machine is used only if the user asked for it', () => {
     expect(JSON.parse(vfio('doctor --json').stdout)).toMatchObject({ backend: 'kernel' });
     expect(JSON.parse(vfio('doctor --json', { VFIO_BACKEND: 'software' }).stdout)).toMatchObject({
       backend: 'software',
@@ -536,7 +540,7 @@ describe('as a process of its own', () => {
     expect(JSON.parse(stdout)).toMatchObject({ error: { message: expect.stringContaining('nonsense') } });
   });
 
-  test('a reader that has seen enough ends it quietly', () => {
+  test('a reader that closes the pipe early ends it without a message', () => {
     const { status, stderr } = vfio('list --backend software', {}, '| true');
     expect(stderr).toBe('');
     expect([0, 141]).toContain(status);

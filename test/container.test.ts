@@ -1,6 +1,6 @@
 /**
- * The requests of a VFIO container on an iommufd (requirement D4), on both backends. Numbers are behaviours of
- * docs/behaviours.md.
+ * The requests of a VFIO container on an iommufd (requirement D4: the same results as on a container), on both backends. Numbers
+ * are behaviours of docs/behaviours.md.
  */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { type Container, DmaBuffer, type Host, type Ioas, type Iommufd } from '../lib/index.ts';
@@ -32,7 +32,7 @@ afterEach(() => {
 });
 
 describe('without a compatibility IOAS', () => {
-  test('what needs none answers, the rest is ENODEV and says what to do (D4, 69)', () => {
+  test('requests that need none succeed, the others are ENODEV and say what to do (D4, 69)', () => {
     expect(iommufd.vfioCompatIoas).toBeNull();
     expect(container.apiVersion).toBe(0);
     expect(container.iommuType).toBeNull();
@@ -53,7 +53,7 @@ describe('without a compatibility IOAS', () => {
       () => container.mappings(),
     ])
       expect(call).toThrow(missing);
-    // Without page tables of that kind there is no such IOMMU, IOAS or not.
+    // An iommufd has no such type of IOMMU, with an IOAS or without.
     expect(() => container.setIommu('noiommu')).toThrow(expect.objectContaining({ code: 'EINVAL' }));
   });
 
@@ -76,7 +76,7 @@ describe('with one', () => {
     iommufd.vfioCompatIoas = ioas;
   });
 
-  test('it says which extensions it has, and what it is (D4)', () => {
+  test('it says which extensions it has, and the properties of its IOMMU (D4)', () => {
     const has = (['type1', 'type1v2', 'unmap-all', 'dma-cc'] as const).map((each) =>
       container.supports(each),
     );
@@ -95,7 +95,7 @@ describe('with one', () => {
     container.setIommu('type1v2');
   });
 
-  test('what it maps is mapped in the Ioas, and the other way round (D4)', () => {
+  test('its mappings are those of the Ioas, and the other way round (D4)', () => {
     const buffer = memory(0x3000);
     const mapping = container.map(buffer, { iova: 0x10000 });
     expect([mapping.iova, mapping.length]).toEqual([0x10000n, 0x3000n]);
@@ -108,22 +108,22 @@ describe('with one', () => {
     expect(ioas.unmap(0x10000, 0x3000)).toBe(0x3000n);
     expect(container.unmap(0x20000, 0x3000)).toBe(0x3000n);
     expect(ioas.mappings()).toEqual([]);
-    mapping[Symbol.dispose](); // it is gone: nothing
+    mapping[Symbol.dispose](); // it is unmapped already: no effect
   });
 
-  test('it finds a place by itself where none is named, never 0, around what is there', () => {
+  test('without an iova it chooses a free place, never 0, beside the mappings that exist', () => {
     const places = [1, 2, 1].map((pages) => container.map(memory(pages * 4096)));
     expect(places.map((each) => each.iova)).toEqual([0x1000n, 0x2000n, 0x4000n]);
     ioas.map(memory(4096), { iova: 0x5000 });
     expect(container.map(memory(4096)).iova).toBe(0x6000n);
     places[1]?.[Symbol.dispose]();
     ioas.map(memory(4096), { iova: 0x7000 });
-    // The next place is taken: the lowest that is free.
+    // The next place, 0x7000, is occupied: the lowest free one is chosen.
     expect(container.map(memory(8192)).iova).toBe(0x2000n);
     expect(container.mappings().reduce((sum, each) => sum + each.length, 0n)).toBe(0x7000n);
   });
 
-  test('mapAsync is map, off the loop', async () => {
+  test('mapAsync does the same as map, off the event loop', async () => {
     const [first, second] = await Promise.all([
       container.mapAsync(memory(4096), { iova: 0x8000 }),
       container.mapAsync(memory(4096), { iova: 0x9000, write: false }),
@@ -144,7 +144,7 @@ describe('with one', () => {
     );
   });
 
-  test('unmapping nothing is 0n, cutting a mapping is ENOENT, with those below it gone (70)', () => {
+  test('an unmap where nothing is mapped gives 0n; one that cuts a mapping is ENOENT, and unmaps those below it (70)', () => {
     container.map(memory(4096), { iova: 0x1000 });
     container.map(memory(8192), { iova: 0x2000 });
     expect(container.unmap(0x100000, 0x1000)).toBe(0n);
@@ -156,7 +156,7 @@ describe('with one', () => {
     expect(container.unmapAll()).toBe(0n);
   });
 
-  test('type1 of the first version cuts mappings, and keeps their memory until all of it is gone', async () => {
+  test('type1 of the first version cuts mappings, and keeps their memory until all of it is unmapped', async () => {
     container.setIommu('type1');
     const buffer = memory(0x3000);
     const whole = container.map(buffer, { iova: 0x10000 });
@@ -193,7 +193,7 @@ describe('with one', () => {
     expect(() => container.info()).toThrow(expect.objectContaining({ code: 'ERR_VFIO_DISPOSED' }));
   });
 
-  test('another Ioas chosen meanwhile has its own mappings, and the first keeps the memory of its', () => {
+  test('when another Ioas is set, it has its own mappings, and the first one keeps the memory of its own', () => {
     const mapping = container.map(memory(4096), { iova: 0x1000 });
     const other = iommufd.allocIoas();
     iommufd.vfioCompatIoas = other;
@@ -215,7 +215,7 @@ test('a device does DMA through what a container mapped (D4)', async () => {
   container.setIommu('type1v2');
   const { ranges, pageSizes } = container.info();
   expect(pageSizes & 4096n).toBe(4096n);
-  // Interrupts of x86 take an address range for themselves, which the IOMMU's driver says.
+  // On x86 the interrupts' address range is reserved, as the IOMMU's driver says.
   if (guestIommu === null || guestIommu === 'intel')
     expect(ranges.some(({ start, last }) => start <= 0xfee00000n && last >= 0xfee00000n)).toBe(false);
   const buffer = memory(8192);

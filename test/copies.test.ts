@@ -1,6 +1,6 @@
 /**
- * Several copies of the package in one thread: Jest makes one for each file of tests and each resetModules, hot reload one
- * for each edit, and two dependencies may each have their own. There is one addon, and each copy has its own state in it.
+ * Several copies of the package in one thread: Jest makes one for each test file and each resetModules, hot reload one for each
+ * edit, and two dependencies may each bring their own. They load the same addon, in which each copy has its own state.
  */
 import { spawnSync } from 'node:child_process';
 import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
@@ -12,7 +12,7 @@ import { run } from './support/program.ts';
 
 const root = join(import.meta.dirname, '..');
 
-/** Two copies, each with a host and an edu in its hands; the first one maps while the second is made. */
+/** Two copies, each with a host and an open edu device; the first one maps while the second is made. */
 const TWO = `
   const BUNDLE = new URL('../vfio.js', PACKAGE).href;
   const MSI = 0xfee00000n;
@@ -51,7 +51,7 @@ const told = async (body: string): Promise<unknown[]> => {
 describe('a second import of the package', () => {
   needs({ backends: ['software'], because: 'what is under test is ours, and a machine has one edu' });
 
-  test("leaves the first copy's errors its own class, with words, from calls, promises and accessors", async () => {
+  test("does not change the first copy's errors: their class, reason and hint, from calls, promises and accessors", async () => {
     const answers = await told(`
       for (const [name, { VfioError, DmaBuffer, Host, VfioDevice, host, user }] of Object.entries(all)) {
         const errors = {
@@ -80,7 +80,7 @@ describe('a second import of the package', () => {
     expect(answers).toEqual([['first', codes], words, ['second', codes], words, [true, false]]);
   });
 
-  test('leaves disposal what it was: what is asked to end ends, and never fails', async () => {
+  test('does not change disposal: each handle is disposed, and none fails', async () => {
     const answers = await told(`
       await started;
       for (const { user, host, DmaBuffer } of [first, second]) {
@@ -121,7 +121,7 @@ describe('a second import of the package', () => {
       shared[Symbol.dispose]();
       container[Symbol.dispose]();
     `);
-    const foreign = 'which another copy of this package made, or none';
+    const foreign = 'which this copy of the package did not make';
     expect(answers).toEqual([
       `TypeError: Expected a DmaBuffer or a slice of one for memory but received DmaBuffer {}, ${foreign}`,
       `TypeError: Expected an Iommufd for iommufd but received Iommufd {}, ${foreign}`,
@@ -165,7 +165,7 @@ describe('a second installation, with an addon of its own', () => {
   });
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-  test('works beside the first, and what either guards stays guarded', async () => {
+  test('works beside the first, and the guards of both still catch bad accesses', async () => {
     const { stdout, stderr, code } = await run(`
       import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync } from 'node:fs';
       const second = await import(${JSON.stringify(join(folder, 'dist/vfio.js'))});
@@ -184,7 +184,7 @@ describe('a second installation, with an addon of its own', () => {
         ftruncateSync(fd, 8192);
         const pages = DmaBuffer.fromFd(fd, { length: 8192 });
         pages.bytes.fill(7);
-        ftruncateSync(fd, 0); // touching them is SIGBUS now, which each addon has a handler for
+        ftruncateSync(fd, 0); // an access to them raises SIGBUS now, for which each addon has a handler
         answers.push(pages.bytes[4096]);
         closeSync(fd);
         host[Symbol.dispose]();

@@ -1,6 +1,6 @@
 /**
- * Descriptors are what they are taken for: requests of different kinds of file share numbers, so whoever adopts a
- * descriptor finds out first what it leads to.
+ * The kinds of descriptors are checked: the requests of different kinds of file have the same numbers, so a call that adopts a
+ * descriptor first finds out which kind of file it refers to.
  */
 import { spawnSync } from 'node:child_process';
 import { closeSync, mkdtempSync, openSync, readdirSync, readlinkSync, rmSync } from 'node:fs';
@@ -18,7 +18,7 @@ const hosts: Host[] = [];
 const closers: (() => void)[] = [];
 const kept: unknown[] = [];
 
-/** A descriptor of each kind of file, and what it is called in an error. */
+/** A descriptor of each kind of file, and its name in errors. */
 const files = new Map<string, { fd: number; words: RegExp }>();
 const KINDS = [
   ...['iommufd', 'container', 'group', 'device', 'device of a group', 'fault queue', 'event queue'],
@@ -31,14 +31,14 @@ const SOFTWARE =
 const missing = (kind: Kind) =>
   kind === 'event queue' ? unmet({ backends: ['software'], because: SOFTWARE }) : null;
 
-/** Numbers of descriptors that lead to something of this kind, as /proc tells it. */
+/** The descriptors that refer to files of this kind, as /proc shows it. */
 const leadingTo = (target: RegExp) =>
   readdirSync('/proc/self/fd')
     .filter((fd) => {
       try {
         return target.test(readlinkSync(`/proc/self/fd/${fd}`));
       } catch {
-        return false; // that of the listing itself
+        return false; // it was the descriptor of the listing itself
       }
     })
     .map(Number);
@@ -51,7 +51,7 @@ beforeAll(async () => {
     if (fd === undefined) throw new Error(`there is no ${kind} to test with`);
     files.set(kind, { fd, words });
   };
-  /** The kernel has a name for each file, a software host for those that were opened by one. */
+  /** The words for a file in an error. The kernel has a path for each file, a software host only if it was opened by one. */
   const named = (words: string, path: string, everywhere = true) =>
     new RegExp(`, which is ${words}${everywhere || backend === 'kernel' ? ` \\(${path}\\)` : ''}$`);
 
@@ -123,7 +123,7 @@ const pick = (kind: Kind) => {
   return found;
 };
 
-/** Who adopts, what it has to be in words, and which kinds are that. */
+/** The calls that adopt a descriptor, the kind of file that they expect in words, and the kinds that they accept. */
 const ADOPTERS = [
   ['Iommufd.fromFd', 'an iommufd', ['iommufd'], (fd: number) => Iommufd.fromFd(fd)],
   [
@@ -174,7 +174,7 @@ describe.each(ADOPTERS)('%s', (_name, expected, right, adopt) => {
     expect(() => adopt(fd)).toThrow(expect.objectContaining({ name: 'VfioError', code: 'EBADF' }));
   });
 
-  test('goes by what is behind the number now', () => {
+  test('checks the file that the number refers to now', () => {
     const host = hosts[0] as Host;
     const twin = expected === 'an iommufd' ? host.openIommufd() : VfioDevice.fromFd(pick('device').fd);
     const { fd } = twin;
@@ -197,7 +197,7 @@ describe('a descriptor that the program was told and has closed', () => {
   };
   const still = (fd: number) => expect(readlinkSync(`/proc/self/fd/${fd}`)).toBe('/dev/null');
 
-  test('is not what calls go to, and what has its number now is not closed', () => {
+  test('receives no calls, and the file that has its number now is not closed', () => {
     const host = hosts[0] as Host;
     const before = descriptors();
     const iommufd = host.openIommufd();
@@ -213,7 +213,7 @@ describe('a descriptor that the program was told and has closed', () => {
     expect(descriptors()).toBe(before);
   });
 
-  test('is not taken for another iommufd that got its number', () => {
+  test('is not mistaken for another iommufd that has its number now', () => {
     const host = hosts[0] as Host;
     using iommufd = host.openIommufd();
     using ioas = iommufd.allocIoas();
@@ -231,7 +231,7 @@ describe('a descriptor that the program was told and has closed', () => {
     expect(theirs.unmap(kept.iova, 4096)).toBe(4096n);
   });
 
-  test('of a queue is not what is read or polled', () => {
+  test('of a queue is neither read nor polled', () => {
     const host = hosts[0] as Host;
     using iommufd = host.openIommufd();
     const queue = iommufd.allocFaultQueue();
@@ -258,7 +258,7 @@ test('Host.openDevice refuses a path that leads to another kind of file, and clo
   const cases: [path: string, words: string][] = [
     ['/dev/vfio/vfio', 'a VFIO container'],
     ['/dev/iommu', 'an iommufd'],
-    // The kernel names it by where the links of that path lead.
+    // The kernel names the file with the links of that path resolved.
     [`/sys/bus/pci/devices/${EDU}/driver_override`, '(another kind of file|/sys/devices/.*/driver_override)'],
   ];
   for (const [path, words] of cases)

@@ -1,4 +1,4 @@
-/** A bound device: what it has, config space, regions, interrupts, reset. By number: behaviours of docs/behaviours.md. */
+/** A bound device: properties, config space, regions, interrupts, reset. Numbers are behaviours of docs/behaviours.md. */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { fileOf } from '../lib/handles/handle.ts';
 import { DmaBuffer, type Host, type Ioas, type Iommufd, VfioDevice } from '../lib/index.ts';
@@ -27,7 +27,7 @@ describe('binding', () => {
     expect(() => device.detach()).toThrow(code('EINVAL'));
   });
 
-  test('without a function reset, the error names those that a hot reset hits (99)', async () => {
+  test('without a function reset, the error names the devices that a hot reset would reset (99)', async () => {
     const [first, second] = GROUP_OF_TWO.map((bdf) => host.openDevice(bdf)) as [VfioDevice, VfioDevice];
     await expect(first.reset()).rejects.toThrow(code('EINVAL'));
     await expect(first.reset()).rejects.not.toHaveProperty('reason', expect.stringContaining('reset'));
@@ -67,7 +67,7 @@ describe('binding', () => {
     expect(second.id).not.toBe(first.id);
   });
 
-  test('two devices of a group share one page table, and move together (50)', () => {
+  test('two devices of a group share one page table, and change it together (50)', () => {
     const [first, second] = GROUP_OF_TWO.map((bdf) => host.openDevice(bdf)) as [VfioDevice, VfioDevice];
     first.bind(iommufd);
     second.bind(iommufd);
@@ -87,12 +87,12 @@ describe('binding', () => {
     const device = user.device;
     device.config.busMaster = true;
     expect(mapping.iova).toBe(0x1000n);
-    // The address space belongs to the iommufd; the kernel's side of it lives as long as the device.
+    // The handle of the address space is disposed with the iommufd; the kernel's object lives as long as the device.
     device.iommufd?.[Symbol.dispose]();
     expect(device.config.vendor).toBe(0x1234);
   });
 
-  test('A4: a device that is with no VFIO driver is refused with what to do', async () => {
+  test('A4: a device that is bound to no VFIO driver is refused, and the error says what to do', async () => {
     await host.device(EDU).unbind();
     expect(() => host.attach(EDU)).toThrow(
       expect.objectContaining({
@@ -107,11 +107,11 @@ describe('binding', () => {
   test('a file of another kind is refused before the kernel is asked (9)', () => {
     using device = host.openDevice(EDU);
     using another = host.openDevice(EDU);
-    // What the kernel says to it, EBADFD, is in test/soft/iommufd.cc.
+    // The kernel's own answer, EBADFD, is tested in test/soft/iommufd.cc.
     expect(() => fileOf(device).bindIommufd(fileOf(another))).toThrow(code('ERR_INVALID_ARG_TYPE'));
   });
 
-  test('a call that its kind of file does not take is not there, and refused when it is borrowed', () => {
+  test('a file object has no calls of other kinds of file, and refuses one that is borrowed', () => {
     using device = host.openDevice(EDU);
     using iommufd = host.openIommufd();
     const file = fileOf(device);
@@ -261,7 +261,7 @@ describe('a device at work', () => {
     expect(interrupt.disposed).toBe(true);
   });
 
-  test('a vector that is enabled anew has a new eventfd, and the old one is over', async () => {
+  test('a vector that is enabled again has a new eventfd, and its old Interrupt ends', async () => {
     const [old] = job.device.irq('msi').enable();
     const [now] = job.device.irq('msi').enable();
     expect(old?.disposed).toBe(true);
@@ -274,7 +274,7 @@ describe('a device at work', () => {
     if (!interrupt) throw new Error('no INTx');
     job.edu.registers.write32(Reg.raise, 4);
     expect(await interrupt.wait({ timeout: 20_000 })).toBe(1n);
-    // The line is still up: unmasking without an acknowledgement makes it fire again.
+    // The line is still asserted: unmasking without an acknowledgement makes it fire again.
     await sleep(20);
     expect(interrupt.poll()).toBe(0n);
     job.device.irq('intx').unmask();
@@ -292,7 +292,7 @@ describe('a device at work', () => {
     );
   });
 
-  test('MSI can not be masked: ENOTTY; firing what is not enabled is EINVAL', () => {
+  test('MSI can not be masked: ENOTTY; triggering a vector that is not enabled is EINVAL', () => {
     expect(() => job.device.irq('msi').trigger()).toThrow(code('EINVAL'));
     using _msi = job.msi();
     expect(() => job.device.irq('msi').mask()).toThrow(code('ENOTTY'));
@@ -343,7 +343,7 @@ test('PCI Express: extended config space, MSI-X vectors one by one, function res
 });
 
 test('MSI-X: vectors are enabled one by one, each with its own eventfd, and the table is out of reach (92)', async () => {
-  // ivshmem rings its own doorbell on the software host; in the guest an NVMe controller serves.
+  // On the software host ivshmem rings its own doorbell; in the guest an NVMe controller fires the interrupts.
   const bdf = backend === 'software' ? IVSHMEM : NVME;
   using host = openHost();
   await host.device(bdf).bind();

@@ -1,4 +1,4 @@
-/** What the host shows of itself: devices, drivers, groups, and binding of drivers. */
+/** Discovery of a host's devices, drivers and groups, and binding of drivers. */
 import { release } from 'node:os';
 import { expect, test } from 'vitest';
 import { Host } from '../lib/index.ts';
@@ -7,7 +7,7 @@ import { backend, EDU, GROUP_OF_TWO, guestIommu, NO_TWO, needs, openHost } from 
 test('devices are listed by address with their identity', () => {
   using host = openHost();
   const edu = host.devices().find((each) => each.bdf === EDU);
-  // The virtio-iommu's driver looks at a device when it gets one.
+  // The driver of virtio-iommu probes a device only when the device gets a driver.
   const iommu = {
     intel: 'dmar0',
     amd: 'ivhd0',
@@ -43,7 +43,7 @@ test('A5: two devices behind a conventional bridge are in one group', (ctx) => {
   );
 });
 
-test('A5: dmaOwner follows who uses the group', async () => {
+test('A5: dmaOwner says who uses the group', async () => {
   using host = openHost();
   await host.device(EDU).bind();
   const group = host.group(host.device(EDU).group ?? -1);
@@ -63,7 +63,7 @@ test('a driver is bound by driver_override and restored', async () => {
   expect(device.vfioNode).toBeNull();
   using fresh = openHost();
   const again = fresh === host || backend === 'software' ? device : fresh.device(EDU);
-  // Before this process changed it; a kernel's device was changed by the tests before this one, each with a host of its own.
+  // The driver before this process first changed it. On the kernel, earlier tests have changed it, each with its own Host.
   const found = backend === 'software' ? [null, null] : [again.driver, again.driverOverride];
   await again.bind();
   expect(again.driver).toBe('vfio-pci');
@@ -87,7 +87,7 @@ test('a driver that does not exist is refused before anything is touched', async
   expect(device.driver).toBe('vfio-pci');
 });
 
-test('a bridge is refused by vfio-pci, and has its driver back', async () => {
+test('vfio-pci refuses a bridge, which gets its driver back', async () => {
   using host = openHost();
   const bridge = host.devices().find((each) => each.driver === 'pcieport');
   if (!bridge) throw new Error('there is no bridge');
@@ -96,7 +96,7 @@ test('a bridge is refused by vfio-pci, and has its driver back', async () => {
   expect(bridge.driverOverride).toBeNull();
 });
 
-test('unbinding a device that is held open ends in words, and not in a hang', async () => {
+test('unbinding a device that is open fails with a reason, and does not hang', async () => {
   using host = openHost();
   const device = host.device(EDU);
   await device.bind();
@@ -106,7 +106,7 @@ test('unbinding a device that is held open ends in words, and not in a hang', as
       expect.objectContaining({ code: 'EBUSY', reason: expect.stringContaining('this process') }),
     );
     expect(device.driver).toBe('vfio-pci');
-    // By force it is closed first (test/ends.test.ts).
+    // With force its handles are disposed first (test/ends.test.ts).
     await device.unbind({ force: true });
     expect([_user.device.disposed, device.driver]).toEqual([true, null]);
   }
@@ -122,7 +122,7 @@ test('the report says what the host has', () => {
   expect(report.checks.every((each) => each.ok)).toBe(true);
 });
 
-test('the backend is chosen by option, by VFIO_BACKEND, or by what is there', () => {
+test('the backend is chosen by option, by VFIO_BACKEND, or by the nodes that exist', () => {
   const before = process.env['VFIO_BACKEND'];
   try {
     process.env['VFIO_BACKEND'] = 'software';

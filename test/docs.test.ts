@@ -1,6 +1,6 @@
 /**
- * The blocks of code in README.md and docs/, tried as a reader would: in an empty folder where the package is installed, not
- * one character changed. The word behind the language says what is done with a block:
+ * The code blocks in README.md and docs/, run as a reader would run them: in an empty folder where the package is installed,
+ * without any change. The word after the language says what is done with a block:
  *
  *   js example, ts example   a program; prints what follows `//=>` in it. TypeScript is compiled first, for Node 20
  *   json NAME                the file NAME, for the commands of the page
@@ -52,7 +52,7 @@ function blocksOf(text: string): Block[] {
   );
 }
 
-/** A new user's folder: the package is in node_modules, and its commands in node_modules/.bin. */
+/** The folder of a new user: the package is in node_modules, and its commands are in node_modules/.bin. */
 function makeApp(): string {
   const app = mkdtempSync(join(tmpdir(), 'vfio-docs-'));
   const bin = join(app, 'node_modules/.bin');
@@ -83,7 +83,7 @@ function run(app: string, command: string, ...args: string[]): Promise<Record<st
 
 const said = (body: string) => [...body.matchAll(/\/\/=> (.*)$/gm)].map((each) => `${each[1]}\n`).join('');
 
-/** Each command of a transcript, without the backslashes that part its lines, and what it prints. */
+/** Each command of a transcript, with lines that end with a backslash joined, and its output. */
 function transcript(body: string): { command: string; prints: string }[] {
   return [...body.matchAll(/^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)/gm)].map(
     ([, command = '', prints = '']) => ({ command, prints }),
@@ -148,7 +148,7 @@ describe.each(pages)('%s', (page) => {
           stderr: '',
         });
       });
-    // What is shown there is the software host, in the time of a test.
+    // The transcripts show the software host. They must finish within the time of one test.
     else if (language === 'console' && backend === 'software')
       test(name, { timeout: 60_000 }, async () => {
         for (const { command, prints } of transcript(body)) {

@@ -1,7 +1,6 @@
 /**
- * Ends: of what a program holds when it takes the device away itself, of processes and workers with a change under way that
- * waits for others, of the device that is unplugged (and not of the next one at its address), and of changes that were
- * asked for at the same time.
+ * How things end: the handles of a device that the program itself unbinds, processes and workers while a change waits for other
+ * programs, a device that is unplugged (but not the next one at its address), and changes that run at the same time.
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -32,13 +31,13 @@ const code = (expected: string, reason = /(?:)/) =>
   expect.objectContaining({ code: expected, reason: expect.stringMatching(reason) });
 const state = (device: PciDevice) => [device.driver, device.driverOverride];
 
-/** Waits for what comes soon. */
+/** Waits for a condition that becomes true soon. */
 async function soon(what: string, is: () => boolean, seconds = 20): Promise<void> {
   for (const until = Date.now() + seconds * 1000; !is(); await sleep(10))
     if (Date.now() > until) throw new Error(`not in ${seconds} s: ${what}`);
 }
 
-/** The processes that do such changes; of those that have ended, this process's, which it has not waited for. */
+/** The processes that do such changes. One that has ended counts until this process has reaped it. */
 const changing = () =>
   readdirSync('/proc').filter((pid) => {
     if (!/^\d+$/.test(pid)) return false;
@@ -47,11 +46,11 @@ const changing = () =>
         /\((.*)\) (\w) (\d+)/.exec(readFileSync(`/proc/${pid}/stat`, 'utf8')) ?? [];
       return name === 'vfio-change' && (state !== 'Z' || Number(parent) === process.pid);
     } catch {
-      return false; // it has just ended
+      return false; // the process has just ended
     }
   });
 
-/** Waits until there is none: those that ended after their objects are waited for by the next call. */
+/** Waits until there is none. A process that ends after its object was disposed is reaped by the next call. */
 const allGone = () =>
   soon('none is left', () => {
     new native.Host('kernel').readTextWithin('/dev/null', 5000);
@@ -74,7 +73,7 @@ async function holder(path: string | null): Promise<{ pid: number; end(): void }
   return { pid: program.pid ?? -1, end: stop };
 }
 
-describe('what this program holds of a device that it takes away', () => {
+describe('the handles of a device that this program unbinds', () => {
   needs(IN_GROUPS);
   let host: Host;
   let device: PciDevice;
@@ -95,13 +94,13 @@ describe('what this program holds of a device that it takes away', () => {
     ['bind', (of, force) => of.bind(HOST_DRIVER, { force })],
   ];
 
-  test.each(ways)('keeps it, in words, unless it is disposed first (%s)', async (via) => {
+  test.each(ways)('make the unbind fail with a reason, unless they are disposed first (%s)', async (via) => {
     const user = host.attach(EDU, { via });
     const before = state(device);
     for (const [name, change] of changes)
       await expect(change(device, false), name).rejects.toMatchObject({
         code: 'EBUSY',
-        reason: `this process (${process.pid}) has the device open or its group: ${EDU}`,
+        reason: `this process (${process.pid}) has the device or its group open: ${EDU}`,
         hint: expect.stringMatching(`^Dispose it first \\(VfioDevice ${EDU}(, Group \\d+)?\\)`),
       });
     await expect(host.group(device.group ?? -1).unbind()).rejects.toThrow(code('EBUSY'));
@@ -113,7 +112,7 @@ describe('what this program holds of a device that it takes away', () => {
   });
 
   test.each(ways.flatMap((via) => changes.map(([name]) => [via, name] as const)))(
-    'is disposed where it is forced, with all that was made of it (%s, %s)',
+    'are disposed if it is forced, with all that was made of them (%s, %s)',
     async (via, name) => {
       const user = host.attach(EDU, { via });
       const mapped = user.device.region('bar0').mmap();
@@ -129,7 +128,7 @@ describe('what this program holds of a device that it takes away', () => {
     },
   );
 
-  test('is found by its file too, when it was opened by a descriptor or a path', async () => {
+  test('are found by their files too, if they were opened by a descriptor or a path', async () => {
     const first = host.openDevice(EDU);
     const open = [VfioDevice.fromFd(first.fd), host.openDevice({ path: device.vfioNode ?? '' })];
     first[Symbol.dispose]();
@@ -139,14 +138,14 @@ describe('what this program holds of a device that it takes away', () => {
     expect(device.driver).toBeNull();
   });
 
-  test('does not go where the change is refused anyway, or where there is nothing to change', async () => {
+  test('are not disposed if the change is refused anyway, or if there is nothing to change', async () => {
     using user = host.attach(EDU);
     await expect(device.bind('no-such-driver', { force: true })).rejects.toThrow(code('ENODEV'));
     await device.bind('vfio-pci', { force: true });
     expect(user.device.config.vendor).toBe(0x1234);
   });
 
-  test('what another thread holds, or no handle of this package, can only be closed there: EBUSY', async () => {
+  test('another thread, or a descriptor without a handle, that keeps the device open: EBUSY', async () => {
     const first = host.openDevice(EDU);
     const worker = work(
       `
@@ -160,7 +159,7 @@ describe('what this program holds of a device that it takes away', () => {
     const before = state(device);
     const started = Date.now();
     const refused = code('EBUSY', new RegExp(`${EDU} open by descriptor \\d+`));
-    // The first is this thread's own handle, and goes. Then the kernel is not asked, since it would wait.
+    // The first one is a handle of this thread, and is disposed. Then the kernel is not called, since it would wait.
     await expect(device.unbind({ force: true })).rejects.toThrow(refused);
     expect(first.disposed).toBe(true);
     await expect(device.unbind({ force: true })).rejects.toThrow(refused);
@@ -172,7 +171,7 @@ describe('what this program holds of a device that it takes away', () => {
     expect(device.driver).toBeNull();
   });
 
-  test("of a group, another device's handles are left alone", async (ctx) => {
+  test('of another device in the group are not disposed', async (ctx) => {
     needs(ctx, { guest: ['intel', 'amd'], because: NO_TWO });
     const [first, second] = GROUP_OF_TWO.map((bdf) => host.device(bdf)) as [PciDevice, PciDevice];
     for (const each of [first, second]) await each.bind();
@@ -191,7 +190,7 @@ describe('what this program holds of a device that it takes away', () => {
   });
 });
 
-describe('a change that waits for others', () => {
+describe('a change that waits for other programs', () => {
   needs(PENDING);
   needs(IN_GROUPS);
   let host: Host;
@@ -209,7 +208,7 @@ describe('a change that waits for others', () => {
 
   const patient = { timeout: 120_000 };
 
-  /** Another program can have it. */
+  /** Checks that another program can open it. */
   const usable = async () =>
     expect(
       await run(`
@@ -220,7 +219,7 @@ describe('a change that waits for others', () => {
     ).toEqual({ code: 0, signal: null, stdout: '120\n', stderr: '' });
 
   test(
-    'a program that forces the unbind of the device that it holds ends, and the device is free',
+    'a program that forces the unbind of a device that it has open can end, and the device is free',
     patient,
     async () => {
       expect(
@@ -243,10 +242,10 @@ describe('a change that waits for others', () => {
     ['is killed', "process.kill(process.pid, 'SIGKILL')", { code: null, signal: 'SIGKILL' }],
     ['is aborted', 'process.abort()', { code: null, signal: 'SIGABRT' }],
   ])(
-    'a program that holds it where nobody sees it, and %s: it is gone, and the device is free',
+    'a program that has it open where /proc does not show it, and %s: it ends, and the device is free',
     patient,
     async (_, ending, how) => {
-      // A device that was opened by its group has no name in /proc; its registers stay mapped; nothing is disposed.
+      // /proc shows no name for a device that was opened by its group; its registers stay mapped; nothing is disposed.
       const program = await run(`
         const host = Host.open({ backend: 'kernel' });
         const device = host.device(EDU);
@@ -267,7 +266,7 @@ describe('a change that waits for others', () => {
   );
 
   test(
-    'while another program has it: this one ends, the change goes on and needs nothing of it',
+    'while another program has it open: this one ends, and the change goes on without it',
     patient,
     async () => {
       const other = await holder(device.vfioNode);
@@ -291,7 +290,7 @@ describe('a change that waits for others', () => {
       const [pid] = changing();
       expect(readdirSync(`/proc/${pid}/fd`).sort()).toEqual(['0', '1']);
       const resident = /VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
-      expect(Number(resident)).toBeLessThan(8192 + 32768); // what is left are pages of files, which all share
+      expect(Number(resident)).toBeLessThan(8192 + 32768); // the rest are pages of files, which all processes share
       const anonymous = /RssAnon:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
       expect(Number(anonymous)).toBeLessThan(4096);
       other.end();
@@ -300,33 +299,37 @@ describe('a change that waits for others', () => {
     },
   );
 
-  test('a worker that is stopped then leaves the process whole, and nobody is called', patient, async () => {
-    const other = await holder(device.vfioNode);
-    const worker = work(`
+  test(
+    'a worker that is stopped meanwhile does not harm the process, and its callback is not called',
+    patient,
+    async () => {
+      const other = await holder(device.vfioNode);
+      const worker = work(`
       const host = Host.open({ backend: 'kernel' });
       host.device(EDU).unbind({ force: true }).then(() => process.exit(9), () => process.exit(8));
       await sleep(500);
       parentPort.postMessage(0);
     `);
-    await message(worker);
-    expect(changing()).toHaveLength(1);
-    await worker.terminate();
-    other.end();
-    await soon('the device has no driver', () => device.driver === null);
-    // The next change waits for the child that nobody else does.
-    await device.bind();
-    await device.unbind();
-    await allGone();
-  });
+      await message(worker);
+      expect(changing()).toHaveLength(1);
+      await worker.terminate();
+      other.end();
+      await soon('the device has no driver', () => device.driver === null);
+      // The next change reaps the child, which nobody else does.
+      await device.bind();
+      await device.unbind();
+      await allGone();
+    },
+  );
 
   test(
-    'what is read or asked of the device meanwhile ends in time, and this thread goes on',
+    'reads and other changes of the device end in time meanwhile, and this thread goes on',
     patient,
     async () => {
       const other = await holder(device.vfioNode);
       await expect(device.unbind({ force: true })).rejects.toThrow(code('ETIMEDOUT'));
       const started = Date.now();
-      // Kernels that read it under the device's lock answer only when the change is over.
+      // A kernel that reads this under the device's lock answers only when the change is over.
       const read = () => {
         try {
           return device.driverOverride;
@@ -336,7 +339,7 @@ describe('a change that waits for others', () => {
       };
       expect(['vfio-pci', 'ETIMEDOUT']).toContain(read());
       expect(Date.now() - started).toBeLessThan(5000);
-      // Whoever asks next waits for that one, and asks the kernel for nothing more.
+      // The next change waits for the one that is under way, and does not call the kernel.
       await expect(device.bind()).rejects.toThrow(code('ETIMEDOUT', /is under way/));
       expect(changing().length).toBeLessThanOrEqual(2);
       const next = device.bind();
@@ -346,7 +349,7 @@ describe('a change that waits for others', () => {
     },
   );
 
-  test('a descriptor of this process that no handle has is seen before the kernel is asked', async () => {
+  test('a descriptor of this process without a handle is found before the kernel is asked', async () => {
     const fd = openSync(device.vfioNode ?? '', 'r+');
     await expect(device.unbind({ force: true })).rejects.toThrow(
       code('EBUSY', RegExp(`by descriptor ${fd},`)),
@@ -357,7 +360,7 @@ describe('a change that waits for others', () => {
   });
 });
 
-describe('a call of the kernel that may wait for ever is made by a process that has nothing else:', () => {
+describe('a kernel call that may wait for ever is made by a process that has nothing else open:', () => {
   // A named pipe that nobody reads makes its writer wait as `unbind` does.
   const setUp = () => {
     const folder = mkdtempSync(join(tmpdir(), 'ends-'));
@@ -381,7 +384,7 @@ describe('a call of the kernel that may wait for ever is made by a process that 
     const write = (path, value, over) => { globalThis.written = kernel.write(path, value, over); };
   `;
 
-  test('it gives the bytes, the text or the errno, whole and every time, and leaves no process behind', async () => {
+  test('it returns the bytes, the text or the errno completely every time, and leaves no process behind', async () => {
     const { folder } = setUp();
     const kernel = new native.Host('kernel');
     const file = join(folder, 'file');
@@ -431,13 +434,13 @@ describe('a call of the kernel that may wait for ever is made by a process that 
       await soon('it waits', () => readFileSync(`/proc/${pid}/stat`, 'utf8').includes(' S '));
       const anonymous = /RssAnon:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
       expect(Number(anonymous)).toBeLessThan(4096);
-      process.kill(Number(pid), 'SIGTERM'); // which it does not hear
+      process.kill(Number(pid), 'SIGTERM'); // which it ignores
       expect(readFileSync(pipe, 'utf8')).toBe('late');
       await soon('it has ended', () => changing().length === 0);
     },
   );
 
-  test('a worker that is stopped meanwhile hears nothing, and the process is waited for later', async () => {
+  test('a worker that is stopped meanwhile gets no result, and the process is reaped later', async () => {
     const { pipe } = setUp();
     const worker = work(`${BEGIN}
       write(${JSON.stringify(pipe)}, 'late', () => process.exit(9));
@@ -455,7 +458,7 @@ describe('a call of the kernel that may wait for ever is made by a process that 
 describe('unplugging', () => {
   needs(HOT_PLUG);
 
-  test('two removals of one device, of which a new one at its address hears nothing', async () => {
+  test('two removals of one device do not concern a new device at its address', async () => {
     using host = openHost();
     const { software } = host;
     await host.device(EDU).bind();
@@ -473,7 +476,7 @@ describe('unplugging', () => {
     expect(host.devices().map(({ bdf }) => bdf)).toContain(EDU);
   });
 
-  test('what a device had before it was bound is not what the next one at its address is given back to', async () => {
+  test('restore does not bind a new device at an address to the driver that the old one had there', async () => {
     using host = openHost();
     const { software } = host;
     software?.addDevice('0000:00:16.0', { model: 'edu' }, { driver: 'nvme' });
@@ -486,7 +489,7 @@ describe('unplugging', () => {
     expect(state(next)).toEqual([null, null]);
   });
 
-  test('any order of plugging, opening, closing and unplugging: each removal is about one device', async () => {
+  test('any order of plugging, opening, closing and unplugging: each removal concerns one device', async () => {
     const step = fc.constantFrom('plug', 'unplug', 'open', 'close', 'wait');
     let again = 0;
     await fc.assert(
@@ -497,7 +500,7 @@ describe('unplugging', () => {
         });
         const { software } = host;
         const bdf = '0000:00:03.0';
-        // The model: which device is there, what has it open, which are to go, and which removals are of which device.
+        // The model: which device is there, what has it open, which devices are being removed, and which removals concern which.
         let there = 0;
         let count = 0;
         const users: VfioDevice[] = [];
@@ -506,7 +509,7 @@ describe('unplugging', () => {
         const present = () => host.devices().some((each) => each.bdf === bdf);
         for (const each of steps) {
           if (there !== 0 && leaving.has(there) && users.length === 0) {
-            // It goes with the next look at it.
+            // It is removed at the next poll.
             const [of] = [there];
             await soon('the removals are over', () => removals.every((one) => one.of !== of || one.over));
             there = 0;
@@ -535,7 +538,7 @@ describe('unplugging', () => {
             else users.push(host.openDevice(bdf));
           } else if (each === 'close') users.pop()?.[Symbol.dispose]();
           else await sleep(1);
-          // Nothing is over before its device has gone, and no device goes for another one's removal.
+          // No removal ends before its device is removed, and none removes another device.
           for (const { of, over } of removals)
             if (of === there && users.length > 0) expect([of, over]).toEqual([of, false]);
           if (there !== 0 && !leaving.has(there)) expect(present()).toBe(true);
@@ -557,7 +560,7 @@ describe('changes that are asked for at the same time', () => {
   });
   afterEach(() => host[Symbol.dispose]());
 
-  /** From nothing. */
+  /** A host in its first state: a new software host, or the kernel with its devices reset. */
   async function fresh(): Promise<Host> {
     if (backend === 'software') return openHost();
     for (const bdf of [EDU, ...GROUP_OF_TWO]) {
@@ -602,7 +605,7 @@ describe('changes that are asked for at the same time', () => {
   }
   const states = (of: Host) => [EDU, ...GROUP_OF_TWO].map((bdf) => state(of.device(bdf)));
 
-  test('come out as if they were done one after the other, in the order of asking', {
+  test('have the same results as if they were done one after the other, in the order of the calls', {
     timeout: 300_000,
   }, async (ctx) => {
     needs(ctx, { guest: ['intel', 'amd'], because: NO_TWO });
@@ -630,7 +633,7 @@ describe('changes that are asked for at the same time', () => {
     expect(beside).toBeGreaterThan(runs);
   });
 
-  /** A host as handles have it, the device through it, and the same as others see it. */
+  /** A host, the device by it, and the device by another host. */
   function seen(): { own: { dispose(): void }; device: PciDevice; others: PciDevice } {
     const own = new native.Host(backend);
     const shared = own.share();
@@ -638,7 +641,7 @@ describe('changes that are asked for at the same time', () => {
     return { own, device: new PciDevice(OURS, own, EDU), others: new PciDevice(OURS, shared, EDU) };
   }
 
-  test('a host that is disposed before its turn: it is said, and nothing is touched', async (ctx) => {
+  test('a host that is disposed before the change begins: an error, and nothing is changed', async (ctx) => {
     needs(ctx, IN_GROUPS);
     const { own, device, others } = seen();
     await device.bind();
@@ -652,7 +655,7 @@ describe('changes that are asked for at the same time', () => {
     expect(state(others)).toEqual(['vfio-pci', 'vfio-pci']);
   });
 
-  test('a host that is disposed under way: what has begun is done whole', async (ctx) => {
+  test('a host that is disposed during the change: the change is completed', async (ctx) => {
     needs(ctx, IN_GROUPS);
     const { own, device, others } = seen();
     await device.bind(HOST_DRIVER);
@@ -694,7 +697,7 @@ describe('changes that are asked for at the same time', () => {
     await host.device(EDU).bind();
   });
 
-  test('turns: of requests with a key in common one is under way, in all threads, first come first served', async () => {
+  test('turns: of requests that share a key one is under way at a time, in all threads, in the order of the calls', async () => {
     const kernel = new native.Host('kernel');
     const order: string[] = [];
     const take = (name: string, keys: string[]) =>
@@ -709,7 +712,7 @@ describe('changes that are asked for at the same time', () => {
     const endA = await a;
     await d;
     expect(order).toEqual(['a', 'd']);
-    // Another thread stands in the same line, and leaves it when it is stopped.
+    // Another thread waits in the same queue, and leaves it when it is stopped.
     const program = `
       const { native } = await import(PACKAGE.replace(/index\\.js$/, 'addon/native.js'));
       globalThis.turn = new native.Host('kernel').turn(['x'], () => parentPort.postMessage('mine'));

@@ -1,6 +1,6 @@
 /**
- * Errors: what a failed system call looks like, and the words for what the kernel says with a bare number. The limits
- * and permissions are real: a child process is run without a capability, or as nobody.
+ * Errors: the parts of a VfioError, and the reasons and hints for error numbers of the kernel. The limits and permissions are
+ * real: a child process runs without a capability, or as the user nobody.
  */
 import { existsSync } from 'node:fs';
 import { expect, test } from 'vitest';
@@ -73,7 +73,7 @@ test('no iommufd: the error says which kernel option, and that there is a softwa
   );
 });
 
-test('over the locked-memory limit: the error says limit, need and how to raise it', async () => {
+test('over the locked-memory limit: the error says the limit, the need, and how to raise the limit', async () => {
   const error = await failure(
     `const { dma } = await openEdu('${backend}');
      dma.map(DmaBuffer.alloc(1 << 15));
@@ -90,7 +90,7 @@ test('over the locked-memory limit: the error says limit, need and how to raise 
   });
 });
 
-test('a node that may not be opened: the error says mode, owner and who asks', async (ctx) => {
+test('a node that may not be opened: the error says its mode, its owner, and the user of this process', async (ctx) => {
   needs(ctx, {
     backends: ['kernel'],
     because: 'it is about the users of this machine (the software host has its own: test/command.test.ts)',
@@ -117,8 +117,8 @@ test('a node that may not be opened: the error says mode, owner and who asks', a
   });
 });
 
-test('A4: a group that a host driver holds a part of: the error says which device, and what to do', async () => {
-  // A driver that keeps the device's DMA for the kernel, on either host.
+test('A4: a group with a device bound to a host driver: the error says which device, and what to do', async () => {
+  // A driver that does DMA for the kernel, on either host.
   const driver = backend === 'kernel' ? 'uio_pci_generic' : 'nvme';
   using host = openHost();
   await host.device('0000:03:01.0').bind();
@@ -162,7 +162,7 @@ test('without a descriptor left, opening is an error and no crash', async (ctx) 
   });
 });
 
-test('options that nobody knows are refused, not ignored', () => {
+test('unknown options are refused, not ignored', () => {
   expect(() => Host.open({ hardware: {} } as object)).toThrow(
     "Expected only 'backend' and 'software' for options but received 'hardware'",
   );

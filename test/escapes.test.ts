@@ -1,6 +1,6 @@
 /**
- * What others chose, in what people read: names, paths and pieces of files in messages and in what the command prints
- * move no terminal's cursor and turn no line around, wherever they come from. And what is no machine is an error.
+ * Text that other programs chose, in text for people: names, paths and parts of files, in messages and in the command's output,
+ * can't move a terminal's cursor or reverse a line, wherever they come from. And a description that is no machine is an error.
  */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -19,7 +19,7 @@ needs({ backends: ['software'], because: 'it is about machines of the software h
 const folder = mkdtempSync(join(tmpdir(), 'vfio-escapes-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** Control characters, format characters (marks of direction among them), separators of lines, halves of pairs. */
+/** Control characters, format characters (such as marks of direction), line separators, halves of surrogate pairs. */
 const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/u;
 const expectPlain = (text: string) => expect(UNSEEN.exec(text)?.[0], JSON.stringify(text)).toBe(undefined);
 
@@ -32,7 +32,7 @@ const messageOf = (call: () => unknown): string => {
   return 'no error';
 };
 
-/** Text that somebody hostile chose: much of it is of one of the kinds that are not to be seen. */
+/** Hostile text, with many such characters. */
 const hostile = fc
   .array(
     fc.oneof(
@@ -65,12 +65,12 @@ const hostile = fc
   )
   .map((parts) => parts.join(''));
 
-test('each character that is not to be seen is shown as its number, by this library and by the addon', () => {
+test('each invisible character is shown as its number, by this library and by the addon', () => {
   const unseen: number[] = [];
   for (let point = 0; point < 0x110000; point++)
     if (/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Co}\ufffd]/u.test(String.fromCodePoint(point))) unseen.push(point);
   expect(unseen.length).toBeGreaterThan(6000);
-  // Private use is 137,000 of them: some.
+  // There are 137,000 characters for private use: tests some of them.
   const some = unseen.filter(
     (point) => point < 0xe000 || (point > 0xf8ff && point < 0xf0000) || point % 97 === 0,
   );
@@ -125,7 +125,7 @@ test('messages about arguments are one line of plain text', () => {
   );
 });
 
-test('the parts of a VfioError are as they are, its message is plain', () => {
+test('the parts of a VfioError are not escaped, its message is', () => {
   const error = new VfioError(2, { syscall: 'open', path: '/dev/\x1b[31m', reason: 'a\u202eb' });
   expect(error.path).toBe('/dev/\x1b[31m');
   expect(error.reason).toBe('a\u202eb');
@@ -162,7 +162,7 @@ test('messages about machines are one line of plain text', () => {
   );
 });
 
-/** Names that a machine can have: one part of a path, and one line. */
+/** Names that a machine accepts: one part of a path, on one line. */
 const hostileName = hostile
   .map((text) => {
     const letters = [...text].filter((letter) => !/[/\0\n\t \p{Cs}\ufffd]/u.test(letter));
@@ -209,7 +209,7 @@ test('the command prints plain text, and JSON that says the same', { timeout: 12
               err += text;
             },
           });
-          // Colours are ours; there are no others.
+          // The command's own colours are the only escape sequences.
           // biome-ignore lint/suspicious/noControlCharactersInRegex: that is what it is about
           const colourless = colors ? out.replace(/\x1b\[(?:\d\d?)m/g, '') : out;
           for (const line of `${colourless}\n${err}`.split('\n')) expectPlain(line);
@@ -239,7 +239,7 @@ const NO_MACHINES = [
 ];
 
 test.each(NO_MACHINES.map((text) => [text]))(
-  'a file with %j is no machine: the command says so and names it',
+  'a file that contains %j is no machine: the command says so and names the file',
   async (text) => {
     const file = join(folder, 'machine.json');
     writeFileSync(file, text);
@@ -264,7 +264,7 @@ test.each(NO_MACHINES.map((text) => [text]))(
   },
 );
 
-test('what is no machine is one for nobody: neither a text, nor nothing at all, nor half a one', () => {
+test('a value that is no machine is refused: a text, nothing at all, or half a machine', () => {
   for (const topology of [
     ...NO_MACHINES,
     null,
@@ -313,7 +313,7 @@ test('a machine that is nested a million times is an error, wherever it comes fr
   ).toMatch(/Expected .* for software.topology/);
 });
 
-test('one that is larger than 16 MiB is an error', () => {
+test('a description larger than 16 MiB is an error', () => {
   const large = `{"devices":[${' '.repeat(17 << 20)}]}`;
   expect(messageOf(() => new native.Host('software', undefined, large))).toContain('at most 16777216 bytes');
 });

@@ -1,6 +1,6 @@
 /**
- * The event loop: what keeps a process alive and what does not, what runs beside the loop and what needs no thread at
- * all. Each program is a process of its own, against the compiled package.
+ * The event loop: what keeps a process alive and what does not, which calls run off the loop, and which need no thread at all.
+ * Each program is a process of its own, and uses the compiled package.
  */
 import { describe, expect, test } from 'vitest';
 import { backend, needs } from './support/backends.ts';
@@ -86,7 +86,7 @@ describe('a pending wait', () => {
     expect(ended).toEqual(well('fired 1n true\n'));
   });
 
-  test('does so for the interrupt that a device raises itself', patient, async () => {
+  test('keeps the process alive for an interrupt that the device raises itself', patient, async () => {
     const ended = await run(`
       const edu = await openEdu();
       const { iova } = edu.dma.map(DmaBuffer.alloc(4096));
@@ -97,7 +97,7 @@ describe('a pending wait', () => {
     expect(ended).toEqual(well('fired 1n\n'));
   });
 
-  test('is one that nobody is left to hold but the loop: it is not collected', patient, async () => {
+  test('is not collected, even if only the event loop still refers to it', patient, async () => {
     const ended = await run(`
       const edu = await openEdu();
       const irq = edu.device.irq('msi');
@@ -137,7 +137,7 @@ describe('a pending wait', () => {
   });
 });
 
-test('vectors cost no thread, however many wait', patient, async () => {
+test('waiting for vectors takes no thread, however many they are', patient, async () => {
   const ended = await run(`
     import { readdirSync } from 'node:fs';
     const threads = () => readdirSync('/proc/self/task').length;
@@ -145,7 +145,7 @@ test('vectors cost no thread, however many wait', patient, async () => {
     const devices = [];
     for (const each of host.devices()) {
       if (!((each.vendor === 0x1234 && each.device === 0x11e8) || (each.classCode >>> 8) === 0x0108)) continue;
-      if (each.group === null) continue; // what VFIO can't have, in some guests
+      if (each.group === null) continue; // VFIO can't use it, in some guests
       await each.bind();
       if (host.group(each.group).viability().viable && !devices.some((other) => other.group === each.group))
         devices.push({ group: each.group, ...host.attach(each.bdf) });
@@ -167,7 +167,7 @@ test('vectors cost no thread, however many wait', patient, async () => {
 });
 
 describe('beside the loop', () => {
-  // The pool has one thread, and that is busy: what needs the pool waits, and the loop must go on meanwhile.
+  // The thread pool has one thread, which is busy: calls on the pool wait, and the loop must go on meanwhile.
   const beside = (call: string) =>
     run(
       `
@@ -200,7 +200,7 @@ describe('beside the loop', () => {
   });
 
   test('reset waits for the device while the loop turns', patient, async () => {
-    // A device alone on a root bus has no reset (EINVAL); asking the kernel happens beside the loop all the same.
+    // A device alone on a root bus has no reset (EINVAL), but the kernel is called off the loop nevertheless.
     expect(
       await beside("edu.device.reset().catch((error) => error.code === 'EINVAL' || process.exit(9))"),
     ).toEqual(said);

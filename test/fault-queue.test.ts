@@ -1,6 +1,6 @@
 /**
- * Fault queues (requirement C7): a device touches memory that is not there, and waits. The queue itself is tested on both
- * backends; faults come from a simulated IOMMU with page requests, which QEMU's has not.
+ * Fault queues (requirement C7: page faults are queued, answered and flushed): a device accesses memory that is not mapped, and
+ * waits. The queue itself is tested on both backends; the faults come from a simulated IOMMU, since QEMU's has no page requests.
  */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import {
@@ -30,7 +30,7 @@ describe('a queue', () => {
   });
   afterEach(() => host[Symbol.dispose]());
 
-  test('has an id among all objects and a descriptor of its own, and goes with both', async () => {
+  test('has an id among all objects and a descriptor of its own, and its disposal ends both', async () => {
     const before = descriptors();
     const queue = iommufd.allocFaultQueue();
     expect(queue.id).toBe(1);
@@ -46,7 +46,7 @@ describe('a queue', () => {
     expect(iommufd.allocFaultQueue().id).toBe(1);
   });
 
-  test('that is empty is null, and waiting ends by timeout or signal (64)', async () => {
+  test('that is empty gives null, and waiting ends by timeout or signal (64)', async () => {
     const queue = iommufd.allocFaultQueue();
     expect(queue.poll()).toBeNull();
     await expect(queue.wait({ timeout: 20 })).rejects.toMatchObject({ code: 'ETIMEDOUT', syscall: 'poll' });
@@ -58,7 +58,7 @@ describe('a queue', () => {
     expect(queue.poll()).toBeNull();
   });
 
-  test('rejects who waits when it is disposed, and ends a loop', async () => {
+  test('rejects pending waits when it is disposed, and ends a loop', async () => {
     const queue = iommufd.allocFaultQueue();
     const waiting = [queue.wait(), queue.wait({ timeout: 60_000 })].map((each) =>
       each.catch((error: unknown) => error),
@@ -73,8 +73,7 @@ describe('a queue', () => {
     expect(seen).toEqual([]);
   });
 
-  test('keeps the process alive only while someone waits', async () => {
-    dropsOnPurpose();
+  test('keeps the process alive only while a wait is pending', async () => {
     const ended = await run(
       `const host = Host.open({ backend: ${JSON.stringify(backend)} });
        const queue = host.openIommufd().allocFaultQueue();
@@ -86,7 +85,7 @@ describe('a queue', () => {
     expect(ended).toMatchObject({ code: 0, stdout: 'true\n' });
   });
 
-  test('that is dropped is closed when it is collected, but not while someone waits', async () => {
+  test('that is dropped is closed when it is collected, but not while a wait is pending', async () => {
     dropsOnPurpose();
     const before = await descriptorsAtRest();
     const open = () => void iommufd.allocFaultQueue();
@@ -180,7 +179,7 @@ describe('faults', () => {
     edu.start(BUFFER, 0x10000n, 8, true);
     const fault = await queue.wait({ timeout: 5000 });
     expect(() => queue.respond({ ...fault }, 'success')).toThrow(/^Expected a fault of this queue/);
-    // The third answer is PCI's, and no kernel's: nothing is answered by it.
+    // PCI has a third response, which no kernel takes: the fault stays unanswered.
     expect(() => queue.respond(fault, 'failure')).toThrow(
       expect.objectContaining({
         code: 'EINVAL',
@@ -206,7 +205,7 @@ describe('faults', () => {
     await edu.idle();
   });
 
-  test('of two who wait, each gets a fault of its own, in order', async () => {
+  test('of two pending waits, each gets a fault of its own, in order', async () => {
     const first = queue.wait({ timeout: 5000 });
     const second = queue.wait({ timeout: 5000 });
     edu.start(BUFFER, 0x10000n, 8, true);
@@ -220,7 +219,7 @@ describe('faults', () => {
     await edu.idle();
   });
 
-  test('a page table that uses the queue goes before it, and can not while a device is attached', () => {
+  test('a page table that uses the queue is destroyed before it, which fails while a device is attached', () => {
     expect(() => queue[Symbol.dispose]()).toThrow(
       expect.objectContaining({ code: 'EBUSY', reason: expect.stringMatching(/is attached to it/) }),
     );
@@ -231,7 +230,7 @@ describe('faults', () => {
     expect(queue.disposed).toBe(true);
   });
 
-  test('disposing the host while a fault is open and someone waits is harmless', async () => {
+  test('disposing the host while a fault is open and a wait is pending is harmless', async () => {
     edu.start(BUFFER, 0x10000n, 8, true);
     await queue.wait({ timeout: 5000 });
     const waiting = queue.wait().catch((error: unknown) => error);

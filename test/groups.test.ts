@@ -1,6 +1,5 @@
 /**
- * The legacy way: groups, containers, and the one flow over all ways, on both backends. Numbers are behaviours of
- * docs/behaviours.md.
+ * Groups, containers, and Host.attach by all ways, on both backends. Numbers are behaviours of docs/behaviours.md.
  */
 import { closeSync, ftruncateSync, openSync, unlinkSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -42,7 +41,7 @@ afterEach(() => {
   for (const buffer of buffers.splice(0)) buffer[Symbol.dispose]();
 });
 
-/** Out and back through the device's own buffer. */
+/** Moves memory to the device's own buffer and back. */
 async function echo(edu: Edu, buffer: DmaBuffer, iova: bigint, text: string): Promise<string> {
   buffer.write(0, Buffer.from(text));
   await edu.fetch(iova, text.length);
@@ -60,7 +59,7 @@ describe('a group and a container', () => {
     group = host.openGroup(groupOf(EDU));
   });
 
-  test('A2: group, container, device, DMA, interrupt; and all of it goes with the container', async () => {
+  test('A2: group, container, device, DMA, interrupt; and disposing the container disposes all of them', async () => {
     expect([group.viable, group.containerSet, group.container, group.noIommu]).toEqual([
       true,
       false,
@@ -107,7 +106,7 @@ describe('a group and a container', () => {
     expect(() => container.setIommu('type1')).toThrow(code('EINVAL', /its IOMMU already: type1v2/));
   });
 
-  test('it says which extensions it has, and what its IOMMU is (110)', () => {
+  test('it says which extensions it has, and the properties of its IOMMU (110)', () => {
     const has = (['type1', 'type1v2', 'unmap-all', 'noiommu'] as const).map((each) =>
       container.supports(each),
     );
@@ -116,7 +115,7 @@ describe('a group and a container', () => {
       expect(container.supports(each)).toBe(false);
     group.setContainer(container);
     container.setIommu('type1v2');
-    // Whether a mediated device is there, which forbids it, is known only now.
+    // A mediated device in the container forbids it, which is known only now.
     expect(container.supports('update-vaddr')).toBe(true);
     const info = container.info();
     expect(info.pageSizes & 4096n).toBe(4096n);
@@ -161,7 +160,7 @@ describe('a group and a container', () => {
         ),
       );
       using iommufd = host.openIommufd();
-      both.setContainer(iommufd); // claims nothing yet
+      both.setContainer(iommufd); // this does not claim the DMA yet
       expect(() => both.openDevice(GROUP_OF_TWO[0])).toThrow(code('EPERM', /is not viable/));
     } finally {
       await sibling.bind();
@@ -180,7 +179,7 @@ describe('a group and a container', () => {
     expect([group.container, group.containerSet]).toEqual([null, false]);
   });
 
-  test('with its last group a container loses its IOMMU and what was mapped', () => {
+  test('with its last group a container loses its IOMMU and its mappings', () => {
     group.setContainer(container);
     const other = host.openGroup(groupOf(IVSHMEM));
     other.setContainer(container);
@@ -192,14 +191,14 @@ describe('a group and a container', () => {
     other[Symbol.dispose]();
     expect(container.iommuType).toBeNull();
     expect(container.mappings()).toEqual([]);
-    mapping[Symbol.dispose](); // it is gone: nothing
+    mapping[Symbol.dispose](); // it is unmapped already: no effect
     group.setContainer(container);
     container.setIommu('type1');
     expect(container.iommuType).toBe('type1');
     expect(container.map(memory(4096), { iova: 0x10000 }).iova).toBe(0x10000n);
   });
 
-  test('what is opened by a group is neither bound nor attached', () => {
+  test('a device that is opened by its group can be neither bound nor attached', () => {
     group.setContainer(container);
     container.setIommu('type1v2');
     const device = group.openDevice(EDU);
@@ -228,7 +227,7 @@ describe("type1's own rules", () => {
     container.setIommu(type);
   };
 
-  test('type1v2: cutting a mapping is EINVAL, and nothing is gone; unmapping nothing is 0n (107)', () => {
+  test('type1v2: an unmap that cuts a mapping is EINVAL, and unmaps nothing; one where nothing is mapped gives 0n (107)', () => {
     start('type1v2');
     for (const iova of [0x10000, 0x20000]) container.map(memory(0x2000), { iova });
     expect(() => container.unmap(0x10000, 0x11000)).toThrow(
@@ -240,7 +239,7 @@ describe("type1's own rules", () => {
     expect(container.mappings()).toEqual([]);
   });
 
-  test('type1: a mapping that begins in the range goes whole, one that began before it stays (107)', () => {
+  test('type1: a mapping that begins in the range is unmapped whole, one that begins before it stays (107)', () => {
     start('type1');
     for (const iova of [0x10000, 0x20000]) container.map(memory(0x2000), { iova });
     expect(container.unmap(0x11000, 0x20000)).toBe(0n);
@@ -274,7 +273,7 @@ describe("type1's own rules", () => {
     expect(container.mappings()).toHaveLength(1);
   });
 
-  test('dirty pages: off EINVAL, twice nothing, every pinned page of a mapping, unmapped in one step (109)', () => {
+  test('dirty pages: EINVAL while off, no effect if started twice, every pinned page of a mapping is dirty, unmap in the same step (109)', () => {
     start('type1v2');
     const o = { pageSize: 4096 };
     container.map(memory(0x5000), { iova: 0x10000 });
@@ -300,7 +299,7 @@ describe("type1's own rules", () => {
     expect(() => container.dirtyBitmap(0x1000, 0x1000, { pageSize: 4096 })).toThrow(code('EACCES'));
   });
 
-  test('user addresses can change: the mapping keeps the new memory, and no disposed buffer is in its way (108)', () => {
+  test('user addresses can change: the mapping keeps the new memory, and the old buffer may be disposed (108)', () => {
     start('type1v2');
     const path = `/dev/shm/vfio-groups-${process.pid}`;
     const fd = openSync(path, 'w+');
@@ -332,7 +331,7 @@ describe("type1's own rules", () => {
     expect(container.unmapAll()).toBe(65535n * 4096n);
   });
 
-  test('places are chosen around what is there, and where a group that joins later reserves nothing', async () => {
+  test('places are chosen beside existing mappings, and outside the ranges that a group reserves that joined later', async () => {
     start('type1v2');
     const [usable] = container.iovaRanges().ranges;
     const places = [1, 2, 1].map((pages) => container.map(memory(pages * 4096)));
@@ -341,7 +340,7 @@ describe("type1's own rules", () => {
       expect(iova + length - 1n).toBeLessThanOrEqual(usable?.last ?? 0n);
     }
     places[1]?.[Symbol.dispose]();
-    // What was freed is the smallest range that fits.
+    // The range that was freed is the smallest one that fits.
     expect(container.map(memory(4096)).iova).toBe(places[1]?.iova);
     const big = container.map(memory(4 << 20));
     expect(big.iova % (2n << 20n)).toBe(0n);
@@ -379,11 +378,11 @@ describe('a group and an iommufd', () => {
     const buffer = memory(4096);
     const mapping = ioas?.map(buffer);
     expect(await echo(new Edu(device), buffer, mapping?.iova ?? 0n, 'iommufd')).toBe('iommufd');
-    // The same by the requests of a container.
+    // The requests of a container show the same.
     const container = iommufd.container();
     container.setIommu('type1v2');
     expect(container.mappings()).toHaveLength(1);
-    // Unlike a container's.
+    // Unlike in a container, this works while a device is open.
     group.unsetContainer();
     expect(group.container).toBeNull();
     iommufd[Symbol.dispose]();
@@ -403,12 +402,12 @@ describe('A3: one flow', () => {
     expect(again.dma.mappings()).toEqual([]);
   });
 
-  // Each way with each of what the other device of a group may be with.
+  // Each way, with each driver that the other device of the group may be bound to.
   test.for(
     (['cdev', 'group-iommufd', 'group-type1'] as const).flatMap((via) =>
       ([null, 'pci-stub', 'vfio-pci'] as const).map((neighbour) => [via, neighbour] as const),
     ),
-  )('A3 E3: %s, while the other device of the group is with %s', async ([via, neighbour], ctx) => {
+  )('A3 E3: %s, while the other device of the group is bound to %s', async ([via, neighbour], ctx) => {
     needs(ctx, { guest: ['intel', 'amd'], because: NO_TWO });
     const [first, second] = GROUP_OF_TWO;
     if (neighbour === null) await host.device(second).unbind();
@@ -418,19 +417,19 @@ describe('A3: one flow', () => {
     const edu = new Edu(user.device);
     edu.registers.write32(Reg.liveness, 0x1234);
     expect(edu.registers.read32(Reg.liveness)).toBe(0xffffedcb);
-    // QEMU's AMD IOMMU does not let DMA from behind a conventional bridge through.
+    // QEMU's AMD IOMMU blocks DMA from behind a conventional bridge.
     if (guestIommu !== 'amd') {
       const buffer = memory(4096);
       expect(await echo(edu, buffer, user.dma.map(buffer).iova, 'in a group')).toBe('in a group');
     }
-    // What is not with VFIO can't be opened; what is, can be by the same user.
+    // If the other device is not bound to a VFIO driver it can't be opened; if it is, the same user can open it.
     const other = () => host.attach(second, { via: 'cdev' });
     if (neighbour !== 'vfio-pci') expect(other).toThrow(code('ENODEV'));
     else expect(other).toThrow(via === 'cdev' ? code('EPERM') : code('EBUSY'));
     user[Symbol.dispose]();
   });
 
-  test('the first way that works is taken, and what the others said is kept', () => {
+  test('the first way that works is taken, and the errors of the others are kept', () => {
     using first = host.attach(EDU);
     expect(first.via).toBe('cdev');
     const caught = (() => {
@@ -449,7 +448,7 @@ describe('A3: one flow', () => {
     expect(cause?.errors.map((each: VfioError) => each.code)).toEqual(['EINVAL', 'EBUSY', 'EBUSY']);
   });
 
-  test('without an IOMMU only if that is asked for', () => {
+  test('a device without an IOMMU is attached only if the caller asks for it', () => {
     expect(() => host.attach(EDU, { via: 'noiommu' })).toThrow(code('EPERM', /nothing confines/));
     expect(() => host.attach(EDU, { via: 'noiommu', unsafeNoIommu: true })).toThrow(
       code('ENODEV', /has an IOMMU/),
@@ -458,7 +457,7 @@ describe('A3: one flow', () => {
 });
 
 describe('hot reset', () => {
-  test('by groups: it says who is hit, and takes all of their groups (100)', async (ctx) => {
+  test('by groups: it says which functions are reset, and needs all of their groups (100)', async (ctx) => {
     needs(ctx, { guest: ['intel', 'amd'], because: NO_TWO });
     const [one, two] = GROUP_OF_TWO;
     using user = host.attach(one, { via: 'group-type1' });
@@ -478,7 +477,7 @@ describe('hot reset', () => {
     expect(user.device.config.vendor).toBe(0x1234);
   });
 
-  test('by device ids: functions of the same iommufd, or of a group that it has (100, 101)', async (ctx) => {
+  test('by device ids: functions of the same iommufd, or of a group that it owns (100, 101)', async (ctx) => {
     needs(ctx, { guest: ['intel', 'amd'], because: NO_TWO });
     const [one, two] = GROUP_OF_TWO;
     const group = groupOf(one);
@@ -489,7 +488,7 @@ describe('hot reset', () => {
     await expect(user.device.hotReset({ groups: [] })).resolves.toBeUndefined();
   });
 
-  test('a device that sits where nothing can be reset: ENODEV', () => {
+  test('a device whose slot and bus can not be reset: ENODEV', () => {
     using user = host.attach(EDU, { via: 'cdev' });
     expect(() => user.device.hotResetInfo()).toThrow(code('ENODEV', /neither its slot nor its bus/));
   });

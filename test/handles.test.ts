@@ -1,6 +1,6 @@
 /**
- * Handles: used after their end, disposed in every order, foreign, forgotten, half made. Nothing of this may crash the
- * process, leave a descriptor open or let a device reach memory that is no longer its own.
+ * Handles: used after disposal, disposed in every order, foreign, collected undisposed, half made. None of this may crash the
+ * process, leave a descriptor open, or let a device reach memory that was freed.
  */
 import { readdirSync } from 'node:fs';
 import { describe, expect, onTestFinished, test } from 'vitest';
@@ -40,7 +40,7 @@ interface Everything {
   readonly interrupt: Interrupt;
 }
 
-/** One of each, step by step and not by Host.attach, so that each can be disposed alone. */
+/** One handle of each kind, made step by step and not by Host.attach, so that each can be disposed alone. */
 async function everything(): Promise<Everything> {
   const host = openHost();
   for (const bdf of [EDU, IVSHMEM]) await host.device(bdf).bind();
@@ -65,7 +65,7 @@ const outcome = (call: () => unknown): Promise<unknown> =>
     );
 
 describe('after disposal', () => {
-  // What stays true of a handle that is no more, and what is the package's own business.
+  // The members that stay valid after disposal, and those that are internal to the package.
   const exempt = new Set([
     'Handle.disposed',
     'Handle.[Symbol.dispose]',
@@ -82,7 +82,7 @@ describe('after disposal', () => {
     'MappedRegion.length',
     'Interrupt.[Symbol.asyncIterator]', // ends
     'Interrupt.off',
-    // A Region, an Irq or a PciConfig is no handle. What it was told when it was made, it still knows.
+    // A Region, an Irq or a PciConfig is no handle: the values that it was made with stay valid.
     'Region.size',
     'Region.readable',
     'Region.writable',
@@ -96,7 +96,7 @@ describe('after disposal', () => {
     'PciConfig.size',
     'PciConfig.extendedCapabilities', // of a conventional device: none, whatever config space says
   ]);
-  // Good arguments, for the calls that look at them first.
+  // Good arguments, for calls that check their arguments first.
   const good: Record<string, unknown[]> = {
     'Host.device': [EDU],
     'Host.openDevice': [EDU],
@@ -108,7 +108,7 @@ describe('after disposal', () => {
     'Region.mmap': [{ length: 4096 }],
   };
 
-  test('every method, getter and setter says ERR_VFIO_DISPOSED', async () => {
+  test('every method, getter and setter throws ERR_VFIO_DISPOSED', async () => {
     const all = await everything();
     const { host, iommufd, device, ioas, memory, mapped, interrupt } = all;
     const views = [device.region('bar0'), device.irq('msi'), device.config];
@@ -119,7 +119,7 @@ describe('after disposal', () => {
       host.openContainer(),
       host.openGroup(host.device(IVSHMEM).group ?? -1),
     ];
-    // No IOMMU here makes one: it is one by its handle alone.
+    // No IOMMU here can make one: only its handle is made.
     objects.push(
       new Viommu(
         OURS,
@@ -149,7 +149,7 @@ describe('after disposal', () => {
     expect(tried.length).toBeGreaterThan(110);
   });
 
-  test('what stays answers as before, and a loop over an interrupt ends', async () => {
+  test('the members that stay valid answer as before, and a loop over an interrupt ends', async () => {
     const { host, device, iommufd, mapped, interrupt } = await everything();
     const { id } = device;
     const fired: bigint[] = [];
@@ -164,7 +164,7 @@ describe('after disposal', () => {
     interrupt.off('interrupt', () => {});
   });
 
-  test('again and again is nothing', async () => {
+  test('disposing it again has no effect', async () => {
     const all = await everything();
     const before = descriptors();
     for (const each of [
@@ -182,7 +182,7 @@ describe('after disposal', () => {
     expect(descriptors()).toBeLessThan(before);
   });
 
-  test('a wait that is pending is rejected, a listener hears nothing more', async () => {
+  test('a pending wait is rejected, and a listener is not called any more', async () => {
     const { host, device, interrupt } = await everything();
     using _ = host;
     const heard: bigint[] = [];
@@ -196,7 +196,7 @@ describe('after disposal', () => {
     expect(heard).toEqual([]);
   });
 
-  test('an address space that was destroyed by its id, or is still in use, goes without a complaint', async () => {
+  test('an address space that was destroyed by its id, or is still in use, can be disposed without an error', async () => {
     const { host, iommufd, device, ioas, memory } = await everything();
     using _ = host;
     const gone = iommufd.allocIoas();
@@ -210,7 +210,7 @@ describe('after disposal', () => {
     expect([iommufd.disposed, last.disposed, device.disposed]).toEqual([true, true, false]);
   });
 
-  test('using gives everything back at the end of the block', async () => {
+  test('using disposes everything at the end of the block', async () => {
     const before = await descriptorsAtRest();
     await (async () => {
       using host = openHost();
@@ -240,7 +240,7 @@ describe('in whatever order they are disposed', () => {
     mapped: ['host', 'device'],
     interrupt: ['host', 'device'],
   };
-  // Orders that differ only in disposing again what went with its owner are one.
+  // Orders that differ only in handles that were disposed with their owners already count as one.
   const distinct = new Map(
     [...permutations(names)].map((order) => [
       order
@@ -249,19 +249,19 @@ describe('in whatever order they are disposed', () => {
       order,
     ]),
   );
-  // Each order takes the device anew, which takes its time in the guest: there it is a spread of them.
+  // For each order the device is opened again, which is slow in the guest: there only a sample of the orders is run.
   const orders = [...distinct.values()].filter((_, at) => backend === 'software' || at % 5 === 0);
 
-  test('with DMA in flight: no crash, no descriptor left, memory given away stays untouched', async () => {
+  test('with DMA in flight: no crash, no descriptor left, and freed memory is not written', async () => {
     const count = await descriptorsAtRest();
-    // A function of its own: the stack of the test must not hold what is disposed.
+    // A function of its own, so that the test's stack does not refer to the disposed handles.
     const dispose = async (order: readonly (typeof names)[number][], at: number) => {
       const each = await everything();
       const { memory, edu, interrupt } = each;
       const waiting = outcome(() => interrupt.wait());
       memory.write(0, Buffer.alloc(4096, 1));
       edu.start(BUFFER, 0x10000n, 2048, true, true);
-      // The buffer itself goes first, last or in between.
+      // The buffer itself is disposed first, last or in between.
       for (const [position, name] of order.entries()) {
         if (position === at % (names.length + 1)) memory[Symbol.dispose]();
         each[name][Symbol.dispose]();
@@ -282,7 +282,7 @@ describe('in whatever order they are disposed', () => {
     expect(await descriptorsSettle(count)).toBe(count);
   }, 120_000);
 
-  test('a mapping that a device writes to is out of its reach when any of its owners is gone', async () => {
+  test('a device can not reach a mapping any more once any of its owners is disposed', async () => {
     for (const name of ['host', 'iommufd', 'ioas', 'mapping'] as const) {
       const each = await everything();
       each.memory.write(0, Buffer.alloc(4096, 7));
@@ -296,18 +296,18 @@ describe('in whatever order they are disposed', () => {
     }
   });
 
-  test('an address space disposed during mapAsync takes the late mapping with it', async () => {
+  test('an address space that is disposed during mapAsync unmaps the late mapping too', async () => {
     const { host, iommufd, ioas, device, edu } = await everything();
     using _ = host;
     using memory = DmaBuffer.alloc(4 << 20);
     memory.write(0, Buffer.alloc(4096, 7));
     const late = [0x400000, 0x800000, 0xc00000].map((iova) => outcome(() => ioas.mapAsync(memory, { iova })));
     ioas[Symbol.dispose]();
-    // The id of the one that is going must not be another's, where the late mapping would land.
+    // No other space may get the id meanwhile, or the late mapping would be made there.
     const next = iommufd.allocIoas();
     for (const each of await Promise.all(late)) expect(each).toBeInstanceOf(Error);
     expect(next.mappings()).toEqual([]);
-    // The device is still attached to what is left of it.
+    // The device is still attached to the kernel's object, which is empty.
     for (const iova of [0x400000n, 0x800000n, 0xc00000n]) await edu.store(iova, 64);
     expect(memory.bytes[0]).toBe(7);
     device.attach(next);
@@ -329,14 +329,14 @@ describe('foreign handles', () => {
       expect(() => device.attach(each)).toThrow(
         /^Expected an Ioas or a Hwpt of the iommufd that the device is bound to for to/,
       );
-    // Still attached to its own.
+    // The device is still attached to its own space.
     memory.write(0, Buffer.of(1, 2, 3, 4));
     await edu.fetch(0x10000n, 4);
     await edu.store(0x10100n, 4);
     expect([...memory.bytes.subarray(0x100, 0x104)]).toEqual([1, 2, 3, 4]);
   });
 
-  test('one that came by a descriptor may be the same: the kernel decides', async () => {
+  test('an iommufd from a descriptor may be the same: the kernel decides', async () => {
     const { host, device, iommufd } = await everything();
     using _ = host;
     using twin = Iommufd.fromFd(iommufd.fd);
@@ -393,7 +393,7 @@ describe('foreign handles', () => {
       all.host.device(EDU),
       all.host.group(all.host.device(EDU).group!),
     ];
-    // These do not look at what they are called on before they have something to do, or take all that can be read.
+    // These do not check `this` before they have something to do, or accept every object whose properties can be read.
     const idle =
       /\.(\[Symbol\.asyncIterator\]|extendedCapabilities|bytes|off|on)$|^(PciConfig|SpaceMapping)\./;
     for (const object of objects) {
@@ -413,7 +413,7 @@ describe('foreign handles', () => {
         ];
         for (const impostor of impostors) {
           const result = await outcome(() => call.call(impostor));
-          // A number may be told of an undefined bound first: it is refused all the same.
+          // The error may be about an undefined bound instead: it is refused nevertheless.
           const refused = result instanceof TypeError || result instanceof RangeError;
           if (!idle.test(name)) expect(refused, `${name} on ${typeof impostor}: ${result}`).toBe(true);
         }
@@ -423,7 +423,7 @@ describe('foreign handles', () => {
     expect(device.disposed || memory.address === 0n).toBe(false);
   });
 
-  test('the addon, should a caller reach it, takes no foreign this, no empty object and no other type', async () => {
+  test('the addon, if a program reaches it, refuses a foreign this, an empty object and other types', async () => {
     const all = await everything();
     using _ = all.host;
     const file = fileOf(all.iommufd);
@@ -454,20 +454,20 @@ describe('foreign handles', () => {
   });
 });
 
-describe('a forgotten handle', () => {
+describe('a handle that is collected undisposed', () => {
   async function warnings(): Promise<NodeJS.ErrnoException[]> {
     const heard: NodeJS.ErrnoException[] = [];
     const hear = (warning: NodeJS.ErrnoException) => {
       if (warning.name === 'VfioLeakWarning') heard.push(warning);
     };
-    await collect(); // what earlier tests left is not meant
+    await collect(); // the handles of earlier tests are collected before
     dropsOnPurpose();
     process.on('warning', hear);
     onTestFinished(() => void process.off('warning', hear));
     return heard;
   }
 
-  /** In a frame of its own, so that nothing on the stack holds what it makes. */
+  /** Runs in a stack frame of its own, so that nothing on the stack refers to the handles that it makes. */
   const forget = (make: () => unknown) => void make();
 
   test('is closed when it is collected, with a warning that names where it was opened', async () => {
@@ -486,12 +486,12 @@ describe('a forgotten handle', () => {
       expect(message).toContain('handles.test.ts');
     }
     expect(descriptors()).toBe(before);
-    // The device is free for the next one.
+    // The device can be opened again.
     using user = host.attach(EDU);
     expect(user.device.id).toBe(1);
   });
 
-  test('in production says how to learn where', async () => {
+  test('in production: the warning says how to learn where it was opened', async () => {
     const heard = await warnings();
     using host = openHost();
     const { NODE_ENV } = process.env;
@@ -542,7 +542,7 @@ describe('a forgotten handle', () => {
   });
 
   test.each(['group-type1', 'group-iommufd'] as const)(
-    'is none that a device by its group needs: %s',
+    'is never one that a device opened by its group needs: %s',
     async (via) => {
       const heard = await warnings();
       using host = openHost();
@@ -566,7 +566,7 @@ describe('a forgotten handle', () => {
     },
   );
 
-  test('is no group whose container is held', async () => {
+  test('is never a group whose container is still referred to', async () => {
     const heard = await warnings();
     using host = openHost();
     await host.device(EDU).bind();
@@ -580,7 +580,7 @@ describe('a forgotten handle', () => {
     expect(heard).toEqual([]);
   });
 
-  test('what was disposed is collected in silence', async () => {
+  test('a disposed handle is collected without a warning', async () => {
     const heard = await warnings();
     const { host, memory } = await everything();
     memory[Symbol.dispose]();
@@ -589,7 +589,7 @@ describe('a forgotten handle', () => {
     expect(heard).toEqual([]);
   });
 
-  test('a mapping or a buffer is forgotten in silence: it goes with its owner', async () => {
+  test('a mapping or a buffer is collected without a warning', async () => {
     const heard = await warnings();
     using host = openHost();
     using iommufd = host.openIommufd();
@@ -600,7 +600,7 @@ describe('a forgotten handle', () => {
     expect(ioas.unmapAll()).toBe(4096n);
   });
 
-  test('an address space that is forgotten is emptied and destroyed, but not while a device is attached to it', async () => {
+  test('an address space is emptied and destroyed when it is collected, but not while a device is attached to it', async () => {
     const heard = await warnings();
     using host = openHost();
     using iommufd = host.openIommufd();
@@ -617,7 +617,7 @@ describe('a forgotten handle', () => {
     expect(heard).toHaveLength(1);
   });
 
-  test('one that someone waits on is not forgotten', async () => {
+  test('a handle with a pending wait is not collected', async () => {
     const heard = await warnings();
     using host = openHost();
     using job = await startJob(host);
@@ -673,7 +673,7 @@ describe('failing half-way undoes what was done', () => {
         Object.defineProperty(prototype, name, {
           ...real,
           value(this: object, ...args: unknown[]) {
-            // What a step made before it failed is its own to undo: only bind and attach return nothing new.
+            // A step that fails undoes its own work. Of the calls here only bind and attach return no new handle.
             if (when === 'after' && (name === 'bind' || name === 'attach')) real.value.apply(this, args);
             throw new Error(`${name} failed`);
           },
@@ -715,7 +715,7 @@ describe('failing half-way undoes what was done', () => {
     expect([device.driver, device.driverOverride]).toEqual(had);
   });
 
-  test('opening does not leave descriptors behind for as many as fail', () => {
+  test('opening that fails leaves no descriptor open, however often', () => {
     using host = openHost();
     const before = readdirSync('/proc/self/fd').length;
     for (let time = 0; time < 50; time++) {

@@ -1,6 +1,7 @@
 /**
- * Page tables of one's own: made of an address space, with dirty tracking, nested (requirement D5), by PASID. What
- * QEMU's IOMMUs can't do runs on simulated ones only. Numbers are behaviours of docs/behaviours.md.
+ * Page tables that the program makes: of an address space, with dirty tracking, nested (requirement D5: page tables of the
+ * user's own, typed by their format), by PASID. Tests of features that QEMU's IOMMUs lack run on simulated ones only. Numbers
+ * are behaviours of docs/behaviours.md.
  */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import {
@@ -41,7 +42,7 @@ async function begin(on: Host) {
   ioas = iommufd.allocIoas();
 }
 
-/** Has the device store 8 bytes of its buffer, filled with `value`, at an address that may lead anywhere. */
+/** Makes the device store 8 bytes of its buffer, filled with `value`, at an address that need not be mapped. */
 async function store(value: number, at: bigint) {
   using own = DmaBuffer.alloc(4096);
   const space = iommufd.allocIoas();
@@ -55,7 +56,7 @@ async function store(value: number, at: bigint) {
   space[Symbol.dispose]();
   await edu.store(at, 8);
 }
-/** What the test has the device attached to. */
+/** The page table that the test has attached the device to. */
 let attachments: (Ioas | Hwpt)[] = [];
 const attach = (to: Ioas | Hwpt) => {
   attachments = [to];
@@ -71,7 +72,7 @@ afterEach(() => {
 describe('of an address space', () => {
   beforeEach(() => begin(openHost()));
 
-  test('it leads where the address space leads, before and after it was made (D5)', async () => {
+  test('it has the mappings of the address space, earlier and later ones (D5)', async () => {
     const early = memory(4096);
     const late = memory(4096);
     ioas.map(early, { iova: 0x10000 });
@@ -91,7 +92,7 @@ describe('of an address space', () => {
     const table = iommufd.allocHwpt({ device, parent: ioas });
     const automatic = device.attach(ioas);
     expect(automatic).not.toBe(table.id);
-    // An automatic one goes with its last device, one's own stays.
+    // An automatic page table is destroyed with its last device; one that the program made is not.
     expect(device.attach(table)).toBe(table.id);
     expect(() => iommufd.destroy(automatic)).toThrow(code('ENOENT'));
     device.detach();
@@ -100,7 +101,7 @@ describe('of an address space', () => {
     expect(table.disposed).toBe(true);
   });
 
-  test('attaching another one replaces it, and DMA goes there from then on (52)', async () => {
+  test('attaching another one replaces it, and DMA uses that from then on (52)', async () => {
     const spaces = [ioas, iommufd.allocIoas()];
     const targets = spaces.map((space) => {
       const target = memory(4096);
@@ -113,7 +114,7 @@ describe('of an address space', () => {
       await store(0x41 + at, 0x10000n);
     }
     expect(targets.map((each) => each.bytes[0])).toEqual([0x41, 0x42]);
-    // The same once more is nothing.
+    // Attaching the same one again has no effect.
     expect(attach(tables[1]!)).toBe(tables[1]!.id);
     await store(0x43, 0x10000n);
     expect(targets.map((each) => each.bytes[0])).toEqual([0x41, 0x43]);
@@ -185,7 +186,7 @@ describe('of an address space', () => {
       const id = (() => iommufd.allocHwpt({ device, parent: ioas }).id)();
       expect(await collect(() => lost.some((each) => each.startsWith('A Hwpt was collected')))).toBe(true);
       expect(() => iommufd.destroy(id)).toThrow(code('ENOENT'));
-      // A device keeps what it is attached to.
+      // A device keeps the page table that it is attached to.
       (() => device.attach(iommufd.allocHwpt({ device, parent: ioas })))();
       const before = lost.length;
       await collect();
@@ -195,7 +196,7 @@ describe('of an address space', () => {
     }
   });
 
-  test('one device of a group rules them all: another page table for the next is EINVAL, with words (50)', async (ctx) => {
+  test('all devices of a group use one page table: another one for the next device is EINVAL, with a reason (50)', async (ctx) => {
     needs(ctx, {
       guest: ['intel', 'amd'],
       because: 'a group of two needs a bridge that the IOMMU sees as one',
@@ -212,7 +213,7 @@ describe('of an address space', () => {
     for (const each of [second, first]) each.detach();
   });
 
-  test('what the IOMMU can not do is EOPNOTSUPP, with words', (ctx) => {
+  test('a page table that the IOMMU can not make is EOPNOTSUPP, with a reason', (ctx) => {
     needs(ctx, { guest: ['intel'], because: "other IOMMUs of QEMU's differ in what they can" });
     const alloc = (o: object) => () => iommufd.allocHwpt({ device, parent: ioas, ...o });
     expect(iommufd.hwInfo(device)).toMatchObject({
@@ -228,7 +229,7 @@ describe('of an address space', () => {
     expect(() => table.setDirtyTracking(true)).toThrow(code('EOPNOTSUPP', /without { dirtyTracking: true }/));
     expect(() => table.dirtyBitmap(0, 4096, { pageSize: 4096 })).toThrow(code('EOPNOTSUPP'));
     expect(() => iommufd.allocHwpt({ device, parent: table })).toThrow(
-      code('EOPNOTSUPP', /needs data: whose format/),
+      code('EOPNOTSUPP', /needs data: its format/),
     );
     expect(() => device.attach(ioas, { pasid: 1 })).toThrow(code('EINVAL'));
   });
@@ -298,13 +299,13 @@ describe('dirty tracking', () => {
 });
 
 describe('nested: VT-d first stage', () => {
-  /** The guest's memory: 64 KiB at guest-physical 0x100000, its tables in the first 16 KiB, data behind. */
+  /** The guest's memory: 64 KiB at guest-physical 0x100000, with its page tables in the first 16 KiB, then data. */
   const GUEST = 0x100000n;
   const DATA = 0x8000;
   let guest: DmaBuffer;
   let parent: Hwpt;
 
-  /** Maps one page of the guest's I/O virtual addresses: four levels, present, writable, for user accesses. */
+  /** Maps one page in the guest's page table: four levels, present, writable, for user accesses. */
   function guestMap(iova: bigint, to: bigint, flags = 7n) {
     const word = (table: number, index: bigint, value: bigint) =>
       guest.write(table + Number(index) * 8, Buffer.from(BigUint64Array.of(value).buffer));
@@ -330,7 +331,7 @@ describe('nested: VT-d first stage', () => {
       data: { type: 'vtd-s1', pgtblAddr: GUEST, addrWidth: 48, ...o } as HwptData,
     });
 
-  test("the device goes through the guest's table, and through the parent from there (D5)", async () => {
+  test("the device's accesses are translated by the guest's table, then by the parent (D5)", async () => {
     guestMap(0x5000000n, GUEST + BigInt(DATA));
     const table = nested();
     device.attach(table);
@@ -339,13 +340,13 @@ describe('nested: VT-d first stage', () => {
     await edu.store(0x5000100n, 8);
     expect([...guest.bytes.subarray(DATA + 0x100, DATA + 0x108)]).toEqual(new Array(8).fill(0xab));
     expect(host.software?.takeFaults()).toEqual([]);
-    // What the guest has not mapped is not there, though the parent has it.
+    // The device can't reach an address that the guest has not mapped, though the parent maps it.
     await edu.store(GUEST + 0x9000n, 8);
     expect(guest.bytes[0x9000]).toBe(0);
     expect(host.software?.takeFaults()).toHaveLength(1);
   });
 
-  test("a change of the guest's is made known by invalidation: all entries are handled", async () => {
+  test('an invalidation makes a change by the guest effective: all entries are handled', async () => {
     guestMap(0x5000000n, GUEST + 0x8000n);
     const table = nested();
     device.attach(table);
@@ -360,7 +361,7 @@ describe('nested: VT-d first stage', () => {
     expect(guest.bytes[0x9008]).toBe(0x11);
   });
 
-  test('an entry that is not right fails, and the error says how many were handled (63)', () => {
+  test('an invalid entry fails, and the error says how many were handled (63)', () => {
     const table = nested();
     const good = { addr: 0x1000, npages: 1 };
     let caught: unknown;
@@ -380,11 +381,11 @@ describe('nested: VT-d first stage', () => {
     );
   });
 
-  test('it goes before its parent, and the parent is busy until then (57)', () => {
+  test('it must be disposed before its parent, which is busy until then (57)', () => {
     const table = nested();
     expect(() => iommufd.destroy(parent.id)).toThrow(code('EBUSY', /a Hwpt was made of it/));
     device.attach(table);
-    // The parent would dispose it first, which can't go: so nothing happens.
+    // Disposing the parent would dispose it first, which fails: so nothing changes.
     expect(() => parent[Symbol.dispose]()).toThrow(code('EBUSY', /is attached to it/));
     expect([parent.disposed, table.disposed]).toEqual([false, false]);
     device.detach();
@@ -392,7 +393,7 @@ describe('nested: VT-d first stage', () => {
     expect([parent.disposed, table.disposed]).toEqual([true, true]);
   });
 
-  test('what does not suit is refused, with words (56, 57)', () => {
+  test('unsuitable data and parents are refused, with a reason (56, 57)', () => {
     const plain = iommufd.allocHwpt({ device, parent: ioas });
     const data: HwptData = { type: 'vtd-s1', pgtblAddr: GUEST, addrWidth: 48 };
     expect(() => iommufd.allocHwpt({ device, parent: plain, data })).toThrow(
@@ -411,7 +412,7 @@ describe('by PASID', () => {
     await begin(machine({ kind: 'vtd', pasidBits: 8 }));
   });
 
-  test('a device has a page table for each, and each is given back by itself (6.15)', () => {
+  test('a device has a page table for each PASID, and each is detached by itself (6.15)', () => {
     expect(iommufd.hwInfo(device).maxPasidLog2).toBe(8);
     const [first, second] = [ioas, iommufd.allocIoas()].map((parent) =>
       iommufd.allocHwpt({ device, parent, pasid: true }),

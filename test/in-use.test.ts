@@ -1,7 +1,7 @@
 /**
- * What the kernel does with a device, on a real kernel: a disk that is mounted, swap space or claimed by something that does
- * not show, a network card that is up. The command `vfio` says so, refuses to take the device, and what it suggests, run by
- * a shell as it stands, makes it possible. test/uses.test.ts has the same from files, test/command.test.ts on a simulated host.
+ * Devices that a real kernel uses: a disk that is mounted, used as swap space, or claimed by a user that can't be seen; a
+ * network card that is up. The command `vfio` says so and refuses to change the driver, and the commands that it suggests, run
+ * by a shell as they are, make it possible. test/uses.test.ts tests the same on files, test/command.test.ts on a simulated host.
  */
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
@@ -16,20 +16,20 @@ import { explain, follow, holder, program, refused, vfio } from './support/comma
 /** A network card and a disk, each alone in its group. */
 const CARD = '0000:00:16.0';
 const DISK = '0000:00:17.0';
-/** An edu and a disk behind one bridge, which does not keep them apart. */
+/** An edu and a disk behind the same bridge, which does not isolate them. */
 const WANTED = '0000:06:01.0';
 const NEIGHBOUR = '0000:06:02.0';
 const BRIDGE = '0000:05:00.0';
 
 const COMMAND = join(import.meta.dirname, '../dist/vfio-command.js');
 
-/** Runs lines in a shell that stops at the first one that fails. */
+/** Runs lines in a shell, which stops at the first one that fails. */
 function shell(...lines: string[]): { status: number | null; stdout: string; stderr: string } {
   const { status, stdout, stderr } = spawnSync('sh', ['-ec', lines.join('\n')], { encoding: 'utf8' });
   return { status, stdout, stderr };
 }
 
-/** The same, where nothing may fail. */
+/** The same; none of the lines may fail. */
 function run(...lines: string[]): string {
   const { status, stdout, stderr } = shell(...lines);
   expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
@@ -41,7 +41,7 @@ async function kill(pid: number): Promise<void> {
   while (shell(`kill -0 ${pid}`).status === 0) await sleep(5);
 }
 
-/** What the driver of a virtio device has made of it: vda, eth0. */
+/** The disk or interface that the driver of a virtio device has made of it: vda, eth0. */
 function madeOf(bdf: string, kind: 'block' | 'net'): string {
   const device = `/sys/bus/pci/devices/${bdf}`;
   const virtio = readdirSync(device).find((name) => /^virtio\d+$/.test(name));
@@ -79,7 +79,7 @@ describe('A4 A5: a device that the kernel uses:', () => {
   const restore = () => vfio(host, 'restore', ...all);
   beforeEach(async () => {
     host = openHost();
-    // Other tests may have left them with another driver.
+    // Other tests may have left them bound to another driver.
     await restore();
     await vfio(host, 'unbind', WANTED);
     expect(all.map(driverOf)).toEqual(all.map(() => 'virtio-pci'));
@@ -89,7 +89,7 @@ describe('A4 A5: a device that the kernel uses:', () => {
     host[Symbol.dispose]();
   });
 
-  /** The uses are found, taking the device is refused and changes nothing, and the commands make it work. */
+  /** Checks that the uses are found, that changes are refused and change nothing, and that the commands make it work. */
   async function repaired(bdf: string, ...uses: { reason: string; command: string }[]): Promise<void> {
     const before = await explain(host, bdf);
     expect(before.findings[0]).toEqual({
@@ -108,7 +108,7 @@ describe('A4 A5: a device that the kernel uses:', () => {
     expect(driverOf(bdf)).toBe('vfio-pci');
   }
 
-  test('a mounted disk; what is on it is there when the kernel has it back', async () => {
+  test('a mounted disk; its content is there when it is bound to its driver again', async () => {
     const path = mounted(nodeOf(DISK));
     const name = madeOf(DISK, 'block');
     await repaired(DISK, { reason: `disk ${name} is mounted on ${path}`, command: `umount ${path}` });
@@ -130,12 +130,12 @@ describe('A4 A5: a device that the kernel uses:', () => {
     });
     const { status, stdout } = shell(ours, `vfio explain ${DISK}`);
     expect(status).toBe(1);
-    const suggested = stdout.slice(stdout.indexOf('What makes it so:\n')).split('\n').slice(1);
+    const suggested = stdout.slice(stdout.indexOf('To make it usable:\n')).split('\n').slice(1);
     run(ours, ...suggested, `vfio explain ${DISK}`);
     expect(driverOf(DISK)).toBe('vfio-pci');
   });
 
-  test('a disk that is mounted twice, and forced: what is mounted is lost until the kernel has it back', async () => {
+  test('a disk that is mounted twice, and forced: the mounts fail until it is bound to its driver again', async () => {
     const [first, second] = [mounted(nodeOf(DISK)), folder()];
     run(`mount ${nodeOf(DISK)} ${second}`);
     expect((await explain(host, DISK)).commands).toEqual([
@@ -153,7 +153,7 @@ describe('A4 A5: a device that the kernel uses:', () => {
     expect(run(`mount ${nodeOf(DISK)} ${first}`, `cat ${first}/file`)).toBe('kept\n');
   });
 
-  test('a disk with a partition that is mounted, which is said once', async () => {
+  test('a disk with a partition that is mounted, which is reported once', async () => {
     const node = nodeOf(DISK);
     const table = Buffer.alloc(512);
     // One partition, of type 0x83, of 16384 sectors from number 2048 on.
@@ -195,9 +195,9 @@ describe('A4 A5: a device that the kernel uses:', () => {
   });
 
   const claimed = () =>
-    `disk ${madeOf(DISK, 'block')} is claimed: by a file system or volume of which this process sees no mount, or by a program that has it open alone`;
+    `disk ${madeOf(DISK, 'block')} is claimed: by a file system or volume whose mount this process can't see, or by a program that has opened it exclusively`;
 
-  test('a disk whose file system is mounted nowhere any more, and used by a program', async () => {
+  test('a disk whose file system is not mounted any more, but still used by a program', async () => {
     const node = nodeOf(DISK);
     const path = mounted(node);
     const user = await holder(`openSync('${path}/file');`);
@@ -215,7 +215,7 @@ describe('A4 A5: a device that the kernel uses:', () => {
     expect(driverOf(DISK)).toBe('vfio-pci');
   });
 
-  test('a disk that a program has open, and one that it has open alone', async () => {
+  test('a disk that a program has open, and one that it has opened exclusively', async () => {
     const node = nodeOf(DISK);
     const shared = await holder(`openSync('${node}');`);
     const reason = async () => (await explain(host, DISK)).findings[0]?.reason;
@@ -250,7 +250,7 @@ describe('A4 A5: a device that the kernel uses:', () => {
     expect(await explain(host, CARD)).toMatchObject({ usable: true });
   });
 
-  test('a mounted disk behind the same bridge as the device that is wanted', async () => {
+  test('a mounted disk behind the same bridge as the device', async () => {
     const path = mounted(nodeOf(NEIGHBOUR));
     const use = `disk ${madeOf(NEIGHBOUR, 'block')} is mounted on ${path}`;
     const repair = [`umount ${path}`, `vfio bind --group ${WANTED}`];
@@ -266,7 +266,7 @@ describe('A4 A5: a device that the kernel uses:', () => {
       `EBUSY: the kernel uses ${NEIGHBOUR}: ${use}`,
     );
     expect([WANTED, NEIGHBOUR].map(driverOf)).toEqual([null, 'virtio-pci']);
-    // Alone it can be bound, and not used.
+    // The device alone can be bound, but not used.
     expect(await vfio(host, 'bind', WANTED)).toContain(
       `group ${group} is not viable yet: ${NEIGHBOUR} is in use by driver virtio-pci`,
     );

@@ -1,6 +1,6 @@
 /**
- * The address spaces of an iommufd by the kernel's rules. The numbers are behaviours of docs/behaviours.md; every
- * claim here was seen on the real kernel, where this same file runs.
+ * The kernel's rules for the address spaces of an iommufd. The numbers are behaviours of docs/behaviours.md. This file runs on
+ * the real kernel too, which showed every claim here.
  */
 import { readFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -43,7 +43,7 @@ describe('ids', () => {
     expect(() => iommufd.destroy(77)).toThrow(code('ENOENT'));
   });
 
-  test('every open of /dev/iommu is a space of ids of its own (10)', () => {
+  test('every open of /dev/iommu has its own ids (10)', () => {
     using other = host.openIommufd();
     expect(other.allocIoas().id).toBe(1);
   });
@@ -54,7 +54,7 @@ describe('without a device', () => {
     expect(ioas.iovaRanges()).toEqual({ ranges: [{ start: 0n, last: 2n ** 64n - 1n }], alignment: 1n });
   });
 
-  test('the kernel places from the lowest address up, never at 0, aligned to the size (23, 24)', () => {
+  test('the kernel chooses the lowest free address, never 0, aligned to the size (23, 24)', () => {
     const at = (size: number) => ioas.map(memory(size)).iova;
     expect(at(0x1000)).toBe(0x1000n);
     expect(at(0x1000)).toBe(0x2000n);
@@ -103,14 +103,14 @@ describe('without a device', () => {
 });
 
 describe('unmap', () => {
-  test('takes every mapping inside a larger range and says how many bytes that were (41)', () => {
+  test('unmaps every mapping inside a larger range and returns how many bytes that were (41)', () => {
     ioas.map(memory(0x1000), { iova: 0x10000 });
     ioas.map(memory(0x2000), { iova: 0x20000 });
     expect(ioas.unmap(0x8000, 0x30000)).toBe(0x3000n);
     expect(ioas.mappings()).toEqual([]);
   });
 
-  test('that cuts a mapping is ENOENT, and the ones below it are gone nevertheless (42)', () => {
+  test('that cuts a mapping is ENOENT, but the mappings below it are unmapped (42)', () => {
     for (const iova of [0x10000, 0x20000, 0x30000]) ioas.map(memory(0x2000), { iova });
     expect(() => ioas.unmap(0x10000, 0x11000)).toThrow(
       expect.objectContaining({ code: 'ENOENT', reason: expect.stringContaining('[0x20000, 0x21fff]') }),
@@ -135,7 +135,7 @@ describe('unmap', () => {
 });
 
 describe('copy', () => {
-  test('shares a mapping with another space, which outlives the source (37, 39)', () => {
+  test('shares a mapping with another space, where it stays when the source is unmapped (37, 39)', () => {
     const other = iommufd.allocIoas();
     const source = ioas.map(memory(0x2000), { iova: 0x10000 });
     const copied = other.copy(source, { iova: 0x40000 });
@@ -149,13 +149,13 @@ describe('copy', () => {
     expect(ioas.copy(source).iova).toBe(0x2000n);
   });
 
-  test('for writing of what was mapped for reading only is EPERM, the other way is fine (38)', () => {
+  test('that is writable, of a read-only mapping, is EPERM; the other way round works (38)', () => {
     const source = ioas.map(memory(0x1000), { write: false });
     expect(() => ioas.copy(source, { write: true })).toThrow(code('EPERM'));
     expect(ioas.copy(source, { write: false }).length).toBe(0x1000n);
   });
 
-  test('of what is gone is ENOENT, also when something else is mapped there by now', () => {
+  test('of an unmapped mapping is ENOENT, also if another one is mapped there by now', () => {
     const source = ioas.map(memory(0x1000), { iova: 0x5000 });
     ioas.unmapAll();
     ioas.map(memory(0x1000), { iova: 0x5000 });
@@ -166,7 +166,7 @@ describe('copy', () => {
 });
 
 describe('bookkeeping', () => {
-  test('an options getter that ends the space in the middle of a map does not map into its successor', () => {
+  test('a getter of the options that disposes the space during a map does not map into the next space', () => {
     const options = {
       get iova() {
         ioas[Symbol.dispose]();
@@ -177,7 +177,7 @@ describe('bookkeeping', () => {
     expect(() => ioas.map(memory(0x1000), options)).toThrow(code('ERR_VFIO_DISPOSED'));
   });
 
-  test('destroying a space by its id ends its handle: the next one of that id is not touched by it', () => {
+  test('destroying a space by its id disposes its handle, which does not affect the next space with that id', () => {
     const { id } = ioas;
     iommufd.destroy(id);
     expect(ioas.disposed).toBe(true);
@@ -198,7 +198,7 @@ describe('bookkeeping', () => {
 });
 
 describe('allowed ranges', () => {
-  test('bind the choice of the kernel, not that of the caller (17)', () => {
+  test('limit the choice of the kernel, not that of the caller (17)', () => {
     ioas.allowIovas([{ start: 0x100000, last: 0x1fffff }]);
     expect(ioas.map(memory(0x1000)).iova).toBe(0x100000n);
     expect(ioas.map(memory(0x1000), { iova: 0x5000 }).iova).toBe(0x5000n);
@@ -254,9 +254,9 @@ describe('options', () => {
     expect(ioas.hugePages).toBe(true);
   });
 
-  test('who is charged can be chosen before the first object only (35)', (ctx) => {
+  test('the charging of pinned memory can be chosen before the first object only (35)', (ctx) => {
     expect(iommufd.rlimitMode).toBe('user');
-    // Without CAP_SYS_RESOURCE (bit 24) the kernel does not get as far as to look.
+    // Without CAP_SYS_RESOURCE (bit 24) the kernel refuses before it checks this.
     const capabilities = /^CapEff:\s+([0-9a-f]+)/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1];
     const may = ((BigInt(`0x${capabilities}`) >> 24n) & 1n) === 1n;
     expect(() => {
@@ -278,7 +278,7 @@ describe('with a device attached', () => {
     device.attach(ioas);
   });
 
-  test('the MSI window and what the IOMMU can not reach are not usable, pages are the alignment (13)', () => {
+  test('the MSI window and addresses that the IOMMU can not translate are not usable, the alignment is the page size (13)', () => {
     expect(ioas.iovaRanges()).toEqual({
       ranges: [
         { start: 0n, last: 0xfedfffffn },
@@ -314,7 +314,7 @@ describe('with a device attached', () => {
     expect(() => iommufd.destroy(device.id ?? 0)).toThrow(code('EBUSY'));
   });
 
-  test('detaching gives the ranges back, and the automatic page table goes (14, 49)', () => {
+  test('detaching makes the ranges usable again, and destroys the automatic page table (14, 49)', () => {
     const table = device.attach(ioas);
     device.detach();
     expect(ioas.iovaRanges()).toEqual({ ranges: [{ start: 0n, last: 2n ** 64n - 1n }], alignment: 1n });
@@ -326,7 +326,7 @@ describe('with a device attached', () => {
     const other = iommufd.allocIoas();
     other.map(memory(0x1000), { iova: 0xfee00000n });
     expect(() => device.attach(other)).toThrow(code('EADDRINUSE'));
-    // The old attachment is still there (52).
+    // The device is still attached to the old page table (52).
     expect(ioas.iovaRanges().alignment).toBe(4096n);
   });
 
@@ -339,7 +339,7 @@ describe('with a device attached', () => {
     expect(() => device.attach(bytes)).toThrow(code('EADDRINUSE'));
   });
 
-  test('memory that is not there is EFAULT now, and was not before a page table existed (28)', () => {
+  test('memory that does not exist is EFAULT now, but was accepted before a page table existed (28)', () => {
     const nowhere = DmaBuffer.unsafeFromAddress(0x10000, 0x1000);
     const lazy = iommufd.allocIoas();
     lazy.map(nowhere);
@@ -371,7 +371,7 @@ describe('with a device attached', () => {
     expect(iommufd.allocIoas().id).toBe(id);
   });
 
-  test('mapAsync maps off the loop what map maps on it', async () => {
+  test('mapAsync maps off the event loop as map does on it', async () => {
     using mapping = await ioas.mapAsync(memory(8 << 20));
     expect(mapping.length).toBe(8n << 20n);
     expect(mapping.iova % (2n << 20n)).toBe(0n);

@@ -1,4 +1,4 @@
-/** Where mappings go, as properties over random sequences, held against a plain list of what is taken. */
+/** The choice of addresses for mappings: properties over random sequences, compared with a plain list of the taken pages. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { SortedList } from '../lib/base/sorted-list.ts';
@@ -42,7 +42,7 @@ const step = fc.oneof(
 );
 
 describe('the allocator', () => {
-  test('gives out what is usable, free, aligned and the best fit; and says no only where there is no room', () => {
+  test('gives out usable, free and aligned ranges, the best fit; and none only if there is no room', () => {
     fc.assert(
       fc.property(usable, fc.array(step, { maxLength: 60 }), (ranges, steps) => {
         const allocator = new IovaAllocator(ranges, PAGE);
@@ -86,7 +86,7 @@ describe('the allocator', () => {
             allocator.take(range.start, range.last);
             if (!taken.some((other) => overlap(other, range))) taken.push(range);
             else allocator.give(range.start, range.last);
-            // Taking what is taken and giving it back frees what others have: they take theirs again.
+            // The range overlapped others that were taken already: giving it back freed these too, so they are taken again.
             for (const other of taken) allocator.take(other.start, other.last);
           }
           expect(allocator.free).toEqual(gaps());
@@ -96,7 +96,7 @@ describe('the allocator', () => {
     );
   });
 
-  test('freeing everything, in any order, leaves the whole again', () => {
+  test('freeing everything, in any order, makes the whole free again', () => {
     fc.assert(
       fc.property(
         fc.array(fc.tuple(fc.integer({ min: 1, max: 4 << 20 }), fc.nat()), { maxLength: 80 }),
@@ -113,7 +113,7 @@ describe('the allocator', () => {
     );
   });
 
-  test('no page is given out twice, and the reserved window and page 0 never', () => {
+  test('no page is given out twice; the reserved window and page 0 never are', () => {
     fc.assert(
       fc.property(fc.array(fc.integer({ min: 1, max: 64 << 20 }), { maxLength: 100 }), (sizes) => {
         const allocator = new IovaAllocator(X86, PAGE);
@@ -128,7 +128,7 @@ describe('the allocator', () => {
     );
   });
 
-  test('it gives back only what is usable', () => {
+  test('only usable ranges become free', () => {
     const allocator = new IovaAllocator([{ start: 0x10000n, last: 0x1ffffn }], PAGE);
     allocator.take(0n, 2n ** 64n - 1n);
     expect(allocator.free).toEqual([]);
@@ -137,7 +137,7 @@ describe('the allocator', () => {
     expect(allocator.free).toEqual([{ start: 0x10000n, last: 0x1ffffn }]);
   });
 
-  test('the last page below 2^64 can be had', () => {
+  test('the last page below 2^64 can be given out', () => {
     const allocator = new IovaAllocator([{ start: 2n ** 64n - 4096n, last: 2n ** 64n - 1n }], PAGE);
     expect(allocator.place(4096n, 0n)).toEqual({ start: 2n ** 64n - 4096n, last: 2n ** 64n - 1n });
     expect(allocator.place(4096n, 0n)).toBeUndefined();
@@ -176,13 +176,13 @@ describe('alignment', () => {
     );
   });
 
-  test('where whole GiB have no place, huge pages do', () => {
+  test('if there is no place aligned to 1 GiB, one aligned to 2 MiB is taken', () => {
     const allocator = new IovaAllocator([{ start: 2n * MIB, last: 1100n * MIB - 1n }], PAGE);
     expect(allocator.place(1024n * MIB, 0x7f0040000000n)?.start).toBe(2n * MIB);
   });
 });
 
-test('a sorted list is what sorting gives, however long it gets and whatever goes', () => {
+test('a sorted list is always equal to a sorted array, however long it gets and whatever is removed', () => {
   fc.assert(
     fc.property(
       fc.uniqueArray(fc.nat(100_000), { maxLength: 1500, size: 'max' }),

@@ -1,6 +1,6 @@
 /**
- * Which kernel a host is: the release that a software host answers as, and the words for what a kernel is too old for.
- * On the kernel backend the software host of its release must answer as it does.
+ * The release of a host's kernel: the one that a software host behaves as, and the errors of calls that need a later one. On the
+ * kernel backend, a software host of the same release must give the same answers.
  */
 import { release } from 'node:os';
 import { describe, expect, test } from 'vitest';
@@ -8,7 +8,7 @@ import { DmaBuffer, Host, type IommufdFeature, VfioError } from '../lib/index.ts
 import { backend, IVSHMEM, needs, openHost } from './support/backends.ts';
 import { bound, fetched, machine } from './support/iommu.ts';
 
-/** The release that each came with. */
+/** The release that introduced each feature. */
 const features: Record<IommufdFeature, string> = {
   hwpt: '6.6',
   'hw-info': '6.6',
@@ -32,7 +32,7 @@ const before = (a: string, b: string) => {
   return major < other || (major === other && minor < otherMinor);
 };
 
-/** The code that a call ends with, or null. */
+/** The error code of a call; null if it succeeds. */
 function codeOf(call: () => unknown): string | null {
   try {
     call();
@@ -43,7 +43,7 @@ function codeOf(call: () => unknown): string | null {
   }
 }
 
-/** Answers that differ between releases, of whichever host. */
+/** The answers of a host that differ between releases. */
 async function answers(host: Host): Promise<Record<string, unknown>> {
   const { iommufd, device } = await bound(host);
   const ioas = iommufd.allocIoas();
@@ -66,7 +66,7 @@ async function answers(host: Host): Promise<Record<string, unknown>> {
   };
 }
 
-test('a software host answers as the newest release it knows, unless it is told another', () => {
+test('a software host answers as the newest release that it knows, unless the options name another', () => {
   using newest = Host.open({ backend: 'software' });
   expect(newest.report()).toMatchObject({ backend: 'software', kernel: '7.3' });
   for (const kernel of releases) {
@@ -75,7 +75,7 @@ test('a software host answers as the newest release it knows, unless it is told 
   }
 });
 
-test('each feature is there from its release on, and asking leaves nothing behind', () => {
+test('each feature exists from its release on, and asking for it makes no object', () => {
   for (const kernel of releases) {
     using host = Host.open({ backend: 'software', software: { kernel } });
     using iommufd = host.openIommufd();
@@ -87,7 +87,7 @@ test('each feature is there from its release on, and asking leaves nothing behin
   }
 });
 
-test("the kernel's own answers about features come from asking it", (ctx) => {
+test("on the kernel, the answers about features are the kernel's own", (ctx) => {
   needs(ctx, { backends: ['kernel'], because: 'it is about the running kernel' });
   using host = openHost();
   using iommufd = host.openIommufd();
@@ -106,7 +106,7 @@ test('the software host of this release answers as this kernel', async (ctx) => 
 });
 
 describe('too old a kernel', () => {
-  /** The host, and what it says that it is. */
+  /** The host, and the release that it reports. */
   async function old() {
     const host = backend === 'kernel' ? openHost() : Host.open({ backend, software: { kernel: '6.12' } });
     return { host, name: host.report().kernel, ...(await bound(host)) };
@@ -133,7 +133,7 @@ describe('too old a kernel', () => {
       );
   });
 
-  test('is EOPNOTSUPP or EINVAL for a later flag, and says so', async () => {
+  test('is EOPNOTSUPP or EINVAL for a later flag, and the error says so', async () => {
     const { host, name, iommufd, device } = await old();
     using _ = host;
     const ioas = iommufd.allocIoas();
@@ -155,7 +155,7 @@ describe('too old a kernel', () => {
     );
   });
 
-  test('a request that is there but of no use on this IOMMU is not blamed on the release', async () => {
+  test('a request that the kernel has but this IOMMU does not support is not explained by the release', async () => {
     using host = machine({ kind: 'vtd' });
     const { iommufd, device } = await bound(host);
     const ioas = iommufd.allocIoas();
@@ -170,7 +170,7 @@ describe('too old a kernel', () => {
 });
 
 describe('a machine of its own', () => {
-  test('is built as it is described, with numbers of 64 bits', () => {
+  test('is built as described, with numbers of 64 bits', () => {
     using host = Host.open({
       backend: 'software',
       software: {
@@ -217,7 +217,7 @@ describe('a machine of its own', () => {
   });
 });
 
-test('behind VT-d a device reads what it may only write, until 6.19', async (ctx) => {
+test('behind VT-d a device can read write-only mappings, before 6.19', async (ctx) => {
   needs(ctx, { guest: ['intel'], because: 'other drivers make exact page tables' });
   const levels = backend === 'kernel' ? [undefined] : ['6.12', '6.18', '6.19', '7.3'];
   for (const kernel of levels) {

@@ -1,6 +1,6 @@
 /**
- * A kernel that lies: no length, count or offset that a call answers is trusted beyond what was given to it. The calls
- * of the binding are made on files that answer by chance (test/native/liar.cc), from a seed that is printed.
+ * A kernel that lies: no length, count or offset that a call returns is trusted beyond the buffer that was passed to it. The
+ * binding's calls are made on files that give random answers (test/native/liar.cc), from a seed that is printed.
  */
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -33,13 +33,13 @@ beforeAll(() => {
 }, 300_000);
 afterAll(() => rmSync(folder, { recursive: true }));
 
-// VFIO_LIBRARIES: what else is loaded, as a sanitizer's library, with VFIO_PREBUILD naming an addon built for it. Behind the
-// liar: the sanitizer would believe it and see a write where there is none.
+// VFIO_LIBRARIES: more libraries to preload, such as a sanitizer's; VFIO_PREBUILD names an addon that is built for it. They come
+// after the liar: otherwise the sanitizer would take its answers for true, and report writes that never happened.
 const libraries = [liar, process.env['VFIO_LIBRARIES']].filter(Boolean).join(' ');
 const fresh = Math.floor(Math.random() * 2 ** 31);
 
 test.each([1, 2, fresh])(
-  'with seed %i: every error is of a kind, nothing crashes, waits or grows',
+  'with seed %i: every error is of a known kind, and nothing crashes, waits for ever or grows',
   {
     timeout: 600_000,
   },
@@ -50,7 +50,7 @@ test.each([1, 2, fresh])(
       env: { ...process.env, LD_PRELOAD: libraries, VFIO_LIES: String(seed) },
     });
     console.log(`seed ${seed}: ${run.stdout}`);
-    // Warnings are left out: memory that liars spoke of is kept, and what they broke off is collected, whenever that is.
+    // Warnings are ignored: memory that the liar's answers concern is kept, and interrupted handles are collected at any time.
     expect(run.stderr).toBe('');
     expect(run.status).toBe(0);
     const found = JSON.parse(run.stdout);

@@ -1,6 +1,6 @@
 /**
- * The main job: a program opens a device, gives it memory, lets it do DMA, takes its interrupt and closes everything.
- * What moves the bytes on the kernel backend is QEMU's edu device through the kernel's IOMMU driver.
+ * The main job: a program opens a device, maps memory for it, lets it do DMA, waits for its interrupt and closes everything. On
+ * the kernel backend, QEMU's edu device moves the bytes through the kernel's IOMMU driver.
  */
 import { expect, test } from 'vitest';
 import { DmaBuffer, type Ioas } from '../lib/index.ts';
@@ -41,16 +41,16 @@ test('the device computes a factorial while the driver polls', async () => {
   expect(job.edu.registers.read32(Reg.factorial)).toBe(479001600);
 });
 
-test('D1: DMA both ways through the IOMMU, to where the mappings say', async () => {
+test('D1: DMA both ways through the IOMMU, to the memory of the mappings', async () => {
   using host = openHost();
   using job = await startJob(host);
   using memory = DmaBuffer.alloc(0x3000);
   const bytes = memory.bytes;
   for (let i = 0; i < 4096; i++) bytes[i] = (i * 7) & 0xff;
-  // Two pages that lie apart in IOVA and touch in memory.
+  // Two pages that are adjacent in memory, but not in their IOVAs.
   using first = job.dma.map(memory.slice(0, 0x1000), { iova: 0x10000 });
   using third = job.dma.map(memory.slice(0x2000, 0x1000), { iova: 0x20000 });
-  // QEMU before 8.0 counts the last byte of the device's 4096 as out of bounds, and dies.
+  // QEMU before 8.0 treats the last of the device's 4096 bytes as out of bounds, and exits.
   const size = 4095;
   await job.edu.fetch(first.iova, size);
   await job.edu.store(third.iova, size);
@@ -58,7 +58,7 @@ test('D1: DMA both ways through the IOMMU, to where the mappings say', async () 
   expect(bytes.subarray(0x1000, 0x2000).every((each) => each === 0)).toBe(true);
 });
 
-test('D1: DMA over the border of two mappings reaches both', async () => {
+test('D1: DMA across the border of two mappings reaches both', async () => {
   using host = openHost();
   using job = await startJob(host);
   using a = DmaBuffer.alloc(4096);
@@ -81,7 +81,7 @@ test('a read-only mapping keeps the device from writing, an unmapped address fro
   await job.edu.store(mapping.iova, 64);
   expect(memory.bytes.every((each) => each === 0x55)).toBe(true);
   await job.edu.store(0x50000n, 64);
-  // On the software host the IOMMU's fault log says what happened; the kernel's goes to its own log.
+  // On the software host the IOMMU's fault log shows the access; the kernel writes it to its own log.
   if (host.software)
     expect(host.software.takeFaults()).toMatchObject([
       { bdf: EDU, iova: 0x10000n, write: true, reason: expect.stringContaining('writ') },
@@ -109,7 +109,7 @@ test('after unmap and after detach the device reaches nothing', async () => {
   expect(memory.bytes[0]).toBe(1);
 });
 
-test('attach again replaces the address space: the same IOVA leads elsewhere (behaviour 52)', async () => {
+test('a second attach replaces the address space: the same IOVA leads to other memory (behaviour 52)', async () => {
   using host = openHost();
   await host.device(EDU).bind();
   using iommufd = host.openIommufd();
@@ -146,7 +146,7 @@ test('an interrupt at the end of DMA resolves the wait', async () => {
   expect(job.edu.registers.read32(Reg.interruptStatus)).toBe(0);
 });
 
-test('closing gives everything back: the next program begins where this one did', async () => {
+test('closing frees everything: the next program begins where this one did', async () => {
   using host = openHost();
   for (let round = 0; round < 3; round++) {
     using job = await startJob(host);
@@ -158,7 +158,7 @@ test('closing gives everything back: the next program begins where this one did'
   }
 });
 
-test('bus mastering is off when a device is opened (98): without it nothing moves', async () => {
+test('bus mastering is off when a device is opened (98): without it there is no DMA', async () => {
   using host = openHost();
   {
     using job = await startJob(host);

@@ -1,4 +1,4 @@
-/** Memory mapped by file (IOMMU_IOAS_MAP_FILE, Linux 6.13), which the guest's kernel does not have. */
+/** Memory that is mapped from a file (IOMMU_IOAS_MAP_FILE, Linux 6.13). The guest's kernel does not have this request. */
 import { closeSync, ftruncateSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { DmaBuffer, type Host, type Ioas, type Iommufd, type VfioDevice } from '../lib/index.ts';
@@ -43,7 +43,7 @@ test("a device reads and writes the file's pages, with nothing of it mapped in t
   expect(back.toString()).toBe('by file');
 });
 
-test('it is a mapping as any: listed, copied, unmapped, and not cut', () => {
+test('it is a mapping like any other: listed, copied, unmapped, and not cut', () => {
   const mapping = ioas.mapFile(fd, { offset: 0, length: 0x4000, iova: 0x100000, write: false });
   expect(ioas.mappings()).toEqual([{ iova: 0x100000n, length: 0x4000n, writable: false }]);
   const other = iommufd.allocIoas();
@@ -55,7 +55,7 @@ test('it is a mapping as any: listed, copied, unmapped, and not cut', () => {
   expect(other.unmapAll()).toBe(0x4000n);
 });
 
-test('a file that is not of memory is EINVAL, an overlap is EEXIST, with words', () => {
+test('a file that is not of memory is EINVAL, an overlap is EEXIST, with reasons', () => {
   const ordinary = openSync(new URL(import.meta.url), 'r');
   try {
     expect(() => ioas.mapFile(ordinary, { offset: 0, length: 4096 })).toThrow(

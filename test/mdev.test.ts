@@ -1,4 +1,4 @@
-/** Mediated devices: shares of a device, confined by its driver. In the guest they are mtty's, of the kernel's samples. */
+/** Mediated devices: shares of a device, confined by its driver. The guest has those of mtty, from the kernel's samples. */
 import { existsSync, writeFileSync } from 'node:fs';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { DmaBuffer, Host, type Topology, VfioDevice } from '../lib/index.ts';
@@ -15,7 +15,7 @@ const code = (expected: string, reason?: RegExp) =>
     ...(reason === undefined ? {} : { reason: expect.stringMatching(reason) }),
   });
 
-/** The parent is in use by a driver of the host's, and in a group with its neighbour. */
+/** A machine whose parent device is bound to a driver of the host, and in a group with its neighbour. */
 function machine(mdevsIsolated = true): Topology {
   return {
     devices: [
@@ -49,7 +49,7 @@ function groupOf(uuid: string): number {
 }
 
 describe('mediated devices', () => {
-  test('A6: each is alone in a group, whichever its parent is in', () => {
+  test('A6: each is alone in a group, whichever group its parent is in', () => {
     const device = host.device(ONE.toUpperCase());
     expect([device.bdf, device.mediated]).toEqual([ONE, true]);
     expect(device.vfioNode).toMatch(/^\/dev\/vfio\/devices\/vfio\d+$/);
@@ -69,7 +69,9 @@ describe('mediated devices', () => {
   test('they have no ids in sysfs and no driver to choose', async () => {
     const device = host.device(ONE);
     expect(() => device.vendor).toThrow(code('ENODEV', /its ids are in its config space/));
-    await expect(device.bind()).rejects.toThrow(code('EINVAL', /with VFIO for as long as it exists/));
+    await expect(device.bind()).rejects.toThrow(
+      code('EINVAL', /bound to a VFIO driver for as long as it exists/),
+    );
     await expect(device.unbind({ force: true })).rejects.toThrow(code('EINVAL'));
     const missing = ONE.replace('1001', '1003');
     expect(() => host.device(missing)).toThrow(code('ENODEV', /there is no mediated device/));
@@ -78,7 +80,7 @@ describe('mediated devices', () => {
   });
 
   for (const via of ['cdev', 'group-iommufd', 'group-type1'] as const)
-    test(`A3, A6: by ${via} it works as any other`, () => {
+    test(`A3, A6: by ${via} it works like any other device`, () => {
       using user = host.attach(ONE, { via });
       expect([user.via, user.device.bdf]).toEqual([via, ONE]);
       expect(user.device.info.pci).toBe(true);
@@ -91,7 +93,7 @@ describe('mediated devices', () => {
       if (via === 'cdev') expect(() => user.device.hotResetInfo()).toThrow(code('ENOTTY'));
     });
 
-  test('A6: two of one parent go to two users', () => {
+  test('A6: two of one parent can be used by two users', () => {
     using first = host.attach(ONE);
     using second = host.attach(OTHER);
     expect([first.via, second.via]).toEqual(['cdev', 'cdev']);
@@ -101,7 +103,7 @@ describe('mediated devices', () => {
     expect(() => third.bind(iommufd)).toThrow(code('EINVAL'));
   });
 
-  test('attaching takes an address space only, and makes no page table (60, 66)', () => {
+  test('it is attached to an address space only, and no page table is made (60, 66)', () => {
     using iommufd = host.openIommufd();
     const device = host.openDevice(ONE);
     device.bind(iommufd);
@@ -126,7 +128,7 @@ describe('mediated devices', () => {
     device[Symbol.dispose]();
   });
 
-  test('it has no page tables of others (66)', async (ctx) => {
+  test('it can not be attached to a page table (66)', async (ctx) => {
     needs(ctx, { guest: ['intel', 'amd'], because: 'a page table takes a device with an IOMMU' });
     await host.device(EDU).bind();
     using iommufd = host.openIommufd();
@@ -164,7 +166,7 @@ describe('mediated devices', () => {
     expect(() => group.unsetContainer()).toThrow(code('EBUSY'));
   });
 
-  test('type1: the first device with an IOMMU has all mapped memory pinned, and its ranges hold', async (ctx) => {
+  test('type1: the first device with an IOMMU makes the kernel pin all mapped memory, and its ranges apply', async (ctx) => {
     needs(ctx, { guest: ['intel', 'amd'], because: 'the others have no IOMMU that isolates interrupts' });
     await host.device(EDU).bind();
     using container = host.openContainer();
@@ -195,7 +197,7 @@ describe('mediated devices', () => {
   });
 });
 
-describe('what only a simulated one does', () => {
+describe('a simulated one', () => {
   needs({ backends: ['software'], because: 'mtty does no DMA, and its driver keeps its devices apart' });
 
   for (const via of ['cdev', 'group-type1'] as const)
@@ -236,7 +238,7 @@ describe('what only a simulated one does', () => {
     expect(dirty()).toEqual([0, 0]);
   });
 
-  test('E4: without isolation they share a group, which shows, and has one user', async () => {
+  test('E4: without isolation they share a group, which sysfs shows, and which has one user', async () => {
     using broken = Host.open({ backend: 'software', software: { topology: machine(false) } });
     const group = broken.device(ONE).group ?? -1;
     expect(broken.device(OTHER).group).toBe(group);
@@ -253,7 +255,7 @@ describe('what only a simulated one does', () => {
     expect(together.id).not.toBeNull();
   });
 
-  test('they go with their parent, which asks first', async () => {
+  test('they are removed with their parent, and their programs are asked first', async () => {
     const user = host.attach(ONE);
     const [asked] = user.device.irq('req').enable(1);
     const gone = host.software?.removeDevice(PARENT);
@@ -266,15 +268,15 @@ describe('what only a simulated one does', () => {
     expect(host.groups().map(({ id }) => id)).not.toEqual(expect.arrayContaining(groups));
   });
 
-  test("they go with their parent's driver, which waits for who has one open", async () => {
+  test("they are removed with their parent's driver, which waits for programs that have one open", async () => {
     const parent = host.device(PARENT);
     {
       const user = host.attach(ONE);
       await expect(parent.unbind()).rejects.toThrow(
-        code('EBUSY', RegExp(`has the device open or its group: ${ONE}, a mediated device of ${PARENT}$`)),
+        code('EBUSY', RegExp(`has the device or its group open: ${ONE}, a mediated device of ${PARENT}$`)),
       );
       user[Symbol.dispose]();
-      // By force this program's handles go first; what it has besides is asked for.
+      // With force this program's handles are disposed first; for its other descriptor the program is asked.
       using hidden = host.attach(ONE, { via: 'group-type1' });
       using rest = VfioDevice.fromFd(hidden.device.fd);
       const [asked] = rest.irq('req').enable(1);

@@ -1,6 +1,6 @@
 /**
- * How long DMA memory lives. Its pages outlive every view, slice and mapping; whatever happens to an ArrayBuffer while a
- * device can write is harmless. And what may be mapped: memory that the package owns, or that is marked unsafe.
+ * How long DMA memory lives. Its pages outlive every view, slice and mapping, and nothing that happens to an ArrayBuffer while a
+ * device can write does harm. And which memory can be mapped: only that of the package, or memory that is marked unsafe.
  */
 import { spawnSync } from 'node:child_process';
 import {
@@ -38,14 +38,14 @@ afterEach(() => {
 });
 
 const IOVA = 0x10000n;
-/** How much one transfer moves: QEMU's edu can not move all of its 4096 bytes at once. */
+/** The length of one transfer: QEMU's edu can not move all of its 4096 bytes at once. */
 const PIECE = 2048;
 const code = (expected: string | RegExp) =>
   expect.objectContaining({
     code: typeof expected === 'string' ? expected : expect.stringMatching(expected),
   });
 
-/** Fills the device's own buffer with `value`, so that it can be stored somewhere. */
+/** Fills the device's own buffer with `value`, so that the device can store it in memory. */
 async function load(value: number): Promise<void> {
   using source = DmaBuffer.alloc(4096);
   source.write(0, Buffer.alloc(4096, value));
@@ -53,7 +53,7 @@ async function load(value: number): Promise<void> {
   await job.edu.fetch(mapping.iova, PIECE);
 }
 
-/** What a device sees at `iova`: read into the device, and stored where it can be looked at. */
+/** The bytes that a device reads at `iova`: the device loads them, and stores them where the test can read them. */
 async function seenByDevice(iova: bigint, count: number): Promise<Buffer> {
   using target = DmaBuffer.alloc(4096);
   using mapping = job.dma.map(target, { iova: 0x8000000 });
@@ -66,7 +66,7 @@ async function seenByDevice(iova: bigint, count: number): Promise<Buffer> {
 
 const all = (bytes: Uint8Array, value: number) => bytes.every((each) => each === value);
 
-/** Is any part of this page in the process's address space? */
+/** Whether this page is mapped in the process's address space. */
 function isMapped(address: bigint): boolean {
   return readFileSync('/proc/self/maps', 'utf8')
     .split('\n')
@@ -76,7 +76,7 @@ function isMapped(address: bigint): boolean {
     });
 }
 
-/** Many buffers full of `value`: where memory that was given away by mistake would be used again. */
+/** Many buffers full of `value`, which would reuse memory that was freed by mistake. */
 function crowd(value: number): DmaBuffer[] {
   return Array.from({ length: 64 }, () => {
     const each = DmaBuffer.alloc(4096);
@@ -125,7 +125,7 @@ describe('a buffer', () => {
     expect(its).toMatch(/^VmFlags:.* dc( |$)/m);
   });
 
-  test('its pages go when it is disposed and nothing else needs them', async () => {
+  test('its pages are freed when it is disposed and nothing else needs them', async () => {
     const memory = DmaBuffer.alloc(16 << 20);
     const { address } = memory;
     expect(isMapped(address)).toBe(true);
@@ -133,7 +133,7 @@ describe('a buffer', () => {
     expect(isMapped(address)).toBe(false);
   });
 
-  test('one that is forgotten goes when it is collected', async () => {
+  test('its pages are freed when it is collected undisposed', async () => {
     const address = (() => DmaBuffer.alloc(16 << 20).address)();
     expect(await collect(() => !isMapped(address))).toBe(true);
   });
@@ -184,7 +184,7 @@ describe('views', () => {
     expect(untouched(others, 3)).toBe(true);
   });
 
-  test('keep the pages of a buffer that nobody holds, and let go of them when they are collected', async () => {
+  test('keep the pages of a collected buffer, which are freed when the views are collected', async () => {
     const kept = [(() => DmaBuffer.alloc(16 << 20).buffer)()];
     await collect();
     const [buffer] = kept;
@@ -203,7 +203,7 @@ describe('views', () => {
     expect(await collect(() => !isMapped(address))).toBe(true);
   });
 
-  test('are all of the same bytes, and the same ArrayBuffer each time', () => {
+  test('all show the same bytes, and have the same ArrayBuffer each time', () => {
     using memory = DmaBuffer.alloc(8192);
     expect(memory.buffer).toBe(memory.buffer);
     memory.bytes[4096] = 5;
@@ -211,7 +211,7 @@ describe('views', () => {
     expect(memory.slice(4096, 10).bytes).toHaveLength(10);
   });
 
-  test('a slice knows its address, and ends with its buffer for mapping, not for reading', () => {
+  test('a slice has its address; once its buffer is disposed it can be read, but not mapped', () => {
     const memory = DmaBuffer.alloc(8192);
     const slice: MemorySlice = memory.slice(4096, 4096);
     expect([slice.address, slice.size]).toEqual([memory.address + 4096n, 4096]);
@@ -223,7 +223,7 @@ describe('views', () => {
 });
 
 describe('whatever happens to an ArrayBuffer while a device can write is harmless:', () => {
-  /** Ways to take an ArrayBuffer away from its owner. Each may be refused. */
+  /** The ways to detach an ArrayBuffer. The runtime may refuse each. */
   const ways: Record<string, (buffer: ArrayBuffer) => unknown> = {
     'structuredClone with transfer': (buffer) => structuredClone(buffer, { transfer: [buffer] }),
     'postMessage with transfer': (buffer) => {
@@ -270,7 +270,7 @@ describe('whatever happens to an ArrayBuffer while a device can write is harmles
     });
   }
 
-  describe('docs/memory.md says what comes of', () => {
+  describe('docs/memory.md says what happens:', () => {
     const text = readFileSync(join(import.meta.dirname, '../docs/memory.md'), 'utf8');
     const rows = [...text.matchAll(/^\| `(.*buffer.*)` \| (.+, the buffer .+) \| (.+, the buffer .+) \|$/gm)];
     test('each way', () => expect(rows).toHaveLength(10));
@@ -299,7 +299,7 @@ describe('whatever happens to an ArrayBuffer while a device can write is harmles
   });
 
   test('transferred by a worker that ends, it is readable in the thread that has it, or it was refused', async () => {
-    // In a process of its own: should this go wrong, it ends in a segmentation fault.
+    // In a process of its own, since a defect here would end it with a segmentation fault.
     const ended = await run(`
       import { Worker } from 'node:worker_threads';
       const worker = new Worker(
@@ -316,7 +316,7 @@ describe('whatever happens to an ArrayBuffer while a device can write is harmles
         });\`,
         { eval: true, workerData: PACKAGE, execArgv: [] },
       );
-      const ended = new Promise((resolve) => worker.once('exit', resolve)); // may come in one turn with the message
+      const ended = new Promise((resolve) => worker.once('exit', resolve)); // it may come in the same turn as the message
       const received = await new Promise((resolve) => worker.once('message', resolve));
       await ended;
       const bytes = new Uint8Array(received ?? 0);
@@ -357,7 +357,7 @@ describe('a mapping keeps its memory', () => {
     expect(job.dma.unmap(IOVA, 4096)).toBe(4096n);
   });
 
-  test('its pages are in the process as long as it is, and gone with it', async () => {
+  test('its pages exist as long as the mapping, and are freed with it', async () => {
     const memory = DmaBuffer.alloc(16 << 20);
     const { address } = memory;
     const mapping = job.dma.map(memory, { iova: 0x1000000 });
@@ -368,7 +368,7 @@ describe('a mapping keeps its memory', () => {
     expect(await collect(() => !isMapped(address))).toBe(true);
   });
 
-  test('a copy keeps it after the original is gone, a slice keeps all of it', async () => {
+  test('a copy keeps it after the original is unmapped, a slice keeps all of it', async () => {
     using memory = DmaBuffer.alloc(8192);
     memory.write(4096, Buffer.alloc(4096, 5));
     const iommufd = job.device.iommufd!;
@@ -383,7 +383,7 @@ describe('a mapping keeps its memory', () => {
     expect(untouched(others, 2)).toBe(true);
   });
 
-  test('the address space and the buffer forgotten while the device writes on: nothing is overwritten', async () => {
+  test('the address space and the buffer are collected while the device writes on: no other memory is overwritten', async () => {
     await load(0x66);
     const { dma } = job.user;
     (() => {
@@ -396,7 +396,7 @@ describe('a mapping keeps its memory', () => {
     expect(untouched(others, 2)).toBe(true);
   });
 
-  test('twice mapped, it goes with the last mapping', async () => {
+  test('mapped twice, it is freed with the last mapping', async () => {
     const memory = DmaBuffer.alloc(16 << 20);
     const { address } = memory;
     const mappings = [0x1000000, 0x4000000].map((iova) => job.dma.map(memory, { iova }));
@@ -460,7 +460,7 @@ describe('only memory of the package can be mapped', () => {
     expect(() => unsafe.slice(0, 4096).bytes).toThrow(code('EOPNOTSUPP'));
   });
 
-  test('unsafe memory that is not there can not be mapped: EFAULT', () => {
+  test('unsafe memory that does not exist can not be mapped: EFAULT', () => {
     for (const address of [0x1000n, 0x7fff_ffff_f000n, 0xffff_8000_0000_0000n, 2n ** 64n - 0x2000n]) {
       using unsafe = DmaBuffer.unsafeFromAddress(address, 4096);
       expect(() => job.dma.map(unsafe), address.toString(16)).toThrow(
@@ -472,7 +472,7 @@ describe('only memory of the package can be mapped', () => {
     expect(job.user.dma.mappings()).toEqual([]);
   });
 
-  test('unsafe memory that goes while it is mapped does not crash the process', async () => {
+  test('unsafe memory that is freed while it is mapped does not crash the process', async () => {
     const memory = DmaBuffer.alloc(1 << 20);
     using unsafe = DmaBuffer.unsafeFromAddress(memory.address, 1 << 20);
     using mapping = job.dma.map(unsafe, { iova: 0x1000000 });
@@ -485,7 +485,7 @@ describe('only memory of the package can be mapped', () => {
 });
 
 describe("a file's memory", () => {
-  // Only memory file systems let a device write to their pages for long.
+  // The kernel lets a device write to pages for a long time only if they are of a memory file system.
   let folder: string;
   beforeAll(() => {
     if (!existsSync('/dev/shm')) mkdirSync('/dev/shm');
@@ -503,14 +503,14 @@ describe("a file's memory", () => {
     });
     return fd;
   }
-  // Once: its number is another file's then.
+  // Closes it once only: afterwards another file may have its number.
   const open = new Set<number>();
   function close(fd: number): void {
     open.delete(fd);
     closeSync(fd);
   }
 
-  test('is shared with it, by view and by device, also when the descriptor is closed', async () => {
+  test('is shared with the file, by view and by device, also when the descriptor is closed', async () => {
     const fd = file(16384);
     using memory = DmaBuffer.fromFd(fd, { offset: 4096, length: 8192 });
     expect(memory.size).toBe(8192);
@@ -527,7 +527,7 @@ describe("a file's memory", () => {
     expect(readFileSync(join(folder, '16384r+'))[4096]).toBe(9);
   });
 
-  test('takes no page past its end, none that is not aligned, and no file of another kind', () => {
+  test('can not be mapped past the end of the file, unaligned, or from a file of another kind', () => {
     const fd = file(8192);
     expect(() => DmaBuffer.fromFd(fd, { length: 8193 })).toThrow(RangeError);
     expect(() => DmaBuffer.fromFd(fd, { offset: 4096, length: 4097 })).toThrow(RangeError);
@@ -544,7 +544,7 @@ describe("a file's memory", () => {
     expect(descriptors()).toBe(before);
   });
 
-  test('may be a disk, whose size is the disk itself', (ctx) => {
+  test('may be that of a disk, whose size is known from the disk itself', (ctx) => {
     const image = join(folder, 'disk');
     writeFileSync(image, Buffer.alloc(0x100000));
     const { stdout, stderr, error } = spawnSync('losetup', ['--find', '--show', image], { encoding: 'utf8' });
@@ -563,7 +563,7 @@ describe("a file's memory", () => {
     }
   });
 
-  test('leaves the offset of the file where it was, whether it takes the file or not', () => {
+  test('does not move the offset of the file, whether the call succeeds or not', () => {
     const fd = file(8192, 'r+');
     const into = Buffer.alloc(3);
     readSync(fd, into, 0, 3, null);
@@ -576,7 +576,7 @@ describe("a file's memory", () => {
 });
 
 describe('read and write', () => {
-  test('copy exactly what was asked for, from and to any kind of bytes', () => {
+  test('copy exactly the given range, from and to any kind of byte array', () => {
     using memory = DmaBuffer.alloc(4096);
     memory.write(10, Buffer.from('hello'));
     memory.write(4096, new Uint8Array(0));
@@ -592,7 +592,7 @@ describe('read and write', () => {
     expect(Buffer.from(memory.bytes.subarray(11, 16)).toString()).toBe('hello');
   });
 
-  test('take a detached array for one of no bytes', () => {
+  test('treat a detached array as an empty one', () => {
     using memory = DmaBuffer.alloc(4096);
     const bytes = new Uint8Array(8).fill(1);
     structuredClone(bytes.buffer, { transfer: [bytes.buffer] });
@@ -615,7 +615,7 @@ describe('where the runtime allows no external buffers (VFIO_NO_EXTERNAL_BUFFERS
     message: expect.stringMatching(/allows no ArrayBuffer .* use the accessor calls/),
   });
 
-  test('a view is refused in words that say what to use instead', () => {
+  test('a view is refused, and the error says what to use instead', () => {
     using memory = DmaBuffer.alloc(4096);
     expect(() => memory.buffer).toThrow(refused);
     expect(() => memory.bytes).toThrow(refused);
@@ -626,7 +626,7 @@ describe('where the runtime allows no external buffers (VFIO_NO_EXTERNAL_BUFFERS
     expect(memory.buffer.byteLength).toBe(4096);
   });
 
-  test('the whole job is done by accessors: registers, DMA both ways, an interrupt', async () => {
+  test('the accessors suffice for registers, DMA both ways and an interrupt', async () => {
     using memory = DmaBuffer.alloc(8192);
     using mapping = job.dma.map(memory);
     using interrupt = job.msi();
@@ -640,7 +640,7 @@ describe('where the runtime allows no external buffers (VFIO_NO_EXTERNAL_BUFFERS
   });
 });
 
-test('a file that shrinks takes its pages away: words or zeroes, and no crash', () => {
+test('a file that shrinks loses its pages: errors or zeroes, and no crash', () => {
   const folder = mkdtempSync(join(tmpdir(), 'vfio-shrink-'));
   const fd = openSync(join(folder, 'pages'), 'w+');
   try {
@@ -660,7 +660,7 @@ test('a file that shrinks takes its pages away: words or zeroes, and no crash', 
   }
 });
 
-test('copies within a buffer come out right when they overlap', () => {
+test('overlapping copies within a buffer are right', () => {
   using memory = DmaBuffer.alloc(4096);
   for (const [from, to] of [
     [0, 3],

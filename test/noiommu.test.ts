@@ -1,4 +1,4 @@
-/** Devices without an IOMMU: only if that is asked for, and then nothing can be mapped. */
+/** Devices without an IOMMU: they are used only if the program asks for it, and no memory can be mapped for them. */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { DmaBuffer, Host } from '../lib/index.ts';
@@ -10,7 +10,7 @@ const here = backend === 'software' || guestIommu === 'none';
 const code = (expected: string, reason: RegExp) =>
   expect.objectContaining({ code: expected, reason: expect.stringMatching(reason) });
 
-/** A machine without an IOMMU, whose kernel lets VFIO have its devices or not. */
+/** A machine without an IOMMU, whose kernel allows VFIO to use its devices or not. */
 function machine(allowed: boolean): Host {
   if (backend === 'kernel') {
     writeFileSync(MODE, allowed ? 'Y' : 'N');
@@ -22,7 +22,7 @@ function machine(allowed: boolean): Host {
   return Host.open({ backend, software: { topology } });
 }
 
-/** What a program needs for it, which root lacks in most containers. */
+/** Whether the program has the capability for it, which root lacks in most containers. */
 function mayDoRawIo(): boolean {
   const effective = /^CapEff:\s*(\w+)/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? '0';
   return ((BigInt(`0x${effective}`) >> 17n) & 1n) === 1n;
@@ -45,7 +45,7 @@ describe('without an IOMMU', () => {
   });
   afterEach(() => host?.[Symbol.dispose]());
 
-  test('VFIO takes no such device unless its parameter allows it, and gives the group back with it', async () => {
+  test('VFIO takes no such device unless its parameter allows it, and removes the group when it is unbound', async () => {
     await host.device(EDU).unbind();
     expect(host.device(EDU).group).toBeNull();
     expect(host.groups().map(({ id }) => id)).not.toContain(group);
@@ -54,12 +54,12 @@ describe('without an IOMMU', () => {
     expect(strict.device(EDU).group).toBeNull();
   });
 
-  test('VFIO makes up a group, and says so', () => {
+  test('VFIO makes a group for it, and marks it as such', () => {
     expect(host.group(group).noIommu).toBe(true);
     expect(host.group(group).devices.map(({ bdf }) => bdf)).toEqual([EDU]);
   });
 
-  test('A3: it takes unsafeNoIommu, and the error says so', () => {
+  test('A3: attach needs unsafeNoIommu, and the error says so', () => {
     const refused = code('ENODEV', /has no IOMMU/);
     const hint = expect.objectContaining({ hint: expect.stringContaining('unsafeNoIommu') });
     expect(() => host.attach(EDU)).toThrow(refused);
@@ -68,7 +68,7 @@ describe('without an IOMMU', () => {
     expect(() => host.openGroup(group)).toThrow(hint);
   });
 
-  test('A3: with it the device works, but for DMA that an IOMMU would translate', async () => {
+  test('A3: with it the device works, except for DMA that an IOMMU would translate', async () => {
     const user = host.attach(EDU, { unsafeNoIommu: true });
     expect([user.via, user.device.bdf]).toEqual(['noiommu', EDU]);
     const edu = new Edu(user.device);

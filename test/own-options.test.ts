@@ -1,6 +1,6 @@
 /**
- * What a caller did not say was not said: options and data are an object's own properties. Object.prototype may have been
- * written to (prototype pollution), and then every object seems to have `force: true`.
+ * Only an object's own properties are taken for options and data. If an attack has written to Object.prototype (prototype
+ * pollution), every object seems to have a property such as `force: true`.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -15,7 +15,7 @@ const sources = readdirSync(lib, { recursive: true, encoding: 'utf8' }).filter((
   name.endsWith('.ts'),
 );
 
-/** Every name that is optional in some object of lib/, or that is taken out of options: more than the API's own. */
+/** Every name that is optional in an object of lib/, or that is read from options: these are more names than the API has. */
 function names(): string[] {
   const found = new Set<string>();
   for (const file of sources) {
@@ -27,7 +27,7 @@ function names(): string[] {
   return [...found].filter((name) => name !== '').sort();
 }
 
-/** The walk, with each of these names on Object.prototype; `reads`: where a module of this package looked there. */
+/** Runs the test program with each of these names on Object.prototype. `reads`: where a module of this package read one. */
 async function walk(
   polluted: readonly string[],
   value: string,
@@ -43,7 +43,7 @@ async function walk(
         get() {
           if (looking) return undefined;
           looking = true;
-          // Also Node's own modules, into an object of this package; node:fs, into one of its own.
+          // A read by Node's own modules counts too, if it is from an object of this package. node:fs reads its own objects.
           const frames = new Error().stack.split('\\n').slice(2);
           looking = false;
           const at = frames.findIndex((frame) => !frame.includes('node:'));
@@ -107,7 +107,7 @@ describe('options', () => {
   });
 });
 
-describe('what is on Object.prototype was said by nobody', () => {
+describe('properties of Object.prototype are not taken for options', () => {
   needs({ backends: ['software'], because: 'the walk needs machines of several kinds' });
 
   test('the names are those of the API', () => {
@@ -127,7 +127,7 @@ describe('what is on Object.prototype was said by nobody', () => {
     expect(names().length).toBeGreaterThan(100);
   });
 
-  test('the walk takes each call that has options', async () => {
+  test('the test program makes each call that has options', async () => {
     const { told } = await walk([], 'undefined');
     const walked = new Set(told.map((line) => line.replace(/^(?:\w+\.)?(\w+).*/s, '$1')));
     const calls = sources.flatMap((file) =>
@@ -171,7 +171,7 @@ describe('what is on Object.prototype was said by nobody', () => {
   });
 
   for (const value of ['true', '7', "'polluted'", '{}'])
-    test(`${value} under every name: no module of this package looks there, and everything comes to the same`, async () => {
+    test(`${value} under every name: no module of this package reads them, and the results are the same`, async () => {
       const clean = await walk([], value);
       const polluted = await walk(names(), value);
       expect(polluted.reads).toEqual([]);

@@ -1,4 +1,4 @@
-/** Who owns the DMA of a group, what that forbids, and devices that come and go under it. */
+/** The owner of a group's DMA, the calls that it forbids, and devices that are added and removed meanwhile. */
 import { expect, test } from 'vitest';
 import { Host, type Topology } from '../lib/index.ts';
 import { backend, GROUP_OF_TWO, HOST_DRIVER, NO_TWO, needs, openHost } from './support/backends.ts';
@@ -27,7 +27,7 @@ const busMaster = (host: Host, bdf: string): boolean => {
   return (device.config.read16(4) & 4) !== 0;
 };
 
-test('B1 B2: a user owns the group, and the drivers of the kernel must wait', async (ctx) => {
+test('B1 B2: a user owns the group, and kernel drivers can not be bound in it', async (ctx) => {
   needs(ctx, TWO);
   using host = openHost();
   for (const bdf of GROUP_OF_TWO) await host.device(bdf).bind();
@@ -89,14 +89,14 @@ test('B3: page tables come from the owner alone', async (ctx) => {
   first.bind(owner);
   const mine = owner.allocIoas();
   first.attach(mine);
-  // An id means something in its own iommufd only.
+  // An id is valid in its own iommufd only.
   expect(() => first.attach(other.allocIoas())).toThrow(
     'Expected an Ioas or a Hwpt of the iommufd that the device is bound to for to',
   );
-  // The other device of the group first has to be the owner's.
+  // The other device of the group must be bound to the owner's iommufd first.
   using second = host.openDevice(SECOND);
   expect(() => second.attach(mine)).toThrow(expect.objectContaining({ code: 'EINVAL' }));
-  // Nor does a container get the group.
+  // A container can't claim the group either.
   expect(() => host.openGroup(host.device(SECOND).group ?? -1)).toThrow(
     expect.objectContaining({ code: 'EBUSY' }),
   );
@@ -104,7 +104,7 @@ test('B3: page tables come from the owner alone', async (ctx) => {
   second.attach(mine);
 });
 
-test('B2: while a driver of the kernel has a member, no user gets the group', async (ctx) => {
+test('B2: while a kernel driver is bound to a member, no user gets the group', async (ctx) => {
   needs(ctx, TWO);
   using host = openHost();
   await host.device(FIRST).bind();
@@ -124,9 +124,9 @@ test('B2: while a driver of the kernel has a member, no user gets the group', as
   expect(host.device(SECOND).driver).toBe(HOST_DRIVER);
 });
 
-test('A3 B2: a driver made from vfio-pci gives its device to programs, and leaves the group to them', async (ctx) => {
+test('A3 B2: a driver made from vfio-pci lets programs use its device, and own the group', async (ctx) => {
   needs(ctx, TWO);
-  // The guest's takes any device that it is told to; of a simulated host's drivers those are there that it starts with.
+  // The guest's driver takes any device; a simulated host has the drivers that it starts with.
   const variant = 'virtio_vfio_pci';
   using host = backend === 'kernel' ? openHost() : openMachine('pci-stub', variant);
   const [first, second] = backend === 'kernel' ? GROUP_OF_TWO : ['0000:01:01.0', '0000:01:02.0'];
@@ -152,9 +152,12 @@ test('A3 B2: a driver made from vfio-pci gives its device to programs, and leave
     const both = [first, second].map((bdf) => host.openDevice(bdf));
     for (const each of both) each.bind(iommufd);
     expect(both.map((each) => each.id)).not.toContain(null);
-    // Who has it open is told apart from a driver of the host.
+    // The reason says that a program has it open, not a driver of the host.
     await expect(device.unbind()).rejects.toThrow(
-      expect.objectContaining({ code: 'EBUSY', reason: expect.stringContaining('has the device open') }),
+      expect.objectContaining({
+        code: 'EBUSY',
+        reason: expect.stringContaining('has the device or its group open'),
+      }),
     );
     for (const each of both) each[Symbol.dispose]();
   }
@@ -177,13 +180,13 @@ test.for([
   expect(host.device('0000:00:02.0').driver).toBe(driver);
   using user = host.attach('0000:00:02.0');
   expect(user.via).toBe('cdev');
-  // They make no virtual functions, and can't have a page table of their own.
+  // They do no DMA for the kernel, so they can't have a page table of their own there.
   expect(() => host.software?.bindKernelDriver('0000:00:02.0', driver, { exclusive: true })).toThrow(
     expect.objectContaining({ code: 'EINVAL' }),
   );
 });
 
-test('B2: a driver that is found by its device waits in the same way, and the count is exact', async (ctx) => {
+test('B2: a driver that matches a device is refused in the same way, and the count is exact', async (ctx) => {
   needs(ctx, EXACT);
   using host = openMachine();
   const { software } = host;
@@ -202,7 +205,7 @@ test('B2: a driver that is found by its device waits in the same way, and the co
   expect(host.device('0000:01:02.0').driver).toBe('e1000e');
 });
 
-test('B4: a driver of the kernel that attaches a page table of its own shares with nobody', async (ctx) => {
+test('B4: a kernel driver that attaches a page table of its own shares the group with nobody', async (ctx) => {
   needs(ctx, {
     backends: ['software'],
     because: 'no driver of the guest attaches a page table of its own (iommu_attach_device)',
@@ -211,19 +214,19 @@ test('B4: a driver of the kernel that attaches a page table of its own shares wi
   const { software } = host;
   const exclusive = { exclusive: true };
   const code = (expected: string) => expect.objectContaining({ code: expected });
-  // One device, since the others of a group would be translated by it too.
+  // The device must be alone in its group, since the page table would translate the others too.
   expect(() => software?.bindKernelDriver('0000:01:02.0', 'tegra-vde', exclusive)).toThrow(code('EINVAL'));
   expect(host.device('0000:01:02.0').driver).toBe('vfio-pci');
-  // A driver that leaves DMA alone has no use for one.
+  // A driver that does no DMA for the kernel can't have one.
   expect(() => software?.bindKernelDriver('0000:00:02.0', 'pci-stub', exclusive)).toThrow(code('EINVAL'));
-  // Not what a user has.
+  // A device of a group that a user owns can't be bound.
   {
     using _user = host.attach('0000:00:02.0');
     expect(() => software?.bindKernelDriver('0000:00:02.0', 'tegra-vde', exclusive)).toThrow(code('EBUSY'));
   }
   software?.bindKernelDriver('0000:00:02.0', 'tegra-vde', exclusive);
   const group = host.group(host.device('0000:00:02.0').group ?? -1);
-  // There is no file, and it counts once.
+  // The ownership has no file, and counts once.
   expect(group.dmaOwnership).toEqual({ owner: 'kernel', count: 1, fd: null, inferred: false });
   await host.device('0000:00:02.0').unbind();
   expect(group.dmaOwner).toBe('none');
@@ -232,11 +235,11 @@ test('B4: a driver of the kernel that attaches a page table of its own shares wi
   expect(user.via).toBe('cdev');
 });
 
-test('B4, B5: what joins the group of a driver with a page table of its own gets no driver, and no user', async (ctx) => {
+test('B4, B5: a device that joins the group of a driver with its own page table gets no driver, and no user', async (ctx) => {
   needs(ctx, HOT_PLUG);
   using host = Host.open({
     backend: 'software',
-    // A port that lets requests through to what is behind it, which is nothing yet.
+    // A port without ACS, with no device behind it yet.
     software: {
       topology: { devices: [{ model: 'root-port', bdf: '0000:00:01.0', acs: false, driver: null }] },
     },
@@ -252,13 +255,13 @@ test('B4, B5: what joins the group of a driver with a page table of its own gets
   await host.device('0000:00:01.0').unbind();
   await newcomer.bind('e1000e');
   expect(newcomer.driver).toBe('e1000e');
-  // Now they are two, and nobody's page table is its own.
+  // Now the group has two devices, and neither can have a page table of its own.
   expect(() => software?.bindKernelDriver('0000:00:01.0', 'tegra-vde', { exclusive: true })).toThrow(
     expect.objectContaining({ code: 'EINVAL' }),
   );
 });
 
-test('E3: a device that its kernel driver lets go of is parked: no bus mastering, no node', async (ctx) => {
+test('E3: a device that is unbound from its kernel driver is inactive: no bus mastering, no node', async (ctx) => {
   needs(ctx, TWO);
   using host = openHost();
   await host.device(FIRST).bind();
@@ -274,7 +277,7 @@ test('E3: a device that its kernel driver lets go of is parked: no bus mastering
   expect(busMaster(host, SECOND)).toBe(false);
 });
 
-test('B5: a device that joins an owned group is translated with it, and is no driver of the kernel’s', (ctx) => {
+test('B5: a device that joins an owned group is translated with it, and gets no kernel driver', (ctx) => {
   needs(ctx, HOT_PLUG);
   using host = openMachine();
   const { software } = host;
@@ -314,7 +317,7 @@ test('a device is plugged in where its address says, with a group of its own', a
   expect(host.device('0000:00:04.0')).toMatchObject({ group, driver: null });
 });
 
-test('unplugging a device in use asks for it, waits, and then it has gone', async (ctx) => {
+test('unplugging a device in use asks its program, waits, and then the device is removed', async (ctx) => {
   needs(ctx, HOT_PLUG);
   using host = openMachine();
   const user = host.attach('0000:00:02.0');
@@ -325,9 +328,9 @@ test('unplugging a device in use asks for it, waits, and then it has gone', asyn
   });
   expect(await request?.wait({ timeout: 5000 })).toBe(1n);
   expect(() => host.openDevice('0000:00:02.0')).toThrow(expect.objectContaining({ code: 'ENODEV' }));
-  // Its driver is letting go of it, and shows no more.
+  // Its driver is being unbound, and sysfs no longer shows it.
   expect(host.device('0000:00:02.0').driver).toBeNull();
-  // What has it goes on until it lets go.
+  // The program that has it open can go on until it closes it.
   expect(user.device.region('bar0').read32(0)).toBe(0x010000ed);
   expect(gone).toBe(false);
   user[Symbol.dispose]();
@@ -336,7 +339,7 @@ test('unplugging a device in use asks for it, waits, and then it has gone', asyn
   expect(host.devices().map(({ bdf }) => bdf)).not.toContain('0000:00:02.0');
 });
 
-test('unplugging a bridge takes what is behind it', async (ctx) => {
+test('unplugging a bridge removes the devices behind it', async (ctx) => {
   needs(ctx, HOT_PLUG);
   using host = openMachine();
   await host.software?.removeDevice('0000:00:01.0');
@@ -344,12 +347,12 @@ test('unplugging a bridge takes what is behind it', async (ctx) => {
   expect(host.groups()).toHaveLength(1);
 });
 
-test('what can’t be plugged in is said', (ctx) => {
+test('a device that can’t be plugged in is refused, with the reason', (ctx) => {
   needs(ctx, HOT_PLUG);
   using host = openMachine();
   const { software } = host;
   expect(() => software?.addDevice('0000:00:02.0', { model: 'edu' })).toThrow(
-    'line 1: Expected an address that nobody else has for device.bdf but received "0000:00:02.0"',
+    'line 1: Expected an address that no other device has for device.bdf but received "0000:00:02.0"',
   );
   expect(() => software?.addDevice('0000:77:00.0', { model: 'edu' })).toThrow(
     'Expected an address on a bus that is there for device.bdf but received "0000:77:00.0"',

@@ -1,6 +1,6 @@
 /**
- * Register access, seen from the other side: QEMU logs every access that reaches a device's registers, with its address,
- * width and value. One call must be one line: never split, merged, repeated or dropped.
+ * Register accesses as the device sees them: QEMU logs every access that reaches a device's registers, with its address, width
+ * and value. Each call must be one line of the log: never split, merged, repeated or dropped.
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -12,7 +12,7 @@ import { monitor } from './support/qemu.ts';
 
 const kernelOnly = { backends: ['kernel'] as const, because: 'it asks QEMU what reached the device' };
 
-/** What QEMU logged of `run`: one entry an access to BAR0 of the device. */
+/** QEMU's log of `run`: one entry for each access to BAR0 of the device. */
 async function traced(bdf: string, run: (bar: MappedRegion) => void): Promise<string[]> {
   using host = openHost();
   await host.device(bdf).bind();
@@ -82,7 +82,7 @@ test('the same value written ten thousand times arrives ten thousand times, what
   expect(new Set(seen)).toEqual(new Set(['write32 +0x4 0x7']));
 });
 
-test('8 bits wide as well: pci-testdev counts the writes that it was told to expect', async (ctx) => {
+test('accesses of 8 bits: pci-testdev counts the writes that it was told to expect', async (ctx) => {
   needs(ctx, kernelOnly);
   const seen = await traced(PCI_TESTDEV, (bar) => {
     bar.write8(0, 0);
@@ -95,7 +95,7 @@ test('8 bits wide as well: pci-testdev counts the writes that it was told to exp
   expect(seen.filter((each) => each.startsWith('write'))).toHaveLength(6);
 });
 
-test('16 bits wide as well, on an NVMe controller, whose registers take 2 to 8 bytes', async (ctx) => {
+test('accesses of 16 bits, on an NVMe controller, whose registers take 2 to 8 bytes', async (ctx) => {
   needs(ctx, kernelOnly);
   const seen = await traced(NVME, (bar) => {
     bar.read16(0x08);
@@ -172,13 +172,13 @@ test('a typed view neither keeps the device nor crashes: disposed, or not answer
     expect(words[0]).toBe(0);
     words[0] = 1;
     user.device.config.memory = true;
-    // What is behind the view is not the device any more: the accessors say so, and a new mapping is.
+    // The view no longer shows the device: the accessors throw, and a new mapping works.
     expect(() => bar.read32(0x1000)).toThrow(expect.objectContaining({ code: 'EIO' }));
     using anew = user.device.region('bar0').mmap();
     expect(anew.read32(0)).toBe(0x010000ed);
   }
   expect(words[1]).toBe(0);
-  // The view is alive, but the device can be opened again.
+  // The view still exists, but the device can be opened again.
   using again = host.attach(EDU);
   expect(again.device.region('bar0').read32(0)).toBe(0x010000ed);
 });

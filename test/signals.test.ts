@@ -1,13 +1,13 @@
 /**
- * Listeners of the program's own for SIGSEGV and SIGBUS: what a bad address is to this package stays an error, and the
- * signals that are the program's reach it. (Handlers in C, and each routine by itself: test/soft/guard.cc.)
+ * A program's own listeners for SIGSEGV and SIGBUS: a bad address in a call of this package is still an error, and the
+ * program's own signals reach its listeners. (test/soft/guard.cc tests handlers in C, and each guarded routine by itself.)
  */
 import { describe, expect, test } from 'vitest';
 import { run } from './support/program.ts';
 
 const patient = { timeout: 60_000 };
 
-/** Each way to touch memory that is not there; the program says how often its listeners were called. */
+/** Accesses memory that does not exist, in each way; the program says how often its listeners were called. */
 const TOUCH = `
   import { closeSync, ftruncateSync, openSync, unlinkSync, writeFileSync } from 'node:fs';
   const path = '/dev/shm/vfio-signals-' + process.pid;
@@ -62,7 +62,7 @@ describe.each(['SIGSEGV', 'SIGBUS'])('a listener for %s', (signal) => {
   });
 
   test(
-    'hears of the signal where it is sent, and once it is gone the process ends by it',
+    'is called when the signal is sent, and after it is removed the signal ends the process',
     patient,
     async () => {
       const ended = await run(`
@@ -81,7 +81,7 @@ describe.each(['SIGSEGV', 'SIGBUS'])('a listener for %s', (signal) => {
   );
 
   test(
-    'does no harm where only a worker has the package, also once the worker has ended',
+    'does no harm if only a worker has loaded the package, also after the worker has ended',
     patient,
     async () => {
       const ended = await run(`

@@ -1,4 +1,4 @@
-/** SR-IOV on both backends: virtual functions that come and go, and the token that opening one takes. */
+/** SR-IOV on both backends: virtual functions are made and removed, and opening one needs a token. */
 import { writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { type Group, Host, type Topology, VfioDevice } from '../lib/index.ts';
@@ -9,7 +9,7 @@ const VF = PF.replace(/0$/, '1');
 const TOKEN = '00112233-4455-6677-8899-aabbccddeeff';
 const OTHER = '00112233-4455-6677-8899-aabbccddeefe';
 
-/** The guest's: QEMU's NVMe controller with four virtual functions, behind a root port. */
+/** The guest's device: QEMU's NVMe controller with four virtual functions, behind a root port. */
 const MACHINE: Topology = {
   devices: [
     { model: 'root-port', bdf: '0000:00:15.0' },
@@ -32,7 +32,7 @@ const MACHINE: Topology = {
     },
   ],
 };
-/** What the guest's controller can't do. */
+/** Why some tests do not run in the guest: its controller lacks the feature. */
 const NO_RESET =
   "a reset of QEMU 7.2's physical function ends its virtual ones, with the bit that says that they are there left set";
 const open = (kernel?: string) =>
@@ -49,7 +49,7 @@ needs({ guest: ['intel', 'amd', 'virtio'], because: 'the other has no IOMMU, so 
 let host: Host;
 beforeEach(async () => {
   host = open();
-  // Another file may have bound everything.
+  // Another test file may have bound the devices.
   await host.device(PF).unbind();
   // See NO_RESET: without a method the kernel does not reset it when it is opened.
   if (backend === 'kernel') writeFileSync(`/sys/bus/pci/devices/${PF}/reset_method`, '\n');
@@ -61,7 +61,7 @@ afterEach(async () => {
   host[Symbol.dispose]();
 });
 
-/** The physical function with vfio-pci, and so many virtual ones. */
+/** Binds the physical function to vfio-pci, and makes that number of virtual ones. */
 async function withVfs(count: number, on = host): Promise<void> {
   await on.device(PF).bind();
   await on.device(PF).setNumVfs(count, { enableSriov: true });
@@ -76,25 +76,25 @@ function ready(bdf: string): Group & Disposable {
   return group;
 }
 
-/** What a call of `device` says, and the same device once it is open. */
+/** Opens a device by its group. */
 const opening = (group: Group, bdf: string, vfToken?: string) => () =>
   group.openDevice(bdf, vfToken === undefined ? {} : { vfToken })[Symbol.dispose]();
 
 describe('virtual functions', () => {
-  test('a physical function says how many it can have; who makes them is its driver', async () => {
+  test('a physical function says how many it can have; its driver makes them', async () => {
     const pf = host.device(PF);
     expect(pf.sriov).toEqual({ totalVfs: 4, numVfs: 0 });
     expect(pf.virtualFunctions).toEqual([]);
     expect(pf.physicalFunction).toBeNull();
     await pf.setNumVfs(0);
-    await expect(pf.setNumVfs(1)).rejects.toThrow(code('ENOENT', /no driver holds/));
+    await expect(pf.setNumVfs(1)).rejects.toThrow(code('ENOENT', /has no driver/));
     await expect(pf.setNumVfs(5)).rejects.toThrow(code('ERANGE', /can have 4 virtual functions at most/));
     await pf.bind('pci-stub');
     await expect(pf.setNumVfs(1)).rejects.toThrow(code('ENOENT', /driver pci-stub can't/));
     await expect(host.device('0000:00:15.0').setNumVfs(1)).rejects.toThrow(code('ENOENT', /no SR-IOV/));
   });
 
-  test('they come up on vfio-pci, each in a group of its own, and go together', async () => {
+  test('they are bound to vfio-pci, each in a group of its own, and removed together', async () => {
     const pf = host.device(PF);
     await withVfs(2);
     const names = [VF, PF.replace(/0$/, '2')];
@@ -131,12 +131,12 @@ describe('virtual functions', () => {
     expect(pf.sriov).toEqual({ totalVfs: 4, numVfs: 0 });
   });
 
-  test('what a program sees of one, and of the physical function', async () => {
+  test('a program sees one, and the physical function, as VFIO virtualises them', async () => {
     await withVfs(2);
     using iommufd = host.openIommufd();
     using pf = host.openDevice(PF);
     pf.bind(iommufd);
-    // The capability can be read, and nothing in it be written: the kernel makes virtual functions, nobody else.
+    // The capability can be read but not written: only the kernel makes virtual functions.
     const at = pf.config.extendedCapabilities().find((each) => each.name === 'SR-IOV')?.offset ?? 0;
     const [control, total, count, offset, stride] = [0x08, 0x0e, 0x10, 0x14, 0x16].map(
       (each) => at + each,
@@ -158,7 +158,7 @@ describe('virtual functions', () => {
     expect(vf.info.resettable).toBe(true);
     expect([config.vendor, config.device]).toEqual([0x1b36, 0x10]);
     expect(config.read16(4) & 7).toBe(2);
-    // The bit looks as if it were the function's own.
+    // VFIO virtualises the bit: it can be set, as if the function had it.
     config.write16(4, 0);
     expect(config.read16(4) & 7).toBe(0);
     config.write16(4, 6);
@@ -175,7 +175,7 @@ describe('virtual functions', () => {
     await vf.reset();
     expect([config.vendor, config.device]).toEqual([0x1b36, 0x10]);
     expect(() => vf.setVfToken(TOKEN)).toThrow(code('ENOTTY', /no SR-IOV physical function/));
-    // A reset of the bus hits all of them, and none speaks for the others.
+    // A reset of the bus resets all of them, and each is in a group of its own, which must be given too.
     expect(pf.hotResetInfo().map(({ bdf, owned }) => [bdf, owned])).toEqual([
       [PF, true],
       [VF, false],
@@ -184,7 +184,7 @@ describe('virtual functions', () => {
     await expect(pf.hotReset()).rejects.toThrow(code('EINVAL'));
   });
 
-  test('a reset of the physical function leaves them where they are', async (ctx) => {
+  test('a reset of the physical function does not remove them', async (ctx) => {
     needs(ctx, { backends: ['software'], because: NO_RESET });
     await withVfs(2);
     using iommufd = host.openIommufd();
@@ -201,7 +201,7 @@ describe('virtual functions', () => {
     expect(vf.region('bar0').read32(0)).toBe(0);
   });
 
-  test('while one is open they stay; its program is asked for it', async () => {
+  test('while one is open they are not removed; its program is asked to close it', async () => {
     await withVfs(2);
     using group = ready(VF);
     {
@@ -216,7 +216,7 @@ describe('virtual functions', () => {
     const open = code('EBUSY', new RegExp(`virtual functions are open: ${VF}`));
     await expect(host.device(PF).setNumVfs(0)).rejects.toThrow(open);
     expect([vf.disposed, host.device(PF).sriov?.numVfs]).toEqual([false, 2]);
-    // By force this program's handles go first; what it has besides is asked for.
+    // With force this program's handles are disposed first; for its other descriptor the program is asked.
     const rest = VfioDevice.fromFd(vf.fd);
     const [request] = rest.irq('req').enable(1);
     const asked = request?.wait({ timeout: 20_000 });
@@ -230,7 +230,7 @@ describe('virtual functions', () => {
     await asked;
     expect([vf.disposed, group.disposed]).toEqual([true, true]);
     rest[Symbol.dispose]();
-    // A kernel makes the writer wait; the software host sends it away.
+    // In the kernel the writer waits; on the software host it gets an error.
     if (backend === 'software') {
       expect(await outcome).toMatchObject({ code: 'EBUSY' });
       expect(host.device(PF).sriov?.numVfs).toBe(2);
@@ -242,7 +242,7 @@ describe('virtual functions', () => {
   });
 });
 
-test('changes of the physical function and of a virtual one that are asked for together come in turn', async () => {
+test('changes of the physical function and of a virtual one at the same time run one after the other', async () => {
   await withVfs(2);
   const pf = host.device(PF);
   const vf = host.device(VF);
@@ -260,7 +260,7 @@ test('changes of the physical function and of a virtual one that are asked for t
   expect([pf.sriov?.numVfs, vf.driver]).toEqual([1, 'vfio-pci']);
 });
 
-test('unplugging the port takes all of them, once nobody has one open', async (ctx) => {
+test('unplugging the port removes all of them, once no program has one open', async (ctx) => {
   needs(ctx, { backends: ['software'], because: 'unplugs a device, as no system call can' });
   using other = open();
   await withVfs(2, other);
@@ -285,11 +285,11 @@ describe('the token', () => {
     pf.setVfToken(token);
   };
 
-  test('opening a virtual function by its group takes the token of the physical one', async () => {
+  test('opening a virtual function by its group needs the token of the physical one', async () => {
     await withVfs(1);
     using group = ready(VF);
     expect(opening(group, VF)).toThrow(code('EACCES', /token is missing or wrong/));
-    // At first it is a random one.
+    // The first token is random.
     expect(opening(group, VF, TOKEN)).toThrow(code('EACCES'));
     setToken(TOKEN);
     expect(opening(group, VF)).toThrow(code('EACCES'));
@@ -301,7 +301,7 @@ describe('the token', () => {
     expect(opening(group, VF, OTHER)).not.toThrow();
   });
 
-  test('opening the physical function sets it, unless a virtual one is open: then it takes it', async () => {
+  test('opening the physical function sets it, unless a virtual one is open: then it must be given', async () => {
     await withVfs(1);
     using physical = ready(PF);
     using group = ready(VF);
@@ -321,7 +321,7 @@ describe('the token', () => {
     expect(opening(group, VF, OTHER)).not.toThrow();
   });
 
-  test('a virtual function without a token of its physical one: attach goes the way that the kernel allows', async () => {
+  test('attach of a virtual function needs the token of the physical one, and passes it by each way that takes one', async () => {
     await withVfs(1);
     setToken(TOKEN);
     for (const via of ['group-iommufd', 'group-type1'] as const) {
@@ -338,7 +338,7 @@ describe('the token', () => {
     }
   });
 
-  test('until 6.17 a character device asks nobody for one', async () => {
+  test('before 6.17 opening by character device needs none', async () => {
     using older = open('6.12');
     await withVfs(1, older);
     {
@@ -374,7 +374,7 @@ describe('the token', () => {
     expect(bind(PF, TOKEN)).not.toThrow();
   });
 
-  test('is superfluous where the physical function is with a driver of the kernel', async (ctx) => {
+  test('is refused as superfluous if the physical function is bound to a kernel driver', async (ctx) => {
     needs(ctx, {
       backends: ['software'],
       because: 'the guest has no driver that makes virtual functions but vfio-pci',
@@ -382,7 +382,7 @@ describe('the token', () => {
     const pf = host.device(PF);
     await pf.bind('nvme');
     await pf.setNumVfs(2);
-    // They match the driver too; vfio-pci takes one whose group nobody else has.
+    // They match the driver too; vfio-pci can be bound to one, which is alone in its group.
     expect(host.device(VF).driver).toBe('nvme');
     await host.device(VF).bind();
     {

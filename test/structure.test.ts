@@ -1,6 +1,6 @@
 /**
- * Arrows only go down: each import and each #include goes to a folder that the table of docs/architecture.md allows. Types
- * count. The linter (suspicious/noImportCycles) refuses circles of files besides.
+ * Dependencies only go down: the table of docs/architecture.md must allow each import and each #include, imports of types
+ * too. In addition, the linter (suspicious/noImportCycles) refuses circles of files.
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, posix } from 'node:path';
@@ -12,7 +12,7 @@ needs({ backends: ['software'], because: 'it reads the sources' });
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 
-/** Each folder of the table, with those that it may use. */
+/** Each folder of the table, with the folders that it may use. */
 function tableOf(text: string): Map<string, Set<string>> {
   const section = /^## Where a line belongs$.*?^## /ms.exec(text)?.[0] ?? '';
   const rows = [...section.matchAll(/^\| `([\w/]+)` \|.*\|([^|]*)\|$/gm)];
@@ -25,7 +25,7 @@ function rowOf(folder: string, table: Map<string, Set<string>>): string | undefi
   return undefined;
 }
 
-/** What a source file brings in, as paths from the top. */
+/** The files that a source file imports or includes, as paths from the root. */
 function importsOf(path: string, text: string): string[] {
   const pattern = path.endsWith('.ts')
     ? /(?:\bfrom|\bimport\(?)\s*'(\.[^']+)'/g
@@ -33,7 +33,7 @@ function importsOf(path: string, text: string): string[] {
   return [...text.matchAll(pattern)].map(([, to = '']) => posix.join(posix.dirname(path), to));
 }
 
-/** What is not allowed, in words. */
+/** The dependencies that the table does not allow, in words. */
 function wrongIn(path: string, text: string, table: Map<string, Set<string>>): string[] {
   const from = rowOf(posix.dirname(path), table);
   if (from === undefined) return [`${path} is in a folder that the table lacks`];
@@ -56,7 +56,7 @@ const files = ['lib', 'cli', 'bin', 'examples', 'native']
   .flatMap(sources)
   .filter((path) => !path.endsWith('.md'));
 
-test('every import and include goes where the table of docs/architecture.md lets it', () => {
+test('every import and include is allowed by the table of docs/architecture.md', () => {
   expect(files.flatMap((path) => wrongIn(path, read(path), table))).toEqual([]);
 });
 

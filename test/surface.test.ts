@@ -1,6 +1,6 @@
 /**
- * What can be called is what is documented: whatever a program can reach from the package's entry has no member at run time
- * that its types do not declare. `protected`, `private` and @internal are comments to a program in JavaScript.
+ * Every member that a program can call is documented: no object that it can reach from the package's entry has a member at run
+ * time that its types do not declare. For a program in JavaScript, `protected`, `private` and @internal hide nothing.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -14,7 +14,7 @@ const types = join(import.meta.dirname, '../dist/lib');
 
 test('the exported names, members and types are those of api.txt', async (ctx) => {
   needs(ctx, { backends: ['software'], because: 'it reads the declarations' });
-  // After a change that is meant: npx vitest run test/surface.test.ts --update
+  // After an intended change: npx vitest run test/surface.test.ts --update
   await expect(apiOf(types)).toMatchFileSnapshot('api.txt');
 });
 
@@ -47,7 +47,7 @@ function declared(): Map<string, Set<string>> {
   return found;
 }
 
-/** The members that the types declare for an object: those of its class, and of what that extends. */
+/** The members that the types declare for an object: those of its class and its base classes. */
 function inherited(known: ReadonlyMap<string, Set<string>>, object: object): string[] {
   const found: string[] = [];
   for (let each: unknown = object.constructor; typeof each === 'function'; each = Object.getPrototypeOf(each))
@@ -57,7 +57,7 @@ function inherited(known: ReadonlyMap<string, Set<string>>, object: object): str
 
 type Class = abstract new (...args: never[]) => object;
 
-/** Objects of every class whose constructor a program can find, and of those without a name. */
+/** Objects of every class whose constructor a program can reach, also of classes without a name. */
 async function reachable(): Promise<{ classes: Map<string, Class>; objects: object[] }> {
   const host = Host.open({ backend: 'software' });
   await host.device(EDU).bind();
@@ -130,10 +130,10 @@ test('no object has a property of its own that its types do not declare', async 
   expect(strange).toEqual([]);
 });
 
-test('no class that can be reached makes anything for who has no key', async (ctx) => {
+test('no class that can be reached makes an object for a caller without the key', async (ctx) => {
   needs(ctx, { backends: ['software'], because: 'the classes are the same on both' });
   const all = (await reachable()).classes;
-  all.delete('VfioError'); // programs may make errors like those of this package
+  all.delete('VfioError'); // programs may make such errors themselves
   const made = [...all].filter(([, each]) => {
     try {
       Reflect.construct(each, [undefined, undefined, undefined, undefined, undefined]);

@@ -1,4 +1,4 @@
-/** What the kernel does with a device, from files as kernels have them: hosts that no run can be brought into. */
+/** Devices that the kernel uses, tested on files with the kernel's formats: for states that no real or simulated host here has. */
 import { describe, expect, test } from 'vitest';
 import type { NativeHost } from '../lib/addon/native.ts';
 import { VfioError } from '../lib/base/errors.ts';
@@ -8,7 +8,7 @@ import { needs } from './support/backends.ts';
 const BDF = '0000:03:00.0';
 const BELOW = `../../devices/pci0000:00/0000:00:1c.0/${BDF}`;
 
-/** A host of these files and links; directories have what is below them. `claimed`: disks that can't be had alone. */
+/** A host with these files and links, and the directories that they need. `claimed`: disks that can't be opened exclusively. */
 function hostOf(
   files: Record<string, string>,
   links: Record<string, string>,
@@ -76,7 +76,7 @@ describe('A5: a disk', () => {
       { [`/sys/class/block/${name}`]: `${BELOW}/block/${name}` },
     );
 
-  test('with a space, a line feed, an escape in the name of where it is mounted', () => {
+  test('with a space, a line feed, an escape in the path on which it is mounted', () => {
     expect(usesOf(disk('sda', String.raw`22 1 8:0 / /my\040disk rw - ext4 /dev/sda rw`), BDF)).toEqual([
       { reason: 'disk sda is mounted on /my disk', command: "umount '/my disk'" },
     ]);
@@ -85,7 +85,7 @@ describe('A5: a disk', () => {
     ]);
   });
 
-  test('whose node is in a folder, as swap space', () => {
+  test('whose node is in a subfolder of /dev, used as swap space', () => {
     const host = disk('cciss!c0d0', '', { '/proc/swaps': 'Filename Type\n/dev/cciss/c0d0\tpartition\t1\n' });
     expect(usesOf(host, BDF)).toEqual([
       { reason: 'disk cciss!c0d0 is swap space', command: 'swapoff /dev/cciss/c0d0' },
@@ -98,7 +98,7 @@ describe('A5: a disk', () => {
     ]);
   });
 
-  test('of an NVMe namespace with several paths: the partition that is mounted is below none of them', () => {
+  test('of an NVMe namespace with several paths: sysfs shows its mounted partition under none of them', () => {
     const head = '../../devices/virtual/nvme-subsystem/nvme-subsys0/nvme0n1';
     const host = (hidden: string) =>
       hostOf(
@@ -145,9 +145,9 @@ describe('A5: a disk', () => {
         nodes,
       );
     const unknown = (name: string, more = '') =>
-      `disk ${name} is claimed: by a file system or volume of which this process sees no mount, or by a program that has it open alone${more}`;
+      `disk ${name} is claimed: by a file system or volume whose mount this process can't see, or by a program that has opened it exclusively${more}`;
 
-    test('but the kernel, which does not open it for one alone', () => {
+    test('but the kernel does, by refusing to open it exclusively', () => {
       expect(usesOf(claimed({ '/dev/sda': [] }), BDF)).toEqual([
         { reason: unknown('sda'), command: 'lsblk --fs /dev/sda # shows what is on it' },
       ]);
@@ -156,7 +156,7 @@ describe('A5: a disk', () => {
       expect(reasons(claimed({}))).toEqual([]);
     });
 
-    test('is said once: not of a disk and of its partition', () => {
+    test('is reported once: not for a disk and for its partition', () => {
       const both = { '/dev/sda': [], '/dev/sda1': [], '/dev/sda2': [] };
       expect(reasons(claimed({ '/dev/sda': [], '/dev/sda1': [] }))).toEqual([unknown('sda1')]);
       const mounted = (number: string) => ({
@@ -172,7 +172,7 @@ describe('A5: a disk', () => {
       ]);
     });
 
-    test('but another mount namespace: one process of each is named', () => {
+    test('but those of another mount namespace do: one process of each is named', () => {
       const mount = '22 1 8:1 / /my\\040disk rw - ext4 /dev/sda1 rw\n';
       const files = Object.fromEntries([1, 10, 9, 11].map((pid) => [`/proc/${pid}/mountinfo`, mount]));
       files['/proc/1/mountinfo'] = '';
@@ -182,7 +182,7 @@ describe('A5: a disk', () => {
         '/proc/10/ns/mnt': 'mnt:[2]',
       };
       const host = claimed({ '/dev/sda': [], '/dev/sda1': [] }, files, links);
-      // Of a user's processes others see neither the namespace nor, without one, the mounts.
+      // Other users can see neither the namespaces of a process nor its mounts.
       const { readlink, readText } = host;
       host.readlink = (path) => {
         if (path === '/proc/11/ns/mnt') throw new VfioError(13, { syscall: 'readlink', path });
@@ -196,7 +196,7 @@ describe('A5: a disk', () => {
           command: "nsenter --target 9 --mount --root umount '/my disk'",
         },
       ]);
-      // It ends while it is looked at.
+      // The process ends while it is examined.
       host.readText = (path) => {
         if (path === '/proc/9/mountinfo') throw new VfioError(22, { syscall: 'read', path });
         return readText(path);

@@ -1,6 +1,6 @@
 /**
- * Virtual IOMMUs, the devices behind them and their events (requirement D5). Linux 6.12, which the guest runs, has none of
- * this, nor has QEMU an SMMUv3 for x86: these tests hold a simulated one to the written interface.
+ * Virtual IOMMUs, the devices behind them and their events (requirement D5: page tables of the user's own). The guest's Linux
+ * 6.12 does not have them, and QEMU has no SMMUv3 for x86: these tests check a simulated one against the documented interface.
  */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import {
@@ -17,10 +17,10 @@ import { EDU, needs } from './support/backends.ts';
 import type { Edu } from './support/edu.ts';
 import { bound, machine } from './support/iommu.ts';
 
-/** Stream table entries: valid, and what to do with the device's accesses. */
+/** Stream table entries: they are valid, and say how the device's accesses are translated. */
 const BYPASS = 1n | (4n << 1n);
 const FIRST_STAGE = 1n | (5n << 1n);
-/** How the guest names the device. */
+/** The guest's number for the device. */
 const STREAM = 0x1234n;
 
 let host: Host;
@@ -52,7 +52,7 @@ describe('a virtual IOMMU', () => {
     memory?.[Symbol.dispose]();
   });
 
-  test('is made on a nest parent of its IOMMU, and shows whose it is', () => {
+  test('is made on a nest parent of its IOMMU, and has its type', () => {
     expect(iommufd.hwInfo(device)).toMatchObject({ type: 'arm-smmuv3' });
     const info = iommufd.hwInfo(device);
     expect(info.type === 'arm-smmuv3' && info.idr).toHaveLength(6);
@@ -67,7 +67,7 @@ describe('a virtual IOMMU', () => {
     expect(() => viommu.allocHwQueue({ index: 0, iova: 0x100000, length: 4096 })).toThrow(code('EOPNOTSUPP'));
   });
 
-  test('a device joins it under the name that the guest has for it, once', () => {
+  test("a device is put behind it under the guest's number for it, once", () => {
     const vdevice = viommu.allocVdevice({ device, virtId: STREAM });
     expect([vdevice.virtId, vdevice.id > 0]).toEqual([STREAM, true]);
     expect(() => viommu.allocVdevice({ device, virtId: STREAM + 1n })).toThrow(code('EEXIST'));
@@ -75,7 +75,7 @@ describe('a virtual IOMMU', () => {
     viommu.allocVdevice({ device, virtId: STREAM + 1n })[Symbol.dispose]();
   });
 
-  test('with a page table that bypasses the guest, addresses are those of its memory (D5)', async () => {
+  test("with a page table that bypasses the guest's translation, addresses are those of its memory (D5)", async () => {
     viommu.allocVdevice({ device, virtId: STREAM });
     device.attach(table(BYPASS));
     memory.bytes.fill(0x77, 0, 8);
@@ -85,12 +85,12 @@ describe('a virtual IOMMU', () => {
     expect(() => table(1n | (7n << 1n))).toThrow(code('EIO'));
   });
 
-  test('what a device does wrong comes as an event, with the name that the guest has for it', async () => {
+  test("a fault of a device is reported as an event, with the guest's number for it", async () => {
     viommu.allocVdevice({ device, virtId: STREAM });
     const events = viommu.allocEventQueue({ depth: 4 });
     expect(() => viommu.allocEventQueue({ depth: 4 })).toThrow(code('EEXIST'));
     expect(events.poll()).toBeNull();
-    // Its context descriptor is all zeroes, which is none.
+    // Its context descriptor is all zeroes, so it is not valid.
     device.attach(table(FIRST_STAGE | 0x102000n));
     const waiting = events.wait({ timeout: 5000 });
     await edu.store(0x5000n, 8);
@@ -109,7 +109,7 @@ describe('a virtual IOMMU', () => {
     expect(seen.map((each) => each.sequence)).toEqual([1, 2]);
   });
 
-  test('more events than its queue holds are lost, and it says so', async () => {
+  test('more events than its queue holds are lost, and an event says so', async () => {
     viommu.allocVdevice({ device, virtId: STREAM });
     const events = viommu.allocEventQueue({ depth: 2 });
     device.attach(table(FIRST_STAGE | 0x102000n));
@@ -120,7 +120,7 @@ describe('a virtual IOMMU', () => {
     expect(seen.map((each) => each.lost)).toEqual([false, false, true]);
   });
 
-  test("commands of the guest's are handled one by one, and an error says how many were", () => {
+  test("the guest's commands are handled one by one, and an error says how many were", () => {
     viommu.allocVdevice({ device, virtId: STREAM });
     const everything = { cmd: [0x10n, 0n] as const };
     const ofDevice = (stream: bigint) => ({ cmd: [0x05n | (stream << 32n), 0n] as const });
@@ -130,7 +130,7 @@ describe('a virtual IOMMU', () => {
     );
   });
 
-  test('it takes all that belongs to it along, and can not go while a device is attached', () => {
+  test('disposing it disposes all that belongs to it, and fails while a device is attached', () => {
     const vdevice = viommu.allocVdevice({ device, virtId: STREAM });
     const events = viommu.allocEventQueue({ depth: 2 });
     const nested = table(BYPASS);
@@ -144,12 +144,12 @@ describe('a virtual IOMMU', () => {
     parent[Symbol.dispose]();
     expect([viommu, vdevice, events, nested, parent].every((each) => each.disposed)).toBe(true);
     expect(ioas.disposed).toBe(false);
-    // No object of the kernel's is left but the address space and the device.
+    // No kernel object is left but the address space and the device.
     ioas[Symbol.dispose]();
     expect([iommufd.allocIoas().id, device.id]).toEqual([2, 1]);
   });
 
-  test('a device that is closed leaves it', () => {
+  test('closing a device destroys its Vdevice', () => {
     const vdevice = viommu.allocVdevice({ device, virtId: STREAM });
     device[Symbol.dispose]();
     expect([vdevice.disposed, viommu.disposed]).toEqual([true, false]);

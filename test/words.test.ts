@@ -1,7 +1,7 @@
 /**
- * The command `vfio` on the host that this run is about: each reason why a device can't be used is provoked there, and
- * explained, and what is suggested repairs it. In the guest that is a real kernel, with other processes and an ordinary
- * user. test/command.test.ts has the machines that no run can be brought into.
+ * The command `vfio` on the host of this test run: each reason why a device can't be used is caused there and explained, and the
+ * suggested commands repair it. In the guest that is a real kernel, with other processes and an ordinary user.
+ * test/command.test.ts has the machines that can't be set up there.
  */
 import { spawnSync } from 'node:child_process';
 import { chmodSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
@@ -31,7 +31,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
   };
   afterEach(() => host[Symbol.dispose]());
 
-  /** The nodes of the group of two, and whose they are, on the kernel. */
+  /** The nodes of the group of two, with their owners, on the kernel. */
   const nodes = (bdfs: readonly string[] = GROUP_OF_TWO) => [
     `/dev/vfio/${host.device(bdfs[0] ?? '').group}`,
     ...bdfs.map((bdf) => host.device(bdf).vfioNode ?? ''),
@@ -41,7 +41,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
       .stdout.trim()
       .split('\n');
 
-  /** It is found, and gone after the commands. */
+  /** Checks that the reason is found, and no longer found after the commands. */
   async function repaired(bdf: string, cause: Cause, reason: RegExp | string): Promise<void> {
     const before = await explain(host, bdf);
     expect(before).toMatchObject({ usable: false });
@@ -63,7 +63,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
     await repaired(EDU, 'driver', `${EDU} is held by driver ${HOST_DRIVER}`);
   });
 
-  test('its group is not viable: a driver of the host has the other device', async (ctx) => {
+  test('its group is not viable: the other device is bound to a driver of the host', async (ctx) => {
     needs(ctx, GROUPS);
     await open(FIRST);
     await host.device(SECOND).bind(HOST_DRIVER);
@@ -79,7 +79,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
     await repaired(FIRST, 'group', `is not viable: ${SECOND} is held by driver ${HOST_DRIVER}`);
   });
 
-  test('what the group is owned for: a driver of the host must wait', async (ctx) => {
+  test('user space owns its group: a driver of the host can not be bound', async (ctx) => {
     needs(ctx, GROUPS);
     await open(FIRST, SECOND);
     using _user = host.attach(FIRST);
@@ -113,7 +113,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
     await repaired(EDU, 'open-elsewhere', `process ${pid} (node) has the node of group ${group} open`);
   });
 
-  test('another process has the other device of the group', async (ctx) => {
+  test('another process has the other device of the group open', async (ctx) => {
     needs(ctx, PROCESSES);
     needs(ctx, GROUPS);
     await open(FIRST, SECOND);
@@ -134,7 +134,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
       expect(() => host.attach(EDU, { via: 'cdev' })).toThrow(
         expect.objectContaining({ path: '/dev/iommu', reason: 'this kernel has no iommufd' }),
       );
-      // The older way is still there.
+      // Groups and containers still work.
       using user = host.attach(EDU);
       expect(user.via).toBe('group-type1');
     } finally {
@@ -150,7 +150,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
     expect(findings).toContainEqual({
       cause: 'no-reset',
       blocks: false,
-      reason: `${EDU} can't be reset: what one program leaves in it the next one finds`,
+      reason: `${EDU} can't be reset: the next program finds it as the last one left it`,
       commands: [],
     });
   });
@@ -167,11 +167,11 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
       for (const path of both) writeFileSync(path, what);
     };
     const are = () => both.map((path) => readFileSync(path, 'utf8').trim());
-    // The other tests want them as test/support/backends.ts sets them.
+    // Other tests need the parameters as test/support/backends.ts sets them.
     onTestFinished(() => set('Y'));
     set('N');
     await open(EDU);
-    // Each way has a parameter of its own, and is told that one.
+    // Each way has a parameter of its own, and the hint names the right one.
     for (const [via, path] of [
       ['cdev', both[0]],
       ['group-iommufd', both[0]],
@@ -213,7 +213,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
     expect(await vfio(host, 'doctor')).toMatch(/^fail +IOMMU/m);
   });
 
-  test('A2: nobody, with 64 MiB of memory to lock, does all but binding once root has granted it', async (ctx) => {
+  test('A2: the user nobody, with 64 MiB of memory to lock, does all but binding once root has granted it', async (ctx) => {
     needs(ctx, {
       backends: ['kernel'],
       because: 'it is about the users of this machine (test/command.test.ts: E1)',
@@ -222,7 +222,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
     const user = nobody(ctx);
     await open(FIRST, SECOND, EDU);
     const granted = [...nodes(), ...nodes([EDU])];
-    // Granting opens these two to everybody, and other tests are about whom they are closed to.
+    // The grant lets everybody open these two nodes, but other tests need them closed to some users.
     const shared = ['/dev/iommu', '/dev/vfio/vfio'].map((path) => ({ path, mode: statSync(path).mode }));
     onTestFinished(() => {
       spawnSync('chown', ['0', ...granted]);
@@ -248,7 +248,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
       status: 0,
       stdout: expect.stringContaining('can be used'),
     });
-    // The whole of the group, so that no part of it is another user's.
+    // All nodes of the group, so that none belongs to another user.
     expect(command('explain', SECOND)).toMatchObject({ status: 0 });
 
     await vfio(host, 'grant', EDU, '--user', 'nobody');
@@ -260,7 +260,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
     const worked = await run(job, {}, 60, limit, user.root);
     expect(worked.stderr).toBe('');
     expect(JSON.parse(worked.stdout)).toEqual([3628800, 'hello']);
-    // 60 MiB of the 64 are mapped, 8 more are not; what is mapped stays.
+    // 60 of the 64 MiB can be mapped, 8 more can't; the mapped memory stays mapped.
     const limited = await run(
       body(`
         user.dma.map(DmaBuffer.alloc(60 << 20));
@@ -290,7 +290,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
       status: 1,
       stderr: expect.stringContaining('only root may bind and unbind drivers'),
     });
-    // The nodes are the user's own, and still not theirs to give away.
+    // The user owns the nodes, but can't grant them to others.
     expect(command('grant', FIRST, '--user', '65533', '--force')).toMatchObject({ status: 1 });
     expect(owners()).toEqual(['65534', '65534', '65534']);
   });
@@ -301,7 +301,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
     await host.device(SECOND).bind(HOST_DRIVER);
     const { group } = host.device(FIRST);
     expect(await vfio(host, 'grant', FIRST, '--user', '65534')).toContain(
-      `group ${group} is not given in part: ${SECOND} is in use by driver ${HOST_DRIVER}`,
+      `group ${group} can't be granted in part: ${SECOND} is in use by driver ${HOST_DRIVER}`,
     );
     await host.device(SECOND).bind();
     if (backend === 'kernel') expect(owners()).toEqual(['0', '0', '0']);
@@ -323,7 +323,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
     );
   });
 
-  test('what another process has open is not taken from it, unless it is forced: that is pending then', async (ctx) => {
+  test('a device that another process has open is not unbound, unless it is forced: then the unbind is pending', async (ctx) => {
     needs(ctx, PROCESSES);
     needs(ctx, GROUPS);
     await open(FIRST, SECOND);
@@ -335,7 +335,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
       for (const command of ['unbind', 'restore', 'bind --driver uio_pci_generic']) {
         const started = Date.now();
         expect(await refused(host, ...command.split(' '), '--group', FIRST), command).toContain(
-          `EBUSY: process ${program} (node) has the device open or its group: ${FIRST}`,
+          `EBUSY: process ${program} (node) has the device or its group open: ${FIRST}`,
         );
         expect(Date.now() - started).toBeLessThan(3000);
         expect(state()).toEqual(before);
@@ -351,7 +351,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
     );
     expect(text).toContain(`; not changed: ${SECOND}`);
     expect(text).not.toContain('as it was');
-    // Whoever asks meanwhile is told so too.
+    // Another command meanwhile says so too.
     expect(await refused(host, 'restore', FIRST)).toContain(
       `ETIMEDOUT: a change of the driver of ${FIRST} is under way`,
     );
@@ -360,7 +360,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
     expect(state()).toEqual(before);
   });
 
-  test('bind, unbind and restore in a row, each a process: it says that no driver took the device', async (ctx) => {
+  test('bind, unbind and restore, each in its own process: the last one says that no driver took the device', async (ctx) => {
     needs(ctx, PROCESSES);
     needs(ctx, GROUPS);
     await open();
@@ -371,7 +371,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
       return { status, stdout, stderr };
     };
     const row = (bdf: string) => ['bind', 'unbind', 'restore'].map((name) => command(name, bdf)).at(-1);
-    // This guest's kernel has no driver for it (test/command.test.ts: restore, where one takes it).
+    // This guest's kernel has no driver for it (test/command.test.ts tests a restore with one).
     expect(row(EDU)).toMatchObject({
       status: 1,
       stdout: expect.stringMatching(`^${EDU}  no driver -> no driver\n! no driver took ${EDU}`),

@@ -1,6 +1,6 @@
 /**
- * Worker threads. The addon loads in several at once; a descriptor passes from one to another; a worker that is stopped
- * in the middle of anything leaves the process whole and nothing open.
+ * Worker threads. Several can load the addon at the same time; a descriptor can be passed from one to another; a worker that is
+ * stopped during any call does not harm the process, and leaves nothing open.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Worker } from 'node:worker_threads';
@@ -28,7 +28,7 @@ const patient = { timeout: 60_000 };
 
 describe('several threads', () => {
   test(
-    'load the addon at once, and each runs the main job on a software host of its own',
+    'load the addon at the same time, and each runs the main job on a software host of its own',
     patient,
     async () => {
       const before = await descriptorsAtRest();
@@ -52,7 +52,7 @@ describe('several threads', () => {
       );
       for (const [at, text] of texts.entries())
         expect(results[at]).toEqual([Array.from({ length: 5 }, () => [3628800, text]), 0]);
-      // This thread's own is not disturbed.
+      // The host of this thread is not affected.
       await (async () => {
         using host = openHost();
         using own = await startJob(host);
@@ -66,7 +66,7 @@ describe('several threads', () => {
     const count = backend === 'software' ? 8 : 3;
     const rounds: number[] = [];
     for (let round = 0; round < count; round++) {
-      // Nothing is disposed: the end of a worker closes all that it opened.
+      // Nothing is disposed: when a worker ends, everything that it opened is closed.
       const worker = start(`
         const edu = await openEdu('software');
         edu.dma.map(DmaBuffer.alloc(1 << 20));
@@ -83,19 +83,16 @@ describe('several threads', () => {
 });
 
 describe('a descriptor', () => {
-  test(
-    'of a device and of an iommufd works in another thread, by what fromFd makes of it',
-    patient,
-    async () => {
-      using host = openHost();
-      await host.device(EDU).bind();
-      using iommufd = host.openIommufd();
-      using device = host.openDevice(EDU);
-      device.bind(iommufd);
-      const numbers = { iommufd: iommufd.fd, device: device.fd };
-      const before = await descriptorsAtRest();
-      const worker = start(
-        `
+  test('of a device and of an iommufd works in another thread, by fromFd', patient, async () => {
+    using host = openHost();
+    await host.device(EDU).bind();
+    using iommufd = host.openIommufd();
+    using device = host.openDevice(EDU);
+    device.bind(iommufd);
+    const numbers = { iommufd: iommufd.fd, device: device.fd };
+    const before = await descriptorsAtRest();
+    const worker = start(
+      `
       const iommufd = Iommufd.fromFd(workerData.iommufd);
       const device = VfioDevice.fromFd(workerData.device);
       const dma = iommufd.allocIoas();
@@ -107,24 +104,23 @@ describe('a descriptor', () => {
       for (const each of [iommufd, device]) each[Symbol.dispose]();
       parentPort.postMessage({ result, vendor, own, info: [device.disposed, iommufd.disposed] });
     `,
-        numbers,
-      );
-      expect(await message(worker)).toEqual({
-        result: [3628800, 'in the worker'],
-        vendor: 0x1234,
-        own: true,
-        info: [true, true],
-      });
-      expect(await end(worker)).toBe(0);
-      expect(await descriptorsSettle(before)).toBe(before);
-      // The worker had duplicates: these are as they were.
-      expect(device.config.vendor).toBe(0x1234);
-      using ioas = iommufd.allocIoas();
-      device.attach(ioas);
-      using memory = DmaBuffer.alloc(4096);
-      expect(ioas.map(memory).length).toBe(4096n);
-    },
-  );
+      numbers,
+    );
+    expect(await message(worker)).toEqual({
+      result: [3628800, 'in the worker'],
+      vendor: 0x1234,
+      own: true,
+      info: [true, true],
+    });
+    expect(await end(worker)).toBe(0);
+    expect(await descriptorsSettle(before)).toBe(before);
+    // The worker used duplicates: these descriptors are unchanged.
+    expect(device.config.vendor).toBe(0x1234);
+    using ioas = iommufd.allocIoas();
+    device.attach(ioas);
+    using memory = DmaBuffer.alloc(4096);
+    expect(ioas.map(memory).length).toBe(4096n);
+  });
 
   test('keeps working when the thread that opened it has disposed its own', patient, async () => {
     const host = openHost();
@@ -171,14 +167,15 @@ describe('a descriptor', () => {
     );
     const codes = (await message(worker)) as string[];
     expect(codes.slice(0, 2)).toEqual(['EBADF', 'ERR_OUT_OF_RANGE']);
-    // Its number may be another file's by now.
+    // Another file may have its number by now.
     expect(codes[2]).toMatch(/^(EBADF|ERR_INVALID_FD_TYPE)$/);
     await end(worker);
   });
 });
 
 describe('a worker that is stopped', () => {
-  // Each says `at work` once it is in the middle of it. Software hosts: on either backend, what is under test is ours.
+  // Each prints `at work` when it is in the middle of its work. They use software hosts on both backends, since the code under
+  // test is the same.
   const middles: Record<string, string> = {
     'in a pending wait': `
       const edu = await openEdu('software');
@@ -217,7 +214,7 @@ describe('a worker that is stopped', () => {
         try {
           edu.registers.read32(1);
         } catch {
-          // misaligned, on purpose: throwing is part of the work
+          // misaligned on purpose: the error is part of the work
         }
         edu.dma.iovaRanges();
         memory.bytes.fill(1);
@@ -237,7 +234,7 @@ describe('a worker that is stopped', () => {
       }`,
   };
   for (const [name, body] of Object.entries(middles)) {
-    test(`${name} leaves the process whole and nothing open`, patient, async () => {
+    test(`${name} does not harm the process, and leaves nothing open`, patient, async () => {
       const before = await descriptorsAtRest();
       for (let round = 0; round < (backend === 'software' ? 10 : 3); round++) {
         const worker = start(body);
@@ -252,7 +249,7 @@ describe('a worker that is stopped', () => {
     });
   }
 
-  test('by process.exit or by an error of its own leaves nothing either', patient, async () => {
+  test('by process.exit or by an error of its own leaves nothing open either', patient, async () => {
     const before = await descriptorsAtRest();
     const begin = `
       const edu = await openEdu('software');

@@ -1,5 +1,5 @@
-// A thread that signals an eventfd a little after it was asked to, as a device would, so that who waits is
-// really asleep; and the C++ way of waiting for it.
+// A thread that signals an eventfd a short time after it was asked to, as a device would, so that the waiting
+// thread is really asleep; and the baseline, which waits for it with epoll_wait.
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>

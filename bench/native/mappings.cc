@@ -9,7 +9,8 @@ namespace {
 // (file: NativeFile, ioas, address, length, iova: bigint | undefined, times)
 Napi::Value mapUnmap(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  // The other addon's object. Only what is inline in its header may be used: there is no linking with it.
+  // An object of the package's addon. Only inline functions of its header can be used: this addon is not
+  // linked with it.
   void* wrapped = nullptr;
   napi_unwrap(env, info[0], &wrapped);
   const std::shared_ptr<binding::OpenFile>& file = static_cast<binding::File*>(wrapped)->open();

@@ -1,5 +1,5 @@
-// Loads and stores of a mapping by a volatile loop: four accesses an iteration, over a window that is a power
-// of two, as bench/registers.ts has it.
+// Loads and stores on a mapping, in a loop over volatile words. Like the loops of bench/registers.ts it makes
+// four accesses in an iteration, and its window is a power of two.
 #include "bench.h"
 
 namespace vfio::bench {

@@ -1,5 +1,5 @@
-// What the software host's own work costs: map and unmap among many mappings, translation, DMA. Here both
-// sides are C++: the same calls where little is mapped, or memcpy.
+// The cost of the software host's own work: map and unmap among many mappings, translation, DMA. Here both
+// sides are C++: the baseline is the same calls with few mappings, or memcpy.
 #include <fcntl.h>
 #include <malloc.h>
 #include <sys/mman.h>
@@ -28,7 +28,7 @@ double since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start).count();
 }
 
-// Of the process, in bytes.
+// The resident memory of the process, in bytes.
 uint64_t residentMemory() {
   unsigned long long total = 0;
   unsigned long long resident = 0;
@@ -39,7 +39,7 @@ uint64_t residentMemory() {
   return resident * kPage;
 }
 
-// A VT-d unit, as the default machine's.
+// A VT-d unit, like the one of the default machine.
 soft::iommu::Unit makeUnit() {
   soft::iommu::Unit unit{};
   unit.name = "dmar0";
@@ -49,8 +49,8 @@ soft::iommu::Unit makeUnit() {
   return unit;
 }
 
-// A host with an IOAS that a device is attached to, and `count` mappings of `size` bytes in it, each of
-// memory that is apart from the others'.
+// A host with an IOAS that a device is attached to. The IOAS has `count` mappings of `size` bytes, and no two
+// of them map adjacent memory.
 class Space {
  public:
   Space(Napi::Env env, uint64_t count, uint64_t size)
@@ -71,7 +71,7 @@ class Space {
     uint32_t table = ioas_;
     checked(env, soft::iommufd::bind(host_.file(fd_), nic_, device_), "bind");
     checked(env, device_->attach(table), "attach");
-    malloc_trim(0);  // what was given back before must not be found again for nothing
+    malloc_trim(0);  // memory that was freed before would be reused, and the growth not measured
     const uint64_t before = residentMemory();
     for (uint64_t at = 0; at < count_; ++at) checked(env, map(at, user(at)), "IOAS_MAP");
     bytes_ = static_cast<double>(residentMemory() - before) / static_cast<double>(count_);
@@ -86,8 +86,8 @@ class Space {
 
   [[nodiscard]] double bytesEach() const { return bytes_; }
 
-  // Nanoseconds for one to go and come again, at random places: of its own memory, or of a random page of
-  // another space's.
+  // Nanoseconds to unmap one mapping and map it again, at random places. It maps its own memory again, or a
+  // random page of another space's.
   double exchange(Napi::Env env, uint32_t times, const Space* memory) {
     int64_t failed = 0;
     const auto start = std::chrono::steady_clock::now();
@@ -117,7 +117,7 @@ class Space {
     return took;
   }
 
-  // Nanoseconds for DMA to all of it, or for memcpy to the same places.
+  // Nanoseconds to write to all mappings by DMA, or to the same memory by memcpy.
   double write(Napi::Env env, const char* from) {
     const auto start = std::chrono::steady_clock::now();
     const bool done = nic_.dmaWrite(kIova, from, count_ * size_);
@@ -134,7 +134,8 @@ class Space {
   }
 
  private:
-  // Which memory the n-th mapping shows is computed, so that it costs the same however many there are.
+  // The memory of the n-th mapping. It is computed and not looked up, so that it costs the same for any
+  // number of mappings.
   [[nodiscard]] uint64_t user(uint64_t at) const {
     return reinterpret_cast<uint64_t>(memory_) + at * 7919 % count_ * 2 * size_;
   }

@@ -1,6 +1,6 @@
 /**
- * Memory that stays since nobody knows whether a device can still reach it: told by a warning when it comes to that, and by
- * Host.report().
+ * Kept memory: DMA memory that is never freed, because nobody knows whether a device can still reach it. A warning says so
+ * when memory comes to be kept, and Host.report() lists it.
  */
 
 import { ownOf } from '../base/own.ts';
@@ -8,22 +8,22 @@ import { native } from './native.ts';
 
 /** Memory that is kept, and why. */
 export interface KeptMemory {
-  /** How many bytes. */
+  /** Its size in bytes. */
   bytes: bigint;
-  /** Why nobody knows. */
+  /** Why nobody knows whether a device can reach it. */
   reason: string;
 }
 
-/** All that this process keeps. */
+/** All memory that this process keeps. */
 export function keptMemory(): KeptMemory[] {
   return native.kept();
 }
 
 let seen = 0;
-/** How many bytes were told of, by reason. */
+/** How many bytes the warnings have named so far, by reason. */
 const told = new Map<string, bigint>();
 
-/** Warns if memory has come to be kept since it was last asked. Costs next to nothing if not. */
+/** Warns if memory has come to be kept since the last call. If none has, it costs next to nothing. */
 export function warnOfKeptMemory(): void {
   const count = native.doubts();
   if (count === seen) return;

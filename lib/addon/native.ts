@@ -1,8 +1,8 @@
 /**
- * The addon: its types as TypeScript sees them, and finding and loading it.
+ * The addon: the types of its exports, and the code that finds and loads it.
  *
- * Nothing outside lib/ gets hold of these objects. Each class is one family of kernel calls; arguments are checked
- * there, failures come out as VfioError (or TypeError and RangeError for bad arguments).
+ * Nothing outside lib/ gets hold of these objects. The addon checks the arguments; a failed system call throws a VfioError, a
+ * bad argument a TypeError or RangeError.
  */
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -22,7 +22,7 @@ export interface NativeRange {
 export interface NativeMemory {
   readonly address: bigint;
   readonly size: number;
-  /** Its number, for the calls that map: it leads here until this is disposed. */
+  /** Its number, by which the calls that map name it until it is disposed. */
   number(): number;
   buffer(): ArrayBuffer;
   read(offset: number, into: Uint8Array): void;
@@ -66,8 +66,8 @@ export interface NativeRegionInfo {
 }
 
 /**
- * What a call that maps is given. `access`: 1 the device may read, 2 it may write. `mapping`: its number, for good. Without
- * an offset and a length it is all of the memory.
+ * The arguments of a call that maps. `access`: 1 if the device may read, plus 2 if it may write. `mapping`: the number of the
+ * mapping, which is never used again. Without an offset and a length, all of the memory is mapped.
  */
 export type MapArguments = [
   memory: number,
@@ -78,21 +78,21 @@ export type MapArguments = [
   length?: number,
 ];
 
-/** The hot calls of an address space, of an IOAS or a container. What comes out is a number where that is exact. */
+/** The hot calls of the address space of an IOAS or a container. They return a number where that is exact, else a bigint. */
 export interface NativeSpaceCalls {
-  /** What comes out is where it is; undefined: at the `iova` that was given. */
+  /** Returns the IOVA of the mapping; undefined: it is the `iova` that was given. */
   map(...given: MapArguments): U64Like | undefined;
-  /** How many bytes were unmapped; undefined: as many as `length`. */
+  /** Returns how many bytes were unmapped; undefined: as many as `length`. */
   unmap(iova: U64Like, length: U64Like): U64Like | undefined;
 }
 
 /** The hot calls of a container. */
 export interface NativeContainerCalls extends NativeSpaceCalls {
-  /** The id of the IOAS, of an iommufd, that the last map worked on. */
+  /** The id of the IOAS that the last map worked on, if the container is an iommufd's. */
   which(): number;
 }
 
-/** A handle's share in an address space: native/binding/space.h */
+/** A handle's reference to the ledger's record of an address space: native/binding/space.h */
 export interface NativeSpace {
   id(): number | null;
   ended(): boolean;
@@ -115,7 +115,7 @@ export interface NativeSpace {
     iova: U64Like | undefined,
     mapping: number,
   ): U64Like;
-  /** Unmaps what is left of a mapping; returns how many bytes that was. */
+  /** Unmaps the parts of a mapping that are still mapped; returns their length in bytes. */
   unmapMapping(mapping: number, iova: U64Like, length: U64Like): U64Like;
   holds(mapping: number, iova: U64Like, length: U64Like): boolean;
   mappings(): { iova: bigint; length: bigint; writable: boolean }[];
@@ -139,7 +139,7 @@ export interface NativeFile {
   pinned(): number;
 
   destroy(id: number): void;
-  /** Do both lead to the same open file of the kernel's? */
+  /** Whether both refer to the same open file of the kernel. */
   same(other: NativeFile): boolean;
   ioasAlloc(): NativeSpace;
   ioasOf(ioas: number): NativeSpace;
@@ -187,7 +187,7 @@ export interface NativeFile {
   groupUnsetContainer(): void;
   groupDevice(name: string): NativeFile;
 
-  /** `own`: a container of its own, and no iommufd. */
+  /** `own`: the file is a container, not an iommufd. The same below. */
   containerCalls(own: boolean): NativeContainerCalls;
   containerSpace(): NativeSpace;
   containerLost(): boolean;
@@ -236,44 +236,44 @@ export interface NativeFile {
   mmap(position: bigint, length: bigint, readable: boolean, writable: boolean): NativeMapped;
 }
 
-/** What a descriptor may have to be: native/binding/kinds.h */
+/** The kinds of file that a descriptor is checked for: native/binding/kinds.h */
 export type NativeKind = 'iommufd' | 'device' | 'group' | 'container';
 
 /** native/binding/host_handle.h */
 export interface NativeHost {
   dispose(): void;
   release(): string;
-  /** `checked`: what is there has to be of that kind, else it is taken for one. */
+  /** `checked`: opening fails if the file is not of that kind. Otherwise the kind is assumed. */
   open(path: string, kind: NativeKind, checked: boolean): NativeFile;
-  /** As {@link Addon.adopt}, and of this host. */
+  /** As {@link Addon.adopt}; the file belongs to this host. */
   adopt(fd: number, kind: NativeKind): NativeFile;
   readText(path: string): string | null;
-  /** The same of an attribute whose reading waits for who changes the device: ETIMEDOUT after so many milliseconds. */
+  /** As readText, for an attribute whose read waits while another process changes the device: ETIMEDOUT after that time. */
   readTextWithin(path: string, milliseconds: number): string | null;
   writeText(path: string, text: string): void;
-  /** Calls `onOver` with the bytes that were written, or -errno: at once, or when those let go for whom the kernel waits. */
+  /** Calls `onOver` with the number of bytes written, or -errno: at once, or when the kernel need not wait any more. */
   write(path: string, text: string, onOver: (result: number) => void): NativeWrite;
-  /** Calls `onTurn` once no request that was made before, with one of these keys, is under way. */
+  /** Calls `onTurn` as soon as no earlier request that has one of these keys is under way. */
   turn(keys: readonly string[], onTurn: () => void): NativeTurn;
-  /** The same host once more, disposed by itself. */
+  /** Another reference to the same host, which is disposed separately. */
   share(): NativeHost;
-  /** Whether it is a file of this host's; not if it was disposed. */
+  /** Whether the file belongs to this host; false if it was disposed. */
   has(file: NativeFile): boolean;
   readlink(path: string): string | null;
   list(path: string): string[] | null;
   dmaOwner(group: number): { owner: 'none' | 'kernel' | 'user'; count: number; fd: number | null } | null;
   addDevice(device: string): void;
   removeDevice(bdf: string, life: bigint): number;
-  /** Which device has the address now: another one that is plugged in there later has another number. 0n: none. */
+  /** The number of the device that has the address now: another device that is plugged in there later has another. 0n: none. */
   life(bdf: string): bigint;
   bindDriver(bdf: string, driver: string, exclusive: boolean): number;
-  /** Whose a node is; null: there is none. */
+  /** The owner and the mode of a node; null: there is no node. */
   ownership(path: string): { mode: number; uid: number; gid: number } | null;
   own(path: string, uid: number, mode: number): void;
   user(): number;
   become(uid: number): void;
   openers(path: string): number[];
-  /** This process's descriptors of a node, in all threads. */
+  /** The descriptors of a node that this process has open, in all threads. */
   descriptors(path: string): number[];
   /** Whether a disk can't be opened exclusively, since something has claimed it. */
   claimed(path: string): boolean;
@@ -307,17 +307,17 @@ export interface NativeWatch {
   dispose(): void;
 }
 
-/** Calls on the thread pool, in the hands of a test: native/binding/schedule.h */
+/** Lets a test decide when the calls on the thread pool run: native/binding/schedule.h */
 export interface NativeSchedule {
-  /** From now on calls wait. */
+  /** From now on, calls wait to be run. */
   hold(): void;
-  /** What waits, oldest first; `done`: the kernel was called, and the promise is yet to hear of it. */
+  /** The calls that wait, oldest first. `done`: the kernel was called, but the promise is not settled yet. */
   waiting(): { syscall: string; request: string | null; done: boolean }[];
-  /** Makes the kernel's call of the one at `index`. */
+  /** Makes the kernel call of the one at `index`. */
   run(index: number): void;
-  /** Settles the promise of one that was made. */
+  /** Settles the promise of the one at `index`, whose kernel call was made. */
   deliver(index: number): void;
-  /** What waits goes to the pool, and so does what comes. */
+  /** Hands the calls that wait to the thread pool, and from now on every new one too. */
   release(): void;
 }
 
@@ -331,9 +331,9 @@ interface Addon {
   memoryOfDescriptor(fd: number, offset: U64Like, length: U64Like): NativeMemory;
   memoryOfAddress(address: U64Like, length: U64Like): NativeMemory;
   schedule: NativeSchedule;
-  /** So many numbers for mappings, from the returned one on. */
+  /** Reserves `count` consecutive numbers for mappings; returns the first. */
   mappingNumbers(count: number): number;
-  /** How often memory came to be kept. */
+  /** How many times memory has come to be kept (lib/addon/kept-memory.ts). */
   doubts(): number;
   kept(): { bytes: bigint; reason: string }[];
   initialize(makeError: typeof makeSystemError): void;
@@ -344,9 +344,9 @@ interface Addon {
 }
 
 /**
- * The addon's exports, made anew. `require` would give every copy of this module (Jest makes one for each file of tests,
- * hot reload one for each edit) the same ones, with the state of them all in one place. Loading makes a state: the errors
- * and classes of a copy are its own.
+ * Loads the addon, and returns exports that only this copy of the module has. A thread may have several copies: Jest makes one
+ * for each test file, hot reload one for each edit. `require` would give all of them the same exports; process.dlopen makes
+ * new state and new classes each time.
  */
 function opened(filename: string): Addon {
   const module = { exports: {} as Addon, filename };
@@ -385,12 +385,16 @@ function load(): Addon {
   );
 }
 
-/** With what the addon makes its errors by, which it holds weakly: both live as long as this copy of the module. */
+/**
+ * The addon's exports. The addon refers weakly to the function that makes its errors; here that function lives as long as
+ * this copy of the module.
+ */
 export const native = Object.assign(load(), { makeError: makeSystemError });
 native.initialize(native.makeError);
 
-// A listener for one of these replaces the handler that makes an error of a bad address, and so does the removal of the
-// last one. The addon would find out by itself, after some turns of the program's handler.
+// The addon's signal handler turns a bad memory access into an error (native/guard). Adding a listener for one of these
+// signals replaces that handler, and so does removing the last listener. The addon notices that by itself, but only after the
+// program's handler has run some times.
 if (isMainThread && native.claimSignals())
   for (const change of ['newListener', 'removeListener'])
     process.on(change, (name: unknown) => {

@@ -1,6 +1,5 @@
 /**
- * What the kernel tells, as the addon reads it out of the kernel's structs: records without behaviour, which the public API
- * hands on as they are.
+ * Records that the addon makes of the kernel's structs. They have no methods, and the public API returns them as they are.
  */
 
 /** An inclusive range of I/O virtual addresses. */
@@ -9,24 +8,24 @@ export interface IovaRange {
   last: bigint;
 }
 
-/** What {@link Iommufd.hwInfo} tells of any IOMMU. */
+/** The part of {@link Iommufd.hwInfo}'s answer that every kind of IOMMU has. */
 export interface HwInfoCommon {
   /** What it can do. */
   readonly capabilities: {
-    /** Mark pages that devices write (Linux 6.7). */
+    /** It can mark the pages that devices write (Linux 6.7). */
     readonly dirtyTracking: boolean;
-    /** The device may execute with a PASID (Linux 6.15). */
+    /** The device may make execute requests with a PASID (Linux 6.15). */
     readonly pciPasidExec: boolean;
-    /** The device may be privileged with a PASID (Linux 6.15). */
+    /** The device may make privileged requests with a PASID (Linux 6.15). */
     readonly pciPasidPriv: boolean;
-    /** It can't be asked for translations by the device (Linux 7.1). */
+    /** The device can't ask the IOMMU for translations: no ATS (Linux 7.1). */
     readonly pciAtsNotSupported: boolean;
   };
-  /** The bits of a PASID (Linux 6.15); 0: none. */
+  /** The width of a PASID in bits (Linux 6.15); 0: no PASIDs. */
   readonly maxPasidLog2: number;
 }
 
-/** An IOMMU as its driver shows it, by format. Registers are as the manuals of their makers have them. */
+/** An IOMMU as its driver describes it, by kind. The registers are defined in the manufacturers' manuals. */
 export type HwInfo = HwInfoCommon &
   (
     | { readonly type: 'none' }
@@ -39,7 +38,7 @@ export type HwInfo = HwInfoCommon &
       }
     | {
         readonly type: 'arm-smmuv3';
-        /** Invalidations must be given twice (Linux 7.3). */
+        /** Each invalidation must be issued twice (Linux 7.3). */
         readonly errataRepeatTlbiCfgi: boolean;
         /** IDR0 to IDR5. */
         readonly idr: readonly number[];
@@ -53,7 +52,7 @@ export type HwInfo = HwInfoCommon &
         readonly log2vsids: number;
       }
     | { readonly type: 'amd'; readonly efr: bigint; readonly efr2: bigint }
-    /** One that this package does not know: its number and the bytes that the kernel gave. */
+    /** A kind that this package does not know: its number, and the bytes that the kernel gave. */
     | { readonly type: 'unknown'; readonly number: number; readonly data: Uint8Array }
   );
 
@@ -61,11 +60,11 @@ export type HwInfo = HwInfoCommon &
 export interface IoPageFault {
   /** The device's id in the iommufd: {@link VfioDevice.id}. */
   readonly deviceId: number;
-  /** The process address space id that it used; null: none. */
+  /** The process address space id of the access; null: it had none. */
   readonly pasid: number | null;
-  /** The I/O virtual address that is missing. */
+  /** The I/O virtual address that is not mapped as the access needs. */
   readonly address: bigint;
-  /** The hardware's number of the group of requests. */
+  /** The hardware's number for the group of page requests. */
   readonly group: number;
   /** Whether it is the last of its group. */
   readonly last: boolean;
@@ -76,11 +75,11 @@ export interface IoPageFault {
     readonly execute: boolean;
     readonly privileged: boolean;
   };
-  /** What all faults of one group share, and what an answer names. */
+  /** The number that all faults of one group share, and that a response names. */
   readonly cookie: number;
 }
 
-/** An event of a virtual IOMMU, as its guest's driver would read it. */
+/** An event of a virtual IOMMU, in the format that the guest's driver reads. */
 export type ViommuEvent =
   /** Events were lost here: the queue was full. */
   | { readonly type: 'lost'; readonly sequence: number; readonly lost: true }
@@ -99,14 +98,17 @@ export type ViommuEvent =
       readonly lvcmdqErrMap: readonly bigint[];
     };
 
-/** What a type1 IOMMU is (VFIO_IOMMU_GET_INFO). */
+/** The properties of a container's type1 IOMMU (VFIO_IOMMU_GET_INFO). */
 export interface ContainerInfo {
-  /** The sizes of its pages: a bit for each, of the value of the size in bytes. */
+  /** The page sizes, as a bit mask: the bit with value 4096n stands for pages of 4096 bytes. */
   readonly pageSizes: bigint;
-  /** What can be mapped. */
+  /** The ranges of I/O virtual addresses that can be mapped. */
   readonly ranges: IovaRange[];
   /** How many more mappings it takes; null: the kernel does not say. */
   readonly dmaAvailable: number | null;
-  /** How dirty pages are told; null: they are not. `pageSizes` as above, the bitmap in bytes. */
+  /**
+   * Dirty page tracking; null: not supported. `pageSizes`: for which a bitmap can be asked, as a bit mask as above;
+   * `maxDirtyBitmapSize` in bytes.
+   */
   readonly migration: { readonly pageSizes: bigint; readonly maxDirtyBitmapSize: bigint } | null;
 }

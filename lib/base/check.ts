@@ -1,13 +1,15 @@
-/** Checks on what a caller passed, of one form: Expected X for Y but received Z. (The addon has the same for what
- * goes straight to it: native/binding/arguments.cc.) */
+/**
+ * Checks of a caller's arguments. Every refusal has the same form: Expected X for Y but received Z. Arguments that are passed
+ * straight to the addon are checked there, with the same words (native/binding/arguments.cc).
+ */
 import { inspect } from 'node:util';
 import { ownOf } from './own.ts';
 import { shown } from './shell.ts';
 
-/** A 64-bit quantity going in: a bigint, or a number up to 2^53-1. */
+/** An unsigned 64-bit quantity that a caller passes: a bigint, or a number up to 2^53-1. */
 export type U64Like = bigint | number;
 
-/** AbortSignal, where the program's types have one: the DOM's or Node's. The package brings none of these. */
+/** AbortSignal, if the program's types declare it (the DOM's or Node's do). The package depends on neither. */
 export type Signal = typeof globalThis extends { AbortSignal: { prototype: infer T } }
   ? T
   : { readonly aborted: boolean };
@@ -28,7 +30,7 @@ export function refusal(expected: string, name: string, received: unknown): Type
   return Object.assign(error, { code: range ? 'ERR_OUT_OF_RANGE' : 'ERR_INVALID_ARG_TYPE' });
 }
 
-/** An object in words; one of a class that would be right comes of another copy of this package, or is forged. */
+/** An object in words. If its class has the expected name, another copy of this package made it, or it is forged. */
 function object(received: unknown, expected: string): string {
   const shown = inspect(received, {
     depth: 0,
@@ -36,9 +38,7 @@ function object(received: unknown, expected: string): string {
     customInspect: false,
   }).slice(0, 80);
   const kind = /^\w+/.exec(shown)?.[0] ?? '';
-  return expected.split(' ').includes(kind)
-    ? `${shown}, which another copy of this package made, or none`
-    : shown;
+  return expected.split(' ').includes(kind) ? `${shown}, which this copy of the package did not make` : shown;
 }
 
 export function u64(value: unknown, name: string): bigint {
@@ -69,8 +69,8 @@ export function oneOf<T extends string>(value: unknown, name: string, allowed: r
 }
 
 /**
- * The own properties of an options object, each read once; undefined is empty. Anything but a plain object is refused: an
- * instance of a class may have its options as accessors, where they would not be found.
+ * The own properties of an options object, each read once; for undefined, an empty object. Anything but a plain object is
+ * refused: an instance of a class may define its options as accessors of its prototype, where they would not be found.
  */
 export function options<T extends object>(value: T | undefined, name: string): Partial<T> {
   if (value === undefined) return ownOf({});
@@ -78,19 +78,19 @@ export function options<T extends object>(value: T | undefined, name: string): P
   return ownOf(value);
 }
 
-/** For calls that read each property themselves, with `own`. */
+/** Refuses anything but a plain object. For calls that read each property themselves, by `own`. */
 export function plain(value: object, name: string): void {
   if (!isPlain(value)) throw refusal('a plain object', name, value);
 }
 
-/** Made by a literal or without a prototype, in whichever realm. */
+/** Whether it was made by a literal, in any realm, or without a prototype. */
 function isPlain(value: unknown): value is object {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return false;
   const prototype: unknown = Object.getPrototypeOf(value);
   return prototype === Object.prototype || prototype === null || Object.getPrototypeOf(prototype) === null;
 }
 
-/** The same, with no other properties than these: a misspelt option would else do nothing. */
+/** As `options`, but refuses properties with other names than these: a misspelt option would otherwise do nothing. */
 export function known<T extends object>(
   value: T | undefined,
   name: string,
@@ -108,15 +108,15 @@ export function array<T>(value: readonly T[], name: string): readonly T[] {
   throw refusal('an array', name, value);
 }
 
-/** What a mediated device is called. */
+/** The name of a mediated device is a UUID. */
 export const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 
-/** A PCI address, or the UUID of a mediated device, as sysfs writes it. */
+/** Checks a PCI address, or the UUID of a mediated device; returns it as sysfs writes it. */
 export function deviceName(value: unknown, name = 'bdf'): string {
   return typeof value === 'string' && UUID.test(value) ? value.toLowerCase() : bdf(value, name);
 }
 
-/** A PCI address in full: 0000:00:10.0. The short form (00:10.0) is taken to be in domain 0000. */
+/** Checks a PCI address; returns its full form, 0000:00:10.0. The short form, 00:10.0, means domain 0000. */
 export function bdf(value: unknown, name = 'bdf'): string {
   if (typeof value === 'string') {
     const match = /^(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])$/i.exec(value);

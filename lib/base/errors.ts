@@ -1,12 +1,12 @@
 /**
- * What goes wrong, in words. A failed system call is a VfioError; a bad argument is a TypeError or RangeError with
- * Node's codes; a use after disposal has the code ERR_VFIO_DISPOSED.
+ * The errors of this package. A failed system call is a VfioError; a bad argument is a TypeError or RangeError with Node's
+ * codes; the use of a disposed handle is an Error with the code ERR_VFIO_DISPOSED (lib/handles/handle.ts).
  */
 import { constants } from 'node:os';
 import { own, ownOf } from './own.ts';
 import { shown } from './shell.ts';
 
-// Where two names share a number, the one that kernel documentation uses comes last and wins.
+// Some numbers have two names. The one that the kernel's documentation uses comes last, and replaces the other.
 const names = new Map<number, string>([
   ...Object.entries(constants.errno).map(([name, number]) => [number, name] as const),
   [constants.errno.EAGAIN, 'EAGAIN'],
@@ -54,15 +54,15 @@ export interface VfioErrorDetails {
   reason?: string | undefined;
   hint?: string | undefined;
   handled?: number | undefined;
-  /** What led to it, where that is more than one call: becomes the error's `cause`. */
+  /** The error that led to this one: becomes the error's `cause`. */
   cause?: unknown;
 }
 
 /**
  * Thrown for every failed system call, on both backends. `code` and `errno` follow Node's system errors.
  *
- * `message` reads `EBUSY: device or resource busy, ioctl VFIO_DEVICE_BIND_IOMMUFD (reason)`. It is one line, with
- * nothing in it that a terminal takes for more than text; `path`, `reason` and `hint` are as they are.
+ * `message` reads `EBUSY: device or resource busy, ioctl VFIO_DEVICE_BIND_IOMMUFD (reason)`. It is one line, and control
+ * characters in it are escaped, so that it can be printed to a terminal; `path`, `reason` and `hint` are not escaped.
  */
 export class VfioError extends Error {
   override readonly name = 'VfioError';
@@ -74,9 +74,9 @@ export class VfioError extends Error {
   readonly syscall: string;
   /** The ioctl's name: `'IOMMU_IOAS_MAP'`. */
   declare readonly request?: string;
-  /** The file that the call was about, where it was given by path. */
+  /** The path of the file that the call named, if it named one by path. */
   declare readonly path?: string;
-  /** Why, in words, where that can be known: which device, which range, which limit. */
+  /** Why it failed, in words, where that can be known: which device, which range, which limit. */
   declare readonly reason?: string;
   /** What can be done about it. */
   declare readonly hint?: string;
@@ -84,7 +84,7 @@ export class VfioError extends Error {
   declare readonly handled?: number;
 
   static {
-    // What an error does not have is undefined, whatever Object.prototype has.
+    // A detail that an error lacks reads as undefined, also if a program has put a property of that name on Object.prototype.
     for (const name of ['request', 'path', 'reason', 'hint', 'handled'])
       Object.defineProperty(VfioError.prototype, name, { value: undefined, writable: true });
   }
@@ -97,7 +97,7 @@ export class VfioError extends Error {
       .filter(Boolean)
       .join(' ');
     super(
-      // Paths and names are others': what would move a terminal's cursor is shown as its number.
+      // Other programs choose paths and names: characters that would move a terminal's cursor are shown as their numbers.
       shown(
         `${code}: ${meanings[code] ?? 'failed'}, ${what}` +
           (details.reason ? ` (${details.reason})` : '') +
@@ -116,13 +116,13 @@ export class VfioError extends Error {
   }
 }
 
-/** The number of an error by name, positive. */
+/** The number of the error with this name, positive. */
 export function errnoOf(code: string): number {
   for (const [number, name] of names) if (name === code) return number;
   throw new Error(`Expected the name of an error for code but received '${code}'`);
 }
 
-/** What the addon calls to make its errors. */
+/** Makes the addon's errors: the addon calls it. */
 export function makeSystemError(
   errno: number,
   syscall: string,
@@ -141,8 +141,8 @@ export interface Words {
 }
 
 /**
- * Runs `call`; if it fails with a VfioError for which `explain` has words, throws it again with them. The words are
- * worked out only on failure.
+ * Runs `call`. If it fails with a VfioError that `explain` can explain, throws the same error with that reason and hint.
+ * `explain` runs only on failure.
  */
 export function explained<T>(
   call: () => T,
@@ -155,7 +155,7 @@ export function explained<T>(
   }
 }
 
-/** The same error with the words that `explain` has for it; anything but a VfioError as it is. */
+/** The same error with the reason and hint that `explain` returns for it. Anything but a VfioError is returned as it is. */
 export function withWords(
   error: unknown,
   explain: (error: VfioError) => { reason?: string | undefined; hint?: string | undefined } | undefined,
@@ -175,13 +175,13 @@ export function withWords(
   return better;
 }
 
-/** The stack of an error, if it is what it is by default: a program's Error.prepareStackTrace may return anything, or throw. */
+/** The stack of an error, if it is a string: a program's Error.prepareStackTrace may return anything, or throw. */
 export function stackOf(error: Error): string | undefined {
   try {
     const stack: unknown = error.stack;
     return typeof stack === 'string' ? stack : undefined;
   } catch {
-    return undefined; // the program's own error, which is none of the call that is under way
+    return undefined; // the program's prepareStackTrace threw: that does not concern the call that is under way
   }
 }
 

@@ -1,20 +1,20 @@
 /**
- * Reading what a caller has said, and nothing else: an object's own properties. What is on a prototype was said by nobody:
- * a program may have been led to write to Object.prototype, and `force` there must force nothing.
+ * Reads only an object's own properties: those that the caller wrote. A property of a prototype does not count: if an attack
+ * has put `force` on Object.prototype (prototype pollution), no call may take that for an option.
  */
 
-/** An object without a prototype that engines are as fast with as with any other. */
+/** Its instances inherit nothing, as those of Object.create(null), but engines are as fast with them as with any object. */
 class Bare {}
 Object.setPrototypeOf(Bare.prototype, null);
 
-/** A copy of the enumerable properties that an object has itself. Each is read once, so a getter can't change its mind. */
+/** A copy of an object's own enumerable properties. Each is read once, so a getter can't return a second value later. */
 export function ownOf<T extends object>(object: T): T {
   const copy = new Bare() as Record<string, unknown>;
   for (const key of Object.keys(object)) copy[key] = (object as Record<string, unknown>)[key];
   return copy as T;
 }
 
-/** A property that an object has itself; undefined: it has none. */
+/** An own property of an object; undefined: it has no such own property. */
 export function own<T extends object, K extends keyof T>(object: T, key: K): T[K] | undefined {
   return Object.hasOwn(object, key) ? object[key] : undefined;
 }

@@ -1,29 +1,29 @@
 /**
- * What is out of a caller's reach at run time, and not by a comment: private fields, and functions of modules that reach
- * them (a static block of the class gives them to its module). Here is what those need besides.
+ * What keeps internals out of a program's reach at run time. State is in private fields; the static block of a class gives
+ * its module the functions that reach them. Here are the key that constructors ask for, and notes on objects of other classes.
  */
 
-/** Whoever shows this to a constructor is a module of this package: no caller gets hold of it. */
+/** The key that constructors ask for. Only modules of this package have it: no program gets hold of it. */
 export const OURS: unique symbol = Symbol('vfio');
 
-/** Refuses to make what this package did not ask for: constructors are within everybody's reach. */
+/** Throws unless `key` is OURS: every program can reach a constructor, and must not call it. */
 export function ours(key: unknown, kind: string): void {
   if (key === OURS) return;
   const what = `${/^[AEIOU]/.test(kind) ? 'an' : 'a'} ${kind}`;
   throw new TypeError(`Expected this package to make ${what} but received a call of its constructor`);
 }
 
-/** A constructor that makes nothing: what extends it puts its private fields on the object that it is given. */
+/** Its constructor returns the object that it is given, so that a class that extends it adds its private fields to that. */
 class OfAnother {
   constructor(object: object) {
-    // biome-ignore lint/correctness/noConstructorReturn: that is what it is for.
+    // biome-ignore lint/correctness/noConstructorReturn: the class exists to return this object.
     return object;
   }
 }
 
 /**
- * What this package remembers of objects. It is on the object itself, in a private field: a WeakMap gives what it keeps to
- * whoever replaces WeakMap.prototype.set.
+ * A value that this package keeps for an object. It is stored in a private field of the object itself, not in a WeakMap: a
+ * program that replaces WeakMap.prototype.set would be given the value.
  */
 export function remembered<T>(): { get(object: object): T | undefined; set(object: object, value: T): void } {
   class Note extends OfAnother {

@@ -1,19 +1,19 @@
-/** Names that others chose (a mount point, a process) in what people read and in what they give to a shell. */
+/** How names that other programs chose (a mount point, a process) are written in text for people, for a shell, and in JSON. */
 
 /**
- * What has no shape of its own, or another than it seems: control characters, marks of direction, separators of lines,
- * bytes of no text. (The addon does the same: native/soft/core/shown.cc.)
+ * Characters that are invisible, or that make a text look different from what it is: control characters, marks of direction,
+ * line separators, and the replacement of bytes that are not UTF-8. The addon escapes the same: native/soft/core/shown.cc.
  */
 const UNSEEN = /[\p{C}\p{Zl}\p{Zp}\ufffd]/gu;
 
-/** Can it be written in a line for people to copy? */
+/** Whether it can be written in a command for people to copy: it has none of these characters. */
 export const isPlain = (text: string) => text.search(UNSEEN) === -1;
 
-/** For people: what would move the cursor or turn the line around is shown as its number. */
+/** For people: a character that would move the cursor or reverse the line is shown as its number. */
 export const shown = (text: string) =>
   text.replace(UNSEEN, (letter) => `\\u{${(letter.codePointAt(0) ?? 0).toString(16)}}`);
 
-/** The same for text of several lines that are ours. */
+/** The same for text of several lines, whose line breaks are this package's own. */
 export const shownLines = (text: string) => text.split('\n').map(shown).join('\n');
 
 /** The same for JSON, where strings keep their meaning. */
@@ -30,6 +30,6 @@ export const shownJson = (json: string) =>
 export const quoted = (text: string) =>
   /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 
-/** As the kernel writes names in its tables, where spaces part the columns: '\040' is a space. */
+/** Decodes a name from one of the kernel's tables, where spaces separate the columns: '\040' is a space. */
 export const decoded = (text: string) =>
   text.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));

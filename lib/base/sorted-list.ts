@@ -1,15 +1,15 @@
 /**
- * A list that stays sorted. It is kept in short pieces, so that adding and removing cost the same wherever it is: moving
- * the rest of one long array would take most of the time.
+ * A list that stays sorted. It is an array of short arrays, so that adding and removing are cheap at every index: in one long
+ * array, moving the items behind would take most of the time.
  */
 const LONGEST = 256;
 
 export class SortedList<T> {
   readonly #before: (a: T, b: T) => boolean;
-  /** None is empty. */
+  /** No piece is empty. */
   readonly #pieces: T[][] = [];
 
-  /** `before`: whether `a` comes before `b`. Of two that are equal in this, only one may be in the list. */
+  /** `before`: whether `a` comes before `b`. If neither comes before the other, only one of them may be in the list. */
   constructor(before: (a: T, b: T) => boolean) {
     this.#before = before;
   }
@@ -26,7 +26,7 @@ export class SortedList<T> {
     if (piece.length > LONGEST) this.#pieces.splice(at + 1, 0, piece.splice(LONGEST / 2));
   }
 
-  /** Takes out what is in the list. */
+  /** Removes an item, which must be in the list. */
   remove(item: T): void {
     const holds = (each: T) => !this.#before(each, item);
     const at = this.#pieceWhere(holds);
@@ -35,7 +35,10 @@ export class SortedList<T> {
     if (piece.length === 0) this.#pieces.splice(at, 1);
   }
 
-  /** All from the first for which `holds` is true; it must be true for all after that one. Not to be changed meanwhile. */
+  /**
+   * All items from the first for which `holds` is true; it must be true for all after that one. The list must not be changed
+   * while they are read.
+   */
   *from(holds: (item: T) => boolean): Generator<T, void> {
     const at = this.#pieceWhere(holds);
     for (let i = at; i < this.#pieces.length; i++) {

@@ -1,11 +1,11 @@
 /**
- * What every handle has in common: it is disposed once, its live children first (newest first), and one that is
- * dropped without being disposed is closed when it is collected, with a warning that says where it was opened.
+ * The base class of all handles. A handle is disposed once, after its live children (newest first). A handle that the program
+ * drops without disposing it is closed when it is collected, with a warning that says where it was opened.
  *
- * Life: made by its parent, which knows it weakly; it keeps its parent. So a handle that nobody holds is collected
- * even while its parent lives. What needs several others (a page table, its address space and its fault queue) has
- * them all for parents; a group gains one when it is joined to a container, and loses it when it leaves. Descriptors
- * belong to the native objects, which close them at the latest when the environment (main thread or worker) ends.
+ * Life: its parent makes it and refers to it weakly; it refers to its parent strongly. So a handle that the program has
+ * dropped is collected even while its parent lives. An object that needs several others (a page table needs its address space
+ * and its fault queue) has them all as parents; a group gains a parent when it joins a container, and loses it when it leaves.
+ * Native objects own the descriptors, and close them at the latest when the environment (main thread or worker) ends.
  */
 
 import type { NativeFile } from '../addon/native.ts';
@@ -14,19 +14,22 @@ import { stackOf } from '../base/errors.ts';
 import { ownOf } from '../base/own.ts';
 import { type OURS, ours, remembered } from '../base/private.ts';
 
-/** Something native that a forgotten handle must let go of. */
+/** A native object that is disposed when its handle was collected undisposed. */
 interface Releasable {
   dispose(): void;
 }
 
-/** What is left of a handle that was forgotten. Its fields are private, since the registry is not this package's. */
+/**
+ * What is left of a handle that was collected undisposed. Its fields are private, since a program can replace the methods of
+ * FinalizationRegistry and so see it.
+ */
 class Remains {
   readonly #kind: string;
   readonly #opened: string | undefined;
   readonly #resources: readonly Releasable[];
   readonly #leave: () => void;
 
-  /** `leave` takes it off its parents' lists. */
+  /** `leave` removes the handle from its parents' lists of children. */
   constructor(kind: string, opened: string | undefined, resources: readonly Releasable[], leave: () => void) {
     this.#kind = kind;
     this.#opened = opened;
@@ -53,7 +56,7 @@ class Remains {
 
 const forgotten = new FinalizationRegistry<Remains>(Remains.end);
 
-/** The error for using a handle after its end. */
+/** The error for using a disposed handle. */
 export function disposedError(kind: string): Error & { code: string } {
   return Object.assign(new Error(`The ${kind} was used after it was disposed`), {
     code: 'ERR_VFIO_DISPOSED',
@@ -63,8 +66,8 @@ export function disposedError(kind: string): Error & { code: string } {
 const files = remembered<{ file: NativeFile; kind: string }>();
 
 /**
- * The open file of a handle, or ERR_VFIO_DISPOSED. For this package's own modules: no user's code gets hold of a
- * file, whose calls trust their caller with addresses.
+ * The open file of a handle; throws ERR_VFIO_DISPOSED if it is disposed. For this package's own modules: no program may get
+ * hold of a file, whose calls trust the addresses that they are given.
  */
 export function fileOf(handle: Handle): NativeFile {
   const held = files.get(handle);
@@ -72,33 +75,33 @@ export function fileOf(handle: Handle): NativeFile {
   return held.file;
 }
 
-/** Tells {@link fileOf} of a handle's file. */
+/** Records the file that {@link fileOf} returns for a handle. */
 export function keepFile(handle: Handle, kind: string, file: NativeFile): void {
   files.set(handle, { file, kind });
 }
 
-/** Is this a handle in truth, and not by its prototype alone? */
-export let made: (value: object) => boolean;
+/** Whether the constructor of Handle made this object. An object that only has the prototype is no handle. */
+export let isHandle: (value: object) => boolean;
 
-/** Throws ERR_VFIO_DISPOSED if the handle is no more. */
+/** Throws ERR_VFIO_DISPOSED if the handle is disposed. */
 export let alive: (handle: Handle) => void;
 
-/** The live handles that were made of this one, newest first. */
+/** The live children of a handle, newest first. */
 export let childrenOf: (handle: Handle) => Handle[];
 
-/** Has another parent from now on: is kept alive by this one, and disposed before it. */
+/** Gives `child` one more parent: from now on it keeps that parent alive, and is disposed before it. */
 export let join: (child: Handle, parent: Handle) => void;
 
-/** The end of {@link join}. */
+/** Undoes {@link join}. */
 export let part: (child: Handle, parent: Handle) => void;
 
-/** What kinds of handles were made of this one and live, newest first. */
+/** The kinds of the live children of a handle, newest first. */
 export let livingChildren: (handle: Handle) => string[];
 
 export abstract class Handle implements Disposable {
   readonly #kind: string;
   readonly #parents: Handle[];
-  /** The children of each parent: what the finalizer takes it off. */
+  /** The lists of children of all its parents: the finalizer removes it from them. */
   readonly #families: Set<WeakRef<Handle>>[];
   readonly #self: WeakRef<Handle>;
   readonly #children = new Set<WeakRef<Handle>>();
@@ -106,7 +109,7 @@ export abstract class Handle implements Disposable {
   #disposed = false;
 
   static {
-    made = (value) => #kind in value;
+    isHandle = (value) => #kind in value;
     join = (child, parent) => {
       alive(child);
       alive(parent);
@@ -129,9 +132,10 @@ export abstract class Handle implements Disposable {
   }
 
   /**
-   * `resources` are closed if the handle is forgotten; none: forgetting it is harmless. `release` lets go of what is the
-   * handle's own: called once, after its children were disposed; must not throw. Neither may be a closure in which the
-   * constructor's `this` is, not even by another closure beside it: the handle would never be forgotten.
+   * `resources` are disposed if the handle is collected undisposed; without resources that causes no warning. `release` frees
+   * what the handle owns: it is called once, after its children were disposed, and must not throw. Neither may be a closure
+   * that captures the constructor's `this`, nor be made in a scope where another closure does: the handle would then never be
+   * collected.
    */
   protected constructor(
     key: typeof OURS,
@@ -166,12 +170,12 @@ export abstract class Handle implements Disposable {
     return this.#disposed;
   }
 
-  /** Closes the handle; its live children first, newest first. Again: nothing. */
+  /** Closes the handle; its live children first, newest first. A second call does nothing. */
   [Symbol.dispose](): void {
     this.#end();
   }
 
-  /** What a parent's disposal calls too: it ends without asking. */
+  /** Disposes the handle. A parent's disposal calls this and not [Symbol.dispose], which a program can replace. */
   #end(): void {
     if (this.#disposed) return;
     this.#disposed = true;
@@ -184,8 +188,8 @@ export abstract class Handle implements Disposable {
 }
 
 /**
- * An instance of one of this package's classes: made by it, and not a look-alike. `kind`: what a caller knows the class as,
- * if that is not its name.
+ * Checks that a value is an instance of one of this package's classes, and was made by this package. `kind`: the name by which
+ * a caller knows the class, if it is another than the class's own.
  */
 export function instance<T extends Handle>(
   value: unknown,
@@ -193,6 +197,6 @@ export function instance<T extends Handle>(
   name: string,
   kind = of.name,
 ): T {
-  if (value instanceof of && made(value)) return value;
+  if (value instanceof of && isHandle(value)) return value;
   throw refusal(`${/^[AEIOU]/.test(kind) ? 'an' : 'a'} ${kind}`, name, value);
 }

@@ -1,31 +1,31 @@
 /**
- * What this thread holds of the host's devices: handles on devices, and on the groups that devices are opened by. Who takes
- * a device from its driver must know of them, since the kernel waits until a device is closed.
+ * The devices and groups that this thread has open, with their handles. A call that unbinds a device's driver must know them,
+ * since the kernel's unbind waits until the device is closed.
  *
- * Life: a hold is noted when its handle is made, and forgotten with it.
+ * Life: an entry is made with its handle, and deleted when the handle is disposed or was collected.
  */
 
 import type { NativeHost } from '../addon/native.ts';
 import { fileOf, type Handle } from './handle.ts';
 
-/** A handle, and what it is on. */
+/** A handle, and the device or the group that it has open. */
 interface Hold {
   readonly handle: WeakRef<Handle>;
   /** In words: 'VfioDevice 0000:00:10.0'. */
   readonly name: string;
-  /** A device, by its address if that is known. */
+  /** The device: its address if that is known, and the group that it was opened by. */
   readonly device?: { readonly bdf: string | null; readonly group: WeakRef<Handle> | undefined };
-  /** A group. */
+  /** The number of the group. */
   readonly group?: number;
 }
 
-/** A handle that must go first. */
+/** A handle that must be disposed before the driver can be unbound. */
 export interface Held {
   readonly handle: Handle;
   readonly name: string;
 }
 
-/** A device that is looked for. */
+/** A device whose handles are searched for. */
 export interface Wanted {
   readonly bdf: string;
   readonly group: number | null;
@@ -34,13 +34,13 @@ export interface Wanted {
 
 const holds = new Set<Hold>();
 
-/** @internal A device was opened, by its group or not. Returns what to call when it is closed. */
+/** @internal Records that a device was opened, perhaps by its group. Returns the function to call when it is closed. */
 export function holdDevice(handle: Handle, bdf: string | null, group: Handle | undefined): () => void {
   const by = group === undefined ? undefined : new WeakRef(group);
   return hold({ handle: new WeakRef(handle), name: `VfioDevice ${bdf ?? ''}`, device: { bdf, group: by } });
 }
 
-/** @internal A group was opened. Returns what to call when it is closed. */
+/** @internal Records that a group was opened. Returns the function to call when it is closed. */
 export function holdGroup(handle: Handle, group: number): () => void {
   return hold({ handle: new WeakRef(handle), name: `Group ${group}`, group });
 }
@@ -52,8 +52,8 @@ function hold(added: Hold): () => void {
 }
 
 /**
- * @internal What this thread holds of these devices of a host: the devices, and their groups' files unless another device
- * is open by them.
+ * @internal The handles by which this thread keeps these devices of a host open: those of the devices, and those of their
+ * groups unless another device was opened by the group.
  */
 export function heldOf(host: NativeHost, wanted: readonly Wanted[]): Held[] {
   const living = [...holds].flatMap((each) => {
@@ -65,7 +65,7 @@ export function heldOf(host: NativeHost, wanted: readonly Wanted[]): Held[] {
   );
   const addresses = new Set<string | null>(wanted.map(({ bdf }) => bdf));
   const groups = new Set<number | null | undefined>(wanted.map(({ group }) => group));
-  // Of one that was made of a descriptor or a path, the file tells which it is.
+  // The address of a device that was opened by a descriptor or a path is unknown: its file tells which device it is.
   const isOne = ({ handle, device }: (typeof living)[number]) =>
     device !== undefined &&
     (addresses.has(device.bdf) || (device.bdf === null && nodes.has(fileOf(handle).fd)));

@@ -7,7 +7,7 @@
 import type { NativeFile } from '../addon/native.ts';
 import { refusal } from '../base/check.ts';
 import type { OURS } from '../base/private.ts';
-import { fileOf, Handle, livingChildren, made } from './handle.ts';
+import { fileOf, Handle, isHandle, livingChildren } from './handle.ts';
 
 /**
  * The types of classes in higher folders that getters in lower folders return. Each class adds itself, in its own file. So
@@ -19,12 +19,12 @@ export interface HandleClasses {}
 /** A handle of an object, by its id. */
 type ObjectHandle = Handle & { readonly id: number };
 
-/** Does the other one lead to another open file? */
+/** Whether the two refer to different open files of the kernel. */
 export function differs(one: IommufdFile, other: IommufdFile): boolean {
   return one !== other && !fileOf(one).same(fileOf(other));
 }
 
-/** The file as a program sees it: every IommufdFile is an Iommufd. */
+/** The file with the type that programs know: every IommufdFile is an Iommufd. */
 export const iommufdOf = (file: IommufdFile) => file as HandleClasses['Iommufd'];
 
 /** Remembers the handle of an object by its id. */
@@ -43,7 +43,7 @@ export abstract class IommufdFile extends Handle {
   readonly #objects = new Map<number, WeakRef<ObjectHandle>>();
   readonly #devices = new Set<WeakRef<IommufdDevice>>();
 
-  // Written out: a constructor that the engine adds passes its arguments on by an iterator, which anybody may replace.
+  // Written out: the default constructor passes its arguments on by an iterator, which a program may have replaced.
   protected constructor(
     key: typeof OURS,
     kind: string,
@@ -75,7 +75,7 @@ export abstract class IommufdFile extends Handle {
       return handle.id === id ? handle : undefined;
     } catch (error) {
       if ((error as { code?: unknown }).code !== 'ERR_VFIO_DISPOSED') throw error;
-      return undefined; // the kernel has destroyed it, and the id may be another's
+      return undefined; // the kernel has destroyed the object, and another one may have its id
     }
   }
 
@@ -101,10 +101,10 @@ export abstract class IommufdFile extends Handle {
 interface Binding {
   /** Its PCI address, where it is known. */
   readonly bdf: string | null;
-  /** What it is bound to, and its id there. */
+  /** The iommufd that it is bound to, and its id there. */
   iommufd: IommufdFile | undefined;
   id: number | null;
-  /** What it is attached to, by PASID: kept, so that no address space is collected under a device. */
+  /** What it is attached to, by PASID. These handles are referred to here, so that none is collected while a device uses it. */
   readonly spaces: Map<number | undefined, Handle>;
 }
 
@@ -139,10 +139,11 @@ export abstract class IommufdDevice extends Handle {
   }
 }
 
-/** A device that is bound to this iommufd, and its id there. */
+/** Checks that a device is bound to this iommufd; returns it and its id there. */
 export function ownDevice(iommufd: IommufdFile, device: unknown): { device: IommufdDevice; id: number } {
-  if (!(device instanceof IommufdDevice) || !made(device)) throw refusal('a VfioDevice', 'device', device);
-  fileOf(device); // alive
+  if (!(device instanceof IommufdDevice) || !isHandle(device))
+    throw refusal('a VfioDevice', 'device', device);
+  fileOf(device); // throws if it is disposed
   const { id, iommufd: its } = bindingOf(device);
   if (id === null || its === undefined || differs(its, iommufd))
     throw refusal('a device that is bound to this iommufd', 'device', device);

@@ -21,12 +21,12 @@ interface Waiter<T> {
   stop(): void;
 }
 
-/** Served in the order in which they began to wait. */
+/** The pending waits, served in the order in which they began. */
 export class Waiters<T> {
   readonly #waiting = new Set<Waiter<T>>();
   readonly #what: string;
 
-  /** `what` is waited for, in words: 'record'. */
+  /** `what`: the name of the thing that is waited for, such as 'record'. */
   constructor(what: string) {
     this.#what = what;
   }
@@ -36,8 +36,8 @@ export class Waiters<T> {
   }
 
   /**
-   * Checks the options, and throws if they are bad. `already` gives what is there now, or undefined; `changed` is called
-   * when one more waits, and when one has given up.
+   * Waits for a value. Throws if the options are bad. `already` returns a value that is there now, or undefined; `changed` is
+   * called when a wait begins, and when one fails.
    */
   wait(o: WaitOptions | undefined, already: () => T | undefined, changed: () => void): Promise<T> {
     const { signal, timeout } = options(o, 'options');

@@ -1,7 +1,8 @@
 /**
- * One flow, any host (requirement A3): a device and an address space for it, by whichever way the host offers.
+ * Opens a device with an address space, by whichever way the host offers (requirement A3: one flow for programs that do not
+ * care about groups).
  *
- * Life: what a way opens is disposed together, by UserDevice's disposal or when a step of it fails.
+ * Life: the handles that are opened on the way are disposed together, when the UserDevice is disposed or when a step fails.
  */
 import { constants } from 'node:os';
 import { flag, known, oneOf, text } from '../base/check.ts';
@@ -15,25 +16,25 @@ import type { Opener } from './opener.ts';
 const ways = ['cdev', 'group-iommufd', 'group-type1', 'noiommu'] as const;
 
 /**
- * Which way a device was opened: by its character device and an iommufd (Linux 6.6), by its group and an iommufd
- * (6.2), by its group and a container of type1, or UNSAFE: without an IOMMU.
+ * The way by which a device was opened: its character device and an iommufd (Linux 6.6); its group and an iommufd (6.2); its
+ * group and a container of type1; or UNSAFE: without an IOMMU.
  */
 export type AttachedBy = (typeof ways)[number];
 
-/** How {@link Host.attach} goes about it. */
+/** The options of {@link Host.attach}. */
 export interface AttachOptions {
   /** This way only. Default: the first that works. */
   via?: AttachedBy;
   /**
-   * Also without an IOMMU, if nothing else works. UNSAFE: nothing confines the device to the memory of this program.
-   * Default false.
+   * Use the device without an IOMMU, if no other way works. UNSAFE: nothing confines the device to the memory of this
+   * program. Default false.
    */
   unsafeNoIommu?: boolean;
-  /** The UUID that the physical function of a virtual one was given. By character device it needs Linux 6.17. */
+  /** For a virtual function: the UUID that was set for its physical function. By character device it needs Linux 6.17. */
   vfToken?: string;
 }
 
-/** Device and address space together, whichever path made them. Disposing it gives both back. */
+/** A device and its address space, by whichever way they were opened. Disposing it disposes both. */
 export interface UserDevice extends Disposable {
   readonly device: VfioDevice;
   /**
@@ -41,13 +42,13 @@ export interface UserDevice extends Disposable {
    * nothing can be mapped: ENOTTY.
    */
   readonly dma: DmaSpace & { mappings(): { iova: bigint; length: bigint; writable: boolean }[] };
-  /** Which way it was opened. */
+  /** The way by which it was opened. */
   readonly via: AttachedBy;
 }
 
 type Opened = Omit<UserDevice, 'via' | typeof Symbol.dispose>;
 
-/** What a way needs: `keep` has it disposed in the end, newest first. */
+/** The arguments of a way. `keep` registers a handle to be disposed at the end, newest first. */
 interface Way {
   readonly host: Opener;
   readonly bdf: string;
@@ -70,14 +71,14 @@ const open: Record<AttachedBy, (way: Way) => Opened> = {
     const joined = keep(host.openGroup(group));
     joined.setContainer(iommufd);
     const device = keep(joined.openDevice(bdf, tokenOf(token)));
-    // Joining made it.
+    // The kernel made it when the group joined.
     const dma = iommufd.vfioCompatIoas;
     if (dma === null) throw notThere('the iommufd has no compatibility IOAS');
     return { device, dma };
   },
   'group-type1': (way) => byContainer(way, 'type1v2'),
   noiommu(way) {
-    // Linux 7.3 has character devices for them too.
+    // From Linux 7.3 on, devices without an IOMMU have character devices too.
     return nodeWithoutIommu(way.host, way.bdf) ? byCharacterDevice(way) : byContainer(way, 'noiommu');
   },
 };
@@ -111,7 +112,7 @@ export function attach(host: Opener, bdf: string, o: AttachOptions | undefined):
       return { ...open[way]({ host, bdf, token, keep }), via: way, [Symbol.dispose]: close };
     } catch (error) {
       close();
-      // What this program has run out of is no reason for another way.
+      // If this program has run out of memory or descriptors, another way would not help.
       if (!(error instanceof VfioError) || LACKING.has(error.code)) throw error;
       tried.push({ way, error });
     }
@@ -125,7 +126,7 @@ function byCharacterDevice({ host, bdf, token, keep }: Way): Opened {
   try {
     iommufd = keep(host.openIommufd());
   } finally {
-    // The device goes first at the end, so that its address space is free to go.
+    // The device is registered last, so that it is disposed first: its address space can be destroyed only after it is detached.
     keep(device);
   }
   device.bind(iommufd, token === undefined ? undefined : { token });
@@ -152,13 +153,13 @@ function groupOf(host: Opener, bdf: string): number {
   return group;
 }
 
-/** Is its group one that VFIO made up? */
+/** Whether VFIO has made its group because it has no IOMMU. */
 function withoutIommu(host: Opener, bdf: string): boolean {
   const { group } = host.device(bdf);
   return group !== null && host.group(group).noIommu;
 }
 
-/** Is its character device one that confines nothing (Linux 7.3)? */
+/** Whether its character device is one of a device without an IOMMU (Linux 7.3). */
 function nodeWithoutIommu(host: Opener, bdf: string): boolean {
   return host.device(bdf).vfioNode?.includes('/noiommu-') ?? false;
 }
@@ -167,7 +168,7 @@ function notThere(reason: string, hint?: string): VfioError {
   return new VfioError(constants.errno.ENODEV, { syscall: 'open', reason, hint });
 }
 
-/** The error of the first way that the host offers; what the others say otherwise is added to its reason. */
+/** The error of the first way that the host offers. The errors of the others are added to its reason, if their codes differ. */
 function summary(tried: readonly { way: AttachedBy; error: VfioError }[]): unknown {
   const missing = ({ error }: { error: VfioError }) =>
     error.syscall === 'open' && /^(ENOENT|ENODEV|ENXIO)$/.test(error.code);

@@ -1,4 +1,4 @@
-/** Whether a device can be used, and why not: what the host shows, and then an attempt. */
+/** Finds out whether a device can be used, and why not: from the state of the host, then by an attempt. */
 import type { NativeHost } from '../addon/native.ts';
 import { flag, integer, known } from '../base/check.ts';
 import { VfioError } from '../base/errors.ts';
@@ -8,12 +8,12 @@ import { IommuGroup } from '../system/groups.ts';
 import { attach } from './attach.ts';
 import type { Opener } from './opener.ts';
 
-/** What {@link Host.diagnose} found. */
+/** The result of {@link Host.diagnose}. */
 export interface Diagnosis {
   bdf: string;
   /** Whether a program of this process can use it now. */
   usable: boolean;
-  /** What stands in the way, and what is worth knowing. */
+  /** The reasons why it can't be used, and warnings. */
   findings: Finding[];
 }
 

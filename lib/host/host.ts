@@ -1,8 +1,8 @@
 /**
- * The host: the machine's kernel, or the software host. The only place that knows which.
+ * The host: the machine's kernel or a software host. This folder is the only place that asks which of them it is.
  *
- * Life: made by Host.open; disposing it disposes what was opened through it. A software host lives until it and all
- * that was opened on it are gone.
+ * Life: made by Host.open; disposing it disposes the handles that were opened through it. A software host lives until its Host
+ * is disposed and every file that was opened on it is closed.
  */
 import { existsSync } from 'node:fs';
 import { type NativeFile, type NativeHost, type NativeKind, native } from '../addon/native.ts';
@@ -31,22 +31,23 @@ import { type Topology, topologyText } from './software/topology.ts';
 export interface HostOptions {
   /**
    * 'auto' (default; the environment variable VFIO_BACKEND overrides it): the kernel where /dev/iommu or
-   * /dev/vfio/vfio exists, else software. A missing permission is an error with a hint, never a fall back.
+   * /dev/vfio/vfio exists, else software. If a permission is missing, later calls fail with a hint; the software host is not
+   * chosen then.
    */
   backend?: 'auto' | 'kernel' | 'software';
-  /** What the software host is to be, where it is chosen. Refused with `backend: 'kernel'`. */
+  /** The options of the software host, if one is chosen. Refused with `backend: 'kernel'`. */
   software?: SoftwareOptions;
 }
 
-/** What a software host is to be. */
+/** The options of a software host. */
 export interface SoftwareOptions {
   /**
-   * The kernel release that it answers as, '6.6' to '7.3': later commands give ENOTTY, later flags EOPNOTSUPP, and
-   * errors that changed are that release's. '6.12' is its long-term series, with what was carried back into it.
-   * Default: the newest known, '7.3'.
+   * The kernel release that it behaves as, '6.6' to '7.3': later commands fail with ENOTTY, later flags with EOPNOTSUPP, and
+   * where errors have changed, it returns those of that release. '6.12' is the long-term series, with the changes that were
+   * carried back into it. Default: the newest known, '7.3'.
    */
   kernel?: string;
-  /** The machine: docs/topology.md. Default: the one of docs/software-host.md. */
+  /** The machine, as docs/topology.md describes it. Default: the one of docs/software-host.md. */
   topology?: Topology;
 }
 
@@ -57,35 +58,35 @@ const MACHINE: Differences = {
 };
 const SIMULATED: Differences = { backend: 'software', showsInterrupts: false, hugePagesHint: null };
 
-/** A translation that failed: what the IOMMU's fault log holds. */
+/** An access by a device that the IOMMU refused: an entry of the fault log. */
 export interface DmaFault {
   bdf: string;
   iova: bigint;
   length: bigint;
   write: boolean;
-  /** In words: 'not mapped', 'not writable' ... */
+  /** The reason in words: 'not mapped', 'not writable' ... */
   reason: string;
 }
 
-/** What only a software host can be asked. */
+/** The calls that only a software host has. */
 export interface SoftwareControls extends HotPlug {
-  /** Translations that failed since last asked, oldest first. */
+  /** The accesses that the IOMMU has refused since the last call, oldest first. */
   takeFaults(): DmaFault[];
   /**
-   * The program is this user's from now on: nodes and sysfs have the permissions of a kernel. 0: root's again, who may
-   * do everything.
+   * From now on the program runs as this user: nodes and sysfs have the permissions of a real kernel. 0: as root again, who
+   * may do everything.
    */
   become(uid: number): void;
-  /** Resolves once no device has work left. */
+  /** Resolves as soon as no device has work left. */
   settle(): Promise<void>;
 }
 
 /**
- * The machine's kernel, or a software host. Disposing it disposes what was opened through it; a software host itself
- * lives until its last file is closed.
+ * The machine's kernel or a software host. Disposing it disposes the handles that were opened through it; a software host
+ * itself lives until its last file is closed.
  */
 export class Host extends Handle implements Opener {
-  /** Which one it is. */
+  /** Which of them it is. */
   readonly backend: 'kernel' | 'software';
   /** Present on the software host only. */
   declare readonly software?: SoftwareControls;
@@ -94,7 +95,7 @@ export class Host extends Handle implements Opener {
   private constructor(key: typeof OURS, backend: 'kernel' | 'software', software?: SoftwareOptions) {
     ours(key, 'Host');
     const { kernel, topology } = known(software, 'software', ['kernel', 'topology']);
-    // Before the handle is made: what is refused leaves nothing behind.
+    // Made before the handle: if the options are refused, no handle is left behind.
     const made = new native.Host(
       backend,
       kernel,
@@ -114,9 +115,9 @@ export class Host extends Handle implements Opener {
     }
   }
 
-  /** Opens a new software host. */
+  /** Makes a new software host. */
   static open(o: HostOptions & { backend: 'software' }): SoftwareHost;
-  /** Opens the machine's kernel or a new software host: see {@link HostOptions.backend}. */
+  /** Opens the machine's kernel, or makes a new software host: see {@link HostOptions.backend}. */
   static open(o?: HostOptions): Host;
   static open(o?: HostOptions): Host {
     const { backend, software } = known(o, 'options', ['backend', 'software']);
@@ -132,32 +133,32 @@ export class Host extends Handle implements Opener {
     return new Host(OURS, chosen, chosen === 'software' ? software : undefined);
   }
 
-  /** What this host can do and, for what it can't, why and how to fix it. */
+  /** What this host can do. Where it can't, the checks say why, and how to repair it. */
   report(): HostReport {
     alive(this);
     return reportOf(this.#native, this.backend === 'software' ? SIMULATED : MACHINE);
   }
 
   /**
-   * Whether a program of this process can use the device and, if not, why and which commands repair it. What can't be
-   * read from the host is tried: the device is opened, bound, attached and closed again, which resets it. `memory`: how
-   * many bytes the program is going to map for devices; if its limit is below that, that is a reason.
+   * Whether this process can use the device and, if not, why, and which commands repair it. Some reasons can be found only by
+   * an attempt: the device is opened, bound, attached and closed again, which resets it (`attempt: false`: it is not). `memory`:
+   * how many bytes the program is going to map for devices. If its locked-memory limit is lower, that is a reason.
    */
   diagnose(bdf: string, o?: { attempt?: boolean; memory?: number }): Diagnosis {
     return diagnose(this, this.#native, bdf, o);
   }
 
   /**
-   * Gives a user the nodes of all of the device's group, and lets everybody open /dev/iommu, which reaches no device.
-   * Until the next boot, or until the devices change drivers: `lasting` is what makes it last. Root's.
+   * Gives a user all nodes of the device's group, and lets everybody open /dev/iommu, which by itself reaches no device. This
+   * lasts until the next boot, or until the devices change drivers: `lasting` has the rules that make it permanent. Needs root.
    *
-   * @throws {VfioError} EPERM a part of the group is held by a host driver, or is another user's (`force` takes it), or
-   * this process is not root; ENODEV no member is with VFIO.
+   * @throws {VfioError} EPERM a device of the group is bound to a host driver, or nodes belong to another user (`force` takes
+   * them), or this process is not root; ENODEV no device of the group is bound to a VFIO driver.
    */
   grant(bdf: string, uid: number, o?: { force?: boolean; name?: string }): Grant {
     const { force, name } = known(o, 'options', ['force', 'name']);
     integer(uid, 'uid', 0, 0xfffffffe);
-    // It becomes part of rules that root copies.
+    // The name becomes part of rules that root copies.
     if (name !== undefined && !/^[\w.-]+\$?$/.test(text(name, 'name')))
       throw refusal('the name of a user', 'name', name);
     return grant(this.#native, this.device(bdf), uid, name ?? String(uid), flag(force, 'force', false));
@@ -214,10 +215,11 @@ export class Host extends Handle implements Opener {
 
   /**
    * Opens a device's character device (Linux 6.6): by PCI address or UUID, by path, or from a descriptor (duplicated). It
-   * must be with a VFIO driver: see {@link PciDevice.bind}.
+   * must be bound to a VFIO driver: see {@link PciDevice.bind}.
    *
    * @throws {VfioError} ENODEV no such device, or it has no VFIO driver; EACCES: `reason` says who may.
-   * @throws {TypeError} ERR_INVALID_FD_TYPE the path or the descriptor leads to another kind of file, or to another host's.
+   * @throws {TypeError} ERR_INVALID_FD_TYPE the path or the descriptor leads to another kind of file, or to a file of another
+   * host.
    */
   openDevice(where: string | { path: string } | { fd: number }): VfioDevice {
     alive(this);
@@ -263,13 +265,14 @@ export class Host extends Handle implements Opener {
   }
 
   /**
-   * Opens a group (/dev/vfio/N, Linux 3.6): one file at a time on a host. A member must be with a VFIO driver.
+   * Opens a group (/dev/vfio/N, Linux 3.6). It can be open only once on a host. One of its devices must be bound to a VFIO
+   * driver.
    *
-   * `unsafeNoIommu`: also a group that has no IOMMU (/dev/vfio/noiommu-N), with CAP_SYS_RAWIO. UNSAFE: its devices
-   * reach all memory of the machine.
+   * `unsafeNoIommu`: opens also a group that has no IOMMU (/dev/vfio/noiommu-N), with CAP_SYS_RAWIO. UNSAFE: its devices reach
+   * all memory of the machine.
    *
-   * @throws {VfioError} ENOENT, ENODEV no such group, or no member is with a VFIO driver; EBUSY it is open, or used
-   * by a character device; EPERM without CAP_SYS_RAWIO; EACCES. `reason` says which.
+   * @throws {VfioError} ENOENT, ENODEV no such group, or none of its devices is bound to a VFIO driver; EBUSY it is open, or a
+   * device of it is used by its character device; EPERM without CAP_SYS_RAWIO; EACCES. `reason` says which.
    */
   openGroup(id: number, o?: { unsafeNoIommu?: boolean }): Group {
     alive(this);
@@ -302,12 +305,12 @@ export class Host extends Handle implements Opener {
   }
 
   /**
-   * One call, any host (A3): opens the device and gives it an address space of its own, by the first way that works:
-   * its character device and an iommufd; its group and an iommufd; its group and a container of type1; and only with
-   * `unsafeNoIommu` without an IOMMU. What was done is undone if a step fails.
+   * Opens the device with an address space of its own, by the first way that works (requirement A3: one flow for programs that
+   * do not care about groups): its character device and an iommufd; its group and an iommufd; its group and a container of
+   * type1; and only with `unsafeNoIommu` without an IOMMU. If a step fails, the earlier ones are undone.
    *
-   * @throws {VfioError} that of the first way that the host offers at all; `reason` says which device, which group,
-   * and who else uses it (A4), and `cause` has the errors of all ways that were tried, as an AggregateError.
+   * @throws {VfioError} the error of the first way that the host offers at all; `reason` says which device, which group, and
+   * who else uses it (requirement A4), and `cause` has the errors of all ways that were tried, as an AggregateError.
    */
   attach(bdf: string, o?: AttachOptions): UserDevice {
     alive(this);
@@ -321,7 +324,7 @@ export class Host extends Handle implements Opener {
   readonly #groupOf = (bdf: string): number | null =>
     this.disposed ? null : new PciDevice(OURS, this.#native, bdf).group;
 
-  /** `checked`: the path is the caller's, and what is there may be anything. */
+  /** `checked`: the program gave the path, so that the kind of the file has to be checked. */
   #open(path: string, kind: NativeKind, checked = false): NativeFile {
     try {
       return this.#native.open(path, kind, checked);

@@ -1,4 +1,4 @@
-/** What opens the ways to a device. Host is it; what needs no more of a host takes this. */
+/** The part of Host that attach() and diagnose() use: the calls that open a device. */
 import type { Iommufd } from '../iommufd/iommufd.ts';
 import type { IommuGroup } from '../system/groups.ts';
 import type { PciDevice } from '../system/pci.ts';
@@ -6,7 +6,7 @@ import type { Container } from '../type1/container.ts';
 import type { VfioDevice } from '../vfio/device.ts';
 import type { Group } from '../vfio/group.ts';
 
-/** See the methods of {@link Host} by these names. */
+/** Host implements it: see its methods of these names. */
 export interface Opener {
   device(bdf: string): PciDevice;
   group(id: number): IommuGroup;

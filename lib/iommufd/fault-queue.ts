@@ -1,9 +1,9 @@
 /**
- * Page faults of devices: a device touched memory that its page table does not have, and waits for an answer.
- * Requirement C7.
+ * Page faults of devices: a device has accessed memory that its page table does not map, and waits for a response (requirement
+ * C7: page faults are queued, answered and flushed).
  *
- * Life: made by Iommufd.allocFaultQueue; page tables that are made with it report to it. A group of faults is open from
- * when its records are read until it is answered. What is open when the queue is disposed, the kernel answers with
+ * Life: Iommufd.allocFaultQueue makes a queue; page tables that are made with it report to it. A group of faults is open from
+ * the time its records are read until it is answered. When the queue is disposed, the kernel answers the open ones with
  * 'invalid'.
  */
 
@@ -20,23 +20,23 @@ import { RecordQueue } from './record-queue.ts';
 const codes = ['success', 'invalid', 'failure'] as const;
 
 /**
- * How a fault is answered: 'success', the page is there, try again; 'invalid', it is not, and the device should give up.
- * 'failure' is PCI's third answer, which no kernel takes from user space so far (EINVAL).
+ * The response to a fault. 'success': the page is mapped now, the device tries again. 'invalid': it is not, the device should
+ * give up. 'failure' is the third response of PCI, which no kernel takes from user space so far (EINVAL).
  */
 export type FaultResponse = (typeof codes)[number];
 
-/** A group of faults that waits for its answer. */
+/** A group of faults that is not answered yet. */
 interface Group {
   readonly cookie: number;
-  /** Faults of it that {@link FaultQueue.respond} has not been told of. */
+  /** Its faults for which {@link FaultQueue.respond} has not been called yet. */
   readonly open: Set<IoPageFault>;
-  /** The worst answer so far. */
+  /** The worst response so far. */
   worst: FaultResponse;
 }
 
 /**
- * A queue of page faults (IOMMU_FAULT_QUEUE_ALLOC, Linux 6.11). `for await` reads it; each fault must be answered, the
- * device waits for it.
+ * A queue of page faults (IOMMU_FAULT_QUEUE_ALLOC, Linux 6.11). `for await` reads it. Each fault must be answered, since the
+ * device waits for the response.
  */
 export class FaultQueue extends RecordQueue<IoPageFault> {
   readonly #records: NativeFile;
@@ -48,10 +48,10 @@ export class FaultQueue extends RecordQueue<IoPageFault> {
   }
 
   /**
-   * Answers one fault. The kernel takes one answer for a whole group: it is given when each fault of the group is
-   * answered, and is the worst of the answers. {@link respondGroup} answers all at once.
+   * Answers one fault. The kernel takes one response for a whole group: it is given when every fault of the group is
+   * answered, and is the worst of the responses. {@link respondGroup} answers all at once.
    *
-   * @throws {VfioError} EINVAL the kernel does not know the group any more (its device was detached), or the code.
+   * @throws {VfioError} EINVAL the kernel does not know the group any more (its device was detached), or refuses the code.
    */
   respond(fault: IoPageFault, code: FaultResponse): void {
     alive(this);
@@ -65,10 +65,10 @@ export class FaultQueue extends RecordQueue<IoPageFault> {
   }
 
   /**
-   * Answers the whole group that a fault belongs to. Anything with its `cookie` will do: also a copy that came from
-   * another thread.
+   * Answers the whole group that a fault belongs to. Any object with the fault's `cookie` will do, such as a copy that came
+   * from another thread.
    *
-   * @throws {VfioError} EINVAL the kernel does not know the group any more (its device was detached), or the code.
+   * @throws {VfioError} EINVAL the kernel does not know the group any more (its device was detached), or refuses the code.
    */
   respondGroup(fault: { readonly cookie: number }, code: FaultResponse): void {
     alive(this);
@@ -78,7 +78,8 @@ export class FaultQueue extends RecordQueue<IoPageFault> {
 
   #read(): IoPageFault[] {
     const faults = this.#records.readFaults();
-    // A read gives whole groups. A cookie that is known already was answered by the kernel itself, and used again.
+    // A read returns whole groups. If a cookie is known already, the kernel has answered that group itself and uses the cookie
+    // again.
     for (const { cookie } of faults) this.#groups.delete(cookie);
     for (const fault of faults) {
       const { cookie } = fault;

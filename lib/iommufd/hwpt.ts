@@ -1,8 +1,9 @@
 /**
- * Page tables of one's own: made of an address space, or on top of another page table. Requirement D5.
+ * Page tables that the program makes: of an address space, or nested in another page table (requirement D5: page tables
+ * of the user's own, typed by their format).
  *
- * Life: made by Iommufd.allocHwpt. One that is made of an Ioas has all that is mapped there, at all times. It goes when
- * it is disposed or what it is made of is; while a device is attached to it, disposing it is EBUSY.
+ * Life: Iommufd.allocHwpt makes one. One that is made of an Ioas always has the mappings of that Ioas. It is destroyed when it
+ * or its parent is disposed; while a device is attached to it, disposing it fails with EBUSY.
  */
 
 import type { NativeFile, NativeObject } from '../addon/native.ts';
@@ -14,14 +15,14 @@ import type { IommufdFile } from '../handles/iommufd-file.ts';
 import { IommufdObject } from './iommufd-object.ts';
 import { wordsForMissing } from './iommufd-words.ts';
 
-/** A page table that the program writes itself, by format; its addresses are those of the parent page table. */
+/** A page table that the program fills itself, by format. The addresses in it are translated by the parent page table. */
 export type HwptData =
   | {
       /** VT-d, first stage (Linux 6.7). */
       type: 'vtd-s1';
-      /** Where its root is. */
+      /** The address of its root. */
       pgtblAddr: U64Like;
-      /** Bits of an address: 48 for four levels, 57 for five. */
+      /** The width of an address in bits: 48 for four levels, 57 for five. */
       addrWidth: number;
       /** Supervisor requests are allowed. */
       sre?: boolean;
@@ -43,7 +44,7 @@ export type HwptData =
       dte: readonly [U64Like, U64Like, U64Like, U64Like];
     };
 
-/** What to drop from the caches of a VT-d first stage. `addr` 0 with `npages` 2^64-1: everything. */
+/** The entries to drop from the caches of a VT-d first stage. `addr` 0 with `npages` 2^64-1: all of them. */
 export interface VtdS1Invalidation {
   /** First address, 4 KiB aligned. */
   addr: U64Like;
@@ -65,7 +66,7 @@ export interface Invalidations {
   'arm-smmuv3': ArmSmmuv3Invalidation;
 }
 
-const MOST_ENTRIES = 2 ** 19; // as the kernel
+const MOST_ENTRIES = 2 ** 19; // as in the kernel
 
 /** `count` words of `value`, each 64 bits. */
 function words(value: unknown, name: string, count: number): bigint[] {
@@ -74,7 +75,7 @@ function words(value: unknown, name: string, count: number): bigint[] {
   return Array.from(list, (word, at) => u64(word, `${name}[${at}]`));
 }
 
-/** {@link HwptData} as the addon takes it. */
+/** Checks a {@link HwptData}, and returns it as the addon takes it. */
 export function dataFields(given: HwptData): { format: HwptData['type']; fields: BigUint64Array } {
   const data = options(given, 'data') as HwptData;
   const format = oneOf(data.type, 'data.type', ['vtd-s1', 'arm-smmuv3', 'amd-guest']);
@@ -144,8 +145,8 @@ export class Hwpt extends IommufdObject {
   }
 
   /**
-   * Starts or stops marking pages that devices write (IOMMU_HWPT_SET_DIRTY_TRACKING, Linux 6.7). Starting clears all
-   * marks first; again is fine.
+   * Starts or stops marking the pages that devices write (IOMMU_HWPT_SET_DIRTY_TRACKING, Linux 6.7). Starting clears all marks
+   * first. It may be started or stopped twice.
    *
    * @throws {VfioError} EOPNOTSUPP it was made without `dirtyTracking`; ENOENT it is nested; ENOTTY before 6.7.
    */
@@ -163,12 +164,12 @@ export class Hwpt extends IommufdObject {
   }
 
   /**
-   * Which pages devices have written since last asked (IOMMU_HWPT_GET_DIRTY_BITMAP, Linux 6.7): bit `n % 8` of byte
-   * `floor(n / 8)` stands for the `pageSize` bytes at `iova + n * pageSize`. `iova` and `length` are multiples of
-   * `pageSize`, a power of two in bytes, and of the alignment of the Ioas; what the hardware marks in larger pages marks
-   * all of their bits.
+   * Which pages devices have written since the last call (IOMMU_HWPT_GET_DIRTY_BITMAP, Linux 6.7): bit `n % 8` of byte
+   * `floor(n / 8)` stands for the `pageSize` bytes at `iova + n * pageSize`. `pageSize` is a power of two, in bytes; `iova`
+   * and `length` are multiples of it and of the alignment of the Ioas. If the hardware marks larger pages, all of their bits
+   * are set.
    *
-   * Marks are cleared unless `clear` is false. Nothing is marked while tracking is off, nor where nothing is mapped.
+   * The call clears the marks unless `clear` is false. No page is marked while tracking is off, nor where nothing is mapped.
    *
    * @throws {VfioError} EOPNOTSUPP it was made without `dirtyTracking`; EINVAL length 0 or not aligned; EOVERFLOW the
    * range wraps; ENOENT it is nested; ENOTTY before 6.7. @throws {RangeError} `pageSize` is no power of two, or there
@@ -191,11 +192,11 @@ export class Hwpt extends IommufdObject {
   }
 
   /**
-   * Tells the IOMMU that entries of a page table of one's own have changed (IOMMU_HWPT_INVALIDATE, Linux 6.8). Returns
-   * how many entries were handled: all of them. No entries: asks whether the type is right.
+   * Tells the IOMMU that entries of a nested page table have changed (IOMMU_HWPT_INVALIDATE, Linux 6.8). Returns how many
+   * entries were handled: all of them. An empty list asks whether the type is right.
    *
-   * @throws {VfioError} EINVAL the type is not this page table's, or an entry is not right; EOPNOTSUPP a flag; ENOENT it
-   * is not nested; ENOTTY before 6.8. `handled` says how many entries were done before.
+   * @throws {VfioError} EINVAL the type is not this page table's, or an entry is not valid; EOPNOTSUPP a flag is unknown;
+   * ENOENT it is not nested; ENOTTY before 6.8. `handled` says how many entries were handled before the one that failed.
    */
   invalidate<T extends 'vtd-s1'>(type: T, entries: readonly Invalidations[T][]): number {
     alive(this);

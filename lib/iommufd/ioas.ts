@@ -1,10 +1,10 @@
 /**
- * An I/O address space: what IOVA leads to which memory. Requirement D1.
+ * An I/O address space (IOAS): which IOVA leads to which memory (requirement D1: map, unmap and copy).
  *
- * Life: made by Iommufd.allocIoas, its mappings by map, mapFile and copy. Disposing an IOAS disposes the page tables made
- * of it and unmaps everything in it; the kernel's object goes at once if nothing is attached to it, else with its
- * iommufd. One that the kernel made for a group is looked up (Iommufd.vfioCompatIoas): it stays when its handle is
- * disposed, and is emptied when the last handle of this process goes.
+ * Life: Iommufd.allocIoas makes it; map, mapFile and copy make its mappings. Disposing an IOAS disposes the page tables made of
+ * it and unmaps everything in it. The kernel's object is destroyed at once if no device is attached to it, else with its
+ * iommufd. An IOAS that the kernel made for a group is looked up (Iommufd.vfioCompatIoas): it is not destroyed when its handle
+ * is disposed, but everything in it is unmapped when the last handle of this process is disposed.
  */
 import { constants } from 'node:os';
 import type { NativeFile, NativeSpace } from '../addon/native.ts';
@@ -27,8 +27,8 @@ import { accessOf, mappingNumber } from '../memory/map-call.ts';
 import { wordsForMissing } from './iommufd-words.ts';
 
 /**
- * An I/O address space of an iommufd (Linux 6.2). Ranges are inclusive; addresses and lengths are bytes, and multiples of
- * `iovaRanges().alignment`: 1 while nothing is attached, the IOMMU's smallest page then.
+ * An I/O address space of an iommufd (Linux 6.2). Ranges are inclusive; addresses and lengths are in bytes, and multiples of
+ * `iovaRanges().alignment`: 1 while no device is attached, afterwards the IOMMU's smallest page.
  */
 export class Ioas extends AddressSpace {
   readonly #iommufd: IommufdFile;
@@ -48,19 +48,19 @@ export class Ioas extends AddressSpace {
   /** The IOAS's id in its iommufd. */
   get id(): number {
     alive(this);
-    // The id may be another object's by now.
+    // Another object may have the id by now.
     if (this.#space.ended()) throw disposedError('Ioas');
     return this.#id;
   }
 
-  /** The iommufd that it is in. */
+  /** The iommufd that it belongs to. */
   get iommufd(): HandleClasses['Iommufd'] {
     return iommufdOf(this.#iommufd);
   }
 
   /**
-   * What can be mapped (IOMMU_IOAS_IOVA_RANGES, Linux 6.2): everything but what attached devices and IOMMUs reserve.
-   * Mappings and {@link allowIovas} do not narrow it. A new IOAS: one range 0 to 2^64-1, alignment 1.
+   * The ranges that can be mapped (IOMMU_IOAS_IOVA_RANGES, Linux 6.2): all but those that attached devices and IOMMUs reserve.
+   * Mappings and {@link allowIovas} do not narrow them. A new IOAS has one range, 0 to 2^64-1, and alignment 1.
    */
   iovaRanges(): { ranges: IovaRange[]; alignment: bigint } {
     alive(this);
@@ -68,10 +68,10 @@ export class Ioas extends AddressSpace {
   }
 
   /**
-   * Limits where the kernel may place mappings by itself (IOMMU_IOAS_ALLOW_IOVAS, Linux 6.2); an explicit `iova` may
-   * lie outside. Replaces the earlier list; an empty one lifts the limit.
+   * Limits the ranges in which the kernel chooses an IOVA (IOMMU_IOAS_ALLOW_IOVAS, Linux 6.2); an explicit `iova` may lie
+   * outside. The list replaces the earlier one; an empty list removes the limit.
    *
-   * @throws {VfioError} EINVAL a range of one address or less, or overlapping ones; EADDRINUSE a range is reserved.
+   * @throws {VfioError} EINVAL a range has one address or less, or two overlap; EADDRINUSE a range is reserved.
    */
   allowIovas(ranges: readonly { start: U64Like; last: U64Like }[]): void {
     alive(this);
@@ -86,12 +86,12 @@ export class Ioas extends AddressSpace {
   }
 
   /**
-   * Makes pages of a file reachable (IOMMU_IOAS_MAP_FILE, Linux 6.13): a memfd, or from 6.19 on a dma-buf that VFIO
-   * exported. `offset` and `length` are bytes in the file. The kernel keeps the pages: the descriptor may be closed, and
-   * nothing of it need be mapped in this process.
+   * Makes pages of a file reachable by the devices (IOMMU_IOAS_MAP_FILE, Linux 6.13): of a memfd, or from 6.19 on of a dma-buf
+   * that VFIO exported. `offset` and `length` are bytes in the file. The kernel keeps the pages: the descriptor may be closed,
+   * and the file need not be mapped in this process.
    *
-   * @throws {VfioError} ENOTTY before 6.13; EBADF no such descriptor; EINVAL not such a file (older kernels say so only
-   * once a device is attached), or as {@link map}; EOPNOTSUPP a dma-buf before 6.19; others as {@link map}.
+   * @throws {VfioError} ENOTTY before 6.13; EBADF no such descriptor; EINVAL another kind of file (older kernels find that
+   * only once a device is attached), or as {@link map}; EOPNOTSUPP a dma-buf before 6.19; others as {@link map}.
    */
   mapFile(fd: number, o: { offset: U64Like; length: U64Like } & MapOptions): Mapping {
     alive(this);
@@ -120,10 +120,11 @@ export class Ioas extends AddressSpace {
   }
 
   /**
-   * Maps here what another IOAS of the same iommufd has mapped, sharing its pages: they are neither pinned nor counted
-   * twice (IOMMU_IOAS_COPY, Linux 6.2). The copy outlives the source.
+   * Maps the memory of another mapping of the same iommufd here too. The pages are shared: they are neither pinned nor counted
+   * twice (IOMMU_IOAS_COPY, Linux 6.2). The copy stays mapped when the source is unmapped.
    *
-   * @throws {VfioError} EPERM write asked of memory that was mapped without; others as {@link map}.
+   * @throws {VfioError} EPERM `write` for memory that was mapped without it; ENOENT the source is not mapped any more; others
+   * as {@link map}.
    */
   copy(from: Mapping, o?: MapOptions): Mapping {
     alive(this);
@@ -137,7 +138,8 @@ export class Ioas extends AddressSpace {
     const access = accessOf(read, write, writable);
     alive(this);
     const number = mappingNumber();
-    // The kernel would copy whatever is mapped there by now: the addon sees to it that it is still the source.
+    // The kernel would copy whichever mapping is at that address by now. This check, and the ledger during the call, make sure
+    // that it is still the source.
     if (space.disposed || !nativeSpaceOf(space).holds(source.number, source.place, length))
       throw new VfioError(constants.errno.ENOENT, {
         syscall: 'ioctl',
@@ -164,7 +166,7 @@ export class Ioas extends AddressSpace {
   /**
    * Whether huge pages may be used in the IOMMU's tables (IOMMU_OPTION_HUGE_PAGES, Linux 6.2). Default true.
    *
-   * @throws {VfioError} turning it off: EINVAL a page table and a mapping both exist; EADDRINUSE a mapping is not page
+   * @throws {VfioError} when it is turned off: EINVAL a page table and a mapping both exist; EADDRINUSE a mapping is not page
    * aligned.
    */
   get hugePages(): boolean {
@@ -178,11 +180,11 @@ export class Ioas extends AddressSpace {
   }
 
   /**
-   * Where memory really is that a device without an IOMMU uses (IOMMU_IOAS_NOIOMMU_GET_PA, Linux 7.3): the physical
-   * address behind `iova`, and how many bytes from there on, up to `length`, are contiguous.
+   * The physical address of memory, for a device that has no IOMMU (IOMMU_IOAS_NOIOMMU_GET_PA, Linux 7.3): the address that
+   * `iova` is mapped to, and how many bytes from there on, up to `length`, are contiguous.
    *
-   * @throws {VfioError} ENOTTY before 7.3; EPERM without CAP_SYS_RAWIO; EOPNOTSUPP a kernel without no-IOMMU support;
-   * EINVAL length 0; others `iova` is not mapped.
+   * @throws {VfioError} ENOTTY before 7.3; EPERM without CAP_SYS_RAWIO; EOPNOTSUPP the kernel has no no-IOMMU support; EINVAL
+   * length 0; other codes if `iova` is not mapped.
    */
   physicalAddress(iova: U64Like, length: U64Like): { address: bigint; length: bigint } {
     alive(this);

@@ -1,9 +1,9 @@
 /**
- * What the objects of an iommufd have in common: an id, and an end.
+ * The base class of the objects of an iommufd. Each has an id, and is destroyed when its handle is disposed.
  *
- * Life: made by a call of their iommufd or of each other; destroyed when they are disposed. An object that something
- * needs can't go: disposing it is EBUSY with the reason, and it stays as it was. Only disposing a parent never fails:
- * what the kernel still needs then goes when the iommufd does.
+ * Life: an iommufd or another object makes it. An object that is in use can't be destroyed: disposing it fails with EBUSY and
+ * the reason, and nothing changes. Disposing its Ioas or its iommufd never fails: an object that is still in use then is
+ * destroyed when the kernel closes the iommufd.
  */
 
 import type { NativeObject } from '../addon/native.ts';
@@ -21,7 +21,7 @@ export abstract class IommufdObject extends Handle {
   readonly #before: { dispose(): void } | undefined;
   readonly #ended: ((self: never) => void) | undefined;
 
-  /** `before`: what is closed before the object can be destroyed; `ended` is called when it is. */
+  /** `before`: must be closed before the object can be destroyed. `ended` is called when the object is destroyed. */
   protected constructor(
     key: typeof OURS,
     kind: string,
@@ -41,36 +41,35 @@ export abstract class IommufdObject extends Handle {
     this.#id = id;
   }
 
-  /** Its id in its iommufd. */
+  /** Its id in the iommufd. */
   get id(): number {
     alive(this);
-    // The id may be another object's by now.
+    // Another object may have the id by now.
     if (this.#object.gone()) throw disposedError('object of the iommufd');
     return this.#id;
   }
 
-  /** The iommufd that it is in. */
+  /** The iommufd that it belongs to. */
   get iommufd(): HandleClasses['Iommufd'] {
     return iommufdOf(this.#iommufd);
   }
 
   /**
-   * Destroys it; what was made of it first, newest first. Again: nothing.
+   * Destroys it, after the objects that were made of it (newest first). A second call does nothing.
    *
-   * @throws {VfioError} EBUSY something uses it, such as an attached device: `reason` says which. Then nothing has
-   * happened to it.
+   * @throws {VfioError} EBUSY it is in use, by an attached device for example: `reason` says by which. It is not changed then.
    */
   override [Symbol.dispose](): void {
-    void this.#id; // a foreign `this` is refused before anything of its own is disposed
+    void this.#id; // throws if `this` is not an IommufdObject, before anything is disposed
     if (this.disposed) return;
     for (const child of childrenOf(this)) child[Symbol.dispose]();
     this.#leave();
     super[Symbol.dispose]();
   }
 
-  /** Asks the kernel to destroy it, while the handle can still be kept. */
+  /** Destroys the kernel's object first: if the kernel refuses, the handle can stay as it is. */
   #leave(): void {
-    if (this.#before !== undefined) return; // it can go only once that is closed, and then there is no way back
+    if (this.#before !== undefined) return; // it can be destroyed only once that is closed, which can't be undone
     try {
       this.#object.destroy();
     } catch (error) {
@@ -87,7 +86,7 @@ export abstract class IommufdObject extends Handle {
   }
 }
 
-/** What ends an object that was forgotten. In a scope of its own: it must not keep the handle. */
+/** Ends an object that was collected undisposed. A function of its own, so that the closure does not capture the handle. */
 function endOf(object: NativeObject, before: { dispose(): void } | undefined): { dispose(): void } {
   return {
     dispose() {

@@ -1,9 +1,9 @@
-/** Words for failed calls about page tables, queues and virtual IOMMUs, and for what a kernel is too old for. */
+/** The reasons and hints of failed calls on page tables, queues and virtual IOMMUs, and of calls that an old kernel lacks. */
 
 import type { NativeFile } from '../addon/native.ts';
 import type { VfioError, Words } from '../base/errors.ts';
 
-/** The release that a request came with. */
+/** The Linux release that introduced a request. */
 const since: Record<string, string> = {
   IOMMU_HWPT_ALLOC: '6.6',
   IOMMU_GET_HW_INFO: '6.6',
@@ -20,7 +20,7 @@ const since: Record<string, string> = {
   IOMMU_IOAS_NOIOMMU_GET_PA: '7.3',
 };
 
-/** Is the kernel of `file` older than `release`? */
+/** Whether the kernel of `file` is older than `release`. */
 function olderThan(file: NativeFile, release: string): boolean {
   const [major = 0, minor = 0] = release.split('.').map(Number);
   const [its = 0, itsMinor = 0] = file.release().split(/[.-]/).map(Number);
@@ -33,13 +33,13 @@ function needs(what: string, release: string, file: NativeFile): Words | undefin
   return { reason: `${what} needs Linux ${release}, this host answers as ${file.release()}` };
 }
 
-/** ENOTTY: the request came later. */
+/** Words for ENOTTY: the request came with a later release. */
 export function wordsForMissing(error: VfioError, file: NativeFile): Words | undefined {
   const release = error.code === 'ENOTTY' && error.request !== undefined && since[error.request];
   return release ? needs(error.request as string, release, file) : undefined;
 }
 
-/** EBUSY from IOMMU_DESTROY. `users` are those that are known, in words. */
+/** Words for EBUSY from IOMMU_DESTROY. `users`: the known users of the object, in words. */
 export function wordsForBusy(users: readonly string[]): Words {
   return {
     reason:
@@ -49,13 +49,13 @@ export function wordsForBusy(users: readonly string[]): Words {
   };
 }
 
-/** What IOMMU_HWPT_ALLOC was asked for. */
+/** The arguments of IOMMU_HWPT_ALLOC. */
 export interface HwptRequest {
   nestParent: boolean;
   dirtyTracking: boolean;
   pasid: boolean;
   faultQueue: boolean;
-  /** What the page table is made of. */
+  /** The kind of object that the page table is made of. */
   parent: 'Ioas' | 'Hwpt' | 'Viommu';
   format: string | undefined;
 }
@@ -67,7 +67,7 @@ export function wordsForHwpt(error: VfioError, asked: HwptRequest, file: NativeF
     case 'EOPNOTSUPP':
       if (parent === 'Hwpt' && format === undefined)
         return {
-          reason: 'a page table on top of another one needs data: whose format it is, and where it begins',
+          reason: 'a page table on top of another one needs data: its format, and the address of its root',
         };
       return (
         (asked.pasid ? needs('pasid', '6.15', file) : undefined) ??
@@ -87,7 +87,7 @@ export function wordsForHwpt(error: VfioError, asked: HwptRequest, file: NativeF
         (format !== undefined
           ? {
               reason: `the device's IOMMU takes no page tables of format '${format}'${parent === 'Ioas' ? ' made of an Ioas: parent is a Hwpt made with { nestParent: true }' : ''}`,
-              hint: 'iommufd.hwInfo(device).type tells whose IOMMU it is',
+              hint: 'iommufd.hwInfo(device).type tells the kind of the IOMMU',
             }
           : { reason: "the device's IOMMU can't do what was asked" })
       );
@@ -111,7 +111,7 @@ export function wordsForHwpt(error: VfioError, asked: HwptRequest, file: NativeF
   }
 }
 
-/** An attach or detach failed with a PASID. */
+/** Why an attach or a detach with a PASID failed. */
 export function wordsForPasid(error: VfioError, file: NativeFile): Words | undefined {
   if (error.code === 'EINVAL' || error.code === 'ENOTTY') return needs('pasid', '6.15', file);
   if (error.code === 'EOPNOTSUPP')
@@ -122,7 +122,7 @@ export function wordsForPasid(error: VfioError, file: NativeFile): Words | undef
   return undefined;
 }
 
-/** A bind failed with a token. */
+/** Why a bind with a token failed. */
 export function wordsForToken(error: VfioError, file: NativeFile): Words | undefined {
   if (error.code === 'EINVAL') return needs('token', '6.17', file);
   return undefined;

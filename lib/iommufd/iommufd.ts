@@ -1,8 +1,8 @@
 /**
- * An open /dev/iommu: the home of I/O address spaces and page tables, and of the devices bound to it.
+ * An open /dev/iommu. It owns I/O address spaces and page tables, and devices are bound to it.
  *
- * Life: made by Host.openIommufd or fromFd. Disposing it disposes what was made of it; devices that are still bound
- * keep the kernel's side of it until they are closed.
+ * Life: made by Host.openIommufd or fromFd. Disposing it disposes the handles that were made of it. The kernel keeps its open
+ * file while devices are still bound to it, until they are closed.
  */
 
 import { type NativeFile, native } from '../addon/native.ts';
@@ -10,7 +10,7 @@ import type { HwInfo } from '../addon/records.ts';
 import { flag, integer, oneOf, options, refusal } from '../base/check.ts';
 import { explained } from '../base/errors.ts';
 import { OURS } from '../base/private.ts';
-import { alive, type Handle, instance, keepFile, made } from '../handles/handle.ts';
+import { alive, type Handle, instance, isHandle, keepFile } from '../handles/handle.ts';
 import {
   differs,
   forgetIn,
@@ -45,7 +45,7 @@ const features = [
   'noiommu-physical-address',
 ] as const;
 
-/** What {@link Iommufd.supports} can be asked. */
+/** The features that {@link Iommufd.supports} can be asked for. */
 export type IommufdFeature = (typeof features)[number];
 
 declare module '../handles/iommufd-file.ts' {
@@ -57,7 +57,7 @@ declare module '../handles/iommufd-file.ts' {
 /** An open /dev/iommu (Linux 6.2). */
 export class Iommufd extends IommufdFile {
   readonly #file: NativeFile;
-  /** The compatibility IOAS, as far as is known: kept, since requests reach it without its handle. */
+  /** The last known compatibility IOAS. Referred to here, so that its handle is not collected while a container uses it. */
   #compat: Ioas | undefined;
 
   constructor(key: typeof OURS, parent: Handle | undefined, file: NativeFile) {
@@ -67,7 +67,7 @@ export class Iommufd extends IommufdFile {
   }
 
   /**
-   * An iommufd from a descriptor: another process's, another thread's. The descriptor is duplicated; the caller's
+   * An iommufd from a descriptor that another process or another thread opened. The descriptor is duplicated; the caller's
    * stays open.
    *
    * @throws {VfioError} EBADF no such descriptor. @throws {TypeError} ERR_INVALID_FD_TYPE it leads to another kind of file.
@@ -76,7 +76,7 @@ export class Iommufd extends IommufdFile {
     return new Iommufd(OURS, undefined, native.adopt(fd, 'iommufd'));
   }
 
-  /** The file descriptor. Belongs to this object: don't close it. */
+  /** The file descriptor. It belongs to this object: don't close it. */
   get fd(): number {
     alive(this);
     return this.#file.fd;
@@ -91,13 +91,13 @@ export class Iommufd extends IommufdFile {
   /**
    * Makes a page table (IOMMU_HWPT_ALLOC, Linux 6.6) for the IOMMU of `device`, which is bound to this iommufd.
    *
-   * - `parent` an Ioas: it has what is mapped there. With `nestParent` others can be made on top of it; with
-   *   `dirtyTracking` it can tell what devices wrote (Linux 6.7).
-   * - `parent` a Hwpt made with `nestParent`, or a Viommu (Linux 6.13): a page table of one's own, `data` says where it
-   *   is, and of which format. What it leads to are addresses of the parent.
+   * - `parent` an Ioas: the page table has the mappings of the Ioas. With `nestParent` others can be nested in it; with
+   *   `dirtyTracking` it can tell which pages devices wrote (Linux 6.7).
+   * - `parent` a Hwpt made with `nestParent`, or a Viommu (Linux 6.13): a nested page table, which the program fills itself.
+   *   `data` says where it is and which format it has. The addresses in it are translated by the parent.
    *
-   * `faultQueue` (Linux 6.11): faults of devices attached to it wait for an answer there. `pasid` (Linux 6.15): it may be
-   * attached with a PASID beside others that are.
+   * `faultQueue` (Linux 6.11): page faults of devices attached to the page table are put there, and wait for a response.
+   * `pasid` (Linux 6.15): it may be attached with a PASID, and without one to a device that has others attached with PASIDs.
    *
    * @throws {VfioError} EOPNOTSUPP the IOMMU or the kernel can't (`reason` says which); EINVAL the data or the parent does
    * not suit; EADDRINUSE the Ioas has mappings where the IOMMU does not translate; EFAULT, ENOMEM its memory can't be
@@ -118,7 +118,7 @@ export class Iommufd extends IommufdFile {
       faultQueue === undefined
         ? undefined
         : this.#own(instance(faultQueue, FaultQueue, 'faultQueue'), 'a FaultQueue', 'faultQueue');
-    if (!(parent instanceof Ioas || parent instanceof Hwpt || parent instanceof Viommu) || !made(parent))
+    if (!(parent instanceof Ioas || parent instanceof Hwpt || parent instanceof Viommu) || !isHandle(parent))
       throw refusal('an Ioas, a Hwpt or a Viommu', 'parent', parent);
     this.#own(parent, 'an Ioas, a Hwpt or a Viommu', 'parent');
     const own = data === undefined ? undefined : dataFields(data);
@@ -148,15 +148,15 @@ export class Iommufd extends IommufdFile {
     return keepIn(this, new Hwpt(OURS, this, queue ? [parent, queue] : [parent], this.#file, object));
   }
 
-  /** A queue for page faults of devices (IOMMU_FAULT_QUEUE_ALLOC, Linux 6.11). @throws {VfioError} ENOTTY before 6.11. */
+  /** Makes a queue for page faults of devices (IOMMU_FAULT_QUEUE_ALLOC, Linux 6.11). @throws {VfioError} ENOTTY before 6.11. */
   allocFaultQueue(): FaultQueue {
     const { object, file } = this.#asked(() => this.#file.faultQueueAlloc());
     return keepIn(this, new FaultQueue(OURS, this, object, file));
   }
 
   /**
-   * A slice of the IOMMU of `device` for a virtual machine (IOMMU_VIOMMU_ALLOC, Linux 6.13). `parent` is a page table made
-   * with `nestParent`: the guest's memory.
+   * Makes a virtual IOMMU: a slice of the IOMMU of `device` for a virtual machine (IOMMU_VIOMMU_ALLOC, Linux 6.13). `parent`
+   * is a page table made with `nestParent`, which maps the guest's memory.
    *
    * @throws {VfioError} EOPNOTSUPP the IOMMU has no such type; EINVAL the parent was made without `nestParent`; ENOTTY
    * before 6.13.
@@ -181,10 +181,10 @@ export class Iommufd extends IommufdFile {
   }
 
   /**
-   * What the IOMMU of a device is (IOMMU_GET_HW_INFO, Linux 6.6). `type` (Linux 6.17) asks for another view of it than
-   * the usual one.
+   * The kind and the abilities of a device's IOMMU (IOMMU_GET_HW_INFO, Linux 6.6). `type` (Linux 6.17) asks for information of
+   * that kind instead of the default one.
    *
-   * @throws {VfioError} EOPNOTSUPP it has no such view; ENOTTY before 6.6.
+   * @throws {VfioError} EOPNOTSUPP the IOMMU has no information of that kind; ENOTTY before 6.6.
    */
   hwInfo(device: IommufdDevice, o?: { type?: 'tegra241-cmdqv' }): HwInfo {
     alive(this);
@@ -195,10 +195,10 @@ export class Iommufd extends IommufdFile {
   }
 
   /**
-   * Whether this kernel has a feature. It is asked, not looked up by release: each feature's request is made with too
-   * short an argument, which a kernel that has it refuses with EINVAL before it does anything, and one that lacks it with
-   * ENOTTY. 'pasid' is a flag, which can't be asked without a device: it came in the release of 'veventq'. Whether a
-   * device's IOMMU can do it, {@link hwInfo} and the call itself tell.
+   * Whether this kernel has a feature. The kernel is asked; its release is not looked up: each feature's request is made with
+   * too short an argument. A kernel that has the request refuses that with EINVAL before it does anything, and a kernel that
+   * lacks it with ENOTTY. 'pasid' is a flag of a request, which can't be asked for without a device: it came in the same
+   * release as 'veventq', so that is asked. Whether a device's IOMMU has the feature, {@link hwInfo} and the call itself tell.
    */
   supports(feature: IommufdFeature): boolean {
     alive(this);
@@ -206,8 +206,8 @@ export class Iommufd extends IommufdFile {
   }
 
   /**
-   * Who is charged for pinned memory (IOMMU_OPTION_RLIMIT_MODE, Linux 6.2): the user, over all processes (default), or
-   * this process (visible as VmLck). Set it before the first object is made.
+   * Whether pinned memory is charged to the user, over all processes (default), or to this process, as VmLck of
+   * /proc/self/status shows (IOMMU_OPTION_RLIMIT_MODE, Linux 6.2). Set it before the first object is made.
    *
    * @throws {VfioError} EPERM without CAP_SYS_RESOURCE; EBUSY an object exists.
    */
@@ -222,10 +222,10 @@ export class Iommufd extends IommufdFile {
   }
 
   /**
-   * The address space that the requests of a VFIO container work on (IOMMU_VFIO_IOAS, Linux 6.2): see {@link container}.
-   * Null: none. A group that is joined to this iommufd makes one if there is none.
+   * The address space that the requests of a VFIO container work on (IOMMU_VFIO_IOAS, Linux 6.2): see {@link container}. Null:
+   * there is none. When a group joins this iommufd and there is none, the kernel makes one.
    *
-   * @throws {VfioError} ENOENT the Ioas is gone.
+   * @throws {VfioError} ENOENT the Ioas was destroyed.
    */
   get vfioCompatIoas(): Ioas | null {
     alive(this);
@@ -246,8 +246,8 @@ export class Iommufd extends IommufdFile {
   }
 
   /**
-   * The requests of a VFIO container (type1), which an iommufd takes too, on {@link vfioCompatIoas} (Linux 6.2): for
-   * programs that were written for those. Requirement D4.
+   * A container that works on {@link vfioCompatIoas}: an iommufd takes the requests of a VFIO container (type1) too (Linux
+   * 6.2), for programs that were written for these (requirement D4: with the same results).
    */
   container(): Container {
     alive(this);
@@ -259,21 +259,21 @@ export class Iommufd extends IommufdFile {
   }
 
   /**
-   * Charges all memory that was mapped from files to the calling process (IOMMU_IOAS_CHANGE_PROCESS, Linux 6.13): after an
-   * iommufd was handed over, or an exec.
+   * Charges all memory that was mapped from files to the calling process (IOMMU_IOAS_CHANGE_PROCESS, Linux 6.13): for use after
+   * the iommufd was handed to another process, or after an exec.
    *
-   * @throws {VfioError} EINVAL something is mapped by address ({@link Ioas.map}); ENOMEM over the locked-memory limit:
-   * nothing has changed; ENOTTY before 6.13.
+   * @throws {VfioError} EINVAL memory is mapped by its address ({@link Ioas.map}); ENOMEM over the locked-memory limit: nothing
+   * has changed; ENOTTY before 6.13.
    */
   changeProcess(): void {
     this.#asked(() => this.#file.changeProcess());
   }
 
   /**
-   * Destroys any object by its id (IOMMU_DESTROY, Linux 6.2). Objects of this package do it when they are disposed; the
-   * handle of one that is destroyed this way is disposed with it.
+   * Destroys any object by its id (IOMMU_DESTROY, Linux 6.2). A handle destroys its object itself when it is disposed. If the
+   * object that is destroyed here has a handle, that is disposed too.
    *
-   * @throws {VfioError} ENOENT no such object; EBUSY something uses it: `reason` says what.
+   * @throws {VfioError} ENOENT no such object; EBUSY it is in use: `reason` says by what.
    */
   destroy(id: number): void {
     alive(this);
@@ -291,7 +291,7 @@ export class Iommufd extends IommufdFile {
             ])
           : undefined,
     );
-    // The handle is over too.
+    // The object is destroyed: its handle is disposed too.
     forgetIn(this, id);
     handle?.[Symbol.dispose]();
   }

@@ -1,9 +1,9 @@
 /**
- * A file of an iommufd that records are read from: page faults, virtual events.
+ * A queue of an iommufd whose records are read from a descriptor: page faults, or events of a virtual IOMMU.
  *
- * Life: the descriptor is closed when the queue is disposed or collected; who waits is rejected then. Records are read
- * only when someone asks for them, so that the kernel keeps (and counts) what a slow reader leaves. Waiting is the event
- * loop's own polling: there is no thread and no timer. Only a pending wait keeps the process alive.
+ * Life: the descriptor is closed when the queue is disposed or collected; pending waits are rejected then. Records are read
+ * only when the program asks for one, so that the kernel keeps (and counts) those that a slow reader has not read yet. The
+ * event loop polls the descriptor: there is no thread and no timer. Only a pending wait keeps the process alive.
  */
 
 import { type NativeFile, type NativeObject, type NativeWatch, native } from '../addon/native.ts';
@@ -14,7 +14,7 @@ import type { IommufdFile } from '../handles/iommufd-file.ts';
 import { Waiters } from '../handles/waiters.ts';
 import { IommufdObject } from './iommufd-object.ts';
 
-/** As one. Not a closure of the constructor, which would keep the queue that is to be collected. */
+/** Joins two resources. A function of its own: a closure of the constructor would keep the queue from being collected. */
 const bothOf = (first: { dispose(): void }, second: { dispose(): void }) => ({
   dispose() {
     first.dispose();
@@ -22,16 +22,16 @@ const bothOf = (first: { dispose(): void }, second: { dispose(): void }) => ({
   },
 });
 
-/** A queue of records. Each record goes to one reader: of several who wait, to the one who has waited longest. */
+/** A queue of records. Each record is given to one reader: to the one that has waited longest. */
 export abstract class RecordQueue<T> extends IommufdObject implements AsyncIterable<T> {
   readonly #kind: string;
   readonly #records: NativeFile;
-  /** Reads what is there, if anything. */
+  /** Reads the records that are there; an empty array if there are none. */
   readonly #read: (records: NativeFile) => T[];
   readonly #watch: NativeWatch;
   readonly #onReadable: () => void;
   readonly #waiters = new Waiters<T>('record');
-  /** Read, but not asked for yet: the kernel gives several at once. */
+  /** Records that were read but not asked for yet: the kernel returns several at once. */
   readonly #ready: T[] = [];
 
   protected constructor(
@@ -44,13 +44,13 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
     read: (records: NativeFile) => T[],
   ) {
     ours(key, kind);
-    // The native object holds its callback weakly while nobody waits; this object holds it for good.
+    // The native object refers weakly to its callback while no wait is pending; this object refers to it strongly.
     const onReadable = () => this.#serve();
     let watch: NativeWatch;
     try {
       watch = new native.Watch(records, onReadable);
     } catch (error) {
-      // The kernel has made the queue already, and nobody would know of it.
+      // The kernel has made the queue already, and without a handle nothing would ever destroy it.
       records.dispose();
       object.dispose();
       throw error;
@@ -65,7 +65,7 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
     this.#onReadable = onReadable;
   }
 
-  /** The descriptor that records are read from. Belongs to this object: don't close it, and don't read it while waiting. */
+  /** The descriptor that records are read from. It belongs to this object: don't close it, nor read it while a wait is pending. */
   get fd(): number {
     alive(this);
     return this.#records.fd;
@@ -79,23 +79,23 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
   }
 
   /**
-   * Resolves with the next record. A pending wait keeps the process alive. Bad arguments and a disposed queue are thrown
-   * at once, not as a rejection.
+   * Resolves with the next record. A pending wait keeps the process alive. Bad arguments and the use of a disposed queue throw
+   * at once; they are not rejections.
    *
-   * @throws {VfioError} ETIMEDOUT after `timeout` milliseconds; the signal's reason when it is aborted; code
-   * ERR_VFIO_DISPOSED when the queue is disposed meanwhile. No record is lost by any of them.
+   * @throws {VfioError} ETIMEDOUT after `timeout` milliseconds; the signal's reason when it is aborted; code ERR_VFIO_DISPOSED
+   * when the queue is disposed meanwhile. None of these loses a record.
    */
   wait(o?: { signal?: Signal; timeout?: number }): Promise<T> {
     alive(this);
     return this.#waiters.wait(
       o,
-      // Those who wait already come first.
+      // Earlier waits are served first.
       () => (this.#waiters.size === 0 ? (this.poll() ?? undefined) : undefined),
       () => this.#rest(),
     );
   }
 
-  /** Ends when the queue is disposed. A record that the loop did not get to is there for the next reader. */
+  /** Ends when the queue is disposed. Records that the loop has not read stay there for the next reader. */
   async *[Symbol.asyncIterator](): AsyncIterator<T> {
     while (!this.disposed) {
       let record: T;
@@ -114,7 +114,7 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
     void this.#onReadable;
   }
 
-  /** The descriptor is readable: those who wait are given what there is. */
+  /** The descriptor is readable: the pending waits are given the records that are there. */
   #serve(): void {
     try {
       this.#waiters.serve(() => this.poll() ?? undefined);
@@ -124,7 +124,7 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
     if (!this.disposed) this.#rest();
   }
 
-  /** Polls while someone waits, and only then. */
+  /** Polls the descriptor while a wait is pending, and only then. */
   #rest(): void {
     if (this.#waiters.size > 0) this.#watch.watch();
     else this.#watch.rest();

@@ -1,9 +1,9 @@
 /**
- * A slice of an IOMMU for a virtual machine: what its guest's own IOMMU driver works on.
+ * A virtual IOMMU: a slice of an IOMMU for a virtual machine, which the guest's own IOMMU driver uses.
  *
- * Life: a Viommu is made by Iommufd.allocViommu on a nest parent; devices join it as Vdevices, events of its devices come
- * out of a VeventQueue, and hardware may read a guest's command queue by itself (HwQueue). Each goes when it is disposed
- * or its Viommu is; a Vdevice also when its device is closed.
+ * Life: Iommufd.allocViommu makes a Viommu on a page table made with `nestParent`. Devices are put behind it as Vdevices, a
+ * VeventQueue gives the events of its devices, and hardware can read a guest's command queue by itself (HwQueue). Each of these
+ * is destroyed when it or its Viommu is disposed; a Vdevice also when its device is closed.
  */
 
 import type { NativeFile, NativeObject } from '../addon/native.ts';
@@ -18,14 +18,14 @@ import { IommufdObject } from './iommufd-object.ts';
 import { wordsForMissing } from './iommufd-words.ts';
 import { RecordQueue } from './record-queue.ts';
 
-/** Whose virtual IOMMU: Arm's SMMUv3 (Linux 6.13), or with Tegra241's command queues (Linux 6.17). */
+/** The kind of a virtual IOMMU: Arm's SMMUv3 (Linux 6.13), or one with Tegra241's command queues (Linux 6.17). */
 export type ViommuType = 'arm-smmuv3' | 'tegra241-cmdqv';
 
 /** A virtual IOMMU (IOMMU_VIOMMU_ALLOC, Linux 6.13). */
 export class Viommu extends IommufdObject {
-  /** Whose it is. */
+  /** Its kind. */
   readonly type: ViommuType;
-  /** 'tegra241-cmdqv': what to mmap of the iommufd to reach the virtual interface page. Null for others. */
+  /** 'tegra241-cmdqv': the part of the iommufd to mmap, in bytes, to reach the virtual interface page. Null for others. */
   readonly mmap: { readonly offset: bigint; readonly length: bigint } | null;
   readonly #file: NativeFile;
 
@@ -44,10 +44,10 @@ export class Viommu extends IommufdObject {
   }
 
   /**
-   * Puts a device behind it (IOMMU_VDEVICE_ALLOC, Linux 6.13). `virtId` is how the guest names it: a stream id.
+   * Puts a device behind it (IOMMU_VDEVICE_ALLOC, Linux 6.13). `virtId`: the guest's number for the device, a stream id.
    *
-   * @throws {VfioError} EEXIST the device has one already, or the id is taken; EINVAL the device is behind another IOMMU,
-   * or the id is too large; ENOTTY before 6.13.
+   * @throws {VfioError} EEXIST the device has a Vdevice already, or the id is taken; EINVAL the device is behind another
+   * IOMMU, or the id is too large; ENOTTY before 6.13.
    */
   allocVdevice(o: { device: IommufdDevice; virtId: U64Like }): Vdevice {
     alive(this);
@@ -59,10 +59,11 @@ export class Viommu extends IommufdObject {
   }
 
   /**
-   * A queue for what its devices do wrong (IOMMU_VEVENTQ_ALLOC, Linux 6.15). `depth`: how many events it holds; more are
-   * counted as lost.
+   * Makes a queue for the events of its devices, such as faults (IOMMU_VEVENTQ_ALLOC, Linux 6.15). `depth`: how many events
+   * it holds; the events after that are lost, and counted.
    *
-   * @throws {VfioError} EEXIST there is one of this type; EINVAL depth 0; EOPNOTSUPP the type; ENOTTY before 6.15.
+   * @throws {VfioError} EEXIST it has a queue of this type; EINVAL depth 0; EOPNOTSUPP the type is not supported; ENOTTY before
+   * 6.15.
    */
   allocEventQueue(o: { depth: number; type?: ViommuType }): VeventQueue {
     alive(this);
@@ -74,11 +75,11 @@ export class Viommu extends IommufdObject {
   }
 
   /**
-   * Lets hardware read a queue of the guest's by itself (IOMMU_HW_QUEUE_ALLOC, Linux 6.17). `index`: which of its queues;
-   * `iova` and `length`: where it is, in bytes, in the guest's memory.
+   * Lets hardware read one of the guest's queues by itself (IOMMU_HW_QUEUE_ALLOC, Linux 6.17). `index`: the number of the
+   * queue; `iova` and `length`: its place in the guest's memory, in bytes.
    *
-   * @throws {VfioError} EOPNOTSUPP it has none; EINVAL length 0; EOVERFLOW the range wraps; ENOENT or EFAULT the memory is
-   * not mapped or not contiguous; ENOTTY before 6.17.
+   * @throws {VfioError} EOPNOTSUPP it has no such queues; EINVAL length 0; EOVERFLOW the range wraps; ENOENT or EFAULT the
+   * memory is not mapped or not contiguous; ENOTTY before 6.17.
    */
   allocHwQueue(o: { index: number; iova: U64Like; length: U64Like; type?: 'tegra241-cmdqv' }): HwQueue {
     alive(this);
@@ -92,11 +93,11 @@ export class Viommu extends IommufdObject {
   }
 
   /**
-   * Commands of the guest that drop what the IOMMU has cached (IOMMU_HWPT_INVALIDATE, Linux 6.13): returns how many were
-   * handled.
+   * Carries out the guest's commands that invalidate the IOMMU's caches (IOMMU_HWPT_INVALIDATE, Linux 6.13): returns how many
+   * were handled.
    *
-   * @throws {VfioError} EINVAL the type, or no commands; EIO a command that is not one of those; `handled` says how many
-   * were done before.
+   * @throws {VfioError} EINVAL the type is not this one's, or there are no commands; EIO a command is not one that
+   * invalidates; `handled` says how many were handled before.
    */
   invalidate<T extends 'arm-smmuv3'>(type: T, entries: readonly Invalidations[T][]): number {
     alive(this);
@@ -110,7 +111,7 @@ export class Viommu extends IommufdObject {
 
 /** A device behind a virtual IOMMU. */
 export class Vdevice extends IommufdObject {
-  /** How the guest names it. */
+  /** The guest's number for it. */
   readonly virtId: bigint;
 
   constructor(
@@ -133,11 +134,11 @@ export class HwQueue extends IommufdObject {
 }
 
 /**
- * Events of a virtual IOMMU (IOMMU_VEVENTQ_ALLOC, Linux 6.15). `sequence` counts up to 2^31-1 and from 0 again; a gap, or
- * an event of type 'lost', says that the queue was full.
+ * Events of a virtual IOMMU (IOMMU_VEVENTQ_ALLOC, Linux 6.15). `sequence` counts up to 2^31-1, then from 0 again. A gap, or an
+ * event of type 'lost', means that the queue was full.
  */
 export class VeventQueue extends RecordQueue<ViommuEvent> {
-  /** Which events it holds. */
+  /** The kind of its events. */
   readonly type: ViommuType;
 
   constructor(

@@ -1,12 +1,12 @@
 /**
- * Mapping memory, and keeping it for as long as a device can reach it: an Ioas does so by its own requests, a
+ * Maps memory into an address space, and keeps it for as long as a device can reach it. An Ioas maps by its own requests, a
  * Container by those of type1.
  *
- * What is mapped is known from the addon's ledger (native/ledger), which records each call of this process together with
- * the call, and keeps the memory until the kernel is known to have let go of it. Nothing here keeps a record of its own.
+ * The addon's ledger (native/ledger) knows what is mapped. It records each call of this process together with the call, and
+ * keeps the memory until the kernel is known to have unmapped it. This file has no records of its own.
  *
- * Life of a mapping: made by map, mapAsync or copy; gone when it is unmapped, by its own disposal, by a range or with
- * its space.
+ * Life of a mapping: map, mapAsync or copy makes it. It ends when it is disposed, when a range that contains it is unmapped,
+ * or with its address space.
  */
 import { constants } from 'node:os';
 import { warnOfKeptMemory } from '../addon/kept-memory.ts';
@@ -22,13 +22,13 @@ import { IovaAllocator } from './iova-allocator.ts';
 import { accessOf, mappingNumber, READ, WRITE } from './map-call.ts';
 import { type MapRequest, wordsForMap } from './map-words.ts';
 
-/** What unmaps everything: from 0 on, this many bytes. */
+/** An unmap of this many bytes from address 0 on unmaps everything. */
 export const EVERYTHING = 2n ** 64n - 1n;
 
-/** What a mapping is: out of a caller's reach. */
+/** The fields of a mapping, which no program can reach. */
 export interface MappingParts {
   readonly space: AddressSpace;
-  /** As the addon gave it: a number where that is exact, which costs less, else a bigint. */
+  /** The IOVA as the addon returned it: a number where that is exact, since it costs less, else a bigint. */
   readonly place: U64Like;
   readonly length: bigint;
   readonly writable: boolean;
@@ -72,22 +72,22 @@ export class SpaceMapping implements Mapping {
     return this.#parts.writable;
   }
 
-  /** Unmaps what is left of it, and nothing else. */
+  /** Unmaps the parts of it that are still mapped, and nothing else. */
   [Symbol.dispose](): void {
     const { space, number, place, length } = this.#parts;
     endMapping(space, number, place, length);
   }
 }
 
-/** What a mapping is made of; undefined: it is none. */
+/** The fields of a mapping; undefined: the value is not a mapping. */
 export function mappingParts(value: unknown): MappingParts | undefined {
   return typeof value === 'object' && value !== null && isMapping(value) ? partsOf(value) : undefined;
 }
 
-/** What a space that chooses no addresses itself is asked before one is chosen for it. */
+/** Returns the usable ranges of a space, for which this package has to choose an IOVA because the kernel does not. */
 export type Usable = () => { ranges: IovaRange[]; alignment: bigint };
 
-/** A call that maps off the event loop, and the space that it is in: a container's may be another one by then. */
+/** Maps off the event loop. The result names the space too: the container may work on another one by then. */
 export type MapLater = (
   memory: number,
   access: number,
@@ -97,7 +97,7 @@ export type MapLater = (
   size: number,
 ) => Promise<{ place: U64Like; space: AddressSpace }>;
 
-/** How to map: by the space's own requests, or by a container's over it. */
+/** The requests to map by: the space's own, or those of a container that works on the space. */
 export interface Way {
   readonly calls: NativeSpaceCalls;
   readonly later: MapLater;
@@ -117,12 +117,12 @@ export function mappingIn(
   return new SpaceMapping(OURS, space, place, length, (access & WRITE) !== 0, number);
 }
 
-/** The error of a call that maps, with words. */
+/** The error of a call that maps, with a reason. */
 export function explainMap(space: AddressSpace, error: unknown, request: MapRequest): unknown {
   return withWords(error, (failed) => mapWords(space, failed, request));
 }
 
-/** What ends a space that was forgotten. In a scope of its own: it must not keep the space. */
+/** Ends a space that was collected undisposed. A function of its own, so that the closure does not capture the space. */
 function endOf(made: NativeSpace, closes: NativeFile | undefined): { dispose(): void } {
   return {
     dispose() {
@@ -133,7 +133,7 @@ function endOf(made: NativeSpace, closes: NativeFile | undefined): { dispose(): 
   };
 }
 
-/** By a space's own requests. Arguments go by name: what is spread goes by an iterator, which anybody may replace. */
+/** Maps by a space's own requests. No spread arguments: a spread calls an iterator, which a program may have replaced. */
 function wayOf(space: AddressSpace, made: NativeSpace, calls: NativeSpaceCalls): Way {
   return {
     calls,
@@ -167,12 +167,12 @@ let unmapRange: (space: AddressSpace, way: Way, iova: U64Like, length: U64Like) 
 let placeIn: (space: AddressSpace, window: Window, usable: Usable) => Place;
 let isOutdated: (space: AddressSpace, place: Place, error: unknown) => boolean;
 
-/** The ledger's view of a space, for this package's own modules. */
+/** A space's record in the ledger, for this package's own modules. */
 export function nativeSpaceOf(space: AddressSpace): NativeSpace {
   return nativeOf(space);
 }
 
-/** Maps by a container's requests, at the best free place where none is given: kernels choose none for containers. */
+/** Maps by a container's requests. Without an `iova`, at the best free place: the kernel chooses no IOVA for containers. */
 export function mapBy(
   space: AddressSpace,
   way: Way,
@@ -209,7 +209,7 @@ export async function mapLaterBy(
     try {
       return await mapWindowLater(space, way, window, access, place.start);
     } catch (error) {
-      // The memory of a buffer that was disposed meanwhile is not there for another try.
+      // A buffer that was disposed meanwhile can't be mapped again.
       if (!isOutdated(space, place, error) || window.pages.disposed) throw error;
     }
   }
@@ -220,13 +220,13 @@ export function unmapBy(space: AddressSpace, way: Way, iova: U64Like, length: U6
   return unmapRange(space, way, iova, length);
 }
 
-/** An address space, as a handle on the ledger's record of it. */
+/** An address space: a handle of the ledger's record of it. */
 export abstract class AddressSpace extends Handle implements DmaSpace {
   readonly #native: NativeSpace;
   readonly #file: NativeFile;
   readonly #request: string;
   readonly #own: Way;
-  /** The free addresses, once one has been chosen here. */
+  /** The free addresses. Undefined until this package chooses an IOVA, and when they have to be read again. */
   #allocator: IovaAllocator | undefined;
 
   static {
@@ -246,7 +246,10 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     };
   }
 
-  /** `file`: what it is in; `request`: the one that maps; `closes`: the file, if it ends with a forgotten space. */
+  /**
+   * `file`: the open file that the space belongs to. `request`: the name of its request to map. `closes`: the file, if it is
+   * closed with a space that was collected undisposed.
+   */
   protected constructor(
     key: typeof OURS,
     kind: string,
@@ -268,8 +271,8 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
   abstract iovaRanges(): { ranges: IovaRange[]; alignment: bigint };
 
   /**
-   * What is mapped, by ascending IOVA, whichever handle or thread of this process mapped it. A mapping that was cut is an
-   * entry for each part that is left.
+   * The mappings of this process, by ascending IOVA, whichever handle or thread made them. A mapping that was cut is an entry
+   * for each part that is still mapped.
    */
   mappings(): { iova: bigint; length: bigint; writable: boolean }[] {
     alive(this);
@@ -282,8 +285,8 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
    * The memory is pinned while a device is attached, and counts against RLIMIT_MEMLOCK then (unless the process has
    * CAP_IPC_LOCK).
    *
-   * @throws {VfioError} EEXIST the range overlaps a mapping; EINVAL it touches a reserved range, is not aligned, or
-   * neither read nor write is allowed; ENOSPC no room; ENOMEM over the limit; EFAULT the memory can't be pinned.
+   * @throws {VfioError} EEXIST the range overlaps a mapping; EINVAL it overlaps a reserved range, is not aligned, or neither
+   * read nor write is allowed; ENOSPC no free range is large enough; ENOMEM over the limit; EFAULT the memory can't be pinned.
    * `reason` names the mapping, the range or the limit.
    */
   map(memory: DmaBuffer | MemorySlice, o?: MapOptions): Mapping {
@@ -291,7 +294,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     let iova: U64Like | undefined;
     let access = READ | WRITE;
     if (o !== undefined) {
-      // One by one and by name: copying them would cost as much as the rest of this call.
+      // Read one by one: a copy of the options would cost as much as the rest of this call.
       plain(o, 'options');
       if (Object.hasOwn(o, 'iova')) iova = o.iova;
       access = accessOf(
@@ -304,7 +307,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
 
   /**
    * The same as {@link map}, off the event loop: pinning gigabytes takes long. If the space is disposed meanwhile, nothing
-   * stays mapped, and the promise is rejected. So it is, with ECANCELED, if the range is unmapped meanwhile.
+   * stays mapped, and the promise is rejected. If the range is unmapped meanwhile, it is rejected with ECANCELED.
    */
   async mapAsync(memory: DmaBuffer | MemorySlice, o?: MapOptions): Promise<Mapping> {
     alive(this);
@@ -315,16 +318,16 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
   }
 
   /**
-   * Unmaps all mappings that lie wholly in the range and returns their bytes.
+   * Unmaps all mappings that lie wholly in the range; returns how many bytes were unmapped.
    *
-   * @throws {VfioError} ENOENT nothing is mapped there, or the range cuts a mapping: those below the one that is cut
-   * are gone nevertheless; EINVAL length 0; EOVERFLOW the range wraps.
+   * @throws {VfioError} ENOENT nothing is mapped there, or the range cuts a mapping: the mappings below the one that is cut are
+   * unmapped nevertheless; EINVAL length 0; EOVERFLOW the range wraps.
    */
   unmap(iova: U64Like, length: U64Like): bigint {
     return this.#unmap(this.#own, iova, length);
   }
 
-  /** Unmaps everything and returns how many bytes that were. */
+  /** Unmaps everything; returns how many bytes were unmapped. */
   unmapAll(): bigint {
     return this.#unmap(this.#own, 0, EVERYTHING);
   }
@@ -341,20 +344,20 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
       usable = this.iovaRanges();
       pinned = this.#file.pinned();
     } catch {
-      return undefined; // the space itself is gone: the first error says so
+      return undefined; // the space was disposed or destroyed: the first error says enough
     }
     const { ranges, alignment } = usable;
     return wordsForMap(error, request, { ranges, alignment, mappings: this.mappings(), pinned });
   }
 
   #map(way: Way, window: Window, access: number, iova: U64Like | undefined): SpaceMapping {
-    // The caller's options may have getters, which dispose this: nothing comes between here and the call.
+    // A getter in the caller's options may have disposed this. No code of the program runs between this check and the call.
     alive(this);
     const { memory, offset, size, length, whole } = window;
     const number = mappingNumber();
     let place: U64Like | undefined;
     try {
-      // A call with fewer arguments is faster, and a whole buffer needs no offset and no length.
+      // A whole buffer needs no offset and no length, and a call with fewer arguments is faster.
       place =
         (whole
           ? way.calls.map(memory, access, number, iova)
@@ -377,7 +380,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     const { place, space } = await way
       .later(memory, access, number, iova, offset, size)
       .catch((error: unknown) => {
-        alive(this); // what was disposed meanwhile says so
+        alive(this); // if the space was disposed meanwhile, throws that error instead
         throw explainMap(this, error, { iova, size, address: BigInt(window.address) });
       });
     alive(space);
@@ -402,17 +405,17 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     }
     if (bytes !== undefined) {
       warnOfKeptMemory();
-      // The free addresses are asked for again.
+      // The call does not say which addresses became free: they are read again when one has to be chosen.
       this.#allocator = undefined;
       return BigInt(bytes);
     }
-    // All of the range was mapped, and is free now.
+    // The whole range was mapped, and is free now.
     const unmapped = typeof length === 'bigint' ? length : BigInt(length);
     this.#allocator?.give(BigInt(iova), BigInt(iova) + unmapped - 1n);
     return unmapped;
   }
 
-  /** Takes the best free place for this memory. `fresh`: by what the kernel has just said. */
+  /** Takes the best free place for this memory. `fresh`: the free addresses were read just now. */
   #place(window: Window, usable: Usable): Place {
     alive(this);
     const { address, size, length } = window;
@@ -430,7 +433,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     });
   }
 
-  /** Everything that is usable and free, as far as is known. */
+  /** The usable addresses without those of the known mappings. Other processes may have mapped more. */
   #free({ ranges, alignment }: { ranges: IovaRange[]; alignment: bigint }): IovaAllocator {
     const allocator = new IovaAllocator(ranges, alignment);
     for (const { iova, length } of this.#native.mappings()) allocator.take(iova, iova + length - 1n);
@@ -438,8 +441,8 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
   }
 
   /**
-   * The kernel refused a place. Was it chosen by outdated knowledge? Then that is forgotten, else the place is given
-   * back.
+   * The kernel has refused a place. Returns whether it was chosen from outdated free addresses: these are dropped then, to be
+   * read again. Otherwise the place is given back.
    */
   #outdated({ start, last, allocator, fresh }: Place, error: unknown): boolean {
     const refused = error instanceof VfioError && /^(EEXIST|EINVAL)$/.test(error.code);
@@ -447,14 +450,14 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
       if (this.#allocator === allocator) this.#allocator = undefined;
       return true;
     }
-    // Someone else's mapping is there: the place stays taken.
+    // With EEXIST, a mapping that is not in the ledger is there: the place stays taken.
     if (!(error instanceof VfioError && error.code === 'EEXIST')) allocator.give(start, last);
     return false;
   }
 
   /**
-   * Behaviour 42: a range that cuts a mapping fails with ENOENT, but what lies below the cut one is gone. Type1 looks
-   * first: it fails with EINVAL, and nothing is gone.
+   * The reason why an unmap failed. In iommufd a range that cuts a mapping fails with ENOENT, but the mappings below the one
+   * that is cut are unmapped (docs/behaviours.md, 42). Type1 checks first: it fails with EINVAL, and unmaps nothing.
    */
   #explainUnmap(error: unknown, from: U64Like, length: U64Like): unknown {
     if (!(error instanceof VfioError) || !/^(ENOENT|EINVAL)$/.test(error.code)) return error;
@@ -474,7 +477,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
   }
 }
 
-/** A place that was chosen for a mapping. */
+/** A range of addresses that was chosen for a mapping, and the allocator that it was taken from. */
 interface Place extends IovaRange {
   readonly allocator: IovaAllocator;
   readonly fresh: boolean;

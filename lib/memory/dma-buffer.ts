@@ -1,9 +1,9 @@
 /**
  * Memory for DMA.
  *
- * Life: the pages are made by DmaBuffer.alloc (or are a file's, by fromFd), and live until the buffer is disposed or
- * collected AND every ArrayBuffer made of it is collected AND every mapping of it is gone. Transferring, detaching
- * or dropping an ArrayBuffer is therefore harmless while a device writes.
+ * Life: DmaBuffer.alloc makes the pages, or fromFd maps those of a file. They live until the buffer is disposed or collected
+ * AND every ArrayBuffer made of it is collected AND every mapping of it is unmapped. So it is harmless to transfer, detach or
+ * drop an ArrayBuffer while a device writes to the memory.
  */
 
 import { type NativeMemory, native } from '../addon/native.ts';
@@ -11,24 +11,24 @@ import { integer, oneOf, options, refusal, type U64Like } from '../base/check.ts
 import { OURS, ours, remembered } from '../base/private.ts';
 import { disposedError } from '../handles/handle.ts';
 
-/** Part of a {@link DmaBuffer}: what can be mapped besides a whole one. */
+/** Part of a {@link DmaBuffer}, which can be mapped by itself. */
 export interface MemorySlice {
   /** Virtual address of the first byte. */
   readonly address: bigint;
   /** Length in bytes. */
   readonly size: number;
-  /** The bytes, as a view on the buffer's memory. Not available where the runtime allows no external buffers. */
+  /** The bytes, as a view of the buffer's memory. Not available where the runtime allows no external buffers. */
   readonly bytes: Uint8Array;
 }
 
 /** The pages of a buffer. The addon keeps them for as long as a view, a mapping or a call needs them. */
 interface Pages {
   readonly native: NativeMemory;
-  /** Whether the buffer was disposed: no new mappings then. */
+  /** Whether the buffer was disposed: then no new mapping of it can be made. */
   disposed: boolean;
 }
 
-/** What an address space maps: a window on pages. Addresses are below 2^47: exact as numbers. */
+/** The part of a buffer's pages that an address space maps. User addresses are below 2^47, so that a number is exact. */
 export interface Window {
   readonly pages: Pages;
   /** The number of the pages, by which calls name them. */
@@ -38,13 +38,13 @@ export interface Window {
   readonly size: number;
   /** Whether it is all of the pages. */
   readonly whole: boolean;
-  /** The size once more: 64-bit quantities go out as bigint, and making one costs as much as a system call's entry. */
+  /** The size as a bigint, made in advance: mappings return one, and making it costs as much as entering a system call. */
   readonly length: bigint;
 }
 
 const windows = remembered<Window>();
 
-/** The window that `memory` is, for mapping. */
+/** The window of a buffer or a slice. Throws if it is neither, or if the buffer is disposed. */
 export function windowOf(memory: DmaBuffer | MemorySlice): Window {
   const window = typeof memory === 'object' && memory !== null ? windows.get(memory) : undefined;
   if (window === undefined) throw refusal('a DmaBuffer or a slice of one', 'memory', memory);
@@ -55,10 +55,10 @@ export function windowOf(memory: DmaBuffer | MemorySlice): Window {
 const pageShifts = { '2M': 21, '1G': 30 } as const;
 
 /**
- * Page-aligned memory made for DMA. Its pages live until buffer, views and mappings are all gone.
+ * Page-aligned memory for DMA. Its pages live until the buffer is disposed, its views are collected and its mappings unmapped.
  *
- * Buffers of 2 MiB and more are aligned to 2 MiB, so that transparent huge pages can back them and the kernel chooses
- * an IOVA that keeps them whole. The memory is not inherited by child processes.
+ * Buffers of 2 MiB and more are aligned to 2 MiB, so that transparent huge pages can back them, and the kernel chooses an IOVA
+ * that lets the IOMMU use huge pages too. Child processes don't inherit the memory.
  */
 export class DmaBuffer implements Disposable {
   readonly #pages: Pages;
@@ -85,9 +85,8 @@ export class DmaBuffer implements Disposable {
   /**
    * Allocates zeroed memory of `size` bytes, rounded up to whole pages (of the chosen size).
    *
-   * `hugePages`: from the system's pool of 2 MiB or 1 GiB pages (`/proc/sys/vm/nr_hugepages`); ENOMEM when it is
-   * empty. `numaNode`: pages from that node only. Nothing is locked: the kernel pins pages when a device can reach
-   * them.
+   * `hugePages`: take pages of 2 MiB or 1 GiB from the system's pool (`/proc/sys/vm/nr_hugepages`); ENOMEM if it is empty.
+   * `numaNode`: take pages of that node only. The pages are not locked: the kernel pins them when a device can reach them.
    *
    * @throws {RangeError} size 0 or too large. @throws {VfioError} ENOMEM no memory or no huge pages left; EINVAL no
    * such NUMA node.
@@ -100,9 +99,9 @@ export class DmaBuffer implements Disposable {
   }
 
   /**
-   * Maps `length` bytes of a file at `offset` (page aligned), shared: a memfd, a hugetlbfs file. The descriptor may be
-   * closed afterwards. A file that shrinks later takes its pages away: views of them show zeroes then, {@link read} and
-   * {@link write} throw EFAULT.
+   * Memory of a file, such as a memfd or a hugetlbfs file: maps `length` bytes at `offset` (page aligned), shared. The
+   * descriptor may be closed afterwards. If the file is truncated later, its pages are lost: views of them read as zeroes
+   * then, and {@link read} and {@link write} throw EFAULT.
    *
    * @throws {VfioError} EBADF, EACCES (not open for reading and writing), ENODEV. @throws {RangeError} beyond the
    * file's end.
@@ -114,8 +113,8 @@ export class DmaBuffer implements Disposable {
   }
 
   /**
-   * Names memory that this package does not own, for mapping it. UNSAFE: the caller promises that it stays mapped
-   * until no device can reach it; there are no views of it.
+   * A buffer for memory that this package does not own, so that it can be mapped. UNSAFE: the caller promises that the memory
+   * stays valid until no device can reach it. It has no views.
    */
   static unsafeFromAddress(address: U64Like, length: U64Like): DmaBuffer {
     return new DmaBuffer(OURS, native.memoryOfAddress(address, length));
@@ -134,8 +133,8 @@ export class DmaBuffer implements Disposable {
   }
 
   /**
-   * The memory as an ArrayBuffer. Remains valid after disposal. If it was transferred away, a new one is made. One that
-   * another thread got that way reads as zeroes after the end of this one.
+   * The memory as an ArrayBuffer. It remains valid after disposal. If it was transferred, a new one is made. The one that
+   * another thread was given reads as zeroes after this thread has ended.
    *
    * @throws code 'EOPNOTSUPP' where the runtime allows no external buffers (Electron): use {@link read} and
    * {@link write}.
@@ -147,12 +146,12 @@ export class DmaBuffer implements Disposable {
     return this.#buffer;
   }
 
-  /** The memory as bytes: a view on {@link buffer}. */
+  /** The memory as bytes: a view of {@link buffer}. */
   get bytes(): Uint8Array {
     return new Uint8Array(this.buffer);
   }
 
-  /** Copies `into.length` bytes from `offset` on out of the buffer. Works in every runtime. */
+  /** Copies `into.length` bytes of the buffer, from `offset` on, to `into`. Works in every runtime. */
   read(offset: number, into: Uint8Array): void {
     this.#alive();
     this.#pages.native.read(offset, into);
@@ -164,7 +163,7 @@ export class DmaBuffer implements Disposable {
     this.#pages.native.write(offset, from);
   }
 
-  /** A part of the buffer, for mapping it alone. Most hosts map whole pages only. */
+  /** A part of the buffer, which can be mapped by itself. Most hosts map whole pages only. */
   slice(offset: number, length: number): MemorySlice {
     this.#alive();
     integer(offset, 'offset', 0, this.#size);
@@ -193,7 +192,7 @@ export class DmaBuffer implements Disposable {
     if (this.#pages.disposed) throw disposedError('DmaBuffer');
   }
 
-  /** Gives the buffer up. The pages stay as long as views or mappings of them do. Again: nothing. */
+  /** Disposes the buffer. Its pages live on while views or mappings of them exist. A second call does nothing. */
   [Symbol.dispose](): void {
     if (this.#pages.disposed) return;
     this.#pages.disposed = true;

@@ -1,4 +1,4 @@
-/** What a driver needs of an address space, whichever path made it. */
+/** The address space as a driver uses it: an Ioas and a Container both implement this interface. */
 
 import type { IovaRange } from '../addon/records.ts';
 import type { U64Like } from '../base/check.ts';
@@ -6,15 +6,18 @@ import type { DmaBuffer, MemorySlice } from './dma-buffer.ts';
 
 /** How memory is mapped. */
 export interface MapOptions {
-  /** Where: a multiple of the space's alignment. Left out: chosen by the kernel, never 0. */
+  /**
+   * The I/O virtual address, a multiple of the space's alignment. Left out: the kernel chooses one, or this package in a
+   * container; never 0.
+   */
   iova?: U64Like | undefined;
-  /** The device may read. Default true. */
+  /** Whether the device may read. Default true. */
   read?: boolean | undefined;
-  /** The device may write. Default true. */
+  /** Whether the device may write. Default true. */
   write?: boolean | undefined;
 }
 
-/** Memory that devices can reach. Disposing it unmaps it; again: nothing. */
+/** Memory that devices can reach. Disposing it unmaps the memory; a second call does nothing. */
 export interface Mapping extends Disposable {
   /** First I/O virtual address. */
   readonly iova: bigint;
@@ -22,16 +25,16 @@ export interface Mapping extends Disposable {
   readonly length: bigint;
 }
 
-/** An I/O address space as a driver sees it. Errors: see {@link Ioas}. */
+/** An I/O address space as a driver uses it. {@link Ioas} and {@link Container} list the errors. */
 export interface DmaSpace {
   /** Usable ranges and the alignment in bytes that iova, length and address must have. */
   iovaRanges(): { ranges: IovaRange[]; alignment: bigint };
   /** Makes memory reachable by the device. */
   map(memory: DmaBuffer | MemorySlice, options?: MapOptions): Mapping;
-  /** The same, off the event loop: pinning much memory takes long. */
+  /** As {@link map}, off the event loop: pinning much memory takes long. */
   mapAsync(memory: DmaBuffer | MemorySlice, options?: MapOptions): Promise<Mapping>;
-  /** Unmaps every mapping that lies wholly in the range; returns how many bytes that were. */
+  /** Unmaps every mapping that lies wholly in the range; returns how many bytes were unmapped. */
   unmap(iova: U64Like, length: U64Like): bigint;
-  /** Unmaps everything; returns how many bytes that were. */
+  /** Unmaps everything; returns how many bytes were unmapped. */
   unmapAll(): bigint;
 }

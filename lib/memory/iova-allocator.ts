@@ -1,23 +1,23 @@
 /**
- * Where the next mapping goes, for spaces whose kernel side chooses no addresses: type1.
+ * Chooses the IOVA of the next mapping, for containers: type1 chooses none by itself.
  *
- * Life: made of what is usable and what is mapped, then told of each range that is taken and given back. It may fall
- * behind (others map too, and what is usable changes as groups come and go): the kernel has the last word, and a
- * place that it refuses is reason to make a new allocator.
+ * Life: made from the usable ranges and the mappings; then each range that is taken or given back is recorded. It may become
+ * outdated (other processes map too, and the usable ranges change when groups join and leave). The kernel decides: when it
+ * refuses a place, a new allocator is made.
  */
 
 import type { IovaRange } from '../addon/records.ts';
 import { SortedList } from '../base/sorted-list.ts';
 
 const MEBIBYTE = 1n << 20n;
-/** The page sizes that IOMMUs have above the smallest. */
+/** The page sizes of IOMMUs above the smallest. */
 const HUGE = 2n * MEBIBYTE;
 const GIGANTIC = 1024n * MEBIBYTE;
 
 /**
- * How an address should be aligned so that huge pages stay huge: to the length rounded up to a power of two, as far
- * as the memory's own address is. iommufd does the same, and stops at 2 MiB; memory that is made of whole GiB gets
- * that.
+ * The alignment of an IOVA that lets the IOMMU use huge pages: the length rounded up to a power of two, but no more than the
+ * alignment of the memory's own address. iommufd does the same, up to 2 MiB. Here memory that is aligned to 1 GiB and at
+ * least that long gets 1 GiB.
  */
 export function alignmentFor(length: bigint, address: bigint, least: bigint): bigint {
   let rounded = least;
@@ -32,14 +32,14 @@ export function alignmentFor(length: bigint, address: bigint, least: bigint): bi
 export class IovaAllocator {
   readonly #page: bigint;
   readonly #usable: readonly IovaRange[];
-  /** The same gaps in two orders: by address, and by size (then address). None touches another. */
+  /** The same gaps in two orders: by address, and by size (then address). No gap begins directly after another. */
   readonly #byAddress = new SortedList<IovaRange>((a, b) => a.start < b.start);
   readonly #bySize = new SortedList<IovaRange>((a, b) => {
     const difference = sizeOf(a) - sizeOf(b);
     return difference < 0n || (difference === 0n && a.start < b.start);
   });
 
-  /** `page`: the smallest. */
+  /** `page`: the smallest page size. */
   constructor(usable: readonly IovaRange[], page: bigint) {
     this.#page = page;
     this.#usable = usable
@@ -57,7 +57,7 @@ export class IovaAllocator {
   place(length: bigint, address: bigint): IovaRange | undefined {
     const whole = up(length, this.#page);
     const alignment = alignmentFor(whole, address, this.#page);
-    // Whole GiB are a wish; the rest is what the kernel insists on where it chooses.
+    // An alignment of 1 GiB is tried first, but not required. iommufd insists on up to 2 MiB where it chooses; so does this.
     const start =
       this.allocate(whole, alignment) ?? (alignment > HUGE ? this.allocate(whole, HUGE) : undefined);
     return start === undefined ? undefined : { start, last: start + whole - 1n };
@@ -77,7 +77,7 @@ export class IovaAllocator {
     return undefined;
   }
 
-  /** A range is in use. Parts that are taken already stay so. */
+  /** Takes a range out of the free ones. Parts of it may be taken already. */
   take(start: bigint, last: bigint): void {
     for (const gap of this.#touching(start, last)) {
       this.#remove(gap);
@@ -86,14 +86,14 @@ export class IovaAllocator {
     }
   }
 
-  /** A range is free again, as far as it is usable. */
+  /** Makes the usable parts of a range free again. */
   give(start: bigint, last: bigint): void {
     for (const usable of this.#usable) {
       let from = start > usable.start ? start : usable.start;
       let to = last < usable.last ? last : usable.last;
       if (from > to) continue;
       for (const gap of this.#touching(from - 1n, to + 1n)) {
-        // A gap of another usable range that ends or begins here stays apart: what is between them is nobody's.
+        // A gap of an adjacent usable range is not joined to this one: a mapping must lie in one usable range.
         if (gap.start < usable.start || gap.last > usable.last) continue;
         this.#remove(gap);
         if (gap.start < from) from = gap.start;

@@ -1,4 +1,4 @@
-/** What each call that maps is given besides memory and its place: what the device may do, and a number for the mapping. */
+/** Two arguments of every call that maps: the access that the device is allowed, and a number for the mapping. */
 import { native } from '../addon/native.ts';
 import { flag } from '../base/check.ts';
 
@@ -7,7 +7,7 @@ const NUMBERS = 2 ** 31;
 let nextNumber = 0;
 let endOfNumbers = 0;
 
-/** A number for a mapping, which no other of this process has. */
+/** A number for a mapping, unique in this process. */
 export function mappingNumber(): number {
   if (nextNumber === endOfNumbers) {
     nextNumber = native.mappingNumbers(NUMBERS);
@@ -19,7 +19,7 @@ export function mappingNumber(): number {
 export const READ = 1;
 export const WRITE = 2;
 
-/** What a device may do, as the addon takes it. */
+/** The access that a device is allowed, as the addon takes it. */
 export function accessOf(read: boolean | undefined, write: boolean | undefined, otherwise = true): number {
   return (flag(read, 'read', true) ? READ : 0) | (flag(write, 'write', otherwise) ? WRITE : 0);
 }

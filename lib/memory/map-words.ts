@@ -1,11 +1,11 @@
-/** Words for failed calls on address spaces: which range, which limit, which memory. */
+/** The reasons and hints of failed calls on address spaces: which range, which limit, which memory. */
 
 import type { IovaRange } from '../addon/records.ts';
 import type { U64Like } from '../base/check.ts';
 import type { VfioError, Words } from '../base/errors.ts';
 import { lastingLockLimit, lockedBytes, lockLimit, raiseLockLimit } from '../base/memlock.ts';
 
-/** What a failed map asked for. */
+/** The arguments of a map that failed. */
 export interface MapRequest {
   iova: U64Like | undefined;
   size: number;
@@ -13,7 +13,7 @@ export interface MapRequest {
   address: bigint | undefined;
 }
 
-/** What is known of the space that it was to go into. */
+/** The state of the address space into which the memory was to be mapped. */
 export interface SpaceState {
   ranges: IovaRange[];
   alignment: bigint;
@@ -78,10 +78,10 @@ export function wordsForMap(error: VfioError, request: MapRequest, space: SpaceS
   }
 }
 
-/** ENOMEM from pinning: is it the locked-memory limit, and by how much? */
+/** ENOMEM from pinning: says by how much it is over the locked-memory limit, if there is one. */
 export function wordsForMemlock(need: number, pinned: number): Words | undefined {
   const limit = lockLimit();
-  if (limit === undefined) return undefined; // then it was something else
+  if (limit === undefined) return undefined; // no limit applies: the cause is another
   const held = pinned + lockedBytes();
   return {
     reason: `pinning ${mebibytes(need)} more goes over the locked-memory limit (RLIMIT_MEMLOCK) of ${mebibytes(limit.soft)}; this process has ${mebibytes(held)} pinned or locked, and the limit may be shared with the user's other processes`,
@@ -89,7 +89,7 @@ export function wordsForMemlock(need: number, pinned: number): Words | undefined
   };
 }
 
-/** The first part of [start, last] that no usable range holds, widened to the whole reserved range. */
+/** The first reserved range, between the usable ones, that [start, last] overlaps; undefined: it overlaps none. */
 function reservedWithin(start: bigint, last: bigint, ranges: IovaRange[]): IovaRange | undefined {
   let below = 0n;
   for (const range of ranges) {

@@ -1,8 +1,9 @@
 /**
- * Changing the drivers of devices, and the number of their virtual functions: each change in its turn, whole or not at all.
+ * Changes the drivers of devices, and the number of their virtual functions. Changes of one device run one after the other,
+ * and each is done whole or not at all.
  *
- * Life: a ChangingDevice lives for one change, on a host of its own, so that the change is done whole even if the caller's
- * host is disposed meanwhile.
+ * Life: a ChangingDevice lives for one change. It has its own reference to the host, so that the change is done whole even if
+ * the caller's host is disposed meanwhile.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { NativeHost } from '../addon/native.ts';
@@ -12,39 +13,46 @@ import { OURS } from '../base/private.ts';
 import { heldOf } from '../handles/holds.ts';
 import { wordsForBind, wordsForNumVfs, wordsForUnbind } from './explain/host-words.ts';
 import { nameOf } from './facts/nodes.ts';
-import { devicePath, hostOf, PciFacts, usersOf, withVfio } from './facts/pci-facts.ts';
+import { devicePath, hostOf, PciFacts, usersOf, usesVfioDriver } from './facts/pci-facts.ts';
 import { usesOf } from './facts/uses.ts';
-import { type Held, inTurn, memoryOf } from './turns.ts';
+import { type DriverState, inTurn, memoryOf } from './turns.ts';
 
 const DRIVERS = '/sys/bus/pci/drivers';
 
-/** How long a driver may take to let go or to come up. */
-const PATIENCE = 5000;
-/** Drivers that have a device for user space, or for nobody, besides those of VFIO: no hardware is theirs by itself. */
-const STAND_INS = new Set(['pci-stub', 'uio_pci_generic']);
+/** How long a driver may take to release a device or to probe it, in milliseconds. */
+const CHANGE_TIMEOUT = 5000;
+/**
+ * Placeholder drivers, besides those of VFIO: they claim a device only for user space, or so that no other driver claims it.
+ * The kernel never chooses them by itself.
+ */
+const PLACEHOLDERS = new Set(['pci-stub', 'uio_pci_generic']);
 
 /**
- * How drivers are changed. Changes of one device, of one group, and of a physical function and its virtual ones come in
- * turn, in the order in which they were asked for, by all hosts and worker threads of this process: one begins when those
- * before it are over, however they ended. Other processes are not waited for.
+ * How drivers are changed. Changes of one device, of one group, and of a physical function and its virtual ones run one after
+ * the other, in the order of the calls, for all hosts and worker threads of this process: a change begins when the earlier ones
+ * have ended, also if they failed. It does not wait for changes by other processes.
  */
 export interface BindOptions {
   /**
-   * Also of a device that is in use now. By the kernel: a mounted disk, a network interface that is up. By this program:
-   * the handles that this thread has of it, or of its virtual functions, are disposed first, and so is that of its group,
-   * unless it has another device of the group open; what another thread has, or no handle of this package, is EBUSY. By
-   * another program: that is asked by the kernel to close it, and the change waits for that and can't be called off. After
-   * 5 seconds it is ETIMEDOUT, and goes on, also when this process has ended. Default false: what is in use is EBUSY.
+   * Change the driver also of a device that is in use now:
+   * - by the kernel: a mounted disk, a network interface that is up;
+   * - by this program: the handles that this thread has of the device or its virtual functions are disposed first, and so is
+   *   the handle of its group, unless another device of the group was opened by it. If another thread has the device open, or
+   *   a descriptor that no handle of this package owns, the call fails with EBUSY;
+   * - by another program: the kernel asks that to close the device, and the change waits for it and can't be cancelled. After
+   *   5 seconds the call fails with ETIMEDOUT, but the change goes on, also after this process has ended.
+   *
+   * Default false: the call fails with EBUSY if the device is in use.
    */
   force?: boolean;
 }
 
-/** @internal What becomes of a device's driver. */
+/** @internal A change of a device's driver. */
 export type DriverChange = { driver: string } | 'unbind' | 'restore';
 
 /**
- * @internal Changes several devices, all or none: what was done is undone if one fails. What is in use is refused before
- * anything is touched.
+ * @internal Changes several devices, all or none: if one fails, the changes of the others are undone. A device that is in use
+ * is refused before any device is changed.
  */
 export async function changeTogether(
   devices: readonly PciFacts[],
@@ -63,7 +71,7 @@ export async function changeTogether(
   );
 }
 
-/** @internal Makes virtual functions of a device appear, or takes them all away (0). */
+/** @internal Makes virtual functions of a device, or removes all of them (0). */
 export async function changeNumVfs(
   device: PciFacts,
   count: number,
@@ -78,11 +86,11 @@ export async function changeNumVfs(
 let changeAll: (devices: readonly ChangingDevice[], change: DriverChange, force: boolean) => Promise<void>;
 let numVfsOf: (device: ChangingDevice, count: number, enableSriov: boolean, force: boolean) => Promise<void>;
 
-/** A device whose change has its turn. */
+/** A device that is being changed. */
 class ChangingDevice extends PciFacts {
   readonly #path = devicePath(this.bdf);
 
-  // Written out: a constructor that the engine adds passes its arguments on by an iterator, which anybody may replace.
+  // Written out: the default constructor passes its arguments on by an iterator, which a program may have replaced.
   constructor(key: typeof OURS, host: NativeHost, bdf: string) {
     super(key, host, bdf);
   }
@@ -99,7 +107,7 @@ class ChangingDevice extends PciFacts {
       const functions = functionsOf(this);
       if (!force && functions.some((each) => usersOf(each).length > 0))
         throw this.#failure(16, path, wordsForNumVfs);
-      if (force) await letGo(hostOf(this), functions);
+      if (force) await disposeHandles(hostOf(this), functions);
     }
     if (enableSriov) await this.#write('/sys/module/vfio_pci/parameters/enable_sriov', 'Y', wordsForNumVfs);
     await this.#write(path, `${count}`, wordsForNumVfs);
@@ -117,21 +125,21 @@ class ChangingDevice extends PciFacts {
       device.#refuseUsed(force);
     }
     if (force) {
-      const taken = concerned.flatMap((device) => device.#withItsOwn()).filter(withVfio);
-      if (taken[0] !== undefined) await letGo(hostOf(taken[0]), taken);
+      const taken = concerned.flatMap((device) => device.#withItsOwn()).filter(usesVfioDriver);
+      if (taken[0] !== undefined) await disposeHandles(hostOf(taken[0]), taken);
     }
-    const begun: { device: ChangingDevice; had: Held; first: Held | undefined }[] = [];
+    const begun: { device: ChangingDevice; had: DriverState; first: DriverState | undefined }[] = [];
     let at = 0;
     try {
       for (; at < concerned.length; at++) {
         const device = concerned[at] as ChangingDevice;
-        const had = await device.#held();
+        const had = await device.#driverState();
         begun.push({ device, had, first: device.#first() });
         await device.#change(change, had);
       }
     } catch (error) {
       const left: string[] = [];
-      // What is under way can't be called off, and whatever else is asked of the device waits for it.
+      // A change that is under way can't be cancelled, and every other change of the device waits for it.
       if (isPending(error)) {
         const names = (part: ChangingDevice[]) => part.map(({ bdf }) => bdf).join(', ');
         if (at > 0) left.push(`changed already: ${names(concerned.slice(0, at))}`);
@@ -149,36 +157,36 @@ class ChangingDevice extends PciFacts {
     }
   }
 
-  /** It, and what goes with its driver: its virtual functions and its mediated devices. */
+  /** This device, and the devices that vanish when its driver is unbound: its virtual functions and mediated devices. */
   #withItsOwn(): ChangingDevice[] {
     return [this, ...functionsOf(this), ...mediatedOf(this)];
   }
 
-  /** A change of this process's that was given up waiting for is waited for once more. */
+  /** If an earlier change by this process timed out and is still under way, waits for it once more. */
   async #settled(): Promise<void> {
     const late = memoryOf(hostOf(this)).late.get(this.bdf);
     if (late !== undefined && (await inTime(late)) === 'late')
       throw this.#failure(110, `${this.#path}/driver`, wordsForBind);
   }
 
-  /** What it had before this process first changed it. */
-  #first(): Held | undefined {
+  /** The driver and override that it had before this process first changed it. */
+  #first(): DriverState | undefined {
     const first = memoryOf(hostOf(this)).before.get(this.bdf);
     return first?.life === hostOf(this).life(this.bdf) ? first : undefined;
   }
 
-  /** Whether there is anything to change. */
+  /** Whether the change would change anything. */
   #concerns(change: DriverChange): boolean {
     if (change === 'unbind') return true;
     const { driver } = this;
     if (change !== 'restore') return driver !== change.driver;
-    if (this.#first() !== undefined || driver === null || STAND_INS.has(driver) || withVfio(this))
+    if (this.#first() !== undefined || driver === null || PLACEHOLDERS.has(driver) || usesVfioDriver(this))
       return true;
     const { driverOverride } = this;
     return driverOverride !== null && driverOverride !== driver;
   }
 
-  async #change(change: DriverChange, had: Held): Promise<void> {
+  async #change(change: DriverChange, had: DriverState): Promise<void> {
     if (change === 'unbind') {
       this.#remember(had);
       await this.#unbind(had.driver);
@@ -197,10 +205,10 @@ class ChangingDevice extends PciFacts {
     }
   }
 
-  async #held(): Promise<Held> {
+  async #driverState(): Promise<DriverState> {
     const { driver } = this;
-    // vfio-pci that still waits for a program shows no driver any more, and a read of driver_override would wait with
-    // it. Asked to let go, it waits too; of a device that it does not have it refuses that at once.
+    // While vfio-pci's unbind waits for a program, sysfs shows no driver any more, and a read of driver_override would wait
+    // too. A second unbind waits as well, but times out; for a device that vfio-pci does not drive it is refused at once.
     if (driver === null)
       await this.#write(`${DRIVERS}/vfio-pci/unbind`, this.bdf).catch((error: unknown) => {
         if (isPending(error)) throw error;
@@ -223,34 +231,34 @@ class ChangingDevice extends PciFacts {
       throw new VfioError(22, {
         syscall: 'write',
         path: this.#path,
-        reason: `${this.bdf} is a mediated device, which is with VFIO for as long as it exists`,
+        reason: `${this.bdf} is a mediated device, which is bound to a VFIO driver for as long as it exists`,
       });
     if (force) return;
     const refuse = (reason: string, hint: string) =>
       new VfioError(16, { syscall: 'write', path: `${this.#path}/driver/unbind`, reason, hint });
-    // Its virtual functions go with its driver, and so do its mediated devices.
+    // Its virtual functions and mediated devices vanish when its driver is unbound.
     for (const each of this.#withItsOwn()) {
       const what = each.mediated ? 'mediated device' : 'virtual function';
       const name = each === this ? each.bdf : `${each.bdf}, a ${what} of ${this.bdf}`;
       const [use] = usesOf(hostOf(this), each.bdf);
       if (use) throw refuse(`the kernel uses ${name}: ${use.reason}`, `Run: ${use.command}`);
-      // Nobody but VFIO gives a device to programs.
-      if (!withVfio(each)) continue;
+      // Programs can have a device open only if it is bound to a VFIO driver.
+      if (!usesVfioDriver(each)) continue;
       const users = usersOf(each);
       const held = heldOf(hostOf(this), [each]).map((one) => one.name);
       if (users.length === 0 && held.length > 0) users.push(nameOf(process.pid));
       if (users.length > 0)
         throw refuse(
-          `${users.join(' and ')} has the device open or its group: ${name}`,
+          `${users.join(' and ')} has the device or its group open: ${name}`,
           held.length === 0
             ? 'Close it first'
-            : `Dispose it first (${held.join(', ')}), or have that done: { force: true }`,
+            : `Dispose it first (${held.join(', ')}), or let this call do so: { force: true }`,
         );
     }
   }
 
-  /** Back to a driver and override that it had; `first` is what was remembered then. */
-  async #become(had: Held, first: Held | undefined): Promise<void> {
+  /** Puts back the driver and override that it had before the change; `first` is what was remembered then. */
+  async #become(had: DriverState, first: DriverState | undefined): Promise<void> {
     if (this.driver !== had.driver) await this.#unbind(this.driver);
     if (this.driverOverride !== had.override) await this.#setOverride(had.override);
     if (this.driver !== had.driver) await this.#write(`${DRIVERS}/${had.driver}/bind`, this.bdf);
@@ -259,8 +267,8 @@ class ChangingDevice extends PciFacts {
     else before.set(this.bdf, { ...first, life: hostOf(this).life(this.bdf) });
   }
 
-  /** Keeps what the device had before this process first changed it. */
-  #remember(had: Held): void {
+  /** Remembers the driver and override that the device had before this process first changed it. */
+  #remember(had: DriverState): void {
     if (this.#first() === undefined)
       memoryOf(hostOf(this)).before.set(this.bdf, { ...had, life: hostOf(this).life(this.bdf) });
   }
@@ -274,14 +282,15 @@ class ChangingDevice extends PciFacts {
   }
 
   async #probe(driver: string): Promise<void> {
-    // Probing tells nothing when a driver refuses, and EINVAL when the driver must wait; binding by name says why.
+    // drivers_probe reports no error when a driver refuses the device, and EINVAL when the driver must wait for another device.
+    // A bind by the driver's name returns the reason.
     const probed = await this.#write('/sys/bus/pci/drivers_probe', this.bdf).catch((error: unknown) => error);
     if (probed !== undefined && !(probed instanceof VfioError && probed.code === 'EINVAL')) throw probed;
     if (this.driver === driver) return;
     await this.#write(`${DRIVERS}/${driver}/bind`, this.bdf);
   }
 
-  /** A sysfs write that may wait for others: off the event loop, and not for ever. */
+  /** Writes to sysfs, which may wait for other programs: off the event loop, and with a timeout. */
   async #write(path: string, value: string, words = wordsForBind): Promise<void> {
     const written = new Promise<number>((over) => {
       const write = hostOf(this).write(path, `${value}\n`, (result) => {
@@ -306,7 +315,7 @@ class ChangingDevice extends PciFacts {
   }
 }
 
-/** What the changes of a device take turns by. */
+/** The keys of a device: changes that share a key run one after the other. */
 function keysOf({ bdf, group, physicalFunction }: PciFacts): string[] {
   return [
     bdf,
@@ -315,26 +324,26 @@ function keysOf({ bdf, group, physicalFunction }: PciFacts): string[] {
   ];
 }
 
-/** What comes of it, or 'late'. */
+/** The result of a promise, or 'late' if it takes too long. */
 async function inTime<T>(awaited: Promise<T>): Promise<T | 'late'> {
   const over = new AbortController();
-  return Promise.race([awaited, sleep(PATIENCE, 'late' as const, { signal: over.signal })]).finally(() =>
-    over.abort(),
+  return Promise.race([awaited, sleep(CHANGE_TIMEOUT, 'late' as const, { signal: over.signal })]).finally(
+    () => over.abort(),
   );
 }
 
 /**
- * Disposes what this thread holds of devices, and waits for calls on them that are under way. What this process has open
- * besides can't be closed from here, and the kernel would wait for it.
+ * Disposes the handles that keep devices open in this thread, and waits for calls on them that are under way. Throws if this
+ * process still has one open by another descriptor: that can't be closed from here, and the kernel would wait for it.
  */
-async function letGo(host: NativeHost, devices: readonly PciFacts[]): Promise<void> {
+async function disposeHandles(host: NativeHost, devices: readonly PciFacts[]): Promise<void> {
   const held = heldOf(host, devices);
   for (const { handle } of held) handle[Symbol.dispose]();
   const open = () =>
     devices.flatMap(({ bdf, vfioNode }) =>
       vfioNode === null ? [] : host.descriptors(vfioNode).map((fd) => ({ bdf, vfioNode, fd })),
     );
-  for (const end = Date.now() + PATIENCE; held.length > 0 && open().length > 0 && Date.now() < end; )
+  for (const end = Date.now() + CHANGE_TIMEOUT; held.length > 0 && open().length > 0 && Date.now() < end; )
     await sleep(5);
   const [left] = open();
   if (left !== undefined)
@@ -346,20 +355,20 @@ async function letGo(host: NativeHost, devices: readonly PciFacts[]): Promise<vo
     });
 }
 
-/** Is a change under way still? */
+/** Whether an error says that a change is still under way. */
 const isPending = (error: unknown) => error instanceof VfioError && error.code === 'ETIMEDOUT';
 
 /** The virtual functions of a device. */
 const functionsOf = (device: PciFacts) =>
   device.virtualFunctions.map((bdf) => new ChangingDevice(OURS, hostOf(device), bdf));
 
-/** The mediated devices that its driver makes of a device. */
+/** The mediated devices that a device's driver has made of it. */
 const mediatedOf = (device: PciFacts) =>
   (hostOf(device).list(devicePath(device.bdf)) ?? [])
     .filter((name) => UUID.test(name))
     .map((uuid) => new ChangingDevice(OURS, hostOf(device), uuid));
 
-/** A name is part of a path: it must not lead elsewhere. */
+/** Checks the name of a driver: it becomes part of a path, and must not lead to another folder. */
 function driverName(driver: string): void {
   if (!/^[^/\s\0]{1,255}$/.test(text(driver, 'driver')) || driver === '.' || driver === '..')
     throw refusal("the name of a driver such as 'vfio-pci'", 'driver', driver);

@@ -1,26 +1,29 @@
-/** Giving an ordinary user the nodes of a group: of all of it, since whoever has one device of a group reaches all. */
+/**
+ * Gives an ordinary user the nodes of a group. All of them: the devices of a group are not isolated from each other, so that a
+ * user of one can reach the others.
+ */
 
 import type { NativeHost } from '../addon/native.ts';
 import { VfioError } from '../base/errors.ts';
 import { lastingLockLimit } from '../base/memlock.ts';
 import { OURS } from '../base/private.ts';
-import { withVfio } from './facts/pci-facts.ts';
+import { usesVfioDriver } from './facts/pci-facts.ts';
 import { IommuGroup } from './groups.ts';
 import type { PciDevice } from './pci.ts';
 
-/** Reading or writing, for a node's group. */
+/** The permission bits that let a node's Unix group read or write. */
 const GROUP_ACCESS = 0o060;
 
-/** What was granted, and what makes it last. */
+/** The nodes that were granted, and the rules that make the grant permanent. */
 export interface Grant {
   /** The IOMMU group. */
   group: number;
-  /** The nodes that are the user's now. */
+  /** The nodes that the user owns now. */
   nodes: string[];
   /** The nodes that everybody may open now. */
   shared: string[];
   lasting: {
-    /** Lines for a file in /etc/udev/rules.d: drivers and nodes, as they are now. */
+    /** Lines for a file in /etc/udev/rules.d: they bind the same drivers and give the same nodes. */
     udev: string[];
     /** A line for /etc/security/limits.conf: how much memory the user may map for devices. */
     limits: string;
@@ -40,10 +43,10 @@ export function grant(host: NativeHost, device: PciDevice, uid: number, name: st
   const { blockers } = group.viability();
   if (blockers.length > 0)
     throw refused(
-      `group ${number} is not given in part: ${blockers.map((each) => each.reason).join('; ')}`,
+      `group ${number} can't be granted in part: ${blockers.map((each) => each.reason).join('; ')}`,
       `Run: vfio bind --group ${device.bdf}`,
     );
-  const members = group.devices.filter(withVfio);
+  const members = group.devices.filter(usesVfioDriver);
   const nodes = [`/dev/vfio/${number}`, ...members.flatMap(({ vfioNode }) => vfioNode ?? [])].filter(
     (path) => host.ownership(path) !== null,
   );
@@ -51,7 +54,7 @@ export function grant(host: NativeHost, device: PciDevice, uid: number, name: st
     throw new VfioError(19, {
       syscall: 'chown',
       path: `/dev/vfio/${number}`,
-      reason: `no device of group ${number} is with VFIO, so there are no nodes`,
+      reason: `no device of group ${number} is bound to a VFIO driver, so there are no nodes`,
       hint: `Run: vfio bind --group ${device.bdf}`,
     });
   const others = nodes.filter((path) => {
@@ -60,7 +63,7 @@ export function grant(host: NativeHost, device: PciDevice, uid: number, name: st
   });
   if (others.length > 0 && !force)
     throw refused(
-      `others have a part of group ${number}: ${others.map((path) => `${path} is of user ${host.ownership(path)?.uid}, group ${host.ownership(path)?.gid}`).join(', ')}`,
+      `others own nodes of group ${number}: ${others.map((path) => `${path} belongs to user ${host.ownership(path)?.uid}, group ${host.ownership(path)?.gid}`).join(', ')}`,
       `Run: vfio grant ${device.bdf} --user ${name} --force`,
     );
   const before = nodes.map((path) => ({ path, was: host.ownership(path) }));
@@ -91,7 +94,7 @@ export function grant(host: NativeHost, device: PciDevice, uid: number, name: st
             : `ACTION=="add", SUBSYSTEM=="pci", KERNEL=="${bdf}", ATTR{driver_override}="${driver}"`,
         ),
         ...members.map(({ bdf }) => `SUBSYSTEM=="vfio-dev", KERNELS=="${bdf}", OWNER="${name}", MODE="0600"`),
-        // The number of a group may be another one at the next boot.
+        // A group can get another number at the next boot: the rule looks for the device in it instead.
         `SUBSYSTEM=="vfio", PROGRAM="/usr/bin/test -e /sys/kernel/iommu_groups/%k/devices/${device.bdf}", OWNER="${name}", MODE="0600"`,
         'KERNEL=="iommu", SUBSYSTEM=="misc", MODE="0666"',
       ],

@@ -1,4 +1,4 @@
-/** IOMMU groups, and changing the drivers of all of their members together. */
+/** IOMMU groups, and changes of the drivers of all their members together. */
 import type { NativeHost } from '../addon/native.ts';
 import { OURS } from '../base/private.ts';
 import { type BindOptions, changeTogether } from './driver-change.ts';
@@ -6,8 +6,8 @@ import { GroupFacts } from './facts/group-facts.ts';
 import { PciDevice } from './pci.ts';
 
 /**
- * An IOMMU group as sysfs shows it: the devices that the IOMMU can't tell apart, which one owner must have together.
- * A live view, read anew at each access.
+ * An IOMMU group as sysfs shows it: devices that the IOMMU can't isolate from each other, so that all of them must have the
+ * same owner. A live view: each property is read anew at each access.
  */
 export class IommuGroup extends GroupFacts<PciDevice> {
   constructor(key: typeof OURS, host: NativeHost, id: number) {
@@ -15,7 +15,8 @@ export class IommuGroup extends GroupFacts<PciDevice> {
   }
 
   /**
-   * Gives all members but bridges to `driver` (default 'vfio-pci'), all or none: what was done is undone if one fails.
+   * Binds all members but bridges to `driver` (default 'vfio-pci'), all or none: if one fails, the others get back their
+   * drivers.
    *
    * @throws {VfioError} as {@link PciDevice.bind}.
    */
@@ -23,12 +24,12 @@ export class IommuGroup extends GroupFacts<PciDevice> {
     await changeTogether(this.endpoints, { driver }, o);
   }
 
-  /** Takes all members but bridges from their drivers, all or none. @throws {VfioError} as {@link PciDevice.unbind}. */
+  /** Unbinds all members but bridges from their drivers, all or none. @throws {VfioError} as {@link PciDevice.unbind}. */
   async unbind(o?: BindOptions): Promise<void> {
     await changeTogether(this.endpoints, 'unbind', o);
   }
 
-  /** Gives all members but bridges back, all or none: see {@link PciDevice.restore}. */
+  /** Gives all members but bridges back to their former drivers, all or none: see {@link PciDevice.restore}. */
   async restore(o?: BindOptions): Promise<void> {
     await changeTogether(this.endpoints, 'restore', o);
   }

@@ -1,24 +1,24 @@
-/** Changes of several steps, each in its turn, and what this process remembers of the devices that it changed. */
+/** Runs changes of drivers one after the other, and remembers the drivers that this process's devices had before. */
 import type { NativeHost } from '../addon/native.ts';
 import { remembered } from '../base/private.ts';
 
-/** The driver that holds a device, and the only one that may, if one was set. */
-export interface Held {
+/** The driver that a device is bound to, and its driver_override: the only driver that may bind it, if one is set. */
+export interface DriverState {
   driver: string | null;
   override: string | null;
 }
 
-/** What a host's changes leave behind. */
+/** The record of the changes on a host. */
 export interface Memory {
-  /** What devices had before this process first changed them, by address; and which device it was that had the address. */
-  readonly before: Map<string, Held & { life: bigint }>;
-  /** Writes that were given up waiting for and go on, by the address of their device. */
+  /** The drivers before this process first changed them, by address; and the number of the device that had the address then. */
+  readonly before: Map<string, DriverState & { life: bigint }>;
+  /** Writes to sysfs that timed out and are still under way, by the address of their device. */
   readonly late: Map<string, Promise<unknown>>;
 }
 
 const memories = remembered<Memory>();
 
-/** @internal What is remembered of a host. */
+/** @internal The record of the changes on a host. */
 export function memoryOf(host: NativeHost): Memory {
   const memory = memories.get(host) ?? { before: new Map(), late: new Map() };
   memories.set(host, memory);
@@ -26,9 +26,9 @@ export function memoryOf(host: NativeHost): Memory {
 }
 
 /**
- * @internal Runs `change` when nothing that was asked before, of what `keys` name, is under way any more: in all threads of
- * this process, on this kernel or software host. It gets a host of its own, so that it is done whole even if the host is
- * disposed meanwhile; if that happened before its turn, it is ERR_VFIO_DISPOSED and nothing is touched.
+ * @internal Runs `change` as soon as no earlier change that shares a key with it is under way, in any thread of this process,
+ * on this kernel or software host. `change` gets its own reference to the host, so that it is done whole even if the host is
+ * disposed meanwhile. If the host is disposed before, this throws ERR_VFIO_DISPOSED and changes nothing.
  */
 export async function inTurn<T>(
   host: NativeHost,

@@ -1,10 +1,10 @@
 /**
- * A VFIO container with its type1 IOMMU: what programs before iommufd map memory with. Requirements A2, D4.
+ * A VFIO container with its type1 IOMMU: programs that were written before iommufd map memory by it. Requirements: a device is
+ * reached by its group and a container (A2), and an iommufd takes the requests of containers with the same results (D4).
  *
- * Life: of its own (Host.openContainer), it has an address space of its own from {@link Container.setIommu} until its
- * last group leaves, and disposing it disposes its groups first. Over an iommufd (Iommufd.container), it works on
- * that one's compatibility IOAS, whichever that is at each call: its mappings are those of that Ioas, and disposing
- * the container unmaps nothing.
+ * Life: a container that Host.openContainer opens has its own address space from {@link Container.setIommu} until its last
+ * group leaves; disposing it disposes its groups first. A container that Iommufd.container makes works on the compatibility
+ * IOAS that the iommufd has at each call: its mappings are those of that Ioas, and disposing the container unmaps nothing.
  */
 
 import { constants } from 'node:os';
@@ -43,13 +43,13 @@ const extensions = [
   'update-vaddr',
 ] as const;
 
-/** What {@link Container.supports} can be asked: the kernel's VFIO_*_IOMMU and other extensions by name. */
+/** The extensions that {@link Container.supports} can be asked for: the kernel's VFIO_*_IOMMU and others, by name. */
 export type ContainerExtension = (typeof extensions)[number];
 
-/** What {@link Container.setIommu} takes. */
+/** The types of IOMMU that {@link Container.setIommu} takes. */
 export type ContainerIommu = 'type1' | 'type1v2' | 'noiommu';
 
-/** The iommufd that a container's requests go to, and what the container needs of it. */
+/** The iommufd that a container's requests are sent to, and the address spaces that the container needs of it. */
 export interface Over {
   readonly iommufd: IommufdFile;
   /** Its compatibility IOAS. */
@@ -58,7 +58,7 @@ export interface Over {
   space(ioas: number): AddressSpace;
 }
 
-/** By a container's requests, which work on its own space or on the iommufd's compatibility IOAS of the moment. */
+/** Maps by a container's requests, which work on its own space, or on the IOAS that is the iommufd's compatibility IOAS then. */
 function wayOf(
   file: NativeFile,
   calls: NativeContainerCalls,
@@ -81,25 +81,25 @@ function wayOf(
   };
 }
 
-/** A group has joined: what sysfs knows of it. */
+/** Records that a group has joined. `group` returns what sysfs says of it. */
 export let joinedBy: (container: Container, group: () => GroupFacts | undefined) => void;
-/** A group has left: the last one takes the IOMMU with it, and all that was mapped. */
+/** Records that a group has left. With the last one the kernel takes the IOMMU away, and unmaps everything. */
 export let leftBy: (container: Container, group: () => GroupFacts | undefined) => void;
 
 /**
- * A container: /dev/vfio/vfio (Linux 3.6), or the same requests on an iommufd (Linux 6.2). Addresses and lengths are
- * bytes, multiples of the smallest page. One of its own takes requests once a group has joined it ({@link
- * Group.setContainer}) and {@link setIommu} was called: EINVAL before.
+ * A container: /dev/vfio/vfio (Linux 3.6), or the same requests on an iommufd (Linux 6.2). Addresses and lengths are bytes,
+ * multiples of the smallest page. On /dev/vfio/vfio requests fail with EINVAL until a group has joined ({@link
+ * Group.setContainer}) and {@link setIommu} was called.
  */
 export class Container extends Handle implements DmaSpace {
   readonly #over: Over | undefined;
   readonly #file: NativeFile;
-  /** How requests reach its address space. */
+  /** The requests by which it maps and unmaps. */
   readonly #way: Way;
-  /** Its own address space; undefined: the iommufd's. */
+  /** Its own address space; undefined: it works on the iommufd's. */
   readonly #own: Type1Space | undefined;
   #iommuType: ContainerIommu | null = null;
-  /** Those that have joined it, for words. */
+  /** The groups that have joined it, to explain errors. */
   readonly #groups = new Set<() => GroupFacts | undefined>();
 
   static {
@@ -111,11 +111,11 @@ export class Container extends Handle implements DmaSpace {
     };
   }
 
-  /** Over an iommufd, with its file; undefined: of its own. */
+  /** `over`: the iommufd that it works on, whose file is `file`; undefined: it is /dev/vfio/vfio. */
   constructor(key: typeof OURS, parent: Handle, file: NativeFile, over: Over | undefined) {
     ours(key, 'Container');
     const calls = file.containerCalls(over === undefined);
-    // The file is closed by the iommufd or, forgotten, with the space.
+    // The iommufd closes its file itself. The file of /dev/vfio/vfio is closed with the space if this is collected undisposed.
     super(key, 'Container', parent, [], (self: Container) => self.#release());
     this.#over = over;
     this.#file = file;
@@ -124,7 +124,7 @@ export class Container extends Handle implements DmaSpace {
     keepFile(this, 'Container', file);
   }
 
-  /** The file descriptor: its own, or the iommufd's. Belongs to this object: don't close it. */
+  /** The file descriptor: its own, or the iommufd's. It belongs to this object: don't close it. */
   get fd(): number {
     alive(this);
     return this.#file.fd;
@@ -141,14 +141,14 @@ export class Container extends Handle implements DmaSpace {
     return this.#file.containerApiVersion();
   }
 
-  /** What {@link setIommu} was last given; null: nothing yet, or the last group has left. */
+  /** The type that {@link setIommu} last set; null: it was not called yet, or the last group has left since. */
   get iommuType(): ContainerIommu | null {
     alive(this);
     return this.#iommuType;
   }
 
   /**
-   * VFIO_CHECK_EXTENSION. Before {@link setIommu}: whether any kind of IOMMU of this kernel has it.
+   * VFIO_CHECK_EXTENSION. Before {@link setIommu}: whether any kind of IOMMU of this kernel supports it.
    *
    * @throws {VfioError} ENODEV 'dma-cc' on an iommufd without a compatibility IOAS.
    */
@@ -159,16 +159,16 @@ export class Container extends Handle implements DmaSpace {
   }
 
   /**
-   * VFIO_SET_IOMMU. 'type1v2' unmaps whole mappings only; 'type1' is its first version. 'noiommu' is UNSAFE: nothing
-   * translates or confines what the device does, and nothing can be mapped.
+   * VFIO_SET_IOMMU. 'type1v2' unmaps whole mappings only; 'type1' is its first version. 'noiommu' is UNSAFE: no IOMMU
+   * translates or confines the device's accesses, and no memory can be mapped.
    *
    * On an iommufd it may be called again: 'type1' turns huge pages off, so that mappings can be cut; 'type1v2' does
    * not turn them on again.
    *
-   * @throws {VfioError} EINVAL no group has joined, or it was called before; ENODEV the kernel has no such type, or
-   * it does not suit the groups; EPERM interrupts are not isolated, or 'noiommu' without CAP_SYS_RAWIO; ENOMEM, EBUSY
-   * of the groups' IOMMUs. On an iommufd: ENODEV no compatibility IOAS; EINVAL 'noiommu', or 'type1' with a page
-   * table and a mapping there; EADDRINUSE 'type1' with a mapping that is not page aligned.
+   * @throws {VfioError} EINVAL no group has joined, or it was called before; ENODEV the kernel has no such type, or the type
+   * does not suit the groups; EPERM interrupts are not isolated, or 'noiommu' without CAP_SYS_RAWIO; ENOMEM, EBUSY from the
+   * groups' IOMMUs. On an iommufd: ENODEV no compatibility IOAS; EINVAL 'noiommu', or 'type1' while a page table and a mapping
+   * exist there; EADDRINUSE 'type1' while a mapping is not page aligned.
    */
   setIommu(type: ContainerIommu): void {
     alive(this);
@@ -187,9 +187,9 @@ export class Container extends Handle implements DmaSpace {
   }
 
   /**
-   * VFIO_IOMMU_GET_INFO. `ranges` is empty for mediated devices alone, which no IOMMU translates.
+   * VFIO_IOMMU_GET_INFO. `ranges` is empty if all groups are of mediated devices, whose accesses no IOMMU translates.
    *
-   * @throws {VfioError} EINVAL no IOMMU is set; ENOTTY 'noiommu'; ENODEV no compatibility IOAS.
+   * @throws {VfioError} EINVAL {@link setIommu} was not called; ENOTTY 'noiommu'; ENODEV no compatibility IOAS.
    */
   info(): ContainerInfo {
     alive(this);
@@ -203,22 +203,22 @@ export class Container extends Handle implements DmaSpace {
     return { ranges, alignment: pageSizes & -pageSizes };
   }
 
-  /** The live mappings, by ascending IOVA; of a compatibility IOAS, whichever way they were made. */
+  /** The mappings of this process, by ascending IOVA; on an iommufd, all those of the compatibility IOAS. */
   mappings(): { iova: bigint; length: bigint; writable: boolean }[] {
     return this.#space().mappings();
   }
 
   /**
-   * VFIO_IOMMU_MAP_DMA. The kernel chooses no addresses here: without `iova`, this package takes the smallest free
-   * range where the memory fits, never one that is reserved and never 0, aligned so that huge pages stay huge.
+   * VFIO_IOMMU_MAP_DMA. The kernel chooses no addresses here: without `iova`, this package takes the smallest free range into
+   * which the memory fits, aligned so that the IOMMU can use huge pages. It takes no reserved range and not address 0.
    *
-   * The memory is pinned at once, and counts against RLIMIT_MEMLOCK (unless the process has CAP_IPC_LOCK). On an
-   * iommufd, as {@link Ioas.map}.
+   * The memory is pinned at once, and counts against RLIMIT_MEMLOCK (unless the process has CAP_IPC_LOCK). On an iommufd it is
+   * pinned as by {@link Ioas.map}.
    *
-   * @throws {VfioError} EEXIST the range overlaps a mapping; EINVAL it is not usable, not aligned, wraps, or neither
-   * read nor write is allowed (an iommufd accepts that, and EOVERFLOW is its answer to what wraps), or no IOMMU is
-   * set; ENOSPC no room, or no more than 65535 mappings; ENOMEM over the limit; EFAULT the memory can't be pinned;
-   * ENOTTY 'noiommu'; ENODEV no compatibility IOAS.
+   * @throws {VfioError} EEXIST the range overlaps a mapping; EINVAL the range is not usable, not aligned, or wraps, or neither
+   * read nor write is allowed, or {@link setIommu} was not called (an iommufd accepts a mapping without read and write, and
+   * answers EOVERFLOW to a range that wraps); ENOSPC no room, or the limit of 65535 mappings is reached; ENOMEM over the
+   * locked-memory limit; EFAULT the memory can't be pinned; ENOTTY 'noiommu'; ENODEV no compatibility IOAS.
    */
   map(memory: DmaBuffer | MemorySlice, o?: MapOptions): Mapping {
     alive(this);
@@ -227,7 +227,7 @@ export class Container extends Handle implements DmaSpace {
     return this.#asked(() => mapBy(space, this.#way, memory, wanted, () => this.iovaRanges()));
   }
 
-  /** The same, off the event loop. */
+  /** As {@link map}, off the event loop. */
   async mapAsync(memory: DmaBuffer | MemorySlice, o?: MapOptions): Promise<Mapping> {
     alive(this);
     const wanted = this.#wanted(o);
@@ -240,16 +240,16 @@ export class Container extends Handle implements DmaSpace {
   }
 
   /**
-   * VFIO_IOMMU_UNMAP_DMA: unmaps all mappings that lie wholly in the range and returns their bytes; 0n if there are
+   * VFIO_IOMMU_UNMAP_DMA: unmaps all mappings that lie wholly in the range and returns their length in bytes; 0n if there are
    * none.
    *
-   * What a range does that cuts a mapping: with 'type1v2' EINVAL, and nothing is unmapped; with 'type1' a mapping
-   * that begins in the range goes whole, and a range that begins inside of one unmaps nothing: 0n. On an iommufd,
-   * with 'type1v2' ENOENT, and those below the cut one are gone; with 'type1' mappings are cut, and their memory is
-   * kept until all of it is unmapped.
+   * A range that cuts a mapping: with 'type1v2' the call fails with EINVAL, and unmaps nothing. With 'type1' a mapping that
+   * begins in the range is unmapped whole, and a range that begins inside a mapping unmaps nothing: 0n. On an iommufd with
+   * 'type1v2' the call fails with ENOENT, but the mappings below the one that is cut are unmapped; with 'type1' the mapping is
+   * cut, and its memory is kept until all of it is unmapped.
    *
-   * @throws {VfioError} EINVAL and ENOENT so; EINVAL length 0, not aligned, or it wraps (EOVERFLOW on an iommufd), or
-   * no IOMMU is set; ENODEV no compatibility IOAS.
+   * @throws {VfioError} EINVAL and ENOENT as said above; EINVAL length 0, not aligned, or the range wraps (EOVERFLOW on an
+   * iommufd), or {@link setIommu} was not called; ENODEV no compatibility IOAS.
    */
   unmap(iova: U64Like, length: U64Like): bigint {
     alive(this);
@@ -258,34 +258,33 @@ export class Container extends Handle implements DmaSpace {
     return this.#asked(() => unmapBy(this.#space(), this.#way, from, bytes));
   }
 
-  /** VFIO_IOMMU_UNMAP_DMA of everything (Linux 5.12): returns how many bytes that were. */
+  /** VFIO_IOMMU_UNMAP_DMA of everything (Linux 5.12): returns how many bytes were unmapped. */
   unmapAll(): bigint {
     alive(this);
     return this.#asked(() => unmapBy(this.#space(), this.#way, 0n, EVERYTHING));
   }
 
   /**
-   * VFIO_IOMMU_DIRTY_PAGES (Linux 5.8): marks what devices write from now on. Once more: nothing. Type1 marks all
-   * pinned pages, whether they were written or not.
+   * VFIO_IOMMU_DIRTY_PAGES (Linux 5.8): from now on, marks the pages that devices write. If it is on already, nothing happens.
+   * Type1 marks all pinned pages, whether they were written or not.
    *
-   * @throws {VfioError} EACCES 'type1', which has none; ENOTTY on an iommufd, which has {@link
-   * Hwpt.setDirtyTracking}; EINVAL no IOMMU is set; ENOMEM.
+   * @throws {VfioError} EACCES 'type1', which does not track; ENOTTY on an iommufd, which has {@link
+   * Hwpt.setDirtyTracking}; EINVAL {@link setIommu} was not called; ENOMEM.
    */
   startDirtyTracking(): void {
     alive(this);
     this.#asked(() => this.#file.containerDirtyTracking(true));
   }
 
-  /** Ends it. It was off: nothing. @throws {VfioError} as {@link startDirtyTracking}. */
+  /** Stops marking. If it is off already, nothing happens. @throws {VfioError} as {@link startDirtyTracking}. */
   stopDirtyTracking(): void {
     alive(this);
     this.#asked(() => this.#file.containerDirtyTracking(false));
   }
 
   /**
-   * Which pages of a mapped range were written: bit `n % 8` of byte `floor(n / 8)` stands for `pageSize` bytes at
-   * `iova + n
-   * * pageSize`. With `unmap` the range is unmapped in the same step, so that no write is missed (Linux 5.8).
+   * Which pages of a mapped range were written: bit `n % 8` of byte `floor(n / 8)` stands for the `pageSize` bytes at `iova +
+   * n * pageSize`. With `unmap` the range is unmapped in the same step, so that no write is missed (Linux 5.8).
    *
    * @throws {VfioError} EACCES 'type1'; ENOTTY on an iommufd (EINVAL with `unmap`); EINVAL tracking is off,
    * `pageSize` is not the smallest page, or the range cuts a mapping. @throws {RangeError} `pageSize` is no power of
@@ -317,12 +316,12 @@ export class Container extends Handle implements DmaSpace {
   }
 
   /**
-   * The user addresses of the mappings in the range are about to change (VFIO_DMA_UNMAP_FLAG_VADDR, Linux 5.12), as
-   * when the process replaces itself. Devices go on; what the kernel would have to look up waits for {@link
-   * updateVaddr}. Returns the bytes of these mappings.
+   * Tells the kernel that the user addresses of the mappings in the range are about to change (VFIO_DMA_UNMAP_FLAG_VADDR,
+   * Linux 5.12), as when the process replaces itself by exec. Devices go on working; a request that makes the kernel look up a
+   * user address waits for {@link updateVaddr}. Returns the length of these mappings in bytes.
    *
-   * @throws {VfioError} EBUSY a mediated device is there; EINVAL invalid already, or the range cuts a mapping; on an
-   * iommufd, always.
+   * @throws {VfioError} EBUSY the container has a mediated device; EINVAL a mapping is invalidated already, or the range cuts
+   * a mapping; on an iommufd, always EINVAL.
    */
   invalidateVaddr(iova: U64Like, length: U64Like): bigint {
     alive(this);
@@ -331,16 +330,16 @@ export class Container extends Handle implements DmaSpace {
     return this.#asked(() => this.#file.containerInvalidateVaddr(from, bytes));
   }
 
-  /** The same for all mappings. */
+  /** {@link invalidateVaddr} for all mappings. */
   invalidateAllVaddrs(): bigint {
     return this.invalidateVaddr(0n, EVERYTHING);
   }
 
   /**
-   * The memory of a mapping is at another user address now (VFIO_DMA_MAP_FLAG_VADDR, Linux 5.12): the same pages, as
-   * those of a memfd that is mapped twice. The mapping keeps `memory` from then on.
+   * Tells the kernel the new user address of a mapping's memory (VFIO_DMA_MAP_FLAG_VADDR, Linux 5.12). `memory` must be the
+   * same pages, such as those of a memfd that is mapped twice. The mapping keeps `memory` from then on.
    *
-   * @throws {VfioError} EINVAL the mapping was not invalidated, or the sizes differ; ENOENT it is gone; ENOMEM.
+   * @throws {VfioError} EINVAL the mapping was not invalidated, or the sizes differ; ENOENT it was unmapped; ENOMEM.
    */
   updateVaddr(mapping: Mapping, memory: DmaBuffer | MemorySlice): void {
     alive(this);
@@ -363,7 +362,7 @@ export class Container extends Handle implements DmaSpace {
   }
 
   #release(): void {
-    // An iommufd closes its own file, and the mappings are its Ioas's.
+    // An iommufd closes its file itself, and the mappings belong to its Ioas.
     if (this.#own) this.#file.dispose();
   }
 
@@ -381,7 +380,7 @@ export class Container extends Handle implements DmaSpace {
     alive(this);
     const space = this.#own ?? this.#over?.compatIoas();
     if (space) return space;
-    // The kernel's own answer.
+    // There is no compatibility IOAS: this request makes the kernel say so.
     return this.#asked(() => {
       this.#file.containerInfo();
       throw new VfioError(constants.errno.ENODEV, { syscall: 'ioctl', request: 'VFIO_IOMMU_GET_INFO' });

@@ -1,8 +1,8 @@
 /**
- * The address space of a container of its own (/dev/vfio/vfio): the kernel's type1.
+ * The address space of a container that is no iommufd's (/dev/vfio/vfio): the kernel's type1.
  *
- * Life: made with its Container and disposed with it. Its mappings last until they are unmapped, or until the last
- * group leaves: the container has no IOMMU then, and the kernel has unmapped everything.
+ * Life: made with its Container and disposed with it. Its mappings last until they are unmapped, or until the last group
+ * leaves: the kernel then takes the container's IOMMU away, and unmaps everything.
  */
 
 import type { NativeFile, NativeSpaceCalls } from '../addon/native.ts';
@@ -14,7 +14,7 @@ import { AddressSpace, EVERYTHING } from '../memory/address-space.ts';
 export class Type1Space extends AddressSpace {
   readonly #file: NativeFile;
 
-  /** `file` is closed if the space is forgotten, which happens together with its container. */
+  /** `file` is closed if the space is collected undisposed, which happens together with its container. */
   constructor(key: typeof OURS, container: Handle, file: NativeFile, calls: NativeSpaceCalls) {
     ours(key, 'Container');
     super(key, 'Container', container, file.containerSpace(), calls, file, 'VFIO_IOMMU_MAP_DMA', file);
@@ -25,7 +25,7 @@ export class Type1Space extends AddressSpace {
     alive(this);
     const { ranges, pageSizes } = this.#file.containerInfo();
     return {
-      // With mediated devices alone there is no IOMMU that could reserve anything.
+      // If all devices are mediated, there is no IOMMU that could reserve a range.
       ranges: ranges.length > 0 ? ranges : [{ start: 0n, last: EVERYTHING }],
       alignment: pageSizes & -pageSizes,
     };

@@ -1,9 +1,9 @@
-/** Words for failed calls on containers. */
+/** The reasons and hints of failed calls on containers. */
 import type { VfioError, Words } from '../base/errors.ts';
 import { wordsForRefusal } from '../system/explain/host-words.ts';
 import type { GroupFacts } from '../system/facts/group-facts.ts';
 
-/** VFIO_SET_IOMMU failed for a container that has these groups, with a type1 IOMMU. */
+/** Why VFIO_SET_IOMMU with a type1 IOMMU failed for a container that these groups have joined. */
 export function wordsForSetIommu(
   error: VfioError,
   groups: readonly (GroupFacts | undefined)[],
@@ -11,7 +11,7 @@ export function wordsForSetIommu(
   return error.code === 'EPERM' ? wordsForRefusal(error, groups) : undefined;
 }
 
-/** A request of a container failed. `own`: it is not an iommufd's. */
+/** Why a container's request failed. `own`: it is /dev/vfio/vfio, not an iommufd's. */
 export function wordsForContainer(error: VfioError, own: boolean, type: string | null): Words | undefined {
   if (error.reason !== undefined) return undefined;
   if (!own) {

@@ -1,4 +1,4 @@
-/** Typed access to a device's PCI config space, as VFIO shows it: some bits are the device's, some are virtualised. */
+/** Typed access to a device's PCI config space as VFIO shows it: VFIO passes some bits through and virtualises others. */
 import { refusal } from '../base/check.ts';
 import { type OURS, ours } from '../base/private.ts';
 import type { Region } from './region.ts';
@@ -7,9 +7,9 @@ import type { Region } from './region.ts';
 export interface PciCapability {
   /** Capability id; see `name`. */
   id: number;
-  /** The name that `lspci` has for it, or 'unknown'. */
+  /** The name that `lspci` prints for it, or 'unknown'. */
   name: string;
-  /** Where it begins in config space. */
+  /** The offset of its first byte in config space. */
   offset: number;
 }
 
@@ -65,7 +65,7 @@ const EXTENDED = 0x100;
 
 /**
  * A device's PCI config space. Offsets are bytes and multiples of the width; each access is one `pread` or `pwrite`.
- * VFIO virtualises BARs, interrupt registers and the command register's decoding: writing a BAR moves nothing.
+ * VFIO virtualises BARs, interrupt registers and the command register's decoding: writing a BAR does not move it.
  */
 export class PciConfig {
   readonly #region: Region;
@@ -92,7 +92,7 @@ export class PciConfig {
   read32(o: number): number {
     return this.#region.read32(aligned(o, 4));
   }
-  /** Writes 8 bits. Bits that VFIO keeps to itself are ignored. */
+  /** Writes 8 bits. VFIO ignores bits that it does not let programs change. */
   write8(o: number, v: number): void {
     this.#region.write8(o, v);
   }
@@ -114,7 +114,7 @@ export class PciConfig {
     return this.read16(2);
   }
 
-  /** May the device do DMA and send MSIs? VFIO opens a device with this off; a driver switches it on. */
+  /** Whether the device may do DMA and send MSIs. VFIO opens a device with this off; a driver switches it on. */
   get busMaster(): boolean {
     return (this.read16(COMMAND) & BUS_MASTER) !== 0;
   }
@@ -122,7 +122,7 @@ export class PciConfig {
     this.#command(BUS_MASTER, on);
   }
 
-  /** Does the device answer to its memory BARs? Switching it off while BARs are mapped makes touching them SIGBUS. */
+  /** Whether the device answers accesses to its memory BARs. While it is off, an access to a mapped BAR raises SIGBUS. */
   get memory(): boolean {
     return (this.read16(COMMAND) & MEMORY) !== 0;
   }
@@ -130,12 +130,12 @@ export class PciConfig {
     this.#command(MEMORY, on);
   }
 
-  /** The capability list, in its own order. */
+  /** The capability list, in the device's order. */
   capabilities(): PciCapability[] {
     if ((this.read16(STATUS) & HAS_CAPABILITIES) === 0) return [];
     const found: PciCapability[] = [];
     const seen = new Set<number>();
-    // The pointer's low two bits are reserved; a list that comes back to itself ends.
+    // The pointer's low two bits are reserved. If a list contains a loop, reading ends there.
     for (
       let at = this.read8(CAPABILITY_POINTER) & 0xfc;
       at >= 0x40 && !seen.has(at);
@@ -148,7 +148,7 @@ export class PciConfig {
     return found;
   }
 
-  /** The extended capability list (PCI Express only), in its own order. */
+  /** The extended capability list (PCI Express only), in the device's order. */
   extendedCapabilities(): PciExtendedCapability[] {
     if (this.size <= EXTENDED) return [];
     const found: PciExtendedCapability[] = [];
@@ -156,10 +156,10 @@ export class PciConfig {
     for (let at = EXTENDED; at >= EXTENDED && at + 4 <= this.size && !seen.has(at); ) {
       seen.add(at);
       const header = this.read32(at);
-      // All zeroes or all ones at the head: no extended capabilities.
+      // If the first entry is all zeroes or all ones, there are no extended capabilities.
       if (header === 0 || header === 0xffffffff) break;
       const id = header & 0xffff;
-      // VFIO hides a capability at the head by giving it id 0 and leaving its link.
+      // VFIO hides the first capability by setting its id to 0, and leaves its link to the next.
       if (id !== 0)
         found.push({ id, name: extendedNames[id] ?? 'unknown', version: (header >>> 16) & 0xf, offset: at });
       at = (header >>> 20) & 0xffc;

@@ -1,9 +1,10 @@
 /**
  * A VFIO device.
  *
- * Life: opened by Host.openDevice (or made of a descriptor), bound to an iommufd once and for its life, attached to
- * address spaces in turn; or opened by Group.openDevice, with the address space of its group's container. Disposing
- * it disables its interrupts, unmaps its regions, detaches and resets it: the kernel does so at the last close.
+ * Life: Host.openDevice opens it (or fromFd, from a descriptor). It is bound to one iommufd until it is disposed, and can be
+ * attached to several address spaces, one after the other. Or Group.openDevice opens it: then it uses the address space of its
+ * group's container. When its last descriptor is closed, the kernel disables its interrupts, unmaps its regions, and detaches
+ * and resets it.
  */
 
 import { type NativeFile, native } from '../addon/native.ts';
@@ -11,7 +12,7 @@ import { array, integer, known, oneOf, options, refusal } from '../base/check.ts
 import { VfioError, type Words, withWords } from '../base/errors.ts';
 import { ownOf } from '../base/own.ts';
 import { OURS, ours } from '../base/private.ts';
-import { alive, fileOf, type Handle, instance, keepFile, made } from '../handles/handle.ts';
+import { alive, fileOf, type Handle, instance, isHandle, keepFile } from '../handles/handle.ts';
 import { holdDevice } from '../handles/holds.ts';
 import { bindingOf, bound, differs, IommufdDevice, iommufdOf } from '../handles/iommufd-file.ts';
 import { Hwpt } from '../iommufd/hwpt.ts';
@@ -28,7 +29,7 @@ import { Region } from './region.ts';
 const regionNames = ['bar0', 'bar1', 'bar2', 'bar3', 'bar4', 'bar5', 'rom', 'config', 'vga'] as const;
 const irqNames = ['intx', 'msi', 'msix', 'err', 'req'] as const;
 
-/** The id that the kernel gives for a function that the iommufd does not own. */
+/** The id that the kernel returns for a function that the iommufd does not own. */
 const NOT_OWNED = 0xffffffff;
 
 /** The name of a region of a PCI device. */
@@ -36,7 +37,7 @@ export type RegionName = (typeof regionNames)[number];
 /** The name of a kind of interrupt of a PCI device. */
 export type IrqName = (typeof irqNames)[number];
 
-/** What a device is and has (VFIO_DEVICE_GET_INFO). */
+/** The properties of a device (VFIO_DEVICE_GET_INFO). */
 export interface DeviceInfo {
   /** How many regions it may have: the highest index + 1. */
   readonly numRegions: number;
@@ -55,38 +56,37 @@ export interface HotResetFunction {
   /** Its IOMMU group; null: unknown. */
   group: number | null;
   /**
-   * Its id in the iommufd that the device is bound to; null: it has none there, or the device was opened by its
-   * group.
+   * Its id in the iommufd that the device is bound to; null: it is not bound to that, or the device was opened by its group.
    */
   deviceId: number | null;
   /**
-   * Whether {@link VfioDevice.hotReset} may reset it: it is bound to the same iommufd, or shares a group with one
-   * that is. Of a device that was opened by its group: its group has joined the same container, by a {@link Group} of
-   * this process.
+   * Whether {@link VfioDevice.hotReset} may reset it: it is bound to the same iommufd, or it is in the same group as a device
+   * that is. If the device was opened by its group: whether this function's group has joined the same container, by a
+   * {@link Group} of this process.
    */
   owned: boolean;
 }
 
-/** What the host knows of a device that was opened through it. */
+/** The host's part of a device that was opened through it. */
 export interface DeviceContext {
-  /** Puts a failed call into words. */
+  /** The reason and the hint of a failed call. */
   words(error: VfioError): Words | undefined;
-  /** The device was bound; returns what to call when it is closed. */
+  /** Records that the device was bound. Returns the function to call when it is closed. */
   bound?(): () => void;
   /** The IOMMU group of a function, as sysfs shows it. */
   groupOf(bdf: string): number | null;
   /** The groups that share its address space, if it was opened by its group. */
   groups?(): GroupFile[];
-  /** The address space that its group's iommufd gave it: kept, so that it is not collected under the device. */
+  /** The address space of its group's iommufd. Referred to here, so that it is not collected while the device uses it. */
   readonly space?: Ioas | null;
 }
 
-/** A device in the hands of this program (VFIO character device, Linux 6.6; by its group, Linux 3.6). */
+/** A device that this program has opened (by its character device, Linux 6.6; by its group, Linux 3.6). */
 export class VfioDevice extends IommufdDevice {
   readonly #file: NativeFile;
   readonly #context: DeviceContext | undefined;
   #closed: (() => void) | undefined;
-  readonly #letGo: () => void;
+  readonly #endHold: () => void;
   readonly #regions = new Map<number, Region>();
   readonly #irqs = new Map<number, Irq>();
   #info: DeviceInfo | undefined;
@@ -105,12 +105,12 @@ export class VfioDevice extends IommufdDevice {
     this.#file = file;
     keepFile(this, kind, file);
     this.#context = context && ownOf(context);
-    this.#letGo = holdDevice(this, bdf, parent instanceof GroupFile ? parent : undefined);
+    this.#endHold = holdDevice(this, bdf, parent instanceof GroupFile ? parent : undefined);
   }
 
   /**
-   * A device from a descriptor: another process's, another thread's. The descriptor is duplicated; the caller's stays
-   * open.
+   * A device from a descriptor that another process or another thread opened. The descriptor is duplicated; the caller's
+   * stays open.
    *
    * @throws {VfioError} EBADF no such descriptor. @throws {TypeError} ERR_INVALID_FD_TYPE it leads to another kind of file.
    */
@@ -118,29 +118,29 @@ export class VfioDevice extends IommufdDevice {
     return new VfioDevice(OURS, undefined, native.adopt(fd, 'device'), null);
   }
 
-  /** The file descriptor. Belongs to this object: don't close it. */
+  /** The file descriptor. It belongs to this object: don't close it. */
   get fd(): number {
     alive(this);
     return this.#file.fd;
   }
 
-  /** The PCI address, where it is known. */
+  /** The PCI address; null: unknown, since it was opened by a path or a descriptor. */
   get bdf(): string | null {
     return bindingOf(this).bdf;
   }
 
-  /** The device's id in its iommufd, once bound by {@link bind}. */
+  /** The device's id in its iommufd; null until {@link bind} has bound it. */
   get id(): number | null {
     return bindingOf(this).id;
   }
 
-  /** The iommufd that it is bound to. */
+  /** The iommufd that it is bound to; null: none. */
   get iommufd(): Iommufd | null {
     const { iommufd } = bindingOf(this);
     return iommufd === undefined ? null : iommufdOf(iommufd);
   }
 
-  /** What it is and has. @throws {VfioError} EINVAL it is not bound. */
+  /** Its properties. @throws {VfioError} EINVAL it is not bound. */
   get info(): DeviceInfo {
     alive(this);
     this.#info ??= this.#file.deviceInfo();
@@ -149,13 +149,13 @@ export class VfioDevice extends IommufdDevice {
 
   /**
    * Binds the device to an iommufd (VFIO_DEVICE_BIND_IOMMUFD, Linux 6.6): takes DMA ownership of its group, opens and
-   * resets the device. Undone only by disposing it.
+   * resets the device. Only disposing the device undoes it.
    *
-   * `token` (Linux 6.17): the UUID that a virtual function's physical function was given ({@link
-   * VfioDevice.setVfToken}). Kernels before 6.17 ask for none here; {@link Group.openDevice} always has.
+   * `token` (Linux 6.17): for a virtual function, the UUID that was set for its physical function ({@link
+   * VfioDevice.setVfToken}). Kernels before 6.17 ask for no token here; {@link Group.openDevice} asks for it on every kernel.
    *
-   * @throws {VfioError} EPERM the group has another owner (a host driver, another iommufd), or interrupts are not
-   * isolated; EBUSY the group's file is open; EINVAL bound already, here or by another descriptor, or a token before
+   * @throws {VfioError} EPERM the group has another owner (a host driver, another iommufd), or interrupts are not isolated;
+   * EBUSY the group's file is open; EINVAL it is bound already, by this or another descriptor, or a token was given before
    * 6.17; EACCES the token is wrong or missing. `reason` says which.
    */
   bind(iommufd: Iommufd, o?: { token?: string }): void {
@@ -178,22 +178,22 @@ export class VfioDevice extends IommufdDevice {
   }
 
   /**
-   * Gives the device an address space or a page table (VFIO_DEVICE_ATTACH_IOMMUFD_PT, Linux 6.6), or another one:
-   * attached already, it is replaced, and on failure the old one stays. Returns the id of the page table in use: of
-   * an Ioas, one that the kernel makes or shares. With `pasid` (Linux 6.15) it is for accesses with that PASID alone.
+   * Attaches the device to an address space or a page table (VFIO_DEVICE_ATTACH_IOMMUFD_PT, Linux 6.6). If it is attached
+   * already, the new one replaces the old one; on failure the old one stays. Returns the id of the page table in use: for an
+   * Ioas, the kernel makes one or uses one that it has. With `pasid` (Linux 6.15) it is used for accesses with that PASID only.
    *
-   * @throws {VfioError} EADDRINUSE a mapping or allowed range lies where the device reserves addresses; EINVAL
-   * another device of the group rules it, the page table is another IOMMU's, or the alignment does not suit; EFAULT,
-   * ENOMEM memory can't be pinned; EOPNOTSUPP PASID.
+   * @throws {VfioError} EADDRINUSE a mapping or allowed range lies where the device reserves addresses; EINVAL another device
+   * of the group is attached to another page table, the page table is for another IOMMU, or the alignment does not suit;
+   * EFAULT, ENOMEM memory can't be pinned; EOPNOTSUPP the device or its IOMMU has no PASIDs.
    */
   attach(to: Ioas | Hwpt, o?: { pasid?: number }): number {
     alive(this);
     const { pasid } = options(o, 'options');
     if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
-    if (!(to instanceof Ioas || to instanceof Hwpt) || !made(to))
+    if (!(to instanceof Ioas || to instanceof Hwpt) || !isHandle(to))
       throw refusal('an Ioas or a Hwpt', 'to', to);
     const { id } = to;
-    // The kernel would take the id for that of an object of the device's own iommufd.
+    // The kernel would look the id up in the device's own iommufd.
     const { iommufd, spaces } = bindingOf(this);
     if (iommufd && differs(iommufd, to.iommufd))
       throw refusal('an Ioas or a Hwpt of the iommufd that the device is bound to', 'to', to);
@@ -212,10 +212,10 @@ export class VfioDevice extends IommufdDevice {
   }
 
   /**
-   * Takes the address space away: DMA is blocked (VFIO_DEVICE_DETACH_IOMMUFD_PT, Linux 6.6; PASID 6.15). Not
-   * attached: nothing.
+   * Detaches the device from its address space: its DMA is blocked (VFIO_DEVICE_DETACH_IOMMUFD_PT, Linux 6.6; PASID 6.15). If
+   * it is not attached, nothing happens.
    *
-   * @throws {VfioError} EINVAL the device is not bound, or the kernel knows no PASID.
+   * @throws {VfioError} EINVAL the device is not bound, or the kernel does not know PASIDs.
    */
   detach(o?: { pasid?: number }): void {
     alive(this);
@@ -232,9 +232,9 @@ export class VfioDevice extends IommufdDevice {
   }
 
   /**
-   * Sets the UUID that whoever opens a virtual function of this physical one must show
-   * (VFIO_DEVICE_FEATURE_PCI_VF_TOKEN, Linux 5.7). It holds until another is set; at first it is a random one. It can't
-   * be read back.
+   * Sets the token, a UUID, that a program must give to open a virtual function of this physical function
+   * (VFIO_DEVICE_FEATURE_PCI_VF_TOKEN, Linux 5.7). It stays until another one is set; the first is random. It can't be read
+   * back.
    *
    * @throws {VfioError} ENOTTY the device is no SR-IOV physical function; EINVAL it is not bound.
    */
@@ -285,8 +285,8 @@ export class VfioDevice extends IommufdDevice {
   /**
    * Resets the function (VFIO_DEVICE_RESET), off the event loop: it takes 100 ms and more on hardware.
    *
-   * @throws {VfioError} EINVAL it has no reset (`info.resettable` is false): a conventional device often has none, such as
-   * QEMU's edu, and {@link hotReset} may do instead; EAGAIN another reset is going on.
+   * @throws {VfioError} EINVAL it has no reset (`info.resettable` is false). Conventional devices often have none, such as
+   * QEMU's edu: {@link hotReset} may work instead; EAGAIN another reset is under way.
    */
   async reset(): Promise<void> {
     alive(this);
@@ -304,7 +304,7 @@ export class VfioDevice extends IommufdDevice {
       const others = this.hotResetInfo().flatMap(({ bdf }) => (bdf === own ? [] : [bdf]));
       return { reason, hint: `hotReset() resets it${others.length > 0 ? ` with ${others.join(', ')}` : ''}` };
     } catch (error) {
-      // Any other than ENODEV: it was not for want of a reset (the device is not bound).
+      // ENODEV says that no reset exists. With another error, EINVAL had another cause: the device is not bound.
       return error instanceof VfioError && error.code === 'ENODEV'
         ? { reason: `${reason}, and neither its slot nor its bus can be reset` }
         : undefined;
@@ -312,11 +312,11 @@ export class VfioDevice extends IommufdDevice {
   }
 
   /**
-   * What {@link hotReset} would reset (VFIO_DEVICE_GET_PCI_HOT_RESET_INFO): all functions of its slot or bus, itself
-   * among them.
+   * The functions that {@link hotReset} would reset (VFIO_DEVICE_GET_PCI_HOT_RESET_INFO): all those of its slot or bus, itself
+   * included.
    *
-   * @throws {VfioError} ENODEV neither the slot nor the bus can be reset; EPERM one of the functions has no group;
-   * EAGAIN the bus changes at the moment; EINVAL the device is not bound.
+   * @throws {VfioError} ENODEV neither the slot nor the bus can be reset; EPERM one of the functions is in no group; EAGAIN
+   * the devices on the bus are changing; EINVAL the device is not bound.
    */
   hotResetInfo(): HotResetFunction[] {
     alive(this);
@@ -339,13 +339,13 @@ export class VfioDevice extends IommufdDevice {
   }
 
   /**
-   * Resets the slot or bus of the device, with every function on it (VFIO_DEVICE_PCI_HOT_RESET), off the event loop.
-   * All of them must be in the hands of this program: bound to one iommufd, or, for a device that was opened by its
-   * group, of `groups`. Default: those of the reset that have joined the same container.
+   * Resets the slot or bus of the device, with every function on it (VFIO_DEVICE_PCI_HOT_RESET), off the event loop. This
+   * program must own all of them: they must be bound to one iommufd or, for a device that was opened by its group, be in
+   * `groups`. Default: the groups of these functions that have joined the same container.
    *
-   * @throws {VfioError} EINVAL a function is not in these hands, or not with a VFIO driver: `reason` says which; or
-   * `groups` for a device that was not opened by its group; ENODEV neither the slot nor the bus can be reset; EBUSY
-   * another reset is going on.
+   * @throws {VfioError} EINVAL this program does not own a function, or it is not bound to a VFIO driver: `reason` says which;
+   * or `groups` was given for a device that was not opened by its group; ENODEV neither the slot nor the bus can be reset;
+   * EBUSY another reset is under way.
    */
   async hotReset(o?: { groups?: readonly GroupFile[] }): Promise<void> {
     alive(this);
@@ -363,14 +363,14 @@ export class VfioDevice extends IommufdDevice {
     }
   }
 
-  /** In words. */
+  /** Its name in error texts. */
   get #name(): string {
     return bindingOf(this).bdf ?? 'the device';
   }
 
   #release(): void {
     this.#closed?.();
-    this.#letGo();
+    this.#endHold();
     this.#file.dispose();
   }
 
@@ -386,7 +386,7 @@ export class VfioDevice extends IommufdDevice {
     return ours.filter((each) => ids.has(each.id));
   }
 
-  /** Which functions of a reset these groups do not cover, as far as can be said. */
+  /** The functions of a reset that are not in these groups. Empty if they can't be determined. */
   #inTheWay(given: readonly GroupFile[], named: readonly GroupFile[] | undefined): ResetFunction[] {
     try {
       const functions = this.hotResetInfo();
@@ -394,7 +394,7 @@ export class VfioDevice extends IommufdDevice {
       const ids = new Set(given.map((each) => each.id));
       return functions.filter((each) => each.group === null || !ids.has(each.group));
     } catch {
-      return []; // the device itself is gone
+      return []; // the device was removed
     }
   }
 

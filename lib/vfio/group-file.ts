@@ -1,9 +1,9 @@
-/** The file of a group, as far as the devices that are opened through it need to know it. Group is the only class of it. */
+/** The part of a group that the devices opened through it use. Group is the only class that extends it. */
 import type { NativeFile } from '../addon/native.ts';
 import { type OURS, ours } from '../base/private.ts';
 import { Handle, keepFile } from '../handles/handle.ts';
 
-/** An open group. */
+/** The open file of a group. */
 export abstract class GroupFile extends Handle {
   /** Its number in /sys/kernel/iommu_groups. */
   readonly id: number;

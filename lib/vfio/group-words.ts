@@ -1,14 +1,14 @@
-/** Words for failed calls on groups, containers and hot resets. */
+/** The reasons and hints of failed calls on groups, containers and hot resets. */
 
 import type { VfioError, Words } from '../base/errors.ts';
 import { wordsForRefusal } from '../system/explain/host-words.ts';
 import type { GroupFacts } from '../system/facts/group-facts.ts';
-import { withVfio } from '../system/facts/pci-facts.ts';
+import { usesVfioDriver } from '../system/facts/pci-facts.ts';
 
 const members = (group: GroupFacts | undefined) =>
   (group?.devices ?? []).map(({ bdf, driver }) => `${bdf} (${driver ?? 'no driver'})`).join(', ');
 
-/** The file of a group could not be opened. `node` is its path. */
+/** Why the file of a group could not be opened. `node`: its path. */
 export function wordsForOpenGroup(
   error: VfioError,
   id: number,
@@ -30,23 +30,23 @@ export function wordsForOpenGroup(
           reason: `group ${id} has no IOMMU: its devices reach all memory`,
           hint: 'If that is acceptable: { unsafeNoIommu: true }',
         };
-      return group.devices.some(withVfio)
+      return group.devices.some(usesVfioDriver)
         ? {
             reason: `there is no ${node}`,
             hint: 'It needs a kernel with CONFIG_VFIO_GROUP',
           }
         : {
-            reason: `no device of group ${id} is with a VFIO driver: ${members(group)}`,
-            hint: 'Give them to VFIO first: await host.device(bdf).bind()',
+            reason: `no device of group ${id} is bound to a VFIO driver: ${members(group)}`,
+            hint: 'Bind them to VFIO first: await host.device(bdf).bind()',
           };
     case 'EPERM':
-      return { reason: 'a group without an IOMMU takes CAP_SYS_RAWIO', hint: 'Run as root' };
+      return { reason: 'a group without an IOMMU needs CAP_SYS_RAWIO', hint: 'Run as root' };
     default:
       return undefined;
   }
 }
 
-/** VFIO_GROUP_SET_CONTAINER or UNSET_CONTAINER failed. */
+/** Why VFIO_GROUP_SET_CONTAINER or UNSET_CONTAINER failed. */
 export function wordsForSetContainer(
   error: VfioError,
   id: number,
@@ -78,7 +78,7 @@ export function wordsForSetContainer(
   }
 }
 
-/** VFIO_GROUP_GET_DEVICE_FD failed, or a call of a device that has its address space from its group. */
+/** Why VFIO_GROUP_GET_DEVICE_FD failed, or a call on a device that uses the address space of its group's container. */
 export function wordsForGroupDevice(
   error: VfioError,
   bdf: string,
@@ -97,7 +97,7 @@ export function wordsForGroupDevice(
     case 'ENODEV':
       if (device === undefined) return { reason: `${bdf} is not in group ${id}: ${members(group)}` };
       return {
-        reason: `${bdf} is not with a VFIO driver, but with ${device.driver ?? 'none'}`,
+        reason: `${bdf} is not bound to a VFIO driver (its driver: ${device.driver ?? 'none'})`,
         hint: `await host.device('${bdf}').bind()`,
       };
     case 'EINVAL':
@@ -107,7 +107,7 @@ export function wordsForGroupDevice(
       };
     case 'EACCES':
       return {
-        reason: `the token is missing or wrong: ${bdf} is a virtual function whose physical function is with vfio-pci, or a physical one whose virtual functions are open`,
+        reason: `the token is missing or wrong: ${bdf} is a virtual function whose physical function is bound to vfio-pci, or a physical one whose virtual functions are open`,
         hint: 'The token that the physical function was given by setVfToken: openDevice(bdf, { vfToken })',
       };
     case 'EPERM':
@@ -119,7 +119,7 @@ export function wordsForGroupDevice(
   }
 }
 
-/** One function of a hot reset, as far as it is known who has it. */
+/** One function of a hot reset, and whether this program owns it. */
 export interface ResetFunction {
   bdf: string;
   group: number | null;
@@ -127,7 +127,7 @@ export interface ResetFunction {
 }
 
 /**
- * VFIO_DEVICE_PCI_HOT_RESET or its GET_INFO failed. `others` are the functions that stand in the way, if they are
+ * Why VFIO_DEVICE_PCI_HOT_RESET or its GET_INFO failed. `others`: the functions that this program does not own, if they are
  * known.
  */
 export function wordsForHotReset(
@@ -148,8 +148,8 @@ export function wordsForHotReset(
         };
       return {
         reason: byGroups
-          ? 'a descriptor is no group of the reset, or one of its functions is not with a VFIO driver'
-          : 'one of its functions is not with a VFIO driver, or groups were given for a device that has none',
+          ? 'a descriptor is no group of the reset, or one of its functions is not bound to a VFIO driver'
+          : 'one of its functions is not bound to a VFIO driver, or groups were given for a device that was not opened by its group',
       };
     case 'EBUSY':
     case 'EAGAIN':

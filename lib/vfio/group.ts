@@ -1,15 +1,16 @@
 /**
- * A VFIO group: the legacy way to a device. Requirement A2.
+ * A VFIO group: the older way to a device (requirement A2: the group is opened and joined to a container, and the device opened
+ * by the group).
  *
- * Life: opened by Host.openGroup, one at a time on a host. Joined to a container or an iommufd it is disposed before
- * that, and its devices before it: the kernel keeps the group in its container until the last of them is closed.
+ * Life: Host.openGroup opens it; a group can be open only once on a host. It is disposed before the container or iommufd that
+ * it has joined, and its devices before it: the kernel keeps the group in its container until the last of them is closed.
  */
 
 import type { NativeFile } from '../addon/native.ts';
 import { deviceName, known, refusal, text, UUID } from '../base/check.ts';
 import { explained } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
-import { alive, fileOf, type Handle, join, made, part } from '../handles/handle.ts';
+import { alive, fileOf, type Handle, isHandle, join, part } from '../handles/handle.ts';
 import { holdGroup } from '../handles/holds.ts';
 import { Iommufd } from '../iommufd/iommufd.ts';
 import type { GroupFacts } from '../system/facts/group-facts.ts';
@@ -18,20 +19,20 @@ import { type DeviceContext, VfioDevice } from './device.ts';
 import { GroupFile } from './group-file.ts';
 import { wordsForGroupDevice, wordsForSetContainer } from './group-words.ts';
 
-/** What the host knows of a group that was opened through it. */
+/** The host's part of a group that was opened through it. */
 export interface GroupContext {
-  /** The group as sysfs shows it; undefined: it is gone. */
+  /** The group as sysfs shows it; undefined: it was removed. */
   sysfs(): GroupFacts | undefined;
-  /** The group passes to user space; returns what to call when it comes back. */
+  /** Records that user space owns the group. Returns the function to call when it no longer does. */
   owned(): () => void;
-  /** What a device needs that is opened through it. */
+  /** The host's part of a device that is opened by the group. */
   device(bdf: string): Omit<DeviceContext, 'words' | 'bound'>;
 }
 
-/** The groups of each container or iommufd: it keeps them, since with the last one it loses what is mapped. */
+/** The groups of each container or iommufd. It keeps them from being collected: with its last group it loses all mappings. */
 const joined = new WeakMap<Handle, Set<Group>>();
 
-/** An IOMMU group in the hands of this program (/dev/vfio/N, Linux 3.6). */
+/** An IOMMU group that this program has opened (/dev/vfio/N, Linux 3.6). */
 export class Group extends GroupFile {
   /** Whether it has no IOMMU (/dev/vfio/noiommu-N). UNSAFE: its devices reach all memory. */
   readonly noIommu: boolean;
@@ -39,7 +40,7 @@ export class Group extends GroupFile {
   readonly #context: GroupContext;
   #joined: Container | Iommufd | undefined;
   #returned: (() => void) | undefined;
-  readonly #letGo: () => void;
+  readonly #endHold: () => void;
 
   constructor(
     key: typeof OURS,
@@ -54,20 +55,20 @@ export class Group extends GroupFile {
     this.noIommu = noIommu;
     this.#file = file;
     this.#context = context;
-    this.#letGo = holdGroup(this, id);
+    this.#endHold = holdGroup(this, id);
   }
 
-  /** The file descriptor. Belongs to this object: don't close it. */
+  /** The file descriptor. It belongs to this object: don't close it. */
   get fd(): number {
     alive(this);
     return this.#file.fd;
   }
 
   /**
-   * Whether user space may have the group (VFIO_GROUP_GET_STATUS): no member is with a driver that does DMA for the
-   * kernel, and nobody else has it. With an iommufd it is no promise: the DMA is claimed when a device is opened.
+   * Whether user space can own the group (VFIO_GROUP_GET_STATUS): no member is bound to a driver that does DMA for the
+   * kernel, and no other program owns it. With an iommufd this can still change: the DMA is claimed when a device is opened.
    *
-   * @throws {VfioError} ENODEV the last VFIO device of the group is gone.
+   * @throws {VfioError} ENODEV the last VFIO device of the group was removed.
    */
   get viable(): boolean {
     alive(this);
@@ -82,23 +83,23 @@ export class Group extends GroupFile {
     return this.#file.groupStatus().containerSet;
   }
 
-  /** What it was joined to. */
+  /** The container or iommufd that it has joined; null: none. */
   get container(): Container | Iommufd | null {
     return this.#joined ?? null;
   }
 
   /**
-   * Joins the group to a container, or to an iommufd in its place (VFIO_GROUP_SET_CONTAINER; an iommufd Linux 6.2). A
-   * container takes the group's DMA at once. An iommufd gets an address space for its devices if it has none:
-   * {@link Iommufd.vfioCompatIoas}.
+   * Joins the group to a container, or to an iommufd instead (VFIO_GROUP_SET_CONTAINER; an iommufd: Linux 6.2). A container
+   * claims the group's DMA at once. For an iommufd that has no {@link Iommufd.vfioCompatIoas}, the kernel makes one, which the
+   * group's devices use.
    *
-   * @throws {VfioError} EPERM the group is not viable or has another owner, or it has no IOMMU and the others of the
-   * container have, or the other way round; EINVAL it has joined already; EBUSY its devices use page tables of
-   * another owner; ENODEV its devices are gone. `reason` says which.
+   * @throws {VfioError} EPERM the group is not viable or has another owner, or it has no IOMMU while the container's other
+   * groups have one, or the other way round; EINVAL it has joined already; EBUSY its devices use page tables of another owner;
+   * ENODEV its devices were removed. `reason` says which.
    */
   setContainer(to: Container | Iommufd): void {
     alive(this);
-    if (!(to instanceof Container || to instanceof Iommufd) || !made(to))
+    if (!(to instanceof Container || to instanceof Iommufd) || !isHandle(to))
       throw refusal('a Container or an Iommufd', 'to', to);
     const file = fileOf(to);
     explained(
@@ -113,10 +114,10 @@ export class Group extends GroupFile {
   }
 
   /**
-   * Takes the group out again (VFIO_GROUP_UNSET_CONTAINER). A container's last group takes its IOMMU along:
+   * Takes the group out of its container (VFIO_GROUP_UNSET_CONTAINER). With its last group a container loses its IOMMU, and
    * everything in it is unmapped. Devices of an iommufd keep their address space until they are closed.
    *
-   * @throws {VfioError} EINVAL it is in none; EBUSY devices of it are open, in a container.
+   * @throws {VfioError} EINVAL it has not joined any; EBUSY it is in a container, and devices of it are open.
    */
   unsetContainer(): void {
     alive(this);
@@ -128,15 +129,15 @@ export class Group extends GroupFile {
   }
 
   /**
-   * Opens a device of the group (VFIO_GROUP_GET_DEVICE_FD), by PCI address, or a mediated one by its UUID. It has the
-   * address space of the container: {@link VfioDevice.bind} and {@link VfioDevice.attach} are for devices that were
-   * opened otherwise.
+   * Opens a device of the group (VFIO_GROUP_GET_DEVICE_FD), by PCI address, or a mediated device by its UUID. The device uses
+   * the address space of the container: {@link VfioDevice.bind} and {@link VfioDevice.attach} are for devices that were opened
+   * by their character devices.
    *
-   * `vfToken` (Linux 5.7): the UUID that the physical function of a virtual one was given.
+   * `vfToken` (Linux 5.7): for a virtual function, the UUID that was set for its physical function.
    *
-   * @throws {VfioError} ENODEV it is not in the group, or not with a VFIO driver; EINVAL the group has no address
-   * space yet, or the token is superfluous; EACCES the token is wrong or missing; EPERM, EBUSY the group has another
-   * owner. `reason` says which.
+   * @throws {VfioError} ENODEV it is not in the group, or not bound to a VFIO driver; EINVAL the group has no address space
+   * yet, or the device takes no token; EACCES the token is wrong or missing; EPERM, EBUSY the group has another owner.
+   * `reason` says which.
    */
   openDevice(bdf: string, o?: { vfToken?: string }): VfioDevice {
     alive(this);
@@ -154,14 +155,14 @@ export class Group extends GroupFile {
     return new VfioDevice(OURS, this, file, name, {
       ...this.#context.device(name),
       words,
-      groups: () => this.#together(),
+      groups: () => this.#joinedGroups(),
       space:
         (this.#joined instanceof Container ? this.#joined.iommufd : this.#joined)?.vfioCompatIoas ?? null,
     });
   }
 
   #release(): void {
-    this.#letGo();
+    this.#endHold();
     this.#file.dispose();
     this.#leave();
   }
@@ -177,8 +178,8 @@ export class Group extends GroupFile {
     if (from instanceof Container) leftBy(from, this.#context.sysfs);
   }
 
-  /** The groups that have joined the same container, this one among them. */
-  #together(): Group[] {
+  /** The groups that have joined the same container, including this one. */
+  #joinedGroups(): Group[] {
     if (this.disposed) return [];
     return this.#joined === undefined ? [this] : [...(joined.get(this.#joined) ?? [])];
   }

@@ -1,10 +1,9 @@
 /**
- * Interrupts. An Irq is one kind of interrupt of a device (INTx, MSI, MSI-X, ERR, REQ) and lives with it. Enabling it
- * makes Interrupts: handles on eventfds that the kernel signals.
+ * Interrupts. An Irq is one kind of interrupt of a device (INTx, MSI, MSI-X, ERR, REQ) and lives as long as the device. Enabling
+ * it makes Interrupts: handles of eventfds that the kernel signals.
  *
- * Life of an Interrupt: from enable until it is disposed, or its Irq is disabled or enabled anew, or the device is
- * closed. Waiting is the event loop's own polling: there is no thread and no timer. Only a pending wait() keeps the
- * process alive.
+ * Life of an Interrupt: from enable() until it is disposed, its Irq is disabled or enabled again, or the device is closed. The
+ * event loop polls the eventfd: there is no thread and no timer. Only a pending wait() keeps the process alive.
  */
 
 import { type NativeEventFd, type NativeIrqInfo, native } from '../addon/native.ts';
@@ -14,16 +13,16 @@ import { OURS, ours } from '../base/private.ts';
 import { alive, disposedError, fileOf, Handle } from '../handles/handle.ts';
 import { Waiters } from '../handles/waiters.ts';
 
-/** An Interrupt was disposed: its vector is disconnected. */
+/** Disconnects the vector of an Interrupt that was disposed. */
 let disconnect: (irq: Irq, interrupt: Interrupt) => void;
 
-/** An Interrupt is its Irq's no more. */
+/** Removes an Interrupt from the list of its Irq. */
 let forget: (irq: Irq, interrupt: Interrupt) => void;
 
-/** Its eventfd is connected to nothing any more: ends an Interrupt without asking the kernel. */
+/** Disposes an Interrupt whose eventfd is no longer connected, so without a call of the kernel. */
 let abandon: (interrupt: Interrupt) => void;
 
-/** As many interrupts as were asked for, by length where the number is a literal up to 32. */
+/** An array of N interrupts: a tuple of that length if N is a literal up to 32. */
 export type Interrupts<N extends number> = N extends number
   ? number extends N
     ? Interrupt[]
@@ -53,7 +52,7 @@ export class Irq {
         if (irq.#live.size === 0) fileOf(irq.#device).setIrqs(irq.index, 0, 0, 'trigger');
         else fileOf(irq.#device).setIrqEventfds(irq.index, interrupt.vector, 'trigger', Int32Array.of(-1));
       } catch (error) {
-        // Another handle of the device may have disabled it already; disposing does not fail.
+        // Another handle of the device may have disabled it already. Disposing never fails.
         if (!(error instanceof VfioError)) throw error;
       }
     };
@@ -66,7 +65,7 @@ export class Irq {
     this.#info = info;
   }
 
-  /** How many vectors the device has of this kind; 0: it has none. */
+  /** How many vectors of this kind the device has; 0: none. */
   get count(): number {
     return this.#info.count;
   }
@@ -74,7 +73,7 @@ export class Irq {
   get maskable(): boolean {
     return this.#info.maskable;
   }
-  /** Whether it masks itself each time it fires, and must be unmasked then (INTx). */
+  /** Whether the kernel masks it each time it fires, so that it must be unmasked afterwards (INTx). */
   get automasked(): boolean {
     return this.#info.automasked;
   }
@@ -87,11 +86,11 @@ export class Irq {
    * Connects vectors `start` to `start + vectors - 1` to new eventfds (VFIO_DEVICE_SET_IRQS) and returns an Interrupt
    * for each. Default: all from `start` on.
    *
-   * @throws {VfioError} EINVAL another kind is enabled on this device, or more vectors than are enabled already, of a
-   * kind that is not resizable; ENOSPC fewer vectors can be had (`reason` says how many).
+   * @throws {VfioError} EINVAL another kind is enabled on this device, or the kind is not resizable and fewer vectors are
+   * enabled already; ENOSPC the kernel can give fewer vectors only (`reason` says how many).
    */
   enable<N extends number>(vectors: N, o?: { start?: number }): Interrupts<N>;
-  /** All vectors from `start` on, or as many as a number says that is known only when the program runs. */
+  /** All vectors from `start` on, or a number of them that is known only at run time. */
   enable(vectors?: number, o?: { start?: number }): Interrupt[];
   enable(vectors?: number, o?: { start?: number }): Interrupt[] {
     const start = integer(options(o, 'options').start ?? 0, 'start', 0, Math.max(0, this.count - 1));
@@ -129,19 +128,19 @@ export class Irq {
       for (const each of made) abandon(each);
       throw error;
     }
-    // Vectors that had an eventfd have a new one now.
+    // These vectors are connected to new eventfds now: the Interrupts of the old ones end.
     for (const old of this.#live) if (old.vector >= start && old.vector < start + count) abandon(old);
     for (const each of made) this.#live.add(each);
     return made;
   }
 
-  /** Disables the kind: all its vectors. Nothing is enabled: nothing happens. */
+  /** Disables all vectors of this kind. If none is enabled, nothing happens. */
   disable(): void {
     const file = fileOf(this.#device);
     try {
       file.setIrqs(this.index, 0, 0, 'trigger');
     } catch (error) {
-      // EINVAL: nothing of the kind is enabled, by whomever.
+      // EINVAL: no vector of this kind is enabled.
       if (!(error instanceof VfioError && error.code === 'EINVAL')) throw error;
     } finally {
       for (const each of [...this.#live]) abandon(each);
@@ -158,7 +157,7 @@ export class Irq {
     this.#act('unmask', vector);
   }
 
-  /** Makes the vector fire as if the device had (for testing). @throws {VfioError} EINVAL it is not enabled. */
+  /** Signals the vector as if the device had fired it (for testing). @throws {VfioError} EINVAL it is not enabled. */
   trigger(vector = 0): void {
     this.#act('trigger', vector);
   }
@@ -179,14 +178,14 @@ export class Irq {
 
 /** One enabled vector: an eventfd that the kernel signals when it fires. */
 export class Interrupt extends Handle implements AsyncIterable<bigint> {
-  /** Which vector of its kind. */
+  /** The number of the vector within its kind. */
   readonly vector: number;
   readonly #irq: Irq;
   readonly #event: NativeEventFd;
   readonly #waiters = new Waiters<bigint>('interrupt');
   readonly #listeners = new Set<(count: bigint) => void>();
   readonly #onReadable: (count: U64Like) => void;
-  /** Fired while nobody waited, but noticed already. */
+  /** Firings that the event loop has read from the eventfd while nobody waited. */
   #noticed = 0n;
 
   static {
@@ -198,7 +197,7 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
 
   constructor(key: typeof OURS, device: Handle, irq: Irq, vector: number) {
     ours(key, 'Interrupt');
-    // The native object holds its callback weakly while nobody waits; this object holds it for good.
+    // The native object refers weakly to its callback while no wait is pending; this object refers to it strongly.
     const onReadable = (count: U64Like) => this.#fired(BigInt(count));
     const event = new native.EventFd(onReadable);
     super(key, 'Interrupt', device, [event], (self: Interrupt) => self.#release());
@@ -208,16 +207,16 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
     this.vector = vector;
   }
 
-  /** The eventfd. Belongs to this object: don't close it, and don't read it while waiting here. */
+  /** The eventfd. It belongs to this object: don't close it, nor read it while a wait is pending. */
   get eventfd(): number {
     alive(this);
     return this.#event.fd;
   }
 
   /**
-   * Resolves with how many times the interrupt fired since last asked: at least 1n. All who wait are told of the same
-   * firings. A pending wait keeps the process alive. Bad arguments and a disposed interrupt are thrown at once, not as a
-   * rejection.
+   * Resolves with how many times the interrupt has fired since the last wait or poll: at least 1n. All pending waits resolve
+   * with the same number. A pending wait keeps the process alive. Bad arguments and the use of a disposed interrupt throw at
+   * once; they are not rejections.
    *
    * @throws {VfioError} ETIMEDOUT after `timeout` milliseconds; the signal's reason when it is aborted; code
    * ERR_VFIO_DISPOSED when the interrupt is disposed or disabled meanwhile.
@@ -231,13 +230,13 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
     );
   }
 
-  /** How many times it fired since last asked, without waiting: 0n if none. */
+  /** How many times it has fired since the last wait or poll, without waiting: 0n if it has not. */
   poll(): bigint {
     alive(this);
     return this.#take();
   }
 
-  /** Calls `listener` for each wake-up with how often it fired. Does not keep the process alive. */
+  /** Calls `listener` each time the event loop finds that it has fired, with how many times. Does not keep the process alive. */
   on(event: 'interrupt', listener: (count: bigint) => void): this {
     alive(this);
     if (event !== 'interrupt') throw refusal("'interrupt'", 'event', event);
@@ -276,7 +275,7 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
       this.#noticed += count;
       return;
     }
-    // Those who wait come first: what is left to do can be done while they are under way.
+    // Pending waits are served before listeners: their promises settle while the listeners run.
     const waited = this.#waiters.size > 0;
     this.#waiters.serve(() => count);
     if (waited) this.#watch();
@@ -284,7 +283,7 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
       try {
         listener(count);
       } catch (error) {
-        // An uncaught exception as any callback's, but the other listeners hear of the interrupt too.
+        // Becomes an uncaught exception, as in any callback, but after the other listeners were called.
         queueMicrotask(() => {
           throw error;
         });
@@ -303,7 +302,7 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
     }
   }
 
-  /** Polls while someone wants to know; keeps the loop alive while someone waits. */
+  /** Polls the eventfd while there is a wait or a listener; a wait keeps the event loop alive, a listener does not. */
   #watch(): void {
     if (this.#waiters.size + this.#listeners.size > 0) this.#event.watch(this.#waiters.size > 0);
     else this.#event.rest();

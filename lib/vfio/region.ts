@@ -1,9 +1,9 @@
 /**
- * A region of a device: a BAR, the ROM, config space. Access goes through the device's file (one system call an
- * access), or through a mapping.
+ * A region of a device: a BAR, the ROM, config space. It is accessed by the device's file (one system call for each access), or
+ * by a mapping.
  *
- * Life: a Region is a view that lives with its device. A MappedRegion is a handle; its pages stay mapped until it and
- * every ArrayBuffer made of it are gone.
+ * Life: a Region is a view that lives as long as its device. A MappedRegion is a handle; its pages stay mapped until it is
+ * disposed and every ArrayBuffer made of it is collected.
  */
 
 import type { NativeFile, NativeMapped, NativeRegionInfo } from '../addon/native.ts';
@@ -17,11 +17,11 @@ import type { Registers } from './registers.ts';
  * A region of a device. Each access is one `pread` or `pwrite` on the device's file; offsets are bytes from the start of
  * the region, and an access must lie inside it.
  *
- * All accessors throw a VfioError: EIO the device's memory decoding is off; EINVAL, EFAULT the region can't be accessed
- * so; and RangeError for an offset outside.
+ * All accessors throw a VfioError: EIO the device's memory decoding is off; EINVAL, EFAULT the region does not allow such an
+ * access; and a RangeError for an offset outside the region.
  */
 export class Region implements Registers {
-  /** Its number: 0 to 5 the BARs, 6 ROM, 7 config space, 8 VGA, 9 on the device's own. */
+  /** Its number: 0 to 5 the BARs, 6 ROM, 7 config space, 8 VGA, from 9 on device-specific ones. */
   readonly index: number;
   readonly #device: Handle;
   readonly #info: NativeRegionInfo;
@@ -49,11 +49,11 @@ export class Region implements Registers {
   get mmapable(): boolean {
     return this.#info.mmapable;
   }
-  /** Where the region may be mapped, if not everywhere (VFIO_REGION_INFO_CAP_SPARSE_MMAP). */
+  /** The parts that can be mapped, if not the whole region (VFIO_REGION_INFO_CAP_SPARSE_MMAP); null: no such list. */
   get sparse(): { offset: bigint; size: bigint }[] | null {
     return this.#info.sparse;
   }
-  /** The kind of a device-specific region (VFIO_REGION_INFO_CAP_TYPE). */
+  /** The kind of a device-specific region (VFIO_REGION_INFO_CAP_TYPE); null: it is none. */
   get type(): { type: number; subtype: number } | null {
     return this.#info.type;
   }
@@ -70,7 +70,7 @@ export class Region implements Registers {
   read32(o: number): number {
     return this.#file().regionRead(this.#at(o, 4), 4);
   }
-  /** One read of 8 bytes; the kernel may split it into two accesses of 4 on the bus. */
+  /** Reads 64 bits, little endian; the kernel may split it into two accesses of 4 bytes on the bus. */
   read64(o: number): bigint {
     return this.#file().regionRead(this.#at(o, 8), 8);
   }
@@ -86,22 +86,22 @@ export class Region implements Registers {
   write32(o: number, v: number): void {
     this.#file().regionWrite(this.#at(o, 4), 4, v);
   }
-  /** One write of 8 bytes; the kernel may split it into two accesses of 4 on the bus. */
+  /** Writes 64 bits, little endian; the kernel may split it into two accesses of 4 bytes on the bus. */
   write64(o: number, v: U64Like): void {
     this.#file().regionWrite(this.#at(o, 8), 8, v);
   }
 
-  /** Reads up to `into.length` bytes from `o` on; returns how many there were. */
+  /** Reads up to `into.length` bytes from `o` on; returns how many were read. */
   readInto(o: number, into: Uint8Array): number {
     return this.#file().readInto(this.#at(o, 1), into);
   }
-  /** Writes up to `from.length` bytes at `o`; returns how many went in. */
+  /** Writes up to `from.length` bytes at `o`; returns how many were written. */
   writeFrom(o: number, from: Uint8Array): number {
     return this.#file().writeFrom(this.#at(o, 1), from);
   }
 
   /**
-   * Maps the region, or part of it. `offset` and `length` in bytes, page aligned; default: from `offset` to the end.
+   * Maps the region, or part of it. `offset` and `length` are in bytes and page aligned. Default: from `offset` to the end.
    *
    * @throws {VfioError} EINVAL the region can't be mapped there.
    */
@@ -133,7 +133,7 @@ export class Region implements Registers {
     return fileOf(this.#device);
   }
 
-  /** The position in the device's file. What does not fit in the region must not reach the next one. */
+  /** The position in the device's file. Checks the access here, since the file has the other regions beside this one. */
   #at(offset: number, width: number): bigint {
     integer(offset, 'offset', 0, Number.MAX_SAFE_INTEGER);
     const at = BigInt(offset);
@@ -148,11 +148,11 @@ export class Region implements Registers {
 }
 
 /**
- * A mapped BAR. Each accessor call is one load or store instruction of exactly that width, in program order: never
- * split, merged, repeated or dropped. Offsets are multiples of the width.
+ * A mapped BAR. Each accessor call is one load or store instruction of exactly that width, in program order: never split,
+ * merged, repeated or dropped. Offsets are in bytes, and multiples of the width.
  *
- * An accessor throws a VfioError with code EIO while the device does not answer: its memory decoding is off, or it
- * sleeps.
+ * An accessor throws a VfioError with code EIO while the device does not answer: its memory decoding is off, or it is in a
+ * sleep state.
  */
 export class MappedRegion extends Handle implements Registers {
   readonly #mapped: NativeMapped;
@@ -172,9 +172,9 @@ export class MappedRegion extends Handle implements Registers {
   }
 
   /**
-   * The mapping as an ArrayBuffer, for memory-like BARs and for speed. An engine may merge, drop or (in a DataView)
-   * split accesses to it: docs/registers.md says which forms are safe. Once the region is disposed, or where the device
-   * did not answer, it reads as zeroes.
+   * The mapping as an ArrayBuffer, for BARs that behave like memory, and for speed. A JavaScript engine may merge or drop
+   * accesses to it, or split them (in a DataView): docs/registers.md says which forms are safe. Once the region is disposed, or
+   * where the device did not answer, it reads as zeroes.
    *
    * @throws code 'EOPNOTSUPP' for the registers of a software device, and where the runtime allows no external
    * buffers (Electron): use the accessors.

@@ -1,12 +1,12 @@
-/** Registers of a device, however they are reached: what a driver is written against. */
+/** The interface that drivers use to access registers, whether by system calls or by a mapping. */
 import type { U64Like } from '../base/check.ts';
 
 /**
- * Access to registers by 8, 16, 32 or 64 bits. `o` is in bytes from the start, and a multiple of the width. A
+ * Access to registers of 8, 16, 32 or 64 bits. `o` is in bytes from the start, and a multiple of the width. A
  * {@link Region} makes a system call for each access, a {@link MappedRegion} one load or store: a driver that takes
  * `Registers` runs on both.
  *
- * @throws {VfioError} EIO the device does not answer; and what the method of the class throws.
+ * @throws {VfioError} EIO the device does not answer; and the other errors of the class.
  */
 export interface Registers {
   read8(o: number): number;

@@ -374,7 +374,7 @@ void errors() {
        "\"vfio-pci\""},
       {edu(R"("bdf": "0000:00:01.0", "driver": "edu", "mdevs": ["83b8f4f2-509f-382f-3c1e-e6bfe0fa1001",
         "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"])"),
-       "line 1: Expected UUIDs that nobody else has for devices[0].mdevs but received "
+       "line 1: Expected UUIDs that no other device has for devices[0].mdevs but received "
        "\"83b8f4f2-509f-382f-3c1e-e6bfe0fa1001\""},
       {edu(R"("bdf": "0000:00:01.0", "iommu": null, "group": 3)"),
        "line 1: Expected nothing (no IOMMU translates it) for devices[0].group but received 3"},
@@ -406,7 +406,8 @@ void errors() {
        "line 1: Expected a power of two from 256 for iommus[0].pageSizes but received 3000"},
       {"{ \"devices\": [{ \"model\": \"edu\", \"bdf\": \"0000:00:01.0\" },\n{ \"model\": \"edu\", \"bdf\": "
        "\"0000:00:01.0\" }] }",
-       "line 2: Expected an address that nobody else has for devices[1].bdf but received \"0000:00:01.0\""},
+       "line 2: Expected an address that no other device has for devices[1].bdf but received "
+       "\"0000:00:01.0\""},
       {"{ \"devices\": [{ \"model\": \"root-port\", \"bdf\": \"0000:00:01.0\" },\n{ \"model\": \"edu\", "
        "\"bdf\": "
        "\"0000:01:01.0\", \"behind\": \"0000:00:01.0\" }] }",

@@ -6,53 +6,53 @@ import { VfioError } from '../../base/errors.ts';
 import { ownOf } from '../../base/own.ts';
 import { type DeviceModel, topologyText } from './topology.ts';
 
-/** Where a device is plugged in, and who takes it. */
+/** Where a device is plugged in, and which driver is bound to it. */
 export interface PlugOptions {
   /** The bridge or port that it is behind. Default: the one whose bus its address is on. */
   behind?: string;
-  /** Which IOMMU translates it, by index. Default: that of the bridge in front of it, or 0. */
+  /** The index of the IOMMU that translates its accesses. Default: that of the bridge in front of it, or 0. */
   iommu?: number;
-  /** How many PASID bits it has; default 0. */
+  /** The width of its PASIDs in bits; default 0: none. */
   pasidBits?: number;
-  /** The driver that takes it; null: none. Default: 'vfio-pci'. */
+  /** The driver that is bound to it; null: none. Default: 'vfio-pci'. */
   driver?: string | null;
 }
 
-/** What a hand at the machine, or its kernel, does to a device. */
+/** Hot-plug, and the kernel drivers of devices. */
 export interface HotPlug {
   /**
-   * Plugs a device in (B5), into the group that its place gives it, which somebody may own: `device` is what a topology
-   * says of one (docs/topology.md), without `bdf`. A driver that can't have it, since it does DMA for the kernel and a
-   * user owns the group, leaves it without one.
+   * Plugs a device in. Its place on the buses decides its group, which may be in use (requirement B5: a device that joins an
+   * owned group later breaks no rule). `device` is described as in a topology (docs/topology.md), without `bdf`. If the driver
+   * does DMA for the kernel and a user owns the group, the device is left without a driver.
    *
-   * @throws {TypeError} no such device can be there: an address that is taken or on no bus, a bridge ...
+   * @throws {TypeError} no such device can be there: the address is taken or on no bus, it is a bridge ...
    */
   addDevice(bdf: string, device: DeviceModel, o?: PlugOptions): void;
   /**
-   * Unplugs a device, and what is behind it. One that is open can't be opened any more, its REQ interrupt fires at once
-   * and every 10 seconds, and it goes when the last descriptor and mapping of it are closed. Resolves when it has gone, or
-   * with its host: the device that was there when this was called, whatever is plugged in at its address later.
+   * Unplugs a device and the devices behind it. If it is open, it can't be opened again, its REQ interrupt fires at once and
+   * every 10 seconds, and it is removed when its last descriptor and mapping are closed. Resolves when it has been removed, or
+   * when its host is disposed. It waits for the device that was there at the call, whatever is plugged in at its address later.
    *
    * @throws {VfioError} ENODEV there is no such device.
    */
   removeDevice(bdf: string): Promise<void>;
   /**
-   * Gives a device to a driver of the kernel's, taking it from the one that has it. Any name is one; it does DMA for the
-   * kernel, unless it is one that does not (B2). With `exclusive` the driver gives the device a page table of its own,
-   * as iommu_attach_device does (B4): the device has to be alone in its group, and until the driver lets go nobody
-   * shares it, no other driver of the kernel's either.
+   * Binds a device to a kernel driver, and unbinds the one that it has. Every name is a driver. It claims the group's DMA for
+   * the kernel (requirement B2: users and kernel drivers exclude each other), except the few drivers that do not, such as
+   * pci-stub. With `exclusive` the driver attaches a page table of its own, as iommu_attach_device does (requirement B4): the
+   * device must be alone in its group, and until the driver is unbound no other driver and no user can claim the group.
    *
-   * @throws {VfioError} EBUSY a user owns the group, the device is open, or another driver has the group for itself;
-   * EINVAL `exclusive`, and the group has other devices, or the driver does no DMA for the kernel; ENODEV there is no
-   * such device, or the driver doesn't take it.
+   * @throws {VfioError} EBUSY a user owns the group, the device is open, or another driver has claimed the group exclusively;
+   * EINVAL `exclusive`, and the group has other devices, or the driver does no DMA for the kernel; ENODEV there is no such
+   * device, or the driver doesn't take it.
    */
   bindKernelDriver(bdf: string, driver: string, o?: { exclusive?: boolean }): void;
 }
 
-/** How long it takes to notice that a device was closed. */
+/** How often removeDevice looks whether the device was closed, in milliseconds. */
 const PERIOD = 5;
 
-/** @internal */
+/** @internal The hot-plug calls of a software host. */
 export function hotPlug(host: NativeHost): HotPlug {
   const failure = (result: number, bdf: string, reason: string) =>
     new VfioError(-result, { syscall: 'write', path: `/sys/bus/pci/devices/${bdf}`, reason });
@@ -99,13 +99,13 @@ export function hotPlug(host: NativeHost): HotPlug {
         throw failure(
           result,
           address,
-          `${address} is open, a user owns the DMA of its group, or another driver has the group for itself`,
+          `${address} is open, a user owns the DMA of its group, or another driver has claimed the group exclusively`,
         );
       if (result === -22 && exclusive)
         throw failure(
           result,
           address,
-          `${address} is not alone in its group, or ${driver} does no DMA for the kernel: no page table can be its own`,
+          `${address} is not alone in its group, or ${driver} does no DMA for the kernel: it can't have a page table of its own`,
         );
       if (result === -19 && host.list(`/sys/bus/pci/devices/${address}`) !== null)
         throw failure(result, address, `driver ${driver} does not take ${address}`);

@@ -1,17 +1,17 @@
 /**
- * The machine of a software host, as docs/topology.md describes it. What is right and wrong about one is the software
- * host's to say; here it only becomes text.
+ * The description of a software host's machine, as docs/topology.md explains it. This file only turns it into text; the
+ * software host checks it (native/soft/topology).
  */
 import { options, refusal, type U64Like } from '../../base/check.ts';
 import { ownOf } from '../../base/own.ts';
 
-/** An IOMMU of a simulated machine. What is not said follows from the kind. */
+/** An IOMMU of a simulated machine. The defaults depend on the kind. */
 export interface IommuModel {
-  /** Whose: what `hwInfo` tells of it, and which page tables of one's own it takes. */
+  /** Its kind decides the answer of `hwInfo`, and which nested page tables it takes. */
   kind: 'vtd' | 'smmuv3' | 'amd' | 'ppc' | 'virtio' | 'custom';
   /** The I/O virtual addresses that it translates. */
   apertures?: { start: U64Like; last: U64Like }[];
-  /** Parts of them that devices can't use: message interrupts, what firmware keeps. */
+  /** Parts of them that devices can't use: for message interrupts, or reserved by firmware. */
   reserved?: {
     start: U64Like;
     last: U64Like;
@@ -19,9 +19,9 @@ export interface IommuModel {
   }[];
   /** Page sizes in bytes, powers of two. */
   pageSizes?: U64Like[];
-  /** Bits of a PASID, 0 to 20; 0: none. */
+  /** The width of a PASID in bits, 0 to 20; 0: no PASIDs. */
   pasidBits?: number;
-  /** How devices ask for pages that are not there. */
+  /** How devices request pages that are not mapped; false: they can't. */
   pageRequests?: 'pri' | 'stall' | false;
   /** Formats of nested page tables that it takes. */
   nesting?: ('vtd-s1' | 'arm-smmuv3' | 'amd-guest')[];
@@ -29,13 +29,13 @@ export interface IommuModel {
   dirtyTracking?: boolean;
   /** Whether an SMMUv3 has Tegra241's virtual command queues. */
   commandQueues?: boolean;
-  /** Whether accesses of devices always see caches as they are. */
+  /** Whether it can force accesses of devices to be coherent with the caches. */
   enforcesCoherency?: boolean;
-  /** Whether a device can raise its own interrupts only. */
+  /** Whether it lets a device raise only its own interrupts. */
   isolatesInterrupts?: boolean;
 }
 
-/** A BAR of a device that does nothing: `size` is a power of two; `memory`: plain memory is behind it. */
+/** A BAR of a passive device. `size`: a power of two, in bytes. `memory`: whether it is plain memory; else it reads as zero. */
 export interface PassiveBar {
   kind: 'memory32' | 'memory64' | 'io';
   size: U64Like;
@@ -43,17 +43,17 @@ export interface PassiveBar {
   memory?: boolean;
 }
 
-/** The virtual functions that a device can have: they are all alike, do nothing, and can be reset alone. */
+/** The virtual functions that a device can have. All are alike and passive, and each can be reset alone. */
 export interface SriovModel {
-  /** How many at most, 1 to 255: all of them on the bus of the device. */
+  /** The most that it can have, 1 to 255: all of them must be on the bus of the device. */
   totalVfs: number;
-  /** How far behind the device the first one is, in functions; default 1. */
+  /** The distance from the device's address to the first one's, in functions; default 1. */
   offset?: number;
-  /** From each one to the next; default 1. */
+  /** The distance from each one's address to the next one's, in functions; default 1. */
   stride?: number;
-  /** Their device id; default: that of the device. Vendor and class are the device's. */
+  /** Their device id; default: that of the device. They have the device's vendor id and class. */
   device?: U64Like;
-  /** As the device's, of memory only, and of at least 4096 bytes each. */
+  /** Their BARs, described as the device's: memory only, and at least 4096 bytes each. */
   bars?: (PassiveBar | null)[];
   /** How many messages of MSI; default 0. */
   msi?: number;
@@ -64,8 +64,8 @@ export interface SriovModel {
 /** A device of a simulated machine. */
 export interface DeviceModel {
   /**
-   * 'upstream-port', 'downstream-port': the two sides of a switch; 'bridge': to a conventional bus; 'passive': registers
-   * that read as zero, of any identity.
+   * 'upstream-port', 'downstream-port': the two sides of a switch; 'bridge': a bridge to a conventional bus; 'passive': a
+   * device with any ids, whose registers read as zero.
    */
   model:
     | 'edu'
@@ -78,24 +78,25 @@ export interface DeviceModel {
     | 'passive';
   /** Its PCI address. Without `behind` its bus is a root bus. */
   bdf?: string;
-  /** Address of the bridge or port that it is behind. */
+  /** The address of the bridge or port that it is behind. */
   behind?: string;
-  /** With `behind`, instead of `bdf`: 0 to 31; the bus number is the bridge's. */
+  /** Instead of `bdf`, with `behind`: its slot on the bus behind the bridge, 0 to 31. */
   slot?: number;
-  /** With `slot`: 0 to 7; default 0. */
+  /** With `slot`: its function number, 0 to 7; default 0. */
   function?: number;
   /**
-   * Has it access control services (ACS), turned on? They keep its requests from its neighbours, and so decide about
-   * groups. Default: true for root and downstream ports, else false. Conventional devices have none.
+   * Whether it has access control services (ACS), turned on. They keep requests from reaching its neighbours directly, and so
+   * decide which devices are in one group. Default: true for root and downstream ports, else false. Conventional devices have
+   * none.
    */
   acs?: boolean;
-  /** Which IOMMU translates it, by index; null: none. Default: as the bridge in front of it, or 0. */
+  /** The index of the IOMMU that translates its accesses; null: none. Default: as the bridge in front of it, or 0. */
   iommu?: number | null;
-  /** The driver that it starts on; null: none. Default: the one that matches. */
+  /** The driver that is bound to it at the start; null: none. Default: the driver that matches. */
   driver?: string | null;
-  /** How many PASID bits it has; default 0. */
+  /** The width of its PASIDs in bits; default 0: none. */
   pasidBits?: number;
-  /** Whether it can ask for pages; default false. */
+  /** Whether it can request pages that are not mapped; default false. */
   pageRequests?: boolean;
   /** The number of its group. Default: the next one, in the order in which a kernel finds devices. */
   group?: number;
@@ -103,15 +104,15 @@ export interface DeviceModel {
   irq?: number;
   /** The disk that its host driver makes of it, and where that is mounted. */
   disk?: { name: string; mountedOn?: string };
-  /** The network interface that its host driver makes of it; `route`: traffic leaves by it. */
+  /** The network interface that its host driver makes of it. `route`: whether a route uses it. */
   network?: { name: string; up?: boolean; route?: boolean };
   /** The UUIDs of the mediated devices that the driver of this one makes of it. */
   mdevs?: string[];
-  /** Whether that driver keeps them apart. If not, they share one group. Default true. */
+  /** Whether that driver isolates them from each other. If not, they are in one group. Default true. */
   mdevsIsolated?: boolean;
-  /** Where its BARs are, by BAR. Default: one after the other. */
+  /** The addresses of its BARs, by number. Default: one after the other. */
   addresses?: (U64Like | null)[];
-  /** 'passive': what it says that it is, 16, 16 and 24 bits. */
+  /** 'passive': its vendor id, device id and class code: 16, 16 and 24 bits. */
   vendor?: U64Like;
   device?: U64Like;
   classCode?: U64Like;
@@ -119,17 +120,17 @@ export interface DeviceModel {
   subsystemVendor?: U64Like;
   subsystemDevice?: U64Like;
   revision?: U64Like;
-  /** 'passive': up to 6; null: not there. The place after a 'memory64' is its upper half, and null. */
+  /** 'passive': its BARs, up to 6; null: none. After a 'memory64' comes null, since the next register is its upper half. */
   bars?: (PassiveBar | null)[];
-  /** 'passive': has it an INTx pin? Default false. */
+  /** 'passive': whether it has an INTx pin. Default false. */
   pin?: boolean;
   /** 'passive': how many messages of MSI; default 0. */
   msi?: number;
   /** 'passive': how many vectors of MSI-X; default 0. */
   msix?: number;
-  /** 'passive': has it a PCI Express capability? Default true, false behind a conventional bridge. */
+  /** 'passive': whether it has a PCI Express capability. Default true, false behind a conventional bridge. */
   express?: boolean;
-  /** 'passive': can it be reset alone? Default false. */
+  /** 'passive': whether it can be reset alone. Default false. */
   functionReset?: boolean;
   /** 'passive': the virtual functions (SR-IOV) that it can have. */
   sriov?: SriovModel;
@@ -138,24 +139,24 @@ export interface DeviceModel {
 /** The kernel around the machine. */
 export interface SystemModel {
   /**
-   * What it was started with: `intel_iommu=off` and `intremap=off` do what they say, and so do parameters of modules
+   * The kernel's command line. `intel_iommu=off` and `intremap=off` have their effects, and so do parameters of modules
    * (`vfio.enable_unsafe_noiommu_mode=1`).
    */
   commandLine?: string;
-  /** What it lacks: modules, or (CONFIG_VFIO_DEVICE_CDEV) nodes for single devices. */
+  /** The parts that it lacks: a module, or the devices' own nodes (as without CONFIG_VFIO_DEVICE_CDEV). */
   without?: ('iommufd' | 'vfio-pci' | 'device-nodes')[];
-  /** The user that the program is. Default: whoever it is, nodes have no permissions. */
+  /** The user that the program runs as. Default: permissions of nodes are not checked. */
   user?: number;
 }
 
-/** A machine: its IOMMUs (default: one VT-d; empty: none) and what is on its buses. Groups follow from it. */
+/** A machine: its IOMMUs (default: one VT-d; empty: none) and the devices on its buses, which decide its groups. */
 export interface Topology {
   system?: SystemModel;
   iommus?: IommuModel[];
   devices?: DeviceModel[];
 }
 
-/** As JSON, which the software host reads. 64-bit quantities that JSON's numbers can't hold go as hexadecimal text. */
+/** The JSON that the software host reads. A 64-bit quantity that a JSON number can't hold is written as hexadecimal text. */
 export function topologyText(topology: Topology | DeviceModel, name: string): string {
   try {
     return json(options(topology, name)) ?? '';
@@ -166,8 +167,8 @@ export function topologyText(topology: Topology | DeviceModel, name: string): st
 }
 
 /**
- * JSON.stringify asks the value's prototype for toJSON first, and programs give bigint one (its decimal digits as text).
- * Undefined: there is no text for it.
+ * The JSON of a value; undefined: it has none. Not JSON.stringify, which calls toJSON of the value's prototype first: programs
+ * add one to bigint, which returns the decimal digits as text.
  */
 function json(value: unknown): string | undefined {
   if (typeof value === 'bigint')

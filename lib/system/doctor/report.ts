@@ -1,4 +1,4 @@
-/** What a host has and lacks: `vfio doctor` prints it. Each check looks at one thing and says how to repair it. */
+/** The report of Host.report() and `vfio doctor`: each check looks at one ability of the host and says how to repair it. */
 import { readFileSync } from 'node:fs';
 import { type KeptMemory, keptMemory } from '../../addon/kept-memory.ts';
 import type { NativeHost } from '../../addon/native.ts';
@@ -6,27 +6,27 @@ import { LITTLE_MEMORY, lastingLockLimit, lockLimit, MEBIBYTE, raiseLockLimit } 
 import { asRoot, remappingOff, unsafeInterrupts } from '../explain/causes.ts';
 import { describeOwnership, mayOpen } from '../facts/nodes.ts';
 
-/** One thing that a host has or lacks. */
+/** The result of one check. */
 export interface HostCheck {
-  /** What was looked for. */
+  /** What was checked. */
   name: string;
-  /** 'warning': programs run, but not all of them, or not as well. */
+  /** 'warning': programs run, but some of them fail or run less well. */
   level: 'ok' | 'warning' | 'fail';
-  /** Whether it is not a failure. */
+  /** Whether `level` is not 'fail'. */
   ok: boolean;
   /** What was found. */
   detail: string;
-  /** What can be done, where it is not 'ok': commands, or what to set. */
+  /** How to repair it, unless `level` is 'ok': commands, or settings. */
   fix?: string;
 }
 
-/** What a host can do and, for what it can't, why and how to fix it. */
+/** What a host can do. Where it can't, the checks say why, and how to repair it. */
 export interface HostReport {
   backend: 'kernel' | 'software';
   /** The kernel's release: the running one's, or the one that the software host answers as. */
   kernel: string;
   checks: HostCheck[];
-  /** Memory of this process that stays since nobody knows whether a device can still reach it. */
+  /** Memory of this process that is kept, because nobody knows whether a device can still reach it. */
   keptMemory: KeptMemory[];
 }
 
@@ -46,12 +46,12 @@ const fail = (name: string, detail: string, fix: string): HostCheck => ({
   fix,
 });
 
-/** Where a kernel of a machine and a simulated one differ for these checks. */
+/** How these checks differ between the machine's kernel and a software host. */
 export interface Differences {
   readonly backend: HostReport['backend'];
-  /** /proc/interrupts shows whether interrupts are remapped. */
+  /** Whether /proc/interrupts shows if interrupts are remapped. */
   readonly showsInterrupts: boolean;
-  /** What can be done if no huge pages are reserved; null: nothing needs them. */
+  /** How to reserve huge pages if there are none; null: they are not needed. */
   readonly hugePagesHint: string | null;
 }
 
@@ -109,12 +109,12 @@ function interrupts(host: NativeHost, { showsInterrupts }: Differences): HostChe
   if (unsafe.length > 0)
     return warning(
       name,
-      'devices without it are let through (allow_unsafe_interrupts)',
+      'devices without it are accepted (allow_unsafe_interrupts)',
       `echo N | ${asRoot(host, `tee ${unsafe.join(' ')}`)}`,
     );
-  if (!showsInterrupts) return ok(name, 'as each IOMMU has it');
+  if (!showsInterrupts) return ok(name, 'each simulated IOMMU says whether it remaps');
   const table = host.readText('/proc/interrupts') ?? '';
-  // x86 names a remapped interrupt so; other processors isolate messages in other ways, which no file shows.
+  // On x86 the name of a remapped interrupt begins with IR-. Other processors isolate interrupts in ways that no file shows.
   if (/\bIR-/.test(table)) return ok(name, 'on (/proc/interrupts has IR-)');
   return process.arch === 'x64'
     ? warning(
@@ -122,7 +122,7 @@ function interrupts(host: NativeHost, { showsInterrupts }: Differences): HostChe
         'no interrupt in /proc/interrupts is remapped: binding a device to an iommufd may be refused (inferred)',
         'turn it on in the firmware (VT-d, x2APIC), or allow_unsafe_interrupts',
       )
-    : ok(name, 'no file of this kernel tells');
+    : ok(name, 'unknown: no file of this kernel shows it');
 }
 
 function iommufd(host: NativeHost): HostCheck {
@@ -137,11 +137,11 @@ function iommufd(host: NativeHost): HostCheck {
       );
 }
 
-/** Seen only on a device that is with VFIO. */
+/** Whether devices have nodes of their own. Only a device that is bound to a VFIO driver shows it. */
 function deviceNodes(host: NativeHost): HostCheck {
   const name = 'device nodes';
   const devices = host.list('/sys/class/vfio-dev') ?? [];
-  if (devices.length === 0) return ok(name, 'no device is with VFIO now');
+  if (devices.length === 0) return ok(name, 'no device is bound to a VFIO driver now');
   const without = devices.filter((each) => host.readText(`/sys/class/vfio-dev/${each}/dev`) === null);
   return without.length === 0
     ? ok(name, `${devices.length} in /dev/vfio/devices`)
@@ -214,6 +214,6 @@ function read(path: string): string {
   try {
     return readFileSync(path, 'utf8');
   } catch {
-    return ''; // no /proc: nothing is known
+    return ''; // without /proc nothing is known
   }
 }

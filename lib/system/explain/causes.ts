@@ -1,6 +1,6 @@
 /**
- * Why a device can't be used, from the state of its host alone: drivers, groups, nodes, open files. `vfio explain`
- * prints all of it; the words of a failed call are those of the cause that fits.
+ * Finds out why a device can't be used, from the state of its host alone: drivers, groups, nodes, open files. `vfio explain`
+ * prints all findings; a failed call takes its reason and hint from the finding that fits.
  */
 
 import type { NativeHost } from '../../addon/native.ts';
@@ -8,10 +8,10 @@ import type { VfioError } from '../../base/errors.ts';
 import { LITTLE_MEMORY, lockLimit, MEBIBYTE, raiseLockLimit } from '../../base/memlock.ts';
 import type { GroupFacts } from '../facts/group-facts.ts';
 import { describeOwnership, groupNode, mayOpen, openersOf } from '../facts/nodes.ts';
-import { type PciFacts, withVfio } from '../facts/pci-facts.ts';
+import { type PciFacts, usesVfioDriver } from '../facts/pci-facts.ts';
 import { usesOf } from '../facts/uses.ts';
 
-/** What a finding is about. */
+/** The kind of a finding. */
 export type Cause =
   | 'iommu-off'
   | 'no-driver'
@@ -26,23 +26,23 @@ export type Cause =
   | 'no-reset'
   | 'attempt';
 
-/** One thing that keeps a device from being used, or that a user should know. */
+/** A reason why a device can't be used, or a warning. */
 export interface Finding {
   cause: Cause;
-  /** Whether the device can't be used before this is repaired; else it is a warning. */
+  /** Whether the device can't be used before this is repaired. If not, it is a warning. */
   blocks: boolean;
-  /** In words: which device, which group, which driver, which process. */
+  /** The reason in words: which device, which group, which driver, which process. */
   reason: string;
-  /** Commands that repair it, for a shell, in this order. None: no command can. */
+  /** Shell commands that repair it, in this order. Empty: no command can. */
   commands: string[];
 }
 
-/** A command of root's, for whoever runs this. */
+/** A command that needs root, with sudo if this process does not run as root. */
 export function asRoot(host: NativeHost, command: string): string {
   return host.user() === 0 ? command : `sudo ${command}`;
 }
 
-/** Everything that stands in the way of `device`, what must be repaired first in front. */
+/** All reasons why `device` can't be used. The one that must be repaired first comes first. */
 export function causesOf(host: NativeHost, device: PciFacts, group: GroupFacts | undefined): Finding[] {
   if (group === undefined) return [iommuOff(host, device)];
   return [
@@ -64,8 +64,8 @@ export function causesOf(host: NativeHost, device: PciFacts, group: GroupFacts |
 const words = (host: NativeHost) => (host.readText('/proc/cmdline') ?? '').trim().split(/\s+/);
 
 /**
- * A line that takes words off the kernel's command line and adds one, with GRUB as Debian has it. It stops before the
- * reboot where there is nothing to change, or another boot loader.
+ * A command line that removes words from the kernel's command line and adds others, for GRUB as Debian configures it. If
+ * there is nothing to change, or another boot loader, it stops before the reboot.
  */
 function bootCommands(host: NativeHost, remove: readonly string[], add: readonly string[]): string[] {
   const grub = '/etc/default/grub';
@@ -88,7 +88,7 @@ function iommuOff(host: NativeHost, device: PciFacts): Finding {
   const { bdf } = device;
   const off = words(host).filter((word) => /^(intel_iommu|amd_iommu|iommu)=off$/.test(word));
   const on = words(host).includes('intel_iommu=on');
-  const cpus = host.readText('/proc/cpuinfo') ?? 'GenuineIntel'; // a software host's are not shown: VT-d is its default
+  const cpus = host.readText('/proc/cpuinfo') ?? 'GenuineIntel'; // a software host has no such file, and VT-d by default
   const intel = cpus.includes('GenuineIntel');
   const groups = host.list('/sys/kernel/iommu_groups')?.length ?? 0;
   const why =
@@ -103,7 +103,7 @@ function iommuOff(host: NativeHost, device: PciFacts): Finding {
     cause: 'iommu-off',
     blocks: true,
     reason: `${bdf} is in no IOMMU group: ${why}`,
-    // The firmware's settings are no command's.
+    // No command can change the settings of the firmware.
     commands:
       off.length > 0 || (groups === 0 && intel && !on)
         ? bootCommands(host, off, intel && !on ? ['intel_iommu=on'] : [])
@@ -111,14 +111,14 @@ function iommuOff(host: NativeHost, device: PciFacts): Finding {
   };
 }
 
-/** One that VFIO takes all the same, since its parameter says so. */
+/** A warning for a device without an IOMMU, which VFIO accepts because of its parameter enable_unsafe_noiommu_mode. */
 function noIommuCauses({ bdf }: PciFacts, group: GroupFacts): Finding[] {
   if (!group.noIommu) return [];
   return [
     {
       cause: 'iommu-off',
       blocks: false,
-      reason: `${bdf} has no IOMMU and reaches all memory: group ${group.id} is one that VFIO made up, for programs with CAP_SYS_RAWIO`,
+      reason: `${bdf} has no IOMMU and reaches all memory: VFIO has made group ${group.id} for it, which programs with CAP_SYS_RAWIO can use`,
       commands: [],
     },
   ];
@@ -126,7 +126,7 @@ function noIommuCauses({ bdf }: PciFacts, group: GroupFacts): Finding[] {
 
 function driverCauses(host: NativeHost, device: PciFacts, group: GroupFacts): Finding[] {
   const { bdf, driver } = device;
-  if (device.classCode >> 16 === 0x06 && !withVfio(device))
+  if (device.classCode >> 16 === 0x06 && !usesVfioDriver(device))
     return [
       {
         cause: 'driver',
@@ -137,7 +137,7 @@ function driverCauses(host: NativeHost, device: PciFacts, group: GroupFacts): Fi
     ];
   const findings: Finding[] = [];
   const blockers = group.viability().blockers.filter((each) => each.bdf !== bdf);
-  const wanted = !withVfio(device) || blockers.length > 0;
+  const wanted = !usesVfioDriver(device) || blockers.length > 0;
   if (wanted && host.list('/sys/bus/pci/drivers/vfio-pci') === null)
     findings.push({
       cause: 'no-driver',
@@ -146,7 +146,7 @@ function driverCauses(host: NativeHost, device: PciFacts, group: GroupFacts): Fi
       commands: [asRoot(host, 'modprobe vfio-pci')],
     });
   const bind = asRoot(host, blockers.length > 0 ? `vfio bind --group ${bdf}` : `vfio bind ${bdf}`);
-  if (!withVfio(device)) {
+  if (!usesVfioDriver(device)) {
     const uses = driver === null ? [] : usesOf(host, bdf);
     findings.push({
       cause: 'driver',
@@ -160,7 +160,7 @@ function driverCauses(host: NativeHost, device: PciFacts, group: GroupFacts): Fi
     const held = blockers.map(
       (each, index) => `${each.bdf} is held by driver ${each.driver}${listed(uses[index] ?? [])}`,
     );
-    // A bridge of the chipset that a driver has can't be taken away: no command of ours does that.
+    // A bridge of the chipset stays bound to its driver: no command of this package unbinds it.
     const free = new Set(group.endpoints.map((each) => each.bdf));
     const stays = blockers.filter((each) => !free.has(each.bdf)).map((each) => each.bdf);
     findings.push({
@@ -176,7 +176,7 @@ function driverCauses(host: NativeHost, device: PciFacts, group: GroupFacts): Fi
 const listed = (uses: readonly { reason: string }[]) =>
   uses.length === 0 ? '' : ` (${uses.map((each) => each.reason).join(', ')})`;
 
-/** Why the members of a group are together, as far as the tree of buses tells. */
+/** Why these devices are in one group, as far as the tree of buses shows. */
 function whyTogether(host: NativeHost, device: PciFacts, group: GroupFacts): string {
   const members = group.devices;
   const bridge = members.find(
@@ -191,11 +191,11 @@ function whyTogether(host: NativeHost, device: PciFacts, group: GroupFacts): str
   return `${which}: nothing between them and the IOMMU keeps them apart (no ACS)`;
 }
 
-/** Where a device is in the tree of buses. */
+/** The path of a device in the tree of buses. */
 const pathOf = (host: NativeHost, device: PciFacts) =>
   host.readlink(`/sys/bus/pci/devices/${device.bdf}`) ?? '';
 
-/** The nodes that a program opens for `device`: those of iommufd, or those of groups where there is no iommufd. */
+/** The nodes that a program opens to use `device`: by iommufd, or without iommufd by its group and a container. */
 export function nodesFor(host: NativeHost, device: PciFacts, group: GroupFacts): string[] {
   const node = device.vfioNode;
   return node !== null && host.ownership('/dev/iommu') !== null
@@ -206,7 +206,7 @@ export function nodesFor(host: NativeHost, device: PciFacts, group: GroupFacts):
 function nodeCauses(host: NativeHost, device: PciFacts, group: GroupFacts): Finding[] {
   const { bdf } = device;
   const findings: Finding[] = [];
-  // Without iommufd devices have no nodes of their own; what is left is the older way, by groups and containers.
+  // Without iommufd, devices have no nodes of their own, and are opened by their groups and a container.
   const iommufd = host.ownership('/dev/iommu') !== null;
   if (!iommufd)
     findings.push({
@@ -216,7 +216,7 @@ function nodeCauses(host: NativeHost, device: PciFacts, group: GroupFacts): Find
         'there is no /dev/iommu: iommufd is not loaded, or the kernel is older than 6.2 or was built without CONFIG_IOMMUFD',
       commands: [asRoot(host, 'modprobe iommufd')],
     });
-  if (!withVfio(device)) return findings;
+  if (!usesVfioDriver(device)) return findings;
   if (iommufd && device.vfioNode === null && !group.noIommu)
     findings.push({
       cause: 'no-device-node',
@@ -232,7 +232,7 @@ function nodeCauses(host: NativeHost, device: PciFacts, group: GroupFacts): Find
       reason: closed.map((path) => `${path} ${describeOwnership(host, path)}`).join('; '),
       commands: [asRoot(host, `vfio grant ${bdf} --user ${host.user()}`)],
     });
-  // E1: one who may use a part of a group only can use none of it.
+  // A user who may open only some devices of a group can use none of them (requirement E1).
   const others = group.devices
     .flatMap(({ vfioNode }) => vfioNode ?? [])
     .filter((path) => !mayOpen(host, path));
@@ -246,7 +246,7 @@ function nodeCauses(host: NativeHost, device: PciFacts, group: GroupFacts): Find
   return findings;
 }
 
-/** Who has a node open, which somebody else can't use then. null: there is none. */
+/** A finding if processes have a node open, since others can't use it then. `node` null: there is no node. */
 function openCauses(
   host: NativeHost,
   node: string | null,
@@ -259,7 +259,7 @@ function openCauses(
       cause: 'open-elsewhere',
       blocks: true,
       reason: reason(openers.map((each) => each.name).join(' and '), node),
-      // What this process has open it closes itself.
+      // This process can close the node itself: no command to kill it is suggested.
       commands: openers
         .filter(({ pid }) => pid !== process.pid)
         .map(({ pid }) => asRoot(host, `kill ${pid}`)),
@@ -267,17 +267,16 @@ function openCauses(
   ];
 }
 
-/** The group's node is open. */
+/** A finding if the group's node is open. */
 export function groupOpenCauses(host: NativeHost, group: GroupFacts): Finding[] {
   return openCauses(
     host,
     groupNode(host, group.id),
-    (who, node) =>
-      `${who} has the node of group ${group.id} open, ${node}: one who opens a group has it alone`,
+    (who, node) => `${who} has the node of group ${group.id} open, ${node}: a group can't be opened twice`,
   );
 }
 
-/** Another device of the group is open by its own node. */
+/** Findings if other devices of the group are open by their own nodes. */
 export function neighbourOpenCauses(host: NativeHost, device: PciFacts, group: GroupFacts): Finding[] {
   return group.devices
     .filter((each) => each.bdf !== device.bdf)
@@ -291,29 +290,29 @@ export function neighbourOpenCauses(host: NativeHost, device: PciFacts, group: G
     );
 }
 
-/** The kernel's parameters for those who accept that a device can raise any interrupt: each way to DMA has its own. */
+/** The kernel's parameters that accept devices that can raise any interrupt: iommufd and type1 each have their own. */
 const UNSAFE_INTERRUPTS = {
   iommufd: '/sys/module/iommufd/parameters/allow_unsafe_interrupts',
   type1: '/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts',
 };
 
-/** The requests that look at the isolation of interrupts, and whose parameter counts for them. */
+/** The requests that check the isolation of interrupts, and the parameter that each of them obeys. */
 const CHECKS_INTERRUPTS = new Map([
   ['VFIO_DEVICE_BIND_IOMMUFD', UNSAFE_INTERRUPTS.iommufd],
   ['VFIO_GROUP_GET_DEVICE_FD', UNSAFE_INTERRUPTS.iommufd], // of a group that has joined an iommufd
   ['VFIO_SET_IOMMU', UNSAFE_INTERRUPTS.type1],
 ]);
 
-/** Those of these parameters that are set. */
+/** The parameters among these that are set. */
 export function unsafeInterrupts(host: NativeHost): string[] {
   return Object.values(UNSAFE_INTERRUPTS).filter((path) => host.readText(path)?.trim() === 'Y');
 }
 
-/** The options that the kernel was started with and that turn the remapping of interrupts off. */
+/** The words of the kernel's command line that turn interrupt remapping off. */
 export const remappingOff = (host: NativeHost): string[] =>
   words(host).filter((word) => /^(intremap=off|nointremap)$/.test(word));
 
-/** What can be known without an attempt: that somebody has turned the remapping of interrupts off. */
+/** A finding if the kernel's command line turns interrupt remapping off: no more can be known without an attempt. */
 function interruptCauses(host: NativeHost, bdf: string): Finding[] {
   const off = remappingOff(host);
   if (off.length === 0 || unsafeInterrupts(host).length > 0) return [];
@@ -328,8 +327,8 @@ function interruptCauses(host: NativeHost, bdf: string): Finding[] {
 }
 
 /**
- * The same after `request` was refused (EPERM) for no other reason that shows: then it is inferred. Undefined: it is a
- * request that does not look at interrupts.
+ * A finding after `request` was refused (EPERM) and no other reason was found: then it is inferred that the interrupts are not
+ * isolated. Undefined: the request does not check interrupts.
  */
 export function interruptsRefused(
   host: NativeHost,
@@ -343,7 +342,7 @@ export function interruptsRefused(
     known ?? {
       cause: 'interrupts',
       blocks: true,
-      reason: `the kernel refuses ${bdf} although nobody else has its group: its IOMMU does not isolate interrupts (inferred)`,
+      reason: `the kernel refuses ${bdf} although nobody else uses its group: its IOMMU does not isolate interrupts (inferred)`,
       commands: [
         `echo Y | ${asRoot(host, `tee ${parameter}`)} # the device could then raise any interrupt of the machine`,
       ],
@@ -354,28 +353,28 @@ export function interruptsRefused(
 function resetCauses(host: NativeHost, device: PciFacts, group: GroupFacts): Finding[] {
   const { bdf } = device;
   if (device.mediated || device.classCode >> 8 === 0x0604) return [];
-  // Devices below a bridge can be reset with all others of their bus, by whoever has all of them.
+  // Devices behind a bridge can be reset together with all others on their bus, by a program that owns all of them.
   const bus = (each: PciFacts) => pathOf(host, each).split('/').slice(0, -1).join('/');
   const onBridge = /[0-9a-f]{2}\.[0-7]$/.test(bus(device));
   const neighbours = group.devices.filter((each) => each.bdf !== bdf && bus(each) === bus(device));
-  // The kernel finds out what a device can when it is added: the first one of a bus is alone there, and keeps the
-  // method that fails once it has neighbours.
+  // The kernel determines a device's reset methods when the device is added. The first device of a bus is alone there then: it
+  // keeps the method 'bus', which fails as soon as it has neighbours.
   if (device.resetMethods.some((method) => method !== 'bus' || neighbours.length === 0)) return [];
-  const strangers = neighbours.filter((each) => !withVfio(each));
+  const strangers = neighbours.filter((each) => !usesVfioDriver(each));
   if (onBridge && strangers.length === 0) return [];
   return [
     {
       cause: 'no-reset',
       blocks: false,
       reason: onBridge
-        ? `${bdf} can't be reset alone, only with the others on its bus, which are not with VFIO: ${strangers.map((each) => each.bdf).join(', ')}. What one program leaves in it the next one finds`
-        : `${bdf} can't be reset: what one program leaves in it the next one finds`,
+        ? `${bdf} can't be reset alone, only with the others on its bus, which are not bound to a VFIO driver: ${strangers.map((each) => each.bdf).join(', ')}. The next program finds it as the last one left it`
+        : `${bdf} can't be reset: the next program finds it as the last one left it`,
       commands: onBridge ? [asRoot(host, `vfio bind --group ${bdf}`)] : [],
     },
   ];
 }
 
-/** The limit on locked memory, for a user who needs `memory` bytes at once. Without a number: a little, and only warned of. */
+/** A finding if a program can't lock `memory` bytes. Without `memory`: a warning if it can lock only very little. */
 export function memlockFinding(memory: number | undefined): Finding | undefined {
   const limit = lockLimit();
   const need = memory ?? LITTLE_MEMORY;
@@ -388,7 +387,7 @@ export function memlockFinding(memory: number | undefined): Finding | undefined 
   };
 }
 
-/** What an attempt to use a device came to, of which nothing was known before that stands in its way. */
+/** The finding for an attempt to use a device that failed, although no reason was found before. */
 export function failedAttempt(host: NativeHost, device: PciFacts, error: VfioError): Finding {
   const interrupts = error.code === 'EPERM' ? interruptsRefused(host, device.bdf, error.request) : undefined;
   return interrupts ?? { cause: 'attempt', blocks: true, reason: error.message, commands: [] };

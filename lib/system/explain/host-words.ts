@@ -1,4 +1,4 @@
-/** Words for failures whose cause is in the state of the host: drivers, groups, nodes, permissions. */
+/** The reasons and hints of failures that the state of the host explains: drivers, groups, nodes, permissions. */
 
 import type { NativeHost } from '../../addon/native.ts';
 import type { VfioError, Words } from '../../base/errors.ts';
@@ -15,7 +15,7 @@ import {
   neighbourOpenCauses,
 } from './causes.ts';
 
-/** A driver could not be bound or unbound. */
+/** Why a driver could not be bound or unbound. */
 export function wordsForBind(error: VfioError, device: PciFacts): Words {
   const { bdf } = device;
   switch (error.code) {
@@ -27,12 +27,12 @@ export function wordsForBind(error: VfioError, device: PciFacts): Words {
     case 'EBUSY':
       if (device.driver === null && (device.sriov?.numVfs ?? 0) > 0)
         return {
-          reason: `${bdf} has virtual functions already: vfio-pci takes it only without`,
-          hint: `Give it back to a driver that can take them away: await host.device('${bdf}').setNumVfs(0)`,
+          reason: `${bdf} has virtual functions already: vfio-pci does not take such a device`,
+          hint: `Bind it to a driver that can remove them: await host.device('${bdf}').setNumVfs(0)`,
         };
       return device.driver === null
         ? {
-            reason: `another device of group ${device.group} is in use by user space: drivers that do DMA for the kernel must wait`,
+            reason: `another device of group ${device.group} is in use by user space: until that ends, the group takes no driver that does DMA for the kernel`,
           }
         : {
             reason: `${bdf} is held by driver ${device.driver}, and something has the device open${users(device)}`,
@@ -52,8 +52,8 @@ export function wordsForBind(error: VfioError, device: PciFacts): Words {
 }
 
 /**
- * Words for a device that is about to be taken from its driver: once that has begun, its driver, its nodes and who has
- * them open can't be seen any more.
+ * Why an unbind failed. Call it before the unbind: once that has begun, sysfs no longer shows the driver, the nodes, and which
+ * processes have them open.
  */
 export function wordsForUnbind(device: PciFacts): typeof wordsForBind {
   const { bdf, driver } = device;
@@ -62,22 +62,22 @@ export function wordsForUnbind(device: PciFacts): typeof wordsForBind {
     error.code === 'ETIMEDOUT'
       ? {
           reason: `the unbind of ${bdf} from ${driver} is pending and completes when it is closed: something has the device open${who}`,
-          hint: 'The device has no driver after that. Nothing calls it off, nor does the end of this process',
+          hint: "The device has no driver after that. It can't be cancelled, not even by ending this process",
         }
       : wordsForBind(error, device);
 }
 
-/** The number of a device's virtual functions could not be set. */
+/** Why the number of a device's virtual functions could not be set. */
 export function wordsForNumVfs(error: VfioError, device: PciFacts): Words {
   const { bdf, driver } = device;
-  // What is under way holds the lock that it would be read with.
+  // The change that is under way holds the lock that reading the number takes.
   const sriov = error.code === 'ETIMEDOUT' ? null : device.sriov;
   switch (error.code) {
     case 'ENOENT':
       if (sriov === null) return { reason: `${bdf} is no SR-IOV physical function` };
       if (driver === null)
         return {
-          reason: `no driver holds ${bdf}: it takes one to have virtual functions`,
+          reason: `${bdf} has no driver: it needs one to have virtual functions`,
           hint: `await host.device('${bdf}').bind()`,
         };
       return driver === 'vfio-pci'
@@ -96,14 +96,14 @@ export function wordsForNumVfs(error: VfioError, device: PciFacts): Words {
       if (open.length > 0)
         return {
           reason: `virtual functions are open: ${open.join(', ')}`,
-          hint: 'Close them first, or take them by force: setNumVfs(0, { force: true })',
+          hint: 'Close them first, or remove them by force: setNumVfs(0, { force: true })',
         };
       return error.code === 'EBUSY'
         ? {
-            reason: `${bdf} has ${sriov?.numVfs} virtual functions: another number takes none first`,
+            reason: `${bdf} has ${sriov?.numVfs} virtual functions: to change the number, remove them first`,
             hint: `await host.device('${bdf}').setNumVfs(0)`,
           }
-        : { reason: `driver ${driver} did not do it in time: a virtual function may be open` };
+        : { reason: `driver ${driver} did not finish in time: a virtual function may be open` };
     }
     case 'EACCES':
     case 'EPERM':
@@ -121,7 +121,7 @@ function users(device: PciFacts): string {
   return names.length === 0 ? '' : ` (${names.join(', ')})`;
 }
 
-/** VFIO_DEVICE_BIND_IOMMUFD or an attach failed. */
+/** Why VFIO_DEVICE_BIND_IOMMUFD or an attach failed. */
 export function wordsForJoin(
   error: VfioError,
   device: PciFacts,
@@ -146,7 +146,7 @@ export function wordsForJoin(
     };
   if (error.code === 'EACCES' && error.request === 'VFIO_DEVICE_BIND_IOMMUFD')
     return {
-      reason: `the token is missing or wrong: ${bdf} is a virtual function whose physical function is with vfio-pci, or a physical one whose virtual functions are open`,
+      reason: `the token is missing or wrong: ${bdf} is a virtual function whose physical function is bound to vfio-pci, or a physical one whose virtual functions are open`,
       hint: 'The token that the physical function was given by setVfToken: bind(iommufd, { token })',
     };
   if (error.code === 'EINVAL' && error.request === 'VFIO_DEVICE_BIND_IOMMUFD')
@@ -156,7 +156,7 @@ export function wordsForJoin(
   return undefined;
 }
 
-/** A request was refused (EPERM) to whoever has these groups: for their interrupts, if it looks at these. */
+/** Why a request on these groups was refused with EPERM: because of their interrupts, if the request checks these. */
 export function wordsForRefusal(
   error: VfioError,
   groups: readonly (GroupFacts | undefined)[],
@@ -169,19 +169,19 @@ export function wordsForRefusal(
   return found && wordsOf(found);
 }
 
-/** A finding as words: its reason, and its commands as one. */
+/** The reason of a finding, with its commands as the hint. */
 export function wordsOf(finding: Finding): Words {
   const { reason, commands } = finding;
   return commands.length === 0 ? { reason } : { reason, hint: `Run: ${commands.join(' && ')}` };
 }
 
-/** ": process 4711 (qemu) has it", where that can be seen. */
+/** " (process 4711 (qemu))": the processes that have a node open, as far as they can be seen. */
 function by(host: NativeHost, path: string): string {
   const openers = openersOf(host, path);
   return openers.length === 0 ? '' : ` (${openers.map((each) => each.name).join(', ')})`;
 }
 
-/** A device's own file could not be found or opened. */
+/** Why a device's character device could not be found or opened. */
 export function wordsForNode(device: PciFacts, group: GroupFacts | undefined): Words {
   const found = causesOf(hostOf(device), device, group).find(
     ({ cause }) => cause !== 'interrupts' && cause !== 'no-reset' && cause !== 'group',
@@ -189,7 +189,7 @@ export function wordsForNode(device: PciFacts, group: GroupFacts | undefined): W
   return found === undefined ? { reason: `${device.bdf} has no character device` } : wordsOf(found);
 }
 
-/** open() of a node failed. */
+/** Why a node could not be opened. */
 export function wordsForOpen(error: VfioError, host: NativeHost, path: string): Words | undefined {
   if (error.code === 'EACCES' || error.code === 'EPERM') {
     if (host.ownership(path) === null) return undefined;

@@ -1,46 +1,47 @@
 /**
- * IOMMU groups as sysfs shows them: a live view. Group restrictions are limits of the hardware: shown, never hidden. What can
- * be done with a group is in groups.ts.
+ * IOMMU groups as sysfs shows them: a live view. A group is a limit of the hardware: this package shows it and never hides it.
+ * The calls that change a group are in groups.ts.
  */
 import type { NativeHost } from '../../addon/native.ts';
 import type { IovaRange } from '../../addon/records.ts';
 import { UUID } from '../../base/check.ts';
 import { VfioError } from '../../base/errors.ts';
 import { type OURS, ours, remembered } from '../../base/private.ts';
-import { groupNode, isMadeUp, openersOf } from './nodes.ts';
-import { type PciFacts, withVfio } from './pci-facts.ts';
+import { groupNode, isNoIommuGroup, openersOf } from './nodes.ts';
+import { type PciFacts, usesVfioDriver } from './pci-facts.ts';
 
 const GROUPS = '/sys/kernel/iommu_groups';
 
-/** Drivers that leave a group's DMA to user space, as the kernel counts them, besides those of VFIO. */
+/** Drivers besides those of VFIO that leave the DMA of their group to user space: the kernel marks them driver_managed_dma. */
 const HARMLESS = new Set(['pci-stub', 'pcieport']);
 
-/** A device that keeps its group from user space. */
+/** A device because of which user space can't use its group. */
 export interface Blocker {
   /** Its PCI address. */
   bdf: string;
   /** The driver that holds it. */
   driver: string | null;
-  /** The same in words. */
+  /** A sentence that says so. */
   reason: string;
 }
 
-/** Who owns the DMA of a group (B1). */
+/** The owner of a group's DMA (requirement B1: nobody, the kernel, or a user). */
 export interface DmaOwnership {
-  /** 'kernel': a member has a driver that does DMA for the kernel; 'user': a program has it. */
+  /** 'kernel': a member is bound to a driver that does DMA for the kernel; 'user': a program owns it. */
   readonly owner: 'none' | 'kernel' | 'user';
-  /** How many claims it has: drivers of the kernel's, or devices that the program has. null: not known. */
+  /** How many claims there are: by kernel drivers, or by devices that the program uses. null: not known. */
   readonly count: number | null;
-  /** A descriptor of the file that owns it for a program: an iommufd, a container. null: none, or not known. */
+  /** A descriptor of the file by which a program owns it: an iommufd or a container. null: none, or not known. */
   readonly fd: number | null;
   /**
-   * A kernel tells nobody. There it is inferred from the members' drivers and from what this process has bound: a
-   * group that another program uses shows as 'none'. A software host knows.
+   * Whether the answer is inferred. The kernel does not show the owner: it is inferred from the members' drivers, the devices
+   * that this process has bound, and the nodes that other processes have open, as far as this one can see them. If it can't,
+   * a group that another program uses shows as 'none'. A software host knows the owner.
    */
   readonly inferred: boolean;
 }
 
-/** A group as far as it can be read; its members are what `member` makes of their addresses. */
+/** The readable state of a group. `member` makes the objects of its devices from their addresses. */
 export class GroupFacts<Device extends PciFacts = PciFacts> {
   /** The number in /sys/kernel/iommu_groups and /dev/vfio. */
   readonly id: number;
@@ -65,10 +66,10 @@ export class GroupFacts<Device extends PciFacts = PciFacts> {
   }
 
   /**
-   * Whether it is one that VFIO made up for a device without an IOMMU (unsafe no-IOMMU mode): nothing confines that.
+   * Whether VFIO has made the group for a device without an IOMMU (unsafe no-IOMMU mode): that device reaches all memory.
    */
   get noIommu(): boolean {
-    return isMadeUp(this.#host, this.id);
+    return isNoIommuGroup(this.#host, this.id);
   }
 
   /** The devices in it: PCI devices, bridges included, or mediated devices. */
@@ -86,7 +87,7 @@ export class GroupFacts<Device extends PciFacts = PciFacts> {
       .map((bdf) => this.#member(this.#host, bdf));
   }
 
-  /** Addresses that can't be mapped for its devices, or that are mapped already. */
+  /** The I/O virtual addresses that can't be mapped for its devices, or that the kernel has mapped already. */
   get reservedRegions(): (IovaRange & { type: string })[] {
     const lines = this.#host.readText(`${GROUPS}/${this.id}/reserved_regions`) ?? '';
     return lines
@@ -98,12 +99,12 @@ export class GroupFacts<Device extends PciFacts = PciFacts> {
       });
   }
 
-  /** Who owns the DMA of the group (B1): see {@link DmaOwnership}, of which this is the first half. */
+  /** Who owns the DMA of the group: {@link DmaOwnership.owner}. */
   get dmaOwner(): 'none' | 'kernel' | 'user' {
     return this.dmaOwnership.owner;
   }
 
-  /** Who owns the DMA of the group, how often, by which file, and whether that is known or inferred (B1). */
+  /** Who owns the DMA of the group, by how many claims, by which file, and whether that is known or inferred. */
   get dmaOwnership(): DmaOwnership {
     const known = this.#host.dmaOwner(this.id);
     if (known !== null) return { ...known, inferred: false };
@@ -111,30 +112,30 @@ export class GroupFacts<Device extends PciFacts = PciFacts> {
     if (drivers > 0) return { owner: 'kernel', count: drivers, fd: null, inferred: true };
     const members = this.devices;
     const nodes = [groupNode(this.#host, this.id), ...members.flatMap(({ vfioNode }) => vfioNode ?? [])];
-    // Of this process it is known what is bound; of others, as far as they can be seen, what they have open.
+    // Which devices this process has bound is known. Of other processes, /proc shows the nodes that they have open.
     const used =
       members.some(({ bdf }) => inUse.get(this.#host)?.has(bdf)) ||
       nodes.some((path) => openersOf(this.#host, path).some(({ pid }) => pid !== process.pid));
     return { owner: used ? 'user' : 'none', count: used ? null : 0, fd: null, inferred: true };
   }
 
-  /** Whether user space may have the group now and, if not, which devices stand in the way. */
+  /** Whether user space can own the group now and, if not, because of which devices. */
   viability(): { viable: boolean; blockers: Blocker[] } {
     const blockers: Blocker[] = [];
     for (const device of this.devices) {
       const { bdf, driver } = device;
-      if (driver !== null && !HARMLESS.has(driver) && !withVfio(device))
+      if (driver !== null && !HARMLESS.has(driver) && !usesVfioDriver(device))
         blockers.push({ bdf, driver, reason: `${bdf} is in use by driver ${driver}` });
     }
     return { viable: blockers.length === 0, blockers };
   }
 
-  /** The members that drivers can be changed of: not bridges of any kind (class 06), which stay with the kernel. */
+  /** The members whose drivers can be changed: all but bridges of any kind (class 06) and mediated devices. */
   get endpoints(): Device[] {
     return this.devices.filter((each) => !each.mediated && each.classCode >> 16 !== 0x06);
   }
 
-  /** The same in a sentence. */
+  /** The members and the viability in a sentence. */
   explain(): string {
     const members = this.devices.map(({ bdf, driver }) => `${bdf} (${driver ?? 'no driver'})`).join(', ');
     const { viable, blockers } = this.viability();
@@ -147,7 +148,7 @@ export class GroupFacts<Device extends PciFacts = PciFacts> {
 /** The devices that this process has bound, by host: for {@link IommuGroup.dmaOwner}. */
 const inUse = remembered<Set<string>>();
 
-/** @internal A device was bound; returns what to call when it is closed. */
+/** @internal Records that a device was bound. Returns the function to call when it is closed. */
 export function markInUse(host: NativeHost, bdf: string): () => void {
   const bound = inUse.get(host) ?? new Set();
   inUse.set(host, bound);

@@ -1,9 +1,9 @@
-/** Device nodes: who may open them, and who has them open. */
+/** Device nodes: which users may open them, and which processes have them open. */
 import { readFileSync } from 'node:fs';
 import type { NativeHost } from '../../addon/native.ts';
 import { shown } from '../../base/shell.ts';
 
-/** May this process open the node for reading and writing? A missing node: true, since permission is not what it lacks. */
+/** Whether this process may open the node for reading and writing. True if there is no node: it is not for want of permission. */
 export function mayOpen(host: NativeHost, path: string): boolean {
   const owned = host.ownership(path);
   const user = host.user();
@@ -14,17 +14,20 @@ export function mayOpen(host: NativeHost, path: string): boolean {
   return ((owned.mode >> shift) & 6) === 6;
 }
 
-/** Has VFIO made the group up, for a device without an IOMMU? (The name in sysfs is that of mediated devices' too.) */
-export function isMadeUp(host: NativeHost, group: number): boolean {
+/**
+ * Whether VFIO has made the group for a device without an IOMMU. Its class entry tells; the group's name in sysfs does not,
+ * since groups of mediated devices have the same.
+ */
+export function isNoIommuGroup(host: NativeHost, group: number): boolean {
   return host.list(`/sys/class/vfio/noiommu-${group}`) !== null;
 }
 
 /** The node of a group: /dev/vfio/7, /dev/vfio/noiommu-7. */
 export function groupNode(host: NativeHost, group: number): string {
-  return `/dev/vfio/${isMadeUp(host, group) ? 'noiommu-' : ''}${group}`;
+  return `/dev/vfio/${isNoIommuGroup(host, group) ? 'noiommu-' : ''}${group}`;
 }
 
-/** In words: "mode 0600, owner 0, group 0; this process runs as 65534". */
+/** The permissions of a node in words: "has mode 0600, owner 0, group 0; this process runs as 65534". */
 export function describeOwnership(host: NativeHost, path: string): string {
   const owned = host.ownership(path);
   if (owned === null) return 'is not there';
@@ -34,11 +37,11 @@ export function describeOwnership(host: NativeHost, path: string): string {
 /** A process that has a node open. */
 export interface Opener {
   pid: number;
-  /** As {@link nameOf} has it: 'process 4711 (qemu-system-x86)'. */
+  /** As {@link nameOf} returns it: 'process 4711 (qemu-system-x86)'. */
   name: string;
 }
 
-/** Who has the node open, as far as this process may see it: root sees all, others their own. */
+/** The processes that have the node open, as far as this process may see them: root sees all, other users their own. */
 export function openersOf(host: NativeHost, path: string): Opener[] {
   return host.openers(path).map((pid) => ({
     pid,
@@ -54,6 +57,6 @@ function commandOf(pid: number): string {
   try {
     return ` (${shown(readFileSync(`/proc/${pid}/comm`, 'utf8').trim())})`;
   } catch {
-    return ''; // it has just ended
+    return ''; // the process has just ended
   }
 }

@@ -1,22 +1,22 @@
-/** PCI devices as sysfs shows them: a live view, nothing is kept. What can be done with one is in pci.ts. */
+/** PCI devices as sysfs shows them: a live view, nothing is cached. The calls that change a device are in pci.ts. */
 import type { NativeHost } from '../../addon/native.ts';
 import { UUID } from '../../base/check.ts';
 import { VfioError, type Words, withWords } from '../../base/errors.ts';
 import { type OURS, ours } from '../../base/private.ts';
 import { groupNode, openersOf } from './nodes.ts';
 
-/** Where sysfs has a device, by its PCI address or UUID. */
+/** The path of a device in sysfs, by its PCI address or UUID. */
 export const devicePath = (name: string) => `/sys/bus/${UUID.test(name) ? 'mdev' : 'pci'}/devices/${name}`;
 
-/** How long a read of an attribute may take, which is done at once unless a driver holds the device's lock. */
-const BRIEFLY = 1000;
+/** How long the read of an attribute may take, in milliseconds. It takes no time unless the device's lock is held. */
+const READ_TIMEOUT = 1000;
 
 /** @internal The host of a device, for this package's own modules. */
 export let hostOf: (device: PciFacts) => NativeHost;
 
-/** A PCI device, or a mediated one, as far as it can be read. */
+/** The readable state of a PCI device or a mediated device. */
 export class PciFacts {
-  /** The PCI address: '0000:00:10.0'. Of a mediated device, its UUID. */
+  /** The PCI address: '0000:00:10.0'. For a mediated device, its UUID. */
   readonly bdf: string;
   readonly #host: NativeHost;
   readonly #path: string;
@@ -33,8 +33,8 @@ export class PciFacts {
   }
 
   /**
-   * Whether it is a mediated device (Linux 4.10): a share of another device, whose driver confines its DMA. It is with
-   * VFIO for as long as it exists.
+   * Whether it is a mediated device (Linux 4.10): a share of another device, whose driver confines its DMA. It is bound to a
+   * VFIO driver for as long as it exists.
    */
   get mediated(): boolean {
     return this.#path.startsWith('/sys/bus/mdev/');
@@ -63,14 +63,14 @@ export class PciFacts {
   get revision(): number {
     return this.#hex('revision');
   }
-  /** The driver that holds it. */
+  /** The driver that it is bound to; null: none. */
   get driver(): string | null {
     return basename(this.#host.readlink(`${this.#path}/driver`));
   }
   /**
-   * The only driver that may take it, if one was set (driver_override, Linux 3.16).
+   * The only driver that may be bound to it, if one was set (driver_override, Linux 3.16).
    *
-   * @throws {VfioError} ETIMEDOUT its driver is changing, and waits for who has the device open.
+   * @throws {VfioError} ETIMEDOUT a change of its driver is under way, and waits for a program that has the device open.
    */
   get driverOverride(): string | null {
     const value = this.#lockedText('driver_override');
@@ -81,7 +81,7 @@ export class PciFacts {
     const name = basename(this.#host.readlink(`${this.#path}/iommu_group`));
     return name === null ? null : Number(name);
   }
-  /** Its VFIO character device ('/dev/vfio/devices/vfio0'), while a VFIO driver holds it (Linux 6.6). */
+  /** Its VFIO character device ('/dev/vfio/devices/vfio0'), while it is bound to a VFIO driver (Linux 6.6). */
   get vfioNode(): string | null {
     const name = this.#host.list(`${this.#path}/vfio-dev`)?.[0];
     if (name === undefined || this.#host.readText(`${this.#path}/vfio-dev/${name}/dev`) === null) return null;
@@ -96,14 +96,14 @@ export class PciFacts {
   get iommu(): string | null {
     return basename(this.#host.readlink(`${this.#path}/iommu`));
   }
-  /** How the kernel can reset it alone, best first: 'flr', 'pm', 'bus' ... (Linux 5.15); none: it can't. */
+  /** The methods by which the kernel can reset it alone, best first: 'flr', 'pm', 'bus' ... (Linux 5.15); empty: it can't. */
   get resetMethods(): string[] {
     return (this.#text('reset_method') ?? '').split(' ').filter(Boolean);
   }
   /**
-   * Its virtual functions: how many it can have and has; null: it is no SR-IOV physical function (Linux 3.8).
+   * How many virtual functions it can have and has; null: it is no SR-IOV physical function (Linux 3.8).
    *
-   * @throws {VfioError} ETIMEDOUT its driver is changing, and waits for who has the device open.
+   * @throws {VfioError} ETIMEDOUT a change of its driver is under way, and waits for a program that has the device open.
    */
   get sriov(): { totalVfs: number; numVfs: number } | null {
     const total = this.#text('sriov_totalvfs');
@@ -111,7 +111,7 @@ export class PciFacts {
       ? null
       : { totalVfs: Number(total), numVfs: Number(this.#lockedText('sriov_numvfs') ?? 0) };
   }
-  /** The addresses of its virtual functions, in their order; none: it has none now (Linux 2.6.30). */
+  /** The addresses of its virtual functions, by number; empty: it has none now (Linux 2.6.30). */
   get virtualFunctions(): string[] {
     const links = (this.#host.list(`${this.#path}`) ?? []).filter((name) => /^virtfn\d+$/.test(name));
     const number = (name: string) => Number(name.slice('virtfn'.length));
@@ -119,7 +119,7 @@ export class PciFacts {
       .sort((a, b) => number(a) - number(b))
       .flatMap((name) => basename(this.#host.readlink(`${this.#path}/${name}`)) ?? []);
   }
-  /** The address of the physical function that this is a virtual one of; null: it is none (Linux 2.6.30). */
+  /** The address of its physical function, if this is a virtual function; else null (Linux 2.6.30). */
   get physicalFunction(): string | null {
     return basename(this.#host.readlink(`${this.#path}/physfn`));
   }
@@ -129,13 +129,13 @@ export class PciFacts {
   }
 
   /**
-   * An attribute that the kernel reads under the device's lock: while a driver lets go of the device, or takes virtual
-   * functions away, that waits, and a thread that waits there keeps its process from ending.
+   * An attribute that the kernel reads under the device's lock. The read waits while a driver is being unbound or removes
+   * virtual functions, and a process can't end while one of its threads waits there.
    */
   #lockedText(attribute: string): string | null {
     const path = `${this.#path}/${attribute}`;
     try {
-      return this.#host.readTextWithin(path, BRIEFLY)?.trim() ?? null;
+      return this.#host.readTextWithin(path, READ_TIMEOUT)?.trim() ?? null;
     } catch (error) {
       throw withWords(error, (failed) =>
         failed.code === 'ETIMEDOUT' ? changeUnderWay(this.bdf) : undefined,
@@ -144,7 +144,7 @@ export class PciFacts {
   }
 
   #hex(attribute: string): number {
-    // Its driver may have files of such names.
+    // The folder of a mediated device belongs to its driver, which may have made files with such names.
     const value = this.mediated ? null : this.#text(attribute);
     if (value === null)
       throw new VfioError(19, {
@@ -159,22 +159,22 @@ export class PciFacts {
   }
 }
 
-/** Words for a device whose driver is changing, which keeps its lock. */
+/** Why an attribute can't be read while a change of the device's driver is under way, which holds the device's lock. */
 export const changeUnderWay = (bdf: string): Words => ({
   reason: `a change of the driver of ${bdf} is under way and goes on: a driver waits for whoever has the device open`,
-  hint: 'Nothing calls it off, nor does the end of this process',
+  hint: "It can't be cancelled, not even by ending this process",
 });
 
-/** Is the device with VFIO: with vfio-pci, or with one of the drivers made from it, such as mlx5_vfio_pci? */
-export function withVfio(device: PciFacts): boolean {
+/** Whether the device is bound to a VFIO driver: to vfio-pci, or to a driver made from it, such as mlx5_vfio_pci. */
+export function usesVfioDriver(device: PciFacts): boolean {
   if (device.mediated) return true;
   const host = hostOf(device);
   if (host.list(`${devicePath(device.bdf)}/vfio-dev`) !== null) return true;
-  // Before Linux 6.1 nothing but the name of its driver tells.
+  // Before Linux 6.1 sysfs has no vfio-dev, and only the name of the driver tells.
   return /vfio[-_](pci|platform)$/.test(device.driver ?? '') && host.list('/sys/class/vfio-dev') === null;
 }
 
-/** Who has the device open, or its group's node, by which it may be used: 'process 4711 (qemu)'. No driver: nobody. */
+/** The processes that have the device or its group's node open: 'process 4711 (qemu)'. Without a driver: none. */
 export function usersOf(device: PciFacts): string[] {
   if (device.driver === null) return [];
   const host = hostOf(device);
@@ -183,7 +183,7 @@ export function usersOf(device: PciFacts): string[] {
   return [...new Set(openers.map((each) => each.name))];
 }
 
-/** What a link or a path leads to: its last part. */
+/** The last part of a path. */
 function basename(path: string | null): string | null {
   return path === null ? null : path.slice(path.lastIndexOf('/') + 1);
 }

@@ -1,6 +1,6 @@
 /**
- * What the kernel does with a device: disks that are mounted, a part of something or claimed by what does not show, network
- * interfaces that are up.
+ * How the kernel uses a device: disks that are mounted, that are part of a volume, or that are claimed by a user that can't be
+ * seen; network interfaces that are up.
  */
 
 import type { NativeHost } from '../../addon/native.ts';
@@ -8,20 +8,20 @@ import { VfioError } from '../../base/errors.ts';
 import { decoded, isPlain, quoted, shown } from '../../base/shell.ts';
 import { nameOf, openersOf } from './nodes.ts';
 
-/** A use that would end badly if the device were taken away. */
+/** A use of a device by the kernel: taking the device away would do harm. */
 export interface Use {
-  /** In words: 'disk nvme0n1 is mounted on /srv'. */
+  /** The use in words: 'disk nvme0n1 is mounted on /srv'. */
   reason: string;
   /** The command that ends it. */
   command: string;
 }
 
-/** The uses of the device at `bdf`, and of what is behind it if it is a bridge. */
+/** The uses of the device at `bdf` and, if it is a bridge, of the devices behind it. */
 export function usesOf(host: NativeHost, bdf: string): Use[] {
   return [...diskUses(host, bdf), ...networkUses(host, bdf)];
 }
 
-/** The names of a class that belong to the device: their links go through it. */
+/** The names in a class of sysfs that belong to the device: the paths of their links contain its address. */
 function namesOf(host: NativeHost, kind: string, bdf: string): string[] {
   return (host.list(`/sys/class/${kind}`) ?? []).filter((name) =>
     host.readlink(`/sys/class/${kind}/${name}`)?.includes(`/${bdf}/`),
@@ -31,7 +31,7 @@ function namesOf(host: NativeHost, kind: string, bdf: string): string[] {
 const lines = (host: NativeHost, path: string) =>
   (host.readText(path) ?? '').split('\n').map((line) => line.split(/[ \t]+/));
 
-/** The node of a disk: sysfs has '!' where its name has a slash. */
+/** The node of a disk. In sysfs a '!' stands for a slash of the name. */
 const nodeOf = (name: string) => `/dev/${name.replaceAll('!', '/')}`;
 
 function diskUses(host: NativeHost, bdf: string): Use[] {
@@ -44,7 +44,7 @@ function diskUses(host: NativeHost, bdf: string): Use[] {
   const names = [...uses.keys()];
   const partitions = names.filter((name) => whole(name) !== name);
   const disks = names.filter((name) => whole(name) === name);
-  // Who has a partition keeps others from the disk, and who has the disk from its partitions: that is said once.
+  // A claim on a partition makes the disk claimed too, and a claim on the disk its partitions: it is reported once.
   for (const name of partitions) if (!used(name) && !used(whole(name))) uses.set(name, claimsOf(host, name));
   for (const name of disks)
     if (!used(name) && !partitions.some((each) => whole(each) === name && used(each)))
@@ -52,7 +52,7 @@ function diskUses(host: NativeHost, bdf: string): Use[] {
   return [...uses.values()].flat();
 }
 
-/** What the kernel's tables say of a disk or a partition. */
+/** The uses of a disk or a partition that the kernel's tables show. */
 function tableUses(host: NativeHost, name: string): Use[] {
   const node = nodeOf(name);
   const disk = `disk ${shown(name)}`;
@@ -71,7 +71,7 @@ function tableUses(host: NativeHost, name: string): Use[] {
   return uses;
 }
 
-/** Where a process sees the disk mounted. */
+/** The paths on which the disk is mounted, in the mount namespace of a process. */
 function mountsOf(host: NativeHost, name: string, pid: string): string[] {
   const number = host.readText(`/sys/class/block/${name}/dev`)?.trim();
   return lines(host, `/proc/${pid}/mountinfo`).flatMap((fields) => {
@@ -83,12 +83,12 @@ function mountsOf(host: NativeHost, name: string, pid: string): string[] {
   });
 }
 
-/** What can't be copied from a terminal is named by its disk. */
+/** The command to unmount a disk. A path that can't be copied from a terminal is replaced by the disk's node. */
 const umount = (where: string, node: string) => `umount ${quoted(isPlain(where) ? where : node)}`;
 
 /**
- * What has a disk that is in none of this process's tables: a mount in another mount namespace, the second disk of a
- * file system, a volume of a driver that tells nobody, a program that has it open alone.
+ * The uses of a disk that is claimed, though no table of this process shows it: a mount in another mount namespace, the second
+ * disk of a file system, a volume of a driver that has no such table, or a program that has opened it exclusively.
  */
 function claimsOf(host: NativeHost, name: string): Use[] {
   const node = nodeOf(name);
@@ -104,13 +104,13 @@ function claimsOf(host: NativeHost, name: string): Use[] {
   const openers = openersOf(host, node).map((each) => each.name);
   return [
     {
-      reason: `${disk} is claimed: by a file system or volume of which this process sees no mount, or by a program that has it open alone${openers.length > 0 ? ` (it is open in ${openers.join(' and ')})` : ''}`,
+      reason: `${disk} is claimed: by a file system or volume whose mount this process can't see, or by a program that has opened it exclusively${openers.length > 0 ? ` (it is open in ${openers.join(' and ')})` : ''}`,
       command: `lsblk --fs ${quoted(node)} # shows what is on it`,
     },
   ];
 }
 
-/** A process for each mount namespace, as far as this process may see them: the first one in it. */
+/** One process of each mount namespace that this process may see: the one with the lowest number. */
 function namespacesOf(host: NativeHost): string[] {
   const first = new Map<string, string>();
   const pids = (host.list('/proc') ?? []).filter((name) => /^\d+$/.test(name));
@@ -121,7 +121,7 @@ function namespacesOf(host: NativeHost): string[] {
   return [...first.values()];
 }
 
-/** null for a process that is gone, or another user's. */
+/** What `look` returns; null if the process has ended or belongs to another user. */
 function tried<T>(look: () => T): T | null {
   try {
     return look();
@@ -132,8 +132,8 @@ function tried<T>(look: () => T): T | null {
 }
 
 /**
- * The disks and partitions on the device. An NVMe namespace that several controllers may reach has one disk for all of
- * them, nvme0n1, that is below none; below each is a hidden path to it, nvme0c1n1.
+ * The disks and partitions on the device. An NVMe namespace that several controllers can reach has one disk for all of them,
+ * nvme0n1, which sysfs lists under none of them; under each controller is a hidden path to it, nvme0c1n1.
  */
 function disksOf(host: NativeHost, bdf: string): string[] {
   const own = namesOf(host, 'block', bdf);
@@ -160,17 +160,17 @@ function networkUses(host: NativeHost, bdf: string): Use[] {
   });
 }
 
-/** What an interface that is up is for, where that shows. Its routes may be in other tables or another namespace. */
+/** What an interface that is up is used for, if that can be seen. Its routes can also be in other tables or namespaces. */
 function purposeOf(host: NativeHost, name: string): string {
   const path = `/sys/class/net/${name}`;
   const master = host.readlink(`${path}/master`)?.split('/').at(-1);
   if (master !== undefined) return ` and a port of ${shown(master)}`;
-  // Interfaces of VLANs and the like, which have the routes.
+  // An upper interface, of a VLAN for example, has the routes.
   const upper = (host.list(path) ?? []).find((entry) => entry.startsWith('upper_'));
   if (upper !== undefined) return ` and carries ${shown(upper.slice('upper_'.length))}`;
   const routed =
     lines(host, '/proc/net/route').some(([interface_]) => interface_ === name) ||
-    // What is left aside: the addresses that every interface has (link-local, multicast).
+    // Without the routes that every interface has (link-local, multicast).
     lines(host, '/proc/net/ipv6_route').some(
       (fields) => fields.at(-1) === name && !/^f[ef]/.test(fields[0] ?? ''),
     );

@@ -18,7 +18,7 @@ namespace vfio::soft::files {
 
 namespace {
 
-// From here on poll says that the descriptor can't be written to: nobody reads what fills it.
+// Fills the descriptor's send buffer, so that poll never reports it as writable: nobody reads from the peer.
 void fill(int fd) {
   constexpr int least = 1;
   setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &least, sizeof(least));
@@ -27,8 +27,8 @@ void fill(int fd) {
   }
 }
 
-// Shows the process's descriptors until `visit` says that it is enough; all numbers there can be where they
-// can't be listed, for lack of one.
+// Calls `visit` with each open descriptor of the process until it returns true. If no descriptor is free to
+// list them, it is called with every possible number.
 template <typename Visit>
 void eachDescriptor(const Visit& visit) {
   if (DIR* table = opendir("/proc/self/fd")) {
@@ -65,7 +65,7 @@ Description* Descriptors::find(int fd) {
     if (numbers_.size() <= number) numbers_.resize(number + 1);
     numbers_[number] = found->second.get();
   } catch (const std::bad_alloc&) {
-    // It is looked for again the next time.
+    // Not fatal: the number is looked up again the next time.
   }
   return found->second.get();
 }
@@ -77,7 +77,7 @@ Description* Descriptors::known(int fd) {
 }
 
 int Descriptors::install(std::shared_ptr<File> file, FdKind kind, int flags) {
-  // All that needs memory comes before the descriptors.
+  // Memory is allocated before the descriptors are made, so that a failure has changed nothing.
   auto added = std::make_unique<Description>(Description{std::move(file), {}, {}, flags, -1, -1, false});
   std::map<Inode, std::unique_ptr<Description>> place;
   place.emplace(Inode{}, nullptr);
@@ -109,7 +109,7 @@ void Descriptors::setReadable(const File& file, bool readable) {
   Description* const description = file.description_;
   if (!description || description->readable == readable) return;
   description->readable = readable;
-  // This fails if all duplicates are closed: nobody is left to poll.
+  // This fails if all duplicates are closed; then nobody can poll them.
   char byte = 0;
   if (readable) {
     (void)send(description->peer, &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL);

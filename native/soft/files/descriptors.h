@@ -1,11 +1,12 @@
-// The descriptors of a software host: which numbers of the process lead to which files.
+// The descriptors of a software host: which numbers of the process refer to which files of the host.
 //
-// A descriptor is one end of a socket pair. The inode of that end tells which file a number stands for, even
-// after a dup or a reuse of the number behind our back; the end that we keep makes it readable, and hangs up
-// exactly when the last duplicate is closed, however it was closed.
+// A descriptor is one end of a socket pair. The inode of that end identifies the file, even if the program
+// has duplicated, closed or reused the number without a call of the host. The host keeps the other end, the
+// peer: it makes the descriptor readable, and its POLLHUP says that the last duplicate was closed, however
+// that happened.
 //
-// Life: the host's. A Description is made with its first descriptor and lives until the last duplicate is
-// closed, which is noticed by the next reap().
+// Life: the host owns this object. A Description is made with its first descriptor and lives until the first
+// reap() after its last duplicate was closed.
 #pragma once
 
 #include <cstdint>
@@ -25,10 +26,10 @@ using Inode = std::pair<uint64_t, uint64_t>;  // device, inode
 struct Description {
   std::shared_ptr<File> file;
   Inode inode;
-  std::string path;  // that it was opened by; empty: by no path
+  std::string path;  // the path that it was opened by; empty: none
   int flags;
   int fd;    // the number that it was given first
-  int peer;  // our end
+  int peer;  // the host's end of the socket pair
   bool readable;
 
   [[nodiscard]] bool closed() const;
@@ -36,37 +37,38 @@ struct Description {
 
 class Descriptors {
  public:
-  // What a number leads to; null if it is none of the host's.
+  // The description that a number refers to; null: the number is not one of the host's.
   [[nodiscard]] Description* find(int fd);
-  // The same, trusting that a number which led to a description still does: asking costs as much as the call.
-  // A number that was closed behind our back is noticed at the next open, close or dup of it.
+  // The same, but without a system call if the number is known already: that would cost as much as the rest
+  // of a call. If the program has closed the number without the host, the next open, close or dup of it
+  // notices.
   [[nodiscard]] Description* known(int fd);
 
-  // As Services has them.
+  // Implements the calls of Services with these names.
   [[nodiscard]] int install(std::shared_ptr<File> file, FdKind kind, int flags);
   void uninstall(int fd);
   void setReadable(const File& file, bool readable);
 
-  // The path that an installed file was opened by.
+  // Records the path that an installed file was opened by.
   static void setPath(const File& file, std::string path);
-  // This number was closed.
+  // Call this when a number was closed.
   void forget(int fd);
-  // Drops the files whose last descriptor has gone.
+  // Drops the files whose last descriptor was closed.
   void reap();
-  // In the child of a fork. The socket pairs are the parent's too: each description gets a new one, under the
-  // same numbers.
+  // Call this in the child of a fork. The child shares the socket pairs with its parent: each description
+  // gets a new pair here, under the same numbers.
   void separate();
   // Closes every number and drops every file.
   void clear();
 
   [[nodiscard]] bool isOpen(std::string_view path) const;
-  // The numbers that lead to files opened by this path. 0 or -errno.
+  // The numbers that refer to files opened by this path. 0 or -errno.
   [[nodiscard]] int list(std::string_view path, std::vector<int>& fds) const;
-  // A number that leads to the file object at this address; -1: there is none.
+  // A number that refers to the file object at this address; -1: there is none.
   [[nodiscard]] int leadingTo(const void* object) const;
 
  private:
-  // A number that the program has for this description: the first one, or whichever duplicate is left.
+  // A number that refers to this description: the first one, or a duplicate if that is closed.
   [[nodiscard]] static int number(Description& description);
 
   std::map<Inode, std::unique_ptr<Description>> descriptions_;

@@ -1,4 +1,4 @@
-// What stat(2) tells of a file of the software host.
+// The status of a file of the software host, as stat(2) returns it.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@ namespace vfio::soft::files {
 struct Status {
   uint32_t mode = 0;  // type and permissions, as st_mode
   uint64_t size = 0;
-  uint64_t device = 0;  // of a device node, as st_rdev
+  uint64_t device = 0;  // the number of a device node, as st_rdev
 };
 
 }  // namespace vfio::soft::files

@@ -1,7 +1,8 @@
-// Mappings of device files in the program's address space: which of its addresses are registers, and whose.
+// Mappings of device files in the program's address space: which addresses are registers, and of which
+// device.
 //
-// Life: the host's. A trap is made by mmap and lives until the last part of its range is unmapped or
-// replaced.
+// Life: the host owns this object. mmap makes a trap, which lives until the last part of its range is
+// unmapped or replaced by another mapping.
 #pragma once
 
 #include <cstddef>
@@ -17,13 +18,12 @@ class Traps {
  public:
   explicit Traps(mm::Memory& memory) : memory_(memory) {}
 
-  // As Services has them.
+  // Implements the calls of Services with these names.
   [[nodiscard]] int64_t mapTrap(void* hint, int flags, Trap trap);
   [[nodiscard]] int64_t mapFile(void* hint, int protection, int flags, int fd, uint64_t offset, Trap trap);
-  // Takes [address, address + length) out of the traps, cutting those that it touches.
+  // Removes [address, address + length) from the traps; cuts a trap that lies only partly in it.
   void drop(uintptr_t address, size_t length);
-  // Where the bytes from `address` lead to, and how far from the start of that range they are. Null: no trap,
-  // or not all of them in one.
+  // The trap that contains these bytes, and their offset from its start. Null: no trap contains all of them.
   struct Found {
     std::shared_ptr<Trap> trap;
     uint64_t offset;
@@ -33,7 +33,7 @@ class Traps {
   void clear();
 
  private:
-  struct Part {  // what is left of a trap: munmap may cut it
+  struct Part {  // a part of a trap that is still mapped: munmap may cut the range
     size_t length;
     uint64_t offset;
     std::shared_ptr<Trap> trap;

@@ -1,4 +1,4 @@
-// Paths, and the files that reading and writing attributes goes through.
+// Resolves paths, and implements the open files of attributes, config spaces and directories.
 #include "tree.h"
 
 #include <fcntl.h>
@@ -17,7 +17,7 @@ namespace {
 constexpr size_t pageSize = 4096;
 constexpr size_t longestName = 255;
 constexpr int mostLinks = 40;
-constexpr size_t usualDepth = 16;  // of paths, links and all
+constexpr size_t usualDepth = 16;  // most paths have fewer parts, with links resolved
 
 std::vector<std::string_view> split(std::string_view path) {
   std::vector<std::string_view> parts;
@@ -30,7 +30,7 @@ std::vector<std::string_view> split(std::string_view path) {
   return parts;
 }
 
-// Only for readlink and list of directories opened as files.
+// An open directory. Reading it fails: the tree's own list() reads directories.
 class DirectoryFile final : public File {
  public:
   [[nodiscard]] Calls calls() const override { return {.reads = true}; }
@@ -47,7 +47,8 @@ int64_t moveTo(uint64_t& position, int64_t offset, int whence, uint64_t end) {
   return moved;
 }
 
-// Text is made at the first read and at every read from the start, as the kernel's sequential files do.
+// An open attribute. Its text is made at the first read and at every read from offset 0, as in the kernel's
+// sequential files.
 class AttributeFile final : public File {
  public:
   explicit AttributeFile(std::shared_ptr<Node> node)
@@ -179,7 +180,7 @@ void Tree::link(const std::string& path, const std::string& target) {
   auto from = split(path);
   const auto to = split(target);
   from.pop_back();
-  // Up to a strict ancestor of the target, as sysfs computes it.
+  // The link goes up to an ancestor of the target, never to the target itself, as sysfs computes it.
   size_t common = 0;
   while (common < from.size() && common + 1 < to.size() && from[common] == to[common]) ++common;
   std::string relative;
@@ -216,7 +217,8 @@ void Tree::remove(const std::string& path) {
 
 int Tree::find(const std::string& path, bool follow, std::shared_ptr<Node>& out) {
   if (path.empty() || path.front() != '/') return -ENOENT;
-  // What is left to walk, the next part at the back. The texts are the path's, or of links on the trail.
+  // The parts that are left to walk, the next one at the back. They refer to the path's text, or to the texts
+  // of links in the tree.
   std::vector<std::string_view> left = split(path);
   std::reverse(left.begin(), left.end());
   const bool mustBeDirectory = path.back() == '/';
@@ -281,7 +283,7 @@ int Tree::open(const std::string& path, int flags, std::shared_ptr<File>& out) {
     out = std::make_shared<FlatFile>(node);
     return 0;
   }
-  // sysfs holds even root to the permissions of an attribute.
+  // In sysfs the permissions of an attribute apply to root too.
   const auto& attribute = node->as<Attribute>();
   if ((reads && !attribute.show) || (writes && !attribute.store)) return -EACCES;
   out = std::make_shared<AttributeFile>(node);
@@ -296,7 +298,7 @@ Ownership Tree::ownershipOf(const Node& node) const {
   return {.mode = node.is<Directory>() ? 0755U : node.is<Link>() ? 0777U : 0644U};
 }
 
-// Root may do everything. Users have no groups here but the one of their number.
+// Root may do everything. A user is in no Unix group but the one that has the user's number.
 bool Tree::permits(const Node& node, bool reads, bool writes) const {
   if (user == 0) return true;
   const Ownership owned = ownershipOf(node);
@@ -324,7 +326,7 @@ int Tree::own(const std::string& path, uint32_t uid, uint32_t mode) {
   std::shared_ptr<Node> node;
   if (const int failed = find(path, true, node)) return failed;
   if (user != 0) return -EPERM;
-  if (!node->is<DeviceNode>()) return -EPERM;  // sysfs is root's
+  if (!node->is<DeviceNode>()) return -EPERM;  // the files of sysfs always belong to root
   auto& ownership = node->as<DeviceNode>().ownership;
   ownership.uid = uid;
   ownership.mode = mode;

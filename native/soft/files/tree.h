@@ -1,9 +1,11 @@
-// A small file tree: what the host shows of /sys and /dev. Directories, symbolic links, attributes whose text
-// is made when it is read, flat files (config space), and nodes whose open is somebody else's business.
+// A small file tree: the host's /sys, /proc and /dev. It has directories, symbolic links, attributes whose
+// text is made when it is read, flat files (config space), and device nodes, which a function of their owner
+// opens.
 //
-// Life: the tree belongs to the machine; nodes come and go with drivers and groups. An open attribute keeps
-// its node: reading it after it left the tree gives -ENODEV, as with the kernel's. Most attributes of a large
-// machine are never read: a directory may offer some, each of which is a node while somebody looks at it.
+// Life: the tree lives as long as the host; nodes are added and removed with drivers and groups. An open
+// attribute keeps its node: reading it after it was removed fails with -ENODEV, as in the kernel. Most
+// attributes of a large machine are never read. So a directory can offer attributes: a node is made for one
+// only while it is looked up or open.
 #pragma once
 
 #include <cstdint>
@@ -36,7 +38,7 @@ struct Flat {
 
 using Opener = std::function<int(int flags, std::shared_ptr<File>& out)>;
 
-// Attributes that a directory has besides its nodes.
+// Attributes that a directory offers besides its nodes.
 struct Offer {
   std::function<void(std::vector<std::string>& names)> list;
   std::function<std::optional<Attribute>(std::string_view name)> make;  // null: it offers none of this name
@@ -62,7 +64,7 @@ struct DeviceNode {
 struct Node {
   std::variant<Directory, Link, Attribute, Flat, DeviceNode> content;
   bool gone = false;
-  std::shared_ptr<const Node> offeredBy{};  // of an attribute that its directory does not hold
+  std::shared_ptr<const Node> offeredBy{};  // the directory, if this is an attribute that it offers
 
   [[nodiscard]] bool isGone() const { return gone || (offeredBy && offeredBy->gone); }
 
@@ -84,7 +86,7 @@ class Tree {
  public:
   Tree() : root_(std::make_shared<Node>()) {}
 
-  // Building. Paths are absolute and go through no links; missing directories are made.
+  // Calls that build the tree. Paths are absolute and contain no links; missing directories are made.
   void directory(const std::string& path) { make(path); }
   void link(const std::string& path, const std::string& target);  // `target` absolute; shown relative
   void attribute(const std::string& path, Attribute attribute);
@@ -101,13 +103,13 @@ class Tree {
   [[nodiscard]] int ownership(const std::string& path, Ownership& out);
   [[nodiscard]] int own(const std::string& path, uint32_t uid, uint32_t mode);
 
-  // Who the program is. What root may do everybody may, unless nodes have permissions.
+  // The user that the program runs as. If `permissions` is false, every user may open the device nodes.
   uint32_t user = 0;
   bool permissions = false;
 
  private:
-  // Resolves as the kernel does: links are followed (the last one only with `follow`), ".." of a link's
-  // target is the target's parent. 0 and a node, or -ENOENT, -ENOTDIR, -ELOOP, -ENAMETOOLONG.
+  // Resolves a path as the kernel does: links are followed (the last one only with `follow`), and ".." after
+  // a link is the parent of its target. 0 and a node, or -ENOENT, -ENOTDIR, -ELOOP, -ENAMETOOLONG.
   [[nodiscard]] int find(const std::string& path, bool follow, std::shared_ptr<Node>& out);
   Node& make(const std::string& path);
   template <typename Kind>

@@ -15,14 +15,16 @@ using namespace pci;
 namespace {
 
 // The kernel's drivers that are made from vfio-pci for devices of one kind, by their names in sysfs. Binding,
-// nodes and ownership are as with vfio-pci; what they add (migration, regions) is not modelled.
+// nodes and ownership are the same as with vfio-pci; the features that they add (migration, regions) are not
+// modelled.
 constexpr std::array<std::string_view, 8> variantDrivers = {
     "hisi_acc_vfio_pci", "ism_vfio_pci", "mlx5_vfio_pci",   "nvgrace_gpu_vfio_pci",
     "pds_vfio_pci",      "qat_vfio_pci", "virtio_vfio_pci", "xe-vfio-pci"};
 
 }  // namespace
 
-// A driver that keeps its devices for the kernel. Without it they are parked: no DMA comes from them.
+// A driver that uses its devices for the kernel. When it is unbound, it turns bus mastering off: the device
+// does no more DMA.
 Driver BuiltinDrivers::kernelDriver(std::string name, std::vector<Id> ids) {
   const auto master = [](Function& function, bool on) {
     const unsigned others = function.command() & ~unsigned{commandMaster};
@@ -67,7 +69,7 @@ Driver& BuiltinDrivers::named(const std::string& name) {
 
 bool BuiltinDrivers::start(Function& function, const topology::DeviceSpec& spec) {
   if (!spec.driver) {
-    (void)core_.probe(function.bdf);  // or it stays without a driver
+    (void)core_.probe(function.bdf);  // if this fails, the device has no driver
     return true;
   }
   if (!*spec.driver) return true;
@@ -90,7 +92,7 @@ void BuiltinDrivers::addAll(const topology::SystemSpec& system) {
                               .ids = {{.classCode = 0x060400, .classMask = 0xffffff}},
                               .probe =
                                   [](Function& function) {
-                                    // Ports only: the bridge to a conventional bus is none, nor is an
+                                    // Ports only: a bridge to a conventional bus is not a port, nor is an
                                     // endpoint.
                                     if (function.isolation.kind == PortKind::conventionalBridge ||
                                         function.isolation.kind == PortKind::endpoint)

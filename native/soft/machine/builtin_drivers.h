@@ -1,6 +1,6 @@
-// The drivers of the machine's kernel: those that it starts with, and others by their names.
+// The drivers of the machine's kernel: those that it starts with, and others, which are made by their names.
 //
-// Life: a driver is made when it is first named, and stays.
+// Life: a driver is made when it is first named, and lives as long as the machine.
 #pragma once
 
 #include <string>
@@ -22,11 +22,12 @@ class BuiltinDrivers {
                  VirtualFunctions& virtuals, MediatedDevices& mdevs)
       : host_(host), core_(core), files_(files), vfio_(vfio), virtuals_(virtuals), mdevs_(mdevs) {}
 
-  // Those that the kernel starts with.
+  // Adds the drivers that the kernel starts with.
   void addAll(const topology::SystemSpec& system);
-  // The one of that name; a new one is a variant of vfio-pci, or does DMA for the kernel.
+  // The driver of that name. A new one is a variant of vfio-pci, or else does DMA for the kernel.
   [[nodiscard]] Driver& named(const std::string& name);
-  // Binds a device to the driver that it is to start on. False: that driver doesn't take it.
+  // Binds a device to the driver that its description names, or that matches. False: the named driver doesn't
+  // take it.
   [[nodiscard]] bool start(Function& function, const topology::DeviceSpec& spec);
 
  private:

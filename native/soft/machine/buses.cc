@@ -51,7 +51,8 @@ Function& Buses::add(DeviceSpec& spec, Function* bridge, Function* physical) {
   added.path = (bridge ? bridge->path : root) + "/" + added.bdf;
   if (added.hasFunctionReset()) added.resetMethods.emplace_back("flr");
   if (spec.kind == PortKind::conventionalBridge) added.resetMethods.emplace_back("pm");
-  // The kernel lists the bus reset of what was alone on its bus when it was found, even if it is no longer.
+  // The kernel lists the bus reset for a function that was alone on its bus when it was found, even if others
+  // are there now.
   if (bridge && first) added.resetMethods.emplace_back("bus");
   if (isBridge) {
     added.secondary = &bus(spec.secondary, &added);
@@ -110,7 +111,7 @@ const Bus& Buses::busFor(DeviceSpec& spec) {
   if (!found || found->number != spec.address.bus) refuseAddress("an address on a bus that is there");
   if ((spec.address.devfn & 7) != 0) refuseAddress("function 0, with which a device is found");
   for (const auto* other : found->functions) {
-    if (other->devfn == spec.address.devfn) refuseAddress("an address that nobody else has");
+    if (other->devfn == spec.address.devfn) refuseAddress("an address that no other device has");
   }
   checkPlace(spec, found->bridge ? std::optional(found->bridge->isolation.kind) : std::nullopt);
   return *found;

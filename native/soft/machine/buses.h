@@ -1,7 +1,7 @@
 // The PCI buses of the machine and the functions on them.
 //
-// Life: buses are made with their bridges, and stay. A function is made when the machine is built or when it
-// is plugged in, and destroyed when it is unplugged.
+// Life: a bus is made with its bridge, and lives as long as the machine. A function is made when the machine
+// is built or when it is plugged in, and destroyed when it is unplugged.
 #pragma once
 
 #include <cstdint>
@@ -30,20 +30,20 @@ class Buses {
         DriverCore& core, sysfs::FunctionFiles& files)
       : host_(host), system_(system), units_(units), groups_(groups), core_(core), files_(files) {}
 
-  // Makes the function of a device that is placed; `bridge` leads to its bus (null: a root bus), and
-  // `physical` is what it is a virtual function of.
+  // Makes the function of a device that is placed. `bridge` is in front of its bus (null: a root bus);
+  // `physical` is its physical function, if it is a virtual one.
   Function& add(DeviceSpec& spec, Function* bridge, Function* physical = nullptr);
-  // System software finds the function: sysfs shows it, drivers can be bound to it.
+  // Makes the function visible to system software: sysfs shows it, drivers can be bound to it.
   void show(Function& function);
   void showAll();
-  // Destroys one that no driver is bound to.
+  // Destroys a function that no driver is bound to.
   void remove(Function& function);
 
-  // The bus that a new device is on; its address is known from here on. Throws std::invalid_argument.
+  // Finds the bus for a new device, and fills its address. Throws std::invalid_argument.
   [[nodiscard]] const Bus& busFor(DeviceSpec& spec);
-  // Which unit translates a new device on this bus, and in which group it is. Throws std::invalid_argument.
+  // Finds the IOMMU and the group for a new device on this bus. Throws std::invalid_argument.
   void placeInGroup(DeviceSpec& spec, const Bus& itsBus);
-  // The bus addresses that functions have.
+  // The ranges of bus addresses that functions use.
   [[nodiscard]] std::vector<topology::Taken> taken() const;
 
  private:
@@ -59,7 +59,7 @@ class Buses {
   std::map<uint8_t, Bus> buses_;  // by number
   using Functions = std::list<std::unique_ptr<Function>>;
   Functions functions_;
-  std::unordered_map<const Function*, Functions::iterator> places_;  // in that list
+  std::unordered_map<const Function*, Functions::iterator> places_;  // their positions in that list
   uint64_t lives_ = 0;
 };
 

@@ -1,4 +1,4 @@
-// The rules are those of the kernel's driver core: who matches, and which errno comes out of which file.
+// The rules of the kernel's driver core: which driver matches, and which errno a write to each file returns.
 #include "driver.h"
 
 #include <algorithm>
@@ -12,7 +12,7 @@ namespace vfio::soft::machine {
 
 namespace {
 
-// `vendor device [subvendor [subdevice [class [mask]]]]` in hex; the number of fields read.
+// Reads `vendor device [subvendor [subdevice [class [mask]]]]` in hex; returns how many fields were read.
 int parse(std::string_view text, Id& id) {
   const std::string copy(trimmed(text));
   unsigned vendor = 0, device = 0, subvendor = Id::any, subsystem = Id::any, code = 0, mask = 0;
@@ -72,8 +72,8 @@ bool DriverCore::matches(const Driver& driver, const Function& function) {
          std::any_of(driver.ids.begin(), driver.ids.end(), fits);
 }
 
-// 0 or -errno. `refused` tells the failure of DMA ownership, of which drivers_probe says that something was
-// wrong, from that of a probe, of which it says nothing.
+// Binds: 0 or -errno. `refused`: it failed because of DMA ownership, which drivers_probe reports as an error.
+// A failure of the driver's probe it does not report.
 int DriverCore::attach(Driver& driver, Function& function, bool& refused) {
   auto& group = function.endpoint->group;
   refused = driver.dma && (group.owner != nullptr || group.kernelTable);
@@ -139,13 +139,13 @@ int DriverCore::newId(Driver& driver, std::string_view text) {
                       std::any_of(driver.dynamicIds.begin(), driver.dynamicIds.end(), same))) {
     return -EEXIST;
   }
-  constexpr size_t most = 4096;  // nobody has so many devices; the kernel stops at its memory
+  constexpr size_t most = 4096;  // more than any machine needs; the kernel's limit is its memory
   if (driver.dynamicIds.size() >= most) return -ENOMEM;
   driver.dynamicIds.push_back(id);
   for (auto* function : functions_) {
     bool refused = false;
     if (function->driver || !matches(driver, *function)) continue;
-    if (attach(driver, *function, refused) != 0) continue;  // stays without a driver
+    if (attach(driver, *function, refused) != 0) continue;  // it is left without a driver
   }
   return 0;
 }

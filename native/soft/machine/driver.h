@@ -1,7 +1,7 @@
-// Drivers, and the bus logic that brings functions and drivers together: matching, driver_override, bind,
-// unbind, probing, dynamic ids.
+// Drivers, and the driver core that binds functions to them: matching, driver_override, bind, unbind,
+// probing, dynamic ids.
 //
-// Life: drivers are registered with the machine and stay.
+// Life: drivers are registered and live as long as the machine.
 #pragma once
 
 #include <cstdint>
@@ -32,17 +32,17 @@ class Driver {
  public:
   std::string name;
   std::vector<Id> ids;
-  bool dma = false;  // does DMA for the kernel: its functions make their group the kernel's
+  bool dma = false;  // does DMA for the kernel, which then owns the groups of its functions
   std::function<int(Function&)> probe = [](Function&) { return 0; };   // 0 or -errno
-  std::function<int(Function&)> remove = [](Function&) { return 0; };  // 0, or -EBUSY: stays bound
-  // Turns as many virtual functions on, or (0) all off: 0 or -errno. Empty: it can't.
+  std::function<int(Function&)> remove = [](Function&) { return 0; };  // 0, or -EBUSY: it stays bound
+  // Makes that number of virtual functions, or removes all (0): 0 or -errno. Empty: the driver can't.
   std::function<int(Function&, unsigned)> setVirtual{};
   std::vector<Id> dynamicIds{};
 };
 
 class DriverCore {
  public:
-  // `changed` is told of each function whose driver came or went.
+  // Called for each function that was bound to a driver or unbound from it.
   using Changed = std::function<void(Function&, Driver&, bool bound)>;
   explicit DriverCore(Changed changed) : changed_(std::move(changed)) {}
 
@@ -52,7 +52,7 @@ class DriverCore {
   [[nodiscard]] Function* find(std::string_view text) const;  // by address; null: there is none
   [[nodiscard]] Driver* driver(std::string_view name) const;  // null: there is none
 
-  // What the files in sysfs do: 0 or -errno.
+  // What a write to the files of these names in sysfs does: 0 or -errno.
   [[nodiscard]] int bind(Driver& driver, std::string_view text);
   [[nodiscard]] int unbind(Driver& driver, std::string_view text);
   [[nodiscard]] int probe(std::string_view text);
@@ -72,7 +72,7 @@ class DriverCore {
   std::map<std::string, std::list<Function*>::iterator, std::less<>> byAddress_;
 };
 
-// The text without the one newline that shells add, up to a NUL.
+// The text up to the first NUL, without one newline at its end, which shells add.
 [[nodiscard]] std::string_view trimmed(std::string_view text);
 
 }  // namespace vfio::soft::machine

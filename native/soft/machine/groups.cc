@@ -37,7 +37,7 @@ int IommuGroups::lend(pci::Function& function, bool unsafe) {
   return 0;
 }
 
-// With the lowest number that is free.
+// Gives a group the lowest free number, and shows it in sysfs.
 void IommuGroups::name(iommu::Group& group) {
   group.id = static_cast<int>(numbers_.take());
   byId_.emplace(group.id, &group);

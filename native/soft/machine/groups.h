@@ -1,7 +1,8 @@
 // The IOMMU groups of the machine and their numbers.
 //
-// Life: a group is made with its first member. It gives its number back with the last one, or, where VFIO
-// lent it, when VFIO takes it back; the object stays, since an open file may still know it.
+// Life: a group is made with its first member. Its number is free again when its last member is removed, or,
+// if VFIO has made the group for a device without an IOMMU, when VFIO is unbound from that. The object is not
+// destroyed, since an open file may still refer to it.
 #pragma once
 
 #include <list>
@@ -18,19 +19,19 @@ class IommuGroups {
  public:
   explicit IommuGroups(sysfs::GroupFiles& files) : files_(files) {}
 
-  // The group of that number, which is made if it is new. Of Group::kNone: one that nobody sees.
+  // The group with that number, which is made if it is new. For Group::kNone: a new group that sysfs does not
+  // show.
   iommu::Group& get(int id);
-  // One whose members a driver isolates, with the lowest number that is free.
+  // Makes a group whose members a driver isolates, with the lowest free number.
   iommu::Group& addOfDriver(bool exclusive);
   [[nodiscard]] const iommu::Group* find(int id) const;                // null: there is none
-  [[nodiscard]] unsigned lowest() const { return numbers_.lowest(); }  // number that is free
+  [[nodiscard]] unsigned lowest() const { return numbers_.lowest(); }  // the lowest free number
 
-  // A function without IOMMU is in no group, which VFIO doesn't take unless it is told that it doesn't matter
-  // (`unsafe`). Then it makes one, for this function alone and for as long as it is bound to it: 0 or
-  // -EINVAL.
+  // A function without an IOMMU is in no group, and VFIO refuses it unless no-IOMMU mode is on (`unsafe`).
+  // Then VFIO makes a group for this function alone, for as long as it is bound to VFIO. 0 or -EINVAL.
   [[nodiscard]] int lend(pci::Function& function, bool unsafe);
   void takeBack(const pci::Function& function);
-  // Gives up the number of a group without members.
+  // If a group has no members, frees its number.
   void dropIfEmpty(iommu::Group& group);
 
  private:
@@ -38,7 +39,7 @@ class IommuGroups {
   void unname(iommu::Group& group);
 
   sysfs::GroupFiles& files_;
-  std::list<iommu::Group> groups_;  // those that are gone have no id: an open file may still know them
+  std::list<iommu::Group> groups_;  // removed ones too, without an id: an open file may still refer to them
   std::map<int, iommu::Group*> byId_;
   Numbers numbers_;
 };

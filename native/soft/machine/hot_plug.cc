@@ -34,7 +34,8 @@ int HotPlug::removeDevice(const std::string& bdf) {
   Function* function = core_.find(bdf);
   if (!function) return -ENODEV;
   if (function->secondary) {
-    // The last first: virtual functions before the physical one, which would take them along.
+    // Removes the last one first: virtual functions come after their physical function, and would be removed
+    // with it.
     const auto& below = function->secondary->functions;
     while (!below.empty()) {
       if (const int failed = removeDevice(below.back()->bdf)) return failed;
@@ -63,7 +64,7 @@ int HotPlug::bindDriver(const std::string& bdf, const std::string& name, bool ex
   Driver& wanted = drivers_.named(name);
   Driver* had = function->driver;
   iommu::Group& group = function->endpoint->group;
-  // Its own page table would be the others' too.
+  // A group has one page table, so `exclusive` is possible only if this device is alone in its group.
   if (exclusive && (!wanted.dma || !function->translated || group.members.size() != 1)) return -EINVAL;
   if (had == &wanted) {
     group.kernelTable |= exclusive;

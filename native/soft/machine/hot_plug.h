@@ -1,4 +1,4 @@
-// Devices that are plugged in and unplugged, and given to other drivers, while the machine runs.
+// Hot-plug: devices are plugged in, unplugged, and bound to other drivers while the machine runs.
 #pragma once
 
 #include <cstdint>
@@ -25,10 +25,10 @@ class HotPlug {
         vfio_(vfio),
         mdevs_(mdevs) {}
 
-  // As the kernel finds one that was plugged in. If its driver doesn't take it, because a user owns the group
-  // for one, it stays without.
+  // Plugs a device in, which the kernel finds. If its driver doesn't take it, because a user owns the group
+  // for example, it is left without a driver.
   void addDevice(const std::string& device);
-  // The others are as the host's (host.h).
+  // The other calls are described in host.h.
   [[nodiscard]] int removeDevice(const std::string& bdf);
   [[nodiscard]] uint64_t life(const std::string& bdf) const;
   [[nodiscard]] int bindDriver(const std::string& bdf, const std::string& name, bool exclusive);

@@ -1,4 +1,5 @@
-// A machine built from its topology: the default one is a topology too. This file composes the parts.
+// Builds the machine from its topology (the default machine is a topology too), out of the parts in this
+// folder.
 #include "machine.h"
 
 #include "../core/services.h"
@@ -26,8 +27,8 @@ Topology topologyOf(const Services& host, const topology::Catalogue& models) {
 
 }  // namespace
 
-// Each part gets the parts above it, and is destroyed before them. Only the files of drivers and the core of
-// drivers know each other.
+// Each part gets the parts above it, and is destroyed before them. Only DriverFiles and DriverCore refer to
+// each other.
 struct Machine::Parts {
   Parts(Services& host, Tree& tree, const topology::SystemSpec& itsSystem,
         std::shared_ptr<const topology::Catalogue> itsModels)
@@ -70,7 +71,7 @@ struct Machine::Parts {
   HotPlug hotPlug;
 };
 
-// The files that are there whatever is plugged in.
+// Adds the device nodes that do not depend on devices.
 void Machine::Parts::addNodes(Services& host, Tree& tree) const {
   constexpr unsigned misc = 10, iommuMinor = 126, vfioMinor = 196;
   constexpr uint32_t iommuMode = 0660, vfioMode = 0666;

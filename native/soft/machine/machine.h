@@ -1,7 +1,7 @@
 // The machine as system software sees it: PCI functions, the drivers that are bound to them, IOMMU groups. It
-// shows all this in the host's tree of files, whose files for devices it opens.
+// shows all this in the host's file tree, and opens the device nodes there.
 //
-// Life: made and destroyed by the host.
+// Life: the host makes and destroys it.
 #pragma once
 
 #include <cstdint>
@@ -25,14 +25,14 @@ namespace vfio::soft::machine {
 
 class Machine {
  public:
-  // The machine of the host's topology, whose devices can be of these models. Throws std::invalid_argument
-  // where that is no topology, or can't be built.
+  // Builds the machine of the host's topology, whose devices can be of these models. Throws
+  // std::invalid_argument if the text is no topology, or the machine can't be built.
   Machine(Services& host, files::Tree& tree, std::shared_ptr<const topology::Catalogue> models);
   ~Machine();
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
 
-  // As the host's (host.h).
+  // The calls of the host with these names (host.h).
   void addDevice(const std::string& device);
   [[nodiscard]] int removeDevice(const std::string& bdf);
   [[nodiscard]] uint64_t life(const std::string& bdf) const;

@@ -18,12 +18,13 @@ void MediatedDevices::check(const topology::DeviceSpec& spec,
   }
   for (auto uuid = spec.mdevs.begin(); uuid != spec.mdevs.end(); ++uuid) {
     if (std::find(spec.mdevs.begin(), uuid, *uuid) != uuid || mdevs_.contains(*uuid))
-      spec.refuse("mdevs", "UUIDs that nobody else has", '"' + *uuid + '"');
+      spec.refuse("mdevs", "UUIDs that no other device has", '"' + *uuid + '"');
   }
 }
 
-// They are isolated by their parent's driver, so each has a group of its own, wherever the parent is (A6); or
-// one for all of them, if that driver does not keep them apart (E4).
+// The parent's driver isolates them, so each is in a group of its own, whichever group the parent is in
+// (requirement A6). If that driver does not isolate them from each other, they are all in one group
+// (requirement E4).
 void MediatedDevices::add(Function& parent, const topology::DeviceSpec& spec) {
   if (spec.mdevs.empty() || !parent.driver) return;
   parent.isParent = true;
@@ -34,7 +35,8 @@ void MediatedDevices::add(Function& parent, const topology::DeviceSpec& spec) {
     if (group == nullptr) group = &groups_.addOfDriver(!spec.mdevsIsolated);
     if (!spec.mdevsIsolated) shared = group;
     Mdev& mdev = mdevs_.emplace(uuid, Mdev{.bus = {}, .parent = &parent}).first->second;
-    // Where its registers are, and which line its pin leads to, is its driver's business and no bus's.
+    // Its driver emulates its registers and its interrupt pin, so that this bus address and line have no
+    // effect.
     constexpr uint64_t anywhere = 0xfe000000;
     constexpr unsigned line = 11;
     mdev.function = std::make_unique<Function>(host_,
@@ -55,7 +57,7 @@ void MediatedDevices::add(Function& parent, const topology::DeviceSpec& spec) {
   }
 }
 
-// A program that has it open is told, as with other devices: -EBUSY.
+// 0, or -EBUSY while a program has it open, which is told, as with other devices.
 int MediatedDevices::remove(const std::string& uuid) {
   const auto found = mdevs_.find(uuid);
   const Function& parent = *found->second.parent;

@@ -1,8 +1,8 @@
-// Mediated devices: shares of a device that a driver of the host makes, each of which looks like a function
-// of its own to the program.
+// Mediated devices: shares of a device, made by its host driver. To a program each looks like a PCI function
+// of its own.
 //
-// Life: made once their parent is bound to its first driver, destroyed by their file `remove`, or before that
-// driver is unbound.
+// Life: made when their parent is bound to its first driver; destroyed by a write to their file `remove`, or
+// before that driver is unbound.
 #pragma once
 
 #include <functional>
@@ -27,19 +27,19 @@ class MediatedDevices {
                   VfioDriver& vfio)
       : host_(host), groups_(groups), units_(units), files_(files), vfio_(vfio) {}
 
-  // Throws std::invalid_argument, before anything is made, where they can't be made. `doesDma`: is a driver
-  // of this name one of the host's?
+  // Throws std::invalid_argument if they can't be made; nothing is made before that. `doesDma`: whether the
+  // driver of this name does DMA for the kernel.
   void check(const topology::DeviceSpec& spec, const std::function<bool(const std::string&)>& doesDma) const;
   void add(Function& parent, const topology::DeviceSpec& spec);
-  // All of a parent's, one after the other: 0, or -EBUSY while a program has one open.
+  // Removes all those of a parent, one after the other: 0, or -EBUSY while a program has one open.
   [[nodiscard]] int removeAll(const Function& parent);
-  // The driver is unbound from their parent: 0 or -EBUSY. They are destroyed with the driver that made them.
-  // The kernel makes the writer of `unbind` wait for programs that have one open; here it gets EBUSY, all of
-  // them stay, and the programs are told once.
+  // Call this before the driver is unbound from their parent, which destroys them: 0 or -EBUSY. In the kernel
+  // the writer of `unbind` waits for programs that have one open. Here it gets EBUSY, none is destroyed, and
+  // the programs are told once.
   [[nodiscard]] int unregister(Function& parent);
 
  private:
-  // A mediated device, on a bus that nothing else is on.
+  // A mediated device, alone on a bus of its own.
   struct Mdev {
     pci::Bus bus;
     Function* parent = nullptr;
@@ -53,7 +53,7 @@ class MediatedDevices {
   sysfs::MdevFiles& files_;
   VfioDriver& vfio_;
   std::map<std::string, Mdev> mdevs_;                                  // by UUID
-  std::unordered_map<const Function*, std::list<Function*>> mdevsOf_;  // by their parent, the oldest first
+  std::unordered_map<const Function*, std::list<Function*>> mdevsOf_;  // by parent, the oldest first
 };
 
 }  // namespace vfio::soft::machine

@@ -1,5 +1,5 @@
-// Numbers that the kernel hands out lowest first: of groups, of VFIO devices, of minor devices. What is asked
-// takes the logarithm of how many are out.
+// Numbers that the kernel gives out lowest first: of groups, VFIO devices, minor devices. A call takes time
+// logarithmic in the count of free numbers.
 #pragma once
 
 #include <set>
@@ -8,14 +8,14 @@ namespace vfio::soft::machine {
 
 class Numbers {
  public:
-  // The lowest that is free.
+  // The lowest free number.
   [[nodiscard]] unsigned lowest() const { return free_.empty() ? next_ : *free_.begin(); }
   [[nodiscard]] unsigned take() {
     const unsigned number = lowest();
     take(number);
     return number;
   }
-  // This one, which is free.
+  // Takes this number, which must be free.
   void take(unsigned number) {
     while (next_ <= number) free_.insert(next_++);
     free_.erase(number);
@@ -23,7 +23,7 @@ class Numbers {
   void giveBack(unsigned number) { free_.insert(number); }
 
  private:
-  std::set<unsigned> free_;  // below next_
+  std::set<unsigned> free_;  // the free numbers below next_
   unsigned next_ = 0;
 };
 

@@ -18,7 +18,7 @@ int VirtualFunctions::set(Function& physical, unsigned count) {
                                [devfn](const Function* other) { return other->devfn == devfn; });
   };
   for (unsigned i = 0; i < count; ++i) {
-    if (taken(i)) return -EBUSY;  // something was plugged in there
+    if (taken(i)) return -EBUSY;  // another device was plugged in at that address
   }
   const unsigned at = physical.config.findExtended(extendedSriov);
   physical.config.write(at + sriovNumVfs, 2, count);
@@ -28,7 +28,7 @@ int VirtualFunctions::set(Function& physical, unsigned count) {
   try {
     for (unsigned i = 0; i < count; ++i) add(physical, i);
   } catch (...) {
-    (void)removeAll(physical);  // nobody has one open yet
+    (void)removeAll(physical);  // it can't fail: no program has one open yet
     throw;
   }
   return 0;
@@ -53,7 +53,7 @@ void VirtualFunctions::add(Function& physical, unsigned index) {
   physical.sriov->functions[index] = &added;
   buses_.show(added);
   files_.addVirtual(added, index);
-  // What vfio-pci makes, it takes.
+  // Virtual functions that vfio-pci makes are bound to vfio-pci.
   if (physical.vfio) added.driverOverride = physical.driver->name;
   (void)core_.probe(added.bdf);
 }

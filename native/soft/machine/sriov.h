@@ -1,4 +1,4 @@
-// Turning virtual functions on and off, as the file sriov_numvfs does it.
+// Makes and removes virtual functions, as a write to the file sriov_numvfs does.
 #pragma once
 
 #include "../pci/function.h"
@@ -16,9 +16,9 @@ class VirtualFunctions {
                    VfioDriver& vfio)
       : buses_(buses), units_(units), core_(core), files_(files), vfio_(vfio) {}
 
-  // So many, none of which is on, or (0) none: 0 or -errno.
+  // Makes `count` virtual functions while there are none, or removes all (0): 0 or -errno.
   [[nodiscard]] int set(Function& physical, unsigned count);
-  // All of them off: 0, or -EBUSY while a program has one open.
+  // Removes all of them: 0, or -EBUSY while a program has one open.
   [[nodiscard]] int removeAll(Function& physical);
 
  private:

@@ -30,7 +30,7 @@ iommu::Unit make(const Services& host, const SystemSpec& system, const UnitSpec&
   }
   if (!system.remapsInterrupts) model.isolatesInterrupts = false;
   iommu::Unit unit = iommu::makeUnit(model);
-  // Until 6.19 VT-d's driver marked every entry as present with the bit that says readable.
+  // Before 6.19 the VT-d driver set the readable bit in every entry, to mark it as present.
   unit.writableIsReadable = model.kind == iommu::UnitKind::vtd && !host.since(6, 19);
   return unit;
 }

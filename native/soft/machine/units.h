@@ -1,6 +1,6 @@
-// The machine's IOMMUs, and what stands in front of devices that have none.
+// The machine's IOMMUs, called units, and the unit that stands for no IOMMU.
 //
-// Life: made with the machine, and there as long.
+// Life: made with the machine; they live as long as it.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@ namespace vfio::soft::machine {
 
 class Units {
  public:
-  // The unit with the next index. Throws std::invalid_argument where there can be none.
+  // Adds the unit with the next index. Throws std::invalid_argument if it can't be made.
   const iommu::Unit& add(const Services& host, const topology::SystemSpec& system,
                          const topology::UnitSpec& spec);
   [[nodiscard]] size_t size() const { return units_.size(); }

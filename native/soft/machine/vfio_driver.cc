@@ -7,7 +7,7 @@
 
 namespace vfio::soft::machine {
 
-// The group that VFIO has for the function, made with the first that needs it.
+// The VFIO group of the function, which is made if there is none yet.
 std::shared_ptr<cdev::Group> VfioDriver::group(const Function& function) {
   iommu::Group& group = function.endpoint->group;
   auto& slot = vfioGroups_[group.id];
@@ -21,7 +21,7 @@ std::shared_ptr<cdev::Group> VfioDriver::group(const Function& function) {
 
 int VfioDriver::probe(Function& function) {
   if (function.isBridge()) return -EINVAL;
-  if (function.sriov && function.sriov->count != 0) return -EBUSY;  // who has them open can't be told
+  if (function.sriov && function.sriov->count != 0) return -EBUSY;  // programs may have them open
   if (!function.translated) {
     if (const int failed = groups_.lend(function, host_.parameters().unsafeNoIommu)) return failed;
   }

@@ -1,7 +1,8 @@
-// What binds functions to VFIO: vfio-pci, its variants, and the drivers of mediated devices.
+// Binds functions to VFIO, for vfio-pci, its variants, and the drivers of mediated devices.
 //
 // Life: a VFIO device (cdev::Device) is made when the driver is bound to a function and destroyed when it is
-// unbound. The VFIO group is made with its first device and destroyed with the last, if no file keeps it.
+// unbound. The VFIO group is made with its first device and destroyed with the last one, or when the last
+// file that refers to it is closed.
 #pragma once
 
 #include <chrono>
@@ -26,15 +27,15 @@ class VfioDriver {
   // Binds: 0 or -errno.
   [[nodiscard]] int probe(Function& function);
   void make(Function& function);
-  // Unbinds: 0, or -EBUSY while a program has the device open. The kernel makes the writer of `unbind` wait
-  // until the program has let go, and tells the program meanwhile. A wait under the host's lock would be for
-  // ever: here the writer gets EBUSY, and the program is told once.
+  // Unbinds: 0, or -EBUSY while a program has the device open. In the kernel the writer of `unbind` waits
+  // until the program has closed the device, and the program is told meanwhile. Under the host's lock such a
+  // wait would never end: here the writer gets EBUSY, and the program is told once.
   [[nodiscard]] int remove(Function& function);
 
-  // Unplugged while in use: nobody else can open it, and the program that has it open is told at once, and
-  // again every ten seconds. -EBUSY.
+  // Call this when a device is unplugged while a program has it open. It can't be opened any more, and the
+  // program is told at once, and again every ten seconds. Returns -EBUSY.
   [[nodiscard]] int askToLeave(Function& function);
-  // This function is about to be destroyed.
+  // Call this before a function is destroyed.
   void forget(const Function& function) { leaving_.erase(&function); }
 
  private:
@@ -45,7 +46,7 @@ class VfioDriver {
   sysfs::VfioFiles& files_;
   sysfs::DriverFiles& drivers_;
   Numbers indexes_;
-  // Unplugged while in use, with when the program was last told.
+  // The functions that were unplugged while open, and when their programs were last told.
   std::map<const Function*, std::chrono::steady_clock::time_point> leaving_;
   std::map<int, std::shared_ptr<cdev::Group>> vfioGroups_;  // by the id of the IOMMU group
 };

@@ -1,4 +1,4 @@
-// The door to this folder: what /dev/iommu of a host with HostOptions::selftest is opened with.
+// The interface of this folder: the hooks that /dev/iommu gets if HostOptions::selftest is set.
 #pragma once
 
 #include "../iommufd/test_hooks.h"

@@ -41,7 +41,7 @@ int MockAccess::pin(uint64_t iova, uint64_t length, uint64_t user, bool write, u
   return 0;
 }
 
-// Are the pinned pages those of `user`? 0 or -errno.
+// Checks that the pinned pages are those at `user`: 0 or -errno.
 int MockAccess::compare(uint64_t iova, uint64_t user, const std::vector<uint64_t>& pages) {
   PageIdentity identity(*memory_);
   uint64_t expected = (user - iova % mm::pageSize()) & ~(mm::pageSize() - 1);
@@ -64,7 +64,7 @@ int MockAccess::giveBack(uint32_t item) {
   return -ENOENT;
 }
 
-// The range is about to go: every pin that touches it is given back.
+// The range is about to be unmapped: releases every pin that overlaps it.
 void MockAccess::unmapped(uint64_t iova, uint64_t length) {
   const uint64_t last = iova + (length - 1);
   for (size_t at = 0; at < items_.size();) {

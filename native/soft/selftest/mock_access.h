@@ -1,8 +1,8 @@
-// The kernel's mock access: an in-kernel user of an address space that a program drives through a
-// descriptor, and the ranges that it holds pinned.
+// The kernel's mock access: an in-kernel user of an address space, which a program controls by a descriptor,
+// and the ranges that it has pinned.
 //
-// Life: a file made by the test-only command; its last close gives back the pages and the access. It keeps
-// the context after /dev/iommu is closed, as every access does.
+// Life: the test-only command makes this file; its last close releases the pages and the access. It keeps the
+// context after /dev/iommu is closed, as every access does.
 #pragma once
 
 #include <cstdint>
@@ -21,13 +21,13 @@ class MockAccess final : public File {
   [[nodiscard]] static std::shared_ptr<MockAccess> make(const std::shared_ptr<iommufd::Context>& context,
                                                         bool pins);
   ~MockAccess() override { release(); }
-  // What the last close does.
+  // Releases the access. The last close calls it.
   void release();
 
-  // Pins a range and keeps it under a number of its own: 0 or -errno. A `user` that isn't 0 is what the pages
-  // must be, else -EBADE.
+  // Pins a range and gives it a number, the item: 0 or -errno. If `user` isn't 0, the pages must be those at
+  // that user address, else -EBADE.
   [[nodiscard]] int pin(uint64_t iova, uint64_t length, uint64_t user, bool write, uint32_t& item);
-  // Gives such a range back: 0 or -ENOENT.
+  // Unpins the range with that number: 0 or -ENOENT.
   [[nodiscard]] int giveBack(uint32_t item);
 
   [[nodiscard]] iommufd::Access& access() { return *access_; }

@@ -1,8 +1,8 @@
-// The kernel's mock device: alone in its group, behind a mock unit with pages of half the processor's, bound
-// and attached as a real one would be. It does nothing by itself; the test-only command speaks for it.
+// The kernel's mock device: alone in its group, behind a mock IOMMU whose pages are half of the processor's.
+// It is bound and attached like a real device. It does nothing by itself; the test-only command acts for it.
 //
-// Life: made by the command in a context, removed by DESTROY of its id or with the context, which detaches
-// and unbinds it. What it is bound as is an ordinary Device object, which nobody else may remove.
+// Life: the command makes it in a context. DESTROY of its id, or the end of the context, removes it, which
+// detaches and unbinds it. Its binding is an ordinary Device object, which only this one may remove.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,7 @@ class MockDevice final : public iommufd::Object {
 
   // 0 or -errno.
   [[nodiscard]] int bind();
-  // Attaches, or replaces: 0 and the page table in use, or -errno.
+  // Attaches it, or replaces its page table: 0 and the page table in use, or -errno.
   [[nodiscard]] int attach(uint32_t& ptId);
 
   [[nodiscard]] iommufd::Device& device() { return *device_; }

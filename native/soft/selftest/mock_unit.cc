@@ -43,7 +43,7 @@ iommu::Unit makeUnit(uint32_t flags) {
 
 }  // namespace
 
-// Units never change, and page tables outlive devices: so there is one of each sort for good.
+// Units never change, and page tables outlive devices: so one unit of each kind is made, and never destroyed.
 iommu::Unit& mockUnit(uint32_t flags) {
   static std::array<iommu::Unit, 4> units = {makeUnit(0), makeUnit(1), makeUnit(2), makeUnit(3)};
   return units[flags];

@@ -1,6 +1,6 @@
-// The kernel's mock IOMMU: pages of half the processor's and, for some devices, large ones of 512 times that;
-// an aperture of 2 GiB less 16 MiB; dirty tracking, page requests, and nested tables that translate nothing
-// but have a cache, of which a test can see what is in it.
+// The kernel's mock IOMMU. Its pages are half of the processor's and, for some devices, there are large ones
+// of 512 times that; its aperture is 2 GiB less 16 MiB. It has dirty tracking, page requests, and nested
+// tables that translate nothing but have a cache, whose content a test can check.
 #pragma once
 
 #include <array>
@@ -15,7 +15,7 @@ namespace vfio::soft::selftest {
 
 inline constexpr uint64_t kMockPage = 2048;
 
-// What a mock device with these flags (kDeviceNoDirty, kDeviceHugeIova) is behind.
+// The mock IOMMU in front of a mock device with these flags (kDeviceNoDirty, kDeviceHugeIova).
 [[nodiscard]] iommu::Unit& mockUnit(uint32_t flags);
 [[nodiscard]] bool isMock(const iommu::Unit& unit);
 

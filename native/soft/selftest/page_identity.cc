@@ -18,7 +18,7 @@ bool PageIdentity::readable(uint64_t address) {
 void PageIdentity::read() {
   std::vector<Mapping>& mappings = mappings_.emplace();
   std::ifstream file("/proc/self/smaps");
-  // A stream that lacks something only stops: that would be an answer like another.
+  // By default a stream that runs out of memory just ends, as at the end of the file. Let it throw instead.
   if (!file.is_open()) throw std::system_error(errno, std::generic_category(), "/proc/self/smaps");
   file.exceptions(std::ios::badbit);
   for (std::string line; std::getline(file, line);) {
@@ -51,7 +51,8 @@ bool PageIdentity::same(uint64_t a, uint64_t b) {
   if (a == b) return true;
   const Mapping* const first = find(a);
   const Mapping* const second = find(b);
-  // What is private has been copied, or will be.
+  // Only shared mappings can show the same page: a private one has its own copy, or gets one when it is
+  // written.
   return first != nullptr && second != nullptr && first->shared && second->shared &&
          first->device == second->device && first->inode == second->inode &&
          first->offset + (a - first->start) == second->offset + (b - second->start);

@@ -1,7 +1,8 @@
-// What is behind the process's addresses: a page of a file that is mapped twice is one page at two addresses.
-// A kernel compares page frames; a program can compare where its mappings lead to.
+// Finds out whether two addresses of the process show the same page: a page of a file that is mapped twice is
+// one page at two addresses. The kernel compares page frames; a program can compare the file and offset of
+// its mappings.
 //
-// Life: of one command, since the answer is that of a moment. The mappings are read when first needed.
+// Life: one command, since the mappings can change afterwards. They are read when first needed.
 #pragma once
 
 #include <cstdint>
@@ -16,16 +17,16 @@ class PageIdentity {
  public:
   explicit PageIdentity(mm::Memory& memory) : memory_(memory) {}
 
-  // Can the byte at `address` be read now?
+  // Whether the byte at `address` can be read now.
   [[nodiscard]] static bool readable(uint64_t address);
-  // Do both addresses show the same byte of the same page?
+  // Whether both addresses show the same byte of the same page.
   [[nodiscard]] bool same(uint64_t a, uint64_t b);
-  // Does the page have so many pins, counted wherever it is mapped? A page that is part of a larger one has
-  // as many as asked for: the kernel's test doesn't look at those.
+  // Whether the page has that number of pins, counted at all addresses where it is mapped. Always true for a
+  // part of a huge page: the kernel's test doesn't check those.
   [[nodiscard]] bool hasPins(uint64_t address, unsigned pins);
 
  private:
-  // A stretch of addresses with one mapping behind it.
+  // One mapping of the process.
   struct Mapping {
     uint64_t start;
     uint64_t end;
@@ -33,7 +34,7 @@ class PageIdentity {
     uint64_t device;
     uint64_t inode;
     uint64_t offset;    // in the file
-    uint64_t pageSize;  // larger than the processor's smallest: hugetlb
+    uint64_t pageSize;  // larger than the processor's smallest page: hugetlb
   };
   void read();
   [[nodiscard]] const Mapping* find(uint64_t address);

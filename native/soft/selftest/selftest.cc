@@ -1,5 +1,5 @@
-// The kernel's test-only command. Each operation does its checks in the kernel's order; what it finds out
-// about mappings it takes from the page tables and from memory, never from what was asked before.
+// The kernel's test-only command. Each operation does its checks in the kernel's order. It examines the page
+// tables and the memory themselves; it never relies on records of earlier requests.
 #include <fcntl.h>
 
 #include <cerrno>
@@ -73,7 +73,7 @@ int replaceMockDevice(Command& command, TestCommand& arguments) {
 
 // --- page tables
 
-// The page table of a mock unit: 0, -ENOENT, or -EINVAL when it is another unit's.
+// Finds a page table of a mock unit: 0, -ENOENT, or -EINVAL if it is another unit's.
 int findHwpt(const Command& command, uint32_t id, PagingHwpt*& out) {
   out = command.context.objects.find<PagingHwpt>(id);
   if (out == nullptr) return -ENOENT;
@@ -123,8 +123,8 @@ int markDirty(Command& command, TestCommand& arguments) {
   uint64_t marked = 0;
   for (uint64_t at = 0; at < count; ++at) {
     if ((bits[at / 8] >> at % 8 & 1) == 0) continue;
-    // As the kernel's test has it: the entry of that ordinal number, whatever the size of a page was said to
-    // be.
+    // As in the kernel's test: the bit's ordinal number is that of an entry of the table, whatever `pageSize`
+    // is.
     const uint64_t entry = (iova + at * pageSize) / pageSize * kMockPage;
     if (!hwpt->domain->translate(entry, 1)) continue;
     hwpt->domain->markDirty(entry, 1);
@@ -150,7 +150,7 @@ int triggerIopf(const Command& command, const TestCommand& arguments) {
   if (!isMock(device->endpoint.unit)) return -EINVAL;
   iommu::PageRequest request = {.address = address, .permissions = permission, .group = groupId};
   if (pasid != iommufd::kNoPasid) request.pasid = pasid;
-  (void)device->endpoint.request(request);  // whether somebody takes it is not told
+  (void)device->endpoint.request(request);  // the command succeeds also if no fault queue takes it
   return 0;
 }
 
@@ -226,7 +226,8 @@ int accessRw(const Command& command, const TestCommand& arguments) {
   return write ? 0 : mm::Memory::copyOut(request.user, bytes.data(), bytes.size());
 }
 
-// The limit is that of a kernel's own memory, which the software host doesn't need: only its check is left.
+// Limits the memory that the kernel itself uses at once. The software host needs no such limit: it only
+// checks the value.
 int setMemoryLimit(const TestCommand& arguments) {
   return arguments.memoryLimit.limit < sizeof(uint64_t) + sizeof(uint32_t) ? -EINVAL : 0;
 }

@@ -11,20 +11,20 @@
 namespace vfio::soft::selftest {
 
 enum Operation : uint32_t {
-  kAddReserved = 1,         // takes a range of an IOAS out of use, for good
+  kAddReserved = 1,         // reserves a range of an IOAS permanently
   kMockDevice = 2,          // makes a mock device, bound and attached
-  kCheckMap = 3,            // is this memory what the page table leads to?
-  kCheckRefs = 4,           // how many pins do these pages have?
-  kCreateAccess = 5,        // an in-kernel user of an IOAS, as a descriptor
-  kDestroyAccessPages = 6,  // gives back pages that it pinned
-  kAccessPages = 7,         // pins pages through it
-  kAccessRw = 8,            // reads or writes memory through it
-  kSetMemoryLimit = 9,      // how much the kernel may take at once while it fills page tables
-  kReplaceMockDevice = 10,  // attaches a mock device to something else
+  kCheckMap = 3,            // checks that the page table maps this memory
+  kCheckRefs = 4,           // checks how many pins these pages have
+  kCreateAccess = 5,        // makes an access, an in-kernel user of an IOAS, with a descriptor
+  kDestroyAccessPages = 6,  // unpins pages that an access has pinned
+  kAccessPages = 7,         // pins pages by an access
+  kAccessRw = 8,            // reads or writes memory by an access
+  kSetMemoryLimit = 9,      // limits the memory that the kernel uses at once while it fills page tables
+  kReplaceMockDevice = 10,  // attaches a mock device to another page table
   kReplaceAccess = 11,      // attaches an access to another IOAS
   kMockDeviceFlags = 12,    // kMockDevice with flags
   kDirty = 13,              // marks pages of a mock page table as written to
-  kCheckIotlb = 14,         // what is in the cache of a nested mock page table?
+  kCheckIotlb = 14,         // checks the content of the cache of a nested mock page table
   kTriggerIopf = 15,        // a mock device requests a page
 };
 
@@ -36,14 +36,14 @@ inline constexpr uint32_t kAccessNeedsPinPages = 1;
 inline constexpr uint32_t kAccessWrite = 1;
 inline constexpr uint32_t kAccessRwWrite = 1;
 inline constexpr uint32_t kAccessRwSlowPath = 4;
-// Of kAccessPages, kAccessRw and IOAS_COPY: the IOVA is an area's ordinal number (low half) and an offset in
-// it (high half).
+// A flag of kAccessPages, kAccessRw and IOAS_COPY: the IOVA is the ordinal number of a mapped area (low half)
+// and an offset in it (high half).
 inline constexpr uint32_t kNthArea = 1U << 16;
 
 struct TestCommand {
   uint32_t size;
   uint32_t op;
-  uint32_t id;  // an IOAS, a page table, a mock device or an access, as the operation has it
+  uint32_t id;  // an IOAS, a page table, a mock device or an access, depending on the operation
   uint32_t __reserved;
   union {
     struct {
@@ -123,7 +123,7 @@ static_assert(sizeof(TestCommand) == 72 && offsetof(TestCommand, addReserved) ==
 inline constexpr uint32_t kRequest = 0x3ba0;  // _IO(';', 0xa0)
 inline constexpr uint32_t kMinimum = offsetof(TestCommand, last) + sizeof(TestCommand::last);
 
-// GET_HW_INFO of a mock device.
+// The answer of GET_HW_INFO for a mock device.
 inline constexpr uint32_t kHwInfoType = 0xfeedbeef;
 inline constexpr uint32_t kHwInfoRegister = 0xdeadbeef;
 struct HwInfo {
@@ -131,14 +131,15 @@ struct HwInfo {
   uint32_t testRegister;
 };
 
-// HWPT_ALLOC of a nested mock page table: it has a cache of four words, which this value fills.
+// The data of HWPT_ALLOC for a nested mock page table. The table has a cache of four words, which are all set
+// to this value.
 inline constexpr uint32_t kHwptDataType = 0xdead;
 inline constexpr uint32_t kIotlbWords = 4;
 struct HwptData {
   uint32_t iotlb;
 };
 
-// HWPT_INVALIDATE of it: sets one word to zero, or all.
+// The entries of HWPT_INVALIDATE for it: each sets one word of the cache to zero, or all.
 inline constexpr uint32_t kInvalidateDataType = 0xdeadbeef;
 inline constexpr uint32_t kInvalidateAll = 1;
 struct InvalidateEntry {

@@ -11,7 +11,7 @@ namespace vfio::soft::topology {
 
 namespace {
 
-// BARs of a passive device. The upper half of a 64-bit one is a place that must stay empty.
+// Reads the BARs of a passive device. The entry after a 64-bit BAR is its upper half, and must be null.
 void readBars(const Reader& reader, devices::Description& description) {
   const auto* list = reader.list("bars", description.bars.size());
   for (size_t i = 0; list && i < list->size(); ++i) {
@@ -51,7 +51,7 @@ void readMsix(const Reader& reader, devices::Description& description) {
   for (size_t i = description.bars.size(); i-- > 0;) {
     const auto& bar = description.bars[i];
     if (bar.kind == devices::BarKind::none || bar.kind == devices::BarKind::io || bar.backed) continue;
-    // Offsets have 32 bits.
+    // The capability has 32 bits for the offsets of the tables.
     const uint64_t end = std::min(bar.size, uint64_t{1} << 32);
     if (end < need) continue;
     description.msix = {static_cast<unsigned>(*vectors), static_cast<unsigned>(i),
@@ -71,7 +71,8 @@ void readMessages(const Reader& reader, devices::Description& description) {
 devices::Description readPassive(const Reader& reader) {
   devices::Description description{};
   description.vendor = static_cast<uint16_t>(reader.required("vendor", 0xffff));
-  if (description.vendor == 0xffff) reader.refuse("vendor", "a number below 0xffff (nobody is there)");
+  if (description.vendor == 0xffff)
+    reader.refuse("vendor", "a number below 0xffff (which means that there is no device)");
   description.device = static_cast<uint16_t>(reader.required("device", 0xffff));
   description.classCode = static_cast<uint32_t>(reader.required("classCode", 0xffffff));
   if (description.classCode >> 8 == 0x0604) reader.refuse("classCode", "no bridge: use a model of one");
@@ -83,7 +84,7 @@ devices::Description readPassive(const Reader& reader) {
   description.revision = static_cast<uint8_t>(small("revision", 0xff));
   description.interruptPin = reader.boolean("pin").value_or(false) ? 1 : 0;
   readMessages(reader, description);
-  // A conventional bus has no configuration space beyond 256 bytes; which bus it is on is known later.
+  // A device on a conventional bus has 256 bytes of config space only. Its bus is not known here yet.
   description.express = reader.boolean("express").value_or(true);
   description.functionReset = reader.boolean("functionReset").value_or(false);
   if (description.functionReset && !description.express)
@@ -95,7 +96,7 @@ devices::Description readPassive(const Reader& reader) {
 
 SriovSpec readSriov(const Reader& reader, const devices::Description& physical) {
   reader.only({"totalVfs", "offset", "stride", "device", "bars", "msi", "msix"});
-  constexpr uint64_t most = 255;  // they are on one bus
+  constexpr uint64_t most = 255;  // all virtual functions are on one bus
   SriovSpec sriov;
   if (!reader.find("totalVfs")) reader.refuse("totalVfs", "a whole number between 1 and 255");
   sriov.totalVfs = static_cast<unsigned>(*reader.integer("totalVfs", 1, most));
@@ -110,7 +111,7 @@ SriovSpec readSriov(const Reader& reader, const devices::Description& physical) 
       .classCode = physical.classCode,
       .revision = physical.revision,
       .express = true,
-      .functionReset = true};  // which all of them have to have
+      .functionReset = true};  // SR-IOV requires it of every virtual function
   readMessages(reader, description);
   readBars(reader, description);
   constexpr uint64_t pageSize = 4096;
@@ -132,7 +133,7 @@ void makePassive(const Reader& reader, DeviceSpec& device) {
       readSriov(Reader(*sriov, reader.path("sriov"), "virtual functions { totalVfs }"), device.description());
 }
 
-// Nothing but a config space, in this place of the tree.
+// The model of a bridge or a port: it has only a config space, and this kind decides its place on the buses.
 Model port(PortKind kind, const devices::Description& description) {
   return {[kind, &description](const Reader&, DeviceSpec& device) {
     device.kind = kind;

@@ -1,7 +1,7 @@
-// Which models of devices a topology can name. Others than the built-in ones can be added: the door for
-// models that live elsewhere.
+// The catalogue of device models that a topology can name. Models from elsewhere can be added to the built-in
+// ones.
 //
-// Life: a host has one, made before its topology is read, which lives as long.
+// Life: made before the host's topology is read; it lives as long as the host.
 #pragma once
 
 #include <functional>
@@ -16,24 +16,24 @@
 namespace vfio::soft::topology {
 
 struct Model {
-  // Makes the device: fills `model`, and what else of the device follows from it.
+  // Makes the device: fills `model` and the fields of DeviceSpec that depend on it.
   std::function<void(const Reader&, DeviceSpec&)> make;
-  // The fields that only this model has, besides those of every device.
+  // The fields of this model in the topology, besides those that every device has.
   std::vector<std::string_view> fields{};
 };
 
 class Catalogue {
  public:
-  // An earlier model of that name is replaced.
+  // Adds a model. It replaces an earlier one of that name.
   void add(std::string name, Model model);
   [[nodiscard]] const Model* find(std::string_view name) const;  // null: there is none
-  [[nodiscard]] std::vector<std::string_view> names() const;     // in the order of their adding
+  [[nodiscard]] std::vector<std::string_view> names() const;     // in the order in which they were added
 
  private:
   std::vector<std::pair<std::string, Model>> models_;
 };
 
-// Those of docs/topology.md.
+// The models that docs/topology.md lists.
 [[nodiscard]] const Catalogue& builtinModels();
 
 }  // namespace vfio::soft::topology

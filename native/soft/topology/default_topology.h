@@ -1,6 +1,6 @@
-// The machine of a host that was given no topology: the reference guest, without what nobody drives from user
-// space. Addresses, interrupt lines and numbers of groups follow the guest; groups 1 and 6 are functions that
-// are not here.
+// The default machine: the guest of test/kernel, without the devices that nobody drives from user space.
+// Addresses, interrupt lines and group numbers are those of the guest. Groups 1 and 6 are missing here, since
+// they are of devices that were left out.
 #pragma once
 
 #include <string_view>

@@ -1,4 +1,4 @@
-// Recursive descent; nesting is limited, so a text can't exhaust the stack.
+// A recursive descent parser. Nesting is limited, so that no text can exhaust the stack.
 #include "json.h"
 
 #include <algorithm>
@@ -13,7 +13,7 @@ namespace vfio::soft::json {
 namespace {
 
 constexpr unsigned deepest = 32;
-// A value takes some 100 bytes, however short its text is.
+// Their number is limited too, since a value takes some 100 bytes, however short its text is.
 constexpr size_t longest = size_t{16} << 20;
 constexpr size_t mostValues = size_t{1} << 20;
 
@@ -113,7 +113,8 @@ class Parser {
     return true;
   }
 
-  // Has the object this name? Once there are many, they are in `names` too.
+  // Whether the object has a member of this name. If it has many members, `names` contains their names, so
+  // that this is fast.
   static bool isKnown(const Value& object, std::set<std::string>& names, const std::string& name) {
     constexpr size_t few = 32;
     if (object.members.size() < few) return object.find(name) != nullptr;

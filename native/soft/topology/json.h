@@ -1,8 +1,8 @@
-// A strict reader of JSON (RFC 8259), for topologies: every value knows its line, an object has each name
-// once, and numbers stay text, since those of this program have 64 bits. It reads at most 16 MiB, 32 levels
-// and 1,048,576 values.
+// A strict reader of JSON (RFC 8259), for topologies. Every value knows its line, an object must not have a
+// name twice, and numbers stay text, since numbers of a topology can have 64 bits. It reads at most 16 MiB,
+// 32 levels and 1,048,576 values.
 //
-// Life: a Value owns all that is in it.
+// Life: a Value owns the values in it.
 #pragma once
 
 #include <string>
@@ -18,13 +18,13 @@ struct Value {
   Kind kind = Kind::null;
   unsigned line = 1;
   bool boolean = false;
-  std::string text;          // of a string; a number as it is written
-  std::vector<Value> items;  // of a list
+  std::string text;          // the text of a string; a number as it is written
+  std::vector<Value> items;  // the items of a list
   std::vector<Member> members;
 
   // The member of this name; null: there is none.
   [[nodiscard]] const Value* find(std::string_view name) const;
-  // As a message shows it: short, quoted as in the text, with nothing that moves a cursor (shown.h).
+  // The value as a message shows it: short, strings in quotes, control characters escaped (shown.h).
   [[nodiscard]] std::string shown() const;
 };
 

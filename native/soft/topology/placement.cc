@@ -1,4 +1,5 @@
-// Buses first (they give addresses), then groups in the order in which functions are found, then BARs.
+// Places buses first (they decide the addresses), then groups, in the order in which functions are found,
+// then BARs.
 #include "placement.h"
 
 #include <algorithm>
@@ -69,7 +70,7 @@ class Enumeration {
     for (size_t i = 0; i < members.size(); ++i) {
       auto& device = devices_[members[i]];
       if (i > 0 && devices_[members[i - 1]].address == device.address)
-        device.refuse("bdf", "an address that nobody else has", '"' + device.address.text() + '"');
+        device.refuse("bdf", "an address that no other device has", '"' + device.address.text() + '"');
       seen_[members[i]] = true;
       order_.push_back(members[i]);
     }
@@ -127,13 +128,14 @@ class Enumeration {
   std::vector<DeviceSpec>& devices_;
   std::vector<bool> seen_;
   std::vector<size_t> order_;
-  std::map<unsigned, std::vector<size_t>> behind_;  // which are behind the bridge at a place
+  std::map<unsigned, std::vector<size_t>> behind_;  // the devices behind a bridge, by the bridge's place
   unsigned next_ = 0;
 };
 
-// ---------------------------------------------------------------- the IOMMU's view
+// ---------------------------------------------------------------- groups
 
-// The bridge nearest to the root whose bus is conventional: it speaks for everything behind it.
+// The bridge to a conventional bus that is nearest to the root: to the IOMMU, requests of all devices behind
+// it come from function 0 of the bus behind it.
 std::optional<size_t> speaker(const std::vector<DeviceSpec>& devices, size_t index) {
   std::optional<size_t> found;
   for (size_t at = index;; at = devices[at].parent) {
@@ -142,11 +144,12 @@ std::optional<size_t> speaker(const std::vector<DeviceSpec>& devices, size_t ind
   }
 }
 
-// Groups in the order in which functions are found; then their numbers, which can be asked for by any member.
+// Makes the groups in the order in which functions are found; then chooses their numbers, which any member
+// can ask for.
 void placeInGroups(Topology& topology, const std::vector<size_t>& order) {
   auto& devices = topology.devices;
   std::vector<Isolation> nodes(devices.size());
-  std::vector<size_t> firsts;  // of each group: the function that was found first
+  std::vector<size_t> firsts;  // the function of each group that was found first
   Fabric fabric;
   for (const size_t index : order) {
     auto& device = devices[index];
@@ -155,7 +158,7 @@ void placeInGroups(Topology& topology, const std::vector<size_t>& order) {
     const auto bridge = speaker(devices, index);
     device.requesterId = bridge ? static_cast<uint16_t>(devices[*bridge].secondary << 8)
                                 : static_cast<uint16_t>(device.address.bus << 8 | device.address.devfn);
-    // What is not said is as in front of it.
+    // Without the field `iommu` a device is translated if the bridge in front of it is.
     if (device.behind && !device.iommu && !devices[device.parent].translated) device.translated = false;
     if (!device.translated) {
       if (device.group)
@@ -165,7 +168,7 @@ void placeInGroups(Topology& topology, const std::vector<size_t>& order) {
     node.group = fabric.groupFor(node).value_or(static_cast<int>(firsts.size()));
     if (*node.group == static_cast<int>(firsts.size())) firsts.push_back(index);
     fabric.add(node);
-    // Devices in one group are behind one IOMMU.
+    // All devices in a group must be behind the same IOMMU.
     const size_t before = device.behind ? devices[device.parent].unit : 0;
     device.unit = device.iommu.value_or(before);
     const size_t groups = devices[firsts[static_cast<size_t>(*node.group)]].unit;
@@ -173,7 +176,7 @@ void placeInGroups(Topology& topology, const std::vector<size_t>& order) {
       device.refuse("iommu", "that of its group, " + std::to_string(groups), std::to_string(device.unit));
   }
   std::vector<std::optional<int>> numbers(firsts.size());
-  std::map<int, int> taken;  // numbers, and the groups that have them
+  std::map<int, int> taken;  // the numbers that are taken, and their groups
   for (const size_t index : order) {
     const auto& device = devices[index];
     if (!device.group) continue;
@@ -202,12 +205,12 @@ void placeInGroups(Topology& topology, const std::vector<size_t>& order) {
 
 constexpr uint64_t pageSize = 4096;
 
-// One window of bus addresses.
+// A window of bus addresses.
 class Window {
  public:
   Window(uint64_t start, uint64_t end) : start_(start), end_(end) {}
 
-  // False: something is there already.
+  // Takes a range. False: part of it is taken already.
   bool take(uint64_t address, uint64_t size) {
     const auto after = taken_.lower_bound(address);
     if (after != taken_.end() && after->first < address + size) return false;
@@ -216,9 +219,9 @@ class Window {
     return true;
   }
 
-  // 0: there is no room.
+  // Takes a free range; returns its address. 0: there is no room.
   uint64_t find(uint64_t size, uint64_t alignment) {
-    // Nothing is ever given back: what was too full for this size stays so.
+    // Ranges are never given back: addresses that had no room for this size never will.
     uint64_t& first = first_.try_emplace(size, start_).first->second;
     uint64_t at = (first + alignment - 1) / alignment * alignment;
     for (; at < end_ && size <= end_ - at;) {
@@ -234,10 +237,11 @@ class Window {
  private:
   const uint64_t start_, end_;
   std::map<uint64_t, uint64_t> taken_;
-  std::map<uint64_t, uint64_t> first_;  // by size: nothing is free below
+  std::map<uint64_t, uint64_t> first_;  // by size: below this address no such range is free
 };
 
-// Those of virtual functions follow each other, so that together they are aligned to one of them.
+// Places the BARs of virtual functions. Those with the same number follow each other in one range, which is
+// aligned to the size of one of them.
 void placeVirtual(DeviceSpec& device, Window& low, Window& high) {
   if (!device.sriov) return;
   auto& sriov = *device.sriov;
@@ -263,7 +267,7 @@ void placeBars(std::vector<DeviceSpec>& devices, const std::vector<size_t>& orde
     if (bar.kind == devices::BarKind::io) return ports;
     return address >= 0x100000000 ? high : low;
   };
-  // What is outside the windows is in nobody's way.
+  // Ranges that are already in use. Those outside the windows need not be taken.
   for (const auto& [kind, address, size] : before)
     (void)windowFor({.kind = kind, .size = size}, address)
         .take(address, std::max(size, kind == devices::BarKind::io ? size : pageSize));
@@ -292,7 +296,7 @@ void placeBars(std::vector<DeviceSpec>& devices, const std::vector<size_t>& orde
       const auto& bar = device.description().bars[i];
       if (bar.kind == devices::BarKind::none || device.placed[i] != 0) continue;
       const bool io = bar.kind == devices::BarKind::io;
-      // BARs that are smaller than a page get one to themselves, so that they can be mapped.
+      // A BAR that is smaller than a page gets a page of its own, so that it can be mapped.
       const uint64_t size = io ? bar.size : std::max(bar.size, pageSize);
       constexpr uint64_t large = uint64_t{1} << 28;
       const bool wide = bar.kind == devices::BarKind::memory64;
@@ -306,7 +310,8 @@ void placeBars(std::vector<DeviceSpec>& devices, const std::vector<size_t>& orde
   }
 }
 
-// Virtual functions are on the bus of the physical one, at addresses that are nobody else's.
+// Checks that virtual functions are on the bus of their physical function, at addresses that no other device
+// has.
 void checkVirtual(const std::vector<DeviceSpec>& devices) {
   std::set<std::pair<unsigned, unsigned>> taken;
   for (const auto& device : devices) taken.emplace(device.address.bus, device.address.devfn);
@@ -316,13 +321,13 @@ void checkVirtual(const std::vector<DeviceSpec>& devices) {
       constexpr unsigned mostFunctions = 256;
       if (devfn >= mostFunctions || !taken.emplace(device.address.bus, devfn).second)
         device.refuse(
-            "sriov", "virtual functions on its bus, at addresses that nobody else has",
+            "sriov", "virtual functions on its bus, at addresses that no other device has",
             "virtual function " + std::to_string(i) + " at place " + std::to_string(devfn) + " of 256");
     }
   }
 }
 
-// Four lines would be swizzled; two are enough to be different.
+// Chooses the interrupt line by the slot. A real machine has four lines; two suffice to have different ones.
 void placeLine(DeviceSpec& device) {
   const uint8_t line = (device.address.devfn >> 3) % 2 == 0 ? 10 : 11;
   device.interrupt = device.irq.value_or(device.description().interruptPin != 0 ? line : 0);
@@ -330,7 +335,7 @@ void placeLine(DeviceSpec& device) {
 
 }  // namespace
 
-// A port leads to one device; a switch is an upstream port with downstream ports.
+// Behind a port is one device only; a switch is an upstream port with downstream ports behind it.
 void checkPlace(const DeviceSpec& device, std::optional<PortKind> bridge) {
   const bool port = bridge == PortKind::rootPort || bridge == PortKind::downstreamPort;
   if (port && device.address.devfn >> 3 != 0)

@@ -1,5 +1,5 @@
-// Where everything of a topology goes: bus numbers and addresses, BARs, interrupt lines, requester ids,
-// groups. What firmware and the kernel's enumeration do before drivers come.
+// Places the devices of a topology: bus numbers and addresses, BARs, interrupt lines, requester ids, groups.
+// On a real machine firmware and the kernel's enumeration do this before drivers are bound.
 #pragma once
 
 #include <cstddef>
@@ -10,20 +10,21 @@
 
 namespace vfio::soft::topology {
 
-// Fills the second half of every DeviceSpec. The result is the order in which a kernel finds the functions,
-// as indexes into `devices`. Throws std::invalid_argument where something can't be placed.
+// Fills the second half of every DeviceSpec. Returns the order in which a kernel finds the functions, as
+// indexes into `devices`. Throws std::invalid_argument if a device can't be placed.
 [[nodiscard]] std::vector<size_t> place(Topology& topology);
 
-// What a function that is there already takes of the bus's addresses.
+// A range of bus addresses that a function on the machine already uses.
 struct Taken {
   devices::BarKind kind;
   uint64_t address;
   uint64_t size;
 };
 
-// Places one more device among those that are there: its address is known, its BARs and line follow.
+// Places one more device among those that are there. Its address is known; this chooses its BARs and its
+// line.
 void place(DeviceSpec& device, const std::vector<Taken>& taken);
-// Whether it can be behind that bridge (none: on a root bus). Throws as above where it can't.
+// Checks that a device can be behind a bridge of that kind (null: on a root bus). Throws as above if not.
 void checkPlace(const DeviceSpec& device, std::optional<PortKind> bridge);
 
 }  // namespace vfio::soft::topology

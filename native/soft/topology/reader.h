@@ -1,5 +1,5 @@
-// Reading the objects of a topology's JSON text: each asks for its fields by name, and says where in the text
-// a wrong value is.
+// Reads the objects of a topology's JSON text: fields are read by name, and an error says where in the text
+// the wrong value is.
 //
 // Life: a Reader belongs to one call and refers to the value that it reads.
 #pragma once
@@ -21,23 +21,23 @@ using json::Value;
 [[noreturn]] void fail(unsigned line, std::string_view expected, std::string_view where,
                        const std::string& received);
 
-// A whole number: as a number, or as a string in hexadecimal.
+// The whole number that a value means: a number, or a string with a hexadecimal or decimal number.
 [[nodiscard]] std::optional<uint64_t> toInteger(const Value& value);
 
-// An object of the schema. What is not as asked for is refused, as by fail().
+// An object of the schema. A value that is not as asked for is refused, as by fail().
 class Reader {
  public:
   Reader(const Value& value, std::string name, std::string_view what);
 
-  // No other fields than these, and `more`: what else there is is a mistake. Said before anything is read, so
-  // that a name with a slip in it is not reported as one that is missing.
+  // Refuses fields with other names than these and those in `more`. Call this before any field is read, so
+  // that a misspelt name is not reported as a field that is missing.
   void only(const std::vector<std::string_view>& names, const std::vector<std::string_view>& more = {}) const;
 
   [[nodiscard]] const Value* find(std::string_view field) const { return value_.find(field); }
   [[nodiscard]] std::string path(std::string_view field) const;
   [[noreturn]] void refuse(std::string_view field, std::string_view expected) const;
 
-  // The values of fields. Nothing: the object has no such field.
+  // The values of fields. nullopt or null: the object has no such field.
   [[nodiscard]] std::optional<uint64_t> integer(std::string_view field, uint64_t least, uint64_t most) const;
   [[nodiscard]] uint64_t required(std::string_view field, uint64_t most) const;
   [[nodiscard]] std::optional<bool> boolean(std::string_view field) const;
@@ -47,7 +47,7 @@ class Reader {
   [[nodiscard]] std::optional<Address> address(std::string_view field) const;
   [[nodiscard]] const std::vector<Value>* list(std::string_view field, size_t most) const;
 
-  // In words: `one of "a", "b"`.
+  // The names in words: `one of "a", "b"`.
   [[nodiscard]] static std::string alternatives(const std::vector<std::string_view>& names);
 
  private:
@@ -55,7 +55,7 @@ class Reader {
   const std::string name_;
 };
 
-// What a list's element is called in messages: "devices[2].bars[0]".
+// The name of a list's element in messages: "devices[2].bars[0]".
 [[nodiscard]] std::string element(const Reader& reader, std::string_view field, size_t index);
 
 }  // namespace vfio::soft::topology

@@ -1,4 +1,4 @@
-// One function per object of the schema; Reader says where in the text a wrong value is.
+// One function for each object of the schema. Reader says where in the text a wrong value is.
 #include "topology.h"
 
 #include <algorithm>
@@ -16,7 +16,7 @@ namespace {
 
 // ---------------------------------------------------------------- system
 
-// Is this word on the kernel's command line? The last of several settings of a name counts.
+// Whether the command line has a word of `off`, and no word of `on` after it: the last setting counts.
 [[nodiscard]] bool says(std::string_view line, std::initializer_list<std::string_view> off,
                         std::initializer_list<std::string_view> on) {
   bool result = false;
@@ -52,7 +52,7 @@ SystemSpec readSystem(const Reader& reader) {
       *which = false;
     }
   }
-  // Devices have files of their own for the sake of iommufd.
+  // A kernel without iommufd gives devices no character devices of their own.
   system.deviceNodes = system.deviceNodes && system.iommufd;
   return system;
 }
@@ -109,7 +109,7 @@ UnitSpec readUnit(const Reader& reader) {
     uint64_t sizes = 0;
     for (const auto& item : *list) {
       const auto size = toInteger(item);
-      constexpr uint64_t smallest = 256;  // a table's entry keeps its bits below the address
+      constexpr uint64_t smallest = 256;  // an entry of a page table has its flags below the address
       if (!size || !std::has_single_bit(*size) || *size < smallest)
         fail(item.line, "a power of two from 256", reader.path("pageSizes"), item.shown());
       sizes |= *size;
@@ -150,7 +150,7 @@ UnitSpec readUnit(const Reader& reader) {
 
 // ---------------------------------------------------------------- devices
 
-// A name that is one part of a path.
+// Whether a text can be a name in a path: one part, and not too long.
 [[nodiscard]] bool isName(const std::string& text) {
   return !text.empty() && text.size() < 64 && text.find_first_of("/ \t\n") == std::string::npos &&
          text.find('\0') == std::string::npos && text != "." && text != "..";
@@ -204,7 +204,7 @@ DeviceSpec readDevice(const Reader& reader, const Value& value, std::string name
   device.name = std::move(name);
   if (!reader.find("model")) reader.refuse("model", Reader::alternatives(models.names()));
   const Model& found = *models.find(*reader.oneOf("model", models.names()));
-  // Of every device, whatever it is.
+  // The fields of every device, whatever its model.
   const std::vector<std::string_view> fields = {
       "model", "bdf", "behind",    "slot", "function", "iommu",   "driver", "pasidBits",    "pageRequests",
       "group", "irq", "addresses", "acs",  "disk",     "network", "mdevs",  "mdevsIsolated"};
@@ -274,7 +274,7 @@ std::optional<Address> Address::parse(std::string_view text) {
   std::from_chars(text.data() + slotAt, text.data() + slotAt + 2, slot, 16);
   std::from_chars(text.data() + functionAt, text.data() + size, function, 16);
   const Address address{static_cast<uint8_t>(bus), static_cast<uint8_t>(slot << 3 | (function & 7))};
-  // Whatever was not read as meant comes out as another text.
+  // If the text is not exactly an address, the address that was read has another text.
   if (address.text() != text) return std::nullopt;
   return address;
 }

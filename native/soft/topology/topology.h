@@ -1,7 +1,7 @@
-// What a machine is made of, read from its JSON text (docs/topology.md).
+// The description of a machine, as read from its JSON text (docs/topology.md).
 //
-// Life: read at the construction of a host, placed (placement.h), and used up by the machine that is built
-// from it.
+// Life: read when a host is made, then placed (placement.h), and consumed by the machine that is built from
+// it.
 #pragma once
 
 #include <array>
@@ -33,10 +33,10 @@ struct Address {
 
   bool operator==(const Address&) const = default;
   [[nodiscard]] std::string text() const;                                    // "0000:00:10.0"
-  [[nodiscard]] static std::optional<Address> parse(std::string_view text);  // of domain 0
+  [[nodiscard]] static std::optional<Address> parse(std::string_view text);  // domain 0 only
 };
 
-// One of `iommus`. What is not said follows from the kind.
+// An entry of `iommus`. The defaults of missing fields depend on the kind.
 struct UnitSpec {
   std::string kind;
   std::optional<std::vector<iommu::Range>> apertures;
@@ -48,38 +48,38 @@ struct UnitSpec {
   std::optional<bool> dirtyTracking, enforcesCoherency, isolatesInterrupts, commandQueues;
 };
 
-// `system`: the kernel around the machine.
+// The field `system`: the kernel of the machine.
 struct SystemSpec {
   std::string commandLine;
-  std::optional<uint32_t> user;  // null: nodes have no permissions
+  std::optional<uint32_t> user;  // null: permissions of nodes are not checked
   bool iommufd = true;
   bool vfioPci = true;
-  bool deviceNodes = true;  // VFIO devices have files of their own
+  bool deviceNodes = true;  // VFIO devices have character devices of their own
 
-  // What the command line says.
+  // The settings on the command line.
   bool translates = true;
   bool remapsInterrupts = true;
 };
 
-// One of `devices`. The second half is filled by its placement.
+// An entry of `devices`. The placement fills the second half.
 struct DeviceSpec {
-  // Where it is in the text, for errors: "devices[2]".
+  // Its line and its name in the text, for errors: "devices[2]".
   unsigned line = 1;
   std::string name;
 
   PortKind kind = PortKind::endpoint;
   std::optional<bool> acs;
   std::unique_ptr<devices::Device> model;
-  std::optional<Address> bdf;     // its bus is checked by the placement
+  std::optional<Address> bdf;     // the placement checks its bus
   std::optional<Address> behind;  // null: on a root bus
-  uint8_t slot = 0;               // with `behind` and no bdf
-  uint8_t function = 0;           // the same
+  uint8_t slot = 0;               // used with `behind`, if there is no bdf
+  uint8_t function = 0;           // likewise
   std::optional<size_t> iommu;
-  bool translated = true;  // false: no IOMMU is in front of it, so it is in no group
+  bool translated = true;  // false: no IOMMU translates its accesses, so it is in no group
   UseSpec use;
   std::vector<std::string> mdevs;  // UUIDs of the mediated devices that its driver makes of it
-  bool mdevsIsolated = true;       // else they share one group
-  std::optional<std::optional<std::string>> driver;  // not said, none, or a name
+  bool mdevsIsolated = true;       // false: they are all in one group
+  std::optional<std::optional<std::string>> driver;  // nullopt: the default; a null name: no driver
   unsigned pasidBits = 0;
   bool pageRequests = false;
   std::optional<SriovSpec> sriov;
@@ -89,8 +89,8 @@ struct DeviceSpec {
 
   Address address;
   bool multifunction = false;
-  size_t parent = 0;      // index of the bridge, with `behind`
-  uint8_t secondary = 0;  // of a bridge: the bus behind it, and the last one further on
+  size_t parent = 0;      // the index of the bridge, with `behind`
+  uint8_t secondary = 0;  // of a bridge: the bus directly behind it, and the last bus behind it
   uint8_t subordinate = 0;
   uint16_t requesterId = 0;
   size_t unit = 0;
@@ -99,7 +99,7 @@ struct DeviceSpec {
   std::array<uint64_t, 6> placed{};
 
   [[nodiscard]] const devices::Description& description() const { return model->description(); }
-  // What its isolation depends on; `bridge` is not filled.
+  // The properties that decide its isolation; `bridge` is not filled.
   [[nodiscard]] Isolation isolation() const;
   // Throws std::invalid_argument: "line 4: Expected X for devices[2].field but received Y".
   [[noreturn]] void refuse(std::string_view field, std::string_view expected,
@@ -114,7 +114,7 @@ struct Topology {
 
 // Throws std::invalid_argument, with the line and what was expected.
 [[nodiscard]] Topology readTopology(std::string_view json, const Catalogue& models);
-// One device of a topology with so many `iommus`. In errors it is "device".
+// Reads one device, for a machine that has `iommus` IOMMUs. Errors call it "device".
 [[nodiscard]] DeviceSpec readDevice(std::string_view json, size_t iommus, const Catalogue& models);
 
 }  // namespace vfio::soft::topology

@@ -1,4 +1,4 @@
-// The bus's files that bind and probe, the drivers, and which functions they are bound to.
+// The files of the PCI bus and its drivers: bind, unbind, probe, and links to the functions that are bound.
 #pragma once
 
 #include "../driver.h"

@@ -15,7 +15,7 @@ using namespace pci;
 namespace {
 
 std::string resourceText(const Function& function) {
-  // The BARs, the ROM and the six of SR-IOV; a bridge's windows besides.
+  // Lines for six BARs, the ROM and the six BARs of SR-IOV; for a bridge, also its four windows.
   const size_t lines = function.isBridge() ? 17 : 13;
   std::string text;
   for (size_t i = 0; i < lines; ++i) {
@@ -85,7 +85,7 @@ Attribute driverOverride(Function& function) {
           store([&function](std::string_view text) {
             constexpr size_t pageSize = 4096;
             if (text.size() >= pageSize - 1) return -EINVAL;
-            // Text after a newline or a NUL is ignored; nothing left clears the override.
+            // Text after a newline or a NUL is ignored. An empty name clears the override.
             const auto name = text.substr(0, text.find_first_of(std::string_view("\n\0", 2)));
             function.driverOverride.reset();
             if (!name.empty()) function.driverOverride = std::string(name);
@@ -221,7 +221,7 @@ void FunctionFiles::addSriov(Function& function, SetVirtual set) {
   addText(tree_, path + "/sriov_offset", format("%u\n", sriov.spec.offset));
   addText(tree_, path + "/sriov_stride", format("%u\n", sriov.spec.stride));
   addText(tree_, path + "/sriov_vf_device", format("%x\n", sriov.spec.description.device));
-  addText(tree_, path + "/sriov_vf_total_msix", "0\n");  // no driver here gives them out
+  addText(tree_, path + "/sriov_vf_total_msix", "0\n");  // no driver here distributes MSI-X vectors
   tree_.attribute(path + "/sriov_drivers_autoprobe", {[&sriov](std::string& text) {
                                                         text = sriov.autoprobe ? "1\n" : "0\n";
                                                         return 0;

@@ -1,4 +1,4 @@
-// PCI functions: their attributes, config space and links, and the files of SR-IOV.
+// The files of PCI functions: attributes, config space, links, and the files of SR-IOV.
 #pragma once
 
 #include <functional>
@@ -17,7 +17,8 @@ class FunctionFiles {
 
   void addFunction(Function& function);
   void removeFunction(Function& function);
-  // Of a physical function: what writing the number of its virtual ones does is 0 or -errno.
+  // The files of a physical function. `set` is called when the number of its virtual functions is written: 0
+  // or -errno.
   using SetVirtual = std::function<int(Function&, unsigned)>;
   void addSriov(Function& function, SetVirtual set);
   void addVirtual(Function& function, unsigned index);

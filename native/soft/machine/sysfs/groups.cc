@@ -56,7 +56,8 @@ void GroupFiles::addGroup(iommu::Group& group) {
                                                },
                                                nullptr});
   if (group.by != iommu::Confinement::iommu) {
-    // One that VFIO made up has no domain of the kernel's. The name is that of mediated devices' too.
+    // A group that VFIO has made has no domain of the kernel's. Groups of mediated devices have the same
+    // name.
     addText(tree_, path + "/name", "vfio-noiommu\n");
     tree_.attribute(path + "/type", {[](std::string& text) {
                                        text = "unknown\n";
@@ -75,7 +76,7 @@ void GroupFiles::addGroup(iommu::Group& group) {
                                      const bool known = wanted == "identity" || wanted == "DMA" ||
                                                         wanted == "DMA-FQ" || wanted == "auto";
                                      if (!known) return -EINVAL;
-                                     // Only this step needs no new domain.
+                                     // The change from DMA to DMA-FQ needs no new domain; every other does.
                                      const bool easy = wanted == "DMA-FQ" && *type == "DMA";
                                      if (!easy && (group.owner != nullptr || group.kernelDrivers != 0)) {
                                        return -EPERM;

@@ -1,4 +1,4 @@
-// IOMMU groups, and the links between them and their members.
+// The files of IOMMU groups, and the links between groups and their members.
 #pragma once
 
 #include "../../iommu/endpoint.h"
@@ -13,7 +13,7 @@ class GroupFiles {
 
   void addGroup(iommu::Group& group);
   void removeGroup(const iommu::Group& group);
-  // The links between a function and its group.
+  // Add and remove the links between a function and its group.
   void enterGroup(const pci::Function& function);
   void leaveGroup(const pci::Function& function);
 

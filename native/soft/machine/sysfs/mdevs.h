@@ -1,4 +1,4 @@
-// Mediated devices, and the functions that they are made of.
+// The files of mediated devices and of their parents.
 #pragma once
 
 #include <functional>
@@ -13,11 +13,11 @@ class MdevFiles {
  public:
   MdevFiles(Tree& tree, GroupFiles& groups) : tree_(tree), groups_(groups) {}
 
-  // A function whose driver makes mediated devices of it.
+  // Adds the files of a parent: a function of which its driver makes mediated devices.
   void addMdevParent(const pci::Function& parent);
   void removeMdevParent(const pci::Function& parent);
-  // A mediated device, which is in its group already. `remove` is what its file of that name does: 0 or
-  // -errno.
+  // Adds the files of a mediated device, which is in its group already. `remove` is called when its file of
+  // that name is written: 0 or -errno.
   void addMdev(pci::Function& mdev, const pci::Function& parent, std::function<int()> remove);
   void removeMdev(const pci::Function& mdev, const pci::Function& parent);
 

@@ -7,7 +7,7 @@ namespace vfio::soft::machine::sysfs {
 
 namespace {
 
-// As a table of mounts has a name: what parts its columns goes by its number.
+// A name as the table of mounts has it: characters that separate columns are written as octal numbers.
 std::string escaped(const std::string& name) {
   std::string text;
   for (const char letter : name) {
@@ -61,7 +61,8 @@ void SystemFiles::addSystem(const topology::SystemSpec& system, Parameters& para
                      limit = static_cast<uint32_t>(wanted);
                      return 0;
                    })});
-  // What else Linux 6.12 shows of these modules. Nothing here goes by it, so it can't be changed.
+  // The other files that Linux 6.12 has for these modules. They have no effect here, so they can't be
+  // written.
   addText(tree_, "/sys/module/vfio/version", "0.3\n");
   addText(tree_, "/sys/module/" + type1 + "/version", "0.2\n");
   addText(tree_, "/sys/module/" + type1 + "/parameters/disable_hugepages", "N\n");

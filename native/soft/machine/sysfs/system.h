@@ -1,5 +1,5 @@
-// The kernel around the machine: command line, mounts, routes, parameters of modules, IOMMUs, and what the
-// host's drivers make of their devices (disks, network interfaces).
+// The files of the machine's kernel: command line, mounts, routes, parameters of modules, IOMMUs, and the
+// disks and network interfaces that host drivers make of their devices.
 #pragma once
 
 #include <map>
@@ -21,7 +21,8 @@ class SystemFiles {
   // The command line, the mounts, and the parameters of modules, which the command line may have set.
   void addSystem(const topology::SystemSpec& system, Parameters& parameters);
   void addUnit(const iommu::Unit& unit);
-  // The disk or interface of a host driver, and where it is mounted or leads to.
+  // Shows or removes the disk and the interface that a host driver makes, with the disk's mount and the
+  // interface's route.
   void showUse(pci::Function& function, bool shown);
 
  private:

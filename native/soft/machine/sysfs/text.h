@@ -1,5 +1,5 @@
-// What the files of sysfs have in common: how their texts are made and read. Formats are the kernel's, to the
-// byte, since tools parse them.
+// Writes and reads the texts of sysfs files. The formats are those of the kernel, byte for byte, since tools
+// parse them.
 #pragma once
 
 #include <array>
@@ -29,17 +29,17 @@ std::string format(const char* pattern, Values... values) {
   return text.data();
 }
 
-// A store function out of one that gives 0 or -errno.
+// Makes a store function from a function that returns 0 or -errno.
 template <typename Function>
 std::function<int64_t(std::string_view)> store(Function function) {
   return [function](std::string_view text) -> int64_t { return function(text); };
 }
 
-// A whole number as the kernel reads it: decimal, octal or hexadecimal, with a plus before it or a newline
-// after it at most. 0, -EINVAL: it is none, or -ERANGE: it is larger than `most`.
+// Reads a whole number as the kernel does: decimal, octal or hexadecimal, perhaps with a plus before it and a
+// newline after it. 0, -EINVAL: it is no number, or -ERANGE: it is larger than `most`.
 [[nodiscard]] int number(std::string_view text, uint64_t most, uint64_t& value);
 
-// A yes or a no, of which the kernel reads no more than it has to.
+// Reads a yes or a no. Like the kernel, it looks only at the first letters.
 [[nodiscard]] std::optional<bool> yesOrNo(std::string_view text);
 [[nodiscard]] std::function<int64_t(std::string_view)> storeFlag(bool& flag);
 

@@ -39,7 +39,7 @@ void VfioFiles::removeVfioGroup(const std::string& name) {
   tree_.remove("/sys/devices/virtual/vfio/" + name);
 }
 
-// Has its device a file of its own? Those without an IOMMU have none.
+// Whether the device has a character device of its own. A device without an IOMMU has none.
 bool VfioFiles::hasNode(const pci::Function& function) const {
   return deviceNodes_ && function.host.since(6, 6) && function.endpoint->group.by != iommu::Confinement::none;
 }

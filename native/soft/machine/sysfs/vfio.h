@@ -1,4 +1,4 @@
-// The devices and groups of VFIO, with their nodes in /dev/vfio.
+// The files of VFIO's devices and groups, with their nodes in /dev/vfio.
 #pragma once
 
 #include <map>
@@ -12,14 +12,14 @@ namespace vfio::soft::machine::sysfs {
 
 class VfioFiles {
  public:
-  // `deviceNodes`: this kernel gives devices nodes of their own.
+  // `deviceNodes`: whether this kernel gives devices nodes of their own.
   VfioFiles(Tree& tree, bool deviceNodes) : tree_(tree), deviceNodes_(deviceNodes) {}
 
   void addVfio(pci::Function& function, unsigned index, Opener open);
   void removeVfio(pci::Function& function, unsigned index);
-  // The device can't be opened any more, and is still there.
+  // Removes the files of a device that still exists, so that it can't be opened any more.
   void hideVfio(pci::Function& function, unsigned index);
-  // The VFIO group of that name: "7".
+  // Adds the VFIO group of that name, such as "7".
   void addVfioGroup(const std::string& name, Opener open);
   void removeVfioGroup(const std::string& name);
 
@@ -29,7 +29,7 @@ class VfioFiles {
   Tree& tree_;
   const bool deviceNodes_;
   Numbers minors_;
-  std::map<std::string, unsigned> groupMinors_;  // of VFIO groups, by name
+  std::map<std::string, unsigned> groupMinors_;  // the minor numbers of VFIO groups, by name
 };
 
 }  // namespace vfio::soft::machine::sysfs
