@@ -11,8 +11,8 @@ export default defineConfig({
     pool: 'forks',
     execArgv: ['--expose-gc'],
     setupFiles: ['./test/support/dropped.ts'],
-    testTimeout: guest ? 60_000 : 10_000,
-    hookTimeout: guest ? 60_000 : 10_000,
+    testTimeout: guest ? 60_000 : 30_000,
+    hookTimeout: guest ? 60_000 : 30_000,
     // One machine, one set of devices: on a real kernel the files take turns. They share one process there, because
     // starting one takes 6 seconds.
     fileParallelism: !guest,
