@@ -16,6 +16,7 @@ import { grant } from './grant.ts';
 import { list } from './list.ts';
 import type { Printer } from './print.ts';
 import { printer } from './print.ts';
+import { registers } from './registers.ts';
 
 /**
  * The surroundings of the command: host and output. A software host lives in one process only: to run several commands on the
@@ -124,6 +125,18 @@ export async function main(args: readonly string[], around: Surroundings): Promi
         grant(host, print, bdf, options),
       ),
     );
+  program
+    .command('registers')
+    .description('the register maps that a module exports, as tables')
+    .argument('<module>', 'a file that Node can import')
+    .action(async (file: string) => {
+      const print = printer(around, program.opts<Options>().json ?? false);
+      try {
+        status = await registers(print, file);
+      } catch (error) {
+        status = failed(error, print);
+      }
+    });
   program
     .command('completion')
     .description('a script that completes this command in a shell')

@@ -44,6 +44,22 @@ export { Iommufd, type IommufdFeature } from './iommufd/iommufd.ts';
 export { HwQueue, Vdevice, VeventQueue, Viommu, type ViommuType } from './iommufd/viommu.ts';
 export { DmaBuffer, type MemorySlice } from './memory/dma-buffer.ts';
 export type { DmaSpace, MapOptions, Mapping } from './memory/dma-space.ts';
+export type { RegisterAccessor, RegisterAccessors } from './registers/accessor.ts';
+export { RegisterBank, type RegisterBankHandlers, type RegisterHandlers } from './registers/register-bank.ts';
+export {
+  type FieldDescription,
+  type FieldValues,
+  type RegisterAccess,
+  type RegisterDescription,
+  type RegisterLayout,
+  RegisterMap,
+  type RegisterRow,
+  type RegisterValue,
+  type RegisterWidth,
+  registers,
+} from './registers/register-map.ts';
+export type { Registers } from './registers/registers.ts';
+export { view } from './registers/view.ts';
 export type { HostCheck, HostReport } from './system/doctor/report.ts';
 export type { BindOptions } from './system/driver-change.ts';
 export type { Cause, Finding } from './system/explain/causes.ts';
@@ -63,4 +79,3 @@ export {
 export { Group } from './vfio/group.ts';
 export { Interrupt, type Interrupts, Irq } from './vfio/irq.ts';
 export { MappedRegion, Region } from './vfio/region.ts';
-export type { Registers } from './vfio/registers.ts';

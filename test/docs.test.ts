@@ -3,7 +3,7 @@
  * without any change. The word after the language says what is done with a block:
  *
  *   js example, ts example   a program; prints what follows `//=>` in it. TypeScript is compiled first, for Node 20
- *   json NAME                the file NAME, for the commands of the page
+ *   json NAME, js NAME       the file NAME, for the programs and commands of the page
  *   console                  commands (`$ ...`) and what they print
  *   sh install, guest, ...   not run here, for the reason in NOT_RUN; scripts and files that it names exist
  *   text                     no code
@@ -51,6 +51,10 @@ function blocksOf(text: string): Block[] {
     },
   );
 }
+
+/** Is the block a file of the reader's folder? */
+const isFile = (language: string, word: string) =>
+  (language === 'json' && /^[\w-]+\.json$/.test(word)) || (language === 'js' && /^[\w-]+\.mjs$/.test(word));
 
 /** The folder of a new user: the package is in node_modules, and its commands are in node_modules/.bin. */
 function makeApp(): string {
@@ -118,7 +122,7 @@ describe.each(pages)('%s', (page) => {
   if (page === 'docs/preload.md') needsCompiler();
   beforeAll(() => {
     for (const { language, word, body } of blocks)
-      if (language === 'json' && word !== '') writeFileSync(join(app, word), body);
+      if (isFile(language, word)) writeFileSync(join(app, word), body);
   });
 
   test('every link leads to a file of the package, and every block says what it is', () => {
@@ -126,7 +130,7 @@ describe.each(pages)('%s', (page) => {
     expect(links.filter((link) => !existsSync(join(root, page, '..', link)))).toEqual([]);
     const known = ({ language, word }: Block) =>
       (['js', 'ts'].includes(language) && word === 'example') ||
-      (language === 'json' && /^[\w-]+\.json$/.test(word)) ||
+      isFile(language, word) ||
       (language === 'sh' && word in NOT_RUN) ||
       (['console', 'text'].includes(language) && word === '');
     expect(blocks.filter((block) => !known(block))).toEqual([]);

@@ -11,7 +11,7 @@ import { integer, options, refusal, type U64Like, u64 } from '../base/check.ts';
 import { withWords } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
 import { alive, fileOf, Handle } from '../handles/handle.ts';
-import type { Registers } from './registers.ts';
+import type { Registers } from '../registers/registers.ts';
 
 /**
  * A region of a device. Each access is one `pread` or `pwrite` on the device's file; offsets are bytes from the start of
