@@ -1,6 +1,6 @@
 /** The baselines in C++: bench/native. */
 import { fileURLToPath } from 'node:url';
-import type { NativeFile } from '../lib/addon/native.ts';
+import type { NativeIommufd } from '../lib/addon/files.ts';
 
 /** A thread that signals an eventfd a little after it was asked to. */
 interface Bell {
@@ -34,7 +34,7 @@ interface Addon {
   loads(words: Uint32Array, times: number, first: number): number;
   stores(words: Uint32Array, times: number, first: number): number;
   mapUnmap(
-    file: NativeFile,
+    file: NativeIommufd,
     ioas: number,
     address: bigint,
     length: number,

@@ -6,7 +6,7 @@
  * what the kernel still needs then goes when the iommufd does.
  */
 
-import type { NativeObject } from '../addon/native.ts';
+import type { NativeObject } from '../addon/files.ts';
 import { VfioError, withWords } from '../base/errors.ts';
 import { type OURS, ours } from '../base/private.ts';
 import { alive, childrenOf, disposedError, Handle } from '../handles/handle.ts';

@@ -1,6 +1,6 @@
 /** Words for failed calls about page tables, queues and virtual IOMMUs, and for what a kernel is too old for. */
 
-import type { NativeFile } from '../addon/native.ts';
+import type { NativeFile } from '../addon/files.ts';
 import type { VfioError, Words } from '../base/errors.ts';
 
 /** The release that a request came with. */

@@ -5,12 +5,13 @@
  * keep the kernel's side of it until they are closed.
  */
 
-import { type NativeFile, native } from '../addon/native.ts';
+import type { NativeIommufd } from '../addon/files.ts';
+import { native } from '../addon/native.ts';
 import type { HwInfo } from '../addon/records.ts';
 import { flag, integer, oneOf, options, refusal } from '../base/check.ts';
 import { explained } from '../base/errors.ts';
 import { OURS } from '../base/private.ts';
-import { alive, type Handle, instance, keepFile, made } from '../handles/handle.ts';
+import { alive, type Handle, instance, made } from '../handles/handle.ts';
 import {
   differs,
   forgetIn,
@@ -56,14 +57,13 @@ declare module '../handles/iommufd-file.ts' {
 
 /** An open /dev/iommu (Linux 6.2). */
 export class Iommufd extends IommufdFile {
-  readonly #file: NativeFile;
+  readonly #file: NativeIommufd;
   /** The compatibility IOAS, as far as is known: kept, since requests reach it without its handle. */
   #compat: Ioas | undefined;
 
-  constructor(key: typeof OURS, parent: Handle | undefined, file: NativeFile) {
-    super(key, 'Iommufd', parent, [file], (self: Iommufd) => self.#release());
+  constructor(key: typeof OURS, parent: Handle | undefined, file: NativeIommufd) {
+    super(key, 'Iommufd', parent, file, (self: Iommufd) => self.#release());
     this.#file = file;
-    keepFile(this, 'Iommufd', file);
   }
 
   /**

@@ -8,12 +8,13 @@
  */
 
 import { constants } from 'node:os';
-import type { NativeContainerCalls, NativeFile } from '../addon/native.ts';
+import type { NativeContainer } from '../addon/files.ts';
+import type { NativeContainerCalls } from '../addon/memory.ts';
 import type { ContainerInfo, IovaRange } from '../addon/records.ts';
 import { flag, known, oneOf, options, refusal, type U64Like, u64 } from '../base/check.ts';
 import { explained, VfioError, type Words, withWords } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
-import { alive, disposedError, Handle, keepFile } from '../handles/handle.ts';
+import { alive, disposedError, FileHandle, type Handle } from '../handles/handle.ts';
 import { type HandleClasses, type IommufdFile, iommufdOf } from '../handles/iommufd-file.ts';
 import {
   type AddressSpace,
@@ -60,7 +61,7 @@ export interface Over {
 
 /** By a container's requests, which work on its own space or on the iommufd's compatibility IOAS of the moment. */
 function wayOf(
-  file: NativeFile,
+  file: NativeContainer,
   calls: NativeContainerCalls,
   own: Type1Space | undefined,
   over: Over | undefined,
@@ -91,9 +92,9 @@ export let leftBy: (container: Container, group: () => GroupFacts | undefined) =
  * bytes, multiples of the smallest page. One of its own takes requests once a group has joined it ({@link
  * Group.setContainer}) and {@link setIommu} was called: EINVAL before.
  */
-export class Container extends Handle implements DmaSpace {
+export class Container extends FileHandle<NativeContainer> implements DmaSpace {
   readonly #over: Over | undefined;
-  readonly #file: NativeFile;
+  readonly #file: NativeContainer;
   /** How requests reach its address space. */
   readonly #way: Way;
   /** Its own address space; undefined: the iommufd's. */
@@ -112,16 +113,15 @@ export class Container extends Handle implements DmaSpace {
   }
 
   /** Over an iommufd, with its file; undefined: of its own. */
-  constructor(key: typeof OURS, parent: Handle, file: NativeFile, over: Over | undefined) {
+  constructor(key: typeof OURS, parent: Handle, file: NativeContainer, over: Over | undefined) {
     ours(key, 'Container');
     const calls = file.containerCalls(over === undefined);
     // The file is closed by the iommufd or, forgotten, with the space.
-    super(key, 'Container', parent, [], (self: Container) => self.#release());
+    super(key, 'Container', parent, file, [], (self: Container) => self.#release());
     this.#over = over;
     this.#file = file;
     this.#own = over ? undefined : new Type1Space(OURS, this, file, calls);
     this.#way = wayOf(file, calls, this.#own, over);
-    keepFile(this, 'Container', file);
   }
 
   /** The file descriptor: its own, or the iommufd's. Belongs to this object: don't close it. */
