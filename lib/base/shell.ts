@@ -2,7 +2,7 @@
 
 /**
  * What has no shape of its own, or another than it seems: control characters, marks of direction, separators of lines,
- * bytes of no text. (The addon does the same: native/soft/core/shown.cc.)
+ * bytes of no text. (The addon does the same: native/base/shown.cc.)
  */
 const UNSEEN = /[\p{C}\p{Zl}\p{Zp}\ufffd]/gu;
 
