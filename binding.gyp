@@ -19,7 +19,7 @@
       "target_name": "vfio_soft",
       "type": "static_library",
       "cflags_cc": ["-fPIC"],
-      "sources": ["<!@(find native/guard native/ledger native/soft -name '*.cc' | sort)"]
+      "sources": ["<!@(find native/base native/guard native/ledger native/soft -name '*.cc' | sort)"]
     },
     {
       "target_name": "vfio",
@@ -31,7 +31,7 @@
       "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_CPP_EXCEPTIONS_ALL", "NODE_ADDON_API_DISABLE_DEPRECATED",
                   "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS"],
       "ldflags": ["-Wl,-z,nodelete"],
-      # The addon's operators new are its own (native/soft/core/reserve.cc), but under a sanitizer, which has its own.
+      # The addon's operators new are its own (native/base/reserve.cc), but under a sanitizer, which has its own.
       "conditions": [["sanitize==0", { "ldflags": ["-Wl,-Bsymbolic-functions"] }]]
     }
   ],

@@ -1,6 +1,6 @@
 /** Loads the addon with the C++ baselines (bench/native), and declares its types. */
 import { fileURLToPath } from 'node:url';
-import type { NativeFile } from '../lib/addon/native.ts';
+import type { NativeIommufd } from '../lib/addon/files.ts';
 
 /** A thread that signals an eventfd a short time after it was asked to. */
 interface Bell {
@@ -34,7 +34,7 @@ interface Addon {
   loads(words: Uint32Array, times: number, first: number): number;
   stores(words: Uint32Array, times: number, first: number): number;
   mapUnmap(
-    file: NativeFile,
+    file: NativeIommufd,
     ioas: number,
     address: bigint,
     length: number,

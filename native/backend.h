@@ -46,9 +46,14 @@ enum class FileKind {
   eventQueue,
 };
 
+class Controls;
+
 class Backend {
  public:
   virtual ~Backend() = default;
+
+  // The controls of a software host (controls.h). Null: this is the kernel, whose devices are real.
+  [[nodiscard]] virtual Controls* controls() { return nullptr; }
 
   // Files. Descriptors are real on both implementations: they can be polled, passed on and compared.
   [[nodiscard]] virtual int open(const char* path, int flags) = 0;

@@ -91,6 +91,14 @@ test('only lib/host asks which backend it is', () => {
   expect(elsewhere.filter((path) => asks.test(read(path)))).toEqual([]);
 });
 
+test('only native/binding/hosts.cc knows the software host: the rest of the addon knows the seam', () => {
+  const addon = files.filter((path) => path.startsWith('native/binding/'));
+  const users = addon.filter((path) =>
+    importsOf(path, read(path)).some((to) => to.startsWith('native/soft/')),
+  );
+  expect(users).toEqual(['native/binding/hosts.cc']);
+});
+
 test('every file that a comment or a page of docs/ names is there', () => {
   const named =
     /(?<![\w./-])(?:lib|native|test|docs|cli|bin|bench|examples)\/[\w./-]+\.(?:ts|cc|h|md|mjs|sh)\b/g;

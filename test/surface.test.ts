@@ -134,7 +134,8 @@ test('no class that can be reached makes an object for a caller without the key'
   needs(ctx, { backends: ['software'], because: 'the classes are the same on both' });
   const all = (await reachable()).classes;
   // Programs may make these themselves.
-  for (const name of ['VfioError', 'RegisterBank', 'registers', 'view']) expect(all.delete(name), name).toBe(true);
+  for (const name of ['VfioError', 'RegisterBank', 'registers', 'view'])
+    expect(all.delete(name), name).toBe(true);
   const made = [...all].filter(([, each]) => {
     try {
       Reflect.construct(each, [undefined, undefined, undefined, undefined, undefined]);

@@ -2,7 +2,7 @@
 
 /**
  * Characters that are invisible, or that make a text look different from what it is: control characters, marks of direction,
- * line separators, and the replacement of bytes that are not UTF-8. The addon escapes the same: native/soft/core/shown.cc.
+ * line separators, and the replacement of bytes that are not UTF-8. The addon escapes the same: native/base/shown.cc.
  */
 const UNSEEN = /[\p{C}\p{Zl}\p{Zp}\ufffd]/gu;
 

@@ -8,11 +8,11 @@
  * Native objects own the descriptors, and close them at the latest when the environment (main thread or worker) ends.
  */
 
-import type { NativeFile } from '../addon/native.ts';
+import type { NativeFile } from '../addon/files.ts';
 import { refusal } from '../base/check.ts';
 import { stackOf } from '../base/errors.ts';
 import { ownOf } from '../base/own.ts';
-import { type OURS, ours, remembered } from '../base/private.ts';
+import { type OURS, ours } from '../base/private.ts';
 
 /** A native object that is disposed when its handle was collected undisposed. */
 interface Releasable {
@@ -61,23 +61,6 @@ export function disposedError(kind: string): Error & { code: string } {
   return Object.assign(new Error(`The ${kind} was used after it was disposed`), {
     code: 'ERR_VFIO_DISPOSED',
   });
-}
-
-const files = remembered<{ file: NativeFile; kind: string }>();
-
-/**
- * The open file of a handle; throws ERR_VFIO_DISPOSED if it is disposed. For this package's own modules: no program may get
- * hold of a file, whose calls trust the addresses that they are given.
- */
-export function fileOf(handle: Handle): NativeFile {
-  const held = files.get(handle);
-  if (held === undefined || handle.disposed) throw disposedError(held?.kind ?? 'handle');
-  return held.file;
-}
-
-/** Records the file that {@link fileOf} returns for a handle. */
-export function keepFile(handle: Handle, kind: string, file: NativeFile): void {
-  files.set(handle, { file, kind });
 }
 
 /** Whether the constructor of Handle made this object. An object that only has the prototype is no handle. */
@@ -184,6 +167,37 @@ export abstract class Handle implements Disposable {
     for (const parent of this.#parents) parent.#children.delete(this.#self);
     forgotten.unregister(this.#self);
     (this.#release as (self: this) => void)(this);
+  }
+}
+
+/**
+ * The open file of a handle; throws ERR_VFIO_DISPOSED if it is disposed. For this package's own modules: no program may get
+ * hold of a file, whose calls trust the addresses that they are given.
+ */
+export let fileOf: <File extends NativeFile>(handle: FileHandle<File>) => File;
+
+/** A handle of an open file. `File` is the type of the kind that the file has. */
+export abstract class FileHandle<File extends NativeFile = NativeFile> extends Handle {
+  readonly #file: File;
+
+  static {
+    fileOf = (handle) => {
+      alive(handle);
+      return handle.#file;
+    };
+  }
+
+  /** `resources` and `release`: as for a {@link Handle}. */
+  protected constructor(
+    key: typeof OURS,
+    kind: string,
+    parents: Handle | readonly Handle[] | undefined,
+    file: File,
+    resources: readonly Releasable[],
+    release: (self: never) => void,
+  ) {
+    super(key, kind, parents, resources, release);
+    this.#file = file;
   }
 }
 

@@ -6,11 +6,11 @@
  */
 
 import type { NativeHost } from '../addon/native.ts';
-import { fileOf, type Handle } from './handle.ts';
+import { type FileHandle, fileOf, type Handle } from './handle.ts';
 
 /** A handle, and the device or the group that it has open. */
 interface Hold {
-  readonly handle: WeakRef<Handle>;
+  readonly handle: WeakRef<FileHandle>;
   /** In words: 'VfioDevice 0000:00:10.0'. */
   readonly name: string;
   /** The device: its address if that is known, and the group that it was opened by. */
@@ -35,13 +35,13 @@ export interface Wanted {
 const holds = new Set<Hold>();
 
 /** @internal Records that a device was opened, perhaps by its group. Returns the function to call when it is closed. */
-export function holdDevice(handle: Handle, bdf: string | null, group: Handle | undefined): () => void {
+export function holdDevice(handle: FileHandle, bdf: string | null, group: Handle | undefined): () => void {
   const by = group === undefined ? undefined : new WeakRef(group);
   return hold({ handle: new WeakRef(handle), name: `VfioDevice ${bdf ?? ''}`, device: { bdf, group: by } });
 }
 
 /** @internal Records that a group was opened. Returns the function to call when it is closed. */
-export function holdGroup(handle: Handle, group: number): () => void {
+export function holdGroup(handle: FileHandle, group: number): () => void {
   return hold({ handle: new WeakRef(handle), name: `Group ${group}`, group });
 }
 

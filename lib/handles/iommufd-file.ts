@@ -4,10 +4,10 @@
  * Life: an IommufdFile refers weakly to the devices that were bound to it, and to the handles of its objects, by id. Iommufd
  * is the only class that extends IommufdFile, and VfioDevice the only one that extends IommufdDevice.
  */
-import type { NativeFile } from '../addon/native.ts';
+import type { NativeDevice, NativeIommufd } from '../addon/files.ts';
 import { refusal } from '../base/check.ts';
 import type { OURS } from '../base/private.ts';
-import { fileOf, Handle, isHandle, livingChildren } from './handle.ts';
+import { FileHandle, fileOf, type Handle, isHandle, livingChildren } from './handle.ts';
 
 /**
  * The types of classes in higher folders that getters in lower folders return. Each class adds itself, in its own file. So
@@ -39,7 +39,7 @@ export let usersOf: (iommufd: IommufdFile, id: number, handle: Handle | undefine
 let enter: (iommufd: IommufdFile, device: IommufdDevice) => void;
 
 /** The open file of an iommufd. */
-export abstract class IommufdFile extends Handle {
+export abstract class IommufdFile extends FileHandle<NativeIommufd> {
   readonly #objects = new Map<number, WeakRef<ObjectHandle>>();
   readonly #devices = new Set<WeakRef<IommufdDevice>>();
 
@@ -48,10 +48,10 @@ export abstract class IommufdFile extends Handle {
     key: typeof OURS,
     kind: string,
     parent: Handle | undefined,
-    resources: readonly { dispose(): void }[],
+    file: NativeIommufd,
     release: (self: never) => void,
   ) {
-    super(key, kind, parent, resources, release);
+    super(key, kind, parent, file, [file], release);
   }
 
   static {
@@ -114,7 +114,7 @@ export let bindingOf: (device: IommufdDevice) => Binding;
 export let bound: (device: IommufdDevice, iommufd: IommufdFile, id: number) => void;
 
 /** A device that can be bound to an iommufd. */
-export abstract class IommufdDevice extends Handle {
+export abstract class IommufdDevice extends FileHandle<NativeDevice> {
   readonly #binding: Binding;
 
   static {
@@ -130,11 +130,11 @@ export abstract class IommufdDevice extends Handle {
     key: typeof OURS,
     kind: string,
     parent: Handle | undefined,
-    file: NativeFile,
+    file: NativeDevice,
     bdf: string | null,
     release: (self: never) => void,
   ) {
-    super(key, kind, parent, [file], release);
+    super(key, kind, parent, file, [file], release);
     this.#binding = { bdf, iommufd: undefined, id: null, spaces: new Map() };
   }
 }

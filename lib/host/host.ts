@@ -5,7 +5,8 @@
  * is disposed and every file that was opened on it is closed.
  */
 import { existsSync } from 'node:fs';
-import { type NativeFile, type NativeHost, type NativeKind, native } from '../addon/native.ts';
+import type { NativeFiles, NativeGroup } from '../addon/files.ts';
+import { type NativeHost, native } from '../addon/native.ts';
 import { deviceName, flag, integer, known, oneOf, options, refusal, text, UUID } from '../base/check.ts';
 import { VfioError, withWords } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
@@ -283,7 +284,7 @@ export class Host extends Handle implements Opener {
     const sysfs = () => this.groups().find((each) => each.id === id);
     const noIommu = unsafe && (sysfs()?.noIommu ?? false);
     const path = `/dev/vfio/${noIommu ? 'noiommu-' : ''}${id}`;
-    let file: NativeFile;
+    let file: NativeGroup;
     try {
       file = this.#native.open(path, 'group', false);
     } catch (error) {
@@ -325,7 +326,7 @@ export class Host extends Handle implements Opener {
     this.disposed ? null : new PciDevice(OURS, this.#native, bdf).group;
 
   /** `checked`: the program gave the path, so that the kind of the file has to be checked. */
-  #open(path: string, kind: NativeKind, checked = false): NativeFile {
+  #open<Kind extends keyof NativeFiles>(path: string, kind: Kind, checked = false): NativeFiles[Kind] {
     try {
       return this.#native.open(path, kind, checked);
     } catch (error) {

@@ -7,7 +7,7 @@
  * 'invalid'.
  */
 
-import type { NativeFile, NativeObject } from '../addon/native.ts';
+import type { NativeFaultQueue, NativeObject } from '../addon/files.ts';
 import type { IoPageFault } from '../addon/records.ts';
 import { oneOf, refusal } from '../base/check.ts';
 import { explained } from '../base/errors.ts';
@@ -39,10 +39,10 @@ interface Group {
  * device waits for the response.
  */
 export class FaultQueue extends RecordQueue<IoPageFault> {
-  readonly #records: NativeFile;
+  readonly #records: NativeFaultQueue;
   readonly #groups = new Map<number, Group>();
 
-  constructor(key: typeof OURS, iommufd: IommufdFile, object: NativeObject, records: NativeFile) {
+  constructor(key: typeof OURS, iommufd: IommufdFile, object: NativeObject, records: NativeFaultQueue) {
     super(key, 'FaultQueue', iommufd, [iommufd], object, records, () => this.#read());
     this.#records = records;
   }

@@ -6,7 +6,7 @@
  * or its parent is disposed; while a device is attached to it, disposing it fails with EBUSY.
  */
 
-import type { NativeFile, NativeObject } from '../addon/native.ts';
+import type { NativeIommufd, NativeObject } from '../addon/files.ts';
 import { array, flag, integer, oneOf, options, refusal, type U64Like, u64 } from '../base/check.ts';
 import { explained } from '../base/errors.ts';
 import type { OURS } from '../base/private.ts';
@@ -100,7 +100,7 @@ export function dataFields(given: HwptData): { format: HwptData['type']; fields:
 
 /** IOMMU_HWPT_INVALIDATE, on a page table or a virtual IOMMU. */
 export function invalidate<T extends keyof Invalidations>(
-  file: NativeFile,
+  file: NativeIommufd,
   on: { readonly id: number },
   type: T,
   entries: readonly Invalidations[T][],
@@ -131,13 +131,13 @@ export function invalidate<T extends keyof Invalidations>(
 
 /** A page table of an iommufd (IOMMU_HWPT_ALLOC, Linux 6.6): what {@link VfioDevice.attach} takes besides an {@link Ioas}. */
 export class Hwpt extends IommufdObject {
-  readonly #file: NativeFile;
+  readonly #file: NativeIommufd;
 
   constructor(
     key: typeof OURS,
     iommufd: IommufdFile,
     parents: readonly Handle[],
-    file: NativeFile,
+    file: NativeIommufd,
     object: NativeObject,
   ) {
     super(key, 'Hwpt', iommufd, parents, object);

@@ -7,7 +7,8 @@
  * is disposed, but everything in it is unmapped when the last handle of this process is disposed.
  */
 import { constants } from 'node:os';
-import type { NativeFile, NativeSpace } from '../addon/native.ts';
+import type { NativeIommufd } from '../addon/files.ts';
+import type { NativeSpace } from '../addon/memory.ts';
 import type { IovaRange } from '../addon/records.ts';
 import { array, flag, integer, options, refusal, type U64Like, u64 } from '../base/check.ts';
 import { explained, VfioError, withWords } from '../base/errors.ts';
@@ -32,11 +33,11 @@ import { wordsForMissing } from './iommufd-words.ts';
  */
 export class Ioas extends AddressSpace {
   readonly #iommufd: IommufdFile;
-  readonly #file: NativeFile;
+  readonly #file: NativeIommufd;
   readonly #space: NativeSpace;
   readonly #id: number;
 
-  constructor(key: typeof OURS, iommufd: IommufdFile, file: NativeFile, made: NativeSpace) {
+  constructor(key: typeof OURS, iommufd: IommufdFile, file: NativeIommufd, made: NativeSpace) {
     ours(key, 'Ioas');
     super(key, 'Ioas', iommufd, made, made.calls(), file, 'IOMMU_IOAS_MAP');
     this.#iommufd = iommufd;

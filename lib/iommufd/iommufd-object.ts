@@ -6,7 +6,7 @@
  * destroyed when the kernel closes the iommufd.
  */
 
-import type { NativeObject } from '../addon/native.ts';
+import type { NativeObject } from '../addon/files.ts';
 import { VfioError, withWords } from '../base/errors.ts';
 import { type OURS, ours } from '../base/private.ts';
 import { alive, childrenOf, disposedError, Handle } from '../handles/handle.ts';

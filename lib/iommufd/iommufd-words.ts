@@ -1,6 +1,6 @@
 /** The reasons and hints of failed calls on page tables, queues and virtual IOMMUs, and of calls that an old kernel lacks. */
 
-import type { NativeFile } from '../addon/native.ts';
+import type { NativeFile } from '../addon/files.ts';
 import type { VfioError, Words } from '../base/errors.ts';
 
 /** The Linux release that introduced a request. */

@@ -5,12 +5,13 @@
  * file while devices are still bound to it, until they are closed.
  */
 
-import { type NativeFile, native } from '../addon/native.ts';
+import type { NativeIommufd } from '../addon/files.ts';
+import { native } from '../addon/native.ts';
 import type { HwInfo } from '../addon/records.ts';
 import { flag, integer, oneOf, options, refusal } from '../base/check.ts';
 import { explained } from '../base/errors.ts';
 import { OURS } from '../base/private.ts';
-import { alive, type Handle, instance, isHandle, keepFile } from '../handles/handle.ts';
+import { alive, type Handle, instance, isHandle } from '../handles/handle.ts';
 import {
   differs,
   forgetIn,
@@ -56,14 +57,13 @@ declare module '../handles/iommufd-file.ts' {
 
 /** An open /dev/iommu (Linux 6.2). */
 export class Iommufd extends IommufdFile {
-  readonly #file: NativeFile;
+  readonly #file: NativeIommufd;
   /** The last known compatibility IOAS. Referred to here, so that its handle is not collected while a container uses it. */
   #compat: Ioas | undefined;
 
-  constructor(key: typeof OURS, parent: Handle | undefined, file: NativeFile) {
-    super(key, 'Iommufd', parent, [file], (self: Iommufd) => self.#release());
+  constructor(key: typeof OURS, parent: Handle | undefined, file: NativeIommufd) {
+    super(key, 'Iommufd', parent, file, (self: Iommufd) => self.#release());
     this.#file = file;
-    keepFile(this, 'Iommufd', file);
   }
 
   /**

@@ -6,7 +6,8 @@
  * event loop polls the descriptor: there is no thread and no timer. Only a pending wait keeps the process alive.
  */
 
-import { type NativeFile, type NativeObject, type NativeWatch, native } from '../addon/native.ts';
+import type { NativeFile, NativeObject } from '../addon/files.ts';
+import { type NativeWatch, native } from '../addon/native.ts';
 import type { Signal } from '../base/check.ts';
 import { type OURS, ours } from '../base/private.ts';
 import { alive, disposedError, type Handle } from '../handles/handle.ts';
@@ -27,7 +28,7 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
   readonly #kind: string;
   readonly #records: NativeFile;
   /** Reads the records that are there; an empty array if there are none. */
-  readonly #read: (records: NativeFile) => T[];
+  readonly #read: () => T[];
   readonly #watch: NativeWatch;
   readonly #onReadable: () => void;
   readonly #waiters = new Waiters<T>('record');
@@ -41,7 +42,7 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
     parents: readonly Handle[],
     object: NativeObject,
     records: NativeFile,
-    read: (records: NativeFile) => T[],
+    read: () => T[],
   ) {
     ours(key, kind);
     // The native object refers weakly to its callback while no wait is pending; this object refers to it strongly.
@@ -74,7 +75,7 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
   /** The next record without waiting; null if there is none. */
   poll(): T | null {
     alive(this);
-    if (this.#ready.length === 0) this.#ready.push(...this.#read(this.#records));
+    if (this.#ready.length === 0) this.#ready.push(...this.#read());
     return this.#ready.shift() ?? null;
   }
 

@@ -6,7 +6,7 @@
  * is destroyed when it or its Viommu is disposed; a Vdevice also when its device is closed.
  */
 
-import type { NativeFile, NativeObject } from '../addon/native.ts';
+import type { NativeEventQueue, NativeIommufd, NativeObject } from '../addon/files.ts';
 import type { ViommuEvent } from '../addon/records.ts';
 import { integer, oneOf, options, type U64Like, u64 } from '../base/check.ts';
 import { explained } from '../base/errors.ts';
@@ -27,13 +27,13 @@ export class Viommu extends IommufdObject {
   readonly type: ViommuType;
   /** 'tegra241-cmdqv': the part of the iommufd to mmap, in bytes, to reach the virtual interface page. Null for others. */
   readonly mmap: { readonly offset: bigint; readonly length: bigint } | null;
-  readonly #file: NativeFile;
+  readonly #file: NativeIommufd;
 
   constructor(
     key: typeof OURS,
     iommufd: IommufdFile,
     parent: Hwpt,
-    file: NativeFile,
+    file: NativeIommufd,
     made: { object: NativeObject; mmap: { offset: bigint; length: bigint } | null },
     type: ViommuType,
   ) {
@@ -145,12 +145,10 @@ export class VeventQueue extends RecordQueue<ViommuEvent> {
     key: typeof OURS,
     iommufd: IommufdFile,
     viommu: Viommu,
-    made: { object: NativeObject; file: NativeFile },
+    made: { object: NativeObject; file: NativeEventQueue },
     type: ViommuType,
   ) {
-    super(key, 'VeventQueue', iommufd, [viommu], made?.object, made?.file, (records) =>
-      records.readEvents(type),
-    );
+    super(key, 'VeventQueue', iommufd, [viommu], made?.object, made?.file, () => made.file.readEvents(type));
     this.type = type;
   }
 }

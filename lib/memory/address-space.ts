@@ -9,8 +9,9 @@
  * or with its address space.
  */
 import { constants } from 'node:os';
+import type { NativeFile } from '../addon/files.ts';
 import { warnOfKeptMemory } from '../addon/kept-memory.ts';
-import type { NativeFile, NativeSpace, NativeSpaceCalls } from '../addon/native.ts';
+import type { NativeSpace, NativeSpaceCalls } from '../addon/memory.ts';
 import type { IovaRange } from '../addon/records.ts';
 import { options, plain, type U64Like, u64 } from '../base/check.ts';
 import { VfioError, type Words, withWords } from '../base/errors.ts';

@@ -6,7 +6,8 @@
  * drop an ArrayBuffer while a device writes to the memory.
  */
 
-import { type NativeMemory, native } from '../addon/native.ts';
+import type { NativeMemory } from '../addon/memory.ts';
+import { native } from '../addon/native.ts';
 import { integer, oneOf, options, refusal, type U64Like } from '../base/check.ts';
 import { OURS, ours, remembered } from '../base/private.ts';
 import { disposedError } from '../handles/handle.ts';

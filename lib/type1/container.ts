@@ -8,12 +8,13 @@
  */
 
 import { constants } from 'node:os';
-import type { NativeContainerCalls, NativeFile } from '../addon/native.ts';
+import type { NativeContainer } from '../addon/files.ts';
+import type { NativeContainerCalls } from '../addon/memory.ts';
 import type { ContainerInfo, IovaRange } from '../addon/records.ts';
 import { flag, known, oneOf, options, refusal, type U64Like, u64 } from '../base/check.ts';
 import { explained, VfioError, type Words, withWords } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
-import { alive, disposedError, Handle, keepFile } from '../handles/handle.ts';
+import { alive, disposedError, FileHandle, type Handle } from '../handles/handle.ts';
 import { type HandleClasses, type IommufdFile, iommufdOf } from '../handles/iommufd-file.ts';
 import {
   type AddressSpace,
@@ -60,7 +61,7 @@ export interface Over {
 
 /** Maps by a container's requests, which work on its own space, or on the IOAS that is the iommufd's compatibility IOAS then. */
 function wayOf(
-  file: NativeFile,
+  file: NativeContainer,
   calls: NativeContainerCalls,
   own: Type1Space | undefined,
   over: Over | undefined,
@@ -91,9 +92,9 @@ export let leftBy: (container: Container, group: () => GroupFacts | undefined) =
  * multiples of the smallest page. On /dev/vfio/vfio requests fail with EINVAL until a group has joined ({@link
  * Group.setContainer}) and {@link setIommu} was called.
  */
-export class Container extends Handle implements DmaSpace {
+export class Container extends FileHandle<NativeContainer> implements DmaSpace {
   readonly #over: Over | undefined;
-  readonly #file: NativeFile;
+  readonly #file: NativeContainer;
   /** The requests by which it maps and unmaps. */
   readonly #way: Way;
   /** Its own address space; undefined: it works on the iommufd's. */
@@ -112,16 +113,15 @@ export class Container extends Handle implements DmaSpace {
   }
 
   /** `over`: the iommufd that it works on, whose file is `file`; undefined: it is /dev/vfio/vfio. */
-  constructor(key: typeof OURS, parent: Handle, file: NativeFile, over: Over | undefined) {
+  constructor(key: typeof OURS, parent: Handle, file: NativeContainer, over: Over | undefined) {
     ours(key, 'Container');
     const calls = file.containerCalls(over === undefined);
     // The iommufd closes its file itself. The file of /dev/vfio/vfio is closed with the space if this is collected undisposed.
-    super(key, 'Container', parent, [], (self: Container) => self.#release());
+    super(key, 'Container', parent, file, [], (self: Container) => self.#release());
     this.#over = over;
     this.#file = file;
     this.#own = over ? undefined : new Type1Space(OURS, this, file, calls);
     this.#way = wayOf(file, calls, this.#own, over);
-    keepFile(this, 'Container', file);
   }
 
   /** The file descriptor: its own, or the iommufd's. It belongs to this object: don't close it. */

@@ -5,17 +5,18 @@
  * leaves: the kernel then takes the container's IOMMU away, and unmaps everything.
  */
 
-import type { NativeFile, NativeSpaceCalls } from '../addon/native.ts';
+import type { NativeContainer } from '../addon/files.ts';
+import type { NativeSpaceCalls } from '../addon/memory.ts';
 import type { IovaRange } from '../addon/records.ts';
 import { type OURS, ours } from '../base/private.ts';
 import { alive, type Handle } from '../handles/handle.ts';
 import { AddressSpace, EVERYTHING } from '../memory/address-space.ts';
 
 export class Type1Space extends AddressSpace {
-  readonly #file: NativeFile;
+  readonly #file: NativeContainer;
 
   /** `file` is closed if the space is collected undisposed, which happens together with its container. */
-  constructor(key: typeof OURS, container: Handle, file: NativeFile, calls: NativeSpaceCalls) {
+  constructor(key: typeof OURS, container: Handle, file: NativeContainer, calls: NativeSpaceCalls) {
     ours(key, 'Container');
     super(key, 'Container', container, file.containerSpace(), calls, file, 'VFIO_IOMMU_MAP_DMA', file);
     this.#file = file;

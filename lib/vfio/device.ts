@@ -7,12 +7,13 @@
  * and resets it.
  */
 
-import { type NativeFile, native } from '../addon/native.ts';
+import type { NativeDevice, NativeGroup } from '../addon/files.ts';
+import { native } from '../addon/native.ts';
 import { array, integer, known, oneOf, options, refusal } from '../base/check.ts';
 import { VfioError, type Words, withWords } from '../base/errors.ts';
 import { ownOf } from '../base/own.ts';
 import { OURS, ours } from '../base/private.ts';
-import { alive, fileOf, type Handle, instance, isHandle, keepFile } from '../handles/handle.ts';
+import { alive, fileOf, type Handle, instance, isHandle } from '../handles/handle.ts';
 import { holdDevice } from '../handles/holds.ts';
 import { bindingOf, bound, differs, IommufdDevice, iommufdOf } from '../handles/iommufd-file.ts';
 import { Hwpt } from '../iommufd/hwpt.ts';
@@ -83,7 +84,7 @@ export interface DeviceContext {
 
 /** A device that this program has opened (by its character device, Linux 6.6; by its group, Linux 3.6). */
 export class VfioDevice extends IommufdDevice {
-  readonly #file: NativeFile;
+  readonly #file: NativeDevice;
   readonly #context: DeviceContext | undefined;
   #closed: (() => void) | undefined;
   readonly #endHold: () => void;
@@ -95,7 +96,7 @@ export class VfioDevice extends IommufdDevice {
   constructor(
     key: typeof OURS,
     parent: Handle | undefined,
-    file: NativeFile,
+    file: NativeDevice,
     bdf: string | null,
     context?: DeviceContext,
   ) {
@@ -103,7 +104,6 @@ export class VfioDevice extends IommufdDevice {
     const kind = bdf === null ? 'VfioDevice' : `VfioDevice ${bdf}`;
     super(key, kind, parent, file, bdf, (self: VfioDevice) => self.#release());
     this.#file = file;
-    keepFile(this, kind, file);
     this.#context = context && ownOf(context);
     this.#endHold = holdDevice(this, bdf, parent instanceof GroupFile ? parent : undefined);
   }
@@ -320,7 +320,7 @@ export class VfioDevice extends IommufdDevice {
    */
   hotResetInfo(): HotResetFunction[] {
     alive(this);
-    let answer: ReturnType<NativeFile['hotResetInfo']>;
+    let answer: ReturnType<NativeDevice['hotResetInfo']>;
     try {
       answer = this.#file.hotResetInfo();
     } catch (error) {
@@ -352,7 +352,7 @@ export class VfioDevice extends IommufdDevice {
     const { groups } = known(o, 'options', ['groups']);
     const byGroups = this.#context?.groups !== undefined || groups !== undefined;
     const given = groups === undefined ? this.#groupsOfReset() : array(groups, 'groups');
-    const files: NativeFile[] = [];
+    const files: NativeGroup[] = [];
     for (let i = 0; i < given.length; i++)
       files[i] = fileOf(instance(given[i], GroupFile, `groups[${i}]`, 'Group'));
     alive(this);

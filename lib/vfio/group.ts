@@ -6,7 +6,7 @@
  * it has joined, and its devices before it: the kernel keeps the group in its container until the last of them is closed.
  */
 
-import type { NativeFile } from '../addon/native.ts';
+import type { NativeGroup } from '../addon/files.ts';
 import { deviceName, known, refusal, text, UUID } from '../base/check.ts';
 import { explained } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
@@ -36,7 +36,7 @@ const joined = new WeakMap<Handle, Set<Group>>();
 export class Group extends GroupFile {
   /** Whether it has no IOMMU (/dev/vfio/noiommu-N). UNSAFE: its devices reach all memory. */
   readonly noIommu: boolean;
-  readonly #file: NativeFile;
+  readonly #file: NativeGroup;
   readonly #context: GroupContext;
   #joined: Container | Iommufd | undefined;
   #returned: (() => void) | undefined;
@@ -45,7 +45,7 @@ export class Group extends GroupFile {
   constructor(
     key: typeof OURS,
     parent: Handle,
-    file: NativeFile,
+    file: NativeGroup,
     id: number,
     noIommu: boolean,
     context: GroupContext,

@@ -6,11 +6,13 @@
  * event loop polls the eventfd: there is no thread and no timer. Only a pending wait() keeps the process alive.
  */
 
-import { type NativeEventFd, type NativeIrqInfo, native } from '../addon/native.ts';
+import type { NativeIrqInfo } from '../addon/files.ts';
+import { type NativeEventFd, native } from '../addon/native.ts';
 import { integer, options, refusal, type Signal, type U64Like } from '../base/check.ts';
 import { VfioError, withWords } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
 import { alive, disposedError, fileOf, Handle } from '../handles/handle.ts';
+import type { IommufdDevice } from '../handles/iommufd-file.ts';
 import { Waiters } from '../handles/waiters.ts';
 
 /** Disconnects the vector of an Interrupt that was disposed. */
@@ -38,7 +40,7 @@ type Counted<N extends number, T extends Interrupt[] = []> = T['length'] extends
 export class Irq {
   /** Its number: 0 INTx, 1 MSI, 2 MSI-X, 3 ERR, 4 REQ. */
   readonly index: number;
-  readonly #device: Handle;
+  readonly #device: IommufdDevice;
   readonly #info: NativeIrqInfo;
   readonly #live = new Set<Interrupt>();
 
@@ -58,7 +60,7 @@ export class Irq {
     };
   }
 
-  constructor(key: typeof OURS, device: Handle, index: number, info: NativeIrqInfo) {
+  constructor(key: typeof OURS, device: IommufdDevice, index: number, info: NativeIrqInfo) {
     ours(key, 'Irq');
     this.index = index;
     this.#device = device;

@@ -6,11 +6,12 @@
  * disposed and every ArrayBuffer made of it is collected.
  */
 
-import type { NativeFile, NativeMapped, NativeRegionInfo } from '../addon/native.ts';
+import type { NativeDevice, NativeMapped, NativeRegionInfo } from '../addon/files.ts';
 import { integer, options, refusal, type U64Like, u64 } from '../base/check.ts';
 import { withWords } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
 import { alive, fileOf, Handle } from '../handles/handle.ts';
+import type { IommufdDevice } from '../handles/iommufd-file.ts';
 import type { Registers } from '../registers/registers.ts';
 
 /**
@@ -23,10 +24,10 @@ import type { Registers } from '../registers/registers.ts';
 export class Region implements Registers {
   /** Its number: 0 to 5 the BARs, 6 ROM, 7 config space, 8 VGA, from 9 on device-specific ones. */
   readonly index: number;
-  readonly #device: Handle;
+  readonly #device: IommufdDevice;
   readonly #info: NativeRegionInfo;
 
-  constructor(key: typeof OURS, device: Handle, index: number, info: NativeRegionInfo) {
+  constructor(key: typeof OURS, device: IommufdDevice, index: number, info: NativeRegionInfo) {
     ours(key, 'Region');
     this.index = index;
     this.#device = device;
@@ -129,7 +130,7 @@ export class Region implements Registers {
     return new MappedRegion(OURS, this.#device, mapped, Number(length));
   }
 
-  #file(): NativeFile {
+  #file(): NativeDevice {
     return fileOf(this.#device);
   }
 

@@ -1,6 +1,6 @@
 #include "arguments.h"
 
-#include "../soft/core/shown.h"
+#include "../base/shown.h"
 
 namespace vfio::binding {
 namespace {
@@ -13,7 +13,7 @@ std::string describe(const Napi::Value& value) {
       return "null";
     case napi_string: {
       const std::string text = value.As<Napi::String>().Utf8Value();
-      return std::string("'").append(soft::shown(soft::shortened(text, 40))) + "' of type string";
+      return std::string("'").append(shown(shortened(text, 40))) + "' of type string";
     }
     case napi_number:
     case napi_boolean:

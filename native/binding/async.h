@@ -9,7 +9,7 @@
 #include <memory>
 #include <string>
 
-#include "../soft/core/lack.h"
+#include "../base/lack.h"
 #include "environment.h"
 #include "exceptions.h"
 #include "schedule.h"
@@ -37,7 +37,7 @@ class AsyncCall final : public Schedulable {
     try {
       result_ = run_();
     } catch (...) {
-      result_ = soft::lack();
+      result_ = lack();
     }
   }
   void OnOK() override {
@@ -46,7 +46,7 @@ class AsyncCall final : public Schedulable {
     } catch (const Napi::Error& error) {
       return deferred_.Reject(error.Value());
     } catch (...) {
-      result_ = soft::lack();
+      result_ = lack();
     }
     deferred_.Reject(makeErrno(Env(), result_, naming().syscall, naming().request, nullptr));
   }

@@ -9,7 +9,7 @@
 
 #include <concepts>
 
-#include "../soft/core/reserve.h"
+#include "../base/reserve.h"
 
 namespace vfio::binding {
 
@@ -17,10 +17,10 @@ namespace vfio::binding {
 // reserve.
 class WithReserve {
  public:
-  WithReserve() { (void)soft::Reserve::fill(); }
+  WithReserve() { (void)Reserve::fill(); }
 
  private:
-  const soft::Reserve::Use use_;
+  const Reserve::Use use_;
 };
 
 // Call this inside a catch handler: throws the caught exception as a JavaScript error. A lack of memory,

@@ -31,28 +31,6 @@ std::unique_ptr<LateCall> makeCall(Napi::Env env) {
   return made;
 }
 
-// (kernel?, topology?): the description of a software host
-soft::HostOptions softwareOptions(const Arguments& arguments, size_t index) {
-  soft::HostOptions options;
-  if (!arguments[index].IsUndefined()) {
-    const auto kernel = soft::KernelVersion::parse(arguments.text(index, "software.kernel"));
-    if (!kernel || !soft::isKnown(*kernel)) {
-      const std::string expected =
-          "a release from '" + soft::kOldestKernel.text() + "' to '" + soft::kNewestKernel.text() + "'";
-      refuse(arguments.env(), expected.c_str(), "software.kernel", arguments[index]);
-    }
-    options.kernel = *kernel;
-  }
-  if (!arguments[index + 1].IsUndefined()) options.topology = arguments.text(index + 1, "software.topology");
-  return options;
-}
-
-[[noreturn]] void refuseTopology(Napi::Env env, const std::invalid_argument& error) {
-  Napi::TypeError refused = Napi::TypeError::New(env, error.what());
-  refused.Set("code", "ERR_INVALID_ARG_TYPE");
-  throw refused;
-}
-
 Napi::Array numbers(Napi::Env env, const std::vector<int>& from) {
   Napi::Array array = Napi::Array::New(env, from.size());
   for (uint32_t i = 0; i < from.size(); ++i) array.Set(i, from[i]);
@@ -99,12 +77,7 @@ HostHandle::HostHandle(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   if (kind == "kernel") {
     backend_ = kernel();
   } else if (kind == "software") {
-    try {
-      software_ = makeSoftwareHost(softwareOptions(arguments, 1));
-    } catch (const std::invalid_argument& error) {
-      refuseTopology(info.Env(), error);
-    }
-    backend_ = software_;
+    backend_ = makeSoftwareHost(arguments, 1);
   } else {
     refuse(info.Env(), "'kernel' or 'software'", "backend", info[0]);
   }
@@ -148,9 +121,10 @@ Napi::Value HostHandle::readText(const Napi::CallbackInfo& info) {
 }
 
 // (path, milliseconds) => string, or null when there is no such file. For attributes whose read waits for the
-// device's lock, which others hold while they change the device: -ETIMEDOUT after that time.
+// device's lock, which others hold while they change the device: -ETIMEDOUT after that time. A host with
+// controls is a software one, whose calls never wait.
 Napi::Value HostHandle::readTextWithin(const Napi::CallbackInfo& info) {
-  if (software_ || !callsMayWait()) return readText(info);
+  if (controls() || !callsMayWait()) return readText(info);
   const Arguments arguments(info);
   (void)live(info.Env());
   const std::string path = arguments.text(0, "path");
@@ -181,7 +155,7 @@ Napi::Value HostHandle::write(const Napi::CallbackInfo& info) {
   const std::string path = arguments.text(0, "path"), text = arguments.text(1, "text");
   const std::shared_ptr<LateCall> write = makeCall(info.Env());
   Napi::Object object = Write::make(info.Env(), write, info[2]);
-  if (software_ || !callsMayWait()) {
+  if (controls() || !callsMayWait()) {
     write->over(writeFile(backend, path, text));
   } else if (const int failed = write->write(path, text)) {
     Write::abandon(object);
@@ -201,7 +175,6 @@ Napi::Value HostHandle::share(const Napi::CallbackInfo& info) {
   Napi::Object object = Environment::of(info.Env()).host.New({});
   HostHandle* const shared = Unwrap(object);
   shared->backend_ = backend_;
-  shared->software_ = software_;
   return object;
 }
 
@@ -255,9 +228,9 @@ Napi::Value HostHandle::dmaOwner(const Napi::CallbackInfo& info) {
 Napi::Value HostHandle::addDevice(const Napi::CallbackInfo& info) {
   (void)live(info.Env());
   try {
-    if (software_) software_->addDevice(Arguments(info).text(0, "device"));
+    if (Controls* const machine = controls()) machine->addDevice(Arguments(info).text(0, "device"));
   } catch (const std::invalid_argument& error) {
-    refuseTopology(info.Env(), error);
+    refuseDescription(info.Env(), error);
   }
   return info.Env().Undefined();
 }
@@ -267,8 +240,9 @@ Napi::Value HostHandle::addDevice(const Napi::CallbackInfo& info) {
 Napi::Value HostHandle::removeDevice(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
   (void)live(info.Env());
+  Controls* const machine = controls();
   const int result =
-      software_ ? software_->removeDevice(arguments.text(0, "bdf"), arguments.u64(1, "life")) : -EOPNOTSUPP;
+      machine ? machine->removeDevice(arguments.text(0, "bdf"), arguments.u64(1, "life")) : -EOPNOTSUPP;
   return Napi::Number::New(info.Env(), result);
 }
 
@@ -282,9 +256,10 @@ Napi::Value HostHandle::life(const Napi::CallbackInfo& info) {
 Napi::Value HostHandle::bindDriver(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
   (void)live(info.Env());
-  const int result = software_ ? software_->bindDriver(arguments.text(0, "bdf"), arguments.text(1, "driver"),
-                                                       arguments.boolean(2, "exclusive"))
-                               : -EOPNOTSUPP;
+  Controls* const machine = controls();
+  const int result = machine ? machine->bindDriver(arguments.text(0, "bdf"), arguments.text(1, "driver"),
+                                                   arguments.boolean(2, "exclusive"))
+                             : -EOPNOTSUPP;
   return Napi::Number::New(info.Env(), result);
 }
 
@@ -319,7 +294,7 @@ Napi::Value HostHandle::user(const Napi::CallbackInfo& info) {
 // (uid): from now on the program runs as this user. Software host only.
 Napi::Value HostHandle::become(const Napi::CallbackInfo& info) {
   const uint32_t uid = Arguments(info).u32(0, "uid");
-  if (software_) software_->become(uid);
+  if (Controls* const machine = controls()) machine->become(uid);
   return info.Env().Undefined();
 }
 
@@ -356,8 +331,9 @@ Napi::Value HostHandle::claimed(const Napi::CallbackInfo& info) {
 Napi::Value HostHandle::takeFaults(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Napi::Array array = Napi::Array::New(env);
-  if (!software_) return array;
-  for (const soft::DmaFault& fault : software_->takeFaults()) {
+  Controls* const machine = controls();
+  if (!machine) return array;
+  for (const DmaFault& fault : machine->takeFaults()) {
     Napi::Object entry = Napi::Object::New(env);
     entry.Set("bdf", fault.bdf);
     entry.Set("iova", Napi::BigInt::New(env, fault.iova));
@@ -374,8 +350,8 @@ Napi::Value HostHandle::takeFaults(const Napi::CallbackInfo& info) {
 Napi::Value HostHandle::settle(const Napi::CallbackInfo& info) {
   return AsyncCall::start(
       info.Env(), {"settle", nullptr},
-      [software = software_]() -> int64_t {
-        if (software) software->settle();
+      [backend = backend_]() -> int64_t {
+        if (Controls* const machine = backend ? backend->controls() : nullptr) machine->settle();
         return 0;
       },
       [](Napi::Env env, int64_t) { return env.Undefined(); });
@@ -389,7 +365,6 @@ Backend& HostHandle::live(Napi::Env env) const {
 // A software host stays alive until all files that are open on it are closed.
 Napi::Value HostHandle::dispose(const Napi::CallbackInfo& info) {
   backend_.reset();
-  software_.reset();
   return info.Env().Undefined();
 }
 

@@ -6,7 +6,7 @@
 #include <memory>
 
 #include "../backend.h"
-#include "../soft/host/host.h"
+#include "../controls.h"
 
 namespace vfio::binding {
 
@@ -48,9 +48,10 @@ class HostHandle final : public Napi::ObjectWrap<HostHandle> {
   Napi::Value settle(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
   [[nodiscard]] Backend& live(Napi::Env env) const;
+  // Null: the kernel has none, or this handle was disposed.
+  [[nodiscard]] Controls* controls() const { return backend_ ? backend_->controls() : nullptr; }
 
   std::shared_ptr<Backend> backend_;
-  std::shared_ptr<soft::Host> software_;  // null for the kernel
 };
 
 }  // namespace vfio::binding

@@ -93,7 +93,7 @@ void PagesTable::remove(uint64_t number) {
 
 Pages::~Pages() {
   guard::unwatchRange(watch_);
-  if (owned_) processMemory()->unmap(reinterpret_cast<uint64_t>(address_), size_);
+  if (owned_) unmapMemory(address_, size_);
 }
 
 namespace {

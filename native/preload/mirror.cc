@@ -19,7 +19,7 @@
 #include <utility>
 #include <vector>
 
-#include "../soft/core/shown.h"
+#include "../base/shown.h"
 #include "real.h"
 #include "software.h"
 

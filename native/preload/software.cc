@@ -19,8 +19,8 @@
 #include <string>
 #include <system_error>
 
-#include "../soft/core/reserve_fork.h"
-#include "../soft/core/shown.h"
+#include "../base/reserve_fork.h"
+#include "../base/shown.h"
 #include "../soft/mm/memory.h"
 #include "descriptors.h"
 #include "mirror.h"
@@ -38,7 +38,7 @@ constinit std::atomic<pid_t> home{0};
 constinit std::mutex making;
 
 [[noreturn]] void refuse(const std::string& text) {
-  const std::string line = "vfio-soft-preload: " + soft::shown(text) + "\n";
+  const std::string line = "vfio-soft-preload: " + shown(text) + "\n";
   const auto written = REAL(write)(STDERR_FILENO, line.data(), line.size());
   REAL(_exit)(written < 0 ? 3 : 2);
   __builtin_unreachable();
@@ -96,19 +96,19 @@ void beforeFork() {
   slotsLock().lock();
   auto* host = theHost.load();
   if (!host) {
-    soft::lockReserve();
+    lockReserve();
     return;
   }
   host->beforeFork();
-  soft::lockReserve();
+  lockReserve();
   if (REAL(pipe2)(separated.data(), O_CLOEXEC) != 0) separated = {-1, -1};
 }
 
 void afterFork(bool inChild) {
   const int error = errno;
-  soft::unlockReserve();
-  (void)soft::Reserve::fill();
-  const soft::Reserve::Use use;
+  unlockReserve();
+  (void)Reserve::fill();
+  const Reserve::Use use;
   if (auto* host = theHost.load()) {
     host->afterFork(inChild);
     char byte = 0;

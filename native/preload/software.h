@@ -10,8 +10,8 @@
 #include <mutex>
 #include <type_traits>
 
-#include "../soft/core/lack.h"
-#include "../soft/core/reserve.h"
+#include "../base/lack.h"
+#include "../base/reserve.h"
 #include "../soft/host/host.h"
 
 namespace vfio::preload {
@@ -37,11 +37,11 @@ template <typename Call>
 std::invoke_result_t<Call> guarded(std::type_identity_t<std::invoke_result_t<Call>> failed,
                                    const Call& call) noexcept {
   try {
-    (void)soft::Reserve::fill();
-    const soft::Reserve::Use use;
+    (void)Reserve::fill();
+    const Reserve::Use use;
     return call();
   } catch (...) {
-    errno = -soft::lack();
+    errno = -lack();
     return failed;
   }
 }

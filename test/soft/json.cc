@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "../../native/soft/core/shown.h"
+#include "../../native/base/shown.h"
 #include "../../native/soft/machine/numbers.h"
 #include "../../native/soft/topology/topology.h"
 

@@ -12,8 +12,8 @@
 #include <utility>
 #include <vector>
 
-#include "lack.h"
-#include "reserve.h"
+#include "../../base/lack.h"
+#include "../../base/reserve.h"
 
 namespace vfio::soft {
 

@@ -20,7 +20,7 @@
 #include <utility>
 #include <vector>
 
-#include "reserve.h"
+#include "../../base/reserve.h"
 #include "sanitizer.h"
 
 namespace vfio::soft {

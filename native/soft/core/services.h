@@ -8,8 +8,8 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <string>
 
+#include "../../controls.h"
 #include "file.h"
 #include "options.h"
 #include "parameters.h"
@@ -26,16 +26,6 @@ enum class FdKind {
   plain,     // always readable and writable, as a regular file
   pollable,  // readable when `Services::setReadable` says so, always writable
   readable,  // the same, never writable
-};
-
-// One translation failure, as an IOMMU's fault log has it.
-struct DmaFault {
-  std::string bdf;
-  uint64_t iova;
-  uint64_t length;
-  bool write;
-  std::string
-      reason;  // "blocked", "not mapped", "not readable", "not writable", "beyond the device's DMA mask" ...
 };
 
 // What a mapping of a device file leads to. With `answers`, `read` and `write` it is registers with nothing

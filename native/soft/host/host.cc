@@ -10,10 +10,10 @@
 #include <array>
 #include <climits>
 
+#include "../../base/lack.h"
+#include "../../base/reserve.h"
 #include "../core/capable.h"
 #include "../core/engine.h"
-#include "../core/lack.h"
-#include "../core/reserve.h"
 #include "../iommu/endpoint.h"
 #include "../machine/machine.h"
 #include "../mm/memory.h"

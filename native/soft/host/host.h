@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "../../backend.h"
+#include "../../controls.h"
 #include "../core/services.h"
 #include "../files/descriptors.h"
 #include "../files/traps.h"
@@ -34,7 +35,7 @@ namespace topology {
 class Catalogue;
 }
 
-class Host final : public Backend, public Services {
+class Host final : public Backend, public Controls, public Services {
  public:
   // `memory` is the process's: hosts of one process share it.
   // `models`: those that a topology can name, besides or instead of the built-in ones (null: those).
@@ -42,6 +43,7 @@ class Host final : public Backend, public Services {
                 std::shared_ptr<const topology::Catalogue> models = nullptr);
   ~Host() override;
 
+  Controls* controls() override { return this; }
   int open(const char* path, int flags) override;
   int close(int fd) override;
   int dup(int fd) override;
@@ -80,22 +82,15 @@ class Host final : public Backend, public Services {
   void beforeFork();
   void afterFork(bool inChild);
 
-  // --- controls: what a test may ask of the machine that no system call can
-  [[nodiscard]] bool owns(int fd);  // is this descriptor one of ours (by number or by what is behind it)?
-  [[nodiscard]] std::vector<DmaFault> takeFaults();  // translation failures since last asked, oldest first
-  void settle();                                     // returns when no device has work left
-  // Hot-plug. `device` is one of a topology's, as JSON; throws std::invalid_argument as the topology does.
-  void addDevice(const std::string& device);
-  // 0; -ENODEV; -EBUSY: somebody has it open and is told to let go, and nobody else can open it. To be asked
-  // again, with its life, until it is gone: -ENODEV too if another device has the address by then.
-  [[nodiscard]] int removeDevice(const std::string& bdf, uint64_t life);
+  // --- Controls
+  bool owns(int fd) override;
+  std::vector<DmaFault> takeFaults() override;
+  void settle() override;
+  void addDevice(const std::string& device) override;
+  int removeDevice(const std::string& bdf, uint64_t life) override;
   [[nodiscard]] int removeDevice(const std::string& bdf) { return removeDevice(bdf, life(bdf)); }
-  // Gives a device to a driver, which does DMA for the kernel unless it is one of those that don't: 0,
-  // -ENODEV, -EBUSY (in use, or a user owns the group), or what the driver says.
-  // `exclusive`: the driver attaches a page table of its own (iommu_attach_device), for which the device has
-  // to be alone in its group: -EINVAL.
-  [[nodiscard]] int bindDriver(const std::string& bdf, const std::string& driver, bool exclusive = false);
-  void become(uint32_t uid);  // the program is another user's from now on
+  int bindDriver(const std::string& bdf, const std::string& driver, bool exclusive) override;
+  void become(uint32_t uid) override;
 
   // --- Services: for the models; the lock is held
   [[nodiscard]] const HostOptions& options() const override { return options_; }

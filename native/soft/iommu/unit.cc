@@ -4,7 +4,7 @@
 #include <bit>
 #include <stdexcept>
 
-#include "../core/shown.h"
+#include "../../base/shown.h"
 #include "vtd_nested.h"
 
 namespace vfio::soft::iommu {
@@ -110,8 +110,7 @@ constexpr FormatName kFormats[] = {{"vtd-s1", NestingFormat::vtdS1},
                                    {"amd-guest", NestingFormat::amdGuest}};
 
 [[noreturn]] void refuse(const std::string& expected, const std::string& what, const std::string& received) {
-  throw std::invalid_argument("Expected " + expected + " for " + what + " but received " +
-                              soft::shown(received));
+  throw std::invalid_argument("Expected " + expected + " for " + what + " but received " + shown(received));
 }
 
 std::string hex(uint64_t value) {

@@ -6,8 +6,8 @@
 #include <cerrno>
 #include <new>
 
+#include "../../base/reserve.h"
 #include "../../guard/guard.h"
-#include "../core/reserve.h"
 #include "../core/sanitizer.h"
 
 namespace vfio::soft::mm {

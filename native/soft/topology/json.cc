@@ -6,7 +6,7 @@
 #include <set>
 #include <stdexcept>
 
-#include "../core/shown.h"
+#include "../../base/shown.h"
 
 namespace vfio::soft::json {
 
@@ -254,7 +254,7 @@ std::string Value::shown() const {
     case Kind::number:
       return shortened(text, most);
     case Kind::string:
-      return '"' + soft::shown(shortened(text, most)) + '"';
+      return '"' + vfio::shown(shortened(text, most)) + '"';
     case Kind::list:
       return "a list of " + std::to_string(items.size());
     default:

@@ -5,7 +5,7 @@
 #include <charconv>
 #include <stdexcept>
 
-#include "../core/shown.h"
+#include "../../base/shown.h"
 
 namespace vfio::soft::topology {
 

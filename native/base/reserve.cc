@@ -11,7 +11,7 @@
 
 #include "reserve_fork.h"
 
-namespace vfio::soft {
+namespace vfio {
 namespace {
 
 constexpr size_t kAlignment = 64;
@@ -88,12 +88,12 @@ void* allocate(size_t size, size_t alignment) noexcept {
   return room != nullptr ? room : take(size, alignment);
 }
 
-}  // namespace vfio::soft
+}  // namespace vfio
 
 namespace {
 
 void* allocateOrThrow(size_t size, size_t alignment = alignof(std::max_align_t)) {
-  void* const room = vfio::soft::allocate(size, alignment);
+  void* const room = vfio::allocate(size, alignment);
   if (room == nullptr) throw std::bad_alloc();
   return room;
 }
@@ -110,13 +110,13 @@ void* operator new(size_t size, std::align_val_t alignment) {
 void* operator new[](size_t size, std::align_val_t alignment) {
   return allocateOrThrow(size, static_cast<size_t>(alignment));
 }
-void* operator new(size_t size, const std::nothrow_t&) noexcept { return vfio::soft::allocate(size); }
-void* operator new[](size_t size, const std::nothrow_t&) noexcept { return vfio::soft::allocate(size); }
+void* operator new(size_t size, const std::nothrow_t&) noexcept { return vfio::allocate(size); }
+void* operator new[](size_t size, const std::nothrow_t&) noexcept { return vfio::allocate(size); }
 void* operator new(size_t size, std::align_val_t alignment, const std::nothrow_t&) noexcept {
-  return vfio::soft::allocate(size, static_cast<size_t>(alignment));
+  return vfio::allocate(size, static_cast<size_t>(alignment));
 }
 void* operator new[](size_t size, std::align_val_t alignment, const std::nothrow_t&) noexcept {
-  return vfio::soft::allocate(size, static_cast<size_t>(alignment));
+  return vfio::allocate(size, static_cast<size_t>(alignment));
 }
 void operator delete(void* room) noexcept { std::free(room); }
 void operator delete[](void* room) noexcept { std::free(room); }

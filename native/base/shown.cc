@@ -5,7 +5,7 @@
 #include <charconv>
 #include <cstdint>
 
-namespace vfio::soft {
+namespace vfio {
 
 namespace {
 
@@ -82,4 +82,4 @@ std::string shortened(std::string_view text, size_t most) {
   return std::string(text.substr(0, end)) + "...";
 }
 
-}  // namespace vfio::soft
+}  // namespace vfio

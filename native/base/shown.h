@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 
-namespace vfio::soft {
+namespace vfio {
 
 // What has no shape of its own, or another than it seems, is shown as its number: control characters, which
 // would move a terminal's cursor, marks of direction, which would turn the line around, line separators, and
@@ -14,4 +14,4 @@ namespace vfio::soft {
 // The first bytes of it, `most` or fewer, so that no character is cut; "..." says that there was more.
 [[nodiscard]] std::string shortened(std::string_view text, size_t most);
 
-}  // namespace vfio::soft
+}  // namespace vfio

@@ -13,7 +13,7 @@
 
 #include <cstddef>
 
-namespace vfio::soft {
+namespace vfio {
 
 class Reserve {
  public:
@@ -37,4 +37,4 @@ class Reserve {
 // std::free; null: there is no memory.
 [[nodiscard]] void* allocate(size_t size, size_t alignment = alignof(std::max_align_t)) noexcept;
 
-}  // namespace vfio::soft
+}  // namespace vfio

@@ -9,7 +9,7 @@
 #include <new>
 #include <system_error>
 
-namespace vfio::soft {
+namespace vfio {
 
 // Within a handler: -errno of what is being handled. What is none of these goes on.
 inline int lack() {
@@ -22,4 +22,4 @@ inline int lack() {
   }
 }
 
-}  // namespace vfio::soft
+}  // namespace vfio

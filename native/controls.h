@@ -1,0 +1,53 @@
+// The controls of a software host: what a test can ask of a machine that no system call can.
+// Backend::controls returns them; the kernel has none.
+//
+// The code above this interface knows a host by Backend and Controls only. So an object that implements both
+// can stand in front of a host, and records, changes or replays all that a test does to the machine.
+//
+// Life: controls live as long as the backend that returned them. All calls are safe from any thread.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace vfio {
+
+// One translation failure, as the fault log of an IOMMU has it.
+struct DmaFault {
+  std::string bdf;
+  uint64_t iova;
+  uint64_t length;
+  bool write;
+  std::string reason;  // "blocked", "not mapped", "not readable", "beyond the device's DMA mask" ...
+};
+
+class Controls {
+ public:
+  virtual ~Controls() = default;
+
+  // Does this descriptor belong to the host, by its number or by the file that it refers to?
+  [[nodiscard]] virtual bool owns(int fd) = 0;
+
+  // The translation failures since the last call, oldest first.
+  [[nodiscard]] virtual std::vector<DmaFault> takeFaults() = 0;
+  // Returns when no device has work left.
+  virtual void settle() = 0;
+
+  // Plugs in a device. `device` is JSON, as the description of a device in a topology. Throws
+  // std::invalid_argument, with a message, for a device that cannot be built.
+  virtual void addDevice(const std::string& device) = 0;
+  // Removes the device that has this address and this life (Backend::life). 0: it is removed. -EBUSY: it is
+  // open; its user is asked to close it, and nobody else can open it; ask again until it is removed. -ENODEV:
+  // there is no such device, or another device has the address by now.
+  [[nodiscard]] virtual int removeDevice(const std::string& bdf, uint64_t life) = 0;
+  // Binds a device to a driver of the kernel, which does DMA unless it is a driver that does none: 0,
+  // -ENODEV, -EBUSY (the device is in use, or a user owns its group), or the error of the driver.
+  // `exclusive`: the driver attaches a page table of its own (iommu_attach_device). That fails with -EINVAL
+  // unless the device is alone in its group.
+  [[nodiscard]] virtual int bindDriver(const std::string& bdf, const std::string& driver, bool exclusive) = 0;
+  // From now on the program runs as this user.
+  virtual void become(uint32_t uid) = 0;
+};
+
+}  // namespace vfio
