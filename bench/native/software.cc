@@ -120,7 +120,7 @@ class Space {
   // Nanoseconds for DMA to all of it, or for memcpy to the same places.
   double write(Napi::Env env, const char* from) {
     const auto start = std::chrono::steady_clock::now();
-    const bool done = nic_.dmaWrite(kIova, from, count_ * size_);
+    const bool done = nic_.dma.write(kIova, from, count_ * size_);
     const double took = since(start);
     checked(env, done ? 0 : -EFAULT, "DMA");
     return took;

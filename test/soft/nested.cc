@@ -239,7 +239,7 @@ void widths() {
   // The device drives 28 address lines: what is higher is put to the endpoint itself.
   const auto read = [&machine](uint64_t iova) {
     char bytes[8] = {};
-    machine.inside([&] { machine.edu.endpoint->dmaRead(iova, bytes, 8); });
+    machine.inside([&] { machine.edu.endpoint->dma.read(iova, bytes, 8); });
     return machine.finish();
   };
   uapi::iommu_hwpt_vtd_s1 config = {uapi::IOMMU_VTD_S1_EAFE, Guest::kRoot, 57, 0};

@@ -29,7 +29,7 @@ void pasids() {
   const auto byte = [&machine](std::optional<uint32_t> pasid) {
     char found = -1;
     machine.inside([&] {
-      if (!machine.edu.endpoint->dmaRead(0x10000, &found, 1, pasid)) found = '-';
+      if (!machine.edu.endpoint->dma.read(0x10000, &found, 1, pasid)) found = '-';
     });
     (void)machine.host.takeFaults();
     return std::string(1, found);

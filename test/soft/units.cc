@@ -85,11 +85,11 @@ void twoWindows(Host& host) {
   claim("D2: a map in the high window", 0, fd.mapAt(ioas, kHigh, memory.user() + kPage, kPage));
   claim("D2: one in the hole is EINVAL", -EINVAL, fd.mapAt(ioas, 0x80000000, memory.user(), kPage));
   claim("D2: one across its edge too", -EINVAL, fd.mapAt(ioas, kHigh - kPage, memory.user(), 2 * kPage));
-  claim("D2: DMA to the low window", endpoint.dmaWrite(0x7ffff000, "low", 4));
-  claim("D2: DMA to the high window", endpoint.dmaWrite(kHigh, "high", 5));
+  claim("D2: DMA to the low window", endpoint.dma.write(0x7ffff000, "low", 4));
+  claim("D2: DMA to the high window", endpoint.dma.write(kHigh, "high", 5));
   claim("... arrived",
         std::strcmp(memory.bytes(), "low") == 0 && std::strcmp(memory.bytes() + kPage, "high") == 0);
-  claim("DMA to the hole is a fault", !endpoint.dmaWrite(0x80000000, "hole", 5));
+  claim("DMA to the hole is a fault", !endpoint.dma.write(0x80000000, "hole", 5));
 }
 
 std::string refusal(const UnitModel& model) {

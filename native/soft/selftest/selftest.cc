@@ -150,7 +150,7 @@ int triggerIopf(const Command& command, const TestCommand& arguments) {
   if (!isMock(device->endpoint.unit)) return -EINVAL;
   iommu::PageRequest request = {.address = address, .permissions = permission, .group = groupId};
   if (pasid != iommufd::kNoPasid) request.pasid = pasid;
-  (void)device->endpoint.request(request);  // whether somebody takes it is not told
+  (void)device->endpoint.requests.send(request);  // whether somebody takes it is not told
   return 0;
 }
 
