@@ -13,6 +13,7 @@
 #include "../../native/soft/host/host.h"
 #include "../../native/soft/iommu/domain.h"
 #include "../../native/soft/iommu/endpoint.h"
+#include "../../native/soft/iommu/models/catalogue.h"
 #include "../../native/soft/iommufd/iommufd.h"
 #include "../../native/soft/mm/memory.h"
 #include "../../native/uapi/iommufd.h"
@@ -41,12 +42,8 @@ uint64_t residentMemory() {
 
 // A VT-d unit, as the default machine's.
 soft::iommu::Unit makeUnit() {
-  soft::iommu::Unit unit{};
-  unit.name = "dmar0";
-  unit.aperture = {0, (uint64_t{1} << 48) - 1};
-  unit.pageSizes = uint64_t{1} << 12 | uint64_t{1} << 21 | uint64_t{1} << 30;
-  unit.isolatesInterrupts = true;
-  return unit;
+  return soft::iommu::makeUnit(
+      {.model = &soft::iommu::models::vtd(), .reserved = std::vector<soft::iommu::ReservedRegion>{}});
 }
 
 // A host with an IOAS that a device is attached to, and `count` mappings of `size` bytes in it, each of

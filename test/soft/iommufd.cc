@@ -631,14 +631,17 @@ Dirty dirtyOf(iommu::Domain& domain, uint64_t iova, uint64_t size, bool clear) {
   return out;
 }
 
-void dirtyBits() {
+void dirtyBits(Host& host) {
   // The kernel's mock IOMMU: pages of half a processor page, large ones of 1 MiB.
   constexpr uint64_t kHalf = kPage / 2;
   constexpr uint64_t kHuge = 512 * kHalf;
   constexpr uint64_t kBase = uint64_t{1} << 24;
   constexpr uint64_t kUser = uint64_t{1} << 32;
-  const iommu::Unit mock = {"mock", {kBase, (uint64_t{1} << 31) - 1}, kHalf | kHuge, {}, false, true, true};
-  iommu::Domain domain(mock);
+  const iommu::Unit mock = iommu::makeUnit({.model = &iommu::models::custom(),
+                                            .apertures = {{{kBase, (uint64_t{1} << 31) - 1}}},
+                                            .pageSizes = kHalf | kHuge,
+                                            .dirtyTracking = true});
+  iommu::Domain domain(host, mock);
   claim("half pages map", 0, domain.map(kBase + kHalf, kUser + kHalf, 5 * kHalf, iommu::kWrite, false));
   claim("and are one run of memory", 5 * kHalf, domain.translate(kBase + kHalf, kHuge)->size);
   domain.setDirtyTracking(true);
@@ -674,7 +677,7 @@ void dirtyWrites(Host& host) {
   iommu::Group group = {7, {}};
   iommu::Endpoint nic(host, "0000:07:00.0", 0x700, unit, group);
   Buffer buffer(4 * kPage);
-  const auto table = std::make_shared<iommu::Domain>(unit);
+  const auto table = std::make_shared<iommu::Domain>(host, unit);
   nic.attach(std::nullopt, {table, nullptr});
   iommu::Domain& domain = *table;
   claim("map", 0, domain.map(0, buffer.user(), 4 * kPage, iommu::kRead | iommu::kWrite, false));
@@ -707,7 +710,7 @@ int main() {
   devices(host);
   container(host);
   translation(host);
-  dirtyBits();
+  dirtyBits(host);
   dirtyWrites(host);
   std::printf("%d claims failed\n", failures);
   return failures == 0 ? 0 : 1;

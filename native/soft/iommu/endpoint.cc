@@ -6,6 +6,8 @@
 
 #include "../core/engine.h"
 #include "../core/services.h"
+#include "guest_format.h"
+#include "model.h"
 
 namespace vfio::soft::iommu {
 
@@ -16,17 +18,28 @@ Endpoint::Endpoint(Services& itsHost, std::string itsBdf, uint16_t itsRequesterI
   if (!group.members.empty()) {
     plain_ = group.members.front()->plain_;
     pasids_ = group.members.front()->pasids_;
+    serve(std::nullopt, plain_);
+    for (const auto& [pasid, by] : pasids_) serve(pasid, by);
   }
   group.members.push_back(this);
 }
 
 Endpoint::~Endpoint() {
-  if (plain_.pageRequests != nullptr) plain_.pageRequests->forget(*this);
-  for (const auto& [pasid, to] : pasids_) {
-    if (to.pageRequests != nullptr) to.pageRequests->forget(*this);
-  }
+  const auto end = [this](std::optional<uint32_t> pasid, const Attachment& by) {
+    if (by.pageRequests != nullptr) by.pageRequests->forget(*this);
+    if (by.translation == nullptr) return;
+    leave(pasid, by);
+    invalidate(pasid, kEverything);
+  };
+  end(std::nullopt, plain_);
+  for (const auto& [pasid, by] : pasids_) end(pasid, by);
   host.engine().cancel(this);
   std::erase(group.members, this);
+}
+
+bool Endpoint::guestsPasid() const {
+  return unit.nesting != nullptr && unit.nesting->hasPasids() && plain_.translation != nullptr &&
+         plain_.translation->nested();
 }
 
 const Attachment* Endpoint::attachment(std::optional<uint32_t> pasid) const {
@@ -38,18 +51,40 @@ const Attachment* Endpoint::attachment(std::optional<uint32_t> pasid) const {
 
 Translation::Reach Endpoint::reach(const Attachment& by, std::optional<uint32_t> pasid, uint64_t iova,
                                    uint64_t limit, uint32_t access) const {
-  if (pasid && &by == &plain_) return by.translation->reachAs(*pasid, iova, limit, access);
-  return by.translation->reach(iova, limit, access);
+  return unit.model.translate(*this, by, pasid, iova, limit, access);
+}
+
+void Endpoint::invalidate(std::optional<uint32_t> pasid, Range range) const {
+  unit.model.invalidate(
+      {.endpoint = *this, .pasid = pasid, .guestPasids = !pasid && guestsPasid(), .range = range});
+}
+
+void Endpoint::serve(std::optional<uint32_t> pasid, const Attachment& by) const {
+  if (by.translation != nullptr) by.translation->serve({this, pasid});
+}
+
+void Endpoint::leave(std::optional<uint32_t> pasid, const Attachment& by) const {
+  if (by.translation != nullptr) by.translation->leave({this, pasid});
 }
 
 void Endpoint::attach(std::optional<uint32_t> pasid, const Attachment& to) {
+  // What translated these transactions until now, be it a guest's table for all PASIDs.
+  const bool translated = attachment(pasid) != nullptr;
+  const bool guests = !pasid && guestsPasid();
   if (!pasid) {
+    leave(pasid, plain_);
     plain_ = to;
-  } else if (to.translation != nullptr) {
-    pasids_[*pasid] = to;
   } else {
-    pasids_.erase(*pasid);
+    const auto before = pasids_.find(*pasid);
+    if (before != pasids_.end()) leave(pasid, before->second);
+    if (to.translation != nullptr) {
+      pasids_[*pasid] = to;
+    } else if (before != pasids_.end()) {
+      pasids_.erase(before);
+    }
   }
+  serve(pasid, to);
+  if (translated) unit.model.invalidate({.endpoint = *this, .pasid = pasid, .guestPasids = guests});
   // Requests whose group isn't complete are lost with the table that they were for.
   if (to.pageRequests == nullptr) requests.forget(pasid);
 }

@@ -3,7 +3,8 @@
 // without a PASID, and one for each PASID. Its transfers and page requests are parts of it with files of
 // their own (transfers.h, page_requests.h).
 //
-// Translation takes (endpoint, PASID, address); what leads nowhere is blocked.
+// Translation takes (endpoint, PASID, address); what leads nowhere is blocked. When an attachment is replaced
+// or taken away, and when the endpoint itself goes, the unit is told to forget all that it has cached of it.
 //
 // Life: made with its PCI function, dies with it. An attachment shares its translation.
 #pragma once
@@ -21,64 +22,13 @@
 #include "page_requests.h"
 #include "transfers.h"
 #include "translation.h"
+#include "unit.h"
 
 namespace vfio::soft {
 class Services;
 }
 
 namespace vfio::soft::iommu {
-
-struct Range {
-  uint64_t start;
-  uint64_t last;  // inclusive
-};
-
-enum class ReservedKind { direct, directRelaxable, reserved, msi, softwareMsi };
-
-struct ReservedRegion {
-  Range range;
-  ReservedKind kind;
-};
-
-// What GET_HW_INFO says of a unit: a type, and the data of that type.
-struct HwInfo {
-  uint32_t type;
-  std::vector<unsigned char> data;
-};
-
-enum class UnitKind : uint8_t { vtd, smmuv3, amd, ppc, virtio, custom };
-
-// In which format a unit reads the page tables of a guest.
-enum class NestingFormat : uint8_t { none, vtdS1, armSmmuv3, amdGuest };
-
-// One piece of translation hardware: what it can do (made by makeUnit, unit.h). The VT-d model of the guest
-// has one aperture [0, 2^48-1] with 4 KiB, 2 MiB and 1 GiB pages and the MSI window 0xfee00000-0xfeefffff.
-struct Unit {
-  std::string name;  // "dmar0"
-  Range aperture;
-  uint64_t pageSizes;                    // bitmap of page sizes in bytes
-  std::vector<ReservedRegion> reserved;  // what every endpoint behind it may not map
-  bool enforcesCoherency;
-  bool isolatesInterrupts;
-  bool tracksDirty;
-  UnitKind kind = UnitKind::vtd;
-  NestingFormat nesting = NestingFormat::none;
-  bool nests = false;               // has two-stage translation: a table can be the parent of a guest's
-  bool allowsNoAccess = false;      // has leaf entries that neither read nor write (VT-d has not)
-  bool writableIsReadable = false;  // its driver lets devices read what was mapped for writing only
-  bool parentsAreWritable = false;  // its driver refuses read-only mappings in the parents of guests' tables
-  MakeNested makeNested = nullptr;  // a guest's table with a domain for a parent; null: it has none of these
-  unsigned pasidBits = 0;
-  PageRequestKind pageRequests = PageRequestKind::none;
-  bool guestPasids = false;  // PASIDs are the guest's, in its nested table: requests with one go there
-  // First-stage tables of VT-d: five levels, supervisor requests, extended accessed flags.
-  bool fiveLevels = false;
-  bool supervisorRequests = false;
-  bool extendedAccessed = false;
-  uint64_t walksToo = 0;       // page sizes that it can walk in tables made for others, besides its own
-  bool commandQueues = false;  // SMMUv3 with Tegra241's virtual command queues
-  HwInfo (*describe)(const Unit& unit) = nullptr;  // null: as its kind's driver does (hw_info.h)
-};
 
 // What translates the transactions of an endpoint with one PASID, or without any.
 struct Attachment {
@@ -103,10 +53,13 @@ class Endpoint {
   [[nodiscard]] const Attachment* attachment(std::optional<uint32_t> pasid) const;
   [[nodiscard]] const std::shared_ptr<Translation>& translation() const { return plain_.translation; }
   void attach(std::optional<uint32_t> pasid, const Attachment& to);  // nothing: detaches
+  [[nodiscard]] bool isPlain(const Attachment& one) const { return &one == &plain_; }
 
   // Where the bytes of a transaction are that `by`, an attachment of this endpoint, translates.
   [[nodiscard]] Translation::Reach reach(const Attachment& by, std::optional<uint32_t> pasid, uint64_t iova,
                                          uint64_t limit, uint32_t access) const;
+  // Makes the unit forget what it has cached of that, for transactions with this PASID, or without one.
+  void invalidate(std::optional<uint32_t> pasid, Range range) const;
 
   Services& host;
   const std::string bdf;
@@ -126,9 +79,10 @@ class Endpoint {
 
  private:
   // Do transactions with a PASID that nothing is attached for go to a guest's table?
-  [[nodiscard]] bool guestsPasid() const {
-    return unit.guestPasids && plain_.translation != nullptr && plain_.translation->nested();
-  }
+  [[nodiscard]] bool guestsPasid() const;
+  // Attachments come and go by these, so that their translations know whom they serve.
+  void serve(std::optional<uint32_t> pasid, const Attachment& by) const;
+  void leave(std::optional<uint32_t> pasid, const Attachment& by) const;
 
   // With no PASID. Without a translation the group has no owner and the kernel's default domain rules, which
   // lets through nothing of a device that no kernel driver uses: blocked.
