@@ -13,6 +13,7 @@
 #include "../../native/soft/host/host.h"
 #include "../../native/soft/iommu/domain.h"
 #include "../../native/soft/iommu/endpoint.h"
+#include "../../native/soft/iommu/models/catalogue.h"
 #include "../../native/soft/iommufd/iommufd.h"
 #include "../../native/soft/mm/memory.h"
 #include "../../native/uapi/iommufd.h"
@@ -41,12 +42,8 @@ uint64_t residentMemory() {
 
 // A VT-d unit, like the one of the default machine.
 soft::iommu::Unit makeUnit() {
-  soft::iommu::Unit unit{};
-  unit.name = "dmar0";
-  unit.aperture = {0, (uint64_t{1} << 48) - 1};
-  unit.pageSizes = uint64_t{1} << 12 | uint64_t{1} << 21 | uint64_t{1} << 30;
-  unit.isolatesInterrupts = true;
-  return unit;
+  return soft::iommu::makeUnit(
+      {.model = &soft::iommu::models::vtd(), .reserved = std::vector<soft::iommu::ReservedRegion>{}});
 }
 
 // A host with an IOAS that a device is attached to. The IOAS has `count` mappings of `size` bytes, and no two
@@ -120,7 +117,7 @@ class Space {
   // Nanoseconds to write to all mappings by DMA, or to the same memory by memcpy.
   double write(Napi::Env env, const char* from) {
     const auto start = std::chrono::steady_clock::now();
-    const bool done = nic_.dmaWrite(kIova, from, count_ * size_);
+    const bool done = nic_.dma.write(kIova, from, count_ * size_);
     const double took = since(start);
     checked(env, done ? 0 : -EFAULT, "DMA");
     return took;

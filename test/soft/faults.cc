@@ -228,8 +228,8 @@ void cookies() {
   const auto request = [&machine](uint32_t group, uint64_t address, bool last) {
     int result = 0;
     machine.inside([&] {
-      result =
-          machine.edu.endpoint->request({address, uapi::IOMMU_PGFAULT_PERM_EXEC, group, std::nullopt, last});
+      result = machine.edu.endpoint->requests.send(
+          {address, uapi::IOMMU_PGFAULT_PERM_EXEC, group, std::nullopt, last});
     });
     return result;
   };

@@ -1,19 +1,18 @@
 // GET_HW_INFO of every kind of unit and of every release that changed it.
 #include <array>
 
-#include "../../native/soft/iommu/unit.h"
 #include "iommufd_harness.h"
 
 namespace vfio::soft::check {
 namespace {
 
 using iommu::makeUnit;
-using iommu::UnitKind;
-using iommu::UnitModel;
+using iommu::UnitDescription;
+namespace models = iommu::models;
 
 // One device behind such a unit, bound.
 struct Bound {
-  Bound(KernelVersion kernel, const UnitModel& model)
+  Bound(KernelVersion kernel, const UnitDescription& model)
       : host(std::make_shared<mm::Memory>(), {.kernel = kernel}), unit(makeUnit(model)), fd(host) {
     result = iommufd::bind(fd.file, endpoint, device);
   }
@@ -57,7 +56,7 @@ struct Bound {
 void vtd612() {
   constexpr unsigned char kData[] = {0x01, 0,    0,    0,    0,    0,    0,    0, 0x86, 0x06, 0x2f, 0x22,
                                      0x8c, 0x00, 0xd2, 0x00, 0x4e, 0x0f, 0xf0, 0, 0,    0,    0,    0};
-  Bound bound({6, 12}, {.kind = UnitKind::vtd});
+  Bound bound({6, 12}, {.model = &models::vtd()});
   for (const uint32_t length : {0U, 4U, 8U, 20U, 23U, 24U, 28U, 64U}) {
     const auto answer = bound.ask(length);
     bool same = answer.result == 0 && answer.info.data_len == 24 &&
@@ -87,10 +86,10 @@ void vtd612() {
 }
 
 void vtdScalable() {
-  Bound bound(kNewestKernel, {.kind = UnitKind::vtd,
+  Bound bound(kNewestKernel, {.model = &models::vtd(),
                               .pasidBits = 20,
                               .pageRequests = iommu::PageRequestKind::pri,
-                              .nesting = {{iommu::NestingFormat::vtdS1}},
+                              .nesting = {{models::vtd().format()}},
                               .dirtyTracking = true});
   const auto data = bound.registers<uapi::iommu_hw_info_vtd>();
   const auto ecap = [&](unsigned at) { return (data.ecap_reg >> at & 1) != 0; };
@@ -100,10 +99,10 @@ void vtdScalable() {
 }
 
 void smmuv3() {
-  Bound old({6, 12}, {.kind = UnitKind::smmuv3});
+  Bound old({6, 12}, {.model = &models::smmuv3()});
   claim("SMMUv3 tells nothing before 6.13", 0, static_cast<int64_t>(old.ask().info.data_len));
   claim("... and that has no type", 0, static_cast<int64_t>(old.ask().info.out_data_type));
-  Bound bound({6, 13}, {.kind = UnitKind::smmuv3});
+  Bound bound({6, 13}, {.model = &models::smmuv3()});
   const auto data = bound.registers<uapi::iommu_hw_info_arm_smmuv3>();
   claim("D5: SMMUv3 of 6.13 has both stages and tables of AArch64", (data.idr[0] & 0xf) == 0xb);
   claim("... and dirty bits, and no stalls", (data.idr[0] >> 6 & 3) == 2 && (data.idr[0] >> 24 & 3) == 1);
@@ -112,10 +111,10 @@ void smmuv3() {
   claim("its type", uapi::IOMMU_HW_INFO_TYPE_ARM_SMMUV3, bound.ask().info.out_data_type);
   claim("dirty tracking is a capability", uapi::IOMMU_HW_CAP_DIRTY_TRACKING,
         static_cast<int64_t>(bound.ask().info.out_capabilities));
-  Bound plain(kNewestKernel, {.kind = UnitKind::smmuv3,
+  Bound plain(kNewestKernel, {.model = &models::smmuv3(),
                               .apertures = {{{0, (uint64_t{1} << 40) - 1}}},
                               .pageRequests = iommu::PageRequestKind::stall,
-                              .nesting = std::vector<iommu::NestingFormat>{},
+                              .nesting = std::vector<const iommu::GuestFormat*>{},
                               .dirtyTracking = false});
   const auto less = plain.registers<uapi::iommu_hw_info_arm_smmuv3>();
   claim("without nesting it has one stage", (less.idr[0] & 3) == 2 && (less.idr[3] >> 8 & 1) == 0);
@@ -125,12 +124,12 @@ void smmuv3() {
 }
 
 void amd() {
-  Bound old({6, 12}, {.kind = UnitKind::amd});
+  Bound old({6, 12}, {.model = &models::amd()});
   const auto answer = old.ask(32);
   claim("AMD of 6.12 tells nothing, as in the guest", 0, static_cast<int64_t>(answer.info.data_len));
   claim("... but success, and a buffer of zeroes",
         answer.result == 0 && answer.data[0] == 0 && answer.data[31] == 0 && answer.data[32] == 0xaa);
-  Bound bound({7, 0}, {.kind = UnitKind::amd, .pasidBits = 16, .dirtyTracking = true});
+  Bound bound({7, 0}, {.model = &models::amd(), .pasidBits = 16, .dirtyTracking = true});
   const auto data = bound.registers<uapi::iommu_hw_info_amd>();
   claim("AMD of 7.0 has its features", uapi::IOMMU_HW_INFO_TYPE_AMD, bound.ask().info.out_data_type);
   claim("... guest translation with 16-bit PASIDs, dirty bits",
@@ -140,7 +139,7 @@ void amd() {
 void wantedTypes() {
   constexpr uint32_t kFlag = uapi::IOMMU_HW_INFO_FLAG_INPUT_TYPE;
   constexpr uint32_t kQueues = uapi::IOMMU_HW_INFO_TYPE_TEGRA241_CMDQV;
-  Bound bound({6, 17}, {.kind = UnitKind::smmuv3, .commandQueues = true});
+  Bound bound({6, 17}, {.model = &models::smmuv3(), .commandQueues = true});
   claim("6.17: by its own type", 40, static_cast<int64_t>(bound.ask(64, kFlag, 2).info.data_len));
   claim("... by the default one", 2, static_cast<int64_t>(bound.ask(64, kFlag, 0).info.out_data_type));
   const auto queues = bound.ask(64, kFlag, kQueues);
@@ -148,16 +147,16 @@ void wantedTypes() {
   claim("... which are two a virtual IOMMU", queues.info.data_len == 8 && queues.data[5] == 1);
   claim("... by another: EOPNOTSUPP", -EOPNOTSUPP, bound.ask(64, kFlag, 1).result);
   claim("another flag: EOPNOTSUPP", -EOPNOTSUPP, bound.ask(64, 2).result);
-  Bound none({6, 17}, {.kind = UnitKind::smmuv3});
+  Bound none({6, 17}, {.model = &models::smmuv3()});
   claim("no command queues: EOPNOTSUPP", -EOPNOTSUPP, none.ask(64, kFlag, kQueues).result);
-  Bound ppc(kNewestKernel, {.kind = UnitKind::ppc});
+  Bound ppc(kNewestKernel, {.model = &models::ppc()});
   claim("a unit whose driver tells nothing: type 0, whatever was wanted", 0,
         static_cast<int64_t>(ppc.ask(64, kFlag, 1).info.out_data_type));
 }
 
 void capabilities() {
   for (const KernelVersion kernel : {KernelVersion{6, 11}, {6, 12}, {7, 0}, {7, 1}}) {
-    Bound bound(kernel, {.kind = UnitKind::vtd, .pasidBits = 20});
+    Bound bound(kernel, {.model = &models::vtd(), .pasidBits = 20});
     bound.endpoint.pasidBits = 16;
     bound.endpoint.pasidsExecute = bound.endpoint.pasidsPrivileged = true;
     const auto info = bound.ask().info;

@@ -370,7 +370,7 @@ void devices(Host& host) {
   claim("another file EPERM", -EPERM, iommufd::bind(Fd(host).file, nic, again));
   claim("destroy of a device EBUSY", -EBUSY, fd.destroy(1));
   char byte = 0;
-  claim("unattached, its DMA is blocked", !nic.dmaRead(0x1000, &byte, 1));
+  claim("unattached, its DMA is blocked", !nic.dma.read(0x1000, &byte, 1));
   claim("... and says so", host.takeFaults().back().reason == "blocked");
 
   const uint32_t ioas = fd.ioas();
@@ -405,26 +405,27 @@ void devices(Host& host) {
   claim("leaves nothing", -ENOENT, fd.unmap(ioas, 0x800000, kPage));
 
   std::vector<char> data(3 * kPage);
-  claim("DMA reads across pages", nic.dmaRead(0x10000 + 100, data.data(), data.size()) && data[5000] == 0x11);
+  claim("DMA reads across pages",
+        nic.dma.read(0x10000 + 100, data.data(), data.size()) && data[5000] == 0x11);
   std::memset(data.data(), 0x22, data.size());
-  claim("DMA writes", nic.dmaWrite(0x10000 + 100, data.data(), data.size()) && buffer.bytes()[100] == 0x22 &&
+  claim("DMA writes", nic.dma.write(0x10000 + 100, data.data(), data.size()) && buffer.bytes()[100] == 0x22 &&
                           buffer.bytes()[99] == 0x11 && buffer.bytes()[100 + data.size()] == 0x11);
   (void)host.takeFaults();
-  claim("DMA over the end fails", !nic.dmaWrite(0x10000 + (2 << 20) - 10, data.data(), 20));
+  claim("DMA over the end fails", !nic.dma.write(0x10000 + (2 << 20) - 10, data.data(), 20));
   const std::vector<DmaFault> faults = host.takeFaults();
   claim("... where it did", faults.size() == 1 && faults[0].iova == 0x10000 + (2 << 20) &&
                                 faults[0].length == 10 && faults[0].write && faults[0].bdf == nic.bdf &&
                                 faults[0].reason == "not mapped");
   claim("... and the bytes before it have moved", buffer.bytes()[(2 << 20) - 1] == 0x22);
-  claim("DMA beyond the aperture", !nic.dmaRead(uint64_t{1} << 48, &byte, 1) &&
+  claim("DMA beyond the aperture", !nic.dma.read(uint64_t{1} << 48, &byte, 1) &&
                                        host.takeFaults().back().reason == "beyond the aperture");
-  claim("DMA at the end of all", !nic.dmaRead(UINT64_MAX, data.data(), 20));
+  claim("DMA at the end of all", !nic.dma.read(UINT64_MAX, data.data(), 20));
   claim("a read-only mapping", 0, fd.mapAt(ioas, 0xa00000, buffer.user(), kPage, kRead));
   claim("can't be written",
-        !nic.dmaWrite(0xa00000, &byte, 1) && host.takeFaults().back().reason == "not writable");
+        !nic.dma.write(0xa00000, &byte, 1) && host.takeFaults().back().reason == "not writable");
   mprotect(buffer.bytes() + kPage, kPage, PROT_NONE);
   claim("pinned memory that was protected is a fault",
-        !nic.dmaRead(0x10000 + kPage, &byte, 1) &&
+        !nic.dma.read(0x10000 + kPage, &byte, 1) &&
             host.takeFaults().back().reason == "no memory behind the mapping");
   mprotect(buffer.bytes() + kPage, kPage, PROT_READ | PROT_WRITE);
 
@@ -434,9 +435,9 @@ void devices(Host& host) {
   uint64_t second = 0xc00000;
   claim("copy shares it", 0, fd.copy(ioas, 0xb00000, ioas, kPage, second, kBoth | kFixed));
   claim("munmap", 0, host.memory().unmap(going.user(), kPage));
-  claim("DMA still works", nic.dmaWrite(0xb00000, &byte, 1));
+  claim("DMA still works", nic.dma.write(0xb00000, &byte, 1));
   claim("unmap the original", 0, fd.unmap(ioas, 0xb00000, kPage));
-  claim("DMA to the copy still works", nic.dmaWrite(0xc00000, &byte, 1) && mapped(going.user()));
+  claim("DMA to the copy still works", nic.dma.write(0xc00000, &byte, 1) && mapped(going.user()));
   claim("unmap the copy", 0, fd.unmap(ioas, 0xc00000, kPage));
   claim("now the memory goes", !mapped(going.user()));
 
@@ -453,7 +454,7 @@ void devices(Host& host) {
   pt = manual;
   claim("replace", 0, device->attach(pt));
   claim("the auto page table is gone", -ENOENT, fd.destroy(3));
-  claim("DMA goes on", nic.dmaRead(0x10000, &byte, 1));
+  claim("DMA goes on", nic.dma.read(0x10000, &byte, 1));
   claim("the manual one is busy", -EBUSY, fd.destroy(manual));
   pt = ioas;
   claim("replace by IOAS makes an auto one", 0, device->attach(pt));
@@ -506,7 +507,7 @@ void devices(Host& host) {
 
   // Closing order.
   fd.file.reset();
-  claim("a bound device works on after the file is closed", nic.dmaRead(0x10000, &byte, 1));
+  claim("a bound device works on after the file is closed", nic.dma.read(0x10000, &byte, 1));
   claim("and holds its group", nullptr != group.owner);
   device.reset();
   l.reset();
@@ -546,9 +547,9 @@ void container(Host& host) {
   claim("v1 cuts a hole", 0, fd.call(uapi::VFIO_IOMMU_UNMAP_DMA, unmap));
   claim("of that size", 0x1000, static_cast<int64_t>(unmap.size));
   char byte = 0;
-  claim("the sides stay", nic.dmaRead(0x4fffff, &byte, 1) && nic.dmaRead(0x501000, &byte, 1) &&
-                              nic.dmaRead(0x7fffff, &byte, 1));
-  claim("the hole doesn't", !nic.dmaRead(0x500800, &byte, 1));
+  claim("the sides stay", nic.dma.read(0x4fffff, &byte, 1) && nic.dma.read(0x501000, &byte, 1) &&
+                              nic.dma.read(0x7fffff, &byte, 1));
+  claim("the hole doesn't", !nic.dma.read(0x500800, &byte, 1));
   unmap = {sizeof(unmap), 0, 0x500000, 0x1000};
   claim("nothing there is fine", fd.call(uapi::VFIO_IOMMU_UNMAP_DMA, unmap) == 0 && unmap.size == 0);
   unmap = {sizeof(unmap), 0, 0x600800, 0x1000};
@@ -615,7 +616,7 @@ void translation(Host& host) {
     auto hit = areas.upper_bound(probe);
     const bool there = hit != areas.begin() && (--hit, probe < hit->first + hit->second.first);
     uint64_t got = 0;
-    same = same && nic.dmaRead(probe * kPage, &got, sizeof(got)) == there;
+    same = same && nic.dma.read(probe * kPage, &got, sizeof(got)) == there;
     if (there) same = same && got == hit->second.second + (probe - hit->first);
   }
   claim("translation agrees with a plain model over 4000 steps", same);
@@ -630,14 +631,17 @@ Dirty dirtyOf(iommu::Domain& domain, uint64_t iova, uint64_t size, bool clear) {
   return out;
 }
 
-void dirtyBits() {
+void dirtyBits(Host& host) {
   // The kernel's mock IOMMU: pages of half a processor page, large ones of 1 MiB.
   constexpr uint64_t kHalf = kPage / 2;
   constexpr uint64_t kHuge = 512 * kHalf;
   constexpr uint64_t kBase = uint64_t{1} << 24;
   constexpr uint64_t kUser = uint64_t{1} << 32;
-  const iommu::Unit mock = {"mock", {kBase, (uint64_t{1} << 31) - 1}, kHalf | kHuge, {}, false, true, true};
-  iommu::Domain domain(mock);
+  const iommu::Unit mock = iommu::makeUnit({.model = &iommu::models::custom(),
+                                            .apertures = {{{kBase, (uint64_t{1} << 31) - 1}}},
+                                            .pageSizes = kHalf | kHuge,
+                                            .dirtyTracking = true});
+  iommu::Domain domain(host, mock);
   claim("half pages map", 0, domain.map(kBase + kHalf, kUser + kHalf, 5 * kHalf, iommu::kWrite, false));
   claim("and are one run of memory", 5 * kHalf, domain.translate(kBase + kHalf, kHuge)->size);
   domain.setDirtyTracking(true);
@@ -673,16 +677,16 @@ void dirtyWrites(Host& host) {
   iommu::Group group = {7, {}};
   iommu::Endpoint nic(host, "0000:07:00.0", 0x700, unit, group);
   Buffer buffer(4 * kPage);
-  const auto table = std::make_shared<iommu::Domain>(unit);
+  const auto table = std::make_shared<iommu::Domain>(host, unit);
   nic.attach(std::nullopt, {table, nullptr});
   iommu::Domain& domain = *table;
   claim("map", 0, domain.map(0, buffer.user(), 4 * kPage, iommu::kRead | iommu::kWrite, false));
   char bytes[16] = {};
-  claim("DMA", nic.dmaWrite(0, bytes, sizeof(bytes)));
+  claim("DMA", nic.dma.write(0, bytes, sizeof(bytes)));
   domain.setDirtyTracking(true);
-  claim("DMA that reads", nic.dmaRead(0, bytes, sizeof(bytes)));
+  claim("DMA that reads", nic.dma.read(0, bytes, sizeof(bytes)));
   claim("reading makes nothing dirty", dirtyOf(domain, 0, 4 * kPage, false).empty());
-  claim("DMA that writes", nic.dmaWrite(2 * kPage - 8, bytes, sizeof(bytes)));
+  claim("DMA that writes", nic.dma.write(2 * kPage - 8, bytes, sizeof(bytes)));
   claim("writing does", dirtyOf(domain, 0, 4 * kPage, false) == Dirty{{kPage, kPage}, {2 * kPage, kPage}});
   domain.unmap(0, 4 * kPage);
   nic.attach(std::nullopt, {});
@@ -706,7 +710,7 @@ int main() {
   devices(host);
   container(host);
   translation(host);
-  dirtyBits();
+  dirtyBits(host);
   dirtyWrites(host);
   std::printf("%d claims failed\n", failures);
   return failures == 0 ? 0 : 1;

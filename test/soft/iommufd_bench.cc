@@ -139,10 +139,10 @@ void transfer(Host& host, const char* name, uint64_t piece) {
     }
     plain = std::min(plain, since(start));
     start = Clock::now();
-    if (!nic.dmaWrite(0x100000000, source.bytes(), kSize)) std::printf("DMA failed\n");
+    if (!nic.dma.write(0x100000000, source.bytes(), kSize)) std::printf("DMA failed\n");
     write = std::min(write, since(start));
     start = Clock::now();
-    if (!nic.dmaRead(0x100000000, source.bytes(), kSize)) std::printf("DMA failed\n");
+    if (!nic.dma.read(0x100000000, source.bytes(), kSize)) std::printf("DMA failed\n");
     read = std::min(read, since(start));
   }
   std::printf("64 MiB DMA, %s: write %.2f, read %.2f of memcpy's speed (%.1f GB/s)\n", name, plain / write,

@@ -16,6 +16,7 @@
 #include "../../native/soft/host/host.h"
 #include "../../native/soft/iommu/domain.h"
 #include "../../native/soft/iommu/endpoint.h"
+#include "../../native/soft/iommu/models/catalogue.h"
 #include "../../native/soft/iommufd/iommufd.h"
 #include "../../native/soft/mm/memory.h"
 #include "../../native/soft/selftest/hooks.h"
@@ -51,15 +52,7 @@ constexpr uint32_t kFixed = uapi::IOMMU_IOAS_MAP_FIXED_IOVA;
 constexpr uint32_t kBoth = kRead | kWrite;
 
 // The unit of the guest that real figures come from.
-inline iommu::Unit vtd() {
-  return {"dmar0",
-          {0, (uint64_t{1} << 48) - 1},
-          uint64_t{1} << 12 | uint64_t{1} << 21 | uint64_t{1} << 30,
-          {{{0xfee00000, 0xfeefffff}, iommu::ReservedKind::msi}},
-          false,
-          true,
-          false};
-}
+inline iommu::Unit vtd() { return iommu::makeUnit({.model = &iommu::models::vtd()}); }
 
 // Anonymous memory that goes with its holder.
 class Buffer {

@@ -9,7 +9,6 @@
 #include <functional>
 
 #include "../../native/soft/devices/edu.h"
-#include "../../native/soft/iommu/vtd_nested.h"
 #include "../../native/soft/pci/function.h"
 #include "../../native/soft/pci/registers.h"
 #include "iommufd_harness.h"
@@ -18,17 +17,12 @@ namespace vfio::soft::check {
 
 // The unit of the guest, with what newer hardware has besides.
 inline iommu::Unit fullUnit() {
-  iommu::Unit unit = vtd();
-  unit.tracksDirty = true;
-  unit.nests = true;
-  unit.makeNested = iommu::makeVtdNested;
-  unit.parentsAreWritable = true;
-  unit.pasidBits = 20;
-  unit.pageRequests = iommu::PageRequestKind::pri;
-  unit.fiveLevels = true;
-  unit.supervisorRequests = true;
-  unit.extendedAccessed = true;
-  return unit;
+  const iommu::Model& model = iommu::models::vtd();
+  return iommu::makeUnit({.model = &model,
+                          .pasidBits = 20,
+                          .pageRequests = iommu::PageRequestKind::pri,
+                          .nesting = {{model.format()}},
+                          .dirtyTracking = true});
 }
 
 // A file whose ioctl runs a function inside the host's lock.

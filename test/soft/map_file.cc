@@ -99,15 +99,15 @@ void files(Host& host) {
   close(file);
   std::memset(bytes + kPage, 'f', kPage);
   char read[4] = {};
-  claim("a device reads it", setup.nic.dmaRead(kBase, read, 3));
+  claim("a device reads it", setup.nic.dma.read(kBase, read, 3));
   claim("...", std::string("fff"), std::string(read));
-  claim("... and writes", setup.nic.dmaWrite(kBase + kPage - 1, "dma", 3));
+  claim("... and writes", setup.nic.dma.write(kBase + kPage - 1, "dma", 3));
   claim("...", std::string("dma"), std::string(bytes + 2 * kPage - 1, 3));
   uint64_t iova = 2 * kBase;
   claim("copied", 0, fd.copy(ioas, kBase + kPage, ioas, kPage, iova, kBoth | kFixed));
   claim("... and its source unmapped", 0, fd.unmap(ioas, kBase, 2 * kPage));
   munmap(bytes, 5 * kPage);
-  claim("a device still reads it", setup.nic.dmaRead(iova, read, 2));
+  claim("a device still reads it", setup.nic.dma.read(iova, read, 2));
   claim("...", std::string("ma"), std::string(read, 2));
 }
 

@@ -1,4 +1,5 @@
 // Nested page tables: a guest's first-stage table of VT-d, walked through its parent.
+#include "../../native/soft/iommu/models/vtd_nested.h"
 #include "../../native/uapi/iommufd_data.h"
 #include "machine_harness.h"
 
@@ -153,7 +154,8 @@ void attaching() {
                    {"supervisor requests", uapi::IOMMU_VTD_S1_SRE, 48, 0},
                    {"extended accessed flags", uapi::IOMMU_VTD_S1_EAFE, 48, 0}});
   iommu::Unit less = fullUnit();
-  less.fiveLevels = less.supervisorRequests = less.extendedAccessed = false;
+  const iommu::models::VtdFirstStage fourLevels({});
+  less.nesting = &fourLevels;
   run(less, {{"57 bits on four levels EINVAL", 0, 57, -EINVAL},
              {"supervisor requests on a unit without EINVAL", uapi::IOMMU_VTD_S1_SRE, 48, -EINVAL},
              {"extended accessed flags on a unit without EINVAL", uapi::IOMMU_VTD_S1_EAFE, 48, -EINVAL},
@@ -239,7 +241,7 @@ void widths() {
   // The device drives 28 address lines: what is higher is put to the endpoint itself.
   const auto read = [&machine](uint64_t iova) {
     char bytes[8] = {};
-    machine.inside([&] { machine.edu.endpoint->dmaRead(iova, bytes, 8); });
+    machine.inside([&] { machine.edu.endpoint->dma.read(iova, bytes, 8); });
     return machine.finish();
   };
   uapi::iommu_hwpt_vtd_s1 config = {uapi::IOMMU_VTD_S1_EAFE, Guest::kRoot, 57, 0};

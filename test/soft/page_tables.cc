@@ -29,7 +29,7 @@ void pasids() {
   const auto byte = [&machine](std::optional<uint32_t> pasid) {
     char found = -1;
     machine.inside([&] {
-      if (!machine.edu.endpoint->dmaRead(0x10000, &found, 1, pasid)) found = '-';
+      if (!machine.edu.endpoint->dma.read(0x10000, &found, 1, pasid)) found = '-';
     });
     (void)machine.host.takeFaults();
     return std::string(1, found);
@@ -80,9 +80,7 @@ void pasids() {
   EduMachine without(kNewestKernel, unit);
   Table table(without, kPasids);
   claim("a unit without PASIDs EINVAL", -EINVAL, without.attachTo(table.id, 1));
-  unit.kind = iommu::UnitKind::amd;
-  unit.pasidBits = 20;
-  EduMachine amd(kNewestKernel, unit);
+  EduMachine amd(kNewestKernel, iommu::makeUnit({.model = &iommu::models::amd(), .pasidBits = 20}));
   Table other(amd, kPasids);
   claim("a unit whose driver attaches none EOPNOTSUPP", -EOPNOTSUPP, amd.attachTo(other.id, 1));
 }
@@ -116,9 +114,8 @@ void flags() {
             machine.fd.call(uapi::IOMMU_HWPT_ALLOC, call.alloc));
     }
   }
-  iommu::Unit unit = fullUnit();
-  unit.kind = iommu::UnitKind::virtio;
-  EduMachine machine(kNewestKernel, unit);
+  EduMachine machine(kNewestKernel,
+                     iommu::makeUnit({.model = &iommu::models::virtio(), .isolatesInterrupts = true}));
   uint32_t id = 0;
   claim("a unit whose driver knows none EOPNOTSUPP", -EOPNOTSUPP,
         machine.fd.hwpt(machine.device->id(), machine.fd.ioas(), id, kPasids));

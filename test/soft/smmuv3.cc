@@ -96,7 +96,7 @@ class Guest : public SmmuMachine {
   }
   // A write of 8 bytes by the device with a PASID: the words of what went wrong, or "".
   std::string as(uint32_t pasid, uint64_t iova) {
-    inside([&] { (void)edu.endpoint->dmaWrite(iova, "PASID--", 8, pasid); });
+    inside([&] { (void)edu.endpoint->dma.write(iova, "PASID--", 8, pasid); });
     return finish();
   }
   // One event, of this kind, about this address.
@@ -175,7 +175,7 @@ void pages() {
   const auto read = [&guest](uint64_t iova) {
     guest.inside([&] {
       char bytes[8];
-      (void)guest.edu.endpoint->dmaRead(iova, bytes, 8);
+      (void)guest.edu.endpoint->dma.read(iova, bytes, 8);
     });
     return guest.finish();
   };
@@ -265,7 +265,7 @@ void contexts() {
     guest.context(kOrdinary, 0, 64 - bits);
     claim(std::to_string(bits) + " bits", "", guest.fetch(0x7000, 8));
     claim("... and no more", "not mapped by the guest", [&] {
-      guest.inside([&] { (void)guest.edu.endpoint->dmaWrite(uint64_t{1} << bits, "12345678", 8); });
+      guest.inside([&] { (void)guest.edu.endpoint->dma.write(uint64_t{1} << bits, "12345678", 8); });
       return guest.finish();
     }());
   }
@@ -278,11 +278,11 @@ void contexts() {
   const uint64_t high = ~uint64_t{0} << 39 | 0x7000;
   guest.word(guest.place(guest.root, 1, high, 3)) = kData | kPageOf;
   std::memset(guest.memory.bytes() + kData, 0, 8);
-  guest.inside([&] { (void)guest.edu.endpoint->dmaWrite(high, "upper--", 8); });
+  guest.inside([&] { (void)guest.edu.endpoint->dma.write(high, "upper--", 8); });
   claim("an address of the upper half", "", guest.finish());
   claim("... was reached", std::strcmp(guest.memory.bytes() + kData, "upper--") == 0);
   guest.word(kContexts) |= uint64_t{1} << 39;
-  guest.inside([&] { (void)guest.edu.endpoint->dmaWrite(high & ~(uint64_t{0x5a} << 56), "tagged-", 8); });
+  guest.inside([&] { (void)guest.edu.endpoint->dma.write(high & ~(uint64_t{0x5a} << 56), "tagged-", 8); });
   claim("... with a tag in its top byte", "", guest.finish());
   claim("... too", std::strcmp(guest.memory.bytes() + kData, "tagged-") == 0);
 }
@@ -442,7 +442,7 @@ void everyField() {
     guest.inside([&] {
       for (const uint64_t place : kPlaces) {
         char bytes[8];
-        arrived += guest.edu.endpoint->dmaRead(place, bytes, sizeof(bytes)) ? 1 : 0;
+        arrived += guest.edu.endpoint->dma.read(place, bytes, sizeof(bytes)) ? 1 : 0;
         ++walks;
       }
     });
@@ -490,9 +490,9 @@ void everyField() {
         guest.inside([&] {
           for (const uint64_t place : kPlaces) {
             char bytes[8];
-            (void)guest.edu.endpoint->dmaRead(place, bytes, sizeof(bytes));
+            (void)guest.edu.endpoint->dma.read(place, bytes, sizeof(bytes));
             for (const uint32_t pasid : {0U, 1U, 31U, 32U, 1023U, 1024U, (1U << 20) - 1})
-              (void)guest.edu.endpoint->dmaRead(place, bytes, sizeof(bytes), pasid);
+              (void)guest.edu.endpoint->dma.read(place, bytes, sizeof(bytes), pasid);
           }
         });
         (void)guest.host.takeFaults();
@@ -532,8 +532,8 @@ void wild() {
       for (int transfer = 0; transfer < 32; ++transfer) {
         const uint64_t iova = random() >> (16 + random() % 40);
         const bool done = random() % 2 == 0
-                              ? guest.edu.endpoint->dmaRead(iova, bytes, 1 + random() % 64, random() % 17)
-                              : guest.edu.endpoint->dmaWrite(iova, bytes, 1 + random() % 64);
+                              ? guest.edu.endpoint->dma.read(iova, bytes, 1 + random() % 64, random() % 17)
+                              : guest.edu.endpoint->dma.write(iova, bytes, 1 + random() % 64);
         ++(done ? good : bad);
       }
     });

@@ -1,23 +1,19 @@
 // The kinds of units: what each is made of, what a description can change, and what is refused.
+#include <algorithm>
 #include <functional>
 #include <stdexcept>
 
-#include "../../native/soft/iommu/unit.h"
 #include "iommufd_harness.h"
 
 namespace vfio::soft::check {
 namespace {
 
 using iommu::makeUnit;
-using iommu::NestingFormat;
-using iommu::UnitKind;
-using iommu::UnitModel;
-
-constexpr UnitKind kKinds[] = {UnitKind::vtd, UnitKind::smmuv3, UnitKind::amd,
-                               UnitKind::ppc, UnitKind::virtio, UnitKind::custom};
+using iommu::UnitDescription;
+namespace models = iommu::models;
 
 // What an address space may use with one device behind such a unit, as IOVA_RANGES has it.
-std::vector<uapi::iommu_iova_range> usable(Host& host, const UnitModel& model) {
+std::vector<uapi::iommu_iova_range> usable(Host& host, const UnitDescription& model) {
   iommu::Unit unit = makeUnit(model);
   iommu::Group group = {.id = 0, .members = {}};
   iommu::Endpoint endpoint(host, "0000:00:10.0", 0x80, unit, group);
@@ -48,29 +44,29 @@ void claimRanges(const std::string& text, const std::vector<uapi::iommu_iova_ran
 // D2. The first three are what Linux 6.12 said in the guest, of its edu device.
 void apertures(Host& host) {
   claimRanges("D2: VT-d", {{0, 0xfedfffff}, {0xfef00000, 0xffffffffffff}},
-              usable(host, {.kind = UnitKind::vtd}));
+              usable(host, {.model = &models::vtd()}));
   claimRanges("D2: AMD", {{0, 0xfedfffff}, {0xfef00000, 0xfcffffffff}, {0x10000000000, 0xffffffffffffffff}},
-              usable(host, {.kind = UnitKind::amd}));
+              usable(host, {.model = &models::amd()}));
   claimRanges("D6: virtio-iommu, with its interrupts taken for safe",
               {{0, 0xfedfffff}, {0xfef00000, 0xffffffffffffffff}},
-              usable(host, {.kind = UnitKind::virtio, .isolatesInterrupts = true}));
+              usable(host, {.model = &models::virtio(), .isolatesInterrupts = true}));
   claimRanges("D2: Arm has its message window", {{0, 0x7ffffff}, {0x8100000, 0xffffffffffff}},
-              usable(host, {.kind = UnitKind::smmuv3}));
+              usable(host, {.model = &models::smmuv3()}));
   claimRanges("D2: PPC has two windows",
               {{0, 0x7fffffff}, {0x800000000000000, 0x800000000000000 + (uint64_t{1} << 44) - 1}},
-              usable(host, {.kind = UnitKind::ppc}));
-  UnitModel custom = {.kind = UnitKind::custom};
+              usable(host, {.model = &models::ppc()}));
+  UnitDescription custom = {.model = &models::custom()};
   custom.apertures = {{{0x100000000, 0x1ffffffff}, {0x1000, 0xffff}, {0x10000, 0x1ffff}}};
   custom.reserved = {{{{0x4000, 0x4fff}, iommu::ReservedKind::direct}}};
   claimRanges("D2: windows of a custom unit, in any order, some of them touching",
               {{0x1000, 0x3fff}, {0x5000, 0x1ffff}, {0x100000000, 0x1ffffffff}}, usable(host, custom));
   claim("a unit without interrupt isolation takes no device (EPERM)",
-        usable(host, {.kind = UnitKind::virtio}).empty());
+        usable(host, {.model = &models::virtio()}).empty());
 }
 
 // A map on each side of the hole, and DMA to both.
 void twoWindows(Host& host) {
-  iommu::Unit unit = makeUnit({.kind = UnitKind::ppc});
+  iommu::Unit unit = makeUnit({.model = &models::ppc()});
   iommu::Group group = {.id = 0, .members = {}};
   iommu::Endpoint endpoint(host, "0000:00:10.0", 0x80, unit, group);
   Fd fd(host);
@@ -85,14 +81,14 @@ void twoWindows(Host& host) {
   claim("D2: a map in the high window", 0, fd.mapAt(ioas, kHigh, memory.user() + kPage, kPage));
   claim("D2: one in the hole is EINVAL", -EINVAL, fd.mapAt(ioas, 0x80000000, memory.user(), kPage));
   claim("D2: one across its edge too", -EINVAL, fd.mapAt(ioas, kHigh - kPage, memory.user(), 2 * kPage));
-  claim("D2: DMA to the low window", endpoint.dmaWrite(0x7ffff000, "low", 4));
-  claim("D2: DMA to the high window", endpoint.dmaWrite(kHigh, "high", 5));
+  claim("D2: DMA to the low window", endpoint.dma.write(0x7ffff000, "low", 4));
+  claim("D2: DMA to the high window", endpoint.dma.write(kHigh, "high", 5));
   claim("... arrived",
         std::strcmp(memory.bytes(), "low") == 0 && std::strcmp(memory.bytes() + kPage, "high") == 0);
-  claim("DMA to the hole is a fault", !endpoint.dmaWrite(0x80000000, "hole", 5));
+  claim("DMA to the hole is a fault", !endpoint.dma.write(0x80000000, "hole", 5));
 }
 
-std::string refusal(const UnitModel& model) {
+std::string refusal(const UnitDescription& model) {
   try {
     (void)makeUnit(model);
   } catch (const std::invalid_argument& error) {
@@ -101,7 +97,7 @@ std::string refusal(const UnitModel& model) {
   return "nothing";
 }
 
-void claimRefusal(const std::string& expected, const UnitModel& model) {
+void claimRefusal(const std::string& expected, const UnitDescription& model) {
   const std::string actual = refusal(model);
   claim(expected, actual == expected);
   if (actual != expected) std::printf("     got %s\n", actual.c_str());
@@ -109,44 +105,49 @@ void claimRefusal(const std::string& expected, const UnitModel& model) {
 
 void refusals() {
   claimRefusal("Expected at least one range for apertures but received none",
-               {.kind = UnitKind::custom, .apertures = std::vector<iommu::Range>{}});
+               {.model = &models::custom(), .apertures = std::vector<iommu::Range>{}});
   claimRefusal("Expected a start that is not above its last for apertures but received 0x2-0x1",
-               {.kind = UnitKind::custom, .apertures = {{{2, 1}}}});
+               {.model = &models::custom(), .apertures = {{{2, 1}}}});
   claimRefusal("Expected ranges that do not overlap for apertures but received 0x0-0x1000 and 0x1000-0x2000",
-               {.kind = UnitKind::custom, .apertures = {{{0x1000, 0x2000}, {0, 0x1000}}}});
+               {.model = &models::custom(), .apertures = {{{0x1000, 0x2000}, {0, 0x1000}}}});
   claimRefusal("Expected sizes from 256 for pageSizes but received none",
-               {.kind = UnitKind::vtd, .pageSizes = 0});
+               {.model = &models::vtd(), .pageSizes = 0});
   claimRefusal("Expected sizes from 256 for pageSizes but received 128",
-               {.kind = UnitKind::vtd, .pageSizes = 4096 | 128});
-  claimRefusal("Expected 0 to 20 for pasidBits but received 21", {.kind = UnitKind::amd, .pasidBits = 21});
+               {.model = &models::vtd(), .pageSizes = 4096 | 128});
+  claimRefusal("Expected 0 to 20 for pasidBits but received 21", {.model = &models::amd(), .pasidBits = 21});
   claimRefusal("Expected a start that is not above its last for reserved but received 0x10-0xf",
-               {.kind = UnitKind::vtd, .reserved = {{{{16, 15}, iommu::ReservedKind::msi}}}});
+               {.model = &models::vtd(), .reserved = {{{{16, 15}, iommu::ReservedKind::msi}}}});
   claimRefusal("Expected a format that a unit of kind vtd has for nesting but received arm-smmuv3",
-               {.kind = UnitKind::vtd, .nesting = {{NestingFormat::armSmmuv3}}});
+               {.model = &models::vtd(), .nesting = {{models::smmuv3().format()}}});
   claimRefusal("Expected a format that a unit of kind virtio has for nesting but received vtd-s1",
-               {.kind = UnitKind::virtio, .nesting = {{NestingFormat::vtdS1}}});
-  claimRefusal("Expected one format for nesting but received 2",
-               {.kind = UnitKind::custom, .nesting = {{NestingFormat::vtdS1, NestingFormat::armSmmuv3}}});
+               {.model = &models::virtio(), .nesting = {{models::vtd().format()}}});
+  claimRefusal(
+      "Expected one format for nesting but received 2",
+      {.model = &models::custom(), .nesting = {{models::vtd().format(), models::smmuv3().format()}}});
 }
 
 void names() {
   const char* const kNames[] = {"vtd", "smmuv3", "amd", "ppc", "virtio", "custom"};
-  for (size_t at = 0; at < std::size(kKinds); ++at) {
-    claim(std::string("a unit of kind ") + kNames[at],
-          iommu::unitKind(kNames[at]) == kKinds[at] &&
-              makeUnit({.kind = kKinds[at], .index = 3}).name.ends_with('3'));
+  const auto listed = models::names();
+  claim("the kinds, in this order", std::ranges::equal(kNames, listed));
+  for (const char* name : kNames) {
+    const iommu::Model* const model = models::find(name);
+    claim(std::string("a unit of kind ") + name,
+          model != nullptr && model->name == name &&
+              makeUnit({.model = model, .index = 3}).name.ends_with('3'));
   }
-  claim("no kind of another name", !iommu::unitKind("VTD") && !iommu::unitKind(""));
-  claim("the formats", iommu::nestingFormat("vtd-s1") == NestingFormat::vtdS1 &&
-                           iommu::nestingFormat("arm-smmuv3") == NestingFormat::armSmmuv3 &&
-                           iommu::nestingFormat("amd-guest") == NestingFormat::amdGuest &&
-                           !iommu::nestingFormat("vtd"));
+  claim("no kind of another name", models::find("VTD") == nullptr && models::find("") == nullptr);
+  claim("the formats", models::findFormat("vtd-s1") == models::vtd().format() &&
+                           models::findFormat("arm-smmuv3") == models::smmuv3().format() &&
+                           models::findFormat("amd-guest") == models::amd().format() &&
+                           models::findFormat("vtd") == nullptr);
   claim("a custom unit reads any of them",
-        makeUnit({.kind = UnitKind::custom, .nesting = {{NestingFormat::amdGuest}}}).nesting ==
-            NestingFormat::amdGuest);
+        makeUnit({.model = &models::custom(), .nesting = {{models::amd().format()}}}).nesting ==
+            models::amd().format());
   claim("SMMUv3 nests unless it is told not to",
-        makeUnit({.kind = UnitKind::smmuv3}).nests &&
-            !makeUnit({.kind = UnitKind::smmuv3, .nesting = std::vector<NestingFormat>{}}).nests);
+        makeUnit({.model = &models::smmuv3()}).nesting != nullptr &&
+            makeUnit({.model = &models::smmuv3(), .nesting = std::vector<const iommu::GuestFormat*>{}})
+                    .nesting == nullptr);
 }
 
 }  // namespace

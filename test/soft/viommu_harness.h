@@ -2,7 +2,6 @@
 // requests.
 #pragma once
 
-#include "../../native/soft/iommu/unit.h"
 #include "machine_harness.h"
 
 namespace vfio::soft::check {
@@ -10,7 +9,7 @@ namespace vfio::soft::check {
 inline iommu::Unit smmu(bool commandQueues = false,
                         iommu::PageRequestKind requests = iommu::PageRequestKind::none) {
   return iommu::makeUnit(
-      {.kind = iommu::UnitKind::smmuv3, .pageRequests = requests, .commandQueues = commandQueues});
+      {.model = &iommu::models::smmuv3(), .pageRequests = requests, .commandQueues = commandQueues});
 }
 
 constexpr uint32_t kArm = uapi::IOMMU_VIOMMU_TYPE_ARM_SMMUV3;

@@ -5,6 +5,7 @@
 #include <cerrno>
 
 #include "../mm/memory.h"
+#include "nested.h"
 
 namespace vfio::soft::iommu {
 namespace {
@@ -16,15 +17,13 @@ Table* tableAt(uint64_t entry) {
 
 }  // namespace
 
-Domain::Domain(const Unit& unit)
+Domain::Domain(const Services& host, const Unit& unit)
     : aperture_(unit.aperture),
       pageSizes_(unit.pageSizes),
       granuleShift_(static_cast<unsigned>(std::countr_zero(unit.pageSizes))),
       levels_(1),
       enforcesCoherency_(unit.enforcesCoherency),
-      allowsNoAccess_(unit.allowsNoAccess),
-      writableIsReadable_(unit.writableIsReadable),
-      parentsAreWritable_(unit.parentsAreWritable),
+      leaves_(unit.model.leaves(host)),
       root_(tables_.make()) {
   const auto width = static_cast<unsigned>(std::bit_width(aperture_.last));
   while (shiftOf(levels_) < width) ++levels_;
@@ -39,7 +38,7 @@ int Domain::suits(const Unit& unit) const {
   if (forcesCoherency_ && !unit.enforcesCoherency) return -EINVAL;
   if (offersDirtyTracking_ && !unit.tracksDirty) return -EINVAL;
   if (aperture_.start < unit.aperture.start || aperture_.last > unit.aperture.last) return -EINVAL;
-  return (pageSizes_ & ~(unit.pageSizes | unit.walksToo)) == 0 ? 0 : -EINVAL;
+  return (pageSizes_ & ~unit.model.walkable(unit)) == 0 ? 0 : -EINVAL;
 }
 
 Domain::Table* Domain::takeTable() {
@@ -68,9 +67,9 @@ unsigned Domain::leafLevel(uint64_t iova, uint64_t user, uint64_t left, bool sma
 }
 
 int Domain::map(uint64_t iova, uint64_t user, uint64_t size, uint32_t access, bool small) {
-  if (access == kNoAccess && !allowsNoAccess_) return -EINVAL;
+  if (access == kNoAccess && !leaves_.noAccess) return -EINVAL;
   if ((access & kWrite) == 0 && refusesReadOnly_) return -EINVAL;
-  if ((access & kWrite) != 0 && writableIsReadable_) access |= kRead;
+  if ((access & kWrite) != 0 && leaves_.writableIsReadable) access |= kRead;
   const uint64_t rights = kLeaf | access;
   const uint64_t start = iova;
   const uint64_t whole = size;
@@ -123,7 +122,14 @@ void Domain::prefetch(uint64_t iova) const {
 }
 
 void Domain::unmap(uint64_t iova, uint64_t size) {
-  if (size != 0) unmapIn(*root_, levels_ - 1, iova, iova + (size - 1));
+  if (size == 0) return;
+  unmapIn(*root_, levels_ - 1, iova, iova + (size - 1));
+  invalidate({iova, iova + (size - 1)});
+}
+
+void Domain::invalidate(Range range) const {
+  Translation::invalidate(range);
+  for (const NestedTable* table : nested_) table->invalidate(kEverything);
 }
 
 void Domain::unmapIn(Table& table, unsigned level, uint64_t first, uint64_t last) {
@@ -158,8 +164,10 @@ uint64_t* Domain::walk(uint64_t iova, unsigned& level) const {
 }
 
 void Domain::setDirtyTracking(bool on) {
+  if (!on && !dirtyTracking_) return;
   if (on) visitDirty(aperture_.start, aperture_.last, true, [](uint64_t, uint64_t) {});
   dirtyTracking_ = on;
+  invalidate(aperture_);
 }
 
 void Domain::markDirty(uint64_t iova, uint64_t size) {

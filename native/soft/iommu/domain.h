@@ -3,8 +3,12 @@
 // The table is a radix tree of 512-entry tables whose leaves, at any level that the unit has a page size for,
 // hold a user address where hardware holds a physical one. It keeps nothing alive: who maps has pinned.
 // Dirty bits are where hardware has them: in the leaves. So a large page is dirty as a whole, and a bit is
-// gone with its mapping. An unmap takes effect with the next transaction; translations are not cached
-// anywhere else, so there is nothing to invalidate.
+// gone with its mapping.
+//
+// Units may cache what they find in the table. So unmap(), clearing dirty bits, and turning dirty tracking on
+// or off end with invalidate(): the units of all attached endpoints forget that range, and what they have of
+// guests' tables on this one, as a whole, since nobody knows at which addresses of the guest the range is. A
+// map needs none: it fills what was empty.
 //
 // Life: made by the owner of an address space (iommufd's page tables), shared with the endpoints that are
 // attached to it, gone with the last of them.
@@ -14,17 +18,24 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "../core/pool.h"
-#include "endpoint.h"
+#include "model.h"
 #include "translation.h"
+
+namespace vfio::soft {
+class Services;
+}
 
 namespace vfio::soft::iommu {
 
+class NestedTable;
+
 class Domain final : public Translation {
  public:
-  // A page table for endpoints behind `unit`.
-  explicit Domain(const Unit& unit);
+  // A page table for endpoints behind `unit`, as this kernel's driver fills it.
+  Domain(const Services& host, const Unit& unit);
   ~Domain() override = default;
 
   [[nodiscard]] const Range& aperture() const { return aperture_; }
@@ -35,7 +46,7 @@ class Domain final : public Translation {
   [[nodiscard]] bool enforceCoherency();
 
   // Guests' tables will be nested on this one. Before anything is mapped.
-  void becomeParent() { refusesReadOnly_ = parentsAreWritable_; }
+  void becomeParent() { refusesReadOnly_ = leaves_.parentsAreWritable; }
 
   // 0, or -EINVAL when an endpoint behind `unit` can't be translated by this table.
   [[nodiscard]] int suits(const Unit& unit) const override;
@@ -74,8 +85,20 @@ class Domain final : public Translation {
   // page, what is shown and the next step are as long as that page, from there.
   template <class Visit>
   void collectDirty(uint64_t iova, uint64_t size, bool clear, const Visit& visit) {
-    if (size != 0) visitDirty(iova, std::min(iova + (size - 1), aperture_.last), clear, visit);
+    if (size == 0) return;
+    std::optional<Range> cleared;
+    visitDirty(iova, std::min(iova + (size - 1), aperture_.last), clear, [&](uint64_t at, uint64_t page) {
+      visit(at, page);
+      cleared = {cleared ? cleared->start : at, at + (page - 1)};
+    });
+    if (clear && cleared) invalidate(*cleared);
   }
+
+  // --- what units have cached of it
+  void invalidate(Range range) const override;
+  // Tables on this one. They say so themselves.
+  void addNested(const NestedTable& table) { nested_.push_back(&table); }
+  void removeNested(const NestedTable& table) { std::erase(nested_, &table); }
 
  private:
   static constexpr unsigned kBits = 9;
@@ -112,12 +135,11 @@ class Domain final : public Translation {
   unsigned levels_;
   bool enforcesCoherency_;
   bool forcesCoherency_ = false;
-  bool allowsNoAccess_;
-  bool writableIsReadable_;
-  bool parentsAreWritable_;
+  LeafRules leaves_;
   bool refusesReadOnly_ = false;
   bool offersDirtyTracking_ = false;
   bool dirtyTracking_ = false;
+  std::vector<const NestedTable*> nested_;
   Pool<Table> tables_;
   Table* root_;
   Table* spare_ = nullptr;  // an empty table kept, so that map and unmap of one page don't allocate each time

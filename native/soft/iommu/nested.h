@@ -1,9 +1,10 @@
 // Page tables that a guest wrote, in the format of one kind of unit, on top of a domain that maps the guest's
 // physical addresses. What they say is read at each translation, from the program's memory.
 //
-// Formats are plugged in by the unit (Unit::makeNested): each is a class with a maker of its own.
+// Each format is a class that a GuestFormat makes (guest_format.h). What a unit has cached of a table ends by
+// the guest's commands, and with each change of the parent.
 //
-// Life: made by HWPT_ALLOC, shared with the endpoints attached to it; keeps its parent.
+// Life: made by HWPT_ALLOC, shared with the endpoints attached to it; keeps its parent, which knows of it.
 #pragma once
 
 #include <cstdint>
@@ -40,11 +41,15 @@ struct UserArray {
 
 class NestedTable : public Translation {
  public:
-  explicit NestedTable(std::shared_ptr<Domain> itsParent) : parent(std::move(itsParent)) {}
+  explicit NestedTable(std::shared_ptr<Domain> itsParent) : parent(std::move(itsParent)) {
+    parent->addNested(*this);
+  }
+  ~NestedTable() override { parent->removeNested(*this); }
 
   [[nodiscard]] bool nested() const final { return true; }
-  // Forgets what is cached of some of the table: 0 or -errno; `array.handled` is told also then.
-  [[nodiscard]] virtual int invalidate(UserArray& array) = 0;
+  // Runs the guest's commands to forget what is cached of the table: 0 or -errno; `array.handled` is told
+  // also then.
+  [[nodiscard]] virtual int runCommands(UserArray& array) = 0;
 
   const std::shared_ptr<Domain> parent;
 

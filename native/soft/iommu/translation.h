@@ -5,17 +5,25 @@
 //
 // and, of mediated devices, whose driver looks into the address space each time: what iommufd/access.h and
 // type1/type1.h have for that.
+//
+// A translation knows whom it serves: the endpoints that it is attached to, and with which PASIDs. Whoever
+// takes something out of a table, or narrows it, calls invalidate(), so that no unit goes on with what it may
+// have cached (model.h). The drivers of mediated devices cache nothing, so theirs are never invalidated.
+//
+// Life: shared by who made it and the endpoints it is attached to.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <vector>
+
+#include "unit.h"
 
 namespace vfio::soft::iommu {
 
 class Domain;
 class Endpoint;
-struct Unit;
 
 enum Access : uint32_t { kNoAccess = 0, kRead = 1, kWrite = 2 };
 
@@ -38,7 +46,7 @@ class Translation {
   // As many of the first `limit` (> 0) bytes from `iova` as are in one piece and allow `access` (kRead or
   // kWrite).
   [[nodiscard]] virtual Reach reach(uint64_t iova, uint64_t limit, uint32_t access) = 0;
-  // The same with a PASID, where those are the guest's business (Unit::guestPasids).
+  // The same with a PASID, where those are the guest's business (GuestFormat::hasPasids).
   [[nodiscard]] virtual Reach reachAs(uint32_t /*pasid*/, uint64_t iova, uint64_t limit, uint32_t access) {
     return reach(iova, limit, access);
   }
@@ -54,12 +62,22 @@ class Translation {
                       uint32_t /*access*/) {}
 
   [[nodiscard]] virtual bool nested() const { return false; }
-};
 
-// Makes a nested table of what `data` says: 0, or -errno as the unit's driver has it.
-class NestedTable;
-struct UserData;
-using MakeNested = int (*)(const Unit& unit, const std::shared_ptr<Domain>& parent, const UserData& data,
-                           std::shared_ptr<NestedTable>& out);
+  // --- whom it serves. Endpoints say so themselves.
+  struct Served {
+    const Endpoint* endpoint;
+    std::optional<uint32_t> pasid;
+    bool operator==(const Served&) const = default;
+  };
+  void serve(const Served& fresh) { served_.push_back(fresh); }
+  void leave(const Served& gone) { std::erase(served_, gone); }
+  [[nodiscard]] const std::vector<Served>& served() const { return served_; }
+
+  // Makes the units of all these forget the translations of `range`. Called after the table has changed.
+  virtual void invalidate(Range range) const;
+
+ private:
+  std::vector<Served> served_;
+};
 
 }  // namespace vfio::soft::iommu

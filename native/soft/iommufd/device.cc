@@ -4,6 +4,7 @@
 #include <cerrno>
 
 #include "../core/services.h"
+#include "../iommu/model.h"
 #include "access.h"
 #include "context.h"
 #include "fault_queue.h"
@@ -52,9 +53,7 @@ int Device::reserveFor(Ioas& ioas) const {
 // Have all members of the group this PASID?
 int Device::checkPasid(uint32_t pasid) const {
   for (const iommu::Endpoint* member : group_->group.members) {
-    using iommu::UnitKind;
-    const UnitKind kind = member->unit.kind;
-    if (kind == UnitKind::amd || kind == UnitKind::ppc || kind == UnitKind::virtio) return -EOPNOTSUPP;
+    if (!member->unit.model.attachesPasids()) return -EOPNOTSUPP;
     const unsigned bits = member->usablePasidBits();
     if (bits == 0 || pasid >> bits != 0) return -EINVAL;
   }

@@ -42,7 +42,7 @@ FaultQueue::~FaultQueue() {
 }
 
 void FaultQueue::answer(const Group& group, iommu::PageResponse response) {
-  group.from->respond(group.requests.back().group, response);
+  group.from->requests.respond(group.requests.back().group, response);
 }
 
 void FaultQueue::showReadable() {

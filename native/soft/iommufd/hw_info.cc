@@ -5,7 +5,7 @@
 #include "../../uapi/iommufd.h"
 #include "../../uapi/iommufd_data.h"
 #include "../core/services.h"
-#include "../iommu/hw_info.h"
+#include "../iommu/model.h"
 #include "../mm/memory.h"
 #include "command.h"
 
@@ -15,19 +15,9 @@ namespace {
 // Whether the driver of this unit tells anything in this release; if so, it knows `wanted` or doesn't:
 // 0 or -EOPNOTSUPP.
 int describe(const Services& host, const iommu::Unit& unit, uint32_t wanted, iommu::HwInfo& out) {
-  out = {uapi::IOMMU_HW_INFO_TYPE_NONE, {}};
-  if (unit.describe != nullptr) {
-    out = unit.describe(unit);
-  } else if (unit.kind == iommu::UnitKind::vtd) {
-    out = iommu::describeVtd(unit);
-  } else if (unit.kind == iommu::UnitKind::smmuv3 && host.since(6, 13)) {
-    const bool queues = wanted == uapi::IOMMU_HW_INFO_TYPE_TEGRA241_CMDQV && unit.commandQueues;
-    out = queues ? iommu::describeTegra241Cmdqv() : iommu::describeSmmuv3(unit);
-  } else if (unit.kind == iommu::UnitKind::amd && host.since(7, 0)) {
-    out = iommu::describeAmd(unit);
-  } else {
-    return 0;  // no driver is there to ask, so none refuses
-  }
+  const std::optional<iommu::HwInfo> told = unit.model.describe(host, unit, wanted);
+  out = told.value_or(iommu::HwInfo{uapi::IOMMU_HW_INFO_TYPE_NONE, {}});
+  if (!told) return 0;  // no driver is there to ask, so none refuses
   return wanted == uapi::IOMMU_HW_INFO_TYPE_DEFAULT || wanted == out.type ? 0 : -EOPNOTSUPP;
 }
 

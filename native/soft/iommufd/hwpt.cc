@@ -7,6 +7,8 @@
 #include "../../uapi/iommufd.h"
 #include "../../uapi/iommufd_data.h"
 #include "../core/services.h"
+#include "../iommu/guest_format.h"
+#include "../iommu/model.h"
 #include "../mm/memory.h"
 #include "command.h"
 #include "device.h"
@@ -27,8 +29,8 @@ void Hwpt::setFaultQueue(FaultQueue& queue) {
 
 // ---------------------------------------------------------------- filled by the kernel
 
-PagingHwpt::PagingHwpt(Ioas& itsIoas, const iommu::Unit& itsUnit)
-    : PagingHwpt(itsIoas, itsUnit, std::make_shared<iommu::Domain>(itsUnit)) {}
+PagingHwpt::PagingHwpt(const Services& host, Ioas& itsIoas, const iommu::Unit& itsUnit)
+    : PagingHwpt(itsIoas, itsUnit, std::make_shared<iommu::Domain>(host, itsUnit)) {}
 
 PagingHwpt::PagingHwpt(Ioas& itsIoas, const iommu::Unit& itsUnit, std::shared_ptr<iommu::Domain> itsDomain)
     : Hwpt(kKind, itsDomain), ioas(itsIoas), unit(itsUnit), domain(std::move(itsDomain)) {
@@ -59,9 +61,10 @@ uint32_t nestedFlags(const Services& host) {
   return flags;
 }
 
-// Some units' drivers make tables of one sort only.
-bool takesFlags(const iommu::Unit& unit) {
-  return unit.kind != iommu::UnitKind::virtio && unit.kind != iommu::UnitKind::ppc;
+// The format of the unit's driver, if tables of it can be made on a domain.
+const iommu::GuestFormat* formatOnDomains(const iommu::Unit& unit) {
+  const iommu::GuestFormat* const format = unit.model.formatOf(unit);
+  return format != nullptr && format->nestsOnDomains() ? format : nullptr;
 }
 
 }  // namespace
@@ -70,22 +73,18 @@ int PagingHwpt::make(Context& context, Ioas& ioas, Device& device, uint32_t flag
                      const iommu::UserData& data, const uint32_t* attachAs, PagingHwpt*& out) {
   const iommu::Unit& unit = device.endpoint.unit;
   if ((flags & ~pagingFlags(context.host)) != 0) return -EOPNOTSUPP;
-  if (flags != 0 && !takesFlags(unit)) return -EOPNOTSUPP;
+  if (const int error = unit.model.allocates(unit, flags); error != 0) return error;
   const bool dirty = (flags & uapi::IOMMU_HWPT_ALLOC_DIRTY_TRACKING) != 0;
   const bool nestParent = (flags & uapi::IOMMU_HWPT_ALLOC_NEST_PARENT) != 0;
-  if (dirty && !unit.tracksDirty) return -EOPNOTSUPP;
-  if (nestParent && (!unit.nests || (flags & uapi::IOMMU_HWPT_FAULT_ID_VALID) != 0)) return -EOPNOTSUPP;
-  const bool forPasids = (flags & uapi::IOMMU_HWPT_ALLOC_PASID) != 0;
-  if (forPasids && unit.kind == iommu::UnitKind::amd && unit.pasidBits == 0) return -EOPNOTSUPP;
   // Data is for units that take some with this kind of table; none does.
   if (data.length != 0) return -EOPNOTSUPP;
 
-  PagingHwpt* const hwpt = context.objects.create<PagingHwpt>(ioas, unit);
+  PagingHwpt* const hwpt = context.objects.create<PagingHwpt>(context.host, ioas, unit);
   if (hwpt == nullptr) return -EBUSY;
   if (dirty) hwpt->domain->offerDirtyTracking();
   hwpt->nestParent = nestParent;
   if (nestParent) hwpt->domain->becomeParent();
-  hwpt->pasidCompatible = forPasids;
+  hwpt->pasidCompatible = (flags & uapi::IOMMU_HWPT_ALLOC_PASID) != 0;
   // Before anything is mapped: hardware keeps it in each entry.
   if (unit.enforcesCoherency) hwpt->enforcesCoherency = hwpt->domain->enforceCoherency();
   int error = attachAs != nullptr ? device.attachTo(*hwpt, *attachAs) : 0;
@@ -116,15 +115,16 @@ int NestedHwpt::make(Context& context, PagingHwpt& parent, const Device& device,
                      const iommu::UserData& data, NestedHwpt*& out) {
   const iommu::Unit& unit = device.endpoint.unit;
   if ((flags & ~nestedFlags(context.host)) != 0 || data.length == 0) return -EOPNOTSUPP;
+  const iommu::GuestFormat* const format = formatOnDomains(unit);
   // Until 6.13 a driver that took any flags at all was asked for these tables too, after the parent.
-  const bool asks = unit.makeNested != nullptr || (!context.host.since(6, 13) && takesFlags(unit));
+  const bool asks = format != nullptr || (!context.host.since(6, 13) && unit.model.takesFlags());
   if (!asks) return -EOPNOTSUPP;
-  // One maker is one driver, and a parent has to be of the same.
-  const bool sameDriver = parent.unit.makeNested == unit.makeNested;
+  // One format is one driver, and a parent has to be of the same.
+  const bool sameDriver = formatOnDomains(parent.unit) == format;
   if (parent.autoDomain || !parent.nestParent || !sameDriver) return -EINVAL;
   std::shared_ptr<iommu::NestedTable> table;
-  if (unit.makeNested == nullptr) return -EOPNOTSUPP;
-  if (const int error = unit.makeNested(unit, parent.domain, data, table); error != 0) return error;
+  if (format == nullptr) return -EOPNOTSUPP;
+  if (const int error = format->makeTable(unit, parent.domain, data, table); error != 0) return error;
   NestedHwpt* const hwpt = context.objects.create<NestedHwpt>(parent, parent, std::move(table));
   if (hwpt == nullptr) return -EBUSY;
   hwpt->pasidCompatible = (flags & uapi::IOMMU_HWPT_ALLOC_PASID) != 0;
@@ -213,9 +213,9 @@ int hwptInvalidate(Command& command) {
     Object* const object = command.context.objects.find(arguments.hwpt_id);
     if (object == nullptr) return -ENOENT;
     if (object->kind == ObjectKind::nestedHwpt) {
-      return static_cast<NestedHwpt&>(*object).table->invalidate(array);
+      return static_cast<NestedHwpt&>(*object).table->runCommands(array);
     }
-    if (object->kind == ObjectKind::viommu) return static_cast<Viommu&>(*object).invalidate(array);
+    if (object->kind == ObjectKind::viommu) return static_cast<Viommu&>(*object).runCommands(array);
     // Since there are virtual IOMMUs, several kinds of object can be meant.
     return command.context.host.since(6, 13) ? -EINVAL : -ENOENT;
   };

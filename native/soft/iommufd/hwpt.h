@@ -14,7 +14,12 @@
 
 #include "../iommu/domain.h"
 #include "../iommu/nested.h"
+#include "../iommu/unit.h"
 #include "object.h"
+
+namespace vfio::soft {
+class Services;
+}
 
 namespace vfio::soft::iommufd {
 
@@ -42,7 +47,7 @@ class Hwpt : public Object {
 class PagingHwpt final : public Hwpt {
  public:
   static constexpr ObjectKind kKind = ObjectKind::pagingHwpt;
-  PagingHwpt(Ioas& itsIoas, const iommu::Unit& itsUnit);
+  PagingHwpt(const Services& host, Ioas& itsIoas, const iommu::Unit& itsUnit);
   ~PagingHwpt() override;
 
   // Made for `device`, filled and listed in its IOAS, not yet published: 0, or -errno and nothing is left.

@@ -4,7 +4,7 @@
 
 #include "../../uapi/iommufd.h"
 #include "../core/services.h"
-#include "../iommu/hw_info.h"
+#include "../iommu/command_queues.h"
 #include "command.h"
 #include "device.h"
 #include "viommu.h"

@@ -13,8 +13,8 @@
 #include <optional>
 #include <vector>
 
+#include "../iommu/guest_format.h"
 #include "../iommu/nested.h"
-#include "../iommu/smmuv3_nested.h"
 #include "hwpt.h"
 #include "object.h"
 
@@ -27,27 +27,30 @@ class Vdevice;
 class VeventQueue;
 class VirtualInterface;
 
-class Viommu final : public Object, public iommu::SmmuGuest {
+class Viommu final : public Object, public iommu::Guest {
  public:
   static constexpr ObjectKind kKind = ObjectKind::viommu;
-  Viommu(Context& itsContext, PagingHwpt& itsParent, const iommu::Unit& itsUnit, uint32_t itsType);
+  Viommu(Context& itsContext, PagingHwpt& itsParent, const iommu::Unit& itsUnit,
+         const iommu::GuestFormat& itsFormat, uint32_t itsType);
   ~Viommu() override;
 
   // A guest's table on it, not yet published: 0, or -errno and nothing is left.
   [[nodiscard]] int makeNested(const Device& device, uint32_t flags, const iommu::UserData& data,
                                NestedHwpt*& out);
-  // Drops what is cached: 0 or -errno; `array.handled` is told also then.
-  [[nodiscard]] int invalidate(iommu::UserArray& array) const;
-  // To the queue of this type, if there is one: 0, or -EOPNOTSUPP.
-  int report(uint32_t eventType, const void* data, size_t size);
+  // Runs the guest's commands to forget what is cached: 0 or -errno; `array.handled` is told also then.
+  [[nodiscard]] int runCommands(iommu::UserArray& array) const;
+  // Runs one from a queue of the guest's own. False: it is none that a guest may have.
+  [[nodiscard]] bool runQueued(const iommu::GuestCommand& command) const;
 
-  // --- SmmuGuest
-  [[nodiscard]] std::optional<uint32_t> streamId(const iommu::Endpoint& endpoint) const override;
-  void take(const iommu::SmmuEvent& event) override;
+  // --- iommu::Guest
+  [[nodiscard]] std::optional<uint64_t> nameOf(const iommu::Endpoint& endpoint) const override;
+  [[nodiscard]] bool knows(uint64_t name) const override { return vdevices.contains(name); }
+  int report(uint32_t eventType, const void* data, size_t size) override;
 
   Context& context;
   PagingHwpt& parent;
   const iommu::Unit& unit;
+  const iommu::GuestFormat& format;  // of the tables on it
   const uint32_t type;
   std::map<uint64_t, Vdevice*> vdevices;        // by the guest's name
   std::vector<VeventQueue*> queues;             // one of a type

@@ -42,13 +42,6 @@ constexpr uint64_t kStride = 0x80;
 constexpr uint32_t kIllegalCommand = 1U << 24;
 constexpr uint32_t kReasons = 0x7f000000;
 
-bool guestMay(uint64_t command) {
-  constexpr uint64_t kTlbiNhAsid = 0x11, kTlbiNhVa = 0x12, kAtcInvalidate = 0x40, kSync = 0x46;
-  const uint64_t operation = command & 0xff;
-  return operation == kTlbiNhAsid || operation == kTlbiNhVa || operation == kAtcInvalidate ||
-         operation == kSync;
-}
-
 }  // namespace
 
 VirtualInterface::VirtualInterface(Viommu& viommu) : viommu_(viommu) {
@@ -149,10 +142,10 @@ void VirtualInterface::run(unsigned index) {
   while (registers.enabled && registers.error == registers.acknowledged) {
     const uint32_t at = registers.consumer & wrap;
     if (at == (registers.producer & wrap)) return;
-    uint64_t command = 0;
+    iommu::GuestCommand command = {};
     const uint64_t place = uint64_t{at & (places - 1)} << iommu::kCommandSizeLog2;
     const bool fetched = mm::Memory::copyIn(&command, queue.memory + place, sizeof(command)) == 0;
-    if (!fetched || !guestMay(command)) {
+    if (!fetched || !viommu_.runQueued(command)) {
       registers.consumer = (registers.consumer & ~kReasons) | kIllegalCommand;
       registers.error ^= 1;
       uapi::iommu_vevent_tegra241_cmdqv event = {};

@@ -2,8 +2,8 @@
 // guest starts commands without a system call. Queues are put behind it by HW_QUEUE_ALLOC.
 //
 // A guest may invalidate by address and by address space, and devices' TLBs; any other command is an error,
-// which stops the queue and is an event. Nothing is cached here, so that good commands have no effect but
-// being done.
+// which stops the queue and is an event. Good ones are run by the format of the guest's tables
+// (iommu/guest_format.h), and so reach the units that may have cached something.
 //
 // Life: made with its virtual IOMMU, which a mapping of it is a user of.
 #pragma once
@@ -14,7 +14,7 @@
 #include <memory>
 
 #include "../core/file.h"
-#include "../iommu/hw_info.h"
+#include "../iommu/command_queues.h"
 #include "../iommu/nested.h"
 
 namespace vfio::soft::iommufd {

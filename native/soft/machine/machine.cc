@@ -102,7 +102,7 @@ void Machine::Parts::build(Services& host, Tree& tree, Topology& topology) {
   driverFiles.addBus();
   systemFiles.addSystem(system, host.parameters());
   for (const auto& spec : topology.iommus) {
-    const iommu::Unit& unit = units.add(host, system, spec);
+    const iommu::Unit& unit = units.add(system, spec);
     if (system.translates) systemFiles.addUnit(unit);
   }
   addNodes(host, tree);

@@ -3,42 +3,12 @@
 #include <algorithm>
 #include <iterator>
 
-#include "../core/services.h"
-
 namespace vfio::soft::machine {
 
-using topology::SystemSpec;
-using topology::UnitSpec;
-
-namespace {
-
-iommu::Unit make(const Services& host, const SystemSpec& system, const UnitSpec& spec, size_t index) {
-  iommu::UnitModel model = {.kind = *iommu::unitKind(spec.kind),
-                            .index = static_cast<unsigned>(index),
-                            .apertures = spec.apertures,
-                            .reserved = spec.reserved,
-                            .pageSizes = spec.pageSizes,
-                            .pasidBits = spec.pasidBits,
-                            .dirtyTracking = spec.dirtyTracking,
-                            .commandQueues = spec.commandQueues.value_or(false),
-                            .enforcesCoherency = spec.enforcesCoherency,
-                            .isolatesInterrupts = spec.isolatesInterrupts};
-  if (spec.pageRequests) model.pageRequests = iommu::pageRequestKind(*spec.pageRequests);
-  if (spec.nesting) {
-    auto& formats = model.nesting.emplace();
-    for (const std::string& name : *spec.nesting) formats.push_back(*iommu::nestingFormat(name));
-  }
-  if (!system.remapsInterrupts) model.isolatesInterrupts = false;
-  iommu::Unit unit = iommu::makeUnit(model);
-  // Before 6.19 the VT-d driver set the readable bit in every entry, to mark it as present.
-  unit.writableIsReadable = model.kind == iommu::UnitKind::vtd && !host.since(6, 19);
-  return unit;
-}
-
-}  // namespace
-
-const iommu::Unit& Units::add(const Services& host, const SystemSpec& system, const UnitSpec& spec) {
-  units_.push_back(make(host, system, spec, units_.size()));
+const iommu::Unit& Units::add(const topology::SystemSpec& system, iommu::UnitDescription description) {
+  description.index = static_cast<unsigned>(units_.size());
+  if (!system.remapsInterrupts) description.isolatesInterrupts = false;
+  units_.push_back(iommu::makeUnit(description));
   return units_.back();
 }
 

@@ -9,17 +9,12 @@
 #include "../iommu/unit.h"
 #include "../topology/topology.h"
 
-namespace vfio::soft {
-class Services;
-}
-
 namespace vfio::soft::machine {
 
 class Units {
  public:
   // Adds the unit with the next index. Throws std::invalid_argument if it can't be made.
-  const iommu::Unit& add(const Services& host, const topology::SystemSpec& system,
-                         const topology::UnitSpec& spec);
+  const iommu::Unit& add(const topology::SystemSpec& system, iommu::UnitDescription description);
   [[nodiscard]] size_t size() const { return units_.size(); }
   [[nodiscard]] iommu::Unit& at(size_t index);
   [[nodiscard]] size_t indexOf(const iommu::Unit& unit) const;

@@ -200,7 +200,7 @@ uint8_t* Function::memory(unsigned bar) { return bar < memory_.size() ? memory_[
 
 void Function::reset() {
   host.engine().cancel(this);
-  endpoint->dropTransfers();
+  endpoint->dma.drop();
   config.reset();
   for (unsigned i = 0; i < description().msix.vectors; ++i) {
     std::fill_n(msixTable_.begin() + i * msixEntrySize, msixEntrySize, uint8_t{0});
@@ -329,7 +329,7 @@ bool Function::dmaRead(uint64_t iova, void* into, size_t size, std::optional<uin
     if (part.peer) {
       peerRead(part, bytes);
     } else {
-      whole &= endpoint->dmaRead(iova, bytes, part.size, pasid);
+      whole &= endpoint->dma.read(iova, bytes, part.size, pasid);
     }
     iova += part.size;
     bytes += part.size;
@@ -347,7 +347,7 @@ bool Function::dmaWrite(uint64_t iova, const void* from, size_t size, std::optio
     if (part.peer) {
       peerWrite(part, bytes);
     } else {
-      whole &= endpoint->dmaWrite(iova, bytes, part.size, pasid);
+      whole &= endpoint->dma.write(iova, bytes, part.size, pasid);
     }
     iova += part.size;
     bytes += part.size;
@@ -368,7 +368,7 @@ void Function::startRead(uint64_t iova, void* into, size_t size, std::optional<u
       startRead(iova, bytes, size, pasid, [last, moved](bool rest) { last(moved && rest); });
     };
   }
-  if (!part.peer) return endpoint->startRead(iova, bytes, part.size, pasid, std::move(next));
+  if (!part.peer) return endpoint->dma.startRead(iova, bytes, part.size, pasid, std::move(next));
   peerRead(part, bytes);
   next(true);
 }
@@ -385,7 +385,7 @@ void Function::startWrite(uint64_t iova, const void* from, size_t size, std::opt
       startWrite(iova, bytes, size, pasid, [last, moved](bool rest) { last(moved && rest); });
     };
   }
-  if (!part.peer) return endpoint->startWrite(iova, bytes, part.size, pasid, std::move(next));
+  if (!part.peer) return endpoint->dma.startWrite(iova, bytes, part.size, pasid, std::move(next));
   peerWrite(part, bytes);
   next(true);
 }
@@ -463,7 +463,7 @@ void Function::refuseDma(uint64_t iova, uint64_t length, bool write, std::string
 }
 
 void Function::post(std::chrono::nanoseconds delay, std::function<void()> job) {
-  if (!host.engine().post(this, delay, std::move(job))) refuseDma(0, 0, false, iommu::Endpoint::kNoThread);
+  if (!host.engine().post(this, delay, std::move(job))) refuseDma(0, 0, false, iommu::Transfers::kNoThread);
 }
 
 }  // namespace vfio::soft::pci

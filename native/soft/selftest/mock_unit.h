@@ -25,7 +25,7 @@ class MockTable final : public iommu::NestedTable {
 
   [[nodiscard]] Reach reach(uint64_t iova, uint64_t limit, uint32_t access) override;
   [[nodiscard]] int suits(const iommu::Unit& unit) const override { return isMock(unit) ? 0 : -EINVAL; }
-  [[nodiscard]] int invalidate(iommu::UserArray& array) override;
+  [[nodiscard]] int runCommands(iommu::UserArray& array) override;
 
   [[nodiscard]] const std::array<uint32_t, kIotlbWords>& iotlb() const { return iotlb_; }
 

@@ -150,7 +150,8 @@ int triggerIopf(const Command& command, const TestCommand& arguments) {
   if (!isMock(device->endpoint.unit)) return -EINVAL;
   iommu::PageRequest request = {.address = address, .permissions = permission, .group = groupId};
   if (pasid != iommufd::kNoPasid) request.pasid = pasid;
-  (void)device->endpoint.request(request);  // the command succeeds also if no fault queue takes it
+  // The command succeeds also if no fault queue takes it.
+  (void)device->endpoint.requests.send(request);
   return 0;
 }
 

@@ -5,7 +5,9 @@
 #include <bit>
 #include <charconv>
 #include <initializer_list>
+#include <string>
 
+#include "../iommu/models/catalogue.h"
 #include "catalogue.h"
 #include "json.h"
 #include "reader.h"
@@ -67,14 +69,28 @@ iommu::Range readRange(const Reader& reader) {
   return range;
 }
 
-UnitSpec readUnit(const Reader& reader) {
+// Of the models that can have command queues.
+std::string kindsWithCommandQueues() {
+  std::string kinds;
+  for (const iommu::Model* model : iommu::models::all()) {
+    if (model->canHaveCommandQueues()) kinds += (kinds.empty() ? "" : " or ") + std::string(model->name);
+  }
+  return kinds;
+}
+
+iommu::PageRequestKind readPageRequests(const Reader& reader, const Value& value) {
+  if (value.kind == Value::Kind::boolean && !value.boolean) return iommu::PageRequestKind::none;
+  if (value.kind == Value::Kind::string && value.text == "pri") return iommu::PageRequestKind::pri;
+  if (value.kind == Value::Kind::string && value.text == "stall") return iommu::PageRequestKind::stall;
+  reader.refuse("pageRequests", R"("pri", "stall" or false)");
+}
+
+iommu::UnitDescription readUnit(const Reader& reader) {
   reader.only({"kind", "apertures", "reserved", "pageSizes", "pasidBits", "pageRequests", "nesting",
                "dirtyTracking", "enforcesCoherency", "isolatesInterrupts", "commandQueues"});
-  const auto kinds = {std::string_view("vtd"), std::string_view("smmuv3"), std::string_view("amd"),
-                      std::string_view("ppc"), std::string_view("virtio"), std::string_view("custom")};
-  UnitSpec unit;
+  const auto kinds = iommu::models::names();
   if (!reader.find("kind")) reader.refuse("kind", Reader::alternatives(kinds));
-  unit.kind = *reader.oneOf("kind", kinds);
+  iommu::UnitDescription unit = {.model = iommu::models::find(*reader.oneOf("kind", kinds))};
   if (const auto* list = reader.list("apertures", mostRanges)) {
     if (list->empty()) reader.refuse("apertures", "at least one range");
     auto& ranges = unit.apertures.emplace();
@@ -118,30 +134,23 @@ UnitSpec readUnit(const Reader& reader) {
     unit.pageSizes = sizes;
   }
   if (const auto bits = reader.integer("pasidBits", 0, 20)) unit.pasidBits = static_cast<unsigned>(*bits);
-  if (const auto* value = reader.find("pageRequests")) {
-    if (value->kind == Value::Kind::boolean && !value->boolean) {
-      unit.pageRequests = "";
-    } else if (value->kind == Value::Kind::string && (value->text == "pri" || value->text == "stall")) {
-      unit.pageRequests = value->text;
-    } else {
-      reader.refuse("pageRequests", R"("pri", "stall" or false)");
-    }
-  }
+  if (const auto* value = reader.find("pageRequests")) unit.pageRequests = readPageRequests(reader, *value);
   if (const auto* list = reader.list("nesting", 8)) {
     auto& formats = unit.nesting.emplace();
     for (const auto& item : *list) {
-      if (item.kind != Value::Kind::string ||
-          (item.text != "vtd-s1" && item.text != "arm-smmuv3" && item.text != "amd-guest")) {
-        fail(item.line, R"(one of "vtd-s1", "arm-smmuv3", "amd-guest")", reader.path("nesting"),
+      const auto* const format =
+          item.kind == Value::Kind::string ? iommu::models::findFormat(item.text) : nullptr;
+      if (format == nullptr) {
+        fail(item.line, Reader::alternatives(iommu::models::formatNames()), reader.path("nesting"),
              item.shown());
       }
-      formats.push_back(item.text);
+      formats.push_back(format);
     }
   }
   unit.dirtyTracking = reader.boolean("dirtyTracking");
-  unit.commandQueues = reader.boolean("commandQueues");
-  if (unit.commandQueues.value_or(false) && unit.kind != "smmuv3") {
-    reader.refuse("commandQueues", "false for a unit that is not of kind smmuv3");
+  unit.commandQueues = reader.boolean("commandQueues").value_or(false);
+  if (unit.commandQueues && !unit.model->canHaveCommandQueues()) {
+    reader.refuse("commandQueues", "false for a unit that is not of kind " + kindsWithCommandQueues());
   }
   unit.enforcesCoherency = reader.boolean("enforcesCoherency");
   unit.isolatesInterrupts = reader.boolean("isolatesInterrupts");
@@ -315,7 +324,7 @@ Topology readTopology(std::string_view text, const Catalogue& models) {
           readUnit(Reader((*list)[i], "iommus[" + std::to_string(i) + "]", "an IOMMU { kind }")));
     }
   } else {
-    topology.iommus.push_back({.kind = "vtd"});
+    topology.iommus.push_back({.model = &iommu::models::vtd()});
   }
   if (const auto* list = reader.list("devices", mostDevices)) {
     for (size_t i = 0; i < list->size(); ++i) {

@@ -13,7 +13,8 @@
 #include <vector>
 
 #include "../devices/device.h"
-#include "../iommu/endpoint.h"
+#include "../iommu/group.h"
+#include "../iommu/unit.h"
 #include "../pci/isolation.h"
 #include "../pci/specs.h"
 
@@ -34,18 +35,6 @@ struct Address {
   bool operator==(const Address&) const = default;
   [[nodiscard]] std::string text() const;                                    // "0000:00:10.0"
   [[nodiscard]] static std::optional<Address> parse(std::string_view text);  // domain 0 only
-};
-
-// An entry of `iommus`. The defaults of missing fields depend on the kind.
-struct UnitSpec {
-  std::string kind;
-  std::optional<std::vector<iommu::Range>> apertures;
-  std::optional<std::vector<iommu::ReservedRegion>> reserved;
-  std::optional<uint64_t> pageSizes;  // as a bitmap
-  std::optional<unsigned> pasidBits;
-  std::optional<std::string> pageRequests;  // "pri", "stall", or empty: none
-  std::optional<std::vector<std::string>> nesting;
-  std::optional<bool> dirtyTracking, enforcesCoherency, isolatesInterrupts, commandQueues;
 };
 
 // The field `system`: the kernel of the machine.
@@ -108,7 +97,7 @@ struct DeviceSpec {
 
 struct Topology {
   SystemSpec system;
-  std::vector<UnitSpec> iommus;
+  std::vector<iommu::UnitDescription> iommus;
   std::vector<DeviceSpec> devices;
 };
 

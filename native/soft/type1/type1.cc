@@ -86,9 +86,8 @@ int Type1::attach(iommu::Group& group) {
         group.members, [&domain](const iommu::Endpoint* member) { return domain.suits(member->unit) == 0; });
   };
   const iommu::Unit& unit = group.members.front()->unit;
-  Table own = {unit.kind, false, std::make_shared<iommu::Domain>(unit), {}};
-  // Of the drivers of units only that of SMMUs knew what to do about nesting.
-  if (nesting_ && unit.kind != iommu::UnitKind::smmuv3) return -EINVAL;
+  Table own = {&unit.model, false, std::make_shared<iommu::Domain>(host_, unit), {}};
+  if (nesting_ && !unit.model.nestsInContainers()) return -EINVAL;
   if (!suitAll(*own.domain)) return -EINVAL;
   IovaRanges ranges = ranges_;
   if (const int error = fits(group, ranges)) return error;
@@ -99,7 +98,8 @@ int Type1::attach(iommu::Group& group) {
   own.enforcesCoherency = own.domain->enforceCoherency();
 
   auto table = std::ranges::find_if(tables_, [&](const Table& each) {
-    return each.kind == own.kind && each.enforcesCoherency == own.enforcesCoherency && suitAll(*each.domain);
+    return each.model == own.model && each.enforcesCoherency == own.enforcesCoherency &&
+           suitAll(*each.domain);
   });
   if (table == tables_.end()) {
     if (const int error = fill(own)) return error;

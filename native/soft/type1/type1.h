@@ -21,6 +21,7 @@
 #include "../core/file.h"
 #include "../iommu/domain.h"
 #include "../iommu/endpoint.h"
+#include "../iommu/model.h"
 #include "../mm/memory.h"
 #include "dirty_bitmap.h"
 #include "iova_ranges.h"
@@ -66,7 +67,7 @@ class Type1 {
     [[nodiscard]] uint64_t last() const { return iova + (size - 1); }
   };
   struct Table {
-    iommu::UnitKind kind;
+    const iommu::Model* model;
     bool enforcesCoherency;
     std::shared_ptr<iommu::Domain> domain;
     std::vector<iommu::Group*> groups;

@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <sstream>
 
+#include "../../iommu/model.h"
 namespace vfio::soft::machine::sysfs {
 
 namespace {
@@ -90,12 +91,9 @@ void SystemFiles::addUnit(const iommu::Unit& unit) {
   tree_.directory(path + "/devices");
   tree_.link("/sys/class/iommu/" + unit.name, path);
   tree_.link(path + "/subsystem", "/sys/class/iommu");
-  if (unit.kind != iommu::UnitKind::vtd) return;
-  addText(tree_, path + "/intel-iommu/version", "1:0\n");
-  addText(tree_, path + "/intel-iommu/address", "fed90000\n");
-  addText(tree_, path + "/intel-iommu/cap", "d2008c222f0686\n");
-  addText(tree_, path + "/intel-iommu/ecap", "f00f4e\n");
-  addText(tree_, path + "/intel-iommu/domains_supported", "65536\n");
+  for (const auto& [name, text] : unit.model.attributes()) {
+    addText(tree_, path + "/" + std::string(name), std::string(text));
+  }
 }
 
 void SystemFiles::showUse(pci::Function& function, bool shown) {

@@ -1,16 +1,18 @@
 // The walk is the hardware's, as the Arm SMMUv3 architecture has it, for what this unit's registers say that
 // it can: tables of AArch64 with the 4 KiB granule, little endian, addresses of 48 bits, context descriptors
-// in one or two levels. There is no cache. Accesses are those of an ordinary device: data, not privileged.
+// in one or two levels. Accesses are those of an ordinary device: data, not privileged.
 #include "smmuv3_nested.h"
 
 #include <algorithm>
 #include <cerrno>
 #include <unordered_map>
 
-#include "../../uapi/iommufd_data.h"
-#include "endpoint.h"
+#include "../../../uapi/iommufd.h"
+#include "../../../uapi/iommufd_data.h"
+#include "../../core/services.h"
+#include "../endpoint.h"
 
-namespace vfio::soft::iommu {
+namespace vfio::soft::iommu::models {
 namespace {
 
 constexpr uint64_t field(uint64_t word, unsigned high, unsigned low) {
@@ -28,6 +30,7 @@ constexpr uint64_t kGuests1 = mask(7, 0) | mask(27, 27) | mask(29, 28);
 enum WithoutSubstream : uint64_t { kTerminate = 0, kBypassStage1 = 1, kUseFirst = 2 };
 
 // ---- events
+using Event = std::array<uint64_t, 4>;  // an entry of the event queue, as hardware writes it
 enum EventId : uint64_t {
   kStreamDisabled = 0x06,
   kBadSubstream = 0x08,
@@ -61,13 +64,16 @@ struct Context {
   [[nodiscard]] bool ignoresAccess() const { return bit(words[0], 35); }
 };
 
-class Smmuv3Nested final : public NestedTable {
+// Which devices have to be known to the guest before they can be attached to a table of its: no release has
+// wanted that from the first to 6.14, then all, and from 6.19 on those that use a first stage.
+enum class Known { nobody, all, translated };
+
+class Smmuv3Nested final : public GuestTable {
  public:
-  Smmuv3Nested(const Unit& unit, std::shared_ptr<Domain> itsParent, SmmuGuest& guest, SmmuKnown known,
+  Smmuv3Nested(const Unit& unit, std::shared_ptr<Domain> itsParent, Guest& itsGuest, Known known,
                const uapi::iommu_hwpt_arm_smmuv3& entry)
-      : NestedTable(std::move(itsParent)),
+      : GuestTable(std::move(itsParent), itsGuest),
         unit_(unit),
-        guest_(guest),
         known_(known),
         ste_{entry.ste[0], entry.ste[1]} {}
 
@@ -81,7 +87,7 @@ class Smmuv3Nested final : public NestedTable {
   [[nodiscard]] int admits(const Endpoint& endpoint) override;
   void failed(const Endpoint& from, std::optional<uint32_t> pasid, uint64_t iova, uint32_t access) override;
   // Caches are the virtual IOMMU's.
-  [[nodiscard]] int invalidate(UserArray&) override { return -EOPNOTSUPP; }
+  [[nodiscard]] int runCommands(UserArray&) override { return -EOPNOTSUPP; }
 
  private:
   [[nodiscard]] Outcome walk(std::optional<uint32_t> pasid, uint64_t iova, uint64_t limit, uint32_t access);
@@ -92,8 +98,7 @@ class Smmuv3Nested final : public NestedTable {
   [[nodiscard]] uint64_t config() const { return field(ste_[0], 3, 1); }
 
   const Unit& unit_;
-  SmmuGuest& guest_;
-  const SmmuKnown known_;
+  const Known known_;
   const std::array<uint64_t, 2> ste_;
   std::unordered_map<const Endpoint*, uint32_t> streams_;  // names of those that have been let in
 };
@@ -105,14 +110,13 @@ Outcome refuse(const char* reason, std::optional<EventId> event) {
 // ---------------------------------------------------------------- attaching, events
 
 int Smmuv3Nested::admits(const Endpoint& endpoint) {
-  const std::optional<uint32_t> name = guest_.streamId(endpoint);
+  const std::optional<uint64_t> name = guest.nameOf(endpoint);
   if (name) {
-    streams_[&endpoint] = *name;
+    streams_[&endpoint] = static_cast<uint32_t>(*name);
     return 0;
   }
   streams_.erase(&endpoint);
-  const bool needed =
-      known_ == SmmuKnown::all || (known_ == SmmuKnown::translated && config() == kFirstStage);
+  const bool needed = known_ == Known::all || (known_ == Known::translated && config() == kFirstStage);
   return needed ? -ENOENT : 0;
 }
 
@@ -122,7 +126,7 @@ void Smmuv3Nested::failed(const Endpoint& from, std::optional<uint32_t> pasid, u
   if (stream == streams_.end()) return;
   const Outcome outcome = walk(pasid, iova, 1, access);
   if (!outcome.event || !outcome.recorded || outcome.stalls) return;
-  SmmuEvent event = {*outcome.event | uint64_t{stream->second} << 32, 0, 0, 0};
+  Event event = {*outcome.event | uint64_t{stream->second} << 32, 0, 0, 0};
   const bool withSubstream = pasid && *outcome.event != kStreamDisabled;
   if (withSubstream) event[0] |= uint64_t{1} << 11 | uint64_t{*pasid} << 12;
   if (*outcome.event >= kTranslation) {
@@ -130,7 +134,7 @@ void Smmuv3Nested::failed(const Endpoint& from, std::optional<uint32_t> pasid, u
     event[1] = kClassInput | (access == kRead ? uint64_t{1} << 35 : 0);
     event[2] = iova;
   }
-  guest_.take(event);
+  guest.report(uapi::IOMMU_VEVENTQ_TYPE_ARM_SMMUV3, event.data(), sizeof(event));
 }
 
 // ---------------------------------------------------------------- the walk
@@ -276,8 +280,21 @@ Outcome Smmuv3Nested::walk(std::optional<uint32_t> pasid, uint64_t iova, uint64_
 
 }  // namespace
 
-int makeSmmuv3Nested(const Unit& unit, const std::shared_ptr<Domain>& parent, SmmuGuest& guest,
-                     SmmuKnown known, const UserData& data, std::shared_ptr<NestedTable>& out) {
+bool Smmuv3Tables::hasGuestsOf(const Services& host, const Unit& unit, uint32_t type) const {
+  if (unit.nesting == nullptr) return false;
+  if (type == uapi::IOMMU_VIOMMU_TYPE_ARM_SMMUV3) return true;
+  return hasCommandQueues(unit, type) && host.since(6, 17);
+}
+
+bool Smmuv3Tables::hasCommandQueues(const Unit& unit, uint32_t type) const {
+  return unit.commandQueues && type == uapi::IOMMU_VIOMMU_TYPE_TEGRA241_CMDQV;
+}
+
+int Smmuv3Tables::makeTable(const Services& host, const Unit& unit, const std::shared_ptr<Domain>& parent,
+                            Guest& guest, uint32_t flags, const UserData& data,
+                            std::shared_ptr<NestedTable>& out) const {
+  // A guest's PASIDs are its own: there is no table for one of them.
+  if ((flags & uapi::IOMMU_HWPT_ALLOC_PASID) != 0) return -EOPNOTSUPP;
   uapi::iommu_hwpt_arm_smmuv3 entry = {};
   if (const int error = data.copy(uapi::IOMMU_HWPT_DATA_ARM_SMMUV3, &entry, sizeof(entry)); error != 0) {
     return error;
@@ -290,8 +307,16 @@ int makeSmmuv3Nested(const Unit& unit, const std::shared_ptr<Domain>& parent, Sm
     if (config != kAbort && config != kBypass && config != kFirstStage) return -EIO;
     if (field(entry.ste[1], 29, 28) > 1) return -EIO;  // translation requests of the device: none, or all
   }
+  auto known = Known::nobody;
+  if (host.since(6, 15)) known = Known::all;
+  if (host.since(6, 19)) known = Known::translated;
   out = std::make_shared<Smmuv3Nested>(unit, parent, guest, known, entry);
   return 0;
 }
 
-}  // namespace vfio::soft::iommu
+const Smmuv3Tables& smmuv3Tables() {
+  static const Smmuv3Tables kFormat;
+  return kFormat;
+}
+
+}  // namespace vfio::soft::iommu::models

@@ -1,14 +1,15 @@
 // The walk is the hardware's: every table is found through the parent, entries grant rights together, and
 // what was used is marked accessed, what is written dirty. (Marking is a load and a store, where hardware has
-// one atomic step.) There is no cache, so that invalidating is only a matter of saying it right.
+// one atomic step.)
 #include "vtd_nested.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 
-#include "../../uapi/iommufd_data.h"
+#include "../../../uapi/iommufd_data.h"
 
-namespace vfio::soft::iommu {
+namespace vfio::soft::iommu::models {
 namespace {
 
 enum Entry : uint64_t {
@@ -35,7 +36,7 @@ class VtdNested final : public NestedTable {
   [[nodiscard]] Reach reach(uint64_t iova, uint64_t limit, uint32_t access) override;
   [[nodiscard]] int suits(const Unit& unit) const override;
   [[nodiscard]] int configures(const Unit& unit) const override;
-  [[nodiscard]] int invalidate(UserArray& array) override;
+  [[nodiscard]] int runCommands(UserArray& array) override;
 
  private:
   const uapi::iommu_hwpt_vtd_s1 config_;
@@ -100,14 +101,15 @@ int VtdNested::suits(const Unit& unit) const {
 
 int VtdNested::configures(const Unit& unit) const {
   const bool four = config_.addr_width == kFourLevelWidth;
-  const bool five = config_.addr_width == kFiveLevelWidth && unit.fiveLevels;
+  const FirstStage features = firstStage(unit);
+  const bool five = config_.addr_width == kFiveLevelWidth && features.fiveLevels;
   if (!four && !five) return -EINVAL;
-  if ((config_.flags & uapi::IOMMU_VTD_S1_SRE) != 0 && !unit.supervisorRequests) return -EINVAL;
-  if ((config_.flags & uapi::IOMMU_VTD_S1_EAFE) != 0 && !unit.extendedAccessed) return -EINVAL;
+  if ((config_.flags & uapi::IOMMU_VTD_S1_SRE) != 0 && !features.supervisorRequests) return -EINVAL;
+  if ((config_.flags & uapi::IOMMU_VTD_S1_EAFE) != 0 && !features.extendedAccessed) return -EINVAL;
   return 0;
 }
 
-int VtdNested::invalidate(UserArray& array) {
+int VtdNested::runCommands(UserArray& array) {
   constexpr uint32_t kType = uapi::IOMMU_HWPT_INVALIDATE_DATA_VTD_S1;
   if (array.type != kType) return -EINVAL;
   for (; array.handled < array.entries; ++array.handled) {
@@ -116,15 +118,22 @@ int VtdNested::invalidate(UserArray& array) {
     if ((entry.flags & ~uapi::IOMMU_VTD_INV_FLAGS_LEAF) != 0 || entry.__reserved != 0) return -EOPNOTSUPP;
     const bool whole = entry.npages == UINT64_MAX;
     if (entry.addr % (1U << kPageShift) != 0 || (whole && entry.addr != 0)) return -EINVAL;
+    if (whole) {
+      invalidate(kEverything);
+    } else if (entry.npages != 0) {
+      const uint64_t room = (UINT64_MAX - entry.addr) >> kPageShift;
+      const uint64_t more = std::min(entry.npages - 1, room) << kPageShift;
+      invalidate({entry.addr, entry.addr + more + ((1U << kPageShift) - 1)});
+    }
   }
   return 0;
 }
 
 }  // namespace
 
-int makeVtdNested(const Unit& unit, const std::shared_ptr<Domain>& parent, const UserData& data,
-                  std::shared_ptr<NestedTable>& out) {
-  if (!unit.nests || data.type != uapi::IOMMU_HWPT_DATA_VTD_S1) return -EOPNOTSUPP;
+int VtdFirstStage::makeTable(const Unit& unit, const std::shared_ptr<Domain>& parent, const UserData& data,
+                             std::shared_ptr<NestedTable>& out) const {
+  if (unit.nesting == nullptr || data.type != uapi::IOMMU_HWPT_DATA_VTD_S1) return -EOPNOTSUPP;
   uapi::iommu_hwpt_vtd_s1 config = {};
   if (const int error = data.copy(uapi::IOMMU_HWPT_DATA_VTD_S1, &config, sizeof(config)); error != 0) {
     return error;
@@ -133,4 +142,15 @@ int makeVtdNested(const Unit& unit, const std::shared_ptr<Domain>& parent, const
   return 0;
 }
 
-}  // namespace vfio::soft::iommu
+const VtdFirstStage& vtdFirstStage() {
+  static const VtdFirstStage kFormat(
+      {.fiveLevels = true, .supervisorRequests = true, .extendedAccessed = true});
+  return kFormat;
+}
+
+FirstStage firstStage(const Unit& unit) {
+  const auto* const format = dynamic_cast<const VtdFirstStage*>(unit.nesting);
+  return format != nullptr ? format->features : FirstStage{};
+}
+
+}  // namespace vfio::soft::iommu::models

@@ -1,0 +1,37 @@
+// The page requests of one endpoint: it collects the requests of a group until the last one comes, and hands
+// the group to whoever takes the page requests of its page table.
+//
+// Life: part of its endpoint. Requests of an incomplete group are lost when their page table is detached.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "page_request.h"
+
+namespace vfio::soft::iommu {
+
+class PageRequests {
+ public:
+  explicit PageRequests(Endpoint& endpoint) : endpoint_(endpoint) {}
+  PageRequests(const PageRequests&) = delete;
+  PageRequests& operator=(const PageRequests&) = delete;
+
+  // The requests, as one group, for the pages that [iova, iova+size) lacks. At least one is missing.
+  [[nodiscard]] std::vector<PageRequest> missing(uint32_t group, std::optional<uint32_t> pasid, uint64_t iova,
+                                                 size_t size, uint32_t access) const;
+  // A page request of the device: 0, or -EINVAL when nobody takes it, which the device learns as `invalid`.
+  [[nodiscard]] int send(const PageRequest& request);
+  // The answer to a group of them.
+  void respond(uint32_t group, PageResponse response);
+  // Forgets the incomplete groups with this PASID, or without one.
+  void forget(std::optional<uint32_t> pasid);
+
+ private:
+  Endpoint& endpoint_;
+  std::vector<PageRequest> partial_;  // of groups whose last request hasn't come
+};
+
+}  // namespace vfio::soft::iommu

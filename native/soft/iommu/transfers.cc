@@ -1,0 +1,147 @@
+#include "transfers.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "../core/engine.h"
+#include "../core/services.h"
+#include "../mm/memory.h"
+#include "domain.h"
+#include "endpoint.h"
+
+namespace vfio::soft::iommu {
+
+const char* Transfers::move(Transfer& transfer, bool& missing) {
+  missing = false;
+  const bool write = transfer.access == kWrite;
+  while (transfer.size != 0) {
+    const Attachment* const by = endpoint_.attachment(transfer.pasid);
+    if (by == nullptr) {
+      return endpoint_.translation() == nullptr ? "blocked" : "no address space for this PASID";
+    }
+    const Translation::Reach reach =
+        endpoint_.reach(*by, transfer.pasid, transfer.iova, transfer.size, transfer.access);
+    if (reach.size == 0) {
+      missing = reach.missing && by->pageRequests != nullptr;
+      return reach.reason;
+    }
+    const size_t done = write ? mm::Memory::copyOutSome(reach.user, transfer.bytes, reach.size)
+                              : mm::Memory::copyInSome(transfer.bytes, reach.user, reach.size);
+    if (write && reach.domain != nullptr && reach.domain->dirtyTracking())
+      reach.domain->markDirty(reach.iova, done);
+    transfer.iova += done;
+    transfer.bytes += done;
+    transfer.size -= done;
+    // Pinned memory that the program took away all the same: protected it, or truncated its file.
+    if (done != reach.size) return "no memory behind the mapping";
+  }
+  return nullptr;
+}
+
+void Transfers::fail(const Transfer& transfer, const char* reason) {
+  const Attachment* const by = endpoint_.attachment(transfer.pasid);
+  if (by != nullptr) by->translation->failed(endpoint_, transfer.pasid, transfer.iova, transfer.access);
+  endpoint_.host.reportFault(
+      {endpoint_.bdf, transfer.iova, transfer.size, transfer.access == kWrite, reason});
+}
+
+// A failure is the page's, not the transfer's: what is written there is lost, what is read from there is
+// zero, and the pages behind it have their turn.
+void Transfers::moveRest(Transfer transfer) {
+  constexpr uint64_t kPage = 4096;
+  while (transfer.size != 0) {
+    const size_t lost = std::min<uint64_t>(transfer.size, kPage - transfer.iova % kPage);
+    if (transfer.access == kRead) std::memset(transfer.bytes, 0, lost);
+    transfer.iova += lost;
+    transfer.bytes += lost;
+    transfer.size -= lost;
+    bool missing = false;
+    if (move(transfer, missing) == nullptr) return;
+  }
+}
+
+bool Transfers::run(Transfer transfer) {
+  bool missing = false;
+  const char* const reason = move(transfer, missing);
+  if (reason == nullptr) return true;
+  fail(transfer, reason);
+  moveRest(std::move(transfer));
+  return false;
+}
+
+bool Transfers::read(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) {
+  return run({iova, size, static_cast<char*>(into), kRead, pasid, {}});
+}
+
+bool Transfers::write(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) {
+  // Only read, since it is a write to memory.
+  return run({iova, size, static_cast<char*>(const_cast<void*>(from)), kWrite, pasid, {}});
+}
+
+void Transfers::startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) {
+  proceed({iova, size, static_cast<char*>(into), kRead, pasid, std::move(done)});
+}
+
+void Transfers::startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
+                           Done done) {
+  proceed({iova, size, static_cast<char*>(const_cast<void*>(from)), kWrite, pasid, std::move(done)});
+}
+
+void Transfers::proceed(Transfer transfer) {
+  bool missing = false;
+  const char* const reason = move(transfer, missing);
+  if (reason != nullptr && missing && endpoint_.canRequestPages()) {
+    wait(std::move(transfer));
+    return;
+  }
+  if (reason != nullptr) {
+    fail(transfer, reason);
+    moveRest({transfer.iova, transfer.size, transfer.bytes, transfer.access, transfer.pasid, {}});
+  }
+  transfer.done(reason == nullptr);
+}
+
+// Asks for all the pages that the rest of a transfer has to have, as one group.
+void Transfers::wait(Transfer transfer) {
+  constexpr uint32_t kGroups = 1U << 9;  // a group's index has nine bits
+  const auto outstanding = [this](uint32_t group) {
+    return std::ranges::any_of(waiting_, [group](const Transfer& other) { return other.group == group; });
+  };
+  while (outstanding(nextGroup_ % kGroups)) ++nextGroup_;
+  transfer.group = nextGroup_++ % kGroups;
+  const std::vector<PageRequest> requests = endpoint_.requests.missing(
+      transfer.group, transfer.pasid, transfer.iova, transfer.size, transfer.access);
+  waiting_.push_back(std::move(transfer));
+  for (const PageRequest& request : requests) (void)endpoint_.requests.send(request);
+}
+
+void Transfers::resume(uint32_t group, PageResponse response) {
+  const auto found =
+      std::ranges::find_if(waiting_, [group](const Transfer& transfer) { return transfer.group == group; });
+  if (found == waiting_.end()) return;  // was reset meanwhile, or it was only a request
+  // The device goes on where devices work, and not inside the call that answered.
+  auto transfer = std::make_shared<Transfer>(std::move(*found));
+  waiting_.erase(found);
+  Services& host = endpoint_.host;
+  const bool soon =
+      host.engine().post(&endpoint_, std::chrono::nanoseconds::zero(), [this, transfer, response] {
+        if (response == PageResponse::success) {
+          proceed(std::move(*transfer));
+        } else {
+          fail(*transfer, "the page request was refused");
+          transfer->done(false);
+        }
+      });
+  if (!soon) host.reportFault({endpoint_.bdf, 0, 0, false, kNoThread});
+}
+
+void Transfers::drop() {
+  waiting_.clear();
+  endpoint_.host.engine().cancel(&endpoint_);
+}
+
+}  // namespace vfio::soft::iommu
