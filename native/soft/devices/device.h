@@ -12,7 +12,9 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
+#include <vector>
 
 namespace vfio::soft::devices {
 
@@ -91,6 +93,13 @@ class Device {
   virtual void write(unsigned bar, uint64_t offset, unsigned width, uint64_t value) = 0;
   // A reset of the function. Posted work is gone already, and the line is low.
   virtual void reset() = 0;
+
+  // --- its state, to be put into another device of the same model
+  // All that a program could tell by its registers, with the work under way. The default has none.
+  [[nodiscard]] virtual std::vector<uint8_t> save() const { return {}; }
+  // On a device with no work under way: new, or reset. It goes on with the work of the state, and drives its
+  // line anew. False: the state is damaged or another model's, and nothing has changed.
+  [[nodiscard]] virtual bool load(std::span<const uint8_t> state) { return state.empty(); }
 };
 
 }  // namespace vfio::soft::devices

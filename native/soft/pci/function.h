@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -117,6 +118,10 @@ class Function final : public devices::Port {
   };
   [[nodiscard]] State saveState() const;
   void restoreState(const State& state);
+
+  // --- the state of the model, as devices::Device has it
+  [[nodiscard]] std::vector<uint8_t> saveModel() const { return model_->save(); }
+  [[nodiscard]] bool loadModel(std::span<const uint8_t> state) { return model_->load(state); }
 
   [[nodiscard]] const devices::Description& description() const { return model_->description(); }
   [[nodiscard]] bool isBridge() const;
