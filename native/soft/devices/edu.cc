@@ -1,7 +1,11 @@
 // One object: the register file, the buffer, and the two units that work on the engine (factorial and DMA).
 #include "edu.h"
 
+#include <algorithm>
 #include <array>
+#include <utility>
+
+#include "state.h"
 
 namespace vfio::soft::devices {
 
@@ -33,6 +37,8 @@ constexpr uint64_t bufferStart = 0x40000;
 constexpr uint64_t bufferSize = 4096;
 constexpr uint64_t dmaMask = (uint64_t{1} << 28) - 1;
 
+constexpr StateKind stateKind{"edu", 1};
+
 constexpr Description edu{
     .vendor = 0x1234,
     .device = 0x11e8,
@@ -52,10 +58,14 @@ class Edu final : public Device {
   [[nodiscard]] uint64_t read(unsigned bar, uint64_t offset, unsigned width) override;
   void write(unsigned bar, uint64_t offset, unsigned width, uint64_t value) override;
   void reset() override;
+  [[nodiscard]] std::vector<uint8_t> save() const override;
+  [[nodiscard]] bool load(std::span<const uint8_t> state) override;
 
  private:
   void startFactorial(uint32_t of);
   void startDma(uint64_t command);
+  void postFactorial();
+  void postTransfer();
   void transfer();
   void finish();
   void raise(uint32_t bits);
@@ -63,13 +73,14 @@ class Edu final : public Device {
   [[nodiscard]] uint64_t reachable(uint64_t iova, bool write);
 
   Port* port_ = nullptr;
-  uint32_t liveness_ = 0;
-  uint32_t factorial_ = 0;
-  uint32_t status_ = 0;
-  uint32_t interrupts_ = 0;
-  struct {
+  struct Registers {
+    uint32_t liveness, factorial, status, interrupts;
+  };
+  struct Dma {
     uint64_t source, destination, count, command;
-  } dma_{};
+  };
+  Registers registers_{};
+  Dma dma_{};
   std::array<uint8_t, bufferSize> buffer_{};
 };
 
@@ -83,13 +94,13 @@ uint64_t Edu::read(unsigned, uint64_t offset, unsigned width) {
     case identification:
       return 0x010000ed;
     case liveness:
-      return liveness_;
+      return registers_.liveness;
     case factorial:
-      return factorial_;
+      return registers_.factorial;
     case status:
-      return status_;
+      return registers_.status;
     case interruptStatus:
-      return interrupts_;
+      return registers_.interrupts;
     case dmaSource:
       return dma_.source;
     case dmaDestination:
@@ -109,13 +120,13 @@ void Edu::write(unsigned, uint64_t offset, unsigned width, uint64_t value) {
   const bool running = (dma_.command & commandRun) != 0;
   switch (offset) {
     case liveness:
-      liveness_ = ~word;
+      registers_.liveness = ~word;
       break;
     case factorial:
       startFactorial(word);
       break;
     case status:
-      status_ = (status_ & ~statusInterrupt) | (word & statusInterrupt);
+      registers_.status = (registers_.status & ~statusInterrupt) | (word & statusInterrupt);
       break;
     case interruptRaise:
       raise(word);
@@ -144,25 +155,59 @@ void Edu::write(unsigned, uint64_t offset, unsigned width, uint64_t value) {
 // QEMU's device keeps its registers through a reset. Only what was under way ends, since its work is gone.
 void Edu::reset() {
   dma_.command &= ~commandRun;
-  status_ &= ~statusComputing;
+  registers_.status &= ~statusComputing;
+}
+
+std::vector<uint8_t> Edu::save() const {
+  StateWriter writer(stateKind);
+  writer.put(registers_);
+  writer.put(dma_);
+  writer.putBytes(buffer_);
+  return std::move(writer).finish();
+}
+
+bool Edu::load(std::span<const uint8_t> state) {
+  StateReader reader(stateKind, state);
+  Registers registers{};
+  Dma dma{};
+  (void)reader.get(registers);
+  (void)reader.get(dma);
+  const auto buffer = reader.view(buffer_.size());
+  if (!reader.finished()) return false;
+  registers_ = registers;
+  dma_ = dma;
+  std::ranges::copy(buffer, buffer_.begin());
+  // Work that was under way begins anew: it changes nothing that it depends on before it is done.
+  if ((registers_.status & statusComputing) != 0) postFactorial();
+  if ((dma_.command & commandRun) != 0) postTransfer();
+  if (!port_->messagesEnabled()) port_->setLine(registers_.interrupts != 0);
+  return true;
 }
 
 void Edu::startFactorial(uint32_t of) {
-  if ((status_ & statusComputing) != 0) return;
-  factorial_ = of;
-  status_ |= statusComputing;
+  if ((registers_.status & statusComputing) != 0) return;
+  registers_.factorial = of;
+  registers_.status |= statusComputing;
+  postFactorial();
+}
+
+void Edu::postFactorial() {
   port_->post(std::chrono::nanoseconds::zero(), [this] {
     // Modulo 2^32 the product is 0 from 34! on: no need to hold the machine for 2^32 steps.
     uint32_t product = 1;
-    for (uint32_t factor = factorial_; factor > 0 && product != 0; --factor) product *= factor;
-    factorial_ = product;
-    status_ &= ~statusComputing;
-    if ((status_ & statusInterrupt) != 0) raise(interruptFactorial);
+    for (uint32_t factor = registers_.factorial; factor > 0 && product != 0; --factor) product *= factor;
+    registers_.factorial = product;
+    registers_.status &= ~statusComputing;
+    if ((registers_.status & statusInterrupt) != 0) raise(interruptFactorial);
   });
 }
 
 void Edu::startDma(uint64_t command) {
   dma_.command = command;
+  postTransfer();
+}
+
+void Edu::postTransfer() {
   port_->post(std::chrono::nanoseconds::zero(), [this] { transfer(); });
 }
 
@@ -195,8 +240,8 @@ void Edu::finish() {
 }
 
 void Edu::raise(uint32_t bits) {
-  interrupts_ |= bits;
-  if (interrupts_ == 0) return;
+  registers_.interrupts |= bits;
+  if (registers_.interrupts == 0) return;
   if (port_->messagesEnabled()) {
     port_->sendMessage(0);
   } else {
@@ -205,8 +250,8 @@ void Edu::raise(uint32_t bits) {
 }
 
 void Edu::acknowledge(uint32_t bits) {
-  interrupts_ &= ~bits;
-  if (interrupts_ == 0 && !port_->messagesEnabled()) port_->setLine(false);
+  registers_.interrupts &= ~bits;
+  if (registers_.interrupts == 0 && !port_->messagesEnabled()) port_->setLine(false);
 }
 
 }  // namespace

@@ -1,11 +1,15 @@
 #include "ivshmem.h"
 
+#include "state.h"
+
 namespace vfio::soft::devices {
 
 namespace {
 
 constexpr unsigned vectors = 4;
 constexpr uint64_t doorbell = 0x0c;
+
+constexpr StateKind stateKind{"ivshmem", 1};
 
 constexpr Description sharedMemory{
     .vendor = 0x1af4,
@@ -33,6 +37,13 @@ class SharedMemory final : public Device {
       port_->sendMessage(vector);
   }
   void reset() override {}
+  // The registers have none: it is the memory.
+  [[nodiscard]] std::vector<uint8_t> save() const override {
+    return saveMemory(stateKind, sharedMemory, *port_);
+  }
+  [[nodiscard]] bool load(std::span<const uint8_t> state) override {
+    return loadMemory(stateKind, sharedMemory, *port_, state);
+  }
 
  private:
   Port* port_ = nullptr;

@@ -3,8 +3,8 @@
 #include "config_view.h"
 
 #include <algorithm>
+#include <cerrno>
 
-#include "../mm/memory.h"
 #include "../pci/function.h"
 #include "../pci/registers.h"
 #include "interrupts.h"
@@ -147,24 +147,24 @@ ConfigView::Chunk ConfigView::chunk(unsigned offset, size_t left) const {
   return {offset, width, starts_[owner], &permissions_[owner]};
 }
 
-int64_t ConfigView::read(UserAddress user, size_t size, uint64_t offset) {
+int64_t ConfigView::read(uint64_t offset, size_t size, const Put& put) {
   if (offset >= shadow_.size() || size > shadow_.size() - offset) return -EFAULT;
   for (size_t done = 0; done < size;) {
     const Chunk piece = chunk(static_cast<unsigned>(offset + done), size - done);
     const uint32_t value = load(piece);
-    if (mm::Memory::copyOut(user + done, &value, piece.width) != 0) return -EFAULT;
+    if (const int failed = put(done, {reinterpret_cast<const uint8_t*>(&value), piece.width})) return failed;
     done += piece.width;
   }
   return static_cast<int64_t>(size);
 }
 
-int64_t ConfigView::write(UserAddress user, size_t size, uint64_t offset) {
+int64_t ConfigView::write(uint64_t offset, size_t size, const Fetch& fetch) {
   if (offset >= shadow_.size() || size > shadow_.size() - offset) return -EFAULT;
   for (size_t done = 0; done < size;) {
     const Chunk piece = chunk(static_cast<unsigned>(offset + done), size - done);
     uint32_t value = 0;
     if (piece.permissions->write != Permissions::Write::none) {
-      if (mm::Memory::copyIn(&value, user + done, piece.width) != 0) return -EFAULT;
+      if (const int failed = fetch(done, {reinterpret_cast<uint8_t*>(&value), piece.width})) return failed;
       store(piece, value);
     }
     done += piece.width;

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../core/file.h"
+#include "access.h"
 #include "permissions.h"
 
 namespace vfio::soft::pci {
@@ -22,9 +22,9 @@ class ConfigView {
  public:
   ConfigView(pci::Function& function, Interrupts& interrupts);
 
-  // `offset` inside the region. Bytes moved, or -EFAULT (also for any access that leaves the space).
-  [[nodiscard]] int64_t read(UserAddress user, size_t size, uint64_t offset);
-  [[nodiscard]] int64_t write(UserAddress user, size_t size, uint64_t offset);
+  // `offset` inside the region. Bytes moved, -EFAULT for an access that leaves the space, or what ended it.
+  [[nodiscard]] int64_t read(uint64_t offset, size_t size, const Put& put);
+  [[nodiscard]] int64_t write(uint64_t offset, size_t size, const Fetch& fetch);
 
   [[nodiscard]] bool memoryEnabled() const;
   [[nodiscard]] uint8_t interruptPin() const;

@@ -14,6 +14,7 @@
 #include "../mm/memory.h"
 #include "../pci/function.h"
 #include "group.h"
+#include "requests.h"
 #include "session.h"
 
 namespace vfio::soft::cdev {
@@ -73,6 +74,8 @@ int Device::checkToken(const Token* given) {
 
 int Device::enter(const std::shared_ptr<File>& iommufd) {
   if (granted_ == 0) {
+    // The model has yet to hear of a reset, by another thread's call: it would come into this session.
+    if (function.inReset()) return -EBUSY;
     int failed = 0;
     if (!iommufd) {
       failed = group->use(groupFile_);
@@ -123,7 +126,7 @@ int DeviceFile::ioctl(unsigned long request, UserAddress argument) {
   // Only files of the character device choose what they are attached to.
   if (!ofGroup_ && request == VFIO_DEVICE_ATTACH_IOMMUFD_PT) return attach(argument);
   if (!ofGroup_ && request == VFIO_DEVICE_DETACH_IOMMUFD_PT) return detach(argument);
-  return device_.session->ioctl(request, argument);
+  return cdev::request(*device_.session, request, argument);
 }
 
 namespace {
@@ -231,12 +234,12 @@ int DeviceFile::detach(UserAddress argument) {
 
 int64_t DeviceFile::pread(UserAddress user, size_t size, uint64_t offset) {
   if (!granted_) return -EINVAL;
-  return device_.session->transfer(user, size, offset, false);
+  return readAt(*device_.session, user, size, offset);
 }
 
 int64_t DeviceFile::pwrite(UserAddress user, size_t size, uint64_t offset) {
   if (!granted_) return -EINVAL;
-  return device_.session->transfer(user, size, offset, true);
+  return writeAt(*device_.session, user, size, offset);
 }
 
 int64_t DeviceFile::read(UserAddress user, size_t size) {
@@ -253,7 +256,7 @@ int64_t DeviceFile::write(UserAddress user, size_t size) {
 
 int64_t DeviceFile::mmap(void* hint, size_t length, int protection, int flags, uint64_t offset) {
   if (!granted_) return -EINVAL;
-  return device_.session->mmap(shared_from_this(), hint, length, protection, flags, offset);
+  return mapAt(*device_.session, shared_from_this(), hint, length, protection, flags, offset);
 }
 
 }  // namespace vfio::soft::cdev

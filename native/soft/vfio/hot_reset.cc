@@ -1,13 +1,9 @@
 // Resets of a whole bus, for devices that can't be reset alone. (No bus here has another one below it that
 // holds devices of vfio-pci; one that had would be walked too.)
-#include <fcntl.h>
-
 #include <algorithm>
-#include <cstddef>
+#include <cerrno>
 
 #include "../../uapi/vfio.h"
-#include "../core/services.h"
-#include "../mm/memory.h"
 #include "../pci/function.h"
 #include "device.h"
 #include "group.h"
@@ -37,10 +33,9 @@ bool busHeldByVfio(const pci::Function& member) {
 
 namespace {
 
-bool isInGroups(const Device& device, const std::vector<std::shared_ptr<File>>& files) {
-  return std::ranges::any_of(files, [&device](const std::shared_ptr<File>& file) {
-    return &static_cast<const GroupFile&>(*file).group() == device.group.get();
-  });
+bool isInGroups(const Device& device, std::span<const std::shared_ptr<GroupFile>> files) {
+  return std::ranges::any_of(files,
+                             [&device](const auto& file) { return &file->group() == device.group.get(); });
 }
 
 }  // namespace
@@ -55,45 +50,39 @@ uint32_t Session::ownerId(const pci::Function& function) const {
   return device.bound ? device.bound->id() : VFIO_PCI_DEVID_OWNED;
 }
 
-int Session::getHotResetInfo(UserAddress argument) {
-  vfio_pci_hot_reset_info info{};
-  if (mm::Memory::copyIn(&info, argument, sizeof info) != 0) return -EFAULT;
-  if (info.argsz < sizeof info) return -EINVAL;
-  info.flags = 0;
+int Session::hotResetInfo(HotResetInfo& out) const {
   if (function_.bus.bridge == nullptr) return -ENODEV;  // a root bus has no reset
-  const auto& functions = function_.bus.functions;
-  int result = 0;
-  info.count = static_cast<uint32_t>(functions.size());
-  if (functions.size() > (info.argsz - sizeof info) / sizeof(vfio_pci_dependent_device)) {
-    result = -ENOSPC;
-  } else {
-    const bool ids = device_.boundAsDevice;
-    if (ids) info.flags = VFIO_PCI_HOT_RESET_FLAG_DEV_ID | VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED;
-    UserAddress to = argument + sizeof info;
-    for (const auto* function : functions) {
-      vfio_pci_dependent_device entry{};
-      if (!ids && function->endpoint->group.id == iommu::Group::kNone) return -EPERM;
-      entry.devid =
-          ids ? ownerId(*function) : static_cast<uint32_t>(function->endpoint->group.id);  // group_id there
-      entry.bus = function->bus.number;
-      entry.devfn = function->devfn;
-      if (ids && entry.devid == VFIO_PCI_DEVID_NOT_OWNED) info.flags &= ~VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED;
-      if (mm::Memory::copyOut(to, &entry, sizeof entry) != 0) return -EFAULT;
-      to += sizeof entry;
+  const bool ids = device_.boundAsDevice;
+  out = {.flags = ids ? VFIO_PCI_HOT_RESET_FLAG_DEV_ID | VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED : 0,
+         .count = static_cast<uint32_t>(function_.bus.functions.size()),
+         .devices = {},
+         .failed = 0};
+  for (const auto* function : function_.bus.functions) {
+    const int group = function->endpoint->group.id;
+    if (!ids && group == iommu::Group::kNone) {
+      out.failed = -EPERM;
+      return 0;
     }
+    vfio_pci_dependent_device entry{};
+    entry.devid = ids ? ownerId(*function) : static_cast<uint32_t>(group);  // group_id there
+    entry.bus = function->bus.number;
+    entry.devfn = function->devfn;
+    if (ids && entry.devid == VFIO_PCI_DEVID_NOT_OWNED) out.flags &= ~VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED;
+    out.devices.push_back(entry);
   }
-  return mm::Memory::copyOut(argument, &info, sizeof info) != 0 ? -EFAULT : result;
+  return 0;
 }
 
-int Session::hotReset(UserAddress argument) {
-  vfio_pci_hot_reset request{};
-  if (mm::Memory::copyIn(&request, argument, sizeof request) != 0) return -EFAULT;
-  if (request.argsz < sizeof request || request.flags != 0) return -EINVAL;
+int Session::checkHotReset(size_t groups) const {
   // Files that came from a group show their groups, others have their device ids to show.
-  if ((request.count != 0) == device_.boundAsDevice) return -EINVAL;
+  if ((groups != 0) == device_.boundAsDevice) return -EINVAL;
   if (function_.bus.bridge == nullptr) return -ENODEV;
-  std::vector<std::shared_ptr<File>> groups;
-  if (const int failed = copyGroups(argument + sizeof request, request.count, groups)) return failed;
+  // No more groups than there are functions to reset.
+  return groups > function_.bus.functions.size() ? -EINVAL : 0;
+}
+
+int Session::hotReset(std::span<const std::shared_ptr<GroupFile>> groups) {
+  if (const int failed = checkHotReset(groups.size())) return failed;
   if (!busHeldByVfio(function_)) return -EINVAL;
   for (const auto* function : function_.bus.functions) {
     const bool ours = device_.boundAsDevice ? ownerId(*function) != VFIO_PCI_DEVID_NOT_OWNED
@@ -101,20 +90,6 @@ int Session::hotReset(UserAddress argument) {
     if (!ours) return -EINVAL;
   }
   resetBus(function_);
-  return 0;
-}
-
-// The group files that the program shows: no more of them than there are functions to reset.
-int Session::copyGroups(UserAddress from, uint32_t count, std::vector<std::shared_ptr<File>>& files) const {
-  if (count > function_.bus.functions.size()) return -EINVAL;
-  std::vector<int32_t> descriptors(count);
-  if (mm::Memory::copyIn(descriptors.data(), from, count * sizeof(int32_t)) != 0) return -EFAULT;
-  for (const int32_t fd : descriptors) {
-    auto file = device_.host.file(fd);
-    if (!file) return fcntl(fd, F_GETFD) < 0 ? -EBADF : -EINVAL;
-    if (dynamic_cast<const GroupFile*>(file.get()) == nullptr) return -EINVAL;
-    files.push_back(std::move(file));
-  }
   return 0;
 }
 

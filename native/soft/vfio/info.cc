@@ -1,8 +1,7 @@
-// What a device has: GET_INFO, GET_REGION_INFO, GET_IRQ_INFO.
-#include <cstddef>
+// What a device has: regions, interrupts, and what can be done with them.
+#include <cerrno>
 
 #include "../../uapi/vfio.h"
-#include "../mm/memory.h"
 #include "../pci/function.h"
 #include "../pci/registers.h"
 #include "session.h"
@@ -13,7 +12,6 @@ using namespace uapi;
 
 namespace {
 
-constexpr unsigned offsetShift = 40;  // as vfio-pci does; programs must not rely on it
 constexpr uint64_t pageSize = 4096;
 
 }  // namespace
@@ -32,58 +30,36 @@ bool Session::mappable(unsigned index) const {
   return memory && resource.address != 0 && (resource.size >= pageSize || resource.address % pageSize == 0);
 }
 
-int Session::getInfo(UserAddress argument) {
-  vfio_device_info info{};
-  if (mm::Memory::copyIn(&info, argument, vfio_device_info_min) != 0) return -EFAULT;
-  if (info.argsz < vfio_device_info_min) return -EINVAL;
-  const size_t size = std::min<size_t>(info.argsz, sizeof info);
-  info.flags = VFIO_DEVICE_FLAGS_PCI | (resetWorks_ ? VFIO_DEVICE_FLAGS_RESET : 0);
-  info.num_regions = VFIO_PCI_NUM_REGIONS;
-  info.num_irqs = VFIO_PCI_NUM_IRQS;
-  return mm::Memory::copyOut(argument, &info, size) != 0 ? -EFAULT : 0;
+Session::Info Session::info() const {
+  return {.flags = VFIO_DEVICE_FLAGS_PCI | (resetWorks_ ? VFIO_DEVICE_FLAGS_RESET : 0),
+          .regions = VFIO_PCI_NUM_REGIONS,
+          .irqs = VFIO_PCI_NUM_IRQS};
 }
 
-int Session::getRegionInfo(UserAddress argument) {
-  vfio_region_info info{};
-  if (mm::Memory::copyIn(&info, argument, sizeof info) != 0) return -EFAULT;
-  if (info.argsz < sizeof info) return -EINVAL;
+int Session::regionInfo(uint32_t index, RegionInfo& out) const {
   // No VGA, no regions of the device's own.
-  if (info.index > VFIO_PCI_CONFIG_REGION_INDEX) return -EINVAL;
-  info.offset = uint64_t{info.index} << offsetShift;
-  info.size = regionSize(info.index);
-  info.flags = info.size == 0 ? 0 : VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
+  if (index > VFIO_PCI_CONFIG_REGION_INDEX) return -EINVAL;
+  out = {.flags = 0, .size = regionSize(index), .msixMappable = false};
+  if (out.size == 0) return 0;
+  out.flags = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
+  if (!mappable(index)) return 0;
+  out.flags |= VFIO_REGION_INFO_FLAG_MMAP;
   const auto& msix = function_.description().msix;
-  if (info.size != 0 && mappable(info.index)) {
-    info.flags |= VFIO_REGION_INFO_FLAG_MMAP;
-    if (msix.vectors != 0 && msix.bar == info.index) {
-      info.flags |= VFIO_REGION_INFO_FLAG_CAPS;
-      const vfio_info_cap_header header{VFIO_REGION_INFO_CAP_MSIX_MAPPABLE, 1, 0};
-      if (info.argsz < sizeof info + sizeof header) {
-        info.argsz = sizeof info + sizeof header;
-        info.cap_offset = 0;
-      } else {
-        if (mm::Memory::copyOut(argument + sizeof info, &header, sizeof header) != 0) return -EFAULT;
-        info.cap_offset = sizeof info;
-      }
-    }
-  }
-  return mm::Memory::copyOut(argument, &info, sizeof info) != 0 ? -EFAULT : 0;
+  out.msixMappable = msix.vectors != 0 && msix.bar == index;
+  return 0;
 }
 
-int Session::getIrqInfo(UserAddress argument) {
-  vfio_irq_info info{};
-  if (mm::Memory::copyIn(&info, argument, sizeof info) != 0) return -EFAULT;
-  if (info.argsz < sizeof info || info.index >= VFIO_PCI_NUM_IRQS) return -EINVAL;
-  info.count = interrupts_.count(info.index, config_.interruptPin());
-  if (info.index == VFIO_PCI_ERR_IRQ_INDEX && info.count == 0) return -EINVAL;  // not PCI Express
-  info.flags = VFIO_IRQ_INFO_EVENTFD;
-  if (info.index == VFIO_PCI_INTX_IRQ_INDEX) {
-    info.flags |= VFIO_IRQ_INFO_MASKABLE | VFIO_IRQ_INFO_AUTOMASKED;
-  } else if (info.index != VFIO_PCI_MSIX_IRQ_INDEX || info.count == 0) {
+int Session::irqInfo(uint32_t index, IrqInfo& out) const {
+  if (index >= VFIO_PCI_NUM_IRQS) return -EINVAL;
+  out = {.flags = VFIO_IRQ_INFO_EVENTFD, .count = interrupts_.count(index, config_.interruptPin())};
+  if (index == VFIO_PCI_ERR_IRQ_INDEX && out.count == 0) return -EINVAL;  // not PCI Express
+  if (index == VFIO_PCI_INTX_IRQ_INDEX) {
+    out.flags |= VFIO_IRQ_INFO_MASKABLE | VFIO_IRQ_INFO_AUTOMASKED;
+  } else if (index != VFIO_PCI_MSIX_IRQ_INDEX || out.count == 0) {
     // MSI-X vectors can be added while others are in use.
-    info.flags |= VFIO_IRQ_INFO_NORESIZE;
+    out.flags |= VFIO_IRQ_INFO_NORESIZE;
   }
-  return mm::Memory::copyOut(argument, &info, sizeof info) != 0 ? -EFAULT : 0;
+  return 0;
 }
 
 }  // namespace vfio::soft::cdev

@@ -1,13 +1,13 @@
-// Reaching a device's regions: read and write at file offsets, mmap, and writes caused by eventfds.
+// Reaching a device's regions: reads and writes, mappings, and writes caused by eventfds.
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <bit>
+#include <cerrno>
 
 #include "../../uapi/vfio.h"
 #include "../core/engine.h"
 #include "../core/services.h"
-#include "../mm/memory.h"
 #include "../pci/function.h"
 #include "device.h"
 #include "session.h"
@@ -18,8 +18,6 @@ using namespace uapi;
 
 namespace {
 
-constexpr unsigned offsetShift = 40;
-constexpr uint64_t offsetMask = (uint64_t{1} << offsetShift) - 1;
 constexpr uint64_t pageSize = 4096;
 constexpr size_t mostIoEvents = 1000;
 
@@ -34,19 +32,61 @@ Hole msixHole(const pci::Function& function, unsigned bar) {
   return {msix.table, msix.table + uint64_t{16} * msix.vectors};
 }
 
+// How an access to a BAR is cut: into aligned pieces of 8 bytes at most (ports move 4), around the hole.
+struct Piece {
+  size_t size;
+  bool inHole;
+};
+class Cut {
+ public:
+  Cut(const pci::Function& function, unsigned bar)
+      : hole_(msixHole(function, bar)),
+        widest_(function.resources[bar].kind == devices::BarKind::io ? 4 : 8) {}
+
+  [[nodiscard]] Piece next(uint64_t offset, size_t left) const {
+    if (offset >= hole_.start && offset < hole_.end)
+      return {std::min<uint64_t>(left, hole_.end - offset), true};
+    const size_t fillable = offset < hole_.start ? std::min<uint64_t>(left, hole_.start - offset) : left;
+    size_t width = widest_;
+    while (width > fillable || offset % width != 0) width /= 2;
+    return {width, false};
+  }
+
+ private:
+  const Hole hole_;
+  const size_t widest_;
+};
+
 }  // namespace
 
-int64_t Session::transfer(UserAddress user, size_t size, uint64_t offset, bool write) {
+int64_t Session::readRegion(unsigned index, uint64_t offset, size_t size, const Put& put) {
   if (size == 0) return 0;
-  const uint64_t index = offset >> offsetShift;
-  const uint64_t inside = offset & offsetMask;
   if (index >= VFIO_PCI_NUM_REGIONS) return -EINVAL;
   wake();
-  if (index == VFIO_PCI_CONFIG_REGION_INDEX) {
-    return write ? config_.write(user, size, inside) : config_.read(user, size, inside);
-  }
-  if (index > VFIO_PCI_BAR5_REGION_INDEX) return -EINVAL;  // no ROM, no VGA
-  return transferBar(static_cast<unsigned>(index), user, size, inside, write);
+  if (index == VFIO_PCI_CONFIG_REGION_INDEX) return config_.read(offset, size, put);
+  return index > VFIO_PCI_BAR5_REGION_INDEX ? -EINVAL : readBar(index, offset, size, put);  // no ROM, no VGA
+}
+
+int64_t Session::writeRegion(unsigned index, uint64_t offset, size_t size, const Fetch& fetch) {
+  if (size == 0) return 0;
+  if (index >= VFIO_PCI_NUM_REGIONS) return -EINVAL;
+  wake();
+  if (index == VFIO_PCI_CONFIG_REGION_INDEX) return config_.write(offset, size, fetch);
+  return index > VFIO_PCI_BAR5_REGION_INDEX ? -EINVAL : writeBar(index, offset, size, fetch);
+}
+
+int64_t Session::readRegion(unsigned index, uint64_t offset, std::span<uint8_t> into) {
+  return readRegion(index, offset, into.size(), [into](size_t at, std::span<const uint8_t> bytes) {
+    std::ranges::copy(bytes, into.subspan(at).begin());
+    return 0;
+  });
+}
+
+int64_t Session::writeRegion(unsigned index, uint64_t offset, std::span<const uint8_t> from) {
+  return writeRegion(index, offset, from.size(), [from](size_t at, std::span<uint8_t> bytes) {
+    std::ranges::copy(from.subspan(at, bytes.size()), bytes.begin());
+    return 0;
+  });
 }
 
 bool Session::reachable(unsigned bar) const {
@@ -54,58 +94,57 @@ bool Session::reachable(unsigned bar) const {
   return function_.resources[bar].kind == devices::BarKind::io || config_.memoryEnabled();
 }
 
-int64_t Session::transferBar(unsigned bar, UserAddress user, size_t size, uint64_t offset, bool write) {
+int64_t Session::inBar(unsigned bar, uint64_t offset, size_t size) const {
   const auto& resource = function_.resources[bar];
   if (resource.address == 0 || offset >= resource.size) return -EINVAL;
-  size_t left = std::min<uint64_t>(size, resource.size - offset);
-  const auto total = static_cast<int64_t>(left);
-  const Hole hole = msixHole(function_, bar);
-  // Ports move at most four bytes at a time.
-  const unsigned widest = resource.kind == devices::BarKind::io ? 4 : 8;
-  while (left > 0) {
-    size_t fillable = 0;
-    if (offset < hole.start) {
-      fillable = std::min<uint64_t>(left, hole.start - offset);
-    } else if (offset >= hole.end) {
-      fillable = left;
-    }
-    size_t moved;
-    uint64_t value = 0;
-    if (fillable == 0) {
-      moved = std::min<uint64_t>(left, hole.end - offset);
+  return static_cast<int64_t>(std::min<uint64_t>(size, resource.size - offset));
+}
+
+int64_t Session::readBar(unsigned bar, uint64_t offset, size_t size, const Put& put) {
+  const int64_t total = inBar(bar, offset, size);
+  const Cut cut(function_, bar);
+  for (int64_t done = 0; done < total;) {
+    const auto at = static_cast<size_t>(done);
+    const Piece piece = cut.next(offset + at, static_cast<size_t>(total - done));
+    if (piece.inHole) {
       constexpr uint8_t ones = 0xff;
-      for (size_t i = 0; !write && i < moved; ++i) {
-        if (mm::Memory::copyOut(user + i, &ones, 1) != 0) return -EFAULT;
+      for (size_t i = 0; i < piece.size; ++i) {
+        if (const int failed = put(at + i, {&ones, 1})) return failed;
       }
     } else {
-      unsigned width = widest;
-      while (width > fillable || offset % width != 0) width /= 2;
-      moved = width;
-      if (write) {
-        if (mm::Memory::copyIn(&value, user, width) != 0) return -EFAULT;
-        if (!reachable(bar)) return -EIO;
-        function_.barWrite(bar, offset, width, value);
-      } else {
-        if (!reachable(bar)) return -EIO;
-        value = function_.barRead(bar, offset, width);
-        if (mm::Memory::copyOut(user, &value, width) != 0) return -EFAULT;
-      }
+      if (!reachable(bar)) return -EIO;
+      const uint64_t value = function_.barRead(bar, offset + at, static_cast<unsigned>(piece.size));
+      const auto* bytes = reinterpret_cast<const uint8_t*>(&value);
+      if (const int failed = put(at, {bytes, piece.size})) return failed;
     }
-    left -= moved;
-    offset += moved;
-    user += moved;
+    done += static_cast<int64_t>(piece.size);
   }
   return total;
 }
 
-int64_t Session::mmap(std::shared_ptr<File> keeper, void* hint, size_t length, int protection, int flags,
-                      uint64_t offset) {
-  const uint64_t index = offset >> offsetShift;
-  const uint64_t start = offset & offsetMask;
+int64_t Session::writeBar(unsigned bar, uint64_t offset, size_t size, const Fetch& fetch) {
+  const int64_t total = inBar(bar, offset, size);
+  const Cut cut(function_, bar);
+  for (int64_t done = 0; done < total;) {
+    const auto at = static_cast<size_t>(done);
+    const Piece piece = cut.next(offset + at, static_cast<size_t>(total - done));
+    if (!piece.inHole) {
+      uint64_t value = 0;
+      if (const int failed = fetch(at, {reinterpret_cast<uint8_t*>(&value), piece.size})) return failed;
+      if (!reachable(bar)) return -EIO;
+      function_.barWrite(bar, offset + at, static_cast<unsigned>(piece.size), value);
+    }
+    done += static_cast<int64_t>(piece.size);
+  }
+  return total;
+}
+
+int64_t Session::mapRegion(std::shared_ptr<File> keeper, void* hint, size_t length, int protection, int flags,
+                           unsigned index, uint64_t start) {
   if (index >= VFIO_PCI_NUM_REGIONS) return -EINVAL;
   if ((flags & MAP_TYPE) == MAP_PRIVATE) return -EINVAL;
-  if (index > VFIO_PCI_BAR5_REGION_INDEX || !mappable(static_cast<unsigned>(index))) return -EINVAL;
-  const auto bar = static_cast<unsigned>(index);
+  if (!mappable(index)) return -EINVAL;
+  const unsigned bar = index;
   const uint64_t size = (function_.resources[bar].size + pageSize - 1) / pageSize * pageSize;
   if (start > size || length > size - start) return -EINVAL;
 
@@ -124,17 +163,12 @@ int64_t Session::mmap(std::shared_ptr<File> keeper, void* hint, size_t length, i
   return device_.host.mapTrap(hint, flags, std::move(trap));
 }
 
-int Session::setIoEvent(UserAddress argument) {
-  vfio_device_ioeventfd request{};
-  if (mm::Memory::copyIn(&request, argument, vfio_device_ioeventfd_min) != 0) return -EFAULT;
-  if (request.argsz < vfio_device_ioeventfd_min) return -EINVAL;
-  if ((request.flags & ~VFIO_DEVICE_IOEVENTFD_SIZE_MASK) != 0) return -EINVAL;
-  if (!std::has_single_bit(request.flags) || request.fd < -1) return -EINVAL;
-  const unsigned width = request.flags;  // the flag's value is the width
-  const uint64_t index = request.offset >> offsetShift;
-  const uint64_t at = request.offset & offsetMask;
-  if (index > VFIO_PCI_BAR5_REGION_INDEX) return -EINVAL;
-  const auto bar = static_cast<unsigned>(index);
+int Session::setIoEvent(const IoEventRequest& request) {
+  const unsigned width = request.width;
+  const uint64_t at = request.offset;
+  if (!std::has_single_bit(width) || width > 8 || request.fd < -1) return -EINVAL;
+  if (request.index > VFIO_PCI_BAR5_REGION_INDEX) return -EINVAL;
+  const unsigned bar = request.index;
   if (at + width > function_.resources[bar].size) return -EINVAL;
   const Hole hole = msixHole(function_, bar);
   if (at + width > hole.start && at < hole.end) return -EINVAL;

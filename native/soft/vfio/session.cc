@@ -1,12 +1,10 @@
-// Opening and closing, the requests that are about the whole device, and features.
+// Opening and closing, interrupts, reset and low power.
 #include "session.h"
 
-#include <cstddef>
+#include <cerrno>
+#include <utility>
 
 #include "../../uapi/vfio.h"
-#include "../core/engine.h"
-#include "../core/services.h"
-#include "../mm/memory.h"
 #include "../pci/function.h"
 #include "../pci/registers.h"
 #include "device.h"
@@ -91,31 +89,16 @@ void Session::wake() {
   asleep_ = false;
 }
 
-int Session::ioctl(unsigned long request, UserAddress argument) {
-  const bool isForBus = request == VFIO_DEVICE_GET_PCI_HOT_RESET_INFO || request == VFIO_DEVICE_PCI_HOT_RESET;
-  if (isForBus && function_.isMediated()) return -ENOTTY;  // it is on none
-  switch (request) {
-    case VFIO_DEVICE_GET_INFO:
-      return getInfo(argument);
-    case VFIO_DEVICE_GET_REGION_INFO:
-      return getRegionInfo(argument);
-    case VFIO_DEVICE_GET_IRQ_INFO:
-      return getIrqInfo(argument);
-    case VFIO_DEVICE_SET_IRQS:
-      return setIrqs(argument);
-    case VFIO_DEVICE_RESET:
-      return reset();
-    case VFIO_DEVICE_GET_PCI_HOT_RESET_INFO:
-      return getHotResetInfo(argument);
-    case VFIO_DEVICE_PCI_HOT_RESET:
-      return hotReset(argument);
-    case VFIO_DEVICE_IOEVENTFD:
-      return setIoEvent(argument);
-    case VFIO_DEVICE_FEATURE:
-      return feature(argument);
-    default:
-      return -ENOTTY;
-  }
+void Session::leaveSleep() {
+  asleep_ = false;
+  wakeup_.reset();
+}
+
+int Session::sleep(std::shared_ptr<EventFd> wakeup) {
+  if (asleep_) return -EINVAL;
+  asleep_ = true;
+  wakeup_ = std::move(wakeup);
+  return 0;
 }
 
 int Session::reset() {
@@ -123,13 +106,11 @@ int Session::reset() {
   return function_.tryReset();
 }
 
-int Session::setIrqs(UserAddress argument) {
-  vfio_irq_set request{};
-  if (mm::Memory::copyIn(&request, argument, sizeof request) != 0) return -EFAULT;
+int Session::irqDataSize(const vfio_irq_set& request, size_t& size) const {
   const unsigned vectors = interrupts_.count(request.index, config_.interruptPin());
   constexpr uint32_t known = VFIO_IRQ_SET_DATA_TYPE_MASK | VFIO_IRQ_SET_ACTION_TYPE_MASK;
-  if (request.argsz < sizeof request || request.index >= VFIO_PCI_NUM_IRQS ||
-      request.count >= UINT32_MAX - request.start || (request.flags & ~known) != 0) {
+  if (request.index >= VFIO_PCI_NUM_IRQS || request.count >= UINT32_MAX - request.start ||
+      (request.flags & ~known) != 0) {
     return -EINVAL;
   }
   if (request.start >= vectors || request.start + request.count > vectors) return -EINVAL;
@@ -146,70 +127,14 @@ int Session::setIrqs(UserAddress argument) {
     default:
       return -EINVAL;
   }
-  const size_t size = request.count * width;  // at most 2048 vectors of 4 bytes
-  if (request.argsz - sizeof request < size) return -EINVAL;
-  std::vector<uint8_t> data(size);
-  if (size != 0 && mm::Memory::copyIn(data.data(), argument + sizeof request, size) != 0) return -EFAULT;
-  return interrupts_.set(request, data);
-}
-
-// ---------------------------------------------------------------- features
-
-int Session::feature(UserAddress argument) {
-  vfio_device_feature request{};
-  if (mm::Memory::copyIn(&request, argument, sizeof request) != 0) return -EFAULT;
-  if (request.argsz < sizeof request) return -EINVAL;
-  constexpr uint32_t operations = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET;
-  if ((request.flags & ~(VFIO_DEVICE_FEATURE_MASK | operations | VFIO_DEVICE_FEATURE_PROBE)) != 0)
-    return -EINVAL;
-  if ((request.flags & VFIO_DEVICE_FEATURE_PROBE) == 0 && (request.flags & operations) == operations)
-    return -EINVAL;
-  const uint32_t number = request.flags & VFIO_DEVICE_FEATURE_MASK;
-  switch (number) {
-    case VFIO_DEVICE_FEATURE_PCI_VF_TOKEN:
-      return setToken(request.flags, argument + sizeof request, request.argsz - sizeof request);
-    case VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY:
-    case VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP:
-    case VFIO_DEVICE_FEATURE_LOW_POWER_EXIT:
-      return lowPower(request.flags, argument + sizeof request, request.argsz - sizeof request, number);
-    default:
-      return -ENOTTY;  // no migration, no DMA logging
-  }
-}
-
-int Session::setToken(uint32_t flags, UserAddress argument, size_t size) {
-  if (!device_.token) return -ENOTTY;
-  if ((flags & VFIO_DEVICE_FEATURE_GET) != 0) return -EINVAL;  // it would tell the last user's
-  if ((flags & VFIO_DEVICE_FEATURE_PROBE) != 0) return 0;
-  if ((flags & VFIO_DEVICE_FEATURE_SET) == 0 || size < sizeof(Token)) return -EINVAL;
-  Token token{};
-  if (mm::Memory::copyIn(token.data(), argument, token.size()) != 0) return -EFAULT;
-  device_.token = token;
+  size = request.count * width;  // at most 2048 vectors of 4 bytes
   return 0;
 }
 
-int Session::lowPower(uint32_t flags, UserAddress argument, size_t size, uint32_t feature) {
-  const bool withWakeup = feature == VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP;
-  if ((flags & VFIO_DEVICE_FEATURE_GET) != 0) return -EINVAL;
-  if ((flags & VFIO_DEVICE_FEATURE_PROBE) != 0) return 0;
-  if ((flags & VFIO_DEVICE_FEATURE_SET) == 0) return -EINVAL;
-  vfio_device_low_power_entry_with_wakeup entry{};
-  if (withWakeup && size < sizeof entry) return -EINVAL;
-  if (feature == VFIO_DEVICE_FEATURE_LOW_POWER_EXIT) {
-    asleep_ = false;
-    wakeup_.reset();
-    return 0;
-  }
-  std::shared_ptr<EventFd> wakeup;
-  if (withWakeup) {
-    if (mm::Memory::copyIn(&entry, argument, sizeof entry) != 0) return -EFAULT;
-    if (entry.wakeup_eventfd < 0) return -EINVAL;
-    if (const int failed = EventFd::get(entry.wakeup_eventfd, wakeup)) return failed;
-  }
-  if (asleep_) return -EINVAL;
-  asleep_ = true;
-  wakeup_ = std::move(wakeup);
-  return 0;
+int Session::setIrqs(const vfio_irq_set& request, std::span<const uint8_t> data) {
+  size_t size = 0;
+  if (const int failed = irqDataSize(request, size)) return failed;
+  return data.size() < size ? -EINVAL : interrupts_.set(request, data.first(size));
 }
 
 }  // namespace vfio::soft::cdev

@@ -1,0 +1,27 @@
+// The system calls of an open device, on the caller's pointers: each copies its struct in, checks the
+// struct's size, makes the plain call of the session (session.h) and copies the answer out. The order of
+// checks is the kernel's.
+//
+// Life: functions only. The caller keeps the session open.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "../core/file.h"
+
+namespace vfio::soft::cdev {
+
+class Session;
+
+[[nodiscard]] int request(Session& session, unsigned long number, UserAddress argument);
+
+// `offset` is one of the device's file: which region it is in, and where.
+[[nodiscard]] int64_t readAt(Session& session, UserAddress user, size_t size, uint64_t offset);
+[[nodiscard]] int64_t writeAt(Session& session, UserAddress user, size_t size, uint64_t offset);
+// `keeper` is the open file: mappings hold it.
+[[nodiscard]] int64_t mapAt(Session& session, std::shared_ptr<File> keeper, void* hint, size_t length,
+                            int protection, int flags, uint64_t offset);
+
+}  // namespace vfio::soft::cdev

@@ -1,0 +1,205 @@
+// The state of device models: saved, put into another device of the same model, and refused when it is
+// damaged or another model's.
+#include <array>
+#include <cstring>
+#include <memory>
+
+#include "../../native/soft/devices/bridge.h"
+#include "../../native/soft/devices/ivshmem.h"
+#include "machine_harness.h"
+
+using namespace vfio::soft;
+using check::claim;
+
+namespace {
+
+using Bytes = std::vector<uint8_t>;
+
+Bytes save(check::EduMachine& machine) {
+  Bytes state;
+  machine.inside([&] { state = machine.edu.saveModel(); });
+  return state;
+}
+
+bool load(check::EduMachine& machine, const Bytes& state) {
+  bool loaded = false;
+  machine.inside([&] { loaded = machine.edu.loadModel(state); });
+  return loaded;
+}
+
+uint64_t get(check::EduMachine& machine, uint64_t offset, unsigned width = 4) {
+  uint64_t value = 0;
+  machine.inside([&] { value = machine.edu.barRead(0, offset, width); });
+  return value;
+}
+
+void set(check::EduMachine& machine, uint64_t offset, uint64_t value, unsigned width = 4) {
+  machine.inside([&] { machine.edu.barWrite(0, offset, width, value); });
+}
+
+// An edu whose DMA reaches a buffer at IOVA 0x10000.
+struct Edu {
+  explicit Edu(char content) : buffer(check::kPage) {
+    std::memset(buffer.bytes(), content, buffer.size());
+    (void)machine.fd.mapAt(ioas, 0x10000, buffer.user(), buffer.size());
+    (void)machine.attach(ioas);
+  }
+  check::EduMachine machine;
+  check::Buffer buffer;
+  uint32_t ioas = machine.fd.ioas();
+};
+
+// All that its registers tell.
+std::array<uint64_t, 7> registersOf(check::EduMachine& machine) {
+  return {get(machine, 0x04),    get(machine, 0x08),    get(machine, 0x24),   get(machine, 0x20),
+          get(machine, 0x80, 8), get(machine, 0x88, 8), get(machine, 0x90, 8)};
+}
+
+void edu() {
+  Edu one('a');
+  Edu other('b');
+  set(one.machine, 0x04, 0x12345678);
+  set(one.machine, 0x20, 0x80);
+  set(one.machine, 0x08, 6);
+  claim("its buffer is filled", "", one.machine.fetch(0x10000, 100));
+  claim("its line is low at the other one", !other.machine.edu.lineAsserted());
+  const Bytes state = save(one.machine);
+  const auto registers = registersOf(one.machine);
+  claim("it has the factorial, and its interrupt", registers[1] == 720 && registers[2] == 1);
+
+  claim("the state is loaded into another one", load(other.machine, state));
+  claim("... whose registers are as they were here", registersOf(other.machine) == registers);
+  claim("... and whose line is high", other.machine.edu.lineAsserted());
+  claim("... with the buffer", "", other.machine.store(0x10000, 100));
+  claim("... which it can write to memory", std::string(100, 'a'), std::string(other.buffer.bytes(), 100));
+  claim("... and no more of it", other.buffer.bytes()[100] == 'b');
+  set(other.machine, 0x64, 1);
+  claim("its interrupt can be acknowledged", !other.machine.edu.lineAsserted());
+
+  set(one.machine, 0x04, 0);
+  set(one.machine, 0x08, 3);
+  one.machine.host.settle();
+  claim("what happens later is undone by the state",
+        load(one.machine, state) && registersOf(one.machine) == registers);
+}
+
+// Saved in the same call that began the work, so that nothing of it is done.
+void underWay() {
+  Edu one('a');
+  Edu other('b');
+  Bytes computing, moving;
+  one.machine.inside([&] {
+    one.machine.edu.barWrite(0, 0x08, 4, 5);
+    computing = one.machine.edu.saveModel();
+  });
+  one.machine.host.settle();
+  one.machine.inside([&] {
+    one.machine.edu.barWrite(0, 0x80, 8, 0x10000);
+    one.machine.edu.barWrite(0, 0x88, 8, check::EduMachine::kBuffer);
+    one.machine.edu.barWrite(0, 0x90, 8, 8);
+    one.machine.edu.barWrite(0, 0x98, 8, 1);
+    moving = one.machine.edu.saveModel();
+  });
+  claim("a factorial that was under way is loaded", load(other.machine, computing));
+  other.machine.host.settle();
+  claim("... and computed", 120, static_cast<int64_t>(get(other.machine, 0x08)));
+  claim("... and done", 0, static_cast<int64_t>(get(other.machine, 0x20)));
+  claim("a transfer that was under way is loaded", load(other.machine, moving));
+  claim("... and runs", "", other.machine.finish());
+  claim("... until it is done", !other.machine.busy());
+  claim("... from the memory that this device reaches",
+        other.machine.store(0x10000 + 64, 8).empty() && other.buffer.bytes()[64] == 'b');
+}
+
+void refused() {
+  Edu one('a');
+  set(one.machine, 0x04, 0x12345678);
+  const Bytes state = save(one.machine);
+  set(one.machine, 0x04, 0x11111111);
+  const auto registers = registersOf(one.machine);
+  size_t accepted = 0;
+  for (size_t at = 0; at < state.size(); at += 1 + at / 64) {
+    Bytes damaged = state;
+    damaged[at] ^= 0x40;
+    accepted += load(one.machine, damaged) ? 1 : 0;
+  }
+  claim("a state with one bit changed is refused", 0, static_cast<int64_t>(accepted));
+  accepted = 0;
+  for (size_t size = 0; size < state.size(); size += 1 + size / 64) {
+    accepted += load(one.machine, Bytes(state.begin(), state.begin() + static_cast<long>(size))) ? 1 : 0;
+  }
+  claim("a state that was cut is refused", 0, static_cast<int64_t>(accepted));
+  Bytes longer = state;
+  longer.push_back(0);
+  claim("a state with more behind it is refused", !load(one.machine, longer));
+  claim("... and none of them changed anything", registersOf(one.machine) == registers);
+  claim("the state itself is loaded", load(one.machine, state) && get(one.machine, 0x04) == 0xedcba987);
+}
+
+struct MemoryDevice {
+  MemoryDevice(check::EduMachine& itsMachine, uint8_t devfn, std::unique_ptr<devices::Device> model,
+               unsigned itsBar)
+      : machine(itsMachine),
+        bar(itsBar),
+        function(std::make_unique<pci::Function>(
+            machine.host,
+            pci::Function::Place{
+                &machine.bus, devfn, 0x600, 0, {0xd0000000, 0xd0100000, 0xd0200000}, pci::commandMemory},
+            std::move(model), machine.unit, machine.group)) {}
+  uint8_t* bytes() { return function->memory(bar); }
+  check::EduMachine& machine;
+  const unsigned bar;
+  std::unique_ptr<pci::Function> function;
+};
+
+devices::Description memoryOnly(uint16_t device) {
+  return {.vendor = 0x1234,
+          .device = device,
+          .classCode = 0x058000,
+          .bars = {{{.kind = devices::BarKind::memory32, .size = 64, .backed = true}}}};
+}
+
+void memory() {
+  check::EduMachine machine;
+  MemoryDevice one(machine, 0x88, devices::makeSharedMemory(), 2);
+  MemoryDevice other(machine, 0x90, devices::makeSharedMemory(), 2);
+  std::memcpy(one.bytes() + 5000, "shared", 6);
+  std::memset(one.bytes() + (1 << 20) - 4096, 7, 4096);
+  const Bytes state = one.function->saveModel();
+  claim("pages of zeroes take no room", state.size() < 3 * 4096);
+  std::memset(other.bytes(), 0xff, 1 << 20);
+  Bytes damaged = state;
+  damaged[damaged.size() / 2] ^= 1;
+  claim("damaged memory is refused", !other.function->loadModel(damaged));
+  claim("... and nothing has changed", other.bytes()[5000] == 0xff && other.bytes()[0] == 0xff);
+  claim("memory is loaded", other.function->loadModel(state));
+  claim("... all of it", std::memcmp(one.bytes(), other.bytes(), 1 << 20) == 0);
+  claim("another model's state is refused", !machine.edu.loadModel(state));
+  claim("... the other way round too", !one.function->loadModel(machine.edu.saveModel()));
+
+  MemoryDevice small(machine, 0x98, devices::makePassive(memoryOnly(1)), 0);
+  MemoryDevice twin(machine, 0xa0, devices::makePassive(memoryOnly(1)), 0);
+  MemoryDevice stranger(machine, 0xa8, devices::makePassive(memoryOnly(2)), 0);
+  std::memcpy(small.bytes() + 60, "end", 4);
+  const Bytes little = small.function->saveModel();
+  claim("a BAR smaller than a page is loaded",
+        twin.function->loadModel(little) && std::memcmp(twin.bytes() + 60, "end", 4) == 0);
+  claim("a device with other ids refuses it", !stranger.function->loadModel(little));
+
+  devices::Description bare = memoryOnly(3);
+  bare.bars[0].backed = false;
+  MemoryDevice none(machine, 0xb0, devices::makePassive(bare), 0);
+  claim("a device without state has an empty one", none.function->saveModel().empty());
+  claim("... and takes no other", none.function->loadModel({}) && !none.function->loadModel(little));
+}
+
+}  // namespace
+
+int main() {
+  edu();
+  underWay();
+  refused();
+  memory();
+  std::printf("%s\n", check::failures == 0 ? "all held" : "FAILED");
+  return check::failures == 0 ? 0 : 1;
+}
