@@ -38,9 +38,9 @@ class Controls {
   // std::invalid_argument, with a message, for a device that cannot be built.
   virtual void addDevice(const std::string& device) = 0;
   // Removes the device that has this address and this life (Backend::life). 0: it is removed. -EBUSY: it is
-  // open, and its user is asked to close it, or its model is answering a call. Nobody else can open it then; ask
-  // again until it is removed. -ENODEV:
-  // there is no such device, or another device has the address by now.
+  // open, and its user is asked to close it, or its model is answering a call. Nobody else can open it then;
+  // ask again until it is removed. -ENODEV: there is no such device, or another device has the address by
+  // now.
   [[nodiscard]] virtual int removeDevice(const std::string& bdf, uint64_t life) = 0;
   // Binds a device to a driver of the kernel, which does DMA unless it is a driver that does none: 0,
   // -ENODEV, -EBUSY (the device is in use, or a user owns its group), or the error of the driver.
