@@ -16,6 +16,7 @@
 
 namespace {
 
+using namespace vfio;
 using namespace vfio::soft;
 
 int failures = 0;
