@@ -174,6 +174,7 @@ void resetDuringACall() {
   machine.chips[0].onRead = [] {};
   machine.chips[0].onReset = [&] { (void)machine.answers(); };
   claim("a model can call the host in its reset", 0, machine.host->ioctl(fd, VFIO_DEVICE_RESET, 0));
+  machine.chips[0].onReset = [] {};
 }
 
 void unpluggedDuringACall() {
@@ -251,15 +252,15 @@ void ioEvents() {
   Machine machine;
   const int fd = machine.open(0);
   const int event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  vfio_device_ioeventfd set{
-      .argsz = sizeof set, .flags = VFIO_DEVICE_IOEVENTFD_32, .offset = 8, .data = 0x55, .fd = event};
-  claim("an eventfd writes a register", 0, machine.call(fd, VFIO_DEVICE_IOEVENTFD, set));
   Gate writing;
   std::atomic<uint64_t> written = 0;
   machine.chips[0].onWrite = [&](uint64_t value) {
     written = value;
     writing.pass();
   };
+  vfio_device_ioeventfd set{
+      .argsz = sizeof set, .flags = VFIO_DEVICE_IOEVENTFD_32, .offset = 8, .data = 0x55, .fd = event};
+  claim("an eventfd writes a register", 0, machine.call(fd, VFIO_DEVICE_IOEVENTFD, set));
   const uint64_t one = 1;
   (void)!::write(event, &one, sizeof one);
   writing.awaitArrival();
