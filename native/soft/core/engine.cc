@@ -66,6 +66,7 @@ void Engine::afterFork() {
   ::close(wakeFd_);
   wakeFd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   asleep_ = false;
+  running_ = 0;  // they were other threads'
   restart_ = !jobs_.empty() || !watches_.empty();
   // The old ones belong to a thread that is not here: they can neither be joined nor destroyed.
   std::construct_at(&idle_);
@@ -126,26 +127,27 @@ void Engine::handleSignals() {
 
 void Engine::runFirst() {
   const Job job = std::move(jobs_.extract(jobs_.begin()).mapped());
+  ++running_;
   try {
     job.run();
   } catch (...) {
     (void)lack();
     report_("no memory for the work of a device (ENOMEM): it is not done");
   }
+  if (--running_ == 0) idle_.notify_all();
 }
 
 void Engine::runDue() {
   while (!jobs_.empty() && jobs_.begin()->first <= Clock::now()) runFirst();
-  if (jobs_.empty()) idle_.notify_all();
 }
 
 void Engine::settle() {
   const Reserve::Use use;
   std::unique_lock hold(lock_);
   drain();
-  while (!jobs_.empty() && !stopping_) {
-    if (thread_.joinable()) {
-      idle_.wait(hold, [this] { return jobs_.empty() || stopping_; });
+  while ((!jobs_.empty() || running_ != 0) && !stopping_) {
+    if (thread_.joinable() || jobs_.empty()) {
+      idle_.wait(hold);
     } else {
       idle_.wait_until(hold, jobs_.begin()->first);
       drain();
@@ -195,7 +197,6 @@ void Engine::run() {
       continue;
     }
     runFirst();
-    if (jobs_.empty()) idle_.notify_all();
     hold.unlock();
     hold.lock();
   }

@@ -80,6 +80,7 @@ class Engine {
   bool restart_ = false;  // there is work, and no thread yet
   bool asleep_ = false;
   bool stopping_ = false;
+  unsigned running_ = 0;  // jobs: a remote model's runs without the lock
   std::thread thread_;
 };
 

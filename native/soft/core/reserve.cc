@@ -81,6 +81,10 @@ Reserve::Use::Use() : before_(mayUse) { mayUse = true; }
 
 Reserve::Use::~Use() { mayUse = before_; }
 
+Reserve::Pause::Pause() : before_(mayUse) { mayUse = false; }
+
+Reserve::Pause::~Pause() { mayUse = before_; }
+
 void* allocate(size_t size, size_t alignment) noexcept {
   const size_t whole = (size + alignment - 1) / alignment * alignment;
   void* const room = alignment > alignof(std::max_align_t) ? std::aligned_alloc(alignment, whole)

@@ -31,6 +31,19 @@ class Reserve {
    private:
     bool before_;
   };
+
+  // Within a Use: while one lives, its thread's allocations don't fall back on the reserve. For work that is
+  // no part of the call.
+  class Pause {
+   public:
+    Pause();
+    ~Pause();
+    Pause(const Pause&) = delete;
+    Pause& operator=(const Pause&) = delete;
+
+   private:
+    bool before_;
+  };
 };
 
 // `size` bytes, aligned for anything up to `alignment` (a power of two, 64 at most from the reserve), for

@@ -1,7 +1,7 @@
 // The services that a host offers to its models: the release of the kernel, descriptors, the thread of the
 // devices, memory, the fault log, mappings of registers. The models know nothing else of the host.
 //
-// Life: the host implements them and outlives all models. The caller holds the host's lock.
+// Life: the host implements them and outlives all models. The caller holds the host's lock, but for `locked`.
 #pragma once
 
 #include <cstddef>
@@ -70,6 +70,16 @@ class Services {
   virtual void setReadable(const File& file, bool readable) = 0;  // not for FdKind::plain
 
   virtual void reportFault(DmaFault fault) = 0;
+
+  // --- the lock, for device models that live elsewhere (devices::Device::remote)
+  // Runs `work` without the lock. Other calls run meanwhile: what the caller has looked up before is looked
+  // up anew, or kept alive by what the caller holds.
+  virtual void unlocked(const std::function<void()>& work) = 0;
+  // Runs `work` with the lock, for a thread that does not hold it.
+  virtual void locked(const std::function<void()>& work) = 0;
+  // Runs `work`, with the lock held, when the call under way has done everything else, and before it returns
+  // to the program. There nothing is half done, so that `work` can let the lock go.
+  virtual void afterCall(std::function<void()> work) = 0;
 
   // Maps a range of registers: its address, or -errno.
   [[nodiscard]] virtual int64_t mapTrap(void* hint, int flags, Trap trap) = 0;

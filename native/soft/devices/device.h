@@ -1,9 +1,15 @@
 // What a device model is, and what it can do to the machine. A model knows its registers; where it is plugged
-// in (config space, IOMMU, interrupts) is the business of the port. The interface is meant to be forwarded to
-// models that live elsewhere, in JavaScript for one.
+// in (config space, IOMMU, interrupts) is the business of the port.
 //
 // Life: a model is made with its PCI function and dies with it. The port outlives it. Everything runs with
 // the host's lock held; work that takes time is posted, and runs on the engine.
+//
+// A model that lives elsewhere, in another thread or in JavaScript, can't answer under that lock: its answer
+// may take a call of the host. It says so (`remote`), and its calls come without the lock: `read`, `write`,
+// `reset`, `save`, `load`, posted work, outcomes of transfers, and its destructor. They come from several
+// threads at a time. It uses its port without the lock too, from any thread and in any of these calls, but
+// not in `plug`, which like `description` has to answer at once. Until `reset` returns the port does nothing
+// for it. The function stays while a call is under way; to unplug it is -EBUSY until then.
 #pragma once
 
 #include <array>
@@ -88,10 +94,12 @@ class Device {
   [[nodiscard]] virtual const Description& description() const = 0;
   // Once, before anything else.
   virtual void plug(Port& port) = 0;
+  // Does it live elsewhere? Always the same answer.
+  [[nodiscard]] virtual bool remote() const { return false; }
   // Accesses of the width that came over the bus (1, 2, 4 or 8), naturally aligned, inside the BAR.
   [[nodiscard]] virtual uint64_t read(unsigned bar, uint64_t offset, unsigned width) = 0;
   virtual void write(unsigned bar, uint64_t offset, unsigned width, uint64_t value) = 0;
-  // A reset of the function. Posted work is gone already, and the line is low.
+  // A reset of the function. Posted work is gone already, and the line is low. It does not throw.
   virtual void reset() = 0;
 
   // --- its state, to be put into another device of the same model

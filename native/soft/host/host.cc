@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <climits>
+#include <utility>
 
 #include "../core/capable.h"
 #include "../core/engine.h"
@@ -18,6 +19,7 @@
 #include "../machine/machine.h"
 #include "../mm/memory.h"
 #include "../topology/catalogue.h"
+#include "inside.h"
 
 namespace vfio::soft {
 
@@ -42,19 +44,6 @@ int copyPath(const char* user, std::string& path) {
   return -ENAMETOOLONG;
 }
 
-// In the host, by a call. One that may be refused is, if the reserve is short; the others are not.
-enum class Refusable : bool { no, yes };
-class Inside {
- public:
-  explicit Inside(std::mutex& lock, Refusable refusable = Refusable::yes) : hold_(lock) {
-    if (!Reserve::fill() && refusable == Refusable::yes) throw std::bad_alloc();
-  }
-
- private:
-  const std::lock_guard<std::mutex> hold_;
-  const Reserve::Use use_;
-};
-
 }  // namespace
 
 Host::Host(std::shared_ptr<mm::Memory> memory, HostOptions options,
@@ -68,15 +57,17 @@ Host::Host(std::shared_ptr<mm::Memory> memory, HostOptions options,
   if (!Reserve::fill()) throw std::bad_alloc();
   // The built-in ones are nobody's to destroy.
   if (!models) models = {std::shared_ptr<void>(), &topology::builtinModels()};
+  const std::lock_guard hold(mutex_);  // a model may have threads of its own from here on
   machine_ = std::make_unique<machine::Machine>(*this, tree_, std::move(models));
 }
 
 Host::~Host() {
   // First the thread, then the files (closing a device touches the machine), then the machine.
   engine_->stop();
-  const Inside hold(mutex_, Refusable::no);
+  const Inside hold(*this, Refusable::no);
   descriptors_.clear();
   traps_.clear();
+  finish();
   machine_.reset();
 }
 
@@ -93,6 +84,12 @@ int Host::install(std::shared_ptr<File> file, FdKind kind, int flags) {
 
 void Host::uninstall(int fd) { descriptors_.uninstall(fd); }
 
+// Files that were closed behind our back, and what their closing leaves to be done.
+void Host::reap() {
+  descriptors_.reap();
+  finish();
+}
+
 void Host::setReadable(const File& file, bool readable) { descriptors_.setReadable(file, readable); }
 
 // ---------------------------------------------------------------- fork
@@ -108,16 +105,16 @@ void Host::afterFork(bool inChild) {
 }
 
 bool Host::owns(int fd) {
-  const Inside hold(mutex_, Refusable::no);
+  const Inside hold(*this, Refusable::no);
   return descriptors_.find(fd) != nullptr;
 }
 
 int Host::open(const char* path, int flags) try {
   std::string copy;
   if (const int failed = copyPath(path, copy)) return failed;
-  const Inside hold(mutex_);
+  const Inside hold(*this);
   engine_->drain();
-  descriptors_.reap();
+  reap();
   std::shared_ptr<File> opened;
   if (const int failed = tree_.open(copy, flags, opened)) return failed;
   const File& file = *opened;
@@ -129,7 +126,7 @@ int Host::open(const char* path, int flags) try {
 }
 
 int Host::close(int fd) {
-  const Inside hold(mutex_, Refusable::no);
+  const Inside hold(*this, Refusable::no);
   try {
     engine_->drain();
   } catch (...) {
@@ -139,12 +136,12 @@ int Host::close(int fd) {
   if (!found) return -EBADF;
   const int failed = ::close(fd) == 0 ? 0 : -errno;
   descriptors_.forget(fd);
-  if (found->closed()) descriptors_.reap();
+  if (found->closed()) reap();
   return failed;
 }
 
 int Host::dup(int fd) try {
-  const Inside hold(mutex_);
+  const Inside hold(*this);
   if (!descriptors_.find(fd)) return -EBADF;
   const int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
   return copy < 0 ? -errno : copy;
@@ -153,7 +150,7 @@ int Host::dup(int fd) try {
 }
 
 int Host::ioctl(int fd, unsigned long request, uintptr_t argument) try {
-  const Inside hold(mutex_);
+  const Inside hold(*this);
   engine_->drain();
   const auto target = file(fd);
   // The kernel's ioctl takes the low 32 bits of the request.
@@ -166,7 +163,7 @@ int Host::ioctl(int fd, unsigned long request, uintptr_t argument) try {
 int64_t Host::transfer(int fd, bool write, const void* buffer, size_t size,
                        std::optional<uint64_t> offset) try {
   if (offset && *offset > INT64_MAX) return -EINVAL;
-  const Inside hold(mutex_);
+  const Inside hold(*this);
   engine_->drain();
   const auto* found = descriptors_.known(fd);
   if (!found) return -EBADF;
@@ -221,7 +218,7 @@ int64_t Host::readlink(const char* path, char* buffer, size_t size) try {
   if (size == 0 || size > INT_MAX) return -EINVAL;
   std::string copy;
   if (const int failed = copyPath(path, copy)) return failed;
-  const Inside hold(mutex_);
+  const Inside hold(*this);
   std::string target;
   if (const int failed = tree_.readlink(copy, target)) return failed;
   const size_t length = std::min(size, target.size());
@@ -234,14 +231,14 @@ int64_t Host::readlink(const char* path, char* buffer, size_t size) try {
 int Host::status(const char* path, bool follow, files::Status& out) try {
   std::string copy;
   if (const int failed = copyPath(path, copy)) return failed;
-  const Inside hold(mutex_);
+  const Inside hold(*this);
   return tree_.status(copy, follow, out);
 } catch (...) {
   return lack();
 }
 
 int64_t Host::lseek(int fd, int64_t offset, int whence) try {
-  const Inside hold(mutex_, Refusable::no);
+  const Inside hold(*this, Refusable::no);
   const auto* found = descriptors_.known(fd);
   return found ? found->file->seek(offset, whence) : -EBADF;
 } catch (...) {
@@ -251,14 +248,14 @@ int64_t Host::lseek(int fd, int64_t offset, int whence) try {
 int Host::list(const char* path, std::vector<std::string>& names) try {
   std::string copy;
   if (const int failed = copyPath(path, copy)) return failed;
-  const Inside hold(mutex_);
+  const Inside hold(*this);
   return tree_.list(copy, names);
 } catch (...) {
   return lack();
 }
 
 int64_t Host::readText(const char* path, std::string& text) try {
-  const Inside hold(mutex_);
+  const Inside hold(*this);
   engine_->drain();
   const int failed = tree_.readText(path, text);
   return failed ? failed : static_cast<int64_t>(text.size());
@@ -267,14 +264,14 @@ int64_t Host::readText(const char* path, std::string& text) try {
 }
 
 int Host::ownership(const char* path, Ownership& out) try {
-  const Inside hold(mutex_);
+  const Inside hold(*this);
   return tree_.ownership(path, out);
 } catch (...) {
   return lack();
 }
 
 int Host::own(const char* path, uint32_t uid, uint32_t mode) try {
-  const Inside hold(mutex_);
+  const Inside hold(*this);
   return tree_.own(path, uid, mode);
 } catch (...) {
   return lack();
@@ -288,15 +285,15 @@ uint32_t Host::user() const {
 bool Host::mayDoRawIo() const { return tree_.user == 0 && capable(CAP_SYS_RAWIO); }
 
 void Host::become(uint32_t uid) {
-  const Inside hold(mutex_, Refusable::no);
+  const Inside hold(*this, Refusable::no);
   tree_.user = uid;
   tree_.permissions = true;
 }
 
 // A host lives in one process: whoever has it open is this one.
 int Host::openers(const char* path, std::vector<int>& pids) try {
-  const Inside hold(mutex_);
-  descriptors_.reap();
+  const Inside hold(*this);
+  reap();
   if (descriptors_.isOpen(path)) pids.push_back(getpid());
   return 0;
 } catch (...) {
@@ -304,8 +301,8 @@ int Host::openers(const char* path, std::vector<int>& pids) try {
 }
 
 int Host::descriptors(const char* path, std::vector<int>& fds) {
-  const std::lock_guard hold(mutex_);
-  descriptors_.reap();
+  const Inside hold(*this, Refusable::no);
+  reap();
   return descriptors_.list(path, fds);
 }
 
@@ -318,7 +315,7 @@ uint64_t Host::pinned() const { return memory_->charges.pinnedPages() * mm::page
 int64_t Host::mmap(void* hint, size_t length, int protection, int flags, int fd, uint64_t offset) try {
   // Memory in the place of a file's is how who closes lets go of it.
   const bool replaces = (flags & (MAP_ANONYMOUS | MAP_FIXED)) == (MAP_ANONYMOUS | MAP_FIXED);
-  const Inside hold(mutex_, replaces ? Refusable::no : Refusable::yes);
+  const Inside hold(*this, replaces ? Refusable::no : Refusable::yes);
   engine_->drain();
   const files::Description* found = (flags & MAP_ANONYMOUS) == 0 ? descriptors_.find(fd) : nullptr;
   int64_t result;
@@ -351,7 +348,7 @@ int64_t Host::mmap(void* hint, size_t length, int protection, int flags, int fd,
 }
 
 int Host::munmap(void* address, size_t length) try {
-  const Inside hold(mutex_, Refusable::no);
+  const Inside hold(*this, Refusable::no);
   const auto start = reinterpret_cast<uintptr_t>(address);
   if (start % pageSize != 0 || length == 0) return -EINVAL;
   const size_t whole = (length + pageSize - 1) / pageSize * pageSize;
@@ -377,7 +374,7 @@ bool Host::trapped(const void* mapping) const {
 }
 
 int Host::registerRead(const void* address, unsigned width, uint64_t& value) try {
-  const Inside hold(mutex_, Refusable::no);
+  const Inside hold(*this, Refusable::no);
   engine_->drain();
   const auto [trap, offset] = traps_.find(address, width);
   if (!trap || !trap->read) return -EIO;
@@ -389,7 +386,7 @@ int Host::registerRead(const void* address, unsigned width, uint64_t& value) try
 }
 
 int Host::registerWrite(void* address, unsigned width, uint64_t value) try {
-  const Inside hold(mutex_, Refusable::no);
+  const Inside hold(*this, Refusable::no);
   engine_->drain();
   const auto [trap, offset] = traps_.find(address, width);
   if (!trap || !trap->write) return -EIO;
@@ -403,14 +400,14 @@ int Host::registerWrite(void* address, unsigned width, uint64_t value) try {
 // ---------------------------------------------------------------- controls
 
 std::vector<DmaFault> Host::takeFaults() {
-  const Inside hold(mutex_, Refusable::no);
+  const Inside hold(*this, Refusable::no);
   return std::exchange(faults_, {});
 }
 
 void Host::settle() { engine_->settle(); }
 
 void Host::addDevice(const std::string& device) {
-  const Inside hold(mutex_);
+  const Inside hold(*this);
   machine_->addDevice(device);
 }
 
@@ -420,24 +417,24 @@ uint64_t Host::life(const std::string& bdf) {
 }
 
 int Host::removeDevice(const std::string& bdf, uint64_t life) try {
-  const Inside hold(mutex_);
-  descriptors_.reap();
+  const Inside hold(*this);
+  reap();
   return life == machine_->life(bdf) ? machine_->removeDevice(bdf) : -ENODEV;
 } catch (...) {
   return lack();
 }
 
 int Host::bindDriver(const std::string& bdf, const std::string& driver, bool exclusive) try {
-  const Inside hold(mutex_);
-  descriptors_.reap();
+  const Inside hold(*this);
+  reap();
   return machine_->bindDriver(bdf, driver, exclusive);
 } catch (...) {
   return lack();
 }
 
 int Host::dmaOwner(int id, DmaOwner& out) try {
-  const Inside hold(mutex_);
-  descriptors_.reap();
+  const Inside hold(*this);
+  reap();
   const iommu::Group* group = machine_->iommuGroup(id);
   if (!group) return -ENODEV;
   out = {};

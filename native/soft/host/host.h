@@ -5,7 +5,7 @@
 // of JavaScript), lives until its owner drops it and its last descriptor is closed. It owns the descriptor
 // table, the machine, and one engine thread on which devices do their work. One lock guards all of it; it is
 // held for the length of every call and of every piece of device work, so the models below need no locks of
-// their own.
+// their own. It is let go only while a device model that lives elsewhere answers (docs/architecture.md).
 #pragma once
 
 #include <cstdint>
@@ -76,7 +76,9 @@ class Host final : public Backend, public Services {
   [[nodiscard]] int status(const char* path, bool follow, files::Status& out);
 
   // Around a fork, so that the child has a host of its own, in the state at the fork: descriptors are its
-  // own, device work goes on with its next call. Memory of BARs stays shared, as mappings of it are.
+  // own, device work goes on with its next call. Memory of BARs stays shared, as mappings of it are. A call
+  // that another thread has under way in a model that lives elsewhere never ends there: its device stays in
+  // use.
   void beforeFork();
   void afterFork(bool inChild);
 
@@ -87,7 +89,8 @@ class Host final : public Backend, public Services {
   // Hot-plug. `device` is one of a topology's, as JSON; throws std::invalid_argument as the topology does.
   void addDevice(const std::string& device);
   // 0; -ENODEV; -EBUSY: somebody has it open and is told to let go, and nobody else can open it. To be asked
-  // again, with its life, until it is gone: -ENODEV too if another device has the address by then.
+  // again, with its life, until it is gone: -ENODEV too if another device has the address by then. -EBUSY
+  // also while its model, which lives elsewhere, answers a call.
   [[nodiscard]] int removeDevice(const std::string& bdf, uint64_t life);
   [[nodiscard]] int removeDevice(const std::string& bdf) { return removeDevice(bdf, life(bdf)); }
   // Gives a device to a driver, which does DMA for the kernel unless it is one of those that don't: 0,
@@ -111,8 +114,14 @@ class Host final : public Backend, public Services {
   [[nodiscard]] int64_t mapTrap(void* hint, int flags, Trap trap) override;
   [[nodiscard]] int64_t mapFile(void* hint, int protection, int flags, int fd, uint64_t offset,
                                 Trap trap) override;
+  void unlocked(const std::function<void()>& work) override;
+  void locked(const std::function<void()>& work) override;
+  void afterCall(std::function<void()> work) override;
 
  private:
+  class Inside;   // a call: the lock, the reserve of memory, and what is left for its end
+  void finish();  // does what is left for the end of this call
+  void reap();    // drops files that were closed behind our back
   [[nodiscard]] int64_t transfer(int fd, bool write, const void* buffer, size_t size,
                                  std::optional<uint64_t> offset);
   mutable std::mutex mutex_;
@@ -125,6 +134,7 @@ class Host final : public Backend, public Services {
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<machine::Machine> machine_;
   std::vector<DmaFault> faults_;
+  std::vector<std::function<void()>> after_;  // what is left for the end of the call under way
 };
 
 }  // namespace vfio::soft

@@ -49,6 +49,7 @@ int HotPlug::removeDevice(const std::string& bdf) {
   }
   if (const int failed = mdevs_.removeAll(*function)) return failed;
   if (function->vfio && function->vfio->inUse()) return vfio_.askToLeave(*function);
+  if (function->busy()) return -EBUSY;
   if (function->driver) {
     if (const int failed = core_.unbind(*function->driver, bdf)) return failed;
   }

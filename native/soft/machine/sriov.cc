@@ -62,7 +62,9 @@ int VirtualFunctions::removeAll(Function& physical) {
   if (!physical.sriov || physical.sriov->count == 0) return 0;
   bool open = false;
   for (const auto* each : physical.sriov->functions) {
-    if (!each || !each->vfio || !each->vfio->inUse()) continue;
+    if (!each) continue;
+    open |= each->busy();
+    if (!each->vfio || !each->vfio->inUse()) continue;
     each->vfio->requestRelease();
     open = true;
   }

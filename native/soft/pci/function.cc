@@ -34,12 +34,6 @@ uint64_t load(const uint8_t* from, unsigned width) {
   return value;
 }
 
-unsigned dataPhase(uint64_t offset, size_t left) {
-  unsigned width = 4;
-  while (offset % width != 0 || width > left) width /= 2;
-  return width;
-}
-
 }  // namespace
 
 uint64_t resourceFlags(const devices::Bar& bar) {
@@ -94,12 +88,27 @@ Function::Function(Services& host, const Place& place, std::unique_ptr<devices::
   for (unsigned i = 0; i < vectors; ++i) msixTable_[i * msixEntrySize + msixEntryControl] = 1;  // masked
   msixPending_.assign(vectors, false);
   bus.functions.push_back(this);
-  model_->plug(*this);
+  if (model_->remote()) remote_ = std::make_shared<RemotePort>(host, *this);
+  model_->plug(remote_ ? static_cast<devices::Port&>(*remote_) : *this);
 }
 
 Function::~Function() {
   std::erase(bus.functions, this);
   host.engine().cancel(this);
+  if (!remote_) return;
+  // The model may have to wait for threads of its own, which wait for the lock. Until it is destroyed, it can
+  // use its port and the memory of its BARs.
+  remote_->detach();
+  host.afterCall([&host = host, memory = std::make_shared<std::array<Memory, 6>>(std::move(memory_)),
+                  port = std::move(remote_),
+                  model = std::move(model_)]() mutable { host.unlocked([&model] { model.reset(); }); });
+}
+
+template <typename Call>
+void Function::callModel(const Call& call) {
+  if (!remote_) return call();
+  const Busy busy(*this);
+  host.unlocked(call);
 }
 
 void Function::Memory::make(size_t bytesOfBar) {
@@ -178,7 +187,9 @@ uint64_t Function::barRead(unsigned bar, uint64_t offset, unsigned width) {
     }
     return value;
   }
-  return model_->read(bar, offset, width);
+  uint64_t value = 0;
+  callModel([&] { value = model_->read(bar, offset, width); });
+  return value;
 }
 
 void Function::barWrite(unsigned bar, uint64_t offset, unsigned width, uint64_t value) {
@@ -190,7 +201,7 @@ void Function::barWrite(unsigned bar, uint64_t offset, unsigned width, uint64_t 
     std::memcpy(msixTable_.data() + (offset - description().msix.table), &value, width);
     flushPending();
   } else {
-    model_->write(bar, offset, width, value);
+    callModel([&] { model_->write(bar, offset, width, value); });
   }
 }
 
@@ -199,6 +210,7 @@ int Function::memoryFd(unsigned bar) const { return bar < memory_.size() ? memor
 uint8_t* Function::memory(unsigned bar) { return bar < memory_.size() ? memory_[bar].bytes : nullptr; }
 
 void Function::reset() {
+  ++resets_;
   host.engine().cancel(this);
   endpoint->dropTransfers();
   config.reset();
@@ -208,11 +220,33 @@ void Function::reset() {
   }
   std::fill(msixPending_.begin(), msixPending_.end(), false);
   line_ = false;
-  model_->reset();
+  resetModel();
   if (!sriov) return;
   for (auto* each : sriov->functions) {
     if (each) each->reset();
   }
+}
+
+// A model that lives elsewhere hears of it when the call has put everything else back.
+void Function::resetModel() {
+  if (!remote_) return model_->reset();
+  remote_->beginReset();
+  host.afterCall([this, busy = std::make_shared<Busy>(*this)] {
+    host.unlocked([this] { model_->reset(); });
+    remote_->endReset();
+  });
+}
+
+std::vector<uint8_t> Function::saveModel() {
+  std::vector<uint8_t> state;
+  callModel([&] { state = model_->save(); });
+  return state;
+}
+
+bool Function::loadModel(std::span<const uint8_t> state) {
+  bool loaded = false;
+  callModel([&] { loaded = model_->load(state); });
+  return loaded;
 }
 
 int Function::tryReset() {
@@ -312,157 +346,14 @@ void Function::flushPending() {
   }
 }
 
-// ---------------------------------------------------------------- DMA and time
-
-bool Function::mayMaster(uint64_t address, uint64_t length, bool write) {
-  if ((command() & commandMaster) != 0) return true;
-  refuseDma(address, length, write, "bus mastering is off");
-  return false;
-}
-
-bool Function::dmaRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) {
-  if (!mayMaster(iova, size, false)) return false;
-  auto* bytes = static_cast<uint8_t*>(into);
-  bool whole = true;
-  while (size != 0) {
-    const Reach part = reach(iova, size, pasid);
-    if (part.peer) {
-      peerRead(part, bytes);
-    } else {
-      whole &= endpoint->dmaRead(iova, bytes, part.size, pasid);
-    }
-    iova += part.size;
-    bytes += part.size;
-    size -= part.size;
-  }
-  return whole;
-}
-
-bool Function::dmaWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) {
-  if (!mayMaster(iova, size, true)) return false;
-  const auto* bytes = static_cast<const uint8_t*>(from);
-  bool whole = true;
-  while (size != 0) {
-    const Reach part = reach(iova, size, pasid);
-    if (part.peer) {
-      peerWrite(part, bytes);
-    } else {
-      whole &= endpoint->dmaWrite(iova, bytes, part.size, pasid);
-    }
-    iova += part.size;
-    bytes += part.size;
-    size -= part.size;
-  }
-  return whole;
-}
-
-// Part by part: the rest begins when the part before it is done.
-void Function::startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) {
-  if (!mayMaster(iova, size, false)) return done(false);
-  const Reach part = reach(iova, size, pasid);
-  auto* bytes = static_cast<uint8_t*>(into);
-  Done next = std::move(done);
-  if (part.size < size) {
-    next = [this, iova = iova + part.size, bytes = bytes + part.size, size = size - part.size, pasid,
-            last = std::move(next)](bool moved) {
-      startRead(iova, bytes, size, pasid, [last, moved](bool rest) { last(moved && rest); });
-    };
-  }
-  if (!part.peer) return endpoint->startRead(iova, bytes, part.size, pasid, std::move(next));
-  peerRead(part, bytes);
-  next(true);
-}
-
-void Function::startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
-                          Done done) {
-  if (!mayMaster(iova, size, true)) return done(false);
-  const Reach part = reach(iova, size, pasid);
-  const auto* bytes = static_cast<const uint8_t*>(from);
-  Done next = std::move(done);
-  if (part.size < size) {
-    next = [this, iova = iova + part.size, bytes = bytes + part.size, size = size - part.size, pasid,
-            last = std::move(next)](bool moved) {
-      startWrite(iova, bytes, size, pasid, [last, moved](bool rest) { last(moved && rest); });
-    };
-  }
-  if (!part.peer) return endpoint->startWrite(iova, bytes, part.size, pasid, std::move(next));
-  peerWrite(part, bytes);
-  next(true);
-}
-
-// ---------------------------------------------------------------- neighbours
-
-namespace {
-
-void eachFrom(Function& top, const std::function<void(Function&)>& found) {
-  found(top);
-  if (!top.secondary) return;
-  for (auto* below : top.secondary->functions) eachFrom(*below, found);
-}
-
-}  // namespace
-
-// Upwards until somebody redirects. A conventional bus and the inside of a switch are seen by all on them;
-// elsewhere only the functions of one device see each other.
-void Function::eachPeer(const std::function<void(Function&)>& found) {
-  for (Function* at = this; at && !at->isolation.redirects(); at = at->bus.bridge) {
-    if (at != this) found(*at);
-    const Function* bridge = at->bus.bridge;
-    const bool shared = bridge && (bridge->isolation.kind == PortKind::conventionalBridge ||
-                                   bridge->isolation.kind == PortKind::upstreamPort);
-    for (auto* other : at->bus.functions) {
-      if (other != at && (shared || other->devfn >> 3 == at->devfn >> 3)) eachFrom(*other, found);
-    }
-  }
-}
-
-// Requests with a PASID are for the IOMMU, wherever they go (E2). What ACS lets through but the kernel has in
-// another group doesn't get there either.
-Function::Reach Function::reach(uint64_t address, size_t size, std::optional<uint32_t> pasid) {
-  Reach result{.size = size};
-  const auto& group = endpoint->group;
-  if (pasid || group.members.size() == 1) return result;
-  eachPeer([&](Function& peer) {
-    if (&peer.endpoint->group != &group) return;
-    for (unsigned bar = 0; bar < peer.resources.size() && !result.peer; ++bar) {
-      const auto& window = peer.resources[bar];
-      const bool memory = window.kind == devices::BarKind::memory32 ||  //
-                          window.kind == devices::BarKind::memory64;
-      if (window.address == 0 || !memory || !peer.decodes(bar)) continue;
-      if (address - window.address < window.size) {
-        const uint64_t offset = address - window.address;
-        result = {&peer, bar, offset, static_cast<size_t>(std::min<uint64_t>(size, window.size - offset))};
-      } else if (window.address - address < result.size) {
-        result.size = static_cast<size_t>(window.address - address);
-      }
-    }
-  });
-  return result;
-}
-
-// A data phase of the bus is four bytes at most.
-void Function::peerRead(const Reach& reach, uint8_t* into) {
-  for (size_t at = 0; at < reach.size;) {
-    const unsigned width = dataPhase(reach.offset + at, reach.size - at);
-    const uint64_t value = reach.peer->barRead(reach.bar, reach.offset + at, width);
-    std::memcpy(into + at, &value, width);
-    at += width;
-  }
-}
-
-void Function::peerWrite(const Reach& reach, const uint8_t* from) {
-  for (size_t at = 0; at < reach.size;) {
-    const unsigned width = dataPhase(reach.offset + at, reach.size - at);
-    reach.peer->barWrite(reach.bar, reach.offset + at, width, load(from + at, width));
-    at += width;
-  }
-}
+// ---------------------------------------------------------------- time, and the fault log
 
 void Function::refuseDma(uint64_t iova, uint64_t length, bool write, std::string reason) {
   host.reportFault({bdf, iova, length, write, std::move(reason)});
 }
 
 void Function::post(std::chrono::nanoseconds delay, std::function<void()> job) {
+  if (remote_) job = [this, job = std::move(job)] { callModel(job); };
   if (!host.engine().post(this, delay, std::move(job))) refuseDma(0, 0, false, iommu::Endpoint::kNoThread);
 }
 

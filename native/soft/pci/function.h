@@ -13,6 +13,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "../devices/device.h"
@@ -20,6 +21,7 @@
 #include "config.h"
 #include "holder.h"
 #include "isolation.h"
+#include "remote_port.h"
 #include "specs.h"
 
 namespace vfio::soft {
@@ -120,8 +122,15 @@ class Function final : public devices::Port {
   void restoreState(const State& state);
 
   // --- the state of the model, as devices::Device has it
-  [[nodiscard]] std::vector<uint8_t> saveModel() const { return model_->save(); }
-  [[nodiscard]] bool loadModel(std::span<const uint8_t> state) { return model_->load(state); }
+  [[nodiscard]] std::vector<uint8_t> saveModel();
+  [[nodiscard]] bool loadModel(std::span<const uint8_t> state);
+
+  // --- a model that lives elsewhere
+  // Is a call of it under way, or a transfer to another one's registers? Then the function can't be
+  // destroyed.
+  [[nodiscard]] bool busy() const { return busy_ != 0; }
+  // Is its model still to hear of a reset?
+  [[nodiscard]] bool inReset() const { return remote_ && remote_->inReset(); }
 
   [[nodiscard]] const devices::Description& description() const { return model_->description(); }
   [[nodiscard]] bool isBridge() const;
@@ -175,6 +184,8 @@ class Function final : public devices::Port {
   // Memory behind a BAR. `make` throws std::system_error, with the errno, where there is none.
   struct Memory {
     Memory() = default;
+    Memory(Memory&& other) noexcept
+        : fd(std::exchange(other.fd, -1)), bytes(std::exchange(other.bytes, nullptr)), size(other.size) {}
     ~Memory();
     Memory(const Memory&) = delete;
     Memory& operator=(const Memory&) = delete;
@@ -194,14 +205,33 @@ class Function final : public devices::Port {
   [[nodiscard]] Reach reach(uint64_t address, size_t size, std::optional<uint32_t> pasid);
   // Calls `found` for each function that a request of this one can get to without the IOMMU.
   void eachPeer(const std::function<void(Function&)>& found);
-  void peerRead(const Reach& reach, uint8_t* into);
-  void peerWrite(const Reach& reach, const uint8_t* from);
+  // False: this function was reset meanwhile, and its transfer is gone.
+  [[nodiscard]] bool peerRead(const Reach& reach, uint8_t* into);
+  [[nodiscard]] bool peerWrite(const Reach& reach, const uint8_t* from);
+  // Keeps the function from being destroyed while the lock may be let go.
+  class Busy {
+   public:
+    explicit Busy(Function& function) : function_(function) { ++function_.busy_; }
+    ~Busy() { --function_.busy_; }
+    Busy(const Busy&) = delete;
+    Busy& operator=(const Busy&) = delete;
+
+   private:
+    Function& function_;
+  };
+  // Runs a call of the model as the model wants it: without the lock, if it lives elsewhere.
+  template <typename Call>
+  void callModel(const Call& call);
+  void resetModel();
   [[nodiscard]] bool mayMaster(uint64_t address, uint64_t length, bool write);
   void updateLine();
   [[nodiscard]] bool inMsixTable(unsigned bar, uint64_t offset) const;
   [[nodiscard]] bool vectorMasked(unsigned vector) const;
 
-  std::unique_ptr<devices::Device> model_;
+  std::shared_ptr<devices::Device> model_;
+  std::shared_ptr<RemotePort> remote_;  // of a model that lives elsewhere; null: the function is its port
+  unsigned busy_ = 0;
+  uint64_t resets_ = 0;
   std::array<Memory, 6> memory_{};
   InterruptHandler* handler_ = nullptr;
   bool line_ = false;

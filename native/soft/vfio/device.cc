@@ -74,6 +74,8 @@ int Device::checkToken(const Token* given) {
 
 int Device::enter(const std::shared_ptr<File>& iommufd) {
   if (granted_ == 0) {
+    // The model has yet to hear of a reset, by another thread's call: it would come into this session.
+    if (function.inReset()) return -EBUSY;
     int failed = 0;
     if (!iommufd) {
       failed = group->use(groupFile_);

@@ -1,0 +1,33 @@
+// A call on the host, from its first access to the machine to its last: it holds the lock, may use the
+// reserve of memory, and does at its end what was left for it (Services::afterCall).
+//
+// Life: on the stack of the call.
+#pragma once
+
+#include <mutex>
+#include <new>
+
+#include "../core/reserve.h"
+#include "host.h"
+
+namespace vfio::soft {
+
+// A call that may be refused is, if the reserve is short; the others are not.
+enum class Refusable : bool { no, yes };
+
+class Host::Inside {
+ public:
+  explicit Inside(Host& host, Refusable refusable = Refusable::yes) : host_(host), hold_(host.mutex_) {
+    if (!Reserve::fill() && refusable == Refusable::yes) throw std::bad_alloc();
+  }
+  ~Inside() { host_.finish(); }
+  Inside(const Inside&) = delete;
+  Inside& operator=(const Inside&) = delete;
+
+ private:
+  Host& host_;
+  const std::lock_guard<std::mutex> hold_;
+  const Reserve::Use use_;
+};
+
+}  // namespace vfio::soft

@@ -1,0 +1,178 @@
+// The DMA of a function: through the IOMMU, or to the BARs of a neighbour that takes it before it gets there.
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "function.h"
+#include "registers.h"
+
+namespace vfio::soft::pci {
+
+namespace {
+
+uint64_t load(const uint8_t* from, unsigned width) {
+  uint64_t value = 0;
+  std::memcpy(&value, from, width);
+  return value;
+}
+
+unsigned dataPhase(uint64_t offset, size_t left) {
+  unsigned width = 4;
+  while (offset % width != 0 || width > left) width /= 2;
+  return width;
+}
+
+}  // namespace
+
+bool Function::mayMaster(uint64_t address, uint64_t length, bool write) {
+  if ((command() & commandMaster) != 0) return true;
+  refuseDma(address, length, write, "bus mastering is off");
+  return false;
+}
+
+bool Function::dmaRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) {
+  if (!mayMaster(iova, size, false)) return false;
+  auto* bytes = static_cast<uint8_t*>(into);
+  bool whole = true;
+  while (size != 0) {
+    const Reach part = reach(iova, size, pasid);
+    if (part.peer) {
+      if (!peerRead(part, bytes)) return false;
+    } else {
+      whole &= endpoint->dmaRead(iova, bytes, part.size, pasid);
+    }
+    iova += part.size;
+    bytes += part.size;
+    size -= part.size;
+  }
+  return whole;
+}
+
+bool Function::dmaWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) {
+  if (!mayMaster(iova, size, true)) return false;
+  const auto* bytes = static_cast<const uint8_t*>(from);
+  bool whole = true;
+  while (size != 0) {
+    const Reach part = reach(iova, size, pasid);
+    if (part.peer) {
+      if (!peerWrite(part, bytes)) return false;
+    } else {
+      whole &= endpoint->dmaWrite(iova, bytes, part.size, pasid);
+    }
+    iova += part.size;
+    bytes += part.size;
+    size -= part.size;
+  }
+  return whole;
+}
+
+// Part by part: the rest begins when the part before it is done.
+void Function::startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) {
+  if (!mayMaster(iova, size, false)) return done(false);
+  const Reach part = reach(iova, size, pasid);
+  auto* bytes = static_cast<uint8_t*>(into);
+  Done next = std::move(done);
+  if (part.size < size) {
+    next = [this, iova = iova + part.size, bytes = bytes + part.size, size = size - part.size, pasid,
+            last = std::move(next)](bool moved) {
+      startRead(iova, bytes, size, pasid, [last, moved](bool rest) { last(moved && rest); });
+    };
+  }
+  if (!part.peer) return endpoint->startRead(iova, bytes, part.size, pasid, std::move(next));
+  if (peerRead(part, bytes)) next(true);
+}
+
+void Function::startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
+                          Done done) {
+  if (!mayMaster(iova, size, true)) return done(false);
+  const Reach part = reach(iova, size, pasid);
+  const auto* bytes = static_cast<const uint8_t*>(from);
+  Done next = std::move(done);
+  if (part.size < size) {
+    next = [this, iova = iova + part.size, bytes = bytes + part.size, size = size - part.size, pasid,
+            last = std::move(next)](bool moved) {
+      startWrite(iova, bytes, size, pasid, [last, moved](bool rest) { last(moved && rest); });
+    };
+  }
+  if (!part.peer) return endpoint->startWrite(iova, bytes, part.size, pasid, std::move(next));
+  if (peerWrite(part, bytes)) next(true);
+}
+
+// ---------------------------------------------------------------- neighbours
+
+namespace {
+
+void eachFrom(Function& top, const std::function<void(Function&)>& found) {
+  found(top);
+  if (!top.secondary) return;
+  for (auto* below : top.secondary->functions) eachFrom(*below, found);
+}
+
+}  // namespace
+
+// Upwards until somebody redirects. A conventional bus and the inside of a switch are seen by all on them;
+// elsewhere only the functions of one device see each other.
+void Function::eachPeer(const std::function<void(Function&)>& found) {
+  for (Function* at = this; at && !at->isolation.redirects(); at = at->bus.bridge) {
+    if (at != this) found(*at);
+    const Function* bridge = at->bus.bridge;
+    const bool shared = bridge && (bridge->isolation.kind == PortKind::conventionalBridge ||
+                                   bridge->isolation.kind == PortKind::upstreamPort);
+    for (auto* other : at->bus.functions) {
+      if (other != at && (shared || other->devfn >> 3 == at->devfn >> 3)) eachFrom(*other, found);
+    }
+  }
+}
+
+// Requests with a PASID are for the IOMMU, wherever they go (E2). What ACS lets through but the kernel has in
+// another group doesn't get there either.
+Function::Reach Function::reach(uint64_t address, size_t size, std::optional<uint32_t> pasid) {
+  Reach result{.size = size};
+  const auto& group = endpoint->group;
+  if (pasid || group.members.size() == 1) return result;
+  eachPeer([&](Function& peer) {
+    if (&peer.endpoint->group != &group) return;
+    for (unsigned bar = 0; bar < peer.resources.size() && !result.peer; ++bar) {
+      const auto& window = peer.resources[bar];
+      const bool memory = window.kind == devices::BarKind::memory32 ||  //
+                          window.kind == devices::BarKind::memory64;
+      if (window.address == 0 || !memory || !peer.decodes(bar)) continue;
+      if (address - window.address < window.size) {
+        const uint64_t offset = address - window.address;
+        result = {&peer, bar, offset, static_cast<size_t>(std::min<uint64_t>(size, window.size - offset))};
+      } else if (window.address - address < result.size) {
+        result.size = static_cast<size_t>(window.address - address);
+      }
+    }
+  });
+  return result;
+}
+
+// A data phase of the bus is four bytes at most.
+bool Function::peerRead(const Reach& reach, uint8_t* into) {
+  const Busy busy(*this);
+  const uint64_t life = resets_;
+  for (size_t at = 0; at < reach.size;) {
+    const unsigned width = dataPhase(reach.offset + at, reach.size - at);
+    const uint64_t value = reach.peer->barRead(reach.bar, reach.offset + at, width);
+    if (resets_ != life) return false;
+    std::memcpy(into + at, &value, width);
+    at += width;
+  }
+  return true;
+}
+
+bool Function::peerWrite(const Reach& reach, const uint8_t* from) {
+  const Busy busy(*this);
+  const uint64_t life = resets_;
+  for (size_t at = 0; at < reach.size;) {
+    const unsigned width = dataPhase(reach.offset + at, reach.size - at);
+    reach.peer->barWrite(reach.bar, reach.offset + at, width, load(from + at, width));
+    if (resets_ != life) return false;
+    at += width;
+  }
+  return true;
+}
+
+}  // namespace vfio::soft::pci

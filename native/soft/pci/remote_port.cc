@@ -1,0 +1,83 @@
+// See remote_port.h.
+#include "remote_port.h"
+
+#include <utility>
+
+#include "../core/services.h"
+#include "function.h"
+
+namespace vfio::soft::pci {
+
+namespace {
+
+// The outcome of a transfer is work for the engine, so that it never comes with the lock held.
+devices::Port::Done onEngine(Function& function, devices::Port::Done done) {
+  return [&function, done = std::move(done)](bool moved) {
+    function.post(std::chrono::nanoseconds::zero(), [done, moved] { done(moved); });
+  };
+}
+
+}  // namespace
+
+void RemotePort::enter(const std::function<void(Function&)>& call) const {
+  host_.locked([&] {
+    if (function_ != nullptr && !inReset()) call(*function_);
+  });
+}
+
+bool RemotePort::dmaRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) {
+  bool whole = false;
+  enter([&](Function& function) { whole = function.dmaRead(iova, into, size, pasid); });
+  return whole;
+}
+
+bool RemotePort::dmaWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) {
+  bool whole = false;
+  enter([&](Function& function) { whole = function.dmaWrite(iova, from, size, pasid); });
+  return whole;
+}
+
+void RemotePort::startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) {
+  enter([&](Function& function) {
+    function.startRead(iova, into, size, pasid, onEngine(function, std::move(done)));
+  });
+}
+
+void RemotePort::startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
+                            Done done) {
+  enter([&](Function& function) {
+    function.startWrite(iova, from, size, pasid, onEngine(function, std::move(done)));
+  });
+}
+
+void RemotePort::refuseDma(uint64_t iova, uint64_t length, bool write, std::string reason) {
+  enter([&](Function& function) { function.refuseDma(iova, length, write, std::move(reason)); });
+}
+
+bool RemotePort::messagesEnabled() const {
+  bool enabled = false;
+  enter([&](Function& function) { enabled = function.messagesEnabled(); });
+  return enabled;
+}
+
+void RemotePort::sendMessage(unsigned vector) {
+  enter([vector](Function& function) { function.sendMessage(vector); });
+}
+
+void RemotePort::setLine(bool asserted) {
+  enter([asserted](Function& function) { function.setLine(asserted); });
+}
+
+void RemotePort::post(std::chrono::nanoseconds delay, std::function<void()> job) {
+  enter([&](Function& function) { function.post(delay, std::move(job)); });
+}
+
+uint8_t* RemotePort::memory(unsigned bar) {
+  uint8_t* bytes = nullptr;
+  host_.locked([&] {
+    if (function_ != nullptr) bytes = function_->memory(bar);
+  });
+  return bytes;
+}
+
+}  // namespace vfio::soft::pci

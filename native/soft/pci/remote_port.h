@@ -1,0 +1,53 @@
+// The port of a model that lives elsewhere: the model calls it from threads of its own, without the host's
+// lock, so each call takes the lock. While the model hears of a reset the port does nothing: a chip that is
+// held in reset neither reads memory nor raises interrupts.
+//
+// Life: made with the function, and destroyed after the model. The function may be destroyed before: from
+// then on every call does nothing.
+#pragma once
+
+#include <functional>
+
+#include "../devices/device.h"
+
+namespace vfio::soft {
+class Services;
+}
+
+namespace vfio::soft::pci {
+
+class Function;
+
+class RemotePort final : public devices::Port {
+ public:
+  RemotePort(Services& host, Function& function) : host_(host), function_(&function) {}
+
+  // --- for the function, with the lock held
+  void detach() { function_ = nullptr; }
+  void beginReset() { ++resets_; }
+  void endReset() { --resets_; }
+  [[nodiscard]] bool inReset() const { return resets_ != 0; }
+
+  // --- Port, without the lock. `done` is called without it too, on the engine.
+  bool dmaRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) override;
+  bool dmaWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) override;
+  void startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) override;
+  void startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
+                  Done done) override;
+  void refuseDma(uint64_t iova, uint64_t length, bool write, std::string reason) override;
+  [[nodiscard]] bool messagesEnabled() const override;
+  void sendMessage(unsigned vector) override;
+  void setLine(bool asserted) override;
+  void post(std::chrono::nanoseconds delay, std::function<void()> job) override;
+  [[nodiscard]] uint8_t* memory(unsigned bar) override;
+
+ private:
+  // Runs `call` with the lock held, if the function is there and not in reset.
+  void enter(const std::function<void(Function&)>& call) const;
+
+  Services& host_;
+  Function* function_;
+  unsigned resets_ = 0;  // that the model is hearing of
+};
+
+}  // namespace vfio::soft::pci
