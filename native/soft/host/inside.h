@@ -20,7 +20,9 @@ class Host::Inside {
   explicit Inside(Host& host, Refusable refusable = Refusable::yes) : host_(host), hold_(host.mutex_) {
     if (!Reserve::fill() && refusable == Refusable::yes) throw std::bad_alloc();
   }
-  ~Inside() { host_.finish(); }
+  ~Inside() {
+    if (!host_.after_.empty()) host_.finish();
+  }
   Inside(const Inside&) = delete;
   Inside& operator=(const Inside&) = delete;
 

@@ -187,6 +187,7 @@ uint64_t Function::barRead(unsigned bar, uint64_t offset, unsigned width) {
     }
     return value;
   }
+  if (!remote_) return model_->read(bar, offset, width);
   uint64_t value = 0;
   callModel([&] { value = model_->read(bar, offset, width); });
   return value;
@@ -200,6 +201,8 @@ void Function::barWrite(unsigned bar, uint64_t offset, unsigned width, uint64_t 
   } else if (inMsixTable(bar, offset)) {
     std::memcpy(msixTable_.data() + (offset - description().msix.table), &value, width);
     flushPending();
+  } else if (!remote_) {
+    model_->write(bar, offset, width, value);
   } else {
     callModel([&] { model_->write(bar, offset, width, value); });
   }
