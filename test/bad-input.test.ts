@@ -27,6 +27,8 @@ import {
   type PciConfig,
   type PciDevice,
   type Region,
+  RegisterBank,
+  registers,
   VfioDevice,
   VfioError,
   Viommu,
@@ -326,6 +328,8 @@ function accessCases(
 const END = 0x100000; // of the edu device's BAR0
 const offset = () => [undefined, ...integers(Number.MAX_SAFE_INTEGER)];
 const nothing = () => [];
+
+const bank = new RegisterBank(registers({ only: { offset: 0, width: 4 } }));
 
 /** The arguments that each public call refuses. `nothing`: it has no argument that could be wrong. */
 const table: Record<string, () => Refused[]> = {
@@ -831,6 +835,18 @@ const table: Record<string, () => Refused[]> = {
     ...refuses('offset', [...offset(), END], (bad) => region.writeFrom(bad, new Uint8Array(4))),
     ...refuses('from', bytes, (bad) => region.writeFrom(0, bad)),
   ],
+  'RegisterBank.read': () => [
+    ...refuses('offset', [...offset(), 1, 2 ** 32], (bad) => bank.read(bad, 4)),
+    ...refuses('width', [...integers(8), undefined, 3, 16], (bad) => bank.read(0, bad)),
+  ],
+  'RegisterBank.write': () => [
+    ...refuses('offset', [...offset(), 1, 2 ** 32], (bad) => bank.write(bad, 4, 0)),
+    ...refuses('width', [...integers(8), undefined, 3, 16], (bad) => bank.write(0, bad, 0)),
+    ...refuses('value', [...integers(2 ** 32 - 1), undefined], (bad) => bank.write(0, 4, bad)),
+    ...refuses('value', [...u64s, undefined], (bad) => bank.write(0, 8, bad)),
+  ],
+  'RegisterBank.reset': nothing,
+  'RegisterMap.describe': nothing,
   'Region.mmap': () => [
     ...refuses('options', objects, (bad) => region.mmap(bad)),
     ...refuses('offset', [...u64s.filter((each) => each !== null), END + 4096], (bad) =>
@@ -1104,7 +1120,7 @@ const junk = () => [undefined, null, 0, -1, Number.NaN, 2n ** 64n, 'x', Symbol('
 
 test('a constructor that a program calls throws, and makes no object', () => {
   for (const [name, made] of Object.entries(classes)) {
-    if (name === 'VfioError') continue; // programs may make such errors themselves
+    if (['VfioError', 'RegisterBank', 'registers', 'view'].includes(name)) continue; // for programs to call
     for (const first of junk())
       for (const second of [undefined, {}, first])
         for (const target of [made, Object, Date, ...Object.values(classes)])

@@ -188,7 +188,22 @@ describe('a bad description or value is refused in words:', () => {
       () => view(busOf(new RegisterBank(map)), map).bell.write(1, 3),
       /the index of bell/,
     ],
-    ['an access that is not aligned', () => new RegisterBank(map).read(2, 4), /a multiple of 4 for offset/],
+    ['an access that is not aligned', () => new RegisterBank(map).read(2, 4), /a multiple of 4 below 2\^32 for offset/],
+    [
+      'no map',
+      () => new RegisterBank({ layout: {} } as never),
+      /a RegisterMap for map but received \{ layout/,
+    ],
+    [
+      'no map for a view',
+      () => view(busOf(new RegisterBank(map)), undefined as never),
+      /a RegisterMap for map/,
+    ],
+    [
+      'no registers to view',
+      () => view({} as Registers, map),
+      /registers, such as a Region or a MappedRegion, for region/,
+    ],
     ['a handler of no register', () => new RegisterBank(map, { x: {} } as object), /only 'id' and/],
   ];
   test.each(refused)('%s', (_, call, message) => {

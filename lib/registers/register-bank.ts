@@ -279,6 +279,6 @@ function touched(cell: Cell, offset: number, width: number): number {
 
 function check(offset: number, width: number): void {
   if (width !== 1 && width !== 2 && width !== 4 && width !== 8) throw refusal('1, 2, 4 or 8', 'width', width);
-  if (!Number.isInteger(offset) || offset < 0 || offset % width !== 0)
-    throw refusal(`a multiple of ${width}`, 'offset', offset);
+  if (!Number.isInteger(offset) || offset < 0 || offset >= 2 ** 32 || offset % width !== 0)
+    throw refusal(`a multiple of ${width} below 2^32`, 'offset', offset);
 }

@@ -125,10 +125,12 @@ function halves(value: bigint): [number, number] {
 
 const ones = (size: number): bigint => (1n << BigInt(size)) - 1n;
 
+let isMap: (value: object) => boolean;
 let registersOf: (map: RegisterMap<RegisterLayout>) => readonly Register[];
 
 /** @internal The checked registers of a map, for this package's modules. */
 export function registersIn(map: RegisterMap<RegisterLayout>): readonly Register[] {
+  if (typeof map !== 'object' || map === null || !isMap(map)) throw refusal('a RegisterMap', 'map', map);
   return registersOf(map);
 }
 
@@ -141,6 +143,7 @@ export class RegisterMap<L extends RegisterLayout> {
   readonly size: number;
 
   static {
+    isMap = (value) => #registers in value;
     registersOf = (map) => map.#registers;
   }
 

@@ -1,5 +1,6 @@
 /** A driver's side of a register map: a region's registers by name. */
 
+import { refusal } from '../base/check.ts';
 import { Accessor, type RegisterAccessors } from './accessor.ts';
 import { type Register, type RegisterLayout, type RegisterMap, registersIn } from './register-map.ts';
 import type { Registers } from './registers.ts';
@@ -53,7 +54,10 @@ class ViewRegister extends Accessor {
  * ({@link Registers}).
  */
 export function view<L extends RegisterLayout>(region: Registers, map: RegisterMap<L>): RegisterAccessors<L> {
+  const described = registersIn(map);
+  if (typeof region !== 'object' || region === null || typeof region.read32 !== 'function')
+    throw refusal('registers, such as a Region or a MappedRegion,', 'region', region);
   const all: Record<string, Accessor> = Object.create(null);
-  for (const register of registersIn(map)) all[register.name] = new ViewRegister(register, region);
+  for (const register of described) all[register.name] = new ViewRegister(register, region);
   return Object.freeze(all) as unknown as RegisterAccessors<L>;
 }
