@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "device_model.h"
+
 namespace vfio {
 
 // One translation failure, as the fault log of an IOMMU has it.
@@ -35,8 +37,9 @@ class Controls {
   virtual void settle() = 0;
 
   // Plugs in a device. `device` is JSON, as the description of a device in a topology. Throws
-  // std::invalid_argument, with a message, for a device that cannot be built.
-  virtual void addDevice(const std::string& device) = 0;
+  // std::invalid_argument, with a message, for a device that cannot be built. `make` makes the model of a
+  // device whose `model` is "simulated", which is described as a passive one; null: there is no such model.
+  virtual void addDevice(const std::string& device, const devices::Maker& make) = 0;
   // Removes the device that has this address and this life (Backend::life). 0: it is removed. -EBUSY: it is
   // open, and its user is asked to close it, or its model is answering a call. Nobody else can open it then;
   // ask again until it is removed. -ENODEV: there is no such device, or another device has the address by

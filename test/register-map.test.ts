@@ -188,7 +188,11 @@ describe('a bad description or value is refused in words:', () => {
       () => view(busOf(new RegisterBank(map)), map).bell.write(1, 3),
       /the index of bell/,
     ],
-    ['an access that is not aligned', () => new RegisterBank(map).read(2, 4), /a multiple of 4 below 2\^32 for offset/],
+    [
+      'an access that is not aligned',
+      () => new RegisterBank(map).read(2, 4),
+      /a multiple of 4 below 2\^32 for offset/,
+    ],
     [
       'no map',
       () => new RegisterBank({ layout: {} } as never),

@@ -38,6 +38,8 @@ export interface NativeHost {
   list(path: string): string[] | null;
   dmaOwner(group: number): { owner: 'none' | 'kernel' | 'user'; count: number; fd: number | null } | null;
   addDevice(device: string): void;
+  /** Plugs in a device whose model these functions are. */
+  plugSimulated(device: string, handlers: SimulatedHandlers): NativePort;
   removeDevice(bdf: string, life: bigint): number;
   /** The number of the device that has the address now: another device that is plugged in there later has another. 0n: none. */
   life(bdf: string): bigint;
@@ -54,6 +56,25 @@ export interface NativeHost {
   claimed(path: string): boolean;
   takeFaults(): { bdf: string; iova: bigint; length: bigint; write: boolean; reason: string }[];
   settle(): Promise<void>;
+}
+
+/** The functions of a model. None throws. */
+export interface SimulatedHandlers {
+  read(bar: number, offset: number, width: 1 | 2 | 4 | 8): bigint | number;
+  write(bar: number, offset: number, width: 1 | 2 | 4 | 8, value: bigint | number): void;
+  reset(): void;
+  removed(): void;
+  /** An access that could not be made, in words. */
+  lost(what: string): void;
+}
+
+/** A model's side of its slot: native/binding/simulated_device.h */
+export interface NativePort {
+  dmaRead(iova: bigint, into: Uint8Array, pasid: number | undefined): boolean;
+  dmaWrite(iova: bigint, from: Uint8Array, pasid: number | undefined): boolean;
+  message(vector: number): boolean;
+  line(asserted: boolean): boolean;
+  messagesEnabled(): boolean;
 }
 
 /** native/binding/write.h */

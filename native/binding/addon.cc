@@ -11,6 +11,7 @@
 #include "kernel_object.h"
 #include "mapped.h"
 #include "memory.h"
+#include "simulated_device.h"
 #include "space.h"
 #include "turn.h"
 #include "watch.h"
@@ -69,6 +70,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   environment->mapped = Napi::Persistent(Mapped::define(env));
   environment->write = Napi::Persistent(Write::define(env));
   environment->turn = Napi::Persistent(Turn::define(env));
+  environment->simulatedPort = Napi::Persistent(SimulatedPort::define(env));
   exports.Set("Host", environment->host.Value());
   exports.Set("EventFd", EventFd::define(env));
   exports.Set("Watch", Watch::define(env));

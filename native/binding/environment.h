@@ -27,6 +27,7 @@ struct Environment {
   Napi::FunctionReference mapped;
   Napi::FunctionReference write;
   Napi::FunctionReference turn;
+  Napi::FunctionReference simulatedPort;
   // (errno, syscall, request?, path?, handled?, reason?) => VfioError; lib/base/errors.ts. The reference is
   // weak, because the function keeps its whole copy of lib/ alive. The copy keeps the function
   // (lib/addon/native.ts), and both are collected when nothing uses the copy any more.

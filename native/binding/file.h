@@ -78,6 +78,8 @@ class File final : public Napi::ObjectWrap<File> {
  private:
   template <Napi::Value (*Run)(const Napi::CallbackInfo&, File&)>
   Napi::Value run(const Napi::CallbackInfo& info) {
+    // A device model in JavaScript, which the call may reach, can dispose this object.
+    const std::shared_ptr<OpenFile> running = slot_->file;
     return Run(info, *this);
   }
 

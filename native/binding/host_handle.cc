@@ -11,6 +11,7 @@
 #include "kinds.h"
 #include "memory.h"
 #include "replies.h"
+#include "simulated_device.h"
 #include "turn.h"
 #include "write.h"
 
@@ -41,33 +42,34 @@ Napi::Array numbers(Napi::Env env, const std::vector<int>& from) {
 
 Napi::Function HostHandle::define(Napi::Env env) {
   return DefineClass(env, "Host",
-                     {InstanceMethod<&HostHandle::open>("open"),
-                      InstanceMethod<&HostHandle::adoptOwn>("adopt"),
-                      InstanceMethod<&HostHandle::release>("release"),
-                      InstanceMethod<&HostHandle::readText>("readText"),
-                      InstanceMethod<&HostHandle::readTextWithin>("readTextWithin"),
-                      InstanceMethod<&HostHandle::writeText>("writeText"),
-                      InstanceMethod<&HostHandle::write>("write"),
-                      InstanceMethod<&HostHandle::turn>("turn"),
-                      InstanceMethod<&HostHandle::share>("share"),
-                      InstanceMethod<&HostHandle::has>("has"),
-                      InstanceMethod<&HostHandle::readlink>("readlink"),
-                      InstanceMethod<&HostHandle::list>("list"),
-                      InstanceMethod<&HostHandle::dmaOwner>("dmaOwner"),
-                      InstanceMethod<&HostHandle::addDevice>("addDevice"),
-                      InstanceMethod<&HostHandle::removeDevice>("removeDevice"),
-                      InstanceMethod<&HostHandle::life>("life"),
-                      InstanceMethod<&HostHandle::bindDriver>("bindDriver"),
-                      InstanceMethod<&HostHandle::ownership>("ownership"),
-                      InstanceMethod<&HostHandle::own>("own"),
-                      InstanceMethod<&HostHandle::user>("user"),
-                      InstanceMethod<&HostHandle::become>("become"),
-                      InstanceMethod<&HostHandle::openers>("openers"),
-                      InstanceMethod<&HostHandle::descriptors>("descriptors"),
-                      InstanceMethod<&HostHandle::claimed>("claimed"),
-                      InstanceMethod<&HostHandle::takeFaults>("takeFaults"),
-                      InstanceMethod<&HostHandle::settle>("settle"),
-                      InstanceMethod<&HostHandle::dispose>("dispose")});
+                     {InstanceMethod<&HostHandle::held<&HostHandle::open>>("open"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::adoptOwn>>("adopt"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::release>>("release"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::readText>>("readText"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::readTextWithin>>("readTextWithin"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::writeText>>("writeText"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::write>>("write"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::turn>>("turn"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::share>>("share"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::has>>("has"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::readlink>>("readlink"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::list>>("list"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::dmaOwner>>("dmaOwner"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::addDevice>>("addDevice"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::plugSimulated>>("plugSimulated"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::removeDevice>>("removeDevice"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::life>>("life"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::bindDriver>>("bindDriver"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::ownership>>("ownership"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::own>>("own"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::user>>("user"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::become>>("become"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::openers>>("openers"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::descriptors>>("descriptors"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::claimed>>("claimed"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::takeFaults>>("takeFaults"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::settle>>("settle"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::dispose>>("dispose")});
 }
 
 HostHandle::HostHandle(const Napi::CallbackInfo& info) : ObjectWrap(info) {
@@ -228,11 +230,27 @@ Napi::Value HostHandle::dmaOwner(const Napi::CallbackInfo& info) {
 Napi::Value HostHandle::addDevice(const Napi::CallbackInfo& info) {
   (void)live(info.Env());
   try {
-    if (Controls* const machine = controls()) machine->addDevice(Arguments(info).text(0, "device"));
+    if (Controls* const machine = controls()) machine->addDevice(Arguments(info).text(0, "device"), {});
   } catch (const std::invalid_argument& error) {
     refuseDescription(info.Env(), error);
   }
   return info.Env().Undefined();
+}
+
+// (device, handlers) => SimulatedPort: plugs in a device whose model is in JavaScript
+Napi::Value HostHandle::plugSimulated(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  (void)live(env);
+  Controls* const machine = controls();
+  if (machine == nullptr) throwErrno(env, EOPNOTSUPP, "write", nullptr, "/sys/bus/pci/rescan");
+  if (!info[1].IsObject()) refuse(env, "an object of functions", "handlers", info[1]);
+  try {
+    const auto [port, maker] = SimulatedPort::make(env, info[1].As<Napi::Object>(), backend_);
+    machine->addDevice(Arguments(info).text(0, "device"), maker);
+    return port;
+  } catch (const std::invalid_argument& error) {
+    refuseDescription(env, error);
+  }
 }
 
 // (bdf, life) => 0 or -errno. -EBUSY: it cannot be removed yet. -ENODEV: there is no such device, or another

@@ -20,6 +20,14 @@ class HostHandle final : public Napi::ObjectWrap<HostHandle> {
   static Napi::Value adopt(const Napi::CallbackInfo& info);
 
  private:
+  // Runs a call and keeps the host until it has returned: a device model in JavaScript, which the call may
+  // reach, can dispose this handle.
+  template <Napi::Value (HostHandle::*Run)(const Napi::CallbackInfo&)>
+  Napi::Value held(const Napi::CallbackInfo& info) {
+    const std::shared_ptr<Backend> host = backend_;
+    return (this->*Run)(info);
+  }
+
   Napi::Value open(const Napi::CallbackInfo& info);
   Napi::Value adoptOwn(const Napi::CallbackInfo& info);  // the same, but only for this host's descriptors
   Napi::Value release(const Napi::CallbackInfo& info);
@@ -34,6 +42,7 @@ class HostHandle final : public Napi::ObjectWrap<HostHandle> {
   Napi::Value list(const Napi::CallbackInfo& info);
   Napi::Value dmaOwner(const Napi::CallbackInfo& info);
   Napi::Value addDevice(const Napi::CallbackInfo& info);
+  Napi::Value plugSimulated(const Napi::CallbackInfo& info);
   Napi::Value removeDevice(const Napi::CallbackInfo& info);
   Napi::Value life(const Napi::CallbackInfo& info);
   Napi::Value bindDriver(const Napi::CallbackInfo& info);

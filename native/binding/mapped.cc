@@ -4,6 +4,7 @@
 
 #include <bit>
 #include <cerrno>
+#include <utility>
 
 #include "bound.h"
 #include "memory.h"
@@ -36,6 +37,8 @@ uint8_t* at(Napi::Env env, napi_value argument, const Mapped::Slot& slot, size_t
   return mapping.address + offset;
 }
 
+// A trapped access holds the mapping: the device's model, if it is in JavaScript, can dispose it.
+//
 // (offset) => number, or bigint at 64 bits
 template <typename Word>
 napi_value read(Napi::Env env, const napi_value* arguments, Mapped::Slot& slot) {
@@ -43,7 +46,7 @@ napi_value read(Napi::Env env, const napi_value* arguments, Mapped::Slot& slot) 
   uint64_t value = 0;
   const bool answered =
       slot.mapping->trapped
-          ? slot.mapping->backend->registerRead(address, sizeof(Word), value) == 0
+          ? std::shared_ptr(slot.mapping)->backend->registerRead(address, sizeof(Word), value) == 0
           : !guard::replaced(slot.mapping->watch) && guard::load(address, sizeof(Word), value);
   if (!answered) throwErrno(env, EIO, "load");
   return registerValue(env, sizeof(Word), value);
@@ -56,7 +59,7 @@ napi_value write(Napi::Env env, const napi_value* arguments, Mapped::Slot& slot)
   const uint64_t value = registerArgument(env, arguments[1], sizeof(Word));
   const bool answered =
       slot.mapping->trapped
-          ? slot.mapping->backend->registerWrite(address, sizeof(Word), value) == 0
+          ? std::shared_ptr(slot.mapping)->backend->registerWrite(address, sizeof(Word), value) == 0
           : !guard::replaced(slot.mapping->watch) && guard::store(address, sizeof(Word), value);
   if (!answered) throwErrno(env, EIO, "store");
   return nullptr;
@@ -99,10 +102,8 @@ Napi::Value Mapped::buffer(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value Mapped::dispose(const Napi::CallbackInfo& info) {
-  if (slot_ && slot_->mapping) {
-    slot_->mapping->retire();
-    slot_->mapping.reset();
-  }
+  // Taken out first: the end of the mapping may reset the device, whose model may dispose this once more.
+  if (const auto mapping = slot_ ? std::exchange(slot_->mapping, nullptr) : nullptr) mapping->retire();
   return info.Env().Undefined();
 }
 

@@ -203,7 +203,7 @@ void unpluggedDuringACall() {
   claim("afterwards it can", 0, machine.host->removeDevice(kAddresses[1]));
   claim("its model is destroyed without the lock, and its port does nothing", gone && control.destroyed);
   control.onDestroy = [] {};
-  machine.host->addDevice(R"({ "model": "chip1", "bdf": "0000:00:11.0" })");
+  machine.host->addDevice(R"({ "model": "chip1", "bdf": "0000:00:11.0" })", {});
   control.onReset = [] {};
   claim("another one is plugged in there", 42, machine.read(machine.open(1)));
 }

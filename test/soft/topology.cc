@@ -153,7 +153,7 @@ void systems() {
                                             { "model": "edu", "bdf": "0000:00:11.0" }] })");
   same("one device without IOMMU", "0", names(*one, "/sys/kernel/iommu_groups"));
   claim("... which vfio-pci refuses", -EINVAL, take(*one));
-  one->addDevice(R"({ "model": "edu", "bdf": "0000:00:12.0", "iommu": null, "driver": null })");
+  one->addDevice(R"({ "model": "edu", "bdf": "0000:00:12.0", "iommu": null, "driver": null })", {});
   const int vendor = one->open((kDevices + "0000:00:12.0/vendor").c_str(), O_RDONLY);
   const int override = one->open((kDevices + "0000:00:12.0/driver_override").c_str(), O_WRONLY);
   claim("... one more is plugged in and out", 0, one->removeDevice("0000:00:12.0"));
@@ -175,11 +175,11 @@ void systems() {
   claim("... unless it may take them", 0, write(*none, noIommu, "Y\n"));
   claim("... as then", 0, take(*none));
   same("... in a group that it makes", "0", names(*none, "/sys/kernel/iommu_groups"));
-  none->addDevice(R"({ "model": "edu", "bdf": "0000:00:11.0", "driver": "vfio-pci" })");
+  none->addDevice(R"({ "model": "edu", "bdf": "0000:00:11.0", "driver": "vfio-pci" })", {});
   same("... and another one", "noiommu-0 noiommu-1 vfio", names(*none, "/dev/vfio"));
   claim("... which goes with the device", 0, none->removeDevice("0000:00:10.0"));
   same("... for good", "1", names(*none, "/sys/kernel/iommu_groups"));
-  none->addDevice(R"({ "model": "edu", "bdf": "0000:00:12.0", "driver": "vfio-pci" })");
+  none->addDevice(R"({ "model": "edu", "bdf": "0000:00:12.0", "driver": "vfio-pci" })", {});
   same("... and leaves its number", "0 1", names(*none, "/sys/kernel/iommu_groups"));
   const auto started = machine(R"({ "system": { "commandLine": "vfio.enable_unsafe_noiommu_mode=1" },
     "iommus": [{ "kind": "vtd" }], "devices": [

@@ -97,7 +97,9 @@ class Recorder final : public Backend, public Controls {
   bool owns(int fd) override { return control("owns").owns(fd); }
   std::vector<DmaFault> takeFaults() override { return control("takeFaults").takeFaults(); }
   void settle() override { control("settle").settle(); }
-  void addDevice(const std::string& device) override { control("addDevice").addDevice(device); }
+  void addDevice(const std::string& device, const devices::Maker& make) override {
+    control("addDevice").addDevice(device, make);
+  }
   int removeDevice(const std::string& bdf, uint64_t life) override {
     return control("removeDevice").removeDevice(bdf, life);
   }
@@ -274,7 +276,7 @@ void Program::names() {
 }
 
 void Program::hotPlug() {
-  control("addDevice").addDevice(R"({ "model": "edu", "bdf": ")" + kPlugged + R"(", "driver": null })");
+  control("addDevice").addDevice(R"({ "model": "edu", "bdf": ")" + kPlugged + R"(", "driver": null })", {});
   note("bindDriver", control("bindDriver").bindDriver(kPlugged, "nvme", false));
   char target[256];
   const std::string link = kDevices + kPlugged + "/iommu_group";
@@ -290,7 +292,7 @@ void Program::hotPlug() {
   const uint64_t used = call("life").life(kEdu);
   note("in use", control("removeDevice").removeDevice(kEdu, used));
   try {
-    control("addDevice").addDevice("{}");
+    control("addDevice").addDevice("{}", {});
   } catch (const std::invalid_argument& error) {
     note(error.what(), 0);
   }

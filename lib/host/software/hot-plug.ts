@@ -4,6 +4,7 @@ import type { NativeHost } from '../../addon/native.ts';
 import { bdf as checkBdf, flag, known, options, refusal, text } from '../../base/check.ts';
 import { VfioError } from '../../base/errors.ts';
 import { ownOf } from '../../base/own.ts';
+import { isSimulated, plugSimulated, type SimulatedDevice } from '../../simulation/simulated-device.ts';
 import { type DeviceModel, topologyText } from './topology.ts';
 
 /** Where a device is plugged in, and which driver is bound to it. */
@@ -22,12 +23,13 @@ export interface PlugOptions {
 export interface HotPlug {
   /**
    * Plugs a device in. Its place on the buses decides its group, which may be in use (requirement B5: a device that joins an
-   * owned group later breaks no rule). `device` is described as in a topology (docs/topology.md), without `bdf`. If the driver
+   * owned group later breaks no rule). `device` is described as in a topology (docs/topology.md), without `bdf`, or is a model of
+   * your own ({@link SimulatedDevice}). If the driver
    * does DMA for the kernel and a user owns the group, the device is left without a driver.
    *
    * @throws {TypeError} no such device can be there: the address is taken or on no bus, it is a bridge ...
    */
-  addDevice(bdf: string, device: DeviceModel, o?: PlugOptions): void;
+  addDevice(bdf: string, device: DeviceModel | SimulatedDevice, o?: PlugOptions): void;
   /**
    * Unplugs a device and the devices behind it. If it is open, it can't be opened again, its REQ interrupt fires at once and
    * every 10 seconds, and it is removed when its last descriptor and mapping are closed. Resolves when it has been removed, or
@@ -68,6 +70,11 @@ export function hotPlug(host: NativeHost): HotPlug {
       if (device === undefined) throw refusal('a device of a topology { model }', 'device', device);
       const given = { behind, iommu, pasidBits };
       const place = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+      if (typeof device === 'object' && device !== null && isSimulated(device)) {
+        const at = { driver: driver === undefined ? 'vfio-pci' : driver, ...place, bdf: checkBdf(bdf) };
+        plugSimulated(device as SimulatedDevice, host, at, (all) => topologyText(all, 'device'));
+        return;
+      }
       host.addDevice(
         topologyText(
           {

@@ -406,9 +406,9 @@ std::vector<DmaFault> Host::takeFaults() {
 
 void Host::settle() { engine_->settle(); }
 
-void Host::addDevice(const std::string& device) {
+void Host::addDevice(const std::string& device, const devices::Maker& make) {
   const Inside hold(*this);
-  machine_->addDevice(device);
+  machine_->addDevice(device, make);
 }
 
 uint64_t Host::life(const std::string& bdf) {

@@ -88,7 +88,7 @@ class Host final : public Backend, public Controls, public Services {
   bool owns(int fd) override;
   std::vector<DmaFault> takeFaults() override;
   void settle() override;
-  void addDevice(const std::string& device) override;
+  void addDevice(const std::string& device, const devices::Maker& make) override;
   int removeDevice(const std::string& bdf, uint64_t life) override;
   [[nodiscard]] int removeDevice(const std::string& bdf) { return removeDevice(bdf, life(bdf)); }
   int bindDriver(const std::string& bdf, const std::string& driver, bool exclusive) override;

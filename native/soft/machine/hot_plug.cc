@@ -11,8 +11,10 @@ namespace vfio::soft::machine {
 
 using pci::PortKind;
 
-void HotPlug::addDevice(const std::string& device) {
-  topology::DeviceSpec spec = topology::readDevice(device, units_.size(), models_);
+void HotPlug::addDevice(const std::string& device, const devices::Maker& make) {
+  topology::Catalogue models = models_;
+  if (make) models.add("simulated", topology::simulatedModel(make));
+  topology::DeviceSpec spec = topology::readDevice(device, units_.size(), models);
   if (spec.kind != PortKind::endpoint)
     spec.refuse("model", "a device that is no bridge (which needs buses of its own)", "one");
   const Bus& itsBus = buses_.busFor(spec);

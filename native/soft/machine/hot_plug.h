@@ -27,7 +27,7 @@ class HotPlug {
 
   // Plugs a device in, which the kernel finds. If its driver doesn't take it, because a user owns the group
   // for example, it is left without a driver.
-  void addDevice(const std::string& device);
+  void addDevice(const std::string& device, const devices::Maker& make);
   // The other calls are described in host.h.
   [[nodiscard]] int removeDevice(const std::string& bdf);
   [[nodiscard]] uint64_t life(const std::string& bdf) const;

@@ -132,7 +132,9 @@ Machine::Machine(Services& host, Tree& tree, std::shared_ptr<const topology::Cat
 
 Machine::~Machine() = default;
 
-void Machine::addDevice(const std::string& device) { parts_->hotPlug.addDevice(device); }
+void Machine::addDevice(const std::string& device, const devices::Maker& make) {
+  parts_->hotPlug.addDevice(device, make);
+}
 
 int Machine::removeDevice(const std::string& bdf) { return parts_->hotPlug.removeDevice(bdf); }
 

@@ -8,6 +8,8 @@
 #include <memory>
 #include <string>
 
+#include "../../device_model.h"
+
 namespace vfio::soft {
 class Services;
 namespace files {
@@ -33,7 +35,7 @@ class Machine {
   Machine& operator=(const Machine&) = delete;
 
   // The calls of the host with these names (host.h).
-  void addDevice(const std::string& device);
+  void addDevice(const std::string& device, const devices::Maker& make);
   [[nodiscard]] int removeDevice(const std::string& bdf);
   [[nodiscard]] uint64_t life(const std::string& bdf) const;
   [[nodiscard]] int bindDriver(const std::string& bdf, const std::string& driver, bool exclusive);

@@ -159,6 +159,14 @@ Catalogue makeBuiltin() {
 
 }  // namespace
 
+Model simulatedModel(devices::Maker make) {
+  return {[make = std::move(make)](const Reader& reader, DeviceSpec& device) {
+            device.model = make(readPassive(reader));
+          },
+          {"vendor", "device", "classCode", "subsystemVendor", "subsystemDevice", "revision", "bars", "pin",
+           "msi", "msix", "express", "functionReset"}};
+}
+
 void Catalogue::add(std::string name, Model model) {
   const auto same = std::ranges::find(models_, name, &std::pair<std::string, Model>::first);
   if (same != models_.end()) {

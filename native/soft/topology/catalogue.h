@@ -33,6 +33,9 @@ class Catalogue {
   std::vector<std::pair<std::string, Model>> models_;
 };
 
+// A device that is described as a passive one, with a model that the caller makes.
+[[nodiscard]] Model simulatedModel(devices::Maker make);
+
 // The models that docs/topology.md lists.
 [[nodiscard]] const Catalogue& builtinModels();
 

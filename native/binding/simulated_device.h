@@ -1,0 +1,50 @@
+// A device model that is written in JavaScript. The host calls it without its lock (devices::Device::remote).
+//
+// Threads. The model belongs to the thread that plugged it in. A call from this thread is a plain call of its
+// functions; a call from another thread waits until the event loop of the model's thread has answered it. Two
+// threads that wait for models of each other would wait for ever: then the second call is not made, and
+// the model is told of it (`lost`).
+//
+// Life: `Model` belongs to the host, as any model; `Link` is shared by it and the JavaScript port. When the
+// device is unplugged or its host ends, the port does nothing any more. When the JavaScript thread ends
+// first, the device answers no access: loads give all ones.
+#pragma once
+
+#include <napi.h>
+
+#include <functional>
+#include <memory>
+#include <utility>
+
+#include "../backend.h"
+#include "../device_model.h"
+
+namespace vfio::binding {
+
+class SimulatedLink;
+
+// A model whose functions are `handlers`:
+//   read(bar, offset, width) => number | bigint; write(bar, offset, width, value: number | bigint); reset();
+//   removed(); lost(what): a call that could not be made. None of them throws: lib/ catches what a model
+//   does.
+class SimulatedPort final : public Napi::ObjectWrap<SimulatedPort> {
+ public:
+  static Napi::Function define(Napi::Env env);
+  explicit SimulatedPort(const Napi::CallbackInfo& info);
+  ~SimulatedPort() override;
+
+  // The port of a new model, and the function that makes the model.
+  static std::pair<Napi::Object, devices::Maker> make(Napi::Env env, const Napi::Object& handlers,
+                                                      std::weak_ptr<Backend> host);
+
+ private:
+  Napi::Value dmaRead(const Napi::CallbackInfo& info);   // (iova, into: Uint8Array, pasid?) => all moved?
+  Napi::Value dmaWrite(const Napi::CallbackInfo& info);  // (iova, from: Uint8Array, pasid?) => all moved?
+  Napi::Value message(const Napi::CallbackInfo& info);   // (vector) => sent? not while messages are off
+  Napi::Value line(const Napi::CallbackInfo& info);      // (asserted) => plugged in?
+  Napi::Value messagesEnabled(const Napi::CallbackInfo& info);  // () => boolean
+
+  std::shared_ptr<SimulatedLink> link_;
+};
+
+}  // namespace vfio::binding

@@ -1,0 +1,117 @@
+// What a device model is, and what it can do to the machine. A model knows its registers; where it is plugged
+// in (config space, IOMMU, interrupts) is the business of the port.
+//
+// Life: a model is made with its PCI function and dies with it. The port outlives it. Everything runs with
+// the host's lock held; work that takes time is posted, and runs on the engine.
+//
+// A model that lives elsewhere, in another thread or in JavaScript, can't answer under that lock: its answer
+// may take a call of the host. It says so (`remote`), and its calls come without the lock: `read`, `write`,
+// `reset`, `save`, `load`, posted work, outcomes of transfers, and its destructor. They come from several
+// threads at a time. It uses its port without the lock too, from any thread and in any of these calls, but
+// not in `plug`, which like `description` has to answer at once. Until `reset` returns the port does nothing
+// for it. The function stays while a call is under way; to unplug it is -EBUSY until then.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace vfio::devices {
+
+enum class BarKind { none, memory32, memory64, io };
+
+struct Bar {
+  BarKind kind = BarKind::none;
+  uint64_t size = 0;  // a power of two
+  bool prefetchable = false;
+  bool backed = false;  // plain memory: loads and stores don't reach the model
+};
+
+// A second-generation message-signalled interrupt table, inside a BAR of registers.
+struct MsixTable {
+  unsigned vectors = 0;  // none
+  unsigned bar = 0;
+  uint32_t table = 0;    // offset in the BAR
+  uint32_t pending = 0;  // offset in the BAR
+};
+
+struct Description {
+  uint16_t vendor;
+  uint16_t device;
+  uint16_t subsystemVendor = 0;
+  uint16_t subsystem = 0;
+  uint32_t classCode;
+  uint8_t revision = 0;
+  std::array<Bar, 6> bars{};
+  uint8_t interruptPin = 0;  // 1 is INTA
+  unsigned msiVectors = 0;
+  MsixTable msix{};
+  bool express = false;        // has a PCI Express capability and 4 KiB of config space
+  bool functionReset = false;  // FLR; needs `express`
+  uint8_t expressType = 0;     // of port: 0 an endpoint, 4 a root port, 5 and 6 a switch's, 7 a bridge
+};
+
+// The model's side of its slot.
+class Port : public std::enable_shared_from_this<Port> {
+ public:
+  virtual ~Port() = default;
+
+  // DMA. True if every byte moved; what did not is in the host's fault log.
+  virtual bool dmaRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) = 0;
+  virtual bool dmaWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) = 0;
+  // The same for a device that can wait until a missing page is there, if the machine lets it ask for one:
+  // `done` is told the outcome, at once or later on the engine. Until then the memory is the transfer's. A
+  // reset of the function drops it.
+  using Done = std::function<void(bool)>;
+  virtual void startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid,
+                         Done done) = 0;
+  virtual void startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
+                          Done done) = 0;
+  // For transfers that the device itself can't do, with the reason in words.
+  virtual void refuseDma(uint64_t iova, uint64_t length, bool write, std::string reason) = 0;
+
+  // Interrupts: messages when system software turned them on, a level on the INTx pin otherwise.
+  [[nodiscard]] virtual bool messagesEnabled() const = 0;
+  virtual void sendMessage(unsigned vector) = 0;
+  virtual void setLine(bool asserted) = 0;
+
+  // Work for later, on the engine. A reset of the function drops it.
+  virtual void post(std::chrono::nanoseconds delay, std::function<void()> job) = 0;
+
+  // The memory behind a backed BAR, as the model reaches it.
+  [[nodiscard]] virtual uint8_t* memory(unsigned bar) = 0;
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  [[nodiscard]] virtual const Description& description() const = 0;
+  // Once, before anything else.
+  virtual void plug(Port& port) = 0;
+  // Does it live elsewhere? Always the same answer.
+  [[nodiscard]] virtual bool remote() const { return false; }
+  // Accesses of the width that came over the bus (1, 2, 4 or 8), naturally aligned, inside the BAR.
+  [[nodiscard]] virtual uint64_t read(unsigned bar, uint64_t offset, unsigned width) = 0;
+  virtual void write(unsigned bar, uint64_t offset, unsigned width, uint64_t value) = 0;
+  // A reset of the function. Posted work is gone already, and the line is low. It does not throw.
+  virtual void reset() = 0;
+
+  // --- its state, to be put into another device of the same model
+  // All that a program could tell by its registers, with the work under way. The default has none.
+  [[nodiscard]] virtual std::vector<uint8_t> save() const { return {}; }
+  // On a device with no work under way: new, or reset. It goes on with the work of the state, and drives its
+  // line anew. False: the state is damaged or another model's, and nothing has changed.
+  [[nodiscard]] virtual bool load(std::span<const uint8_t> state) { return state.empty(); }
+};
+
+// Makes the model of a device that is described so.
+using Maker = std::function<std::unique_ptr<Device>(const Description&)>;
+
+}  // namespace vfio::devices

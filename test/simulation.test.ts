@@ -1,0 +1,419 @@
+/** Devices written in TypeScript, and drivers that use them: in the driver's thread, and from other threads. */
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import {
+  DmaBuffer,
+  DmaError,
+  Host,
+  RegisterBank,
+  type RegisterWidth,
+  registers,
+  SimulatedDevice,
+  type SoftwareHost,
+  view,
+} from '../lib/index.ts';
+import { needs } from './support/backends.ts';
+import { collect } from './support/collect.ts';
+import { run } from './support/program.ts';
+
+needs({ backends: ['software'], because: 'a real machine has no devices of ours' });
+
+const BDF = '0000:00:1c.0';
+
+const copier = registers({
+  source: { offset: 0x00, width: 8 },
+  target: { offset: 0x08, width: 8 },
+  length: { offset: 0x10, width: 4 },
+  control: {
+    offset: 0x14,
+    width: 4,
+    fields: { start: { bits: 0, access: 'w1s' }, failed: { bits: 1, access: 'w1c' } },
+  },
+});
+
+/** Copies memory to memory, and raises vector 0. */
+class Copier extends SimulatedDevice {
+  readonly identity = { vendor: 0x1af4, device: 0x10f0, classCode: 0xff0000, revision: 3 };
+  override readonly msi = 2;
+  override readonly express = true;
+  override readonly functionReset = true;
+  readonly bank = new RegisterBank(copier, {
+    control: {
+      onWrite: () => {
+        const { source, target, length, control } = this.bank.registers;
+        if (control.field('start') === 0) return;
+        control.update({ start: 0 });
+        const bytes = new Uint8Array(length.read());
+        try {
+          this.dmaRead(source.read(), bytes);
+          this.dmaWrite(target.read(), bytes);
+        } catch (error) {
+          if (!(error instanceof DmaError)) throw error;
+          control.update({ failed: 1 });
+        }
+        this.interrupt(0);
+      },
+    },
+  });
+  override readonly bars = [{ size: 4096, registers: this.bank as RegisterBank<never> }];
+  resets = 0;
+  removed = 0;
+  override onReset(): void {
+    this.resets++;
+  }
+  override onRemove(): void {
+    this.removed++;
+  }
+}
+
+/** A device that does what a test says. */
+class Scripted extends SimulatedDevice {
+  readonly identity = { vendor: 0x1af4, device: 0x10f1, classCode: 0xff0000 };
+  override readonly bars = [{ size: 4096 }];
+  override readonly express = true;
+  override readonly functionReset = true;
+  read: (offset: number, width: RegisterWidth) => bigint | number = () => 0;
+  write: (offset: number, value: bigint) => void = () => {};
+  reset: () => void = () => {};
+  override onRead(_: number, offset: number, width: RegisterWidth): bigint | number {
+    return this.read(offset, width);
+  }
+  override onWrite(_: number, offset: number, __: RegisterWidth, value: bigint): void {
+    this.write(offset, value);
+  }
+  override onReset(): void {
+    this.reset();
+  }
+  move(write: boolean, iova: bigint, bytes: Uint8Array): void {
+    if (write) this.dmaWrite(iova, bytes);
+    else this.dmaRead(iova, bytes);
+  }
+}
+
+let host: SoftwareHost;
+beforeEach(() => {
+  host = Host.open({ backend: 'software' });
+});
+afterEach(() => host[Symbol.dispose]());
+
+describe('a device written in TypeScript', () => {
+  test('is found, and driven by registers, DMA and interrupts', async () => {
+    const model = new Copier();
+    host.software.addDevice(BDF, model);
+    expect(model.plugged).toBe(true);
+    expect(host.device(BDF)).toMatchObject({
+      vendor: 0x1af4,
+      device: 0x10f0,
+      classCode: 0xff0000,
+      driver: 'vfio-pci',
+    });
+    using user = host.attach(BDF);
+    user.device.config.busMaster = true;
+    using memory = DmaBuffer.alloc(8192);
+    using mapping = user.dma.map(memory);
+    memory.write(0, Buffer.from('a driver under test'));
+    const [interrupt] = user.device.irq('msi').enable(1);
+    using mapped = user.device.region('bar0').mmap();
+    for (const registers of [mapped, user.device.region('bar0')]) {
+      const r = view(registers, copier);
+      r.source.write(mapping.iova);
+      r.target.write(mapping.iova + 4096n);
+      r.length.write(19);
+      r.control.write({ start: 1 });
+      expect(await interrupt?.wait({ timeout: 5000 })).toBe(1n);
+      expect(Buffer.from(memory.bytes.subarray(4096, 4096 + 19)).toString()).toBe('a driver under test');
+      memory.bytes.fill(0, 4096);
+      // Where nothing is mapped.
+      r.target.write(0x7000_0000n);
+      r.control.write({ start: 1 });
+      expect(await interrupt?.wait({ timeout: 5000 })).toBe(1n);
+      expect(r.control.field('failed')).toBe(1);
+      expect(host.software.takeFaults()).toMatchObject([{ bdf: BDF, iova: 0x7000_0000n, write: true }]);
+      r.control.update({ failed: 1 });
+      expect(r.control.read()).toBe(0);
+    }
+    await user.device.reset();
+    expect(model.resets).toBeGreaterThan(0);
+    expect(model.bank.registers.source.read()).toBe(0n);
+    interrupt?.[Symbol.dispose]();
+  });
+
+  test('sees accesses of every width as the driver makes them', () => {
+    const model = new Scripted();
+    const seen: unknown[] = [];
+    model.read = (offset, width) => {
+      seen.push(['read', offset, width]);
+      return 0xfedcba9876543210n;
+    };
+    model.write = (offset, value) => void seen.push(['write', offset, value]);
+    host.software.addDevice(BDF, model);
+    using user = host.attach(BDF);
+    using mapped = user.device.region('bar0').mmap();
+    expect(mapped.read8(1)).toBe(0x10);
+    expect(mapped.read16(2)).toBe(0x3210);
+    expect(mapped.read32(4)).toBe(0x76543210);
+    expect(mapped.read64(8)).toBe(0xfedcba9876543210n);
+    mapped.write8(1, 0xff);
+    mapped.write64(8, 2n ** 64n - 1n);
+    expect(seen).toEqual([
+      ['read', 1, 1],
+      ['read', 2, 2],
+      ['read', 4, 4],
+      ['read', 8, 8],
+      ['write', 1, 0xffn],
+      ['write', 8, 2n ** 64n - 1n],
+    ]);
+  });
+
+  test('can be unplugged while it is open, and does nothing afterwards', async () => {
+    const model = new Copier();
+    host.software.addDevice(BDF, model);
+    const user = host.attach(BDF);
+    const removed = host.software.removeDevice(BDF);
+    user[Symbol.dispose]();
+    await removed;
+    await collect(() => model.removed === 1);
+    expect([model.removed, model.plugged]).toEqual([1, false]);
+    expect(model.bank.write(0x14, 4, 1)).toBe(true); // DMA: an error, and no crash
+    expect(model.bank.registers.control.field('failed')).toBe(1);
+    expect(() => host.software.addDevice(BDF, model)).toThrow(/never plugged in/);
+    host.software.addDevice(BDF, new Copier()); // the place is free
+  });
+
+  test('is refused in words where it can be in no machine', () => {
+    class Odd extends Scripted {
+      override readonly bars = [{ size: 5000 }];
+    }
+    const odd = new Odd();
+    expect(() => host.software.addDevice(BDF, odd)).toThrow(
+      /a power of two for device\.bars\[0\]\.size but received 5000/,
+    );
+    expect(odd.plugged).toBe(false);
+    expect(() => host.device(BDF)).toThrow(/there is no PCI device/);
+    expect(() => host.software.addDevice('0000:00:10.0', new Scripted())).toThrow(
+      /another device|no other device/,
+    );
+    expect(() => new Scripted().move(true, 0n, new Uint8Array(1))).toThrow(DmaError);
+    expect(() => new Scripted().move(true, -1n, new Uint8Array(1))).toThrow(
+      /Expected an unsigned 64-bit integer/,
+    );
+    expect(() => new Scripted().move(true, 0n, 'x' as never)).toThrow(/Expected a Uint8Array for from/);
+  });
+});
+
+describe('a model that misbehaves is an error of the device, and the process lives:', () => {
+  test.each([
+    [
+      'throws',
+      () => {
+        throw new Error('broken');
+      },
+    ],
+    [
+      'throws what is no error',
+      () => {
+        throw undefined;
+      },
+    ],
+    [
+      'recurses without end',
+      function again(): never {
+        return again();
+      },
+    ],
+  ])('it %s', async (_, fail) => {
+    const model = new Scripted();
+    model.read = fail;
+    model.write = fail;
+    model.reset = fail;
+    host.software.addDevice(BDF, model);
+    using user = host.attach(BDF);
+    using mapped = user.device.region('bar0').mmap();
+    expect(mapped.read32(0)).toBe(0xffffffff);
+    mapped.write32(0, 1);
+    await user.device.reset();
+    expect(model.errors.map((each) => each.during)).toEqual(
+      expect.arrayContaining(['onRead', 'onWrite', 'onReset']),
+    );
+  });
+
+  test('it returns what is no value', () => {
+    const model = new Scripted();
+    host.software.addDevice(BDF, model);
+    using user = host.attach(BDF);
+    for (const value of ['7', {}, 0.5, Number.NaN, 2n ** 70n, -1, null]) {
+      model.read = () => value as number;
+      expect(user.device.region('bar0').read32(0)).toBeTypeOf('number');
+    }
+    expect(model.errors.length).toBeGreaterThan(2);
+  });
+
+  test("it calls the driver's handles, unplugs itself, disposes the device and the host", async () => {
+    const model = new Scripted();
+    host.software.addDevice(BDF, model);
+    const user = host.attach(BDF);
+    const region = user.device.region('bar0');
+    const mapped = region.mmap();
+    let deep = 0;
+    model.read = () => (deep++ < 20 ? mapped.read32(4) + region.read32(8) : 1);
+    expect(mapped.read32(0)).toBeTypeOf('number');
+    let unplugged: Promise<void> | undefined;
+    model.read = () => {
+      unplugged = host.software.removeDevice(BDF);
+      return 5;
+    };
+    expect(region.read32(0)).toBe(5);
+    model.read = () => {
+      mapped[Symbol.dispose]();
+      user[Symbol.dispose]();
+      return 6;
+    };
+    expect(mapped.read32(0)).toBe(6);
+    await unplugged;
+
+    const other = new Scripted();
+    host.software.addDevice('0000:00:1d.0', other);
+    const second = host.attach('0000:00:1d.0');
+    other.read = () => {
+      host[Symbol.dispose]();
+      return 7;
+    };
+    expect(second.device.region('bar0').read32(0)).toBe(7);
+    await collect();
+  });
+
+  test('it is collected with its host, though nobody unplugs it', async () => {
+    let gone = 0;
+    const registry = new FinalizationRegistry<undefined>(() => void gone++);
+    for (let each = 0; each < 5; each++) {
+      const machine = Host.open({ backend: 'software' });
+      const model = new Copier();
+      machine.software.addDevice(BDF, model);
+      registry.register(model, undefined);
+      machine[Symbol.dispose]();
+    }
+    expect(await collect(() => gone >= 4)).toBe(true); // the last one may still be on the stack
+  });
+});
+
+describe('in other threads', () => {
+  const program = `
+    import { Worker, isMainThread, parentPort, workerData } from 'node:worker_threads';
+    const BDF = '0000:00:1c.0';
+    class Counter extends vfio.SimulatedDevice {
+      identity = { vendor: 0x1af4, device: 0x10f1, classCode: 0xff0000 };
+      bars = [{ size: 4096 }];
+      count = 0;
+      other = undefined;
+      onRead(bar, offset) {
+        if (offset === 8 && this.other) return this.other.read32(8);
+        return ++this.count;
+      }
+    }
+  `;
+  const driver = (body: string) =>
+    JSON.stringify(`
+    const { parentPort, workerData } = process.getBuiltinModule('node:worker_threads');
+    import(workerData.package).then(async (vfio) => {
+      const device = vfio.VfioDevice.fromFd(workerData.fd);
+      const region = device.region('bar0');
+      ${body}
+      device[Symbol.dispose]();
+    });
+  `);
+
+  test('a driver reads a model of another thread, which answers between two turns of its loop', async () => {
+    const ended = await run(`${program}
+      const host = Host.open({ backend: 'software' });
+      const model = new Counter();
+      host.software.addDevice(BDF, model);
+      const user = host.attach(BDF);
+      const worker = new Worker(${driver(`
+        let sum = 0;
+        for (let each = 0; each < 1000; each++) sum += region.read32(0);
+        parentPort.postMessage(sum);
+      `)}, { eval: true, workerData: { package: PACKAGE, fd: user.device.fd } });
+      worker.on('message', (sum) => console.log(sum, model.count));
+      await new Promise((resolve) => worker.on('exit', resolve));
+      user[Symbol.dispose]();
+      host[Symbol.dispose]();
+    `);
+    expect(ended).toEqual({ code: 0, signal: null, stdout: '500500 1000\n', stderr: '' });
+  });
+
+  test('a model and a driver that wait for each other are told so, and do not hang', async () => {
+    const ended = await run(`${program}
+      // The worker has a model of its own, whose register 8 reads this thread's model; register 8 of that reads the worker's.
+      const host = Host.open({ backend: 'software' });
+      const model = new Counter();
+      host.software.addDevice(BDF, model);
+      const user = host.attach(BDF);
+      const worker = new Worker(${JSON.stringify(`
+        const { parentPort, workerData } = process.getBuiltinModule('node:worker_threads');
+        import(workerData.package).then(async (vfio) => {
+          const theirs = vfio.VfioDevice.fromFd(workerData.fd);
+          const host = vfio.Host.open({ backend: 'software' });
+          class Mirror extends vfio.SimulatedDevice {
+            identity = { vendor: 0x1af4, device: 0x10f1, classCode: 0xff0000 };
+            bars = [{ size: 4096 }];
+            onRead() { return theirs.region('bar0').read32(8); }
+          }
+          const mirror = new Mirror();
+          host.software.addDevice('0000:00:1c.0', mirror);
+          const user = host.attach('0000:00:1c.0');
+          parentPort.on('message', () => {
+            parentPort.postMessage(mirror.errors.length);
+            user[Symbol.dispose](); host[Symbol.dispose](); theirs[Symbol.dispose](); parentPort.close();
+          });
+          parentPort.postMessage(user.device.fd);
+        });
+      `)}, { eval: true, workerData: { package: PACKAGE, fd: user.device.fd } });
+      const next = () => new Promise((resolve) => worker.once('message', resolve));
+      const there = VfioDevice.fromFd(await next());
+      // This thread waits for the worker's model, which asks for this thread's.
+      console.log(there.region('bar0').read32(0).toString(16));
+      while (model.errors.length === 0) await turn();
+      console.log(model.errors.map(({ error }) => error.message).join());
+      worker.postMessage('end');
+      await next();
+      there[Symbol.dispose]();
+      user[Symbol.dispose]();
+      host[Symbol.dispose]();
+    `);
+    expect(ended).toEqual({
+      code: 0,
+      signal: null,
+      stdout:
+        'ffffffff\nan access to this device was not made: the threads of its model and of its driver wait for each other\n',
+      stderr: '',
+    });
+  });
+
+  test('a thread that ends leaves a device that answers nothing', async () => {
+    const ended = await run(`${program}
+      const worker = new Worker(${JSON.stringify(`
+        const { parentPort, workerData } = process.getBuiltinModule('node:worker_threads');
+        import(workerData.package).then((vfio) => {
+          const host = vfio.Host.open({ backend: 'software' });
+          class Mute extends vfio.SimulatedDevice {
+            identity = { vendor: 0x1af4, device: 0x10f1, classCode: 0xff0000 };
+            bars = [{ size: 4096 }];
+            onRead() { return 7; }
+          }
+          host.software.addDevice('0000:00:1c.0', new Mute());
+          const { device } = host.attach('0000:00:1c.0');
+          globalThis.held = [host, device];
+          parentPort.postMessage(device.fd);
+          setInterval(() => {}, 1000);
+        });
+      `)}, { eval: true, workerData: { package: PACKAGE } });
+      const fd = await new Promise((resolve) => worker.once('message', resolve));
+      const device = VfioDevice.fromFd(fd);
+      const region = device.region('bar0');
+      console.log(region.read32(0).toString(16));
+      await worker.terminate();
+      console.log(region.read32(0).toString(16));
+      device[Symbol.dispose]();
+    `);
+    expect(ended).toEqual({ code: 0, signal: null, stdout: '7\nffffffff\n', stderr: '' });
+  });
+});
