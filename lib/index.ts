@@ -45,7 +45,12 @@ export { HwQueue, Vdevice, VeventQueue, Viommu, type ViommuType } from './iommuf
 export { DmaBuffer, type MemorySlice } from './memory/dma-buffer.ts';
 export type { DmaSpace, MapOptions, Mapping } from './memory/dma-space.ts';
 export type { RegisterAccessor, RegisterAccessors } from './registers/accessor.ts';
-export { RegisterBank, type RegisterBankHandlers, type RegisterHandlers } from './registers/register-bank.ts';
+export {
+  RegisterBank,
+  type RegisterBankHandlers,
+  type RegisterFile,
+  type RegisterHandlers,
+} from './registers/register-bank.ts';
 export {
   type FieldDescription,
   type FieldValues,

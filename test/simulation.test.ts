@@ -54,7 +54,7 @@ class Copier extends SimulatedDevice {
       },
     },
   });
-  override readonly bars = [{ size: 4096, registers: this.bank as RegisterBank<never> }];
+  override readonly bars = [{ size: 4096, registers: this.bank }];
   resets = 0;
   removed = 0;
   override onReset(): void {

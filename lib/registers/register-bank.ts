@@ -85,7 +85,17 @@ const both = (masks: Readonly<Record<RegisterAccess, Mask>>, a: RegisterAccess, 
 /** The bits of an access of `width` bytes. */
 const bitsOf = (width: number) => (width === 4 ? 0xffffffff : (1 << (8 * width)) - 1);
 
-export class RegisterBank<L extends RegisterLayout> {
+/** Registers as the bus reaches them: a bank, or what a program makes itself. */
+export interface RegisterFile {
+  /** A load, naturally aligned. Undefined: there is no register in these bytes. */
+  read(offset: number, width: RegisterWidth): bigint | number | undefined;
+  /** A store, naturally aligned. False: there is no register in these bytes. */
+  write(offset: number, width: RegisterWidth, value: bigint | number): boolean;
+  /** Gives every register its reset value. */
+  reset(): void;
+}
+
+export class RegisterBank<L extends RegisterLayout> implements RegisterFile {
   readonly #values: Uint32Array;
   readonly #resets: Uint32Array;
   /** The registers that have bytes in a group of four, by its number. */

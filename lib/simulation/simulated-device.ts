@@ -10,9 +10,10 @@
  */
 
 import type { NativeHost, NativePort } from '../addon/native.ts';
-import { integer, refusal, type U64Like, u64 } from '../base/check.ts';
-import type { RegisterBank } from '../registers/register-bank.ts';
-import type { RegisterLayout, RegisterWidth } from '../registers/register-map.ts';
+import { array, integer, known, options, plain, refusal, type U64Like, u64 } from '../base/check.ts';
+import { OURS, ours } from '../base/private.ts';
+import type { RegisterFile } from '../registers/register-bank.ts';
+import type { RegisterWidth } from '../registers/register-map.ts';
 
 /** What a device says that it is: its config space. */
 export interface DeviceIdentity {
@@ -34,7 +35,7 @@ export interface SimulatedBar {
   readonly kind?: 'memory32' | 'memory64' | 'io';
   readonly prefetchable?: boolean;
   /** The registers in it. Accesses to no register go to `onRead` and `onWrite`. */
-  readonly registers?: RegisterBank<RegisterLayout>;
+  readonly registers?: RegisterFile;
 }
 
 /** An error that a model threw. */
@@ -52,7 +53,9 @@ export class DmaError extends Error {
   readonly write: boolean;
   readonly pasid: number | undefined;
 
-  constructor(iova: bigint, length: number, write: boolean, pasid: number | undefined) {
+  /** @internal */
+  constructor(key: typeof OURS, iova: bigint, length: number, write: boolean, pasid: number | undefined) {
+    ours(key, 'DmaError');
     const way = write ? 'write to' : 'read from';
     super(`The device's ${way} IOVA 0x${iova.toString(16)}, ${length} bytes, did not arrive`);
     this.name = 'DmaError';
@@ -158,7 +161,7 @@ export abstract class SimulatedDevice {
    * unplugged. Bytes before the fault are in `into`.
    */
   protected dmaRead(iova: U64Like, into: Uint8Array, o?: { pasid?: number }): void {
-    this.#move(false, iova, into, o?.pasid);
+    this.#move(false, iova, into, o);
   }
 
   /**
@@ -167,7 +170,7 @@ export abstract class SimulatedDevice {
    * @throws {DmaError} as {@link dmaRead}.
    */
   protected dmaWrite(iova: U64Like, from: Uint8Array, o?: { pasid?: number }): void {
-    this.#move(true, iova, from, o?.pasid);
+    this.#move(true, iova, from, o);
   }
 
   /**
@@ -176,7 +179,8 @@ export abstract class SimulatedDevice {
    */
   protected interrupt(vector: number): boolean {
     const last = Math.max(this.msi, this.msix, 1) - 1;
-    return this.#port?.message(integer(vector, 'vector', 0, last)) ?? false;
+    const which = integer(vector, 'vector', 0, last);
+    return this.#port?.message(which) ?? false;
   }
 
   /** Sets the level of the INTx pin. */
@@ -190,25 +194,31 @@ export abstract class SimulatedDevice {
     return this.#port?.messagesEnabled() ?? false;
   }
 
-  #move(write: boolean, iova: U64Like, bytes: Uint8Array, pasid: number | undefined): void {
+  #move(write: boolean, iova: U64Like, bytes: Uint8Array, o: { pasid?: number } | undefined): void {
     const address = u64(iova, 'iova');
-    if (!(bytes instanceof Uint8Array)) throw refusal('a Uint8Array', write ? 'from' : 'into', bytes);
+    const { pasid } = known(o, 'options', ['pasid']);
+    if (!ArrayBuffer.isView(bytes) || !(bytes instanceof Uint8Array))
+      throw refusal('a Uint8Array', write ? 'from' : 'into', bytes);
     if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
     const port = this.#port;
     const moved = write ? port?.dmaWrite(address, bytes, pasid) : port?.dmaRead(address, bytes, pasid);
-    if (moved !== true) throw new DmaError(address, bytes.length, write, pasid);
+    if (moved !== true) throw new DmaError(OURS, address, bytes.length, write, pasid);
   }
 
   #plug(host: NativeHost, place: object, text: (device: object) => string): void {
     if (this.#state !== 'new') throw refusal('a device that was never plugged in', 'device', 'one that was');
-    const bars = [...this.bars];
+    const bars = array(this.bars, 'bars').map((bar, index) => {
+      if (bar === null) return null;
+      plain(bar, `bars[${index}]`);
+      return known(bar, `bars[${index}]`, ['size', 'kind', 'prefetchable', 'registers']);
+    });
     const banks = bars.map((bar) => bar?.registers);
     const description = {
       ...place,
       model: 'simulated',
-      ...this.identity,
+      ...options(this.identity, 'identity'),
       bars: bars.map((bar) =>
-        bar === null || bar === undefined
+        bar === null
           ? null
           : { kind: bar.kind ?? 'memory32', size: bar.size, prefetchable: bar.prefetchable ?? false },
       ),

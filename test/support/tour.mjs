@@ -248,6 +248,38 @@ export async function tour(vfio, tell) {
     await step('its driver', () => host.device('0000:00:1a.0').driver);
     await step('removeDevice', () => host.software.removeDevice('0000:00:1a.0'));
   }
+  class Own extends vfio.SimulatedDevice {
+    identity = { vendor: 0x1af4, device: 0x10f0, classCode: 0xff0000 };
+    bars = [{ size: 4096 }];
+    msi = 1;
+    pin = true;
+    onRead = () => 7;
+    onWrite = () => {
+      throw new Error('broken');
+    };
+    dma = (o) => {
+      const at = 0x10000;
+      this.dmaWrite(at, new Uint8Array([1, 2]), o);
+      const back = new Uint8Array(2);
+      this.dmaRead(at, back, o);
+      return [...back];
+    };
+    raise = () => [this.messagesEnabled, this.interrupt(0), this.setLine(true), this.setLine(false)];
+  }
+  const model = new Own();
+  await step('addDevice of a model', () => host.software.addDevice('0000:00:1b.0', model));
+  const driven = host.attach('0000:00:1b.0');
+  driven.device.config.busMaster = true;
+  driven.dma.map(page(), { iova: 0x10000 });
+  await each('SimulatedDevice.dmaRead', [...none, { pasid: 1 }], (o) => model.dma(o));
+  await step('SimulatedDevice.dmaWrite', () => model.dma());
+  await step('SimulatedDevice.interrupt', () => model.raise());
+  await step('Region of a model', () => {
+    const region = driven.device.region('bar0');
+    region.write32(0, 1);
+    return [region.read32(0), model.errors.length, model.plugged];
+  });
+  driven[Symbol.dispose]();
   const open = host.attach(EDU);
   const going = host.software.removeDevice(EDU);
   const alive = setInterval(() => {}, 1000); // to be waited for does not keep a process
