@@ -27,6 +27,7 @@ export function nobody(ctx: TestContext): Nobody {
   const parts = [
     'package.json',
     'dist',
+    'test/support/collecting.mjs',
     ...readdirSync(join(root, 'build/Release'))
       .filter((name) => name.endsWith('.node'))
       .map((name) => `build/Release/${name}`),

@@ -10,7 +10,8 @@ import { Worker } from 'node:worker_threads';
 import { backend, EDU } from './backends.ts';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
-const collecting = join(dirname(fileURLToPath(import.meta.url)), 'collecting.mjs');
+/** Of the package's folder or its copy: a user who can't read the one reads the other. */
+const collecting = (from: string) => join(from, 'test/support/collecting.mjs');
 
 /** The compiled package, if it is what lib/ has now; that of a copy of the checkout, if one is given. */
 function compiled(from: string): string {
@@ -103,7 +104,7 @@ export function run(
   through: readonly string[] = [],
   from = root,
 ): Promise<Ended> {
-  return start(prelude(from) + body, env, seconds, through);
+  return start(prelude(from) + body, env, seconds, through, from);
 }
 
 function start(
@@ -111,13 +112,14 @@ function start(
   env: NodeJS.ProcessEnv,
   seconds: number,
   through: readonly string[],
+  from: string,
 ): Promise<Ended> {
   const [command = '', ...rest] = [
     ...through,
     process.execPath,
     '--expose-gc',
     '--import',
-    collecting,
+    collecting(from),
     '--input-type=module',
     '--eval',
     text,
