@@ -255,6 +255,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
     const body = (what: string) => `
       const user = Host.open({ backend: 'kernel' }).attach(EDU);
       const all = { user, ...drive(user.device), dma: user.dma };
+      held.push(all);
       ${what}`;
     const job = body(`console.log(JSON.stringify(await job(all, 'hello')));`);
     const worked = await run(job, {}, 60, limit, user.root);
