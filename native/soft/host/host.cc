@@ -19,7 +19,7 @@
 #include "../machine/machine.h"
 #include "../mm/memory.h"
 #include "../topology/catalogue.h"
-#include "inside.h"
+#include "host_lock.h"
 
 namespace vfio::soft {
 

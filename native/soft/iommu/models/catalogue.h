@@ -1,5 +1,5 @@
 // The models of IOMMUs that a machine's description can name. Another one is a file in this folder and a line
-// here.
+// here; for programs in TypeScript, its name is added to IommuModel in lib/host/software/topology.ts.
 //
 // Life: the models are made at their first use and are there for good.
 #pragma once

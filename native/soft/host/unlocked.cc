@@ -2,7 +2,7 @@
 #include <iterator>
 #include <utility>
 
-#include "inside.h"
+#include "host_lock.h"
 
 namespace vfio::soft {
 
