@@ -498,7 +498,7 @@ void memlock() {
 
 // ---------------------------------------------------------------- devices
 
-void devices() {
+void openedDevices() {
   say("==== devices of a group");
   int container = openContainer();
   int group = openGroup(kFirst);
@@ -789,7 +789,7 @@ int main(int count, char** arguments) {
   mapping(3);
   mapping(1);
   dirtyPages();
-  devices();
+  openedDevices();
   twoGroups();
   hotReset();
   onIommufd();

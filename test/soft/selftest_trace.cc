@@ -244,7 +244,7 @@ void reserved() {
   closeFile(f.fd);
 }
 
-void devices() {
+void deviceObjects() {
   const Fd f;
   f.mock("on nothing", 7);
   const uint32_t ioas = f.ioas();
@@ -791,7 +791,7 @@ int main(int argc, char** argv) {
   }
   sizes();
   reserved();
-  devices();
+  deviceObjects();
   hwInfo();
   maps();
   refs();
