@@ -75,6 +75,7 @@ esac
     if [[ -v $name ]]; then printf 'export %s=%q\n' "$name" "${!name}"; fi
   done
   printf 'export VFIO_GUEST=%q VFIO_GUEST_SHARE=%q VFIO_GUEST_MONITOR=/dev/ttyS2\n' "${IOMMU:-intel}" "$share"
+  printf ': >%q\n' "$share/begun"
   printf 'cd %q\n' "$PWD"
   printf '{'
   printf ' %q' "$@"
@@ -134,8 +135,17 @@ machine=(
 )
 read -ra extra <<<"${QEMU_EXTRA:-}"
 
-code=0
-timeout --foreground -k 5 "${TIMEOUT:-900}" qemu-system-x86_64 "${machine[@]}" "${extra[@]}" </dev/null || code=$?
+# On an emulated processor the kernel sometimes stops while it boots ("Oops: int3", where it patches its own code), before
+# anything of this package runs. Then the guest is started once more, and the first log is kept.
+for attempt in 1 2; do
+  code=0
+  rm -f "$share/begun" "$share/status"
+  timeout --foreground -k 5 "${TIMEOUT:-900}" qemu-system-x86_64 "${machine[@]}" "${extra[@]}" </dev/null || code=$?
+  if ((attempt == 2 || code == 124)) || [[ -e $share/begun || -s $share/status ]]; then break; fi
+  mv "$share/console.log" "$share/console-first.log" 2>/dev/null || : >"$share/console-first.log"
+  echo "the guest's kernel stopped before it ran the command ($share/console-first.log); it is started once more:" >&2
+  grep -aE -m3 'Oops|BUG|panic' "$share/console-first.log" | tr -d '\r' >&2 || echo "(its log shows no reason)" >&2
+done
 if [[ -s $share/status ]]; then
   exit "$(<"$share/status")"
 fi
