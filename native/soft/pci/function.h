@@ -167,7 +167,7 @@ class Function final : public devices::Port {
   std::unique_ptr<Sriov> sriov;  // a physical function only
   Function* const physical;      // a virtual function only
   std::unique_ptr<iommu::Endpoint> endpoint;
-  // False: its endpoint does not use translation, and system software knows no group of it.
+  // False: no IOMMU translates its DMA, and system software knows no group of it.
   bool translated = true;
   bool isParent = false;  // a parent of mediated devices
   UseSpec use;            // how its host driver uses it, while one is bound to it

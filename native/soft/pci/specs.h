@@ -21,7 +21,7 @@ struct UseSpec {
 // `sriov`: the virtual functions that a device can have. They are all alike.
 struct SriovSpec {
   unsigned totalVfs = 0;
-  // From the physical function's address to the first one's, and from each one to the next.
+  // `offset` leads from the physical function's address to the first one's, `stride` from each to the next.
   unsigned offset = 1;
   unsigned stride = 1;
   devices::Description description{};
