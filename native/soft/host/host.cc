@@ -132,7 +132,7 @@ int Host::close(int fd) {
   try {
     engine_->drain();
   } catch (...) {
-    (void)lack();  // the next call handles the signals
+    (void)lack();  // the next call tries again
   }
   const auto* found = descriptors_.find(fd);
   if (!found) return -EBADF;

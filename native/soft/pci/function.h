@@ -165,7 +165,7 @@ class Function final : public devices::Port {
   Isolation isolation;
   Bus* secondary = nullptr;      // a bridge only: the bus behind it
   std::unique_ptr<Sriov> sriov;  // a physical function only
-  Function* const physical;      // a virtual function only
+  Function* const physical;      // set for a virtual function only: its physical one
   std::unique_ptr<iommu::Endpoint> endpoint;
   // False: no IOMMU translates its DMA, and system software knows no group of it.
   bool translated = true;
