@@ -1,15 +1,16 @@
-// What a device model is, and what it can do to the machine. A model knows its registers; where it is plugged
-// in (config space, IOMMU, interrupts) is the business of the port.
+// Defines a device model and what it can do to the machine. A model knows its registers; the port knows
+// where the model is plugged in (config space, IOMMU, interrupts).
 //
-// Life: a model is made with its PCI function and dies with it. The port outlives it. Everything runs with
-// the host's lock held; work that takes time is posted, and runs on the engine.
+// Life: a model is created with its PCI function and destroyed with it. The port outlives the model.
+// Everything runs with the host's lock held; work that takes time is posted, and runs on the engine.
 //
 // A model that lives elsewhere, in another thread or in JavaScript, can't answer under that lock: its answer
-// may take a call of the host. It says so (`remote`), and its calls come without the lock: `read`, `write`,
-// `reset`, `save`, `load`, posted work, outcomes of transfers, and its destructor. They come from several
-// threads at a time. It uses its port without the lock too, from any thread and in any of these calls, but
-// not in `plug`, which like `description` has to answer at once. Until `reset` returns the port does nothing
-// for it. The function stays while a call is under way; to unplug it is -EBUSY until then.
+// may need a call of the host. `remote` returns true for such a model, and its calls come without the lock:
+// `read`, `write`, `reset`, `save`, `load`, posted work, outcomes of transfers, and its destructor. They
+// come from several threads at a time. The model uses its port without the lock too, from any thread and in
+// any of these calls. It must not use the port in `plug`, which, like `description`, has to answer at once.
+// Until `reset` returns, the port does nothing for the model. The function is not destroyed while a call is
+// under way; to unplug it fails with -EBUSY until then.
 #pragma once
 
 #include <array>
@@ -36,7 +37,7 @@ struct Bar {
 
 // A second-generation message-signalled interrupt table, inside a BAR of registers.
 struct MsixTable {
-  unsigned vectors = 0;  // none
+  unsigned vectors = 0;  // 0: no table
   unsigned bar = 0;
   uint32_t table = 0;    // offset in the BAR
   uint32_t pending = 0;  // offset in the BAR
@@ -55,7 +56,8 @@ struct Description {
   MsixTable msix{};
   bool express = false;        // has a PCI Express capability and 4 KiB of config space
   bool functionReset = false;  // FLR; needs `express`
-  uint8_t expressType = 0;     // of port: 0 an endpoint, 4 a root port, 5 and 6 a switch's, 7 a bridge
+  // The type of port: 0 an endpoint, 4 a root port, 5 and 6 a switch's ports, 7 a bridge.
+  uint8_t expressType = 0;
 };
 
 // The model's side of its slot.
@@ -63,26 +65,26 @@ class Port : public std::enable_shared_from_this<Port> {
  public:
   virtual ~Port() = default;
 
-  // DMA. True if every byte moved; what did not is in the host's fault log.
+  // DMA. Returns true if every byte moved. Bytes that did not move are recorded in the host's fault log.
   virtual bool dmaRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) = 0;
   virtual bool dmaWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) = 0;
-  // The same for a device that can wait until a missing page is there, if the machine lets it ask for one:
-  // `done` is told the outcome, at once or later on the engine. Until then the memory is the transfer's. A
-  // reset of the function drops it.
+  // The same for a device that can wait until a missing page is there, if the machine lets the device ask
+  // for one. `done` is called with the outcome, at once or later on the engine. Until then the memory
+  // belongs to the transfer. A reset of the function drops the transfer.
   using Done = std::function<void(bool)>;
   virtual void startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid,
                          Done done) = 0;
   virtual void startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
                           Done done) = 0;
-  // For transfers that the device itself can't do, with the reason in words.
+  // Reports a transfer that the device itself can't do, with the reason in words.
   virtual void refuseDma(uint64_t iova, uint64_t length, bool write, std::string reason) = 0;
 
-  // Interrupts: messages when system software turned them on, a level on the INTx pin otherwise.
+  // Interrupts: messages if system software has enabled them, otherwise a level on the INTx pin.
   [[nodiscard]] virtual bool messagesEnabled() const = 0;
   virtual void sendMessage(unsigned vector) = 0;
   virtual void setLine(bool asserted) = 0;
 
-  // Work for later, on the engine. A reset of the function drops it.
+  // Posts work to run later, on the engine. A reset of the function drops it.
   virtual void post(std::chrono::nanoseconds delay, std::function<void()> job) = 0;
 
   // The memory behind a backed BAR, as the model reaches it.
@@ -93,25 +95,28 @@ class Device {
  public:
   virtual ~Device() = default;
   [[nodiscard]] virtual const Description& description() const = 0;
-  // Once, before anything else.
+  // Called once, before any other call.
   virtual void plug(Port& port) = 0;
-  // Does it live elsewhere? Always the same answer.
+  // Does the model live elsewhere? The answer never changes.
   [[nodiscard]] virtual bool remote() const { return false; }
   // Accesses of the width that came over the bus (1, 2, 4 or 8), naturally aligned, inside the BAR.
   [[nodiscard]] virtual uint64_t read(unsigned bar, uint64_t offset, unsigned width) = 0;
   virtual void write(unsigned bar, uint64_t offset, unsigned width, uint64_t value) = 0;
-  // A reset of the function. Posted work is gone already, and the line is low. It does not throw.
+  // The function is reset. Posted work is already dropped, and the line is low. It does not throw.
   virtual void reset() = 0;
 
-  // --- its state, to be put into another device of the same model
-  // All that a program could tell by its registers, with the work under way. The default has none.
+  // --- the state of the model, to be loaded into another device of the same model
+  //
+  // Returns everything that a program could observe through the registers, and the work under way. The
+  // default has no state.
   [[nodiscard]] virtual std::vector<uint8_t> save() const { return {}; }
-  // On a device with no work under way: new, or reset. It goes on with the work of the state, and drives its
-  // line anew. False: the state is damaged or another model's, and nothing has changed.
+  // Called on a device with no work under way: new, or reset. The device continues the work in the state,
+  // and drives its line anew. Returns false if the state is damaged or another model's; then nothing has
+  // changed.
   [[nodiscard]] virtual bool load(std::span<const uint8_t> state) { return state.empty(); }
 };
 
-// Makes the model of a device that is described so.
+// Makes the model of a device with this description.
 using Maker = std::function<std::unique_ptr<Device>(const Description&)>;
 
 }  // namespace vfio::devices

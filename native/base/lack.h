@@ -1,8 +1,8 @@
 // What a call answers when memory, a descriptor or a thread can't be had.
 //
-// The models throw, as the C++ library does, and commit only what can't fail any more; so whoever catches has
-// nothing to undo. It is caught in one place for each way into the host: a system call (host.cc), and the
-// work of the devices' thread (engine.cc).
+// The models throw, as the C++ library does, and commit only changes that can no longer fail. So code that
+// catches an exception has nothing to undo. Each way into the host has one place that catches: a system call
+// (host.cc), and the work of the devices' thread (engine.cc).
 #pragma once
 
 #include <cerrno>
@@ -11,7 +11,8 @@
 
 namespace vfio {
 
-// Within a handler: -errno of what is being handled. What is none of these goes on.
+// For use within a handler: returns -errno for the current exception. An exception of another kind is thrown
+// on.
 inline int lack() {
   try {
     throw;

@@ -1,6 +1,6 @@
-// The blocks of the reserve are the system's own, so whoever frees one need not know where it came from. The
-// operators new of this library fall back on them (of the whole addon, which is linked so that they are its
-// own: binding.gyp).
+// The blocks of the reserve come from the system's allocator, so code that frees one need not know whether
+// it came from the reserve. The operators new of this library fall back on these blocks. These operators
+// serve the whole addon, which is linked so that it uses its own (binding.gyp).
 #include "reserve.h"
 
 #include <array>
@@ -20,14 +20,14 @@ constexpr size_t kAlignment = 64;
 struct Shelf {
   size_t size;
   size_t most;
-  void* first = nullptr;  // each begins with the address of the next
+  void* first = nullptr;  // each free block begins with the address of the next
   size_t count = 0;
 };
 
 struct Store {
   std::mutex lock;
-  // Unplugging and plugging in devices takes the most: some hundred names of sysfs. The blocks of 4 KiB and
-  // some are those of page tables.
+  // Unplugging and plugging in devices takes the most memory: some hundred names of sysfs. The blocks of 4
+  // KiB and a little more are those of page tables.
   std::array<Shelf, 6> shelves{Shelf{64, 1024}, Shelf{256, 1024}, Shelf{1024, 128},
                                Shelf{4352, 32}, Shelf{16384, 4},  Shelf{65536, 2}};
   std::atomic<bool> full{false};
@@ -38,7 +38,7 @@ Store& store() {
   return made;
 }
 
-// Of this thread. Its own lookup must not allocate, hence the model.
+// One flag per thread. Its own lookup must not allocate, hence the TLS model.
 __attribute__((tls_model("initial-exec"))) thread_local bool mayUse = false;
 
 void* take(size_t size, size_t alignment) {
@@ -104,8 +104,8 @@ void* allocateOrThrow(size_t size, size_t alignment = alignof(std::max_align_t))
 
 }  // namespace
 
-// Every form is defined here: a sanitizer refuses memory that is allocated by its own operator new and freed
-// by ours.
+// Every form is defined here, because a sanitizer refuses memory that its own operator new allocated and
+// ours frees.
 void* operator new(size_t size) { return allocateOrThrow(size); }
 void* operator new[](size_t size) { return allocateOrThrow(size); }
 void* operator new(size_t size, std::align_val_t alignment) {

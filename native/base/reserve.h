@@ -1,14 +1,14 @@
-// Memory put aside, so that no call on a software host stops half way for lack of it.
+// Memory put aside, so that no call on a software host stops half way for lack of memory.
 //
-// A call changes many things in turn: names in sysfs, a group, a table of objects. Were each of them to undo
-// what came before when memory runs out, every model would be written twice. Instead a call begins only when
-// the reserve is full, and while it runs, allocations that the system refuses are served from here. A call
-// that finds the reserve short, and no memory to fill it, is refused before it has changed anything. What
-// closes and cleans up is never refused; it uses what is there.
+// A call changes many things in turn: names in sysfs, a group, a table of objects. If each of these had to
+// undo the earlier changes when memory runs out, every model would be written twice. Instead a call begins
+// only when the reserve is full. While the call runs, the reserve serves the allocations that the system
+// refuses. A call that finds the reserve short, and no memory to fill it, is refused before it has changed
+// anything. A call that closes or cleans up is never refused; it uses what is left in the reserve.
 //
-// What can need more than the reserve has (page tables, pin counts) takes back what it did itself.
+// Operations that can need more than the reserve (page tables, pin counts) undo their own changes.
 //
-// Life: one for the process, filled with its first host, and again after each use.
+// Life: one reserve for the process. The first host fills it, and it is filled again after each use.
 #pragma once
 
 #include <cstddef>
@@ -17,10 +17,11 @@ namespace vfio {
 
 class Reserve {
  public:
-  // Is there all that a call may need? Takes from the system what is missing.
+  // Takes from the system what the reserve lacks. Returns whether the reserve now has all that a call may
+  // need.
   [[nodiscard]] static bool fill();
 
-  // While one lives, its thread's allocations fall back on the reserve.
+  // While a Use exists, allocations of its thread fall back on the reserve.
   class Use {
    public:
     Use();
@@ -32,8 +33,8 @@ class Reserve {
     bool before_;
   };
 
-  // Within a Use: while one lives, its thread's allocations don't fall back on the reserve. For work that is
-  // no part of the call.
+  // Within a Use: while a Pause exists, allocations of its thread don't fall back on the reserve. For work
+  // that is no part of the call.
   class Pause {
    public:
     Pause();
@@ -46,8 +47,8 @@ class Reserve {
   };
 };
 
-// `size` bytes, aligned for anything up to `alignment` (a power of two, 64 at most from the reserve), for
-// std::free; null: there is no memory.
+// Returns `size` bytes, aligned for any alignment up to `alignment` (a power of two, at most 64 from the
+// reserve). The caller frees them with std::free. Null means that there is no memory.
 [[nodiscard]] void* allocate(size_t size, size_t alignment = alignof(std::max_align_t)) noexcept;
 
 }  // namespace vfio

@@ -13,8 +13,8 @@ struct Range {
   uint32_t first, last;
 };
 
-// Unicode 17: control and format characters, separators of lines and paragraphs, surrogates, what is for
-// private use; and what stands for bytes that were no text.
+// Unicode 17: control and format characters, separators of lines and paragraphs, surrogates, characters for
+// private use; and the character that replaces bytes that were no text.
 constexpr std::array<Range, 27> unseen = {
     {{0x0, 0x1f},        {0x7f, 0x9f},        {0xad, 0xad},       {0x600, 0x605},     {0x61c, 0x61c},
      {0x6dd, 0x6dd},     {0x70f, 0x70f},      {0x890, 0x891},     {0x8e2, 0x8e2},     {0x180e, 0x180e},
@@ -31,7 +31,7 @@ bool isUnseen(uint32_t point) {
 
 struct Character {
   uint32_t point;
-  size_t size;  // 0: these bytes are none
+  size_t size;  // 0: these bytes are no character
 };
 
 Character characterAt(std::string_view text, size_t at) {

@@ -1,4 +1,5 @@
-// May the calling thread do what the kernel asks a capability for? (Linux's own numbers: CAP_IPC_LOCK ...)
+// Does the calling thread have the capability that the kernel asks for? The numbers are Linux's own
+// (CAP_IPC_LOCK ...).
 #pragma once
 
 namespace vfio::soft {

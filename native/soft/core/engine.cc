@@ -1,5 +1,5 @@
 // The engine's thread: runs what is due, then sleeps until the next due time, a signalled eventfd, or a wake.
-// The lock is dropped between two jobs, so that system calls get their turn.
+// It releases the lock between two jobs, so that system calls can run.
 #include "engine.h"
 
 #include <poll.h>
@@ -19,7 +19,7 @@ namespace vfio::soft {
 
 namespace {
 
-// Takes an eventfd's count. False if there was none; never blocks.
+// Reads and clears an eventfd's count. Returns false if the count was 0. Never blocks.
 bool take(int fd) {
   pollfd ready{fd, POLLIN, 0};
   uint64_t count;
@@ -51,7 +51,8 @@ void Engine::start() {
   if (!thread_.joinable() && !stopping_) thread_ = std::thread(&Engine::run, this);
 }
 
-// Once more what failed before. What is due by now this call does itself.
+// Tries again to start the thread, after an earlier attempt failed. The call that gets here runs the due
+// jobs itself.
 void Engine::restart() {
   try {
     start();
@@ -66,9 +67,10 @@ void Engine::afterFork() {
   ::close(wakeFd_);
   wakeFd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   asleep_ = false;
-  running_ = 0;  // they were other threads'
+  running_ = 0;  // other threads were running them
   restart_ = !jobs_.empty() || !watches_.empty();
-  // The old ones belong to a thread that is not here: they can neither be joined nor destroyed.
+  // The old objects belong to a thread that doesn't exist in this process: they can be neither joined nor
+  // destroyed.
   std::construct_at(&idle_);
   std::construct_at(&thread_);
 }
@@ -77,7 +79,7 @@ void Engine::wake() {
   if (!asleep_) return;
   asleep_ = false;
   const uint64_t one = 1;
-  // Can't fail: the counter is emptied at each waking.
+  // This write can't fail: the counter is emptied at each waking.
   if (::write(wakeFd_, &one, sizeof one) < 0) return;
 }
 
@@ -113,7 +115,7 @@ void Engine::unwatch(uint64_t id) {
 }
 
 void Engine::handleSignals() {
-  // A handler may end its own watch or others: look each one up again.
+  // A handler may end its own watch or another one: look up each watch again.
   std::vector<uint64_t> ids;
   ids.reserve(watches_.size());
   for (const auto& [id, watch] : watches_) ids.push_back(id);
@@ -166,7 +168,8 @@ void Engine::sleep(std::unique_lock<std::mutex>& hold) {
     timeout.tv_sec = seconds.count();
     timeout.tv_nsec = std::chrono::nanoseconds(left - seconds).count();
   }
-  // After a fork that found no descriptor nobody can wake it.
+  // Without a wake descriptor (a fork may have found none free) nobody can wake the thread: it wakes by
+  // itself, often.
   constexpr timespec often{0, 10'000'000};
   if (wakeFd_ < 0 && (!timed || timeout.tv_sec != 0 || timeout.tv_nsec > often.tv_nsec)) timeout = often;
   asleep_ = true;
@@ -190,7 +193,7 @@ void Engine::run() {
       }
     } catch (...) {
       (void)lack();
-      // Not even what the reserve has: later.
+      // Even the reserve has too little memory: try again later.
       hold.unlock();
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
       hold.lock();

@@ -1,10 +1,12 @@
-// Where devices do their work: one thread with a queue of jobs ordered by due time, and a set of eventfds
-// whose signals are work too (an INTx unmask eventfd, an ioeventfd). Started at the first of either. Work
-// runs with the host's lock held, so it sees the machine as a system call does. Jobs of a device are
-// cancelled when the device is reset or removed.
+// The engine: where devices do their work. It is one thread with a queue of jobs, ordered by due time, and a
+// set of eventfds whose signals cause work too (an INTx unmask eventfd, an ioeventfd). Work runs with the
+// host's lock held, so it sees the machine as a system call does. The jobs of a device are cancelled when
+// the device is reset or removed.
 //
-// Where no thread can be had, the work is not lost: the next system calls do what is due, until one of them
-// gets a thread, and settle() does all of it.
+// Life: the first job or the first watched eventfd starts the thread; stop() ends it.
+//
+// If no thread can be started, the work is not lost: the next system calls run the due jobs, until one of
+// them can start a thread. settle() then runs all jobs.
 #pragma once
 
 #include <chrono>
@@ -19,36 +21,39 @@ namespace vfio::soft {
 
 class Engine {
  public:
-  // `report` is told, with the host's lock held, of work that could not be done as it should.
+  // Calls `report`, with the host's lock held, for work that could not be done properly.
   Engine(std::mutex& hostLock, std::function<void(const char*)> report);
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // For good; the host's lock is not held. Jobs that have not begun are dropped, and no more are taken.
+  // Stops the engine for good. The caller does not hold the host's lock. Jobs that have not begun are
+  // dropped, and no more are accepted.
   void stop();
 
-  // With the host's lock held:
-  // False: no thread can be had. The job waits for the next calls then.
+  // The caller of these holds the host's lock.
+  //
+  // Returns false if no thread can be started. The job then waits for the next calls.
   [[nodiscard]] bool post(const void* owner, std::chrono::nanoseconds delay, std::function<void()> job);
   void cancel(const void* owner);
 
-  // Calls `handler` each time that `fd`, an eventfd, has been signalled; the count is taken from it first, as
-  // the kernel's listeners do. The descriptor stays the caller's and must outlive the watch.
-  // Throws std::system_error where no thread can be had.
+  // Calls `handler` each time that `fd`, an eventfd, has been signalled. Before that it reads and clears the
+  // count, as the kernel's listeners do. The caller still owns the descriptor, which must outlive the watch.
+  // Throws std::system_error if no thread can be started.
   [[nodiscard]] uint64_t watch(int fd, std::function<void()> handler);
   void unwatch(uint64_t id);
-  // Handles what has been signalled so far. The kernel reacts inside the write to the eventfd; called at the
-  // start of every system call, this makes the next call see the same.
+  // Handles all signals so far. The kernel reacts within the write to the eventfd. Every system call calls
+  // drain() at its start, so the next call after a signal sees the same as with the kernel.
   void drain() {
     if (restart_) restart();
     if (!watches_.empty()) handleSignals();
   }
 
-  // In the child of a fork, whose only thread this is: the engine's starts again with the next call.
+  // For the child of a fork, which has only the calling thread. The next call starts the engine's thread
+  // again.
   void afterFork();
 
-  // Without it: returns once no job is waiting or running.
+  // The caller does not hold the lock. Returns once no job is waiting or running.
   void settle();
 
  private:
@@ -77,10 +82,10 @@ class Engine {
   std::map<uint64_t, Watch> watches_;
   uint64_t nextWatch_ = 1;
   int wakeFd_ = -1;
-  bool restart_ = false;  // there is work, and no thread yet
+  bool restart_ = false;  // there is work, but no thread yet
   bool asleep_ = false;
   bool stopping_ = false;
-  unsigned running_ = 0;  // jobs: a remote model's runs without the lock
+  unsigned running_ = 0;  // jobs that are running: a remote model's job runs without the lock
   std::thread thread_;
 };
 

@@ -1,8 +1,8 @@
-// An open file description of the software host: what a descriptor leads to. Made by an open (or by a call
-// that returns a descriptor), shared by duplicates, destroyed at the last close. Every method runs with the
-// host's lock held.
+// An open file description of the software host: the object that a descriptor refers to. An open creates it
+// (or a call that returns a descriptor), duplicates of the descriptor share it, and the last close destroys
+// it. Every method runs with the host's lock held.
 //
-// `user` arguments are the caller's addresses: reach them through mm::Memory only.
+// `user` arguments are addresses in the caller's memory: access them through mm::Memory only.
 #pragma once
 
 #include <sys/types.h>
@@ -27,7 +27,8 @@ class File {
   virtual ~File() = default;
 
   [[nodiscard]] virtual FileKind kind() const { return FileKind::other; }
-  // Which calls it has. Without one it is EINVAL, and ESPIPE with a position, whatever the arguments.
+  // Which of these calls the file supports. A call that it doesn't support fails with EINVAL, or with ESPIPE
+  // if the call gives a position, whatever the arguments are.
   struct Calls {
     bool reads = false;
     bool writes = false;
@@ -43,7 +44,7 @@ class File {
   [[nodiscard]] virtual int64_t pwrite(UserAddress /*user*/, size_t /*size*/, uint64_t /*offset*/) {
     return -EINVAL;
   }
-  // The new position, or -errno.
+  // Returns the new position, or -errno.
   [[nodiscard]] virtual int64_t seek(int64_t /*offset*/, int /*whence*/) { return -ESPIPE; }
   [[nodiscard]] virtual int64_t mmap(void* /*hint*/, size_t /*length*/, int /*protection*/, int /*flags*/,
                                      uint64_t /*offset*/) {
@@ -52,7 +53,8 @@ class File {
 
  private:
   friend files::Descriptors;
-  files::Description* description_ = nullptr;  // what leads here; null once that is closed
+  // The description that refers to this file; null once it is closed.
+  files::Description* description_ = nullptr;
 };
 
 }  // namespace vfio::soft

@@ -1,4 +1,4 @@
-// What a software host is to be: which kernel it answers as, and which machine it has.
+// The options of a software host: which kernel it answers as, and which machine it has.
 #pragma once
 
 #include <charconv>
@@ -10,7 +10,7 @@
 namespace vfio::soft {
 
 // The uAPI level: commands, flags and errors are those of this release. "6.12" is its long-term series, with
-// what was carried back into it (docs/software-host.md).
+// the changes that were carried back into it (docs/software-host.md).
 struct KernelVersion {
   unsigned major;
   unsigned minor;
@@ -19,7 +19,7 @@ struct KernelVersion {
 
   [[nodiscard]] std::string text() const { return std::to_string(major) + "." + std::to_string(minor); }
 
-  // "6.12"; nothing else is a version.
+  // Parses a text like "6.12"; no other form is a version.
   [[nodiscard]] static std::optional<KernelVersion> parse(std::string_view text) {
     KernelVersion version{};
     const char* const end = text.data() + text.size();
@@ -31,25 +31,27 @@ struct KernelVersion {
   }
 };
 
-// The oldest is the first with device files and page tables of one's own.
+// The oldest release that a host answers as: the first with device files and page tables that a program
+// makes itself.
 inline constexpr KernelVersion kOldestKernel{6, 6};
 inline constexpr KernelVersion kNewestKernel{7, 3};
 
-// Has it what iommufd got in June 2026: a bound for event queues, EINVAL for reads that are too short? That
-// went back into the series that were maintained then.
+// Does this release have the iommufd changes of June 2026: a bound for event queues, and EINVAL for reads
+// that are too short? The changes were carried back into the series that were maintained then.
 [[nodiscard]] constexpr bool hasFixesOf2026(KernelVersion kernel) {
   return kernel >= KernelVersion{7, 1} || kernel == KernelVersion{6, 12} || kernel == KernelVersion{6, 18};
 }
 
-// Was there such a release, and is it one that a host can answer as? 6.19 was followed by 7.0.
+// Did this release exist, and can a host answer as it? 7.0 followed 6.19.
 [[nodiscard]] constexpr bool isKnown(KernelVersion kernel) {
   return kernel >= kOldestKernel && kernel <= kNewestKernel && (kernel.major != 6 || kernel.minor <= 19);
 }
 
 struct HostOptions {
   KernelVersion kernel = kNewestKernel;
-  std::optional<std::string> topology;  // JSON text; none: the default machine
-  bool selftest = false;  // the kernel's test-only command and its mock devices, for its self-test
+  std::optional<std::string> topology;  // JSON text; without it, the default machine
+  // Enables the kernel's test-only command and its mock devices, for the kernel's self-test.
+  bool selftest = false;
 };
 
 }  // namespace vfio::soft

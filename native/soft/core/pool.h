@@ -1,13 +1,15 @@
 // Room for many objects of one kind that one holder owns: the nodes of a tree, the tables of a page table.
 //
-// With a million mappings most of the time goes into waiting for memory, and with many small allocations into
-// finding where their pages are. So room is taken from the system in chunks, each as large as all before it
-// up to 2 MiB; chunks of that size ask for a large page each.
+// With a million mappings most of the time is spent waiting for memory. With many small allocations most of
+// it is spent finding where their pages are. So the pool takes room from the system in chunks. Each chunk is
+// as large as all chunks before it together, up to 2 MiB. A chunk of 2 MiB asks for a large page.
 //
-// A chunk that can't be had is made as small as it can be, which the reserve has (reserve.h).
+// If the system refuses a chunk, the pool takes the smallest possible chunk instead, which the reserve can
+// provide (reserve.h).
 //
-// Life: room that was given back is used again, the last first. All but the first chunk goes back to the
-// system when the last object does, the rest with the pool.
+// Life: the pool uses again the room of destroyed objects, the last destroyed first. When the last object is
+// destroyed, the pool returns all chunks but the first to the system. It returns the first when the pool
+// itself is destroyed.
 #pragma once
 
 #include <sys/mman.h>
@@ -27,7 +29,7 @@ namespace vfio::soft {
 
 template <class T>
 class Pool {
-  // What is given back holds the pointer to the next.
+  // The room of a destroyed object holds the pointer to the next such room.
   static_assert(std::is_trivially_destructible_v<T> && alignof(T) >= alignof(void*));
 
  public:
@@ -38,7 +40,7 @@ class Pool {
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
-  // A new T.
+  // Makes a new T.
   template <class... Arguments>
   [[nodiscard]] T* make(Arguments&&... arguments) {
     void* room = free_;
@@ -64,7 +66,7 @@ class Pool {
   // The next `count` calls of make() need no memory.
   void reserve(size_t count) {
     while (room_ - live_ < count) {
-      // What was never used of this chunk is for later too.
+      // The part of this chunk that was never used is kept for later objects too.
       for (; next_ != end_; next_ += kRoom) {
         sanitizer::unpoison(next_, sizeof(Free));
         free_ = new (next_) Free{free_};
@@ -74,7 +76,7 @@ class Pool {
     }
   }
 
-  // Ends the lives of all.
+  // Ends the lives of all objects.
   void clear() {
     live_ = 0;
     if (!chunks_.empty()) shrink();
@@ -95,14 +97,14 @@ class Pool {
   struct Free {
     Free* next;
   };
-  // What one object takes: given back, it is a Free, which wants to be aligned.
+  // The room of one object. Once the object is destroyed, the room holds a Free, so it is aligned for one.
   static constexpr size_t kRoom = (sizeof(T) + alignof(Free) - 1) / alignof(Free) * alignof(Free);
   struct Chunk {
     char* start;
     size_t size;
   };
 
-  // Takes another chunk, for at least one object.
+  // Takes another chunk, which has room for at least one object.
   void grow() {
     static constexpr size_t kLine = 64;
     const size_t wanted = chunks_.empty() ? kRoom : chunks_.back().size * 2;
@@ -111,13 +113,14 @@ class Pool {
     if (chunks_.size() == chunks_.capacity()) chunks_.reserve(chunks_.size() * 2 + 4);
     auto* start = static_cast<char*>(std::aligned_alloc(large ? kLargest : kLine, size));
     if (start == nullptr) {
-      // Room for one object may be found yet.
+      // There may still be room for one object.
       const size_t least = (kRoom + kLine - 1) / kLine * kLine;
       start = static_cast<char*>(allocate(least, kLine));
       if (start == nullptr) throw std::bad_alloc();
       chunks_.push_back({start, least});
     } else {
-      if (large) madvise(start, size, MADV_HUGEPAGE);  // where there are none, small ones do
+      // If the system has no large pages, small ones serve as well.
+      if (large) madvise(start, size, MADV_HUGEPAGE);
       chunks_.push_back({start, size});
     }
     room_ += chunks_.back().size / kRoom;
@@ -145,10 +148,10 @@ class Pool {
 
   std::vector<Chunk> chunks_;
   Free* free_ = nullptr;
-  char* next_ = nullptr;  // what was never used of the last chunk
+  char* next_ = nullptr;  // start of the part of the last chunk that was never used
   char* end_ = nullptr;
   size_t live_ = 0;
-  size_t room_ = 0;  // for how many objects there are chunks
+  size_t room_ = 0;  // the number of objects that fit into all chunks
 };
 
 }  // namespace vfio::soft

@@ -1,5 +1,6 @@
-// What AddressSanitizer can't know by itself: room that a pool has to give, and what the guarded copies,
-// being assembly, read and write of the host's own memory. Without the sanitizer all of this is nothing.
+// Facts that AddressSanitizer can't know by itself: which room of a pool is free, and which bytes of the
+// host's own memory the guarded copies read and write, since those are assembly. Without the sanitizer these
+// functions do nothing.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +20,7 @@ namespace vfio::soft::sanitizer {
 
 inline void poison(void* start, size_t size) { __asan_poison_memory_region(start, size); }
 inline void unpoison(void* start, size_t size) { __asan_unpoison_memory_region(start, size); }
-// Reports if not all of these bytes may be touched.
+// Reports an error unless all of these bytes may be accessed.
 inline void check(const void* start, size_t size) {
   const void* const bad = __asan_region_is_poisoned(const_cast<void*>(start), size);
   if (bad != nullptr) (void)*static_cast<const volatile char*>(bad);

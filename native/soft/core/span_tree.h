@@ -1,11 +1,12 @@
-// An ordered set of intervals [start, last] that don't overlap, each with a small value: the areas of an
-// address space, the pinned runs of the process's memory.
+// An ordered set of intervals [start, last] that don't overlap, each with a small value. It holds the areas
+// of an address space, or the pinned runs of the process's memory.
 //
-// A B+ tree, because address spaces hold a million intervals: wide nodes cost few cache misses where a binary
-// tree has twenty, and about 1.3 times the bytes of the entries. Every inner node knows how wide a gap below
-// each child can be, so that the first gap of a given size is found in O(log n) too.
+// It is a B+ tree, because address spaces hold a million intervals. A search in a binary tree costs twenty
+// cache misses; wide nodes cost few, and need about 1.3 times the bytes of the entries. Every inner node
+// knows an upper limit for the gaps below each child, so the first gap of a given size is found in O(log n)
+// too.
 //
-// Life: nodes belong to the tree. Pointers to entries are good until the next insert or erase.
+// Life: the tree owns its nodes. Pointers to entries are valid until the next insert or erase.
 #pragma once
 
 #include <algorithm>
@@ -43,9 +44,11 @@ class SpanTree {
     height_ = 0;
   }
 
-  // Room for `count` entries that are inserted next to each other: none of that needs memory then.
+  // Reserves room for `count` entries that will be inserted next to each other: these inserts then need no
+  // memory.
   void reserve(uint64_t count) {
-    // One leaf does: an empty tree keeps no more, so more would be taken and given back each time.
+    // For an empty tree one leaf is enough. The tree keeps no more when it is empty, so any more would be
+    // taken and given back each time.
     if (height_ == 0 && (root_ == nullptr ? 0U : root_->count) + count <= Leaf::kWidth) {
       if (root_ == nullptr) leaves_.reserve(1);
       return;
@@ -63,7 +66,7 @@ class SpanTree {
     inners_.swap(other.inners_);
   }
 
-  // The lowest entry that has a byte in [start, last], or null.
+  // Returns the lowest entry that has a byte in [start, last], or null.
   [[nodiscard]] Entry* find(uint64_t start, uint64_t last) {
     return const_cast<Entry*>(static_cast<const SpanTree*>(this)->find(start, last));
   }
@@ -82,7 +85,7 @@ class SpanTree {
     return at == leaf.count || leaf.entries[at].start > last ? nullptr : &leaf.entries[at];
   }
 
-  // The caller has made sure that nothing overlaps. Throws before anything is changed.
+  // The caller has made sure that the new entry overlaps no other. Throws before anything has changed.
   void insert(uint64_t start, uint64_t last, const Value& value) {
     reserve(1);
     if (root_ == nullptr) root_ = leaves_.make();
@@ -98,7 +101,7 @@ class SpanTree {
     ++size_;
   }
 
-  // Takes out the entry that starts at `start`, which is there.
+  // Removes the entry that starts at `start`. It must exist.
   void erase(uint64_t start) {
     (void)eraseFrom(root_, start);
     --size_;
@@ -114,15 +117,16 @@ class SpanTree {
     }
   }
 
-  // Shows every entry, lowest first, until `visit` returns false. The tree stays as it is meanwhile; the
-  // values may change. Returns false if stopped.
+  // Calls `visit` for every entry, lowest first, until it returns false. Meanwhile the tree must not change,
+  // but the values may. Returns false if `visit` stopped it.
   template <class Visit>
   bool forEach(const Visit& visit) const {
     return root_ == nullptr || walk(root_, visit);
   }
 
-  // Shows `take` the gaps between entries that lie in [low, high], cut to it, lowest first, leaving out those
-  // of less than `need` bytes, until it returns true. Returns whether it did.
+  // Calls `take` for each gap between entries in [low, high], lowest first, until `take` returns true. A gap
+  // is cut to [low, high]; gaps of less than `need` bytes are left out. Returns whether `take` returned
+  // true.
   template <class Take>
   bool firstGap(uint64_t low, uint64_t high, uint64_t need, const Take& take) const {
     Cursor cursor{low, false};
@@ -142,10 +146,11 @@ class SpanTree {
     Entry entries[kWidth];
   };
   struct Child {
-    uint64_t start;  // of its first entry
-    uint64_t last;   // of its last entry
-    // No gap between two of its entries has more bytes. What narrows a gap leaves this as it was, so that
-    // inserting needn't look at all the others: who then looks for a gap in vain corrects it.
+    uint64_t start;  // start of its first entry
+    uint64_t last;   // last byte of its last entry
+    // An upper limit: no gap between two of its entries has more bytes. An insert that narrows a gap leaves
+    // this value alone, so that it needn't look at all the other gaps. A search that finds no gap here then
+    // corrects the value.
     mutable uint64_t widest;
     Node* node;
   };
@@ -155,12 +160,12 @@ class SpanTree {
     Child children[kWidth];
   };
   struct Cursor {
-    uint64_t next;  // the lowest byte not looked at
-    bool end;       // there is none: the byte before it was the last of all
+    uint64_t next;  // the lowest byte that the search has not looked at
+    bool end;       // no such byte exists: the byte before it was the last of the address space
   };
 
-  // The place of the first item that ends at `start` or behind it. In two rounds of loads that don't wait for
-  // each other: searching by halves would wait for one cache miss after the other.
+  // Returns the place of the first item whose last byte is at or after `start`. It makes two rounds of loads
+  // that don't wait for each other. A binary search would wait for one cache miss after the other.
   template <class Item>
   static unsigned firstEndingFrom(const Item* items, unsigned count, uint64_t start) {
     constexpr unsigned kStride = 8;
@@ -172,7 +177,8 @@ class SpanTree {
     return before;
   }
 
-  // Has the processor fetch all of a leaf at once. Not worth it for others: they are mostly at hand.
+  // Makes the processor fetch a whole leaf at once. This isn't worth it for inner nodes: they are mostly in
+  // the cache.
   static void prefetch(const Node* node) {
     for (size_t at = 0; at < sizeof(Leaf); at += 64)
       __builtin_prefetch(reinterpret_cast<const char*>(node) + at);
@@ -183,8 +189,8 @@ class SpanTree {
     return items[at].start - items[at - 1].last - 1;
   }
 
-  // What the parent keeps of a node. `bound` is known to be no less than its widest gap: finding one as wide
-  // ends the search.
+  // Returns the parent's record of a node. The caller knows that the node's widest gap is at most `bound`:
+  // the search ends at a gap of that width.
   static Child describe(Node* node, uint64_t bound = UINT64_MAX) {
     uint64_t widest = 0;
     if (node->leaf) {
@@ -204,8 +210,9 @@ class SpanTree {
     return {inner.children[0].start, inner.children[inner.count - 1].last, widest, node};
   }
 
-  // Puts `item` at `at`. A full node is split: the new right half is returned, else null. An item put at the
-  // very end starts a node of its own, so that filling in ascending order leaves full nodes behind.
+  // Inserts `item` at place `at`. Splits a full node and returns its new right half; otherwise returns null.
+  // An item that comes at the very end of a full node starts a node of its own, so that filling in ascending
+  // order leaves full nodes behind.
   template <class Holder, class Item>
   static Holder* place(Pool<Holder>& pool, Holder& node, Item* items, Item* (*itemsOf)(Holder&), unsigned at,
                        const Item& item) {
@@ -233,7 +240,7 @@ class SpanTree {
   static Entry* entriesOf(Leaf& leaf) { return leaf.entries; }
   static Child* childrenOf(Inner& inner) { return inner.children; }
 
-  // Returns the right half of the subtree if it was split, else null.
+  // Returns the right half of the subtree if the insert split it, else null.
   Node* insertInto(Node* node, const Entry& entry) {
     if (node->leaf) {
       auto& leaf = *static_cast<Leaf*>(node);
@@ -259,8 +266,8 @@ class SpanTree {
     return nullptr;
   }
 
-  // Returns the bytes of the gap that there is now where the entry was, or 0 if it was the first or last of
-  // the subtree.
+  // Returns the bytes of the gap that is now in the entry's place, or 0 if the entry was the first or last
+  // of the subtree.
   uint64_t eraseFrom(Node* node, uint64_t start) {
     if (node->leaf) {
       auto& leaf = *static_cast<Leaf*>(node);
@@ -284,7 +291,7 @@ class SpanTree {
       const Child ends = describe(child.node, 0);
       child.start = ends.start;
       child.last = ends.last;
-      // At the end of the child is within this node, if there is a next child on that side.
+      // The gap at the end of the child is inside this node only if there is a next child on that side.
       if (wasFirst ? at != 0 : at + 1U < inner.count) {
         made = gapBefore(inner.children, wasFirst ? at : at + 1);
       }
@@ -293,9 +300,9 @@ class SpanTree {
     return made;
   }
 
-  // Half-empty neighbours become one, so that a tree that has shrunk doesn't stay large.
+  // Merges half-empty neighbours, so that a tree that has shrunk doesn't stay large.
   void joinAround(Inner& inner, unsigned at) {
-    // Only for one with few: looking at its neighbours means waiting for their memory.
+    // Only a node with few items is merged: a look at its neighbours means waiting for their memory.
     const unsigned width = inner.children[at].node->leaf ? Leaf::kWidth : Inner::kWidth;
     if (inner.children[at].node->count > width / 4) return;
     for (unsigned left = at == 0 ? 0 : at - 1; left <= at && left + 1U < inner.count; ++left) {
@@ -384,7 +391,7 @@ class SpanTree {
   Pool<Inner> inners_;
   Node* root_ = nullptr;
   uint64_t size_ = 0;
-  unsigned height_ = 0;  // of inner nodes
+  unsigned height_ = 0;  // number of levels of inner nodes
 };
 
 }  // namespace vfio::soft

@@ -1,5 +1,5 @@
-// Functions that have nothing but a config space as far as this host is concerned: the host bridge, PCIe
-// ports, bridges to conventional buses. They are in the tree because groups and resets go by them.
+// Functions that consist of a config space only, as far as this host is concerned: the host bridge, PCIe
+// ports, bridges to conventional buses. They are in the tree because groups and resets depend on them.
 #pragma once
 
 #include <memory>
@@ -8,7 +8,7 @@
 
 namespace vfio::soft::devices {
 
-// QEMU's, of the reference guest.
+// The models of QEMU, as the reference guest has them.
 inline constexpr Description hostBridge{.vendor = 0x8086,
                                         .device = 0x29c0,
                                         .subsystemVendor = 0x1af4,
@@ -27,7 +27,7 @@ inline constexpr Description upstreamPort{
     .vendor = 0x104c, .device = 0x8232, .classCode = 0x060400, .express = true, .expressType = 5};
 inline constexpr Description downstreamPort{
     .vendor = 0x104c, .device = 0x8233, .classCode = 0x060400, .express = true, .expressType = 6};
-// To a conventional bus.
+// A bridge to a conventional bus.
 inline constexpr Description conventionalBridge{.vendor = 0x1b36,
                                                 .device = 0x000e,
                                                 .classCode = 0x060400,

@@ -1,4 +1,4 @@
-// What a device model is: native/device_model.h, beside the controls that plug one in.
+// Makes the names of native/device_model.h available in vfio::soft::devices.
 #pragma once
 
 #include "../../device_model.h"

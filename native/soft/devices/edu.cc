@@ -1,4 +1,5 @@
-// One object: the register file, the buffer, and the two units that work on the engine (factorial and DMA).
+// The device is one object: the register file, the buffer, and the two units that work on the engine
+// (factorial and DMA).
 #include "edu.h"
 
 #include <algorithm>
@@ -88,7 +89,7 @@ class Edu final : public Device {
 bool widthFits(uint64_t offset, unsigned width) { return width == 4 || (offset >= firstWide && width == 8); }
 
 uint64_t Edu::read(unsigned, uint64_t offset, unsigned width) {
-  if (width < 4) return 0;  // not decoded at all
+  if (width < 4) return 0;  // such an access is not decoded at all
   if (!widthFits(offset, width)) return ~uint64_t{0};
   switch (offset) {
     case identification:
@@ -134,7 +135,7 @@ void Edu::write(unsigned, uint64_t offset, unsigned width, uint64_t value) {
     case interruptAcknowledge:
       acknowledge(word);
       break;
-    // A running transfer keeps its registers.
+    // While a transfer runs, its registers can't be changed.
     case dmaSource:
       if (!running) dma_.source = value;
       break;
@@ -152,7 +153,7 @@ void Edu::write(unsigned, uint64_t offset, unsigned width, uint64_t value) {
   }
 }
 
-// QEMU's device keeps its registers through a reset. Only what was under way ends, since its work is gone.
+// QEMU's device keeps its registers through a reset. Only the work under way ends, since the reset drops it.
 void Edu::reset() {
   dma_.command &= ~commandRun;
   registers_.status &= ~statusComputing;
@@ -177,7 +178,7 @@ bool Edu::load(std::span<const uint8_t> state) {
   registers_ = registers;
   dma_ = dma;
   std::ranges::copy(buffer, buffer_.begin());
-  // Work that was under way begins anew: it changes nothing that it depends on before it is done.
+  // Work that was under way begins anew: until it is done, it changes nothing that it depends on.
   if ((registers_.status & statusComputing) != 0) postFactorial();
   if ((dma_.command & commandRun) != 0) postTransfer();
   if (!port_->messagesEnabled()) port_->setLine(registers_.interrupts != 0);
@@ -193,7 +194,7 @@ void Edu::startFactorial(uint32_t of) {
 
 void Edu::postFactorial() {
   port_->post(std::chrono::nanoseconds::zero(), [this] {
-    // Modulo 2^32 the product is 0 from 34! on: no need to hold the machine for 2^32 steps.
+    // Modulo 2^32 the product is 0 from 34! on: there is no need to block the machine for 2^32 steps.
     uint32_t product = 1;
     for (uint32_t factor = registers_.factorial; factor > 0 && product != 0; --factor) product *= factor;
     registers_.factorial = product;
@@ -211,7 +212,7 @@ void Edu::postTransfer() {
   port_->post(std::chrono::nanoseconds::zero(), [this] { transfer(); });
 }
 
-// The device drives 28 address lines; what is above them is lost on the way.
+// The device drives 28 address lines; the higher bits of an address are lost.
 uint64_t Edu::reachable(uint64_t iova, bool write) {
   if ((iova & ~dmaMask) != 0) port_->refuseDma(iova, dma_.count, write, "beyond the device's DMA mask");
   return iova & dmaMask;

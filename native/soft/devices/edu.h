@@ -1,9 +1,9 @@
 // The `edu` device of QEMU (docs/specs/edu): 1234:11e8, one BAR of registers, a factorial unit, a 4 KiB
 // buffer with a DMA engine, one interrupt by MSI or INTx.
 //
-// Where it differs from QEMU: DMA starts at once instead of after 100 ms, and a transfer that leaves the
-// buffer moves nothing (QEMU's versions stop the machine or run on past the buffer); it is put into the fault
-// log.
+// It differs from QEMU's device in two points. DMA starts at once instead of after 100 ms. A transfer that
+// leaves the buffer moves nothing and is recorded in the fault log (QEMU's versions stop the machine or run
+// on past the buffer).
 #pragma once
 
 #include <memory>

@@ -37,7 +37,7 @@ class SharedMemory final : public Device {
       port_->sendMessage(vector);
   }
   void reset() override {}
-  // The registers have none: it is the memory.
+  // The registers have no state: the memory is all of it.
   [[nodiscard]] std::vector<uint8_t> save() const override {
     return saveMemory(stateKind, sharedMemory, *port_);
   }

@@ -1,4 +1,4 @@
-// See state.h. Numbers are little-endian, as the machine has them.
+// See state.h. Numbers are little-endian, like the machine's own.
 #include "state.h"
 
 #include <algorithm>
@@ -96,7 +96,7 @@ std::vector<uint8_t> saveMemory(const StateKind& kind, const Description& descri
 
 bool loadMemory(const StateKind& kind, const Description& description, Port& port,
                 std::span<const uint8_t> state) {
-  // Twice: what is wrong is found before anything changes.
+  // Reads the state twice: errors are found before anything changes.
   const auto read = [&](const auto& found) {
     StateReader reader(kind, state);
     auto next = Place{~uint64_t{0}, 0, 0};

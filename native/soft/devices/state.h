@@ -1,8 +1,8 @@
 // The state of a device model as bytes, to be loaded into another device of the same model: a header that
-// says which model and which variant it is of, the model's values, and a checksum over all of it.
+// names the model and its variant, the model's values, and a checksum over all of it.
 //
-// Life: a StateWriter is made by a model's save and gives the bytes away; a StateReader lasts as long as the
-// load that made it, and the bytes outlive it.
+// Life: a model's save creates a StateWriter, which hands over the bytes at its end. A StateReader lives as
+// long as the load that created it, and the bytes outlive it.
 #pragma once
 
 #include <cstddef>
@@ -17,10 +17,10 @@
 
 namespace vfio::soft::devices {
 
-// Whose state it is. Another variant of a model is another model.
+// The model that a state belongs to. Another variant of a model counts as another model.
 struct StateKind {
   std::string_view model;
-  uint32_t variant;  // a version of the state's layout, or what device the model stands for
+  uint32_t variant;  // a version of the state's layout, or the device that the model stands for
 };
 
 class StateWriter {
@@ -43,16 +43,17 @@ class StateReader {
  public:
   StateReader(const StateKind& kind, std::span<const uint8_t> state);
 
-  // False: the state is damaged, or another model's, or shorter. It stays false from then on.
+  // Returns false if the state is damaged, another model's, or too short. From then on it always returns
+  // false.
   template <typename Value>
   bool get(Value& value) {
     static_assert(std::is_trivially_copyable_v<Value>);
     return getBytes({reinterpret_cast<uint8_t*>(&value), sizeof value});
   }
   bool getBytes(std::span<uint8_t> into);
-  // Bytes that are used where they lie; empty: there are not so many.
+  // Returns bytes that are used in place, without a copy. Empty if fewer bytes are left.
   [[nodiscard]] std::span<const uint8_t> view(size_t size);
-  // Was all of it read, and right?
+  // Was the whole state read, without an error?
   [[nodiscard]] bool finished() const { return good_ && left_.empty(); }
 
  private:
@@ -60,7 +61,8 @@ class StateReader {
   std::span<const uint8_t> left_;
 };
 
-// The memory behind the backed BARs of a device: all of its state, if its registers have none.
+// The memory behind the backed BARs of a device. It is the whole state of a device whose registers have
+// none.
 [[nodiscard]] std::vector<uint8_t> saveMemory(const StateKind& kind, const Description& description,
                                               Port& port);
 [[nodiscard]] bool loadMemory(const StateKind& kind, const Description& description, Port& port,

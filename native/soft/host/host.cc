@@ -1,4 +1,5 @@
-// System calls arrive here: find the file, hold the lock, call it. What a call means is up to the files.
+// System calls arrive here. Each finds its file, takes the lock and calls the file. The files decide what a
+// call means.
 #include "host.h"
 
 #include <fcntl.h>
@@ -26,9 +27,9 @@ namespace vfio::soft {
 namespace {
 
 constexpr size_t pageSize = 4096;
-constexpr size_t maxTransfer = 0x7ffff000;  // what one read or write moves at most, on any Linux
+constexpr size_t maxTransfer = 0x7ffff000;  // the most bytes that one read or write moves, on any Linux
 
-// A path as the kernel takes it from a program: 0, -EFAULT or -ENAMETOOLONG.
+// Copies a path from a program as the kernel does. Returns 0, -EFAULT or -ENAMETOOLONG.
 int copyPath(const char* user, std::string& path) {
   auto address = reinterpret_cast<uint64_t>(user);
   while (path.size() < PATH_MAX) {
@@ -55,14 +56,15 @@ Host::Host(std::shared_ptr<mm::Memory> memory, HostOptions options,
         reportFault({"", 0, 0, false, trouble});
       })) {
   if (!Reserve::fill()) throw std::bad_alloc();
-  // The built-in ones are nobody's to destroy.
+  // The built-in models belong to nobody who could destroy them.
   if (!models) models = {std::shared_ptr<void>(), &topology::builtinModels()};
-  const std::lock_guard hold(mutex_);  // a model may have threads of its own from here on
+  const std::lock_guard hold(mutex_);  // from here on a model may have threads of its own
   machine_ = std::make_unique<machine::Machine>(*this, tree_, std::move(models));
 }
 
 Host::~Host() {
-  // First the thread, then the files (closing a device touches the machine), then the machine.
+  // First the thread is stopped, then the files are closed (closing a device touches the machine), then the
+  // machine is destroyed.
   engine_->stop();
   const Inside hold(*this, Refusable::no);
   descriptors_.clear();
@@ -84,7 +86,7 @@ int Host::install(std::shared_ptr<File> file, FdKind kind, int flags) {
 
 void Host::uninstall(int fd) { descriptors_.uninstall(fd); }
 
-// Files that were closed behind our back, and what their closing leaves to be done.
+// Handles files that were closed behind our back, and the work that their closing leaves.
 void Host::reap() {
   descriptors_.reap();
   finish();
@@ -130,7 +132,7 @@ int Host::close(int fd) {
   try {
     engine_->drain();
   } catch (...) {
-    (void)lack();  // the next call does it
+    (void)lack();  // the next call tries again
   }
   const auto* found = descriptors_.find(fd);
   if (!found) return -EBADF;
@@ -159,7 +161,7 @@ int Host::ioctl(int fd, unsigned long request, uintptr_t argument) try {
   return lack();
 }
 
-// What every file is spared, in the kernel's order; then the file.
+// Makes the checks that no file has to make itself, in the kernel's order; then calls the file.
 int64_t Host::transfer(int fd, bool write, const void* buffer, size_t size,
                        std::optional<uint64_t> offset) try {
   if (offset && *offset > INT64_MAX) return -EINVAL;
@@ -210,7 +212,7 @@ std::optional<bool> Host::same(int one, int other) {
   const std::lock_guard hold(mutex_);
   const auto* first = descriptors_.find(one);
   const auto* second = descriptors_.find(other);
-  if (!first && !second) return std::nullopt;  // neither is ours to tell
+  if (!first && !second) return std::nullopt;  // neither descriptor is the host's, so it can't tell
   return first == second;
 }
 
@@ -290,7 +292,7 @@ void Host::become(uint32_t uid) {
   tree_.permissions = true;
 }
 
-// A host lives in one process: whoever has it open is this one.
+// A host lives in one process: only this process can have a file of it open.
 int Host::openers(const char* path, std::vector<int>& pids) try {
   const Inside hold(*this);
   reap();
@@ -313,14 +315,15 @@ uint64_t Host::pinned() const { return memory_->charges.pinnedPages() * mm::page
 // ---------------------------------------------------------------- memory
 
 int64_t Host::mmap(void* hint, size_t length, int protection, int flags, int fd, uint64_t offset) try {
-  // Memory in the place of a file's is how who closes lets go of it.
+  // A program that closes a file may map anonymous memory over the file's mapping to release it, so that
+  // call is never refused.
   const bool replaces = (flags & (MAP_ANONYMOUS | MAP_FIXED)) == (MAP_ANONYMOUS | MAP_FIXED);
   const Inside hold(*this, replaces ? Refusable::no : Refusable::yes);
   engine_->drain();
   const files::Description* found = (flags & MAP_ANONYMOUS) == 0 ? descriptors_.find(fd) : nullptr;
   int64_t result;
   if (found) {
-    // The order of checks is that of the kernel's mmap, before the file is asked.
+    // These checks come in the order of the kernel's mmap, before the file is called.
     if (offset % pageSize != 0 || length == 0) return -EINVAL;
     if (length > (uint64_t{1} << 47)) return -ENOMEM;
     const int mode = found->flags & O_ACCMODE;
@@ -449,12 +452,12 @@ int Host::dmaOwner(int id, DmaOwner& out) try {
 }
 
 void Host::reportFault(DmaFault fault) {
-  // A device in a loop must not fill memory: hardware logs overflow too. The oldest are what a test wants.
+  // A device in a loop must not fill memory: hardware logs overflow too. A test wants the oldest faults.
   constexpr size_t most = 4096;
   try {
     if (faults_.size() < most) faults_.push_back(std::move(fault));
   } catch (const std::bad_alloc&) {
-    // As an overflow: what can't be kept is lost, and nothing else.
+    // Like an overflow: only the fault that can't be kept is lost.
   }
 }
 

@@ -1,11 +1,12 @@
 // The software host: one machine (PCI topology, IOMMUs, devices) and the "kernel" that serves system calls on
 // it.
 //
-// Life: made by Host::open in JavaScript (or by a fuzzer, a benchmark, a preload library: nothing here knows
-// of JavaScript), lives until its owner drops it and its last descriptor is closed. It owns the descriptor
-// table, the machine, and one engine thread on which devices do their work. One lock guards all of it; it is
-// held for the length of every call and of every piece of device work, so the models below need no locks of
-// their own. It is let go only while a device model that lives elsewhere answers (docs/architecture.md).
+// Life: Host::open creates it in JavaScript (or a fuzzer, a benchmark, a preload library does: nothing here
+// knows of JavaScript). It lives until its owner drops it and its last descriptor is closed. It owns the
+// descriptor table, the machine, and one engine thread on which devices do their work. One lock guards all
+// of it. The lock is held during every call and every piece of device work, so the models below need no
+// locks of their own. It is released only while a device model that lives elsewhere answers
+// (docs/architecture.md).
 #pragma once
 
 #include <cstdint>
@@ -37,8 +38,9 @@ class Catalogue;
 
 class Host final : public Backend, public Controls, public Services {
  public:
-  // `memory` is the process's: hosts of one process share it.
-  // `models`: those that a topology can name, besides or instead of the built-in ones (null: those).
+  // `memory` belongs to the process: hosts of one process share it.
+  // `models`: the models that a topology can name, besides or instead of the built-in ones (null: the
+  // built-in ones).
   explicit Host(std::shared_ptr<mm::Memory> memory, HostOptions options = {},
                 std::shared_ptr<const topology::Catalogue> models = nullptr);
   ~Host() override;
@@ -74,13 +76,13 @@ class Host final : public Backend, public Controls, public Services {
   int registerWrite(void* address, unsigned width, uint64_t value) override;
 
   int64_t lseek(int fd, int64_t offset, int whence);
-  // What stat(2) tells of a path; `follow`: of what a link leads to.
+  // Returns what stat(2) reports for a path. With `follow`, it reports the file that a link refers to.
   [[nodiscard]] int status(const char* path, bool follow, files::Status& out);
 
-  // Around a fork, so that the child has a host of its own, in the state at the fork: descriptors are its
-  // own, device work goes on with its next call. Memory of BARs stays shared, as mappings of it are. A call
-  // that another thread has under way in a model that lives elsewhere never ends there: its device stays in
-  // use.
+  // Called around a fork, so that the child has a host of its own, in the state at the fork. The child's
+  // descriptors are its own, and device work continues with its next call. Memory of BARs stays shared, and
+  // so do mappings of it. If another thread has a call under way in a model that lives elsewhere, that call
+  // never ends in the child: its device stays in use there.
   void beforeFork();
   void afterFork(bool inChild);
 
@@ -94,7 +96,7 @@ class Host final : public Backend, public Controls, public Services {
   int bindDriver(const std::string& bdf, const std::string& driver, bool exclusive) override;
   void become(uint32_t uid) override;
 
-  // --- Services: for the models; the lock is held
+  // --- Services: called by the models, with the lock held
   [[nodiscard]] const HostOptions& options() const override { return options_; }
   [[nodiscard]] Parameters& parameters() override { return parameters_; }
   [[nodiscard]] bool mayDoRawIo() const override;
@@ -113,8 +115,8 @@ class Host final : public Backend, public Controls, public Services {
   void afterCall(std::function<void()> work) override;
 
  private:
-  class Inside;   // a call: the lock, the reserve of memory, and what is left for its end
-  void finish();  // does what is left for the end of this call
+  class Inside;   // a call: the lock, the reserve of memory, and the work left for its end
+  void finish();  // does the work left for the end of this call
   void reap();    // drops files that were closed behind our back
   [[nodiscard]] int64_t transfer(int fd, bool write, const void* buffer, size_t size,
                                  std::optional<uint64_t> offset);
@@ -128,7 +130,7 @@ class Host final : public Backend, public Controls, public Services {
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<machine::Machine> machine_;
   std::vector<DmaFault> faults_;
-  std::vector<std::function<void()>> after_;  // what is left for the end of the call under way
+  std::vector<std::function<void()>> after_;  // the work left for the end of the current call
 };
 
 }  // namespace vfio::soft

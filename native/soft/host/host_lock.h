@@ -1,5 +1,5 @@
-// A call on the host, from its first access to the machine to its last: it holds the lock, may use the
-// reserve of memory, and does at its end what was left for it (Services::afterCall).
+// A call on the host, from its first access to the machine to its last. It holds the lock, may use the
+// reserve of memory, and at its end does the work that was left for it (Services::afterCall).
 //
 // Life: on the stack of the call.
 #pragma once
@@ -12,7 +12,7 @@
 
 namespace vfio::soft {
 
-// A call that may be refused is, if the reserve is short; the others are not.
+// If the reserve is short, a call that may be refused is refused; any other call continues.
 enum class Refusable : bool { no, yes };
 
 class Host::Inside {

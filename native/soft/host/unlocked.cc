@@ -1,4 +1,4 @@
-// The host's lock, as models use it that live elsewhere: docs/architecture.md says who holds it when.
+// The host's lock, as models that live elsewhere use it. docs/architecture.md says who holds it when.
 #include <iterator>
 #include <utility>
 
@@ -7,14 +7,14 @@
 namespace vfio::soft {
 
 void Host::unlocked(const std::function<void()>& work) {
-  // What is left for the end of this call must not be done by another one's.
+  // Another call must not do the work that is left for the end of this one.
   struct Away {
     explicit Away(Host& itsHost) : host(itsHost), after(std::exchange(host.after_, {})) {
       host.mutex_.unlock();
     }
     ~Away() {
       host.mutex_.lock();
-      // As far as it can: the call has begun, and goes on in any case.
+      // Fills the reserve as far as possible: the call has begun, and continues in any case.
       (void)Reserve::fill();
       after.insert(after.end(), std::make_move_iterator(host.after_.begin()),
                    std::make_move_iterator(host.after_.end()));

@@ -14,7 +14,7 @@
 namespace vfio::soft::mm {
 namespace {
 
-// What the program has locked by itself (mlock), in pages. That counts against the same limit.
+// The memory that the program itself has locked (mlock), in pages. It counts against the same limit.
 uint64_t lockedByProgram() {
   const long fd = syscall(SYS_openat, AT_FDCWD, "/proc/self/status", O_RDONLY | O_CLOEXEC, 0);
   if (fd < 0) return 0;
@@ -35,7 +35,7 @@ uint64_t Charges::limit() {
   return limit.rlim_cur / pageSize();
 }
 
-// 0 and counted, or -ENOMEM above the limit.
+// Returns 0 and counts the pages, or returns -ENOMEM above the limit.
 int Charges::count(std::atomic<uint64_t>& counter, uint64_t pages, bool ofMm) {
   const uint64_t most = limit();
   const uint64_t others = ofMm && most != RLIM_INFINITY / pageSize() ? lockedByProgram() : 0;

@@ -1,8 +1,8 @@
 // How much memory is pinned, and who pays for it: the counters of a user and of an address space (mm) that a
 // kernel holds against RLIMIT_MEMLOCK.
 //
-// Life: part of the process's Memory, so that all hosts count together. What other processes of the user have
-// pinned isn't known here.
+// Life: part of the process's Memory, so all hosts of the process count together. Pins by other processes of
+// the same user aren't known here.
 #pragma once
 
 #include <atomic>
@@ -11,18 +11,18 @@
 namespace vfio::soft::mm {
 
 enum class Payer : uint8_t {
-  none,  // whoever mapped has CAP_IPC_LOCK: no limit
+  none,  // the process that mapped has CAP_IPC_LOCK: no limit
   user,
   mm,
 };
 
 class Charges {
  public:
-  // Pages that were pinned: 0, or -ENOMEM above the limit and nothing is counted.
+  // Counts pages that were pinned. Returns 0, or -ENOMEM above the limit; then nothing is counted.
   [[nodiscard]] int add(Payer payer, uint64_t pages);
   void remove(Payer payer, uint64_t pages);
-  // Pages that count as locked by the mm and not as pinned, whether there is a limit for it or not: 0, or
-  // -ENOMEM above it.
+  // Counts pages that the mm has locked but not pinned, with or without a limit. Returns 0, or -ENOMEM above
+  // the limit.
   [[nodiscard]] int lock(uint64_t pages, bool limited);
   void unlock(uint64_t pages) { locked_ -= pages; }
 

@@ -54,7 +54,7 @@ constexpr uint64_t kShared = 8;
 
 class Maps {
  public:
-  // Without the C library, which a preloaded host stands in front of.
+  // A direct system call, not the C library's function: a preloaded host stands in front of the C library.
   Maps() : fd_(static_cast<int>(syscall(SYS_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC, 0))) {}
   ~Maps() {
     if (fd_ >= 0) syscall(SYS_close, fd_);
@@ -116,7 +116,7 @@ class Maps {
   std::string text_;
 };
 
-// Is the file in memory only, so that nothing has to be written back? Of a deleted one the folder tells.
+// Is the file in memory only, so that nothing has to be written back? For a deleted file its folder decides.
 bool inMemory(std::string path) {
   for (const std::string_view kind : {"/memfd:", "/SYSV", "/dev/zero", "/anon_hugepage"}) {
     if (path.starts_with(kind)) return true;
@@ -134,7 +134,7 @@ bool inMemory(std::string path) {
     }
     path.resize(path.find_last_of('/') == std::string::npos ? 0 : path.find_last_of('/'));
   }
-  return true;  // not known
+  return true;  // unknown
 }
 
 }  // namespace
@@ -142,10 +142,10 @@ bool inMemory(std::string path) {
 bool Mappings::ask(uint64_t first, uint64_t last, bool write) {
   Maps maps;
   Range good;
-  bool keep = true;  // for nearly all that is mapped
+  bool keep = true;  // true for nearly all mappings
   for (uint64_t next = first;;) {
     Mapping mapping = {};
-    if (!maps.find(next, mapping)) return true;  // no /proc: nothing is known
+    if (!maps.find(next, mapping)) return true;  // without /proc nothing is known
     if (!write && !mapping.readable) return false;
     if (mapping.sharedFile) {
       if (write && !inMemory(mapping.path)) return false;
@@ -190,7 +190,7 @@ void Mappings::unmapped(uint64_t first, uint64_t last) {
       if (range.start < first) devices_.insert(range.start, first - 1, {});
       if (range.last > last) devices_.insert(last + 1, range.last, {});
     } catch (const std::bad_alloc&) {
-      // Not even of the reserve: what is left of the range is not known as a device's any more.
+      // Even the reserve has no memory: the rest of the range is no longer known as a device's.
     }
   }
 }

@@ -95,7 +95,7 @@ void Memory::prefetchForUnpin(uint64_t user) const { counts_.prefetch(user / pag
 
 void Memory::prefetchForPin(uint64_t user) const {
   prefetchForUnpin(user);
-  __builtin_prefetch(asPointer(user), 1);  // whatever the address: this never faults
+  __builtin_prefetch(asPointer(user), 1);  // whatever the address is, a prefetch never faults
 }
 
 unsigned Memory::pins(uint64_t address) {

@@ -1,10 +1,11 @@
 // How many pins each page of the process has, and which pages the program has unmapped meanwhile.
 //
-// A radix tree over page numbers, as the processor's own page tables are: a page costs 4 bytes where its
-// neighbours are pinned too, and finding it one access to memory that isn't at hand, however many are pinned.
+// A radix tree over page numbers, like the processor's own page tables. A page whose neighbours are pinned
+// too costs 4 bytes. Finding a page takes one access to memory outside the cache, however many pages are
+// pinned.
 //
-// Life: part of a Memory. The counts of a stretch of 512 pages live as long as one of them isn't 0; the
-// tables above, one for each GiB that ever had a pin, as long as all.
+// Life: part of a Memory. The counts of a stretch of 512 pages live as long as one of them isn't 0. The
+// tables above, one for each GiB that ever had a pin, live as long as the whole tree.
 #pragma once
 
 #include <atomic>
@@ -20,25 +21,25 @@ class PinCounts {
   PinCounts(const PinCounts&) = delete;
   PinCounts& operator=(const PinCounts&) = delete;
 
-  // The highest page number there is: addresses have 64 bits, of which processors use 57 at most.
+  // The highest page number: addresses have 64 bits, of which processors use 57 at most.
   static constexpr uint64_t kLastPage = (uint64_t{1} << 45) - 1;
 
   // Ranges are page numbers, [first, last], up to kLastPage.
 
-  // Was one of them unmapped while it was pinned?
+  // Was one of these pages unmapped while it was pinned (is it dying)?
   [[nodiscard]] bool anyDying(uint64_t first, uint64_t last) const;
-  // Counts one more pin for each. Throws std::bad_alloc, and nothing is counted.
+  // Adds one pin to each page. If it throws std::bad_alloc, no pin was added.
   void add(uint64_t first, uint64_t last);
-  // Counts one less for each, of pages that have one. Shows `gone(first, last)` the runs of dying pages that
-  // have none now.
+  // Removes one pin from each page. Every page must have one. Calls `gone(first, last)` for each run of
+  // dying pages that have no pin left.
   template <class Gone>
   void remove(uint64_t first, uint64_t last, const Gone& gone);
-  // Makes the pinned ones dying. Shows `rest(first, last)` the runs that aren't pinned.
+  // Marks the pinned pages as dying. Calls `rest(first, last)` for each run of pages that aren't pinned.
   template <class Rest>
   void setDying(uint64_t first, uint64_t last, const Rest& rest);
   [[nodiscard]] unsigned count(uint64_t page) const;
-  // Has the processor fetch what says how many pins the page has. Needs no lock, so that it is done while
-  // others work: it reads only the tables above the counts, which stay.
+  // Makes the processor fetch the pin count of the page. Needs no lock, so it can run while other threads
+  // work: it reads only the tables above the counts, which are never destroyed before the tree.
   void prefetch(uint64_t page) const;
 
  private:
@@ -60,10 +61,10 @@ class PinCounts {
   }
   static unsigned indexIn(uint64_t page) { return static_cast<unsigned>(page) & (kEntries - 1); }
 
-  // The leaf of a page, or null; `end` is then the last page that has no leaf for the same reason, else the
-  // last in the leaf.
+  // Returns the leaf of a page, or null. Null sets `end` to the last page that has no leaf for the same
+  // reason; otherwise `end` is the last page in the leaf.
   [[nodiscard]] Leaf* find(uint64_t page, uint64_t& end) const;
-  // The place of a page's leaf in the table above it.
+  // Returns the place of a page's leaf in the table above it.
   [[nodiscard]] std::atomic<void*>& place(uint64_t page);
 
   Pool<Leaf> leaves_;
@@ -103,7 +104,7 @@ void PinCounts::remove(uint64_t first, uint64_t last, const Gone& gone) {
 
 template <class Rest>
 void PinCounts::setDying(uint64_t first, uint64_t last, const Rest& rest) {
-  uint64_t start = first;  // of the run that isn't pinned
+  uint64_t start = first;  // start of the run that isn't pinned
   for (uint64_t page = first; page <= last;) {
     uint64_t end = 0;
     Leaf* const leaf = find(page, end);

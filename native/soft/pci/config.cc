@@ -1,5 +1,5 @@
-// Lays out the header and the capabilities. Which bits take writes follows what QEMU's functions do, since
-// the reference machine is made of them: outside header and capabilities, the space is scratch memory.
+// Lays out the header and the capabilities. The writable bits follow QEMU's functions, since the reference
+// machine consists of them: outside header and capabilities, the space is scratch memory.
 #include "config.h"
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// The config space of a function as the hardware has it: bytes, and for each bit whether a write from the bus
-// changes it or clears it. Nothing here reacts to a write; pci::Function does.
+// The config space of a function as the hardware holds it: bytes, and for each bit whether a write from the
+// bus changes it or clears it. Nothing here reacts to a write; pci::Function does.
 #pragma once
 
 #include <array>
@@ -20,13 +20,14 @@ class ConfigSpace {
   explicit ConfigSpace(const devices::Description& description);
 
   [[nodiscard]] size_t size() const { return size_; }
-  // Accesses over the bus: width 1, 2 or 4, naturally aligned. Past the end there is nothing: all ones.
+  // Accesses over the bus: width 1, 2 or 4, naturally aligned. Past the end of the space a read returns all
+  // ones.
   [[nodiscard]] uint32_t read(unsigned offset, unsigned width) const;
   void write(unsigned offset, unsigned width, uint32_t value);
-  // The device or the firmware setting a value, read-only or not.
+  // The device or the firmware sets a value, whether it is read-only or not.
   void set(unsigned offset, unsigned width, uint32_t value);
   void reset() { bytes_ = initial_; }
-  // Firmware's and the device maker's settings so far are what a reset goes back to.
+  // Keeps the present values, set by firmware and the device maker, as those that a reset restores.
   void seal() { initial_ = bytes_; }
 
   void allow(unsigned offset, unsigned width, uint32_t writable);
@@ -35,12 +36,12 @@ class ConfigSpace {
   unsigned addCapability(uint8_t id, unsigned offset, unsigned length);
   [[nodiscard]] unsigned findCapability(uint8_t id) const;  // 0: none
   [[nodiscard]] unsigned findExtended(uint16_t id) const;   // 0: none
-  // Access control services, as the kernel turns them on.
+  // Adds access control services, as the kernel enables them.
   void addAcs(bool port);
-  // Virtual functions that a physical one can have.
+  // Adds the virtual functions that a physical function can have.
   void addSriov(const SriovSpec& sriov);
-  // What is different in the header of a virtual function: who it is and where its BARs are says the physical
-  // one.
+  // Makes the header that of a virtual function. Its IDs and the places of its BARs are in the physical
+  // function.
   void makeVirtual();
 
  private:
@@ -51,8 +52,8 @@ class ConfigSpace {
   void addExpress(unsigned offset, const devices::Description& description);
 
   size_t size_;
-  // Up to the last capability: the rest of the extended space is read-only zeros, and most of a large
-  // machine.
+  // The bytes up to the last capability. The rest of the extended space is read-only zeros, and would be
+  // most of the memory of a large machine.
   std::vector<uint8_t> bytes_;
   std::vector<uint8_t> writable_;
   std::vector<uint8_t> clearable_;

@@ -1,4 +1,5 @@
-// The DMA of a function: through the IOMMU, or to the BARs of a neighbour that takes it before it gets there.
+// The DMA of a function: through the IOMMU, or to the BARs of a neighbour that takes a request before it
+// reaches the IOMMU.
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -67,7 +68,7 @@ bool Function::dmaWrite(uint64_t iova, const void* from, size_t size, std::optio
   return whole;
 }
 
-// Part by part: the rest begins when the part before it is done.
+// The parts move one after the other: each begins when the part before it is done.
 void Function::startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) {
   if (!mayMaster(iova, size, false)) return done(false);
   const Reach part = reach(iova, size, pasid);
@@ -111,8 +112,8 @@ void eachFrom(Function& top, const std::function<void(Function&)>& found) {
 
 }  // namespace
 
-// Upwards until somebody redirects. A conventional bus and the inside of a switch are seen by all on them;
-// elsewhere only the functions of one device see each other.
+// Goes upwards until a port redirects requests. All functions on a conventional bus, or inside a switch, see
+// the requests there; elsewhere only the functions of one device see each other.
 void Function::eachPeer(const std::function<void(Function&)>& found) {
   for (Function* at = this; at && !at->isolation.redirects(); at = at->bus.bridge) {
     if (at != this) found(*at);
@@ -125,8 +126,8 @@ void Function::eachPeer(const std::function<void(Function&)>& found) {
   }
 }
 
-// Requests with a PASID are for the IOMMU, wherever they go (E2). What ACS lets through but the kernel has in
-// another group doesn't get there either.
+// A request with a PASID always belongs to the IOMMU, whatever its address. A request doesn't reach a
+// neighbour either if ACS lets it through but the kernel has the neighbour in another group.
 Function::Reach Function::reach(uint64_t address, size_t size, std::optional<uint32_t> pasid) {
   Reach result{.size = size};
   const auto& group = endpoint->group;

@@ -1,5 +1,5 @@
-// The hardware half of a function. Everything is pulled from config space when it matters (is bus mastering
-// on? are messages enabled?), so there is no second copy of a bit to keep in step.
+// The hardware half of a function. Each bit is read from config space when it matters (is bus mastering on?
+// are messages enabled?), so there is no second copy of a bit to keep up to date.
 #include "function.h"
 
 #include <fcntl.h>
@@ -149,7 +149,8 @@ void Function::configWrite(unsigned offset, unsigned width, uint32_t value) {
     reset();
     return;
   }
-  // A function that sends messages has let go of its line, and takes it again only for a new interrupt.
+  // A function that sends messages has stopped asserting its line. It asserts the line again only for a new
+  // interrupt.
   if (messagesEnabled()) line_ = false;
   if (disabled && (command() & commandIntxDisable) == 0) updateLine();
   flushPending();
@@ -230,7 +231,7 @@ void Function::reset() {
   }
 }
 
-// A model that lives elsewhere hears of it when the call has put everything else back.
+// A model that lives elsewhere is told of the reset after the call has restored everything else.
 void Function::resetModel() {
   if (!remote_) return model_->reset();
   remote_->beginReset();
@@ -253,8 +254,8 @@ bool Function::loadModel(std::span<const uint8_t> state) {
 }
 
 int Function::tryReset() {
-  // The kernel goes through the methods in order. A bus reset is refused while other functions share the bus,
-  // even though the method was listed when the first of them was found.
+  // The kernel tries the methods in order. It refuses a bus reset while other functions share the bus, even
+  // though the method was listed when the first of them was found.
   const bool alone = bus.bridge != nullptr && bus.functions.size() == 1 && !isBridge();
   const bool listed = std::ranges::find(resets(), "bus") != resets().end();
   if (!hasFunctionReset() && !isMediated() && !(alone && listed)) return -ENOTTY;
@@ -272,8 +273,8 @@ Function::State Function::saveState() const {
 
 void Function::restoreState(const State& state) {
   msixTable_ = state.msixTable;
-  // BARs and capabilities before the command register, so that nothing decodes at a wrong address. The status
-  // half of it is left alone: writing it would clear errors.
+  // BARs and capabilities are restored before the command register, so that nothing decodes at a wrong
+  // address. The status half of that register is left alone: writing it would clear errors.
   for (auto i = static_cast<unsigned>(state.config.size()); i-- > 0;) {
     if (i != regCommand / 4) config.write(4 * i, 4, state.config[i]);
   }
@@ -321,7 +322,7 @@ void Function::sendMessage(unsigned vector) {
       return;
     }
   } else if (msi != 0 && (config.read(msi + msiFlags, 2) & msiEnable) != 0) {
-    // A device given fewer vectors than it has folds the rest onto them.
+    // A device that is given fewer vectors than it has maps the others onto the given ones.
     const unsigned granted = 1U << ((config.read(msi + msiFlags, 2) & msiEnabledMask) >> 4);
     vector %= granted;
   } else {

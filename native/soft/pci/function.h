@@ -1,9 +1,9 @@
 // One PCI function: its config space, BARs and interrupt logic, with a device model behind them and an IOMMU
-// endpoint in front of its DMA. What system software keeps about it (driver, driver_override, the VFIO
-// device) hangs on it too.
+// endpoint that its DMA passes through. It also stores the records of system software about it (driver,
+// driver_override, the VFIO device).
 //
-// Life: made with the machine's topology or plugged in later, lives until it is unplugged or the machine
-// goes.
+// Life: created with the machine's topology or when it is plugged in later; destroyed when it is unplugged
+// or the machine is destroyed.
 #pragma once
 
 #include <array>
@@ -42,7 +42,7 @@ struct Bus {
   std::vector<Function*> functions;
 };
 
-// Who takes a function's interrupts: the driver that holds it.
+// Receives a function's interrupts: the driver that holds the function.
 class InterruptHandler {
  public:
   virtual void message(unsigned vector) = 0;
@@ -52,7 +52,7 @@ class InterruptHandler {
   ~InterruptHandler() = default;
 };
 
-// A BAR as firmware placed it. `address` 0: not there.
+// A BAR as firmware placed it. An `address` of 0 means that there is no BAR.
 struct Resource {
   uint64_t address = 0;
   uint64_t size = 0;
@@ -64,9 +64,9 @@ struct Resource {
 // The virtual functions of a physical one.
 struct Sriov {
   SriovSpec spec;
-  unsigned count = 0;  // as system software turned them on
+  unsigned count = 0;  // as many as system software enabled
   bool autoprobe = true;
-  std::vector<Function*> functions{};  // null: unplugged since
+  std::vector<Function*> functions{};  // null: unplugged meanwhile
 };
 
 // The kernel's flags for a BAR, as it shows them in sysfs.
@@ -77,14 +77,15 @@ class Function final : public devices::Port {
   struct Place {
     Bus* bus;
     uint8_t devfn;
-    uint16_t requesterId;  // what the IOMMU sees: a bridge to a conventional bus answers for all behind it
-    unsigned interrupt;    // the line that firmware routed
+    // The ID that the IOMMU sees: a bridge to a conventional bus uses its own for all functions behind it.
+    uint16_t requesterId;
+    unsigned interrupt;  // the line that firmware routed
     std::array<uint64_t, 6> addresses;
     uint16_t command;                  // as firmware left it
     Isolation isolation{};             // how it is isolated; its bridge is the bus's
-    const SriovSpec* sriov = nullptr;  // what it can have
-    Function* physical = nullptr;      // what it is a virtual function of
-    std::string name{};                // empty: by its place on the bus
+    const SriovSpec* sriov = nullptr;  // the virtual functions that it can have
+    Function* physical = nullptr;      // the physical function that this virtual one belongs to
+    std::string name{};                // empty: named by its place on the bus
   };
   Function(Services& host, const Place& place, std::unique_ptr<devices::Device> model, iommu::Unit& unit,
            iommu::Group& group);
@@ -92,28 +93,30 @@ class Function final : public devices::Port {
   Function(const Function&) = delete;
   Function& operator=(const Function&) = delete;
 
-  // --- the bus side: what the processor can do to it
+  // --- the bus side: what the processor can do to the function
   [[nodiscard]] uint32_t configRead(unsigned offset, unsigned width) const;
   void configWrite(unsigned offset, unsigned width, uint32_t value);
-  [[nodiscard]] bool decodes(unsigned bar) const;  // does it answer to the BAR's addresses?
+  [[nodiscard]] bool decodes(unsigned bar) const;  // does the function answer to the BAR's addresses?
   [[nodiscard]] uint64_t barRead(unsigned bar, uint64_t offset, unsigned width);
   void barWrite(unsigned bar, uint64_t offset, unsigned width, uint64_t value);
-  [[nodiscard]] int memoryFd(unsigned bar) const;  // of a backed BAR; -1 otherwise
-  // What any reset of the function does to the hardware. Config space included.
+  [[nodiscard]] int memoryFd(unsigned bar) const;  // the memory of a backed BAR; -1 for any other BAR
+  // Does to the hardware what any reset of the function does. Config space is reset too.
   void reset();
 
   // --- the driver side
   void setInterruptHandler(InterruptHandler* handler);
   [[nodiscard]] bool lineAsserted() const { return line_; }
-  // Messages that were held back by a mask go out when it is lifted.
+  // Sends the messages that a mask held back, once the mask is lifted.
   void flushPending();
-  // Programs and unmasks an MSI-X vector, or masks it: the table is the host's, whatever the command says.
+  // Programs and unmasks an MSI-X vector, or masks it. The host owns the table, so the command register
+  // doesn't matter.
   void setVector(unsigned vector, bool enabled);
-  // Functions that the hardware can't reset alone have none of this.
+  // False for a function that the hardware can't reset alone.
   [[nodiscard]] bool hasFunctionReset() const { return description().functionReset; }
-  // pci_reset_function: 0, or -ENOTTY when no method works. Config space comes back as it was.
+  // pci_reset_function. Returns 0, or -ENOTTY if no method works. Config space has its earlier content again
+  // afterwards.
   [[nodiscard]] int tryReset();
-  // Config space, and the MSI-X table that system software keeps a copy of.
+  // Config space, and the MSI-X table, of which system software keeps a copy.
   struct State {
     std::vector<uint32_t> config;
     std::vector<uint8_t> msixTable;
@@ -126,15 +129,15 @@ class Function final : public devices::Port {
   [[nodiscard]] bool loadModel(std::span<const uint8_t> state);
 
   // --- a model that lives elsewhere
-  // Is a call of it under way, or a transfer to another one's registers? Then the function can't be
-  // destroyed.
+  // Is a call of its model under way, or a transfer to the registers of another such model? Then the
+  // function can't be destroyed.
   [[nodiscard]] bool busy() const { return busy_ != 0; }
-  // Is its model still to hear of a reset?
+  // Has its model not yet finished handling a reset?
   [[nodiscard]] bool inReset() const { return remote_ && remote_->inReset(); }
 
   [[nodiscard]] const devices::Description& description() const { return model_->description(); }
   [[nodiscard]] bool isBridge() const;
-  // A mediated device: a share of a parent, which to the program looks like a function of its own.
+  // A mediated device: a share of a parent. To the program it looks like a function of its own.
   [[nodiscard]] bool isMediated() const { return endpoint->group.by == iommu::Confinement::driver; }
   [[nodiscard]] uint16_t command() const;
 
@@ -155,33 +158,34 @@ class Function final : public devices::Port {
   Bus& bus;
   const uint8_t devfn;
   const std::string bdf;
-  uint64_t life = 0;  // which one of those that have had the address
+  uint64_t life = 0;  // tells apart the functions that have had this address one after the other
   unsigned interrupt;
   std::array<Resource, 6> resources{};
   ConfigSpace config;
   Isolation isolation;
-  Bus* secondary = nullptr;      // of a bridge: the bus behind it
-  std::unique_ptr<Sriov> sriov;  // of a physical function
-  Function* const physical;      // of a virtual one
+  Bus* secondary = nullptr;      // a bridge only: the bus behind it
+  std::unique_ptr<Sriov> sriov;  // a physical function only
+  Function* const physical;      // set for a virtual function only: its physical one
   std::unique_ptr<iommu::Endpoint> endpoint;
-  bool translated = true;  // false: its endpoint stands for itself, and system software knows no group of it
-  bool isParent = false;   // of mediated devices
-  UseSpec use;             // what its host driver does with it, while it has one
+  // False: no IOMMU translates its DMA, and system software knows no group of it.
+  bool translated = true;
+  bool isParent = false;  // a parent of mediated devices
+  UseSpec use;            // how its host driver uses it, while one is bound to it
 
   // --- kept by system software
   machine::Driver* driver = nullptr;
   std::optional<std::string> driverOverride;
   std::string path;  // in sysfs: /sys/devices/pci0000:00/...
   unsigned enableCount = 0;
-  std::vector<std::string> resetMethods;                 // that it has
-  std::optional<std::vector<std::string>> chosenResets;  // of these, by who does not want them all
+  std::vector<std::string> resetMethods;                 // the methods that the function has
+  std::optional<std::vector<std::string>> chosenResets;  // the methods that a user chose from these
   [[nodiscard]] const std::vector<std::string>& resets() const {
     return chosenResets ? *chosenResets : resetMethods;
   }
-  std::unique_ptr<Holder> vfio;  // while a driver of VFIO is bound to it
+  std::unique_ptr<Holder> vfio;  // set while a driver of VFIO is bound to the function
 
  private:
-  // Memory behind a BAR. `make` throws std::system_error, with the errno, where there is none.
+  // Memory behind a BAR. `make` throws std::system_error, with the errno, if there is no memory.
   struct Memory {
     Memory() = default;
     Memory(Memory&& other) noexcept
@@ -194,8 +198,9 @@ class Function final : public devices::Port {
     uint8_t* bytes = nullptr;
     size_t size = 0;
   };
-  // A stretch of bus addresses, as a request of this function finds it: the BAR of a neighbour that takes it
-  // before it reaches the IOMMU, or (null) the IOMMU.
+  // A stretch of bus addresses, and where a request of this function to it arrives: at the BAR of a
+  // neighbour (`peer`) that takes the request before it reaches the IOMMU, or, with a null `peer`, at the
+  // IOMMU.
   struct Reach {
     Function* peer = nullptr;
     unsigned bar = 0;
@@ -203,12 +208,12 @@ class Function final : public devices::Port {
     size_t size = 0;
   };
   [[nodiscard]] Reach reach(uint64_t address, size_t size, std::optional<uint32_t> pasid);
-  // Calls `found` for each function that a request of this one can get to without the IOMMU.
+  // Calls `found` for each function that a request of this function can reach without passing the IOMMU.
   void eachPeer(const std::function<void(Function&)>& found);
-  // False: this function was reset meanwhile, and its transfer is gone.
+  // Return false if this function was reset meanwhile, which drops its transfer.
   [[nodiscard]] bool peerRead(const Reach& reach, uint8_t* into);
   [[nodiscard]] bool peerWrite(const Reach& reach, const uint8_t* from);
-  // Keeps the function from being destroyed while the lock may be let go.
+  // Keeps the function from being destroyed while the lock may be released.
   class Busy {
    public:
     explicit Busy(Function& function) : function_(function) { ++function_.busy_; }
@@ -219,7 +224,7 @@ class Function final : public devices::Port {
    private:
     Function& function_;
   };
-  // Runs a call of the model as the model wants it: without the lock, if it lives elsewhere.
+  // Runs a call of the model: without the lock if the model lives elsewhere, otherwise with it.
   template <typename Call>
   void callModel(const Call& call);
   void resetModel();
@@ -229,7 +234,8 @@ class Function final : public devices::Port {
   [[nodiscard]] bool vectorMasked(unsigned vector) const;
 
   std::shared_ptr<devices::Device> model_;
-  std::shared_ptr<RemotePort> remote_;  // of a model that lives elsewhere; null: the function is its port
+  // The port of a model that lives elsewhere; null: the function is its port.
+  std::shared_ptr<RemotePort> remote_;
   unsigned busy_ = 0;
   uint64_t resets_ = 0;
   std::array<Memory, 6> memory_{};

@@ -1,6 +1,7 @@
-// What holds a function for programs: VFIO's side of it, which pci/ knows by this face only.
+// The object that holds a function for programs: VFIO's side of the function. pci/ knows it only by this
+// interface.
 //
-// Life: made when a driver of VFIO is bound to the function, which owns it from then on; destroyed when the
+// Life: created when a driver of VFIO is bound to the function, which then owns it; destroyed when the
 // driver is unbound, or with the function.
 #pragma once
 

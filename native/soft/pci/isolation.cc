@@ -4,7 +4,7 @@ namespace vfio::soft::pci {
 
 namespace {
 
-// From here to the root, does everything send requests upstream?
+// Does every port from here to the root send requests upstream?
 bool pathIsolates(const Isolation* isolation) {
   for (; isolation != nullptr; isolation = isolation->bridge) {
     if (!isolation->isolates()) return false;
@@ -28,14 +28,14 @@ bool Isolation::isolates() const {
 }
 
 std::optional<int> Fabric::groupFor(const Isolation& newcomer) const {
-  // Bridges to conventional buses speak for all behind them.
+  // A bridge to a conventional bus makes the requests of all functions behind it look like its own.
   const Isolation* at = &newcomer;
   for (const Isolation* bridge = newcomer.bridge; bridge != nullptr; bridge = bridge->bridge) {
     if (bridge->kind != PortKind::conventionalBridge) continue;
     at = bridge;
     if (bridge->group) return bridge->group;
   }
-  // Ports that let requests through to neighbours take what is behind them into their group.
+  // A port that lets requests through to neighbours has the functions behind it in its own group.
   for (const Isolation* bridge = at->bridge; bridge != nullptr && !pathIsolates(bridge);
        bridge = bridge->bridge) {
     at = bridge;

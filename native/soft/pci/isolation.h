@@ -1,8 +1,9 @@
 // Which functions can't be kept apart: how access control services (ACS) of ports and functions decide the
 // groups, and whether a request reaches a neighbour before it reaches the IOMMU.
 //
-// Life: a Isolation describes one function and lives with it; a Fabric knows those that are on the buses. The
-// rules are those of the kernel's pci_device_group as of Linux 6.12.
+// Life: an Isolation describes one function and lives as long as it; a Fabric refers to the Isolations of
+// the functions that are on the buses. The rules are those of the kernel's pci_device_group as of Linux
+// 6.12.
 #pragma once
 
 #include <cstdint>
@@ -21,19 +22,20 @@ struct Isolation {
   PortKind kind = PortKind::endpoint;
   bool express = false;
   bool multifunction = false;  // its device has several functions
-  bool acs = false;            // has the capability, and the kernel turned it on
+  bool acs = false;            // the function has the capability, and the kernel has enabled it
   std::optional<int> group;
 
-  // Does its device send what it asks of others upstream, and nowhere else? Ports need ACS for that, and so
-  // do functions that have siblings; a conventional device shares its bus.
+  // Does its device send its requests to others upstream, and nowhere else? Ports need ACS for that, and so
+  // do functions with siblings; a conventional device shares its bus.
   [[nodiscard]] bool isolates() const;
-  // Are its requests redirected to the IOMMU where they could go to a neighbour?
+  // Are its requests redirected to the IOMMU at the points where they could reach a neighbour?
   [[nodiscard]] bool redirects() const { return acs; }
 };
 
 class Fabric {
  public:
-  // The group of what is there already that the newcomer can't be told apart from.
+  // Returns the group of those present functions that the newcomer can't be told apart from, if there is
+  // one.
   [[nodiscard]] std::optional<int> groupFor(const Isolation& newcomer) const;
   void add(const Isolation& isolation) { slots_[slotOf(isolation)].push_back(&isolation); }
   void remove(const Isolation& isolation) { std::erase(slots_[slotOf(isolation)], &isolation); }

@@ -10,7 +10,8 @@ namespace vfio::soft::pci {
 
 namespace {
 
-// The outcome of a transfer is work for the engine, so that it never comes with the lock held.
+// The outcome of a transfer is delivered by a job on the engine, so `done` is never called with the lock
+// held.
 devices::Port::Done onEngine(Function& function, devices::Port::Done done) {
   return [&function, done = std::move(done)](bool moved) {
     function.post(std::chrono::nanoseconds::zero(), [done, moved] { done(moved); });

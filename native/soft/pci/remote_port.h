@@ -1,9 +1,9 @@
-// The port of a model that lives elsewhere: the model calls it from threads of its own, without the host's
-// lock, so each call takes the lock. While the model hears of a reset the port does nothing: a chip that is
+// The port of a model that lives elsewhere. The model calls it from threads of its own, without the host's
+// lock, so each call takes the lock. While the model handles a reset, the port does nothing: a chip that is
 // held in reset neither reads memory nor raises interrupts.
 //
-// Life: made with the function, and destroyed after the model. The function may be destroyed before: from
-// then on every call does nothing.
+// Life: created with the function, and destroyed after the model. The function may be destroyed earlier:
+// from then on every call does nothing.
 #pragma once
 
 #include <functional>
@@ -22,13 +22,13 @@ class RemotePort final : public devices::Port {
  public:
   RemotePort(Services& host, Function& function) : host_(host), function_(&function) {}
 
-  // --- for the function, with the lock held
+  // --- called by the function, with the lock held
   void detach() { function_ = nullptr; }
   void beginReset() { ++resets_; }
   void endReset() { --resets_; }
   [[nodiscard]] bool inReset() const { return resets_ != 0; }
 
-  // --- Port, without the lock. `done` is called without it too, on the engine.
+  // --- Port, called without the lock. `done` is called without the lock too, on the engine.
   bool dmaRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) override;
   bool dmaWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) override;
   void startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) override;
@@ -42,12 +42,12 @@ class RemotePort final : public devices::Port {
   [[nodiscard]] uint8_t* memory(unsigned bar) override;
 
  private:
-  // Runs `call` with the lock held, if the function is there and not in reset.
+  // Runs `call` with the lock held, if the function still exists and is not in reset.
   void enter(const std::function<void(Function&)>& call) const;
 
   Services& host_;
   Function* function_;
-  unsigned resets_ = 0;  // that the model is hearing of
+  unsigned resets_ = 0;  // number of resets that the model is handling
 };
 
 }  // namespace vfio::soft::pci

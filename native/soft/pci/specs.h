@@ -1,4 +1,4 @@
-// What a machine's description says of one function, for as long as the function lives.
+// The parts of a machine's description that concern one function. They live as long as the function.
 #pragma once
 
 #include <array>
@@ -9,9 +9,9 @@
 
 namespace vfio::soft::pci {
 
-// `use`: what a host driver does with a device, the kernel's disk or network interface on it.
+// `use`: how a host driver uses a device: the kernel's disk or network interface on it.
 struct UseSpec {
-  std::string disk;       // its name; empty: none
+  std::string disk;       // name of the disk; empty: none
   std::string mountedOn;  // empty: nowhere
   std::string interface;
   bool up = false;
@@ -21,12 +21,13 @@ struct UseSpec {
 // `sriov`: the virtual functions that a device can have. They are all alike.
 struct SriovSpec {
   unsigned totalVfs = 0;
-  unsigned offset = 1;  // of the first one's address from that of the physical function, and of each next one
+  // `offset` leads from the physical function's address to the first one's, `stride` from each to the next.
+  unsigned offset = 1;
   unsigned stride = 1;
   devices::Description description{};
-  std::array<uint64_t, 6> placed{};  // where the BARs of the first one are; the others' follow
+  std::array<uint64_t, 6> placed{};  // where the BARs of the first one are; those of the others follow
 
-  // The address of one, on the bus of the physical function.
+  // The address of one virtual function, on the bus of the physical function.
   [[nodiscard]] unsigned devfn(uint8_t physical, unsigned index) const {
     return physical + offset + index * stride;
   }
