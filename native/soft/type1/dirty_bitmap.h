@@ -1,11 +1,13 @@
 // The dirty bits of one mapping, a bit per page of the smallest size.
 //
-// Devices behind an IOMMU can write to all that is mapped, and nobody asks the page tables here: all of it is
-// dirty whenever somebody asks. Of mediated devices their driver knows what they wrote. What makes it worth a
-// bitmap is how reports of neighbouring mappings go into the same words of the program's: the kernel shifts
-// and merges in its own copy, and what that leaves behind the last bit shows in later reports.
+// Devices behind an IOMMU can write to all memory that is mapped, and this back end does not look for dirty
+// bits in page tables. So every report shows all of that memory as dirty. For mediated devices, their driver
+// knows what they wrote. A bitmap is needed because reports of neighbouring mappings share words of the
+// program's bitmap: the kernel shifts and merges the bits in its own copy. The bits that this leaves after
+// the last page's bit appear in later reports.
 //
-// Life: a mapping's, from the start of tracking (or from its own) to the end of either.
+// Life: owned by a mapping. Made when tracking starts, or with a mapping that is made during tracking;
+// destroyed when tracking stops, or with the mapping.
 #pragma once
 
 #include <cstdint>
@@ -24,9 +26,10 @@ class DirtyBitmap {
   explicit DirtyBitmap(uint64_t pages) : pages_(pages), words_(bytes(pages) / 8 + 1) {}
 
   void mark(uint64_t firstPage, uint64_t lastPage);
-  // Writes the bits, with `all` all set, into the program's bitmap from bit `at` on: 0 or -EFAULT.
+  // Writes the bits into the program's bitmap, from bit `at` on; with `all`, sets all of them first. Returns
+  // 0 or -EFAULT.
   [[nodiscard]] int report(UserAddress bitmap, uint64_t at, bool all);
-  // Forgets them, once they are reported.
+  // Clears the bits, after a report.
   void clear() { set(false); }
 
  private:

@@ -1,5 +1,7 @@
-// The IOVAs that a container can map: what all its page tables reach, without what any of its groups has
-// reserved. In ascending order.
+// The IOVAs that a container can map: those that all of its page tables reach and none of its groups
+// reserves. In ascending order.
+//
+// Life: a Type1 (type1.h) owns its ranges, and replaces them when a group is attached or detached.
 #pragma once
 
 #include <cstdint>
@@ -16,16 +18,17 @@ class IovaRanges {
   [[nodiscard]] iommu::Range outline() const { return {list_.front().start, list_.back().last}; }
   [[nodiscard]] bool holds(uint64_t start, uint64_t last) const;
 
-  // From the outline of what is reached by some tables to what another one reaches too.
+  // Keeps only the IOVAs inside `aperture`, the range that one more page table reaches. An empty list becomes
+  // that range.
   void narrow(const iommu::Range& aperture);
-  // Takes out what the group has reserved: 0, or -EINVAL when nothing is left.
+  // Removes the IOVAs that the group reserves: 0, or -EINVAL if none are left.
   [[nodiscard]] int exclude(const iommu::Group& group);
 
  private:
   std::vector<iommu::Range> list_;
 };
 
-// Shows what a group may not map, until `visit` returns true. Returns whether it did.
+// Calls `visit` for each range that a group may not map, until `visit` returns true. Returns whether it did.
 template <class Visit>
 bool anyReserved(const iommu::Group& group, const Visit& visit) {
   for (const iommu::Endpoint* member : group.members) {

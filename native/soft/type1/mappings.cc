@@ -1,4 +1,4 @@
-// Mapping, unmapping, and what of it is dirty.
+// See type1.h. Mapping, unmapping, and tracking of dirty pages.
 #include <linux/capability.h>
 
 #include <algorithm>
@@ -24,8 +24,9 @@ Type1::Mapping* Type1::find(uint64_t start, uint64_t last) {
   return after != mappings_.end() && after->first <= last ? &after->second : nullptr;
 }
 
-// Pins and charges: 0, -EFAULT or -ENOMEM. The kernel goes page by page and pays as it goes, so of a page
-// that it can't have and one that it can't pay for, the first one counts. Memory of devices is free.
+// Pins a mapping's pages and charges them to the process: 0, -EFAULT or -ENOMEM. The kernel pins and charges
+// page by page. So if it can't pin one page (EFAULT) and can't charge another (ENOMEM), the error is that of
+// the first one. Memory of devices is not charged.
 int Type1::pin(Mapping& mapping) const {
   mm::Memory& memory = host_.memory();
   const uint64_t user = mapping.user, size = mapping.size;
@@ -94,7 +95,8 @@ iommu::Translation::Reach Type1::Lookup::reach(uint64_t iova, uint64_t limit, ui
   return {.user = mapping->user + offset, .size = size};
 }
 
-// The mapping gets the address that it is said to have now. Its pages stay where they are.
+// Ends the state in which the mapping's address is to be replaced. Its pages stay where they are, so the new
+// address itself is not needed.
 int Type1::moveTo(uint64_t iova, uint64_t size) {
   Mapping* const mapping = find(iova, iova + (size - 1));
   if (mapping == nullptr) return -ENOENT;
@@ -112,7 +114,7 @@ void Type1::remove(Mappings::iterator at) {
   mappings_.erase(at);
 }
 
-// Version 2 does nothing where the range ends inside a mapping.
+// -EINVAL if the range starts or ends inside a mapping: version 2 then does nothing.
 int Type1::checkCut(uint64_t iova, uint64_t last) {
   const Mapping* const first = find(iova, iova);
   if (first != nullptr && first->iova != iova) return -EINVAL;
@@ -120,13 +122,13 @@ int Type1::checkCut(uint64_t iova, uint64_t last) {
   return end != nullptr && end->last() != last ? -EINVAL : 0;
 }
 
-// Where a walk over [iova, iova + size) starts. A range that ends with the last address of all has no end
-// that the kernel could compare with, and nothing is found in it.
+// The first mapping of a walk over [iova, iova + size). If the range ends with the highest address, the
+// kernel's sum overflows to 0, and the walk finds nothing.
 Type1::Mappings::iterator Type1::firstOf(uint64_t iova, uint64_t size) {
   if (iova + size == 0) return mappings_.end();
   const Mapping* const first = find(iova, iova + (size - 1));
   if (first == nullptr) return mappings_.end();
-  // Version 1 takes mappings by their start: one that began before stops the walk.
+  // Version 1 finds mappings by their start: a mapping that starts before the range ends the walk.
   return !v2_ && first->iova < iova ? mappings_.end() : mappings_.find(first->iova);
 }
 

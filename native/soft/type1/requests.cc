@@ -1,4 +1,5 @@
-// The requests of a container with this back end: what they carry, checked in the kernel's order.
+// See type1.h. The requests of a container with this back end: decodes and checks their structs, in the
+// kernel's order.
 #include <bit>
 #include <cerrno>
 #include <cstddef>
@@ -15,7 +16,7 @@ using mm::Memory;
 
 namespace {
 
-// Could this be memory of a program at all? Bitmaps are asked for that before anything else is looked at.
+// Can this range be memory of a program at all? For a bitmap, this check comes before all others.
 bool isUserRange(uint64_t address, uint64_t size) {
   constexpr uint64_t kEnd = (uint64_t{1} << 47) - 4096;
   return address + size >= address && address + size <= kEnd;
@@ -23,16 +24,16 @@ bool isUserRange(uint64_t address, uint64_t size) {
 
 int checkBitmap(uint64_t range, const vfio_bitmap& bitmap) {
   if (!isUserRange(bitmap.data, bitmap.size)) return -EINVAL;
-  // Without a page size the processor shifts by nothing.
+  // With a page size of 0, the processor shifts by 0 bits.
   const uint64_t pages = bitmap.pgsize == 0 ? range : range >> std::countr_zero(bitmap.pgsize);
   if (pages == 0 || bitmap.size == 0 || bitmap.size > DirtyBitmap::kMostBytes) return -EINVAL;
   return bitmap.size < DirtyBitmap::bytes(pages) ? -EINVAL : 0;
 }
 
-// The capabilities of GET_INFO, one behind the other.
+// The capabilities of GET_INFO, one after the other. Made and destroyed within one call.
 class Chain {
  public:
-  // `fill` is given the capability, all zero, padding too.
+  // `fill` receives the capability with its header set and all other bytes zero, padding included.
   template <class Capability, class Fill>
   void add(uint16_t id, const Fill& fill) {
     Capability capability;
@@ -47,7 +48,7 @@ class Chain {
     bytes_.resize(at + sizeof range);
     std::memcpy(bytes_.data() + at, &range, sizeof range);
   }
-  // As it goes to the program, behind the struct.
+  // The bytes that the program receives after the struct.
   [[nodiscard]] const std::vector<unsigned char>& finish() {
     align();
     return bytes_;
@@ -188,7 +189,7 @@ int Type1::unmapDma(UserAddress argument) {
     if (Memory::copyIn(&bitmap, argument + sizeof request, sizeof bitmap) != 0) return -EFAULT;
     if (const int error = checkBitmap(request.size, bitmap)) return error;
   }
-  // The driver of a mediated device may be at it.
+  // The driver of a mediated device may be using the address.
   if (address && !mediated_.empty()) return -EBUSY;
   const uint64_t page = smallestPage();
   uint64_t size = request.size;

@@ -1,4 +1,4 @@
-// Groups come and go.
+// See type1.h. Attaching and detaching groups.
 #include "type1.h"
 
 #include <algorithm>
@@ -23,7 +23,8 @@ Type1::~Type1() {
   for (const iommu::Group* group : mediated_) translate(*group, nullptr);
 }
 
-// All members, with a driver or without. Without a table a group that has an owner is blocked.
+// Attaches all members of the group to `by`, whether or not a driver is bound to them. If `by` is null, a
+// group that has an owner is blocked: it can do no DMA.
 void Type1::translate(const iommu::Group& group, const std::shared_ptr<iommu::Translation>& by) {
   for (iommu::Endpoint* member : group.members) member->attach(std::nullopt, {.translation = by});
 }
@@ -31,14 +32,15 @@ void Type1::translate(const iommu::Group& group, const std::shared_ptr<iommu::Tr
 uint64_t Type1::pageSizes() const {
   uint64_t sizes = UINT64_MAX;
   for (const Table& table : tables_) sizes &= table.domain->pageSizes();
-  // Memory is pinned by the processor's pages: smaller ones of a unit are of no use.
+  // Memory is pinned in pages of the processor's size, so a unit's smaller page sizes are of no use.
   const uint64_t below = mm::pageSize() - 1;
   return (sizes & below) != 0 ? (sizes & ~below) | mm::pageSize() : sizes;
 }
 
 uint64_t Type1::smallestPage() const { return pageSizes() & (~pageSizes() + 1); }
 
-// What can be mapped once the group is there as well.
+// Sets `ranges` to the IOVAs that can be mapped once the group is attached too. -EINVAL if a present mapping
+// is outside them, or if none are left.
 int Type1::fits(const iommu::Group& group, IovaRanges& ranges) {
   const iommu::Range& aperture = group.members.front()->unit.aperture;
   if (!ranges.empty()) {
@@ -55,7 +57,8 @@ int Type1::fits(const iommu::Group& group, IovaRanges& ranges) {
   return ranges.exclude(group);
 }
 
-// What only mediated devices have used until now is pinned and paid for from now on.
+// Maps all mappings in a new table. Mappings that only mediated devices have used until now are pinned and
+// charged first.
 int Type1::fill(Table& table) {
   std::vector<Mapping*> fresh;
   int error = 0;
@@ -130,7 +133,7 @@ void Type1::detach(iommu::Group& group) {
     }
     tables_.erase(table);
   }
-  // What only this group could not reach, or had reserved, can be mapped again.
+  // IOVAs that only this group could not reach, or that only it reserved, can be mapped again.
   IovaRanges ranges;
   for (const Table& each : tables_) ranges.narrow(each.domain->aperture());
   for (const Table& each : tables_) {

@@ -1,15 +1,17 @@
-// The type1 back end of a container: the program's memory, mapped alike for all groups of the container.
+// The type1 back end of a container: it maps the program's memory in the same way for all groups of the
+// container.
 //
-// Groups of mediated devices have no page table: their driver looks up each address. As long as a container
-// has only such groups nothing is pinned, nor paid for; it is when the first other one joins, until the last
-// one leaves.
+// Groups of mediated devices have no page table: their driver looks up each address. While a container
+// contains only such groups, no mapping is pinned or charged. The mappings are pinned and charged when the
+// first group of another kind is attached, until the last group of that kind is detached.
 //
-// Groups whose units take the same page table share one (a Table); each other kind gets one of its own, with
-// all mappings in it. A mapping's pages are pinned and paid for once, when it is made, by the address space
-// (mm) of the process, and stay where they were pinned: giving the mapping a new address (the VADDR flags)
-// moves none of them.
+// Groups whose units accept the same page table share one (a Table). Each other kind of unit gets a table of
+// its own, with all mappings in it. The address space of the process (mm) pins and charges a mapping's pages
+// once, when the mapping is made. They stay where they were pinned: giving the mapping a new address (the
+// VADDR flags) moves none of them.
 //
-// Life: made by SET_IOMMU, gone with the last group of its container, and all mappings with it.
+// Life: made by SET_IOMMU; owned by the container. Destroyed when the last group of the container is removed,
+// and all mappings with it.
 #pragma once
 
 #include <cstdint>
@@ -37,17 +39,17 @@ namespace vfio::soft::type1 {
 
 class Type1 {
  public:
-  // What CHECK_EXTENSION says where no container has a back end yet.
+  // The answer of CHECK_EXTENSION in a container that has no back end yet.
   [[nodiscard]] static int checkExtension(const Services& host, uint64_t extension);
 
-  // `version` is what SET_IOMMU takes, one of those that CHECK_EXTENSION knows as a back end.
+  // `version` is the argument of SET_IOMMU: an extension that CHECK_EXTENSION reports and that is a back end.
   Type1(Services& host, uint64_t version);
   ~Type1();
   Type1(const Type1&) = delete;
   Type1& operator=(const Type1&) = delete;
 
-  // The group is the container's already: 0, -EBUSY (an address is being replaced), -EINVAL (it can't have
-  // what is mapped), -EPERM (its interrupts are not isolated), -EFAULT ...
+  // The container owns the group already. Returns 0, -EBUSY (an address is being replaced), -EINVAL (the
+  // group can't use the present mappings), -EPERM (its interrupts are not isolated), -EFAULT ...
   [[nodiscard]] int attach(iommu::Group& group);
   void detach(iommu::Group& group);
 
@@ -57,11 +59,11 @@ class Type1 {
   struct Mapping {
     uint64_t iova;
     uint64_t size;
-    uint64_t user;  // where it was pinned
+    uint64_t user;  // the address at which it was made
     uint32_t access;
     bool pinned = false;
-    uint64_t charged = 0;      // pages
-    bool addressGone = false;  // to be replaced
+    uint64_t charged = 0;      // number of pages
+    bool addressGone = false;  // its address is to be replaced
     std::unique_ptr<DirtyBitmap> dirty = nullptr;
 
     [[nodiscard]] uint64_t last() const { return iova + (size - 1); }
@@ -96,7 +98,8 @@ class Type1 {
   [[nodiscard]] Mapping* find(uint64_t start, uint64_t last);
   [[nodiscard]] int map(uint64_t user, uint64_t iova, uint64_t size, uint32_t access);
   [[nodiscard]] int moveTo(uint64_t iova, uint64_t size);
-  // Both say how many bytes they were about. A bitmap takes the dirty bits from `iova` on.
+  // Both report how many bytes the mappings that they changed have. A bitmap receives the dirty bits, from
+  // `iova` on.
   [[nodiscard]] int unmap(uint64_t iova, uint64_t size, bool all, const uapi::vfio_bitmap* bitmap,
                           uint64_t& unmapped);
   [[nodiscard]] int dropAddresses(uint64_t iova, uint64_t size, bool all, uint64_t& dropped);
@@ -119,7 +122,7 @@ class Type1 {
 
   Services& host_;
   const uint32_t mostMappings_;
-  const bool nesting_;  // asks units for tables that a guest's could be nested on
+  const bool nesting_;  // asks units for tables on which a guest's tables could be nested
   const bool v2_;
   std::list<Table> tables_;  // the newest first
   std::vector<iommu::Group*> mediated_;

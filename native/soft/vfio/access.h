@@ -1,7 +1,7 @@
-// How the bytes of an access to a region reach whoever asked for it, piece by piece as the device moves them:
-// a program's memory behind system calls (requests.h), a span for a caller of this process.
+// How the bytes of an access to a region reach its caller, piece by piece as the device moves them. For a
+// system call (requests.h) they reach the program's memory. For a caller in this process they reach a span.
 //
-// Life: an access makes one and calls it before it returns.
+// Life: a caller makes a mover for one access; the access calls it before it returns and keeps no reference.
 #pragma once
 
 #include <cstddef>
@@ -10,8 +10,9 @@
 
 namespace vfio::soft::cdev {
 
-// A function of the caller, (size_t at, std::span<Byte> bytes) -> int, which outlives it. Nothing is copied:
-// an access to a register takes little more time than it takes to make a std::function.
+// Refers to a function of the caller, (size_t at, std::span<Byte> bytes) -> int. That function outlives the
+// mover. Nothing is copied, because an access to a register takes little more time than the making of a
+// std::function.
 template <typename Byte>
 class Mover {
  public:
@@ -28,8 +29,8 @@ class Mover {
   int (*call_)(const void*, size_t, std::span<Byte>);
 };
 
-// Takes what was read, or gives what is to be written. `at` counts from the start of the access. 0, or
-// -errno, which ends the access.
+// `Put` takes the bytes that were read; `Fetch` supplies the bytes to write. `at` counts from the start of
+// the access. Both return 0, or -errno, which ends the access.
 using Put = Mover<const uint8_t>;
 using Fetch = Mover<uint8_t>;
 

@@ -1,5 +1,5 @@
-// Accesses are cut into aligned pieces that stay inside one capability, as the kernel does, since side
-// effects go by piece.
+// See config_view.h. Like the kernel, this file cuts an access into aligned pieces, each inside one
+// capability. Each piece has its own side effects, so the cut is visible to a program.
 #include "config_view.h"
 
 #include <algorithm>
@@ -26,7 +26,8 @@ ConfigView::ConfigView(Function& function, Interrupts& interrupts)
   fill(0, headerEnd);
   for (unsigned at = regBar0; at < regBar0 + 24; at += 4) realBars_.push_back(get(at, 4));
   if (function_.physical) {
-    // What hardware doesn't have there: who it is, and the bit that lets it decode, which looks set.
+    // A virtual function lacks these in hardware: its vendor and device ids, and the bit that enables memory
+    // decoding. That bit reads as set.
     put(regVendor, 2, function_.description().vendor);
     put(regDevice, 2, function_.description().device);
     put(regInterruptPin, 1, 0);
@@ -66,7 +67,7 @@ unsigned ConfigView::variableLength(uint8_t id, unsigned offset) const {
   }
 }
 
-// Hidden capabilities are taken out of the list by the pointers around them.
+// To hide a capability, the pointer before it is set to the capability after it.
 void ConfigView::addCapabilities() {
   if ((function_.configRead(regStatus, 2) & statusCapabilities) == 0) return;
   unsigned at = function_.configRead(regCapabilities, 1);
@@ -89,7 +90,7 @@ void ConfigView::addCapabilities() {
     ids_.push_back(id);
     starts_.push_back(at);
     fill(at, length);
-    if (id == capPower) {  // power management events stay with the host
+    if (id == capPower) {  // only the host handles power management events
       put(at + powerCapabilities, 2, get(at + powerCapabilities, 2) & 0x07ff);
       put(at + powerControl, 2, get(at + powerControl, 2) & 0x7eff);
     }
@@ -115,7 +116,7 @@ void ConfigView::addExtended() {
       at = next;
       continue;
     }
-    // A hidden first one stays as the anchor of the list, without its id.
+    // If the first capability is hidden, its header stays as the start of the list, without its id.
     const bool anchor = length == 0;
     if (anchor) length = 4;
     length = std::min<unsigned>(length, extendedSize - at);
@@ -178,7 +179,7 @@ uint32_t ConfigView::load(const Chunk& chunk) {
   const auto& permissions = *chunk.permissions;
   if (permissions.read == Permissions::Read::raw) return hardware;
   if (permissions.read == Permissions::Read::hardware) {
-    // All from the device but the bytes that link the list.
+    // All bytes come from the device, except those that link the list.
     const unsigned linked = chunk.offset < conventionalSize ? 2 : 4;
     uint32_t value = hardware;
     for (unsigned i = 0; i < chunk.width && inside + i < linked; ++i) {
@@ -226,10 +227,10 @@ void ConfigView::store(const Chunk& chunk, uint32_t value) {
   const unsigned inside = chunk.offset - chunk.start;
   const uint8_t id = ids_[owner_[chunk.offset]];
   if (id == 0 && chunk.offset == regCommand) {
-    // Decoding that we think is on but the device has off means that it was reset behind our back.
+    // If decoding is on in our copy but off in the device, the device was reset without our knowledge.
     const auto before = function_.command();
     const uint32_t lost = value & get(regCommand, 2) & ~uint32_t{before} & (commandIo | commandMemory);
-    // Those of a virtual function are not its own.
+    // The BARs are then written again. A virtual function has no BARs of its own.
     for (unsigned i = 0; lost != 0 && !function_.physical && i < realBars_.size(); ++i) {
       function_.configWrite(regBar0 + 4 * i, 4, realBars_[i]);
     }
@@ -243,7 +244,7 @@ void ConfigView::store(const Chunk& chunk, uint32_t value) {
   } else if (id == capExpress || id == capAdvanced) {
     afterReset(chunk);
   } else if (id == capPower && inside == powerControl) {
-    // The state bits are read-only to the program; the host changes state for it.
+    // A program can't write the state bits itself; the host changes the power state for it.
     const uint32_t control = function_.configRead(chunk.offset, 2);
     function_.configWrite(chunk.offset, 2, (control & ~uint32_t{powerStateMask}) | (value & powerStateMask));
   }
@@ -260,7 +261,7 @@ void ConfigView::afterCommand(const Chunk& chunk, uint32_t value) {
 void ConfigView::afterMsi(const Chunk& chunk) {
   const unsigned at = chunk.start + msiFlags;
   uint32_t flags = get(at, 2);
-  // Only SET_IRQS turns MSI on, and a program can't use more vectors than it was given.
+  // Only SET_IRQS turns MSI on, and a program can't use more vectors than SET_IRQS granted it.
   if (!interrupts_.messagesActive()) flags &= ~uint32_t{msiEnable};
   if ((flags & msiEnabledMask) >> 4 > interrupts_.grantedLog2()) {
     flags = (flags & ~uint32_t{msiEnabledMask}) | interrupts_.grantedLog2() << 4;
@@ -269,7 +270,7 @@ void ConfigView::afterMsi(const Chunk& chunk) {
   function_.configWrite(at, 2, flags);
 }
 
-// The bit that starts a function level reset reads as zero; the reset itself keeps config space.
+// The bit that starts a function level reset reads as zero. The reset itself preserves config space.
 void ConfigView::afterReset(const Chunk& chunk) {
   const bool express = ids_[owner_[chunk.offset]] == capExpress;
   const unsigned at = chunk.start + (express ? expressDeviceControl : 4);
@@ -280,7 +281,7 @@ void ConfigView::afterReset(const Chunk& chunk) {
   if (function_.hasFunctionReset() && function_.tryReset() != 0) return;
 }
 
-// Makes the virtual BARs answer to sizing, and hides what the host has not placed.
+// Makes the virtual BARs answer to sizing, and hides BARs to which the host gave no address.
 void ConfigView::fixBars() {
   if (!barsDirty_) return;
   barsDirty_ = false;

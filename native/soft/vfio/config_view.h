@@ -1,7 +1,8 @@
-// Config space as a program sees it through VFIO: the hardware's, with some bits virtual. Where the kernel
-// acts on a write (command register, MSI control, power state, function level reset) it acts here too.
+// Config space as a program sees it through VFIO: the hardware's, with some bits virtual. The kernel acts on
+// some writes (command register, MSI control, power state, function level reset); this class acts on the
+// same ones.
 //
-// Life: made when the device is opened, dies when it is closed.
+// Life: made and destroyed with the session (session.h) that owns it.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,8 @@ class ConfigView {
  public:
   ConfigView(pci::Function& function, Interrupts& interrupts);
 
-  // `offset` inside the region. Bytes moved, -EFAULT for an access that leaves the space, or what ended it.
+  // `offset` counts from the start of the region. Returns the number of bytes moved, -EFAULT for an access
+  // that ends outside config space, or the error of `put` or `fetch` that ended it.
   [[nodiscard]] int64_t read(uint64_t offset, size_t size, const Put& put);
   [[nodiscard]] int64_t write(uint64_t offset, size_t size, const Fetch& fetch);
 
@@ -34,7 +36,7 @@ class ConfigView {
   static constexpr uint8_t unassigned = 0xff;
   struct Chunk {
     unsigned offset, width;  // in config space
-    unsigned start;          // of the capability
+    unsigned start;          // where its capability starts
     const Permissions* permissions;
   };
   void addCapabilities();
@@ -54,13 +56,13 @@ class ConfigView {
 
   pci::Function& function_;
   Interrupts& interrupts_;
-  std::vector<uint8_t> shadow_;  // the virtual bits
+  std::vector<uint8_t> shadow_;  // holds the virtual bits
   std::vector<uint8_t> owner_;   // per byte: index into permissions_, or unassigned
   std::vector<Permissions> permissions_;
   std::vector<uint8_t> ids_;      // capability ids, parallel to permissions_; 0 is the header
-  std::vector<unsigned> starts_;  // parallel to permissions_
+  std::vector<unsigned> starts_;  // where each capability starts; parallel to permissions_
   Permissions unassigned_;
-  std::vector<uint32_t> realBars_;  // for recovery after a reset that went around us
+  std::vector<uint32_t> realBars_;  // to restore them after a reset that we did not make
   bool barsDirty_ = true;
 };
 

@@ -24,14 +24,15 @@ int Container::ioctl(unsigned long request, UserAddress argument) {
   }
 }
 
-// Is it what the back end for groups without IOMMU knows?
+// Is `type` the back end for groups without an IOMMU, and does this host allow it?
 bool Container::isNoIommu(uint64_t type) const {
   return type == VFIO_NOIOMMU_IOMMU && host_.parameters().unsafeNoIommu;
 }
 
 int Container::checkExtension(uint64_t extension) const {
   if (type1_) return type1_->ioctl(VFIO_CHECK_EXTENSION, extension);
-  // Those that could come, which of a container without groups are both.
+  // Without a back end, the answer covers each back end that could still be set. In a container without
+  // groups both kinds could be.
   const bool empty = groups_.empty();
   if ((empty || noIommu_) && isNoIommu(extension)) return 1;
   return empty || !noIommu_ ? type1::Type1::checkExtension(host_, extension) : 0;
@@ -46,12 +47,12 @@ int Container::setIommu(uint64_t type) {
     return 0;
   }
   if (type1::Type1::checkExtension(host_, type) <= 0) return -ENODEV;
-  // What is an extension need not be a back end.
+  // Not every extension is a back end.
   if (type != VFIO_TYPE1_IOMMU && type != VFIO_TYPE1v2_IOMMU && type != VFIO_TYPE1_NESTING_IOMMU) {
     return -EINVAL;
   }
   auto added = std::make_unique<type1::Type1>(host_, type);
-  // The group that came last goes first.
+  // The group that was added last is attached first.
   for (auto group = groups_.rbegin(); group != groups_.rend(); ++group) {
     if (const int error = added->attach(*(*group)->iommuGroup())) return error;
   }

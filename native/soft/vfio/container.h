@@ -1,7 +1,9 @@
-// A container: what /dev/vfio/vfio leads to. Groups are put into it, a back end maps memory for all of them.
+// A container: the file behind /dev/vfio/vfio. A program puts groups into it; its back end maps memory for
+// all of them.
 //
-// Life: made by an open; lives until its descriptors are closed and no group is in it any more (both the
-// descriptors and the groups hold it). Its back end comes with SET_IOMMU and goes with the last group.
+// Life: made by an open of /dev/vfio/vfio. Its descriptors and its groups own it together: it is destroyed
+// when the descriptors are closed and it contains no group. SET_IOMMU makes its back end; the removal of the
+// last group destroys it.
 #pragma once
 
 #include <cstdint>
@@ -26,8 +28,9 @@ class Container final : public File {
   [[nodiscard]] FileKind kind() const override { return FileKind::container; }
   [[nodiscard]] int ioctl(unsigned long request, UserAddress argument) override;
 
-  // Takes the group's DMA for it: 0, -EPERM (somebody else has it; groups with and without IOMMU don't mix),
-  // or why the back end can't have it.
+  // Adds the group and claims its DMA for the group. Returns 0; -EPERM if the DMA has another owner, if the
+  // caller may not use a group without an IOMMU, or if such a group would be in one container with a group
+  // that has one; or the error of the back end that can't take the group.
   [[nodiscard]] int add(Group& group);
   void remove(Group& group);
   [[nodiscard]] bool hasBackEnd() const { return type1_ != nullptr || noIommuSet_; }
@@ -39,8 +42,8 @@ class Container final : public File {
 
   Services& host_;
   std::vector<Group*> groups_;
-  bool noIommu_ = false;  // so are its groups
-  // The back end, one or none: type1, or the one that maps nothing.
+  bool noIommu_ = false;  // its groups have no IOMMU
+  // The back end, at most one: type1, or the back end for groups without an IOMMU, which maps nothing.
   std::unique_ptr<type1::Type1> type1_;
   bool noIommuSet_ = false;
 };

@@ -1,5 +1,5 @@
-// Binding and attaching. The order of checks is the kernel's: an unbound file answers EINVAL to everything
-// but BIND.
+// See device.h. Binding and attaching. The order of checks is the kernel's: a file that is not bound returns
+// EINVAL for every call but BIND.
 #include "device.h"
 
 #include <fcntl.h>
@@ -30,7 +30,7 @@ Device::Device(Services& itsHost, pci::Function& itsFunction, unsigned itsIndex,
       physical(itsFunction.physical ? of(*itsFunction.physical) : nullptr) {
   group->add(*this);
   if (!function.sriov) return;
-  // Nobody's guess, until a program sets one.
+  // A random token, which nobody can guess, until a program sets one.
   token.emplace();
   std::random_device random;
   for (auto& byte : *token) byte = static_cast<uint8_t>(random());
@@ -45,12 +45,12 @@ std::shared_ptr<File> Device::open() {
 int Device::openByGroup(const std::shared_ptr<File>& iommufd, std::shared_ptr<File>& out) {
   uint32_t ioas = 0;
   if (iommufd && group->isUnsafe() && granted_ == 0) {
-    // Who has chosen an address space expects that the device is translated.
+    // A program that has chosen an address space expects that the device's DMA is translated.
     if (!host.mayDoRawIo() || iommufd::compatIoas(*iommufd, ioas) == 0) return -EPERM;
   }
   if (const int failed = enter(iommufd)) return failed;
   if (iommufd && !group->isUnsafe() && granted_ == 1) {
-    // Which page table that is nobody is told.
+    // No caller is told which page table the device is attached to.
     int failed = iommufd::compatIoas(*iommufd, ioas);
     if (failed == 0) failed = bound->attach(ioas);
     if (failed != 0) {
@@ -74,7 +74,8 @@ int Device::checkToken(const Token* given) {
 
 int Device::enter(const std::shared_ptr<File>& iommufd) {
   if (granted_ == 0) {
-    // The model has yet to hear of a reset, by another thread's call: it would come into this session.
+    // Another thread's call has reset the function, but the model's own reset is still to come. It would fall
+    // into this session.
     if (function.inReset()) return -EBUSY;
     int failed = 0;
     if (!iommufd) {
@@ -92,7 +93,7 @@ int Device::enter(const std::shared_ptr<File>& iommufd) {
 
 void Device::leave() {
   if (--granted_ != 0) return;
-  // The device first, so that nothing of it moves when its page tables go.
+  // The session ends first, so that the device does no DMA when it is detached from its page tables.
   if (physical) --physical->tokenUsers;
   session.reset();
   bound.reset();
@@ -123,7 +124,7 @@ int DeviceFile::ioctl(unsigned long request, UserAddress argument) {
   if (request == VFIO_DEVICE_BIND_IOMMUFD) return bind(argument);
   if (!granted_) return -EINVAL;
   device_.session->wake();
-  // Only files of the character device choose what they are attached to.
+  // Only a file of the character device chooses its page table.
   if (!ofGroup_ && request == VFIO_DEVICE_ATTACH_IOMMUFD_PT) return attach(argument);
   if (!ofGroup_ && request == VFIO_DEVICE_DETACH_IOMMUFD_PT) return detach(argument);
   return cdev::request(*device_.session, request, argument);
@@ -131,8 +132,8 @@ int DeviceFile::ioctl(unsigned long request, UserAddress argument) {
 
 namespace {
 
-// Copies what this release's struct has of the caller's, past the part that every release has. A longer one
-// must be zero where it goes on; until 6.17 nobody looked.
+// Copies the caller's struct, up to the size that this release knows. The bytes of a longer struct after that
+// size must be zero. Kernels before 6.17 copied the smallest size and did not check the rest.
 int copyBind(const Services& host, UserAddress argument, vfio_device_bind_iommufd& bind) {
   if (!host.since(6, 17)) {
     if (mm::Memory::copyIn(&bind, argument, vfio_device_bind_iommufd_min) != 0) return -EFAULT;
@@ -141,7 +142,7 @@ int copyBind(const Services& host, UserAddress argument, vfio_device_bind_iommuf
   uint32_t given = 0;
   if (mm::Memory::copyIn(&given, argument, sizeof given) != 0) return -EFAULT;
   if (given < vfio_device_bind_iommufd_min) return -EINVAL;
-  // 6.17 and 6.18 took the old size for the whole, so that no token could be told.
+  // 6.17 and 6.18 took the old size for the whole struct, so a program could give no token.
   const size_t known = host.since(6, 19) ? sizeof bind : vfio_device_bind_iommufd_min;
   if (given > known) {
     const int zero = mm::Memory::allZero(argument + known, given - known);
@@ -150,7 +151,7 @@ int copyBind(const Services& host, UserAddress argument, vfio_device_bind_iommuf
   return mm::Memory::copyIn(&bind, argument, std::min<size_t>(given, known));
 }
 
-// Until 6.17 nobody was asked for a token here.
+// Kernels before 6.17 asked for no token here.
 int checkToken(Device& device, const vfio_device_bind_iommufd& bind) {
   if (!device.host.since(6, 17)) return 0;
   if ((bind.flags & VFIO_DEVICE_BIND_FLAG_TOKEN) == 0) return device.checkToken(nullptr);
@@ -180,7 +181,7 @@ int DeviceFile::grant(UserAddress argument, vfio_device_bind_iommufd& bind) {
   const auto file = device_.host.file(bind.iommufd);
   if (!file) return fcntl(bind.iommufd, F_GETFD) < 0 ? -EBADF : -EBADFD;
   if (!iommufd::isIommufd(*file)) return -EBADFD;
-  if (device_.session) return -EINVAL;  // another file of the device has it
+  if (device_.session) return -EINVAL;  // the device is granted to another file
   if (const int failed = device_.enter(file)) return failed;
   bind.out_devid = device_.bound->id();
   if (mm::Memory::copyOut(argument + offsetof(vfio_device_bind_iommufd, out_devid), &bind.out_devid,
@@ -204,13 +205,13 @@ int DeviceFile::attach(UserAddress argument) {
     if (attach.argsz < sizeof attach) return -EINVAL;
     if (device_.function.isMediated()) return -EOPNOTSUPP;
     if (mm::Memory::copyIn(&attach.pasid, argument + least, sizeof attach.pasid) != 0) return -EFAULT;
-    // PASIDs in use are kept as signed numbers.
+    // The kernel keeps the PASIDs in use as signed numbers.
     if (attach.pasid > INT32_MAX) return -ENOSPC;
   }
   if (const int failed = device_.bound->attach(attach.pt_id, attach.pasid)) return failed;
   if (mm::Memory::copyOut(argument + offsetof(vfio_device_attach_iommufd_pt, pt_id), &attach.pt_id,
                           sizeof attach.pt_id) != 0) {
-    // With a PASID too, it is what is attached without one that goes.
+    // Even when the call was for a PASID, the attachment without a PASID is the one that ends.
     device_.bound->detach();
     return -EFAULT;
   }

@@ -1,9 +1,11 @@
-// The VFIO device: what /dev/vfio/devices/vfioN leads to, and what a group's file gives out by name.
+// The VFIO device: the file behind /dev/vfio/devices/vfioN, and the file that a group's file opens by name.
 //
-// Lives: a `Device` is made when vfio-pci takes a function and dies when it lets go, which it does only while
-// no file is open. Each open makes a `DeviceFile`; mappings of registers keep it alive as they do in the
-// kernel. The first file that is granted the device begins a `Session` (session.h), the last one ends it: of
-// the character device that is the one file that is bound to an iommufd, of a group's any number of them.
+// Lives: a `Device` is made when vfio-pci is bound to a function. It is destroyed when vfio-pci is unbound,
+// which happens only while no file of the device is open. Each open makes a `DeviceFile`; mappings of
+// registers keep it alive, as they do in the kernel. The first file that is granted the device begins a
+// `Session` (session.h); the session ends when the last such file is closed. Of the files of the character
+// device, one is granted the device: the file that is bound to an iommufd. Of the files that come from a
+// group, all are.
 #pragma once
 
 #include <array>
@@ -35,24 +37,26 @@ class Device final : public pci::Holder {
   Device(Services& host, pci::Function& function, unsigned index, std::shared_ptr<Group> group);
   ~Device() override;
 
-  // The one that holds this function; null: none does.
+  // The device that holds this function; null if there is none.
   [[nodiscard]] static Device* of(const pci::Function& function) {
     return static_cast<Device*>(function.vfio.get());
   }
 
-  // The character device's file, not granted anything yet.
+  // A file of the character device. It is not granted the device yet.
   [[nodiscard]] std::shared_ptr<File> open();
-  // A file that is. Translated by the iommufd's compat IOAS, or without one by the group's container.
+  // A file that is granted the device. The iommufd's compat IOAS translates the device's DMA; if `iommufd` is
+  // null, the group's container does.
   [[nodiscard]] int openByGroup(const std::shared_ptr<File>& iommufd, std::shared_ptr<File>& out);
   [[nodiscard]] bool inUse() const override { return files != 0; }
-  void requestRelease() override;  // by the REQ interrupt
+  void requestRelease() override;  // signals the REQ interrupt
 
-  // The token that whoever opens a virtual function of this one must show, and whoever opens this one while
-  // others have virtual ones of it open: 0, -EACCES, or -EINVAL for one that nobody asks for. Of a physical
-  // function that nobody's are open of, it becomes the token.
+  // Checks the token that a program gives (null: none). A program needs the physical function's token to open
+  // one of its virtual functions, and to open the physical function while a virtual function is open.
+  // Returns 0; -EACCES for a wrong or missing token; -EINVAL for a token where none is asked for. While no
+  // virtual function is open, a token given for the physical function becomes its token.
   [[nodiscard]] int checkToken(const Token* token);
 
-  // One more file that is granted the device: 0, or why the first one can't be.
+  // Counts one more file that is granted the device. For the first one, begins the session: 0 or -errno.
   [[nodiscard]] int enter(const std::shared_ptr<File>& iommufd);
   void leave();
 
@@ -61,18 +65,19 @@ class Device final : public pci::Holder {
   const unsigned index;
   const std::shared_ptr<Group> group;
   unsigned files = 0;
-  bool needsReset = true;      // closed, and not reset since
-  bool boundAsDevice = false;  // by its character device, not opened by its group
+  bool needsReset = true;      // not reset since it was closed
+  bool boundAsDevice = false;  // bound by its character device, not opened by its group
   std::unique_ptr<iommufd::BoundDevice>
       bound;  // during a session with an iommufd; without IOMMU there is none
   std::unique_ptr<Session> session;
   std::optional<Token> token;  // of a physical function
-  unsigned tokenUsers = 0;     // virtual functions of it that are open
-  // Of a virtual function that vfio-pci made: the physical one, which outlives it.
+  unsigned tokenUsers = 0;     // how many virtual functions of it are open
+  // For a virtual function of a physical function that vfio-pci holds: that function's device, which outlives
+  // this one. Null otherwise.
   Device* const physical;
 
  private:
-  unsigned granted_ = 0;                  // files
+  unsigned granted_ = 0;                  // number of files that are granted the device
   std::shared_ptr<GroupFile> groupFile_;  // during a session by way of a container
 };
 
@@ -101,7 +106,7 @@ class DeviceFile final : public File, public std::enable_shared_from_this<Device
 
   Device& device_;
   const bool ofGroup_;
-  bool granted_;  // everything is open to this file
+  bool granted_;  // this file is granted the device: it accepts all calls
   uint64_t position_ = 0;
 };
 

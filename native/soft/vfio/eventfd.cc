@@ -37,7 +37,7 @@ void EventFd::signal() const {
   pollfd state{fd_, POLLOUT, 0};
   if (poll(&state, 1, 0) != 1 || (state.revents & POLLOUT) == 0) return;
   const uint64_t one = 1;
-  if (::write(fd_, &one, sizeof one) < 0) return;  // filled in between: it is signalled already
+  if (::write(fd_, &one, sizeof one) < 0) return;  // it became full meanwhile: it is signalled already
 }
 
 }  // namespace vfio::soft::cdev

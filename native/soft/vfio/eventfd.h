@@ -1,4 +1,7 @@
-// A reference to somebody's eventfd: our own duplicate, so that its owner may close it at any time.
+// A reference to an eventfd of the program. The host owns a duplicate of the descriptor, so the program may
+// close its own at any time.
+//
+// Life: made by `get`; shared by those that signal it or wait for it. The last of them closes the duplicate.
 #pragma once
 
 #include <memory>
@@ -14,7 +17,7 @@ class EventFd {
   EventFd(const EventFd&) = delete;
   EventFd& operator=(const EventFd&) = delete;
 
-  void signal() const;  // adds one; a full counter stays full, it never blocks
+  void signal() const;  // adds one; a full counter stays full; never blocks
   [[nodiscard]] int fd() const { return fd_; }
 
  private:

@@ -1,4 +1,4 @@
-// The order of checks is the kernel's.
+// See group.h. The order of checks is the kernel's.
 #include "group.h"
 
 #include <fcntl.h>
@@ -24,7 +24,7 @@ using namespace uapi;
 void Group::remove(Device& device) {
   std::erase(devices_, &device);
   if (!devices_.empty()) return;
-  // Whoever has the file open keeps nothing of the hardware.
+  // The group's file may still be open, but it no longer refers to any hardware.
   if (container_) leaveContainer();
   group_ = nullptr;
 }
@@ -105,7 +105,7 @@ int Group::unsetContainer() {
 
 namespace {
 
-// A UUID in its usual text form, at the front.
+// The UUID, in its usual text form, with which `text` starts.
 std::optional<Token> startsWithUuid(std::string_view text) {
   constexpr std::string_view form = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
   if (text.size() < form.size()) return std::nullopt;
@@ -125,10 +125,11 @@ std::optional<Token> startsWithUuid(std::string_view text) {
   return token;
 }
 
-// Does `text` name the device? 1, 0, or -errno when it does with something behind it that is wrong.
+// Does `text` name the device? Returns 1 if it does, 0 if it does not. Returns -errno if it does but the
+// options after the name are wrong, or the device's token check fails.
 int matches(Device& device, std::string_view text) {
   const std::string& bdf = device.function.bdf;
-  // The driver of a mediated device knows no options.
+  // The driver of a mediated device accepts no options.
   if (device.function.isMediated()) return text == bdf ? 1 : 0;
   if (!text.starts_with(bdf)) return 0;
   text.remove_prefix(bdf.size());
@@ -151,7 +152,7 @@ int matches(Device& device, std::string_view text) {
   return failed == 0 ? 1 : failed;
 }
 
-// A string of the program's, of less than a page.
+// Copies a string from the program's memory. With its end it is at most one page long.
 int copyName(UserAddress user, std::string& name) {
   std::array<char, 4096> bytes;
   const size_t got = mm::Memory::copyInSome(bytes.data(), user, bytes.size());
@@ -186,7 +187,7 @@ int Group::getDevice(UserAddress argument) {
   return host.install(std::move(file), FdKind::plain, O_RDWR | O_CLOEXEC);
 }
 
-// ---------------------------------------------------------------- its file
+// ---------------------------------------------------------------- the group's file
 
 GroupFile::~GroupFile() {
   if (group_->container_) group_->leaveContainer();

@@ -1,10 +1,10 @@
-// A group as VFIO has it: the functions of one IOMMU group that vfio-pci holds, and what /dev/vfio/N leads
-// to.
+// A group of VFIO: the functions of one IOMMU group that are bound to vfio-pci. Its file is /dev/vfio/N.
 //
-// A `Group` is made with the first such function and given up with the last; an open file keeps it, empty. At
-// most one file of it is open at a time, and none while one of its devices is bound as a character device.
-// The `GroupFile` is closed with its last descriptor, or, where its devices are open by way of a container,
-// with the last of those: they hold it.
+// Lives: a `Group` is made when the first such function is bound. The machine drops it when the last one is
+// unbound; if its file is open, the file keeps the group alive, empty. At most one file of a group is open at
+// a time, and none while one of its devices is bound as a character device. A `GroupFile` is made by an open.
+// It is destroyed when its last descriptor is closed. Devices that are open by way of a container keep it
+// alive until the last of them is closed.
 #pragma once
 
 #include <memory>
@@ -30,14 +30,14 @@ class Group : public std::enable_shared_from_this<Group> {
   Group(Services& itsHost, iommu::Group& group)
       : host(itsHost), by(group.by), id_(group.id), group_(&group) {}
 
-  // --- its devices come and go with vfio-pci
+  // --- vfio-pci adds and removes the group's devices
   void add(Device& device) { devices_.push_back(&device); }
   void remove(Device& device);
   [[nodiscard]] bool empty() const { return devices_.empty(); }
 
-  // As its node in /dev/vfio is called: "7", "noiommu-7".
+  // The name of its node in /dev/vfio: "7", "noiommu-7".
   [[nodiscard]] std::string name() const { return (isUnsafe() ? "noiommu-" : "") + std::to_string(id_); }
-  // Null once its last device has gone.
+  // Null once its last device is removed.
   [[nodiscard]] iommu::Group* iommuGroup() const { return group_; }
   [[nodiscard]] int open(std::shared_ptr<File>& out);
 
@@ -47,14 +47,14 @@ class Group : public std::enable_shared_from_this<Group> {
 
   // --- for devices that are opened by the group's file
   [[nodiscard]] const std::shared_ptr<File>& iommufd() const { return iommufd_; }
-  // Keeps the file and the container as they are: -EINVAL while the container has no back end, -EPERM (nobody
-  // may who has no CAP_SYS_RAWIO, without IOMMU).
+  // Keeps the file open and the container set, for a device that is opened. Returns 0; -EINVAL while the
+  // container has no back end; -EPERM for a group without an IOMMU if the caller lacks CAP_SYS_RAWIO.
   [[nodiscard]] int use(std::shared_ptr<GroupFile>& keeper);
   void unuse() { --containerUsers_; }
 
   Services& host;
   const iommu::Confinement by;
-  // Do its devices reach all memory?
+  // Can its devices reach all memory, because no IOMMU confines them?
   [[nodiscard]] bool isUnsafe() const { return by == iommu::Confinement::none; }
 
  private:
@@ -69,12 +69,12 @@ class Group : public std::enable_shared_from_this<Group> {
 
   const int id_;
   iommu::Group* group_;
-  std::vector<Device*> devices_;  // in the order of their coming
+  std::vector<Device*> devices_;  // in the order in which they were added
   GroupFile* opened_ = nullptr;
   unsigned boundDevices_ = 0;
-  // What translates for it: one of both, or none.
+  // The file that translates for the group: a container, an iommufd, or none.
   std::shared_ptr<Container> container_;
-  unsigned containerUsers_ = 0;  // itself, and each open device
+  unsigned containerUsers_ = 0;  // the group itself, and each open device
   std::shared_ptr<File> iommufd_;
 };
 

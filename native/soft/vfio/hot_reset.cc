@@ -1,5 +1,5 @@
-// Resets of a whole bus, for devices that can't be reset alone. (No bus here has another one below it that
-// holds devices of vfio-pci; one that had would be walked too.)
+// Resets of a whole bus, for devices that can't be reset alone. See session.h. (On this host no bus has a
+// lower bus with devices that are bound to vfio-pci. The kernel would reset such a lower bus too.)
 #include <algorithm>
 #include <cerrno>
 
@@ -24,7 +24,8 @@ void resetBus(pci::Function& member) {
   }
 }
 
-// Virtual functions are nobody's companions in a reset: where there are some, nobody has all of the bus.
+// A virtual function can't be reset together with other functions. If there is one on the bus, nobody owns
+// the whole bus.
 bool busHeldByVfio(const pci::Function& member) {
   return std::ranges::all_of(member.bus.functions, [](const pci::Function* function) {
     return function->vfio && !function->physical;
@@ -40,7 +41,7 @@ bool isInGroups(const Device& device, std::span<const std::shared_ptr<GroupFile>
 
 }  // namespace
 
-// The device's id in our iommufd, 0 for a neighbour that is ours through its group, all ones otherwise.
+// The device's id in our iommufd; 0 for a neighbour that we own through its group; all ones otherwise.
 uint32_t Session::ownerId(const pci::Function& function) const {
   const bool together = !function.physical && !function_.physical;
   if (!function.vfio || (!together && &function != &function_)) return VFIO_PCI_DEVID_NOT_OWNED;
@@ -74,10 +75,11 @@ int Session::hotResetInfo(HotResetInfo& out) const {
 }
 
 int Session::checkHotReset(size_t groups) const {
-  // Files that came from a group show their groups, others have their device ids to show.
+  // A file that came from a group must give its groups. Other files give none: their device ids prove
+  // ownership.
   if ((groups != 0) == device_.boundAsDevice) return -EINVAL;
   if (function_.bus.bridge == nullptr) return -ENODEV;
-  // No more groups than there are functions to reset.
+  // A request may not give more groups than there are functions to reset.
   return groups > function_.bus.functions.size() ? -EINVAL : 0;
 }
 

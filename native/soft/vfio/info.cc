@@ -1,4 +1,4 @@
-// What a device has: regions, interrupts, and what can be done with them.
+// What a session tells about its device: regions, interrupts, and what can be done with them. See session.h.
 #include <cerrno>
 
 #include "../../uapi/vfio.h"
@@ -24,7 +24,7 @@ uint64_t Session::regionSize(unsigned index) const {
 bool Session::mappable(unsigned index) const {
   if (index > VFIO_PCI_BAR5_REGION_INDEX) return false;
   const auto& resource = function_.resources[index];
-  // Smaller ones could share their page with another device's registers.
+  // A BAR smaller than a page could share its page with another device's registers.
   const bool memory =
       resource.kind == devices::BarKind::memory32 || resource.kind == devices::BarKind::memory64;
   return memory && resource.address != 0 && (resource.size >= pageSize || resource.address % pageSize == 0);
@@ -37,7 +37,7 @@ Session::Info Session::info() const {
 }
 
 int Session::regionInfo(uint32_t index, RegionInfo& out) const {
-  // No VGA, no regions of the device's own.
+  // There is no VGA region, and no region of the device's own.
   if (index > VFIO_PCI_CONFIG_REGION_INDEX) return -EINVAL;
   out = {.flags = 0, .size = regionSize(index), .msixMappable = false};
   if (out.size == 0) return 0;

@@ -1,4 +1,4 @@
-// See interrupts.h. Data arrives as bytes: booleans one each, descriptors four each.
+// See interrupts.h. Data arrives as bytes: one byte for a boolean, four for a descriptor.
 #include "interrupts.h"
 
 #include <bit>
@@ -103,7 +103,7 @@ void Interrupts::writeCommandBit(bool disabled) {
   if (wanted != command) function_.configWrite(regCommand, 2, wanted);
 }
 
-// The device asserts its pin: mask it until the program has dealt with it, and tell the program.
+// The device asserts its pin: mask it until the program has handled the interrupt, and signal the program.
 void Interrupts::line() {
   if (!lineActive() || masked_) return;
   masked_ = true;
@@ -131,7 +131,7 @@ void Interrupts::unmask() {
     return;
   }
   if (!masked_ || disabled_) return;
-  // Still asserted: it stays masked, and the program hears of it again.
+  // The pin is still asserted: it stays masked, and the program is signalled again.
   if (function_.lineAsserted()) {
     sendLine();
     return;
@@ -153,7 +153,7 @@ void Interrupts::setDisabled(bool disabled) {
 int Interrupts::setLineMask(const vfio_irq_set& request, std::span<const uint8_t> data, bool masking) {
   if (!lineActive() || request.start != 0 || request.count != 1) return -EINVAL;
   if ((request.flags & VFIO_IRQ_SET_DATA_EVENTFD) != 0) {
-    if (masking) return -ENOTTY;  // not in the kernel either
+    if (masking) return -ENOTTY;  // the kernel doesn't implement it either
     const int fd = descriptorAt(data, 0);
     if (fd >= 0) {
       Trigger source;
@@ -229,7 +229,7 @@ int Interrupts::setMessages(const vfio_irq_set& request, std::span<const uint8_t
     if (const int failed = sourcesOf(data, request.count, sources)) return failed;
     if (active) return setBlock(request.start, std::move(sources));
     const unsigned wanted = request.start + request.count;
-    if (wanted == 0) return -ERANGE;  // "at least one, at most none"
+    if (wanted == 0) return -ERANGE;  // the kernel's call: "at least one, at most none"
     enableMessages(request.index, wanted);
     const int failed = setBlock(request.start, std::move(sources));
     if (failed) disableMessages();
@@ -246,7 +246,7 @@ int Interrupts::setMessages(const vfio_irq_set& request, std::span<const uint8_t
 void Interrupts::enableMessages(uint32_t index, unsigned vectors) {
   active_ = index;
   granted_ = vectors;
-  // The kernel turns the pin off while messages are on.
+  // The kernel disables the pin while messages are enabled.
   writeCommandBit(true);
   if (index == VFIO_PCI_MSI_IRQ_INDEX) {
     const unsigned at = function_.config.findCapability(capMsi);
@@ -277,7 +277,8 @@ void Interrupts::disableMessages() {
   active_ = VFIO_PCI_NUM_IRQS;
 }
 
-// The host needs descriptors of its own, where a kernel needs none: before it lets go of those it has.
+// This host duplicates descriptors, where a kernel needs none. So it makes all duplicates before it closes
+// those that it already owns.
 int Interrupts::sourcesOf(std::span<const uint8_t> data, unsigned count, std::vector<Source>& sources) {
   sources.resize(count);
   for (unsigned i = 0; i < count; ++i) {
@@ -305,7 +306,7 @@ int Interrupts::setVector(unsigned vector, Source source) {
   const bool msix = active_ == VFIO_PCI_MSIX_IRQ_INDEX;
   if (vectors_.erase(vector) != 0 && msix) function_.setVector(vector, false);
   if (!source.trigger && source.failed == 0) return 0;
-  // MSI vectors come all at once; MSI-X ones can be added while others are in use.
+  // MSI vectors are enabled all at once; MSI-X vectors can be added while others are in use.
   if (!msix && vector >= granted_) return -EINVAL;
   if (source.failed != 0) return source.failed;
   const Trigger& set = vectors_[vector] = std::move(source.trigger);

@@ -1,7 +1,7 @@
-// The interrupts of an open device: which kind is active, and the eventfds that they lead to. The rules and
+// The interrupts of an open device: which kind is active, and the eventfds that they signal. The rules and
 // the order of checks are those of the kernel's VFIO_DEVICE_SET_IRQS.
 //
-// Life: made when the device is opened; its destruction disables everything.
+// Life: made and destroyed with the session (session.h) that owns it. The destructor disables everything.
 #pragma once
 
 #include <cstdint>
@@ -26,19 +26,19 @@ class Interrupts final : public pci::InterruptHandler {
   Interrupts(const Interrupts&) = delete;
   Interrupts& operator=(const Interrupts&) = delete;
 
-  // Vectors of an index; 0: the function has none of it.
+  // The number of vectors of an index; 0: the function has no interrupt of this kind.
   [[nodiscard]] unsigned count(uint32_t index, uint8_t pin) const;
-  // A request whose header was checked. `data` has the whole array. 0, -errno, or a positive number of
-  // vectors that could have been had.
+  // Carries out a request whose header was checked. `data` has the whole array. Returns 0, -errno, or a
+  // positive number: that of the vectors that were available.
   [[nodiscard]] int set(const uapi::vfio_irq_set& request, std::span<const uint8_t> data);
   void disable();
 
-  // The virtual INTx disable bit.
+  // Sets the virtual INTx disable bit.
   void setDisabled(bool disabled);
   [[nodiscard]] bool messagesActive() const { return active_ == uapi::VFIO_PCI_MSI_IRQ_INDEX; }
   [[nodiscard]] unsigned grantedLog2() const { return grantedLog2_; }
-  void requestRelease();  // the REQ interrupt
-  void releaseSingles();  // ERR and REQ go with the close
+  void requestRelease();  // signals the REQ interrupt
+  void releaseSingles();  // drops the eventfds of ERR and REQ, at the close
 
   void message(unsigned vector) override;
   void line() override;
@@ -52,7 +52,7 @@ class Interrupts final : public pci::InterruptHandler {
   [[nodiscard]] int setMessages(const uapi::vfio_irq_set& request, std::span<const uint8_t> data);
   [[nodiscard]] int setSingle(Trigger& trigger, const uapi::vfio_irq_set& request,
                               std::span<const uint8_t> data);
-  // What a descriptor of a request is: an eventfd, nothing (-1), or what is wrong with it.
+  // What a descriptor in a request refers to: an eventfd, nothing (-1), or the error of looking it up.
   struct Source {
     Trigger trigger;
     int failed = 0;
@@ -72,11 +72,11 @@ class Interrupts final : public pci::InterruptHandler {
   Services& host_;
   pci::Function& function_;
   uint32_t active_ = uapi::VFIO_PCI_NUM_IRQS;
-  std::map<unsigned, Trigger> vectors_;  // of messages
-  // MSI can't be masked at the device. What arrives before a vector's first trigger waits for that one; after
-  // it, what arrives while there is no trigger is lost.
+  std::map<unsigned, Trigger> vectors_;  // the triggers of messages
+  // MSI can't be masked at the device. A message that arrives before a vector's first trigger is set waits
+  // for that trigger. Later, a message that arrives while the vector has no trigger is lost.
   std::set<unsigned> triggered_;  // vectors that have had a trigger since messages were enabled
-  std::set<unsigned> early_;      // vectors that a message waits at
+  std::set<unsigned> early_;      // vectors for which a message waits
   unsigned granted_ = 0;
   unsigned grantedLog2_ = 0;
   Trigger line_;

@@ -1,4 +1,5 @@
-// The tables. A rule is: at this offset, this many bytes, these virtual bits, these writable bits.
+// See permissions.h. The tables. A rule names an offset, a number of bytes, and which bits of these are
+// virtual and which are writable.
 #include "permissions.h"
 
 #include <algorithm>
@@ -104,13 +105,13 @@ struct Length {
   uint8_t length;
 };
 
-// VPD is left out: nothing here has vital product data to give.
+// VPD is left out: no device of this host has vital product data.
 constexpr Length capabilityLengths[] = {
     {capPower, 8},          {capMsi, variable}, {capVendor, variable},
     {capExpress, variable}, {capMsix, 12},      {capAdvanced, 6},
 };
 
-// Advanced errors, serial number, access control (that without egress control), ARI, address translation,
+// Advanced errors, serial number, access control (without egress control), ARI, address translation,
 // SR-IOV, page requests, latency tolerance.
 constexpr Length extendedLengths[] = {{0x01, 0x2c}, {0x03, 12},          {0x0d, 8},  {0x0e, 8},
                                       {0x0f, 8},    {0x10, sriovLength}, {0x13, 16}, {0x18, 8}};

@@ -1,4 +1,4 @@
-// Reaching a device's regions: reads and writes, mappings, and writes caused by eventfds.
+// Access to a device's regions: reads and writes, mappings, and writes caused by eventfds. See session.h.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -25,14 +25,14 @@ struct Hole {
   uint64_t start, end;
 };
 
-// The MSI-X table: reads give ones, writes vanish.
+// The MSI-X table: reads return all ones, writes are ignored.
 Hole msixHole(const pci::Function& function, unsigned bar) {
   const auto& msix = function.description().msix;
   if (msix.vectors == 0 || msix.bar != bar) return {0, 0};
   return {msix.table, msix.table + uint64_t{16} * msix.vectors};
 }
 
-// How an access to a BAR is cut: into aligned pieces of 8 bytes at most (ports move 4), around the hole.
+// How an access to a BAR is cut: into aligned pieces of at most 8 bytes (4 for I/O ports), around the hole.
 struct Piece {
   size_t size;
   bool inHole;
@@ -90,7 +90,7 @@ int64_t Session::writeRegion(unsigned index, uint64_t offset, std::span<const ui
 }
 
 bool Session::reachable(unsigned bar) const {
-  // Ports have no such check: with decoding off, nobody answers.
+  // The kernel has no such check for I/O ports: with decoding off, no device answers.
   return function_.resources[bar].kind == devices::BarKind::io || config_.memoryEnabled();
 }
 

@@ -103,7 +103,7 @@ int getHotResetInfo(const Session& session, UserAddress argument) {
   return has.failed != 0 ? has.failed : copyOut(argument, &info, sizeof info);
 }
 
-// The group files that descriptors of the program lead to.
+// The group files to which the program's descriptors refer.
 int groupsOf(Services& host, UserAddress from, uint32_t count, std::vector<std::shared_ptr<GroupFile>>& out) {
   std::vector<int32_t> descriptors(count);
   if (mm::Memory::copyIn(descriptors.data(), from, count * sizeof(int32_t)) != 0) return -EFAULT;

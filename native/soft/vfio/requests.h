@@ -17,10 +17,10 @@ class Session;
 
 [[nodiscard]] int request(Session& session, unsigned long number, UserAddress argument);
 
-// `offset` is one of the device's file: which region it is in, and where.
+// `offset` is an offset in the device's file. It says which region is meant, and the place in that region.
 [[nodiscard]] int64_t readAt(Session& session, UserAddress user, size_t size, uint64_t offset);
 [[nodiscard]] int64_t writeAt(Session& session, UserAddress user, size_t size, uint64_t offset);
-// `keeper` is the open file: mappings hold it.
+// `keeper` is the open file; the mapping keeps it alive.
 [[nodiscard]] int64_t mapAt(Session& session, std::shared_ptr<File> keeper, void* hint, size_t length,
                             int protection, int flags, uint64_t offset);
 

@@ -1,4 +1,4 @@
-// Opening and closing, interrupts, reset and low power.
+// See session.h. Opening and closing, interrupts, reset and low power.
 #include "session.h"
 
 #include <cerrno>
@@ -23,7 +23,7 @@ void clearMaster(Function& function) {
   }
 }
 
-// pci_enable_device: decoding of what the BARs need.
+// What pci_enable_device does: turns on the decoding that the BARs need (I/O, memory).
 void enable(Function& function) {
   uint16_t decode = 0;
   for (const auto& resource : function.resources) {
@@ -35,7 +35,8 @@ void enable(Function& function) {
   if ((command & decode) != decode) function.configWrite(regCommand, 2, command | decode);
 }
 
-// What is to be done before the config view takes its copy: the state that close goes back to.
+// The part of an open that must come before the config view copies config space. Returns the state that the
+// close restores.
 Function::State open(Function& function, bool& resetWorks) {
   clearMaster(function);
   enable(function);
@@ -71,7 +72,7 @@ Session::~Session() {
   clearMaster(function_);
   if (function_.enableCount > 0) --function_.enableCount;
   interrupts_.releaseSingles();
-  // The last one out resets the bus, if everybody on it is VFIO's.
+  // The session that ends last resets the bus, if vfio-pci holds every function on it.
   if (function_.bus.bridge == nullptr || !busHeldByVfio(function_)) return;
   bool needed = false;
   for (const auto* other : function_.bus.functions) {

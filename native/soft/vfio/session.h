@@ -1,11 +1,11 @@
-// An open device: the state between the first file that is granted it (BIND, or GET_DEVICE_FD of its group)
-// and the close of the last. Opening clears bus mastering, resets the function if it
-// can be, and remembers its config space; closing stops it and puts config space back.
+// An open device. The constructor clears bus mastering, resets the function if it can be reset, and saves its
+// config space. The destructor stops the device and restores config space.
 //
-// Its calls are those of VFIO, on values and spans: they check what is asked, and know no memory of a
-// program. What copies a system call's structs in and out is requests.h; another way in calls the same.
+// Its calls are those of VFIO, on values and spans. They check the request, and never access a program's
+// memory. requests.h copies the structs of system calls in and out; any other caller makes the same calls.
 //
-// Life: made and destroyed by the Device (device.h), which owns it.
+// Life: the Device (device.h) owns it. It makes the session for the first file that is granted the device
+// (BIND, or GET_DEVICE_FD of its group), and destroys it when the last such file is closed.
 #pragma once
 
 #include <cstdint>
@@ -43,7 +43,7 @@ class Session {
   struct RegionInfo {
     uint32_t flags;
     uint64_t size;
-    bool msixMappable;  // it holds the MSI-X table and can be mapped all the same
+    bool msixMappable;  // the region contains the MSI-X table and can be mapped nevertheless
   };
   [[nodiscard]] int regionInfo(uint32_t index, RegionInfo& out) const;
   struct IrqInfo {
@@ -52,15 +52,15 @@ class Session {
   };
   [[nodiscard]] int irqInfo(uint32_t index, IrqInfo& out) const;
 
-  // --- regions: bytes moved (fewer at the end of a BAR), or -errno
+  // --- regions: these return the number of bytes moved (fewer at the end of a BAR), or -errno
   [[nodiscard]] int64_t readRegion(unsigned index, uint64_t offset, size_t size, const Put& put);
   [[nodiscard]] int64_t writeRegion(unsigned index, uint64_t offset, size_t size, const Fetch& fetch);
   [[nodiscard]] int64_t readRegion(unsigned index, uint64_t offset, std::span<uint8_t> into);
   [[nodiscard]] int64_t writeRegion(unsigned index, uint64_t offset, std::span<const uint8_t> from);
-  // Maps a part of a region into this process. `keeper` is the open file: mappings hold it.
+  // Maps a part of a region into this process. `keeper` is the open file; the mapping keeps it alive.
   [[nodiscard]] int64_t mapRegion(std::shared_ptr<File> keeper, void* hint, size_t length, int protection,
                                   int flags, unsigned index, uint64_t offset);
-  // A write of `data` that each signal of an eventfd causes; `fd` -1 takes it away.
+  // Each signal of the eventfd `fd` causes a write of `data`. With `fd` -1 the request removes such a write.
   struct IoEventRequest {
     unsigned index;
     uint64_t offset;
@@ -71,34 +71,34 @@ class Session {
   [[nodiscard]] int setIoEvent(const IoEventRequest& request);
 
   // --- interrupts
-  // Checks a request, and says how many bytes of data it has: 0 or -EINVAL.
+  // Checks a request, and sets `size` to its number of bytes of data: 0 or -EINVAL.
   [[nodiscard]] int irqDataSize(const uapi::vfio_irq_set& request, size_t& size) const;
-  // As Interrupts::set; -EINVAL also for less data than the request has.
+  // Like Interrupts::set, with the check of irqDataSize; also -EINVAL for less data than the request needs.
   [[nodiscard]] int setIrqs(const uapi::vfio_irq_set& request, std::span<const uint8_t> data);
   [[nodiscard]] Interrupts& interrupts() { return interrupts_; }
 
   // --- resets
   [[nodiscard]] int reset();
-  // Is it on a bus that it could be reset with?
+  // Is the function on a bus, with which it could be reset?
   [[nodiscard]] bool hasBus() const { return !function_.isMediated(); }
   struct HotResetInfo {
     uint32_t flags;
-    uint32_t count;  // of functions on the bus
+    uint32_t count;  // number of functions on the bus
     std::vector<uapi::vfio_pci_dependent_device> devices;
-    int failed;  // why there are no more of them; 0: there are
+    int failed;  // the error that ended the list of devices early; 0: the list is complete
   };
   [[nodiscard]] int hotResetInfo(HotResetInfo& out) const;
-  // May a reset be asked for with so many groups to show? 0 or -errno.
+  // May a reset be requested with this number of groups? 0 or -errno.
   [[nodiscard]] int checkHotReset(size_t groups) const;
   [[nodiscard]] int hotReset(std::span<const std::shared_ptr<GroupFile>> groups);
 
   // --- power
-  // Low power, until `wake` or any other call; `wakeup` (or null) is signalled by that one. -EINVAL: it is
-  // asleep already.
+  // Puts the device into low power. If `wakeup` is given, the next call wakes the device and signals it. If
+  // it is null, only `leaveSleep` ends the sleep. -EINVAL: the device is asleep already.
   [[nodiscard]] int sleep(std::shared_ptr<EventFd> wakeup);
-  // The program wakes it itself: nothing is signalled.
+  // The program itself wakes the device: no eventfd is signalled.
   void leaveSleep();
-  // Any call resumes a device that was put to sleep.
+  // Called at the start of any call: wakes a device that sleeps with a `wakeup`, and signals that.
   void wake();
 
   [[nodiscard]] Device& device() const { return device_; }
@@ -115,7 +115,7 @@ class Session {
   [[nodiscard]] uint64_t regionSize(unsigned index) const;
   [[nodiscard]] bool mappable(unsigned index) const;
   [[nodiscard]] bool reachable(unsigned bar) const;  // decoding on, for memory
-  // Bytes that an access to a BAR moves: cut at its end, or -EINVAL.
+  // The number of bytes that an access to a BAR moves, cut at the BAR's end; or -EINVAL.
   [[nodiscard]] int64_t inBar(unsigned bar, uint64_t offset, size_t size) const;
   [[nodiscard]] int64_t readBar(unsigned bar, uint64_t offset, size_t size, const Put& put);
   [[nodiscard]] int64_t writeBar(unsigned bar, uint64_t offset, size_t size, const Fetch& fetch);
@@ -125,17 +125,18 @@ class Session {
   Device& device_;
   pci::Function& function_;
   bool resetWorks_ = false;
-  pci::Function::State saved_;  // what close goes back to
+  pci::Function::State saved_;  // the state that the close restores
   Interrupts interrupts_;
   ConfigView config_;
   std::list<IoEvent> ioEvents_;
-  bool asleep_ = false;  // low power was asked for
+  bool asleep_ = false;  // the program has requested low power
   std::shared_ptr<EventFd> wakeup_;
 };
 
-// A reset of everything on a bus; config spaces come back as they were.
+// Resets every function on the bus of `member`, and restores their config spaces.
 void resetBus(pci::Function& member);
-// Whether every function that such a reset hits is held by vfio-pci.
+// Whether vfio-pci holds every function that such a reset affects. False if one of them is a virtual
+// function.
 [[nodiscard]] bool busHeldByVfio(const pci::Function& member);
 
 }  // namespace vfio::soft::cdev

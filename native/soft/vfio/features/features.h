@@ -1,6 +1,6 @@
-// VFIO_DEVICE_FEATURE: what some devices have besides. Each feature is described in a file of this folder and
-// entered in the table of features.cc; which operations it has and how much data they take is checked here,
-// for all of them.
+// VFIO_DEVICE_FEATURE: the optional features of devices. Each feature is described in a file of this folder
+// and entered in the table of features.cc. `find` checks, for all features, which operations a feature has
+// and how much data they take.
 //
 // Life: the table is constant.
 #pragma once
@@ -15,7 +15,7 @@ class Session;
 
 namespace vfio::soft::cdev::features {
 
-// An operation of a feature, on the data of a request: 0 or -errno.
+// An operation of a feature. It works on the data of a request and returns 0 or -errno.
 using Operation = int (*)(Session& session, std::span<uint8_t> data);
 
 struct Feature {
@@ -26,7 +26,7 @@ struct Feature {
   bool (*exists)(const Session& session) = nullptr;  // null: each device has it
 };
 
-// What a request comes to.
+// The call that a checked request asks for.
 struct Call {
   Operation run;  // null: the request only asked whether it could be made
   size_t size;    // of the data it works on

@@ -1,5 +1,5 @@
-// Low power: a program that has nothing to do lets its device sleep, until it or anybody else needs the
-// device.
+// The feature "low power": an idle program lets its device sleep, until the program or another user needs the
+// device. See features.h and Session::sleep.
 #include <array>
 #include <cerrno>
 #include <cstring>

@@ -1,4 +1,5 @@
-// The token that whoever opens a virtual function of this device must show (device.h).
+// The feature "VF token": sets the token that a program must show to open a virtual function of this device
+// (device.h).
 #include <algorithm>
 
 #include "../../../uapi/vfio.h"
@@ -17,7 +18,7 @@ int set(Session& session, std::span<uint8_t> data) {
   return 0;
 }
 
-// It can't be read: it would tell the last user's.
+// The token can't be read: a read would disclose the last user's token.
 constexpr Feature feature{.number = uapi::VFIO_DEVICE_FEATURE_PCI_VF_TOKEN,
                           .size = sizeof(Token),
                           .get = nullptr,
