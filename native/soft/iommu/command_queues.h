@@ -3,7 +3,7 @@
 
 namespace vfio::soft::iommu {
 
-// What a program can have of them for one virtual IOMMU.
+// How many queues and stream ids a program can have for one virtual IOMMU.
 inline constexpr unsigned kCommandQueuesLog2 = 1;
 inline constexpr unsigned kStreamIdsLog2 = 4;
 // The largest queue: 2^19 commands of 16 bytes.

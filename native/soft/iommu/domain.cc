@@ -89,7 +89,7 @@ int Domain::map(uint64_t iova, uint64_t user, uint64_t size, uint32_t access, bo
       }
       table = tableAt<Table>(entry);
     }
-    // The neighbours in the same table, as long as no larger page fits.
+    // Fill the neighbours in the same table, as long as no larger page fits.
     const unsigned shift = shiftOf(level);
     const uint64_t step = uint64_t{1} << shift;
     for (unsigned index = indexOf(iova, level); index < kEntries; ++index) {
@@ -193,7 +193,7 @@ std::optional<Domain::Run> Domain::translate(uint64_t iova, uint64_t limit) cons
       table = tableAt<Table>(entry);
       entry = table->entries[indexOf(iova, --level)];
     }
-    // Along this table while addresses go on.
+    // Go along this table while the addresses are consecutive.
     const uint64_t mask = (uint64_t{1} << shiftOf(level)) - 1;
     for (unsigned index = indexOf(iova, level);;) {
       if ((entry & kLeaf) == 0) return run;
@@ -202,7 +202,7 @@ std::optional<Domain::Run> Domain::translate(uint64_t iova, uint64_t limit) cons
       if (!run) {
         run = Run{user, 0, access};
       } else if (user != run->user + run->size || access != run->access) {
-        // Where a transfer goes on while this run is being moved.
+        // A transfer continues here after this run has been moved.
         __builtin_prefetch(reinterpret_cast<const void*>(user), 1);
         return run;
       }

@@ -1,17 +1,17 @@
 // A translation domain: one page table from IOVAs to addresses of the process, as a unit would walk it.
 //
-// The table is a radix tree of 512-entry tables whose leaves, at any level that the unit has a page size for,
-// hold a user address where hardware holds a physical one. It keeps nothing alive: who maps has pinned.
-// Dirty bits are where hardware has them: in the leaves. So a large page is dirty as a whole, and a bit is
-// gone with its mapping.
+// The table is a radix tree of 512-entry tables whose leaves, at any level that the unit has a page size
+// for, hold a user address where hardware holds a physical one. The table keeps no memory alive: the caller
+// of map() has pinned it. Dirty bits are in the leaves, where hardware has them too. So a large page is
+// dirty as a whole, and a bit is lost when its mapping is removed.
 //
-// Units may cache what they find in the table. So unmap(), clearing dirty bits, and turning dirty tracking on
-// or off end with invalidate(): the units of all attached endpoints forget that range, and what they have of
-// guests' tables on this one, as a whole, since nobody knows at which addresses of the guest the range is. A
-// map needs none: it fills what was empty.
+// Units may cache the entries that they find in the table. So unmap(), clearing dirty bits, and turning
+// dirty tracking on or off end with invalidate(): the units of all attached endpoints forget that range.
+// They also forget everything that they have cached of guests' tables on this one, since nobody knows at
+// which addresses of the guest the range is. map() needs no invalidate(): it fills entries that were empty.
 //
 // Life: made by the owner of an address space (iommufd's page tables), shared with the endpoints that are
-// attached to it, gone with the last of them.
+// attached to it, destroyed when the last of these drops it.
 #pragma once
 
 #include <algorithm>
@@ -42,22 +42,24 @@ class Domain final : public Translation {
   [[nodiscard]] uint64_t pageSizes() const { return pageSizes_; }
   [[nodiscard]] uint64_t smallestPage() const { return pageSizes_ & (~pageSizes_ + 1); }
 
-  // From here on all mappings snoop the processor's caches whatever the device says. False: the unit can't.
+  // From here on all mappings snoop the processor's caches whatever the device says. False: the unit can't
+  // do that.
   [[nodiscard]] bool enforceCoherency();
 
-  // Guests' tables will be nested on this one. Before anything is mapped.
+  // Guests' tables will be nested on this one. Called before anything is mapped.
   void becomeParent() { refusesReadOnly_ = leaves_.parentsAreWritable; }
 
   // 0, or -EINVAL when an endpoint behind `unit` can't be translated by this table.
   [[nodiscard]] int suits(const Unit& unit) const override;
 
-  // Maps [iova, iova+size) of which nothing is mapped, in the largest pages that fit, or with `small` no
-  // larger than the processor's. Aligned to smallestPage() on both sides. 0 or -EINVAL (no access rights, or
-  // only that to read, on a unit that has no such entries). -ENOMEM. Then nothing is mapped.
+  // Maps [iova, iova+size), in which nothing is mapped yet, in the largest pages that fit; with `small`, in
+  // pages no larger than the processor's. Both ends are aligned to smallestPage(). Returns 0, -EINVAL (no
+  // access rights, or only the right to read, on a unit that has no such entries) or -ENOMEM. On an error
+  // nothing is mapped.
   [[nodiscard]] int map(uint64_t iova, uint64_t user, uint64_t size, uint32_t access, bool small);
   // Has the processor fetch the entry of `iova`, for a map or unmap that comes soon.
   void prefetch(uint64_t iova) const;
-  // Unmaps what was mapped in whole pieces.
+  // Unmaps a range that consists of whole mapped pieces.
   void unmap(uint64_t iova, uint64_t size);
 
   // What the bytes from `iova` are: as many of the first `limit` (> 0) as lie at consecutive addresses with
@@ -75,14 +77,15 @@ class Domain final : public Translation {
   // bits can walk the table.
   void offerDirtyTracking() { offersDirtyTracking_ = true; }
   [[nodiscard]] bool offersDirtyTracking() const { return offersDirtyTracking_; }
-  // Turning it on, also when it is on, starts with no bit set; turning it off leaves them.
+  // Turning it on clears all bits, also when it is on already; turning it off leaves the bits as they are.
   void setDirtyTracking(bool on);
   [[nodiscard]] bool dirtyTracking() const { return dirtyTracking_; }
   // What a write transaction to [iova, iova+size) does, tracking or not: sets the bit of each mapped page.
   void markDirty(uint64_t iova, uint64_t size);
-  // Shows `visit(iova, size)` the dirty pages met in [iova, iova+size), and clears their bits if asked to. As
-  // the kernel's drivers do it: in steps of whole pages from where it began. So if that was inside a large
-  // page, what is shown and the next step are as long as that page, from there.
+  // Shows `visit(iova, size)` the dirty pages met in [iova, iova+size), and clears their bits if asked to.
+  // It goes as the kernel's drivers do: in steps of whole pages from `iova`. So if `iova` is inside a large
+  // page, the range that is shown, and the step to the next one, start at `iova` and are as long as that
+  // page.
   template <class Visit>
   void collectDirty(uint64_t iova, uint64_t size, bool clear, const Visit& visit) {
     if (size == 0) return;
@@ -94,9 +97,9 @@ class Domain final : public Translation {
     if (clear && cleared) invalidate(*cleared);
   }
 
-  // --- what units have cached of it
+  // --- entries of the table that units have cached
   void invalidate(Range range) const override;
-  // Tables on this one. They say so themselves.
+  // Guests' tables on this one. They register themselves.
   void addNested(const NestedTable& table) { nested_.push_back(&table); }
   void removeNested(const NestedTable& table) { std::erase(nested_, &table); }
 
@@ -142,7 +145,7 @@ class Domain final : public Translation {
   std::vector<const NestedTable*> nested_;
   Pool<Table> tables_;
   Table* root_;
-  Table* spare_ = nullptr;  // an empty table kept, so that map and unmap of one page don't allocate each time
+  Table* spare_ = nullptr;  // an empty table, kept so that map and unmap of one page don't allocate each time
 };
 
 template <class Visit>

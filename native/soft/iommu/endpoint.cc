@@ -68,7 +68,7 @@ void Endpoint::leave(std::optional<uint32_t> pasid, const Attachment& by) const 
 }
 
 void Endpoint::attach(std::optional<uint32_t> pasid, const Attachment& to) {
-  // What translated these transactions until now, be it a guest's table for all PASIDs.
+  // Was anything translating these transactions until now? It may be a guest's table, for all PASIDs.
   const bool translated = attachment(pasid) != nullptr;
   const bool guests = !pasid && guestsPasid();
   if (!pasid) {

@@ -1,12 +1,13 @@
-// What an IOMMU sees of a device: an endpoint that issues transactions with a requester id, in a group with
-// the endpoints that it can't be told apart from. It knows what translates its transactions: one attachment
-// without a PASID, and one for each PASID. Its transfers and page requests are parts of it with files of
-// their own (transfers.h, page_requests.h).
+// What an IOMMU sees of a device: an endpoint that issues transactions with a requester id, in one group
+// with the endpoints that the IOMMU can't tell it apart from. It knows what translates its transactions: one
+// attachment without a PASID, and one for each PASID. Its transfers and its page requests are parts of it,
+// in files of their own (transfers.h, page_requests.h).
 //
-// Translation takes (endpoint, PASID, address); what leads nowhere is blocked. When an attachment is replaced
-// or taken away, and when the endpoint itself goes, the unit is told to forget all that it has cached of it.
+// Translation takes (endpoint, PASID, address); a transaction that nothing translates is blocked. When an
+// attachment is replaced or removed, and when the endpoint is destroyed, the unit is told to forget all that
+// it has cached of it.
 //
-// Life: made with its PCI function, dies with it. An attachment shares its translation.
+// Life: made with its PCI function and destroyed with it. An attachment shares ownership of its translation.
 #pragma once
 
 #include <algorithm>
@@ -49,16 +50,17 @@ class Endpoint {
   }
   [[nodiscard]] unsigned usablePasidBits() const { return std::min(pasidBits, unit.pasidBits); }
 
-  // Without a PASID, and by PASID.
+  // The attachment for transactions without a PASID, or with this one. Null: nothing translates them.
   [[nodiscard]] const Attachment* attachment(std::optional<uint32_t> pasid) const;
   [[nodiscard]] const std::shared_ptr<Translation>& translation() const { return plain_.translation; }
-  void attach(std::optional<uint32_t> pasid, const Attachment& to);  // nothing: detaches
+  void attach(std::optional<uint32_t> pasid, const Attachment& to);  // no translation: detaches
   [[nodiscard]] bool isPlain(const Attachment& one) const { return &one == &plain_; }
 
-  // Where the bytes of a transaction are that `by`, an attachment of this endpoint, translates.
+  // Where the bytes of a transaction are. `by` is the attachment of this endpoint that translates it.
   [[nodiscard]] Translation::Reach reach(const Attachment& by, std::optional<uint32_t> pasid, uint64_t iova,
                                          uint64_t limit, uint32_t access) const;
-  // Makes the unit forget what it has cached of that, for transactions with this PASID, or without one.
+  // Makes the unit forget the translations of `range` that it has cached, for transactions with this PASID,
+  // or without one.
   void invalidate(std::optional<uint32_t> pasid, Range range) const;
 
   Services& host;
@@ -70,22 +72,23 @@ class Endpoint {
   // What the device can do, if the unit can too.
   unsigned pasidBits = 0;
   bool pageRequests = false;
-  bool pasidsExecute = false;     // its requests with a PASID can be for fetching code,
-  bool pasidsPrivileged = false;  // ... or a supervisor's
+  bool pasidsExecute = false;     // its requests with a PASID can fetch code,
+  bool pasidsPrivileged = false;  // ... or have a supervisor's privilege
 
-  // Its parts, which know it.
+  // Its parts, which refer back to it.
   Transfers dma{*this};
   PageRequests requests{*this};
 
  private:
-  // Do transactions with a PASID that nothing is attached for go to a guest's table?
+  // Does a guest's table translate the transactions with a PASID for which nothing is attached?
   [[nodiscard]] bool guestsPasid() const;
-  // Attachments come and go by these, so that their translations know whom they serve.
+  // Every attachment is made and removed through these two, so that its translation knows whom it serves.
   void serve(std::optional<uint32_t> pasid, const Attachment& by) const;
   void leave(std::optional<uint32_t> pasid, const Attachment& by) const;
 
-  // With no PASID. Without a translation the group has no owner and the kernel's default domain rules, which
-  // lets through nothing of a device that no kernel driver uses: blocked.
+  // The attachment for no PASID. Without a translation the group has no owner, and the kernel's default
+  // domain is in force. That lets nothing through from a device that no kernel driver uses, so the device is
+  // blocked.
   Attachment plain_;
   std::map<uint32_t, Attachment> pasids_;
 };

@@ -1,7 +1,8 @@
 // A format of guests' page tables: who can make such tables, how their caches are invalidated, and whether
 // the guest's PASIDs are its own business. models/ has a file for each.
 //
-// Tables are made in one of two ways: on a domain alone, or for a guest that a virtual IOMMU knows more of.
+// Tables are made in one of two ways: on a domain alone, or on a virtual IOMMU, which knows more about the
+// guest.
 //
 // Life: a format has no state, and outlives all tables of it. A Guest is a virtual IOMMU; it outlives the
 // tables that are made on it.
@@ -28,7 +29,7 @@ namespace vfio::soft::iommu {
 // What a format sees of a virtual IOMMU.
 class Guest {
  public:
-  // How the guest calls this device. Nothing: it doesn't know it.
+  // The guest's name for this device. Nothing: the guest doesn't know the device.
   [[nodiscard]] virtual std::optional<uint64_t> nameOf(const Endpoint& endpoint) const = 0;
   // Does the guest know a device by this name?
   [[nodiscard]] virtual bool knows(uint64_t device) const = 0;
@@ -69,19 +70,18 @@ class GuestFormat {
 
   const std::string_view name;  // "vtd-s1"
 
-  // Are PASIDs in the guest's tables too? Then transactions with a PASID go there.
+  // Do the guest's tables cover PASIDs too? Then they translate the transactions with a PASID.
   [[nodiscard]] virtual bool hasPasids() const { return true; }
 
   // --- tables on a domain
   [[nodiscard]] virtual bool nestsOnDomains() const { return false; }
-  // Makes a table of what `data` says: 0, or -errno as the unit's driver has it.
+  // Makes a table as `data` describes it: 0, or the -errno that the unit's driver returns.
   [[nodiscard]] virtual int makeTable(const Unit& /*unit*/, const std::shared_ptr<Domain>& /*parent*/,
                                       const UserData& /*data*/, std::shared_ptr<NestedTable>& /*out*/) const {
     return -EOPNOTSUPP;
   }
 
-  // --- virtual IOMMUs
-  // Has the driver any, in this release?
+  // --- virtual IOMMUs Does the driver have virtual IOMMUs, in this release?
   [[nodiscard]] virtual bool hasGuests(const Services& /*host*/) const { return false; }
   // ... and of this type, for this unit?
   [[nodiscard]] virtual bool hasGuestsOf(const Services& host, const Unit& /*unit*/,
@@ -97,11 +97,11 @@ class GuestFormat {
                                       std::shared_ptr<NestedTable>& /*out*/) const {
     return -EOPNOTSUPP;
   }
-  // Runs the guest's commands to forget what is cached: 0 or -errno; `array.handled` is told also then.
+  // Runs the guest's commands that invalidate caches: 0 or -errno; `array.handled` is set in both cases.
   [[nodiscard]] virtual int runCommands(const Guest& /*guest*/, UserArray& /*array*/) const {
     return -EOPNOTSUPP;
   }
-  // Runs a command from a queue that the guest fills by itself. False: a guest may not have it.
+  // Runs a command from a queue that the guest fills by itself. False: a guest may not issue it.
   [[nodiscard]] virtual bool runQueued(const Guest& /*guest*/, const GuestCommand& /*command*/) const {
     return false;
   }

@@ -1,14 +1,15 @@
-// A model of IOMMU: what all units of one kind have in common, and do each in their own way. This class is a
-// plain unit; what a model does otherwise it overrides. models/ has a file for each.
+// A model of an IOMMU: what all units of one kind have in common. This class describes a plain unit; a model
+// overrides what it does in another way. models/ has a file for each.
 //
-// What the kernel's driver of such units does, and what the hardware does, are told by the same model: a
-// program sees both together.
+// One model describes both the kernel's driver of such units and the hardware, since a program sees both
+// together.
 //
-// Caching. translate() and invalidate() are the two ends of an IOTLB. A unit may keep what translate() has
-// found, but not that it found nothing, and must forget it when invalidate() says so. No model here keeps
-// anything: translate() walks the tables each time, and invalidate() does nothing. Whoever changes a table or
-// an attachment calls invalidate() all the same (translation.h), after the change and before the memory
-// behind it is unpinned. A model with an IOTLB overrides both, and keeps its entries with the unit.
+// Caching. translate() and invalidate() are the two ends of an IOTLB. A unit may keep a translation that
+// translate() has found, but not the fact that there was none. It must forget the translation when
+// invalidate() says so. No model here keeps anything: translate() walks the tables each time, and
+// invalidate() does nothing. All the same, whoever changes a table or an attachment calls invalidate()
+// (translation.h), after the change and before the memory behind it is unpinned. A model with an IOTLB
+// overrides both, and keeps its entries with the unit.
 //
 // Life: a model has no state, and outlives all units of it.
 #pragma once
@@ -43,18 +44,18 @@ struct LeafRules {
   bool parentsAreWritable = false;  // the parents of guests' tables take no read-only mappings
 };
 
-// What a unit has to forget of one endpoint: translations of IOVAs in `range`. A larger page that the range
-// touches is forgotten as a whole.
+// The translations of one endpoint that a unit has to forget: those of IOVAs in `range`. A larger page that
+// the range touches is forgotten as a whole.
 struct Invalidation {
   const Endpoint& endpoint;       // and with it the unit
-  std::optional<uint32_t> pasid;  // of transactions with this PASID; nothing: of those without one
-  bool guestPasids = false;       // besides: of those with any PASID that a guest's table translates
+  std::optional<uint32_t> pasid;  // for transactions with this PASID; nothing: for those without one
+  bool guestPasids = false;       // also for those with any PASID that a guest's table translates
   Range range = kEverything;
 };
 
 class Model {
  public:
-  // Of a unit of which the machine's description says nothing else.
+  // The values of a unit where the machine's description gives no others.
   struct Defaults {
     std::string_view unitName;  // "dmar": a unit's name is this and its index
     std::vector<Range> apertures{};
@@ -75,8 +76,8 @@ class Model {
   const std::string_view name;  // "vtd"
   const Defaults defaults;
 
-  // --- guests' tables
-  // The one format that the driver knows, also where the hardware lacks it. Null: none, or the unit's.
+  // --- guests' tables The one format that the driver knows, also where the hardware lacks it. Null: the
+  // driver knows none, or the one that the unit reads.
   [[nodiscard]] virtual const GuestFormat* format() const { return nullptr; }
   // Can a unit be described as reading this one?
   [[nodiscard]] virtual bool accepts(const GuestFormat& wanted) const { return &wanted == format(); }
@@ -96,11 +97,11 @@ class Model {
   [[nodiscard]] virtual uint64_t walkable(const Unit& unit) const { return unit.pageSizes; }
   // Can a device be attached with a PASID?
   [[nodiscard]] virtual bool attachesPasids() const { return true; }
-  // Did the driver know what to do about the nesting type of containers?
+  // Did the driver support the nesting type of containers?
   [[nodiscard]] virtual bool nestsInContainers() const { return false; }
 
-  // --- what is told of it
-  // What the driver tells when information of the type `wanted` is asked for. Nothing: no driver tells any.
+  // --- what programs are told of it The driver's answer when information of the type `wanted` is asked for.
+  // Nothing: no driver gives any.
   [[nodiscard]] virtual std::optional<HwInfo> describe(const Services& /*host*/, const Unit& /*unit*/,
                                                        uint32_t /*wanted*/) const {
     return std::nullopt;
@@ -117,7 +118,7 @@ class Model {
   [[nodiscard]] virtual Translation::Reach translate(const Endpoint& from, const Attachment& by,
                                                      std::optional<uint32_t> pasid, uint64_t iova,
                                                      uint64_t limit, uint32_t access) const;
-  // Forgets what is cached.
+  // Forgets the cached translations that `what` describes.
   virtual void invalidate(const Invalidation& /*what*/) const {}
 };
 

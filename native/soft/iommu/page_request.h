@@ -1,8 +1,8 @@
 // Page requests: how a device that can wait asks for memory that is not there (PCI PRI, or a transaction that
 // the unit stalls).
 //
-// A device sends the requests of one group and marks the last; the group is handed to whoever takes the page
-// requests of its page table, and is answered once, as a whole.
+// A device sends the requests of one group and marks the last; the group is handed to the handler of the
+// page table's page requests, and is answered once, as a whole.
 #pragma once
 
 #include <cstdint>
@@ -28,9 +28,9 @@ enum class PageResponse : uint32_t { success, invalid };
 
 class PageRequestHandler {
  public:
-  // A whole group, in the order of sending. Ends with one call of `from.respond()`.
+  // Takes a whole group, in the order of sending. The handler answers it with one call of `respond()`.
   virtual void take(Endpoint& from, std::vector<PageRequest> group) = 0;
-  // The endpoint goes, with what it waits for: no answer can reach it any more.
+  // The endpoint is being destroyed, with the transfers that wait: no answer can reach it any more.
   virtual void forget(const Endpoint& from) = 0;
 
  protected:

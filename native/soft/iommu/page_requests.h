@@ -1,5 +1,5 @@
 // The page requests of one endpoint: it collects the requests of a group until the last one comes, and hands
-// the group to whoever takes the page requests of its page table.
+// the group to the handler of the page table's page requests.
 //
 // Life: part of its endpoint. Requests of an incomplete group are lost when their page table is detached.
 #pragma once
@@ -22,9 +22,10 @@ class PageRequests {
   // The requests, as one group, for the pages that [iova, iova+size) lacks. At least one is missing.
   [[nodiscard]] std::vector<PageRequest> missing(uint32_t group, std::optional<uint32_t> pasid, uint64_t iova,
                                                  size_t size, uint32_t access) const;
-  // A page request of the device: 0, or -EINVAL when nobody takes it, which the device learns as `invalid`.
+  // A page request of the device: 0, or -EINVAL when nobody handles it; then the device gets the answer
+  // `invalid`.
   [[nodiscard]] int send(const PageRequest& request);
-  // The answer to a group of them.
+  // The answer to a group of requests.
   void respond(uint32_t group, PageResponse response);
   // Forgets the incomplete groups with this PASID, or without one.
   void forget(std::optional<uint32_t> pasid);

@@ -36,7 +36,7 @@ const char* Transfers::move(Transfer& transfer, bool& missing) {
     transfer.iova += done;
     transfer.bytes += done;
     transfer.size -= done;
-    // Pinned memory that the program took away all the same: protected it, or truncated its file.
+    // The memory is pinned, but the program protected it or truncated its file all the same.
     if (done != reach.size) return "no memory behind the mapping";
   }
   return nullptr;
@@ -49,8 +49,8 @@ void Transfers::fail(const Transfer& transfer, const char* reason) {
       {endpoint_.bdf, transfer.iova, transfer.size, transfer.access == kWrite, reason});
 }
 
-// A failure is the page's, not the transfer's: what is written there is lost, what is read from there is
-// zero, and the pages behind it have their turn.
+// A failure concerns the page, not the transfer: bytes written there are lost, bytes read from there are
+// zero, and the pages behind it are moved as well.
 void Transfers::moveRest(Transfer transfer) {
   constexpr uint64_t kPage = 4096;
   while (transfer.size != 0) {
@@ -78,7 +78,7 @@ bool Transfers::read(uint64_t iova, void* into, size_t size, std::optional<uint3
 }
 
 bool Transfers::write(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) {
-  // Only read, since it is a write to memory.
+  // The cast is safe: a write to memory only reads these bytes.
   return run({iova, size, static_cast<char*>(const_cast<void*>(from)), kWrite, pasid, {}});
 }
 
@@ -105,7 +105,7 @@ void Transfers::proceed(Transfer transfer) {
   transfer.done(reason == nullptr);
 }
 
-// Asks for all the pages that the rest of a transfer has to have, as one group.
+// Requests all the pages that the rest of a transfer needs, as one group.
 void Transfers::wait(Transfer transfer) {
   constexpr uint32_t kGroups = 1U << 9;  // a group's index has nine bits
   const auto outstanding = [this](uint32_t group) {
@@ -122,8 +122,9 @@ void Transfers::wait(Transfer transfer) {
 void Transfers::resume(uint32_t group, PageResponse response) {
   const auto found =
       std::ranges::find_if(waiting_, [group](const Transfer& transfer) { return transfer.group == group; });
-  if (found == waiting_.end()) return;  // was reset meanwhile, or it was only a request
-  // The device goes on where devices work, and not inside the call that answered.
+  // The device was reset meanwhile, or no transfer belonged to the request.
+  if (found == waiting_.end()) return;
+  // The device continues on the engine, where devices work, and not inside the call that answered.
   auto transfer = std::make_shared<Transfer>(std::move(*found));
   waiting_.erase(found);
   Services& host = endpoint_.host;

@@ -1,9 +1,9 @@
 // The transfers of one endpoint: DMA by the device, and the transfers that wait for pages.
 //
-// A transfer moves as many bytes as the endpoint's attachments let it. What can't move is a fault: the page
-// is left out (a read finds zeroes), the first failure goes into the host's fault log, and the pages behind
-// it still move. A device that can wait asks for missing pages instead (page_requests.h); its transfer waits
-// here under the number of its request group until the answer comes.
+// A transfer moves as many bytes as the endpoint's attachments allow. A page that can't be moved is a fault:
+// the page is left out (a read finds zeroes), the first failure is written to the host's fault log, and the
+// pages behind it are still moved. A device that can wait asks for missing pages instead (page_requests.h);
+// its transfer waits here under the number of its request group until the answer comes.
 //
 // Life: part of its endpoint. A transfer that waits ends with its answer, or is dropped at a reset or with
 // the endpoint.
@@ -21,7 +21,7 @@ namespace vfio::soft::iommu {
 
 class Transfers {
  public:
-  // What is reported of work that can't go on by itself (Engine::post).
+  // The reason that is reported for work that can't continue by itself (Engine::post).
   static constexpr const char* kNoThread =
       "no thread can be had for the device's work (EAGAIN): the program's next calls do it";
 
@@ -33,8 +33,8 @@ class Transfers {
   bool read(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid = std::nullopt);
   bool write(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid = std::nullopt);
 
-  // The same for a device that can wait. `done` is told the outcome, at once or later on the engine. The
-  // memory stays the device's until then.
+  // The same for a device that can wait. `done` is told the outcome, at once or later on the engine. Until
+  // then the memory must stay valid.
   using Done = std::function<void(bool)>;
   void startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done);
   void startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid, Done done);
@@ -56,7 +56,8 @@ class Transfers {
   };
 
   bool run(Transfer transfer);
-  // Moves as much as can be moved: null when that is all, or why not. `missing`: pages can be asked for.
+  // Moves as much as can be moved. Null: that was all of it; else the reason why not. `missing`: pages can
+  // be requested.
   [[nodiscard]] const char* move(Transfer& transfer, bool& missing);
   void proceed(Transfer transfer);
   void wait(Transfer transfer);

@@ -1,16 +1,17 @@
-// What translates transactions: the face that page tables show to endpoints.
+// The base class of everything that translates transactions: the view that endpoints have of page tables.
 //
 //   Domain       (domain.h)  the kernel fills it from an address space
 //   NestedTable  (nested.h)  a guest wrote it; it leads to the addresses of a Domain below it
 //
-// and, of mediated devices, whose driver looks into the address space each time: what iommufd/access.h and
-// type1/type1.h have for that.
+// Mediated devices have other translations, since their driver looks into the address space each time: those
+// belong to iommufd/access.h and type1/type1.h.
 //
 // A translation knows whom it serves: the endpoints that it is attached to, and with which PASIDs. Whoever
-// takes something out of a table, or narrows it, calls invalidate(), so that no unit goes on with what it may
-// have cached (model.h). The drivers of mediated devices cache nothing, so theirs are never invalidated.
+// takes something out of a table, or narrows it, calls invalidate(), so that no unit keeps using an entry
+// that it may have cached (model.h). The drivers of mediated devices cache nothing, so theirs are never
+// invalidated.
 //
-// Life: shared by who made it and the endpoints it is attached to.
+// Life: shared by its maker and the endpoints that it is attached to.
 #pragma once
 
 #include <cstdint>
@@ -37,14 +38,14 @@ class Translation {
   // Where a transaction's bytes are: at consecutive addresses of the process, and in which domain.
   struct Reach {
     uint64_t user = 0;
-    uint64_t size = 0;             // 0: the transaction can't go on, for a `reason`
+    uint64_t size = 0;             // 0: the transaction can't continue, for a `reason`
     Domain* domain = nullptr;      // whose dirty bits a write sets (null: nobody's),
     uint64_t iova = 0;             // ... and where
     const char* reason = nullptr;  // in words, for the fault log
-    bool missing = false;  // system software could put that right: a page request is in place, a fault isn't
+    bool missing = false;  // software could supply the page: a page request is right here, a fault isn't
   };
-  // As many of the first `limit` (> 0) bytes from `iova` as are in one piece and allow `access` (kRead or
-  // kWrite).
+  // Finds as many of the first `limit` (> 0) bytes from `iova` as are in one piece and allow `access` (kRead
+  // or kWrite).
   [[nodiscard]] virtual Reach reach(uint64_t iova, uint64_t limit, uint32_t access) = 0;
   // The same with a PASID, where those are the guest's business (GuestFormat::hasPasids).
   [[nodiscard]] virtual Reach reachAs(uint32_t /*pasid*/, uint64_t iova, uint64_t limit, uint32_t access) {
@@ -53,17 +54,18 @@ class Translation {
 
   // 0, or -errno when an endpoint behind `unit` can't be translated by this.
   [[nodiscard]] virtual int suits(const Unit& unit) const = 0;
-  // ... or when this one can't, be its unit what it may.
+  // ... or when this endpoint can't, whatever its unit is.
   [[nodiscard]] virtual int admits(const Endpoint& /*endpoint*/) { return 0; }
-  // ... or when it could be, but not in the way that a guest asks for. The last thing that is looked at.
+  // ... or when an endpoint could be translated, but not in the way that the guest asks for. This is checked
+  // last.
   [[nodiscard]] virtual int configures(const Unit& /*unit*/) const { return 0; }
-  // A transaction of `from` was given up at this address: a guest that wrote the table is to learn of it.
+  // A transaction of `from` failed at this address: a guest that wrote the table is told of it.
   virtual void failed(const Endpoint& /*from*/, std::optional<uint32_t> /*pasid*/, uint64_t /*iova*/,
                       uint32_t /*access*/) {}
 
   [[nodiscard]] virtual bool nested() const { return false; }
 
-  // --- whom it serves. Endpoints say so themselves.
+  // --- whom it serves. Endpoints register themselves.
   struct Served {
     const Endpoint* endpoint;
     std::optional<uint32_t> pasid;

@@ -1,10 +1,10 @@
-// Units: the pieces of translation hardware of a machine, each of one model (model.h), with what it is able
-// to do unless the description of the machine says otherwise.
+// Units: the pieces of translation hardware of a machine, each of one model (model.h). A unit has the
+// model's abilities unless the description of the machine says otherwise.
 //
 // One domain has one range of IOVAs (Unit::aperture). Hardware with several windows, as PPC has, gets the
 // range from the first window's start to the last one's end, and the hole between them is reserved.
 //
-// Life: a unit is made with its machine and lives as long. Its model outlives it.
+// Life: a unit is made with its machine and destroyed with it. Its model outlives it.
 #pragma once
 
 #include <cstdint>
@@ -37,7 +37,7 @@ struct Unit {
   std::string name;  // "dmar0"
   Range aperture;
   uint64_t pageSizes;                    // bitmap of page sizes in bytes
-  std::vector<ReservedRegion> reserved;  // what every endpoint behind it may not map
+  std::vector<ReservedRegion> reserved;  // IOVAs that no endpoint behind it may map
   bool enforcesCoherency = false;
   bool isolatesInterrupts = false;
   bool tracksDirty = false;
@@ -47,7 +47,8 @@ struct Unit {
   bool commandQueues = false;            // has queues of commands that a guest can fill by itself
 };
 
-// What is to be made, in the words of `IommuModel` (docs/topology.md). What is left out is the model's.
+// The unit to be made, in the words of `IommuModel` (docs/topology.md). A value that is left out is the
+// model's.
 struct UnitDescription {
   const Model* model;
   unsigned index = 0;  // among the machine's units: a part of its name
@@ -66,7 +67,7 @@ struct UnitDescription {
 // Throws std::invalid_argument, with what was expected for which field, if there can be no such unit.
 [[nodiscard]] Unit makeUnit(const UnitDescription& description);
 
-// What stands in front of devices without an IOMMU: nothing is ever attached to them.
+// The unit of devices without an IOMMU: nothing is ever attached to them.
 [[nodiscard]] Unit makeNoUnit();
 
 }  // namespace vfio::soft::iommu

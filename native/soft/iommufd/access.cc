@@ -30,7 +30,7 @@ uint64_t Access::alignment() const { return pins_ ? mm::pageSize() : 1; }
 
 int Access::change(Ioas* fresh) {
   Ioas* const old = ioas_;
-  if (old != pinned_) return -EBUSY;  // from `unmapped`, while it leaves
+  if (old != pinned_) return -EBUSY;  // called from `unmapped`, while the access leaves
   if (old == fresh) return 0;
   ioas_ = nullptr;
   if (fresh != nullptr) {

@@ -1,5 +1,5 @@
-// A request on /dev/iommu on its way through its handler: the caller's struct, zero-extended to the size that
-// this "kernel" knows, and where the reply goes.
+// A request on /dev/iommu on its way through its handler: the caller's struct, zero-extended to the size
+// that this "kernel" knows, and the place for the reply.
 #pragma once
 
 #include <cstddef>
@@ -15,14 +15,14 @@ struct Command {
   Context& context;
   UserAddress user;   // the caller's struct
   uint32_t userSize;  // what the caller says its size is
-  uint32_t size;      // of the struct in the kernel that the host answers as; what is behind reads as zero
+  uint32_t size;      // of the struct in the kernel that the host answers as; bytes behind it read as zero
   void* bytes;
 
   template <class Struct>
   [[nodiscard]] Struct& as() const {
     return *static_cast<Struct*>(bytes);
   }
-  // Writes the struct back, no more of it than caller and kernel know: 0 or -EFAULT.
+  // Writes the struct back, only as much of it as both the caller and the kernel know: 0 or -EFAULT.
   [[nodiscard]] int respond(size_t length) const;
 };
 
@@ -63,12 +63,13 @@ inline constexpr uint32_t kTestSize = 72;
 inline constexpr uint32_t kTestMinimum = 68;
 
 // ioas_commands.cc: maps memory of the program, as MAP and the container's request do, or pages of either
-// kind (whose reference it takes over). With `fixed`, iova says where; else it is chosen, and said.
+// kind (whose reference it takes over). With `fixed`, `iova` is the place; else the place is chosen and
+// written to `iova`.
 [[nodiscard]] int mapUser(Context& context, IoPagetable& table, uint64_t user, uint64_t length,
                           uint32_t access, bool fixed, uint64_t& iova);
 [[nodiscard]] int mapPages(IoPagetable& table, Pages& pages, uint64_t user, uint64_t length, uint32_t access,
                            bool fixed, uint64_t& iova);
-// Who pays for what the calling thread maps.
+// Who is charged for the memory that the calling thread maps.
 [[nodiscard]] mm::Payer payerOf(const Context& context);
 // The rights and flags of the map commands.
 inline constexpr uint32_t kAccessFlags = uapi::IOMMU_IOAS_MAP_WRITEABLE | uapi::IOMMU_IOAS_MAP_READABLE;
@@ -78,7 +79,7 @@ inline constexpr uint32_t kMapFlags = uapi::IOMMU_IOAS_MAP_FIXED_IOVA | kAccessF
          ((flags & uapi::IOMMU_IOAS_MAP_READABLE) != 0 ? iommu::kRead : 0U);
 }
 
-// vfio_compat.cc: the requests of a VFIO container, for numbers that are none of iommufd's.
+// vfio_compat.cc: the requests of a VFIO container, for request numbers that are not iommufd's.
 [[nodiscard]] int vfioRequest(Context& context, uint32_t request, UserAddress argument);
 
 }  // namespace vfio::soft::iommufd

@@ -18,7 +18,7 @@ namespace {
 
 int destroy(Command& command) { return command.context.remove(command.as<uapi::iommu_destroy>().id); }
 
-// From which release on a struct has this size.
+// The release from which on a struct has this size.
 struct Size {
   uint32_t bytes;
   KernelVersion since;
@@ -27,11 +27,11 @@ struct Size {
 struct Entry {
   uint32_t request;
   uint32_t minimum;
-  Size sizes[3];  // newest first; the last one says since when there is the command
+  Size sizes[3];  // newest first; the last one gives the release that added the command
   Handler handle;
 };
 
-// A command whose struct has been the same since its release.
+// A command whose struct has not changed since the command was added.
 template <class Struct>
 constexpr Entry plain(uint32_t request, KernelVersion since, Handler handle) {
   return {request, sizeof(Struct), {{sizeof(Struct), since}}, handle};
@@ -77,7 +77,7 @@ constexpr Entry kCommands[] = {
     plain<uapi::iommu_ioas_noiommu_get_pa>(uapi::IOMMU_IOAS_NOIOMMU_GET_PA, {7, 3}, ioasNoiommuGetPa),
 };
 
-// A kernel built with its tests has a command far behind the others, and holes between.
+// A kernel built with its tests has a command far behind the others; the numbers between are unused.
 constexpr Entry kTest = {kTestRequest, kTestMinimum, {{kTestSize, kAlways}}, [](Command& command) {
                            return command.context.hooks->command(command);
                          }};
@@ -90,7 +90,7 @@ constexpr size_t kLargest = std::max(
         ->sizes[0]
         .bytes);
 
-// The size of its struct in this kernel; 0: it has no such command.
+// The size of the command's struct in this kernel; 0: the kernel has no such command.
 uint32_t sizeIn(const Entry& entry, KernelVersion kernel) {
   for (const Size& size : entry.sizes) {
     if (size.bytes != 0 && kernel >= size.since) return size.bytes;
@@ -98,7 +98,7 @@ uint32_t sizeIn(const Entry& entry, KernelVersion kernel) {
   return 0;
 }
 
-// What this kernel has in its table at a number; null: the table ends before it.
+// This kernel's table entry for a number; null: the table ends before it.
 const Entry* findCommand(uint32_t nr, KernelVersion kernel, bool withTests) {
   const uint32_t at = nr - kFirst;
   if (nr < kFirst) return nullptr;
@@ -107,8 +107,8 @@ const Entry* findCommand(uint32_t nr, KernelVersion kernel, bool withTests) {
   return nr == (kTestRequest & 0xff) ? &kTest : &kHole;
 }
 
-// The struct as this kernel knows it, into zeroes, with which a shorter one is continued. A longer one must
-// be zero where it goes on.
+// Copies the struct as this kernel knows it. A shorter one is extended with zeroes. A longer one must be
+// zero behind the part that the kernel knows.
 int copyStruct(void* to, size_t size, UserAddress user, uint32_t userSize) {
   const size_t common = std::min<size_t>(size, userSize);
   if (userSize > size) {

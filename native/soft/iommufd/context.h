@@ -1,7 +1,8 @@
-// One open /dev/iommu: its objects, its options, and the way in for its requests.
+// One open /dev/iommu: its objects, its options, and the entry point for its requests.
 //
-// Life: made by an open, destroyed at the last reference: of descriptors, and of bound devices, which keep it
-// after the descriptors are closed. It is also what stands for the user as the owner of groups.
+// Life: made by an open, destroyed with the last reference. Descriptors hold references, and bound devices
+// do, which keep it alive after the descriptors are closed. It also represents the user as the owner of
+// groups.
 #pragma once
 
 #include <cstdint>
@@ -32,10 +33,10 @@ class Context final : public File, public std::enable_shared_from_this<Context> 
   [[nodiscard]] FileKind kind() const override { return FileKind::iommufd; }
   [[nodiscard]] int ioctl(unsigned long request, UserAddress argument) override;
 
-  // What VIOMMU_ALLOC has handed out an offset for; nothing else.
+  // Maps only the offsets that VIOMMU_ALLOC has given out.
   [[nodiscard]] int64_t mmap(void* hint, size_t length, int protection, int flags, uint64_t offset) override;
 
-  // Removes what is removed with an object besides it: the compat IOAS may be that object.
+  // Removes an object. If it is the compat IOAS, the file no longer refers to it.
   [[nodiscard]] int remove(uint32_t id);
 
   // A group's state in this file, for as long as one of its devices is bound here.
@@ -44,8 +45,8 @@ class Context final : public File, public std::enable_shared_from_this<Context> 
   Services& host;
   const TestHooks* const hooks;  // null: a kernel without its tests
   ObjectTable objects;
-  mm::Payer payer;           // for pages of those who have no CAP_IPC_LOCK
-  Ioas* vfioIoas = nullptr;  // what the VFIO container requests work on; not a user of it
+  mm::Payer payer;           // is charged for pages of callers without CAP_IPC_LOCK
+  Ioas* vfioIoas = nullptr;  // the VFIO container requests work on it; this pointer is no user of it
   bool noIommu = false;      // the VFIO container requests are those of groups without IOMMU, for good
   std::map<uint64_t, VirtualInterface*> mappable;  // by offset
 

@@ -36,7 +36,7 @@ void Attach::forget(const iommu::Endpoint& from) {
 
 // --- the steps
 
-// What this device can't address goes out of use in the address space.
+// Reserves, in the address space, the IOVAs that this device can't use.
 int Device::reserveFor(Ioas& ioas) const {
   for (const auto* list : {&endpoint.unit.reserved, &endpoint.reserved}) {
     for (const iommu::ReservedRegion& region : *list) {
@@ -50,7 +50,7 @@ int Device::reserveFor(Ioas& ioas) const {
   return 0;
 }
 
-// Have all members of the group this PASID?
+// Can all members of the group use this PASID?
 int Device::checkPasid(uint32_t pasid) const {
   for (const iommu::Endpoint* member : group_->group.members) {
     if (!member->unit.model.attachesPasids()) return -EOPNOTSUPP;
@@ -62,7 +62,7 @@ int Device::checkPasid(uint32_t pasid) const {
 
 // Can the group be translated by this table?
 int Device::checkHardware(Hwpt& hwpt, uint32_t pasid, bool replaces) const {
-  // Tables for PASIDs and the one without have to be of the kind that goes together.
+  // Tables for PASIDs and the table for no PASID must be of the kind that can be combined.
   const auto plain = group_->attached.find(kNoPasid);
   if (pasid == kNoPasid) {
     const bool others = group_->attached.upper_bound(kNoPasid) != group_->attached.end();
@@ -74,8 +74,8 @@ int Device::checkHardware(Hwpt& hwpt, uint32_t pasid, bool replaces) const {
     // VT-d's driver can't turn dirty tracking on and off for a PASID.
     if (hwpt.paging().domain->offersDirtyTracking()) return -EINVAL;
   }
-  // Through 6.15 iommufd turned page requests on, for the one device, before it asked the unit for anything
-  // else; now the units' drivers do, for each.
+  // Through 6.15 iommufd turned page requests on, for this device only, before it asked the unit for
+  // anything else. Since then the units' drivers do it, for each device.
   const bool late = context.host.since(6, 16);
   const bool wantsRequests = hwpt.faultQueue != nullptr;
   const bool hasRequests = replaces && group_->attached.at(pasid).hwpt->faultQueue != nullptr;
@@ -108,7 +108,7 @@ int Device::attachTo(Hwpt& hwpt, uint32_t pasid) {
   if (pasid == kNoPasid) {
     if (const int error = reserveFor(ioas); error != 0) return error;
   }
-  // The first device brings the group; the others only their reserved regions.
+  // The first device attaches the whole group; the others only add their reserved regions.
   if (first) {
     if (const int error = checkHardware(hwpt, pasid, false); error != 0) {
       if (pasid == kNoPasid) ioas.table.unreserve(this);
@@ -161,7 +161,8 @@ int Device::replaceWith(Hwpt& hwpt, uint32_t pasid, Hwpt*& left) {
   }
   if (error == 0) error = checkHardware(hwpt, pasid, true);
   if (error != 0) {
-    // The kernel gives back the new space's ranges also when it is the old space too; so does this.
+    // The kernel drops the new space's reserved ranges even when the old space is the same one; so does
+    // this.
     if (pasid == kNoPasid) unreserveAll(to);
     return error;
   }
@@ -244,7 +245,7 @@ void Device::detach(uint32_t pasid) {
 
 int Device::bind(Context& context, iommu::Endpoint& endpoint, Device*& out) {
   std::shared_ptr<DeviceGroup> group = context.group(endpoint.group);
-  // A device that could raise any interrupt by a write must not be in a program's hands.
+  // A program must not control a device that could raise any interrupt by a write.
   for (const iommu::Endpoint* member : endpoint.group.members) {
     if (!member->unit.isolatesInterrupts && !member->host.parameters().unsafeInterrupts) return -EPERM;
   }
@@ -269,7 +270,7 @@ void Device::unbind(Device& device) {
   (void)device.context.remove(device.id);
 }
 
-// --- what VFIO has of it
+// --- the handles that VFIO gets
 
 namespace {
 
@@ -306,7 +307,7 @@ class Mediation final : public BoundDevice {
   Mediation& operator=(const Mediation&) = delete;
 
   [[nodiscard]] uint32_t id() const override { return access_->id; }
-  // It has none with a PASID.
+  // A mediated device attaches nothing with a PASID.
   [[nodiscard]] int attach(uint32_t& ptId, uint32_t /*pasid*/) override {
     const int error = access_->ioas() == nullptr ? access_->attach(ptId) : access_->replace(ptId);
     if (error == 0) endpoint_.attach(std::nullopt, {.translation = table_});

@@ -1,9 +1,11 @@
-// The device object: a physical device that VFIO has bound to the file, and what iommufd keeps of its group.
+// The device object: a physical device that VFIO has bound to the file, and the state that iommufd keeps of
+// its group.
 //
-// Life: a Device is made by `bind` and removed by its driver's `unbind` (the BoundDevice given out is one),
-// never by DESTROY: the driver counts as a user. While it is bound its group belongs to the file. A
-// DeviceGroup lives as long as one of its devices is bound. An Attach lives from the first device of a group
-// that is attached for a PASID (or without one) to the last, through every replacing.
+// Life: a Device is made by `bind` and removed by its driver's `unbind` (the BoundDevice that VFIO gets
+// calls it), never by DESTROY: the driver counts as a user. While it is bound its group belongs to the file.
+// A DeviceGroup lives as long as one of its devices is bound. An Attach is made when the first device of a
+// group is attached for a PASID (or without one), and destroyed when the last one is detached; replacing the
+// page table keeps it.
 #pragma once
 
 #include <cstdint>
@@ -22,10 +24,10 @@ class Hwpt;
 class Ioas;
 class Vdevice;
 
-// PASID 0 is what stands for no PASID in the kernel, and in here.
+// PASID 0 means no PASID, in the kernel and in this folder.
 inline constexpr uint32_t kNoPasid = 0;
 
-// The devices of one group are translated by one page table, for one PASID or without any. It takes their
+// The devices of one group are translated by one page table, for one PASID or without any. It passes their
 // page requests to the fault queue of that table.
 class Attach final : public iommu::PageRequestHandler {
  public:
@@ -34,7 +36,7 @@ class Attach final : public iommu::PageRequestHandler {
 
   Hwpt* hwpt = nullptr;
   std::vector<Device*> devices;
-  Device* reporter = nullptr;  // whose id page requests carry: the one that attached
+  Device* reporter = nullptr;  // the device that attached: page requests carry its id
 };
 
 struct DeviceGroup {
@@ -50,26 +52,26 @@ class Device final : public Object {
   Device(Context& itsContext, iommu::Endpoint& itsEndpoint, std::shared_ptr<DeviceGroup> itsGroup);
   ~Device() override;
 
-  // Takes the group for the context and makes the object, of which the caller is a user until `unbind`: 0,
+  // Takes the group for the context and makes the object. The caller is a user of it until `unbind`: 0,
   // -EPERM (ownership, unsafe interrupts), -EBUSY (no id left).
   [[nodiscard]] static int bind(Context& context, iommu::Endpoint& endpoint, Device*& out);
   static void unbind(Device& device);
 
-  // Attaches, or replaces when it is attached for that PASID: 0 and the page table in use, or -errno and
-  // nothing changed.
+  // Attaches, or replaces if the device is attached for that PASID: 0, with the page table in use in `ptId`;
+  // or -errno, and nothing has changed.
   [[nodiscard]] int change(uint32_t& ptId, uint32_t pasid = kNoPasid);
   void detach(uint32_t pasid = kNoPasid);  // nothing attached: no-op
   [[nodiscard]] bool attached(uint32_t pasid = kNoPasid) const;
 
-  // The steps of that. `attachTo` is for a device that isn't attached, `replaceWith` for one that is: 0 and
-  // the table that it left (null: none), of which it still is a user.
+  // The steps of `change`. `attachTo` is for a device that isn't attached, `replaceWith` for one that is: 0,
+  // with the table that it left in `left` (null: none); the device is still a user of that table.
   [[nodiscard]] int attachTo(Hwpt& hwpt, uint32_t pasid);
   [[nodiscard]] int replaceWith(Hwpt& hwpt, uint32_t pasid, Hwpt*& left);
   Hwpt& detachFrom(uint32_t pasid);
 
   Context& context;
   iommu::Endpoint& endpoint;
-  Vdevice* vdevice = nullptr;  // as which it is behind a virtual IOMMU (from 6.17 on)
+  Vdevice* vdevice = nullptr;  // the vdevice that it is behind a virtual IOMMU (from 6.17 on)
 
  private:
   [[nodiscard]] int join(Hwpt& hwpt, uint32_t pasid, Hwpt*& left);

@@ -15,7 +15,7 @@ namespace vfio::soft::iommufd {
 namespace {
 
 // A bitmap of the program's: bit n stands for the pages from iova + n * page size. Bits are only ever set.
-// Like the kernel, it passes over memory that can't be written: nobody is told.
+// Like the kernel, it passes over memory that can't be written: it reports no error.
 class UserBitmap {
  public:
   explicit UserBitmap(const uapi::iommu_hwpt_get_dirty_bitmap& arguments)
@@ -102,7 +102,7 @@ int hwptGetDirtyBitmap(Command& command) {
   // Until 6.12 the bitmap was pinned up front.
   if (!command.context.host.since(6, 12) && !bitmap.writable()) return -ENOMEM;
   if (!domain.dirtyTracking()) return 0;
-  // From the start to the first hole; that there is one is not told.
+  // Goes from the start to the first hole; the hole is not reported.
   const bool clear = (arguments.flags & kNoClear) == 0;
   table.forMapped(arguments.iova, arguments.iova + (arguments.length - 1),
                   [&](uint64_t start, uint64_t last) {

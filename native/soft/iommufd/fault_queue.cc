@@ -74,7 +74,7 @@ void FaultQueue::forget(const iommu::Endpoint& from) {
   showReadable();
 }
 
-// The lowest that is free. They begin at 1, but see `write`.
+// The lowest free cookie. Cookies begin at 1, but see `write`.
 uint32_t FaultQueue::freeCookie() const {
   uint32_t cookie = zeroIsFree_ ? 0 : 1;
   for (const auto& [taken, group] : read_) {
@@ -131,8 +131,8 @@ int64_t FaultQueue::write(UserAddress user, size_t size) {
     if (error != 0) break;
     const bool known =
         response.code == uapi::IOMMUFD_PAGE_RESP_SUCCESS || response.code == uapi::IOMMUFD_PAGE_RESP_INVALID;
-    // The kernel keeps 0 from being given out by an entry in its table, which is there while others are, and
-    // which an answer to 0 takes away for good.
+    // In the kernel an entry in its table keeps cookie 0 from being given out. The entry exists while others
+    // do, and an answer to 0 removes it for good.
     if (known && response.cookie == 0 && !read_.empty()) zeroIsFree_ = true;
     const auto found = known ? read_.find(response.cookie) : read_.end();
     if (found == read_.end()) {

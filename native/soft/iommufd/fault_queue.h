@@ -1,10 +1,11 @@
-// The fault queue: page requests of devices whose page table has one, on their way to the program and back.
+// The fault queue: carries page requests to the program, and the answers back, for devices whose page table
+// has such a queue.
 //
-// A group of requests waits to be read, then (under a cookie) to be answered; if its device is detached from
-// the page table, or the queue goes, the kernel answers it `invalid`.
+// A group of requests waits to be read, then (under a cookie) to be answered. If its device is detached from
+// the page table, or the queue is destroyed, the kernel answers it `invalid`.
 //
-// Life: made by FAULT_QUEUE_ALLOC with its file, which is a user of it and keeps the iommufd's context. Page
-// tables with this queue are users too.
+// Life: made by FAULT_QUEUE_ALLOC with its file, which is a user of it and keeps the iommufd's context
+// alive. Page tables with this queue are users too.
 #pragma once
 
 #include <cstdint>
@@ -42,7 +43,7 @@ class FaultFile final : public File {
  private:
   friend FaultQueue;
   const std::shared_ptr<Context> context_;
-  FaultQueue* queue_;  // null: it could not be made after all
+  FaultQueue* queue_;  // null: making the queue failed after all
 };
 
 class FaultQueue final : public Object {
@@ -55,7 +56,7 @@ class FaultQueue final : public Object {
   // Drops what an endpoint waits for, unanswered.
   void forget(const iommu::Endpoint& from);
   void report(const Attach& via, iommu::Endpoint& from, std::vector<iommu::PageRequest> requests);
-  // Answers `invalid` to all that came by `via`.
+  // Answers `invalid` to all groups that came by `via`.
   void refuse(const Attach& via);
 
  private:

@@ -15,7 +15,7 @@
 namespace vfio::soft::iommufd {
 namespace {
 
-// The largest alignment that the choice of an IOVA, or a page table, makes anything of.
+// The largest alignment that matters to the choice of an IOVA, or to a page table.
 constexpr uint64_t kLargest = uint64_t{2} << 20;
 
 // Of all files only these can be pinned: memfd, tmpfs, hugetlbfs.
@@ -31,10 +31,11 @@ void* mapAt(void* place, uint64_t bytes, int protection, int fd, uint64_t start)
   return mmap(place, bytes, protection, MAP_SHARED | MAP_FIXED, fd, static_cast<off_t>(start));
 }
 
-// Is it what the process lacks, and says nothing of the file?
+// Does the error mean that the process lacks something? Then it says nothing about the file.
 bool isLack(int error) { return error == ENOMEM || error == EMFILE || error == ENFILE || error == EAGAIN; }
 
-// Maps the file as aligned as it is in itself; null if that can't be, with `lacking` if it could otherwise.
+// Maps the file as aligned as its offset is; null if that fails. `lacking` is then set if only a resource of
+// the process was missing.
 void* mapAligned(int fd, uint64_t start, uint64_t bytes, bool writable, int& lacking) {
   if (start > INT64_MAX || bytes > INT64_MAX - start) return nullptr;
   void* const room =
@@ -48,7 +49,7 @@ void* mapAligned(int fd, uint64_t start, uint64_t bytes, bool writable, int& lac
   char* const place = static_cast<char*>(room) + skipped;
   void* mapped = mapAt(place, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, fd, start);
   if (mapped == MAP_FAILED && writable && errno == EACCES) {
-    // A kernel doesn't ask how the descriptor was opened.
+    // The kernel doesn't check how the descriptor was opened.
     const std::string path = "/proc/self/fd/" + std::to_string(fd);
     const auto again = static_cast<int>(syscall(SYS_openat, AT_FDCWD, path.c_str(), O_RDWR | O_CLOEXEC, 0));
     if (again >= 0) {

@@ -1,4 +1,4 @@
-// GET_HW_INFO: what unit a device is behind, as the drivers of the kernel's release tell it.
+// GET_HW_INFO: describes the unit that a device is behind, as the drivers of the kernel's release do.
 #include <algorithm>
 #include <cerrno>
 
@@ -29,7 +29,7 @@ int getHwInfo(Command& command) {
   const uint32_t known = host.since(6, 17) ? uapi::IOMMU_HW_INFO_FLAG_INPUT_TYPE : 0;
   if ((arguments.flags & ~known) != 0) return -EOPNOTSUPP;
   if (std::ranges::any_of(arguments.__reserved, [](uint8_t byte) { return byte != 0; })) return -EOPNOTSUPP;
-  // Until PASIDs were told of, the byte of their number was reserved too.
+  // Before PASIDs were reported, the byte for their width was reserved too.
   const bool pasids = host.since(6, 12);
   if (!pasids && arguments.out_max_pasid_log2 != 0) return -EOPNOTSUPP;
   const Device* const device = command.context.objects.find<Device>(arguments.dev_id);

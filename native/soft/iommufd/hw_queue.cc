@@ -52,7 +52,7 @@ int HwQueue::start() {
 int HwQueue::pin() {
   const auto [first, size] = pagesOf(iova, length);
   if (size < length) return -ERANGE;
-  // The kernel lists the pages in one piece of memory, of which it has no more than this.
+  // The kernel lists the pages in one allocation, which can't be larger than this.
   if (size / mm::pageSize() > INT_MAX / sizeof(void*)) return -ENOMEM;
   // The context owns this object, which must not keep it alive.
   const std::shared_ptr<Context> context(std::shared_ptr<void>(), &viommu.context);
@@ -70,7 +70,8 @@ int HwQueue::pin() {
   return 0;
 }
 
-// As the hardware wants it: one after the other, of a size and at an address that are powers of two.
+// Checks as the hardware requires: queues are added one after the other, with a size that is a power of two,
+// at an aligned address.
 int HwQueue::join() {
   VirtualInterface& interface = *viommu.interface;
   if (index >= VirtualInterface::kQueues) return -EINVAL;

@@ -1,11 +1,11 @@
 // A guest's queue that hardware reads by itself: its memory is pinned in the nest parent's address space, and
 // can't be unmapped there.
 //
-// Hardware goes by physical addresses, so the memory has to be contiguous. A software host's physical
-// addresses are those of the process.
+// Hardware uses physical addresses, so the memory has to be contiguous. A software host's physical addresses
+// are those of the process.
 //
 // Life: made by HW_QUEUE_ALLOC, stays until DESTROY. It is a user of its virtual IOMMU, and of the queue
-// before it: they go in the reverse order.
+// before it, so queues are destroyed in the reverse order.
 #pragma once
 
 #include <cstdint>

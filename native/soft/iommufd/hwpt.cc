@@ -76,7 +76,7 @@ int PagingHwpt::make(Context& context, Ioas& ioas, Device& device, uint32_t flag
   if (const int error = unit.model.allocates(unit, flags); error != 0) return error;
   const bool dirty = (flags & uapi::IOMMU_HWPT_ALLOC_DIRTY_TRACKING) != 0;
   const bool nestParent = (flags & uapi::IOMMU_HWPT_ALLOC_NEST_PARENT) != 0;
-  // Data is for units that take some with this kind of table; none does.
+  // Data is for units that accept data for this kind of table; none does.
   if (data.length != 0) return -EOPNOTSUPP;
 
   PagingHwpt* const hwpt = context.objects.create<PagingHwpt>(context.host, ioas, unit);
@@ -85,7 +85,7 @@ int PagingHwpt::make(Context& context, Ioas& ioas, Device& device, uint32_t flag
   hwpt->nestParent = nestParent;
   if (nestParent) hwpt->domain->becomeParent();
   hwpt->pasidCompatible = (flags & uapi::IOMMU_HWPT_ALLOC_PASID) != 0;
-  // Before anything is mapped: hardware keeps it in each entry.
+  // Set before anything is mapped, since hardware keeps it in each entry.
   if (unit.enforcesCoherency) hwpt->enforcesCoherency = hwpt->domain->enforceCoherency();
   int error = attachAs != nullptr ? device.attachTo(*hwpt, *attachAs) : 0;
   if (error == 0) {
@@ -119,7 +119,7 @@ int NestedHwpt::make(Context& context, PagingHwpt& parent, const Device& device,
   // Until 6.13 a driver that took any flags at all was asked for these tables too, after the parent.
   const bool asks = format != nullptr || (!context.host.since(6, 13) && unit.model.takesFlags());
   if (!asks) return -EOPNOTSUPP;
-  // One format is one driver, and a parent has to be of the same.
+  // Each format belongs to one driver, and the parent must be of the same driver.
   const bool sameDriver = formatOnDomains(parent.unit) == format;
   if (parent.autoDomain || !parent.nestParent || !sameDriver) return -EINVAL;
   std::shared_ptr<iommu::NestedTable> table;
@@ -198,7 +198,7 @@ int hwptAlloc(Command& command) {
   return 0;
 }
 
-// The count of entries is told on every path.
+// The count of handled entries is reported on every path.
 int hwptInvalidate(Command& command) {
   auto& arguments = command.as<uapi::iommu_hwpt_invalidate>();
   iommu::UserArray array = {arguments.data_type, arguments.data_uptr, arguments.entry_len,

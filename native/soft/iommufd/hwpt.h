@@ -2,12 +2,12 @@
 //
 // A PagingHwpt is a domain filled with an address space. Life: made by HWPT_ALLOC (then it stays until
 // DESTROY) or by attaching a device to an IOAS (then it is "auto": shared by further devices that are
-// attached to that IOAS, and gone with the last of them). It is a user of its IOAS.
+// attached to that IOAS, and destroyed when the last of them is detached). It is a user of its IOAS.
 //
 // A NestedHwpt is a guest's table on top of a PagingHwpt. Life: made by HWPT_ALLOC, stays until DESTROY. It
 // is a user of its parent, or of the virtual IOMMU that it was made on.
 //
-// Either can have a fault queue, and then is a user of it.
+// Both kinds can have a fault queue, and then are users of it.
 #pragma once
 
 #include <memory>
@@ -35,7 +35,7 @@ class Hwpt : public Object {
       : Object(kind), translation(std::move(itsTranslation)) {}
   ~Hwpt() override;
 
-  // The one that the kernel fills: this, or the parent.
+  // The table that the kernel fills: this one, or its parent.
   [[nodiscard]] virtual PagingHwpt& paging() = 0;
   void setFaultQueue(FaultQueue& queue);
 
@@ -50,16 +50,16 @@ class PagingHwpt final : public Hwpt {
   PagingHwpt(const Services& host, Ioas& itsIoas, const iommu::Unit& itsUnit);
   ~PagingHwpt() override;
 
-  // Made for `device`, filled and listed in its IOAS, not yet published: 0, or -errno and nothing is left.
-  // With `attachAs`, a PASID or 0 for none, the device is attached before the filling, as the kernel does for
-  // an auto page table.
+  // Makes one for `device`, filled and listed in its IOAS, not yet published: 0, or -errno and no trace is
+  // left. With `attachAs`, a PASID or 0 for none, the device is attached before the filling, as the kernel
+  // does for an auto page table.
   [[nodiscard]] static int make(Context& context, Ioas& ioas, Device& device, uint32_t flags,
                                 const iommu::UserData& data, const uint32_t* attachAs, PagingHwpt*& out);
 
   [[nodiscard]] PagingHwpt& paging() override { return *this; }
 
   Ioas& ioas;
-  const iommu::Unit& unit;  // that it was made for
+  const iommu::Unit& unit;  // the unit that it was made for
   const std::shared_ptr<iommu::Domain> domain;
   bool autoDomain = false;
   bool nestParent = false;
@@ -72,11 +72,11 @@ class PagingHwpt final : public Hwpt {
 class NestedHwpt final : public Hwpt {
  public:
   static constexpr ObjectKind kKind = ObjectKind::nestedHwpt;
-  // `usedObject` is what it counts as a user of: the parent, or a virtual IOMMU on it.
+  // It is a user of `usedObject`: the parent, or a virtual IOMMU on it.
   NestedHwpt(PagingHwpt& itsParent, Object& usedObject, std::shared_ptr<iommu::NestedTable> itsTable);
   ~NestedHwpt() override;
 
-  // Not yet published: 0, or -errno and nothing is left.
+  // Makes one that is not yet published: 0, or -errno and no trace is left.
   [[nodiscard]] static int make(Context& context, PagingHwpt& parent, const Device& device, uint32_t flags,
                                 const iommu::UserData& data, NestedHwpt*& out);
 

@@ -40,7 +40,7 @@ int IoPagetable::gather(uint64_t iova, uint64_t length, std::vector<Piece>& piec
   return error;
 }
 
-// All that a new place is checked for before memory is looked at, in the kernel's order.
+// All checks of a new place that come before memory is looked at, in the kernel's order.
 int IoPagetable::checkPlace(std::span<const Piece> pieces, uint64_t length, uint32_t access, bool fixed,
                             uint64_t& iova) const {
   if (length == 0 || (length & (alignment_ - 1)) != 0) return -EINVAL;
@@ -63,7 +63,7 @@ int IoPagetable::checkIova(uint64_t iova, uint64_t length) const {
   return areas_.find(iova, last) != nullptr ? -EEXIST : 0;
 }
 
-// So that nothing can fail once the page tables are filled.
+// Allocates in advance, so that nothing can fail once the page tables are filled.
 int IoPagetable::makeRoom(uint64_t areas) try {
   areas_.reserve(areas);
   return 0;
@@ -111,8 +111,8 @@ int IoPagetable::unmap(uint64_t iova, uint64_t length, uint64_t& unmapped) {
   return unmapRange(iova, last, unmapped);
 }
 
-// With many mappings most of the time is waiting for memory; so what will be needed in turn is asked for at
-// once.
+// With many mappings, most of the time is spent waiting for memory. So the entries of all page tables are
+// fetched at once.
 void IoPagetable::prefetch(uint64_t iova) const {
   for (const iommu::Domain* domain : domains_) domain->prefetch(iova);
 }
@@ -129,7 +129,7 @@ int IoPagetable::unmapRange(uint64_t start, uint64_t last, uint64_t& unmapped) {
       start = area.start;
       found->value.closed = 1;
       notifyUnmapped(area.start, area.last - area.start + 1);
-      // Somebody doesn't answer.
+      // A user inside the kernel doesn't unpin its pages.
       if (++tries > kUnmapTries) return -EDEADLK;
       continue;
     }
@@ -158,13 +158,13 @@ int IoPagetable::cut(uint64_t last) {
   const Areas::Entry* const found = areas_.find(last, last);
   if (found == nullptr) return 0;
   const Areas::Entry area = *found;
-  // At its first byte too: so the kernel has it.
+  // No cut behind the area's first byte either: so it is in the kernel.
   if (last == area.start || last == area.last) return 0;
   if (area.value.closed != 0) return -EBUSY;
   const uint64_t second = last + 1;
   const uint64_t secondUser = area.value.user + (second - area.start);
   if (((second | secondUser) & (alignment_ - 1)) != 0) return -EINVAL;
-  // Nor can pins of users inside the kernel be told apart, or a large page in a page table be cut.
+  // The pins of users inside the kernel can't be divided, and a large page in a page table can't be cut.
   if (area.value.accesses != 0) return -EINVAL;
   if (!domains_.empty() && hugePages_) return -EINVAL;
 
@@ -209,7 +209,7 @@ void IoPagetable::unreserve(const void* owner) {
   }
 }
 
-// Ranges of several owners overlap; what is asked for is what they cover together.
+// Ranges of several owners overlap; look-ups use the union of them.
 void IoPagetable::rebuildReserved() {
   std::vector<iommu::Range> ranges;
   ranges.reserve(reserved_.size());

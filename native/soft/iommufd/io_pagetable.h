@@ -1,9 +1,9 @@
-// An address space: which IOVAs show which memory, which may not be used, and the page tables that are to
-// agree with that. What IOAS commands and the VFIO container requests work on; knows nothing of either.
+// An address space: which IOVAs are mapped to which memory, which IOVAs may not be used, and the page tables
+// that must agree with that. IOAS commands and VFIO container requests work on it; it depends on neither.
 //
 // Areas are slices of pages objects; they never overlap. As long as no page table (domain) is added, areas
-// are promises only: nothing is pinned or even looked at. The first domain pins everything, every domain
-// gets every area before it appears, and the last to go releases the pins.
+// are promises only: no memory is pinned or even looked at. The first domain pins everything. Every domain
+// is filled with every area before it is listed. Removing the last domain releases the pins.
 //
 // Life: part of its IOAS. Domains are added and removed by their page-table objects, reserved ranges by the
 // domain or the device that brings them.
@@ -41,11 +41,10 @@ class IoPagetable {
   IoPagetable(const IoPagetable&) = delete;
   IoPagetable& operator=(const IoPagetable&) = delete;
 
-  // --- areas
-  // The slices that [iova, iova+length) is made of, with a reference each: 0, -EINVAL, -EOVERFLOW, -ENOENT at
-  // a hole.
+  // --- areas Collects the slices that make up [iova, iova+length), with a reference for each: 0, -EINVAL,
+  // -EOVERFLOW, -ENOENT at a hole.
   [[nodiscard]] int gather(uint64_t iova, uint64_t length, std::vector<Piece>& pieces) const;
-  // Shows which parts of areas [iova, last] begins with, until its end or the first hole.
+  // Shows the parts of areas in [iova, last], from `iova` to the end or the first hole.
   template <class Visit>
   void forMapped(uint64_t iova, uint64_t last, const Visit& visit) const {
     for (uint64_t next = iova;;) {
@@ -58,26 +57,27 @@ class IoPagetable {
     }
   }
   // Makes an area of each piece, one after the other, `length` bytes in all; takes over the references, also
-  // when it fails. With `fixed`, iova says where; else it is chosen, and said.
+  // when it fails. With `fixed`, `iova` is the place; else the place is chosen and written to `iova`.
   [[nodiscard]] int mapPieces(std::span<Piece> pieces, uint64_t length, uint32_t access, bool fixed,
                               uint64_t& iova);
-  // Unmaps the areas in the range, lowest first, until one isn't inside it as a whole (-ENOENT) or a user
-  // inside the kernel doesn't let go of it (-EDEADLK). `unmapped` counts the bytes also then.
+  // Unmaps the areas in the range, lowest first, until an area isn't inside it as a whole (-ENOENT) or a
+  // user inside the kernel doesn't unpin it (-EDEADLK). `unmapped` counts the bytes in these cases too.
   [[nodiscard]] int unmap(uint64_t iova, uint64_t length, uint64_t& unmapped);
   [[nodiscard]] int unmapAll(uint64_t& unmapped) { return unmapRange(0, UINT64_MAX, unmapped); }
-  // Where the area with this number, from 0 and lowest first, begins; nothing: there are not so many.
+  // The start of the area with this number, counted from 0, lowest first. Nothing: there are fewer areas.
   [[nodiscard]] std::optional<uint64_t> nthArea(uint32_t number) const;
-  // Cuts the area that `last` lies in behind it, if there is one and it doesn't end there.
+  // Cuts the area that contains `last` in two, right behind `last`. Does nothing if there is no such area or
+  // it ends there.
   [[nodiscard]] int cut(uint64_t last);
 
-  // Is anything mapped at `iova`; is all that is mapped of files?
+  // Is anything mapped at `iova`? And (allOfFiles) is all mapped memory that of files?
   [[nodiscard]] bool mapped(uint64_t iova) const { return areas_.find(iova, iova) != nullptr; }
   [[nodiscard]] bool allOfFiles() const {
     return areas_.forEach([](const Areas::Entry& area) { return area.value.pages->ofFile(); });
   }
 
-  // --- what may be used
-  // Replaces the list with `fresh` (the old one is there then), or -EADDRINUSE.
+  // --- the IOVAs that may be used Swaps the list with `fresh`, which then holds the old one: 0, or
+  // -EADDRINUSE.
   [[nodiscard]] int setAllowed(Allowed& fresh);
   // Takes a range out of use in the name of `owner`: 0, or -EADDRINUSE when an area or an allowed range is in
   // it.
@@ -90,20 +90,20 @@ class IoPagetable {
   }
   [[nodiscard]] uint64_t alignment() const { return alignment_; }
 
-  // --- page tables
-  // Fills the domain with every area, then adds it: 0, or -EINVAL, -EADDRINUSE, -EFAULT and nothing changed.
+  // --- page tables Fills the domain with every area, then adds it: 0; or -EINVAL, -EADDRINUSE, -EFAULT, and
+  // nothing has changed.
   [[nodiscard]] int addDomain(iommu::Domain& domain);
   void removeDomain(iommu::Domain& domain);
   [[nodiscard]] const std::vector<iommu::Domain*>& domains() const { return domains_; }
   [[nodiscard]] int disableHugePages();
   void enableHugePages();
 
-  // --- users inside the kernel, as Access has them: that there is one, and what it does with [iova, last].
+  // --- users inside the kernel (Access): adding and removing one, and its uses of [iova, last].
   [[nodiscard]] int addAccess(Access& access);  // 0, or -EADDRINUSE
   void removeAccess(const Access& access);
   [[nodiscard]] int pinForAccess(uint64_t iova, uint64_t last, bool write, std::vector<uint64_t>& pages);
   void unpinForAccess(uint64_t iova, uint64_t last);
-  // Where as many of the first `limit` bytes as are in one area are.
+  // Where the first bytes from `iova` are: at most `limit`, as many as are in one area.
   [[nodiscard]] iommu::Translation::Reach reachForAccess(uint64_t iova, uint64_t limit, uint32_t access);
   [[nodiscard]] int copyForAccess(uint64_t iova, uint64_t last, unsigned char* data, bool write,
                                   bool pinning);
@@ -113,10 +113,11 @@ class IoPagetable {
  private:
   struct Area {
     Pages* pages;
-    uint64_t user;  // its first byte's address: here too, so that it needn't wait for the pages object
+    // The address of its first byte; kept here too, so that nothing waits for the pages object.
+    uint64_t user;
     uint32_t access;
     uint32_t accesses : 31 = 0;  // pins of users inside the kernel
-    uint32_t closed : 1 = 0;     // is being unmapped: takes no more of them
+    uint32_t closed : 1 = 0;     // is being unmapped: can't be pinned again
   };
   using Areas = SpanTree<Area>;
   struct Reserved {

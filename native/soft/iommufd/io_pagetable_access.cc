@@ -17,10 +17,10 @@ int IoPagetable::addAccess(Access& access) {
 
 void IoPagetable::removeAccess(const Access& access) {
   std::erase(accesses_, &access);
-  (void)recalculateAlignment();  // only ever gets finer here
+  (void)recalculateAlignment();  // can only become finer here
 }
 
-// By a copy of the list: who is told may leave.
+// Goes through a copy of the list, since a user that is notified may remove itself.
 void IoPagetable::notifyUnmapped(uint64_t iova, uint64_t length) const {
   const std::vector<Access*> told = accesses_;
   for (const Access* access : told) access->notifyUnmapped(iova, length);
@@ -30,7 +30,7 @@ bool IoPagetable::locked(uint64_t iova, uint64_t last) const {
   return std::ranges::any_of(accesses_, [=](const Access* access) { return access->locks(iova, last); });
 }
 
-// Shows the parts of the areas that [iova, last] is made of, lowest first, until `visit` returns other than 0
+// Shows the parts of the areas that make up [iova, last], lowest first, until `visit` returns other than 0
 // (which is returned). 0: all of it was shown; -ENOENT: up to a hole.
 template <class Visit>
 int IoPagetable::forAreas(uint64_t iova, uint64_t last, const Visit& visit) {
@@ -76,7 +76,7 @@ int IoPagetable::pinForAccess(uint64_t iova, uint64_t last, bool write, std::vec
 void IoPagetable::unpinForAccess(uint64_t iova, uint64_t last) {
   (void)forAreas(iova, last, [this](Areas::Entry& entry, uint64_t first, uint64_t end) {
     Area& area = entry.value;
-    if (area.accesses == 0) return -EINVAL;  // its driver is wrong
+    if (area.accesses == 0) return -EINVAL;  // the driver of the access has an error
     --area.accesses;
     area.pages->unpin(memory_, area.user + (first - entry.start), end - first + 1);
     return 0;
@@ -91,8 +91,8 @@ int IoPagetable::copyForAccess(uint64_t iova, uint64_t last, unsigned char* data
     if ((area.access & (write ? iommu::kWrite : iommu::kRead)) == 0) return -EPERM;
     const uint64_t user = area.user + (first - entry.start);
     const uint64_t length = end - first + 1;
-    // A single page is reached with the right that is asked for, several with those of the mapping; a file's
-    // always so.
+    // A single page is reached with the requested right. Several pages, and those of a file in any case, are
+    // reached with the rights of the mapping.
     const bool several = user / page != (user + length - 1) / page;
     if (area.pages->ofFile() || (pinning && several)) {
       if (const int error = area.pages->reach(memory_, user, length); error != 0) return error;

@@ -79,7 +79,7 @@ int ioasAllowIovas(Command& command) {
     uapi::iommu_iova_range range = {};
     const UserAddress entry = arguments.allowed_iovas + uint64_t{at} * sizeof(range);
     if (mm::Memory::copyIn(&range, entry, sizeof(range)) != 0) return -EFAULT;
-    // One byte is no range either.
+    // A range of one byte is refused too.
     if (range.start >= range.last) return -EINVAL;
     if (fresh.find(range.start, range.last) != nullptr) return -EINVAL;
     fresh.insert(range.start, range.last, {});

@@ -1,5 +1,5 @@
 // The commands on address spaces that came with Linux 6.13 and later: memory by file instead of by address,
-// handing it over to another process, and asking where it is.
+// handing it over to another process, and asking for its physical address.
 #include <fcntl.h>
 #include <sys/vfs.h>
 
@@ -34,14 +34,14 @@ int ioasMapFile(Command& command) {
   Ioas* const ioas = context.objects.find<Ioas>(arguments.ioas_id);
   if (ioas == nullptr) return -ENOENT;
 
-  // With dma-bufs the descriptor came to be looked at last.
+  // Since the kernel accepts dma-bufs, it checks the descriptor last.
   const bool takesDmaBufs = context.host.since(6, 19);
   if (takesDmaBufs) {
     if (arguments.length == 0) return -EINVAL;
     if (arguments.start + (arguments.length - 1) < arguments.start) return -EOVERFLOW;
   }
   if (!isOpen(arguments.fd)) return -EBADF;
-  // Only those of VFIO devices can be mapped, and no device here gives out any.
+  // Only dma-bufs of VFIO devices can be mapped, and no device here exports any.
   if (takesDmaBufs && isDmaBuf(arguments.fd)) return -EOPNOTSUPP;
 
   const uint32_t access = accessOf(arguments.flags);
@@ -62,8 +62,8 @@ int ioasMapFile(Command& command) {
   return command.respond(sizeof(arguments));
 }
 
-// All file mappings go over to the caller's process, which here is the one that they are of already. So there
-// is only what speaks against it: memory that was mapped by address.
+// Hands all file mappings over to the caller's process. Here they belong to that process already. So only
+// the check is left that refuses memory that was mapped by address.
 int ioasChangeProcess(Command& command) {
   if (command.as<uapi::iommu_ioas_change_process>().__reserved != 0) return -EOPNOTSUPP;
   const bool all = command.context.objects.forEach([](Object& object) {

@@ -1,5 +1,5 @@
-// Where a mapping goes when the caller leaves it to the kernel: the lowest gap that fits, byte for byte as
-// the kernel chooses it. Also the alignment that the choice, and every area, has to keep.
+// Chooses the IOVA of a mapping when the caller leaves it to the kernel: the lowest gap that fits, byte for
+// byte as the kernel chooses it. Also the alignment that the choice, and every area, has to keep.
 #include <algorithm>
 #include <bit>
 #include <cerrno>
@@ -30,7 +30,7 @@ int IoPagetable::chooseIova(uint64_t user, uint64_t length, uint64_t& iova) cons
   if (length == 0 || length >= UINT64_MAX / 2) return -EOVERFLOW;
   const uint64_t page = mm::pageSize();
   const uint64_t pageOffset = user % page;
-  // As aligned as the memory is, so that large pages can be used.
+  // The IOVA is as aligned as the memory is, so that large pages can be used.
   uint64_t alignment = std::bit_ceil(length);
   if (user != 0) alignment = std::min(alignment, user & (~user + 1));
   alignment = std::min(alignment, kLargestAlignment);
@@ -56,7 +56,7 @@ int IoPagetable::chooseIova(uint64_t user, uint64_t length, uint64_t& iova) cons
     const uint64_t start = std::max(lowest, entry->start);
     uint64_t last = entry->last;
     entry = nullptr;
-    // Ranges that touch are one.
+    // Ranges that touch count as one.
     while (last < highest) {
       entry = allowed_.find(last + 1, highest);
       if (entry == nullptr || entry->start != last + 1) break;

@@ -39,7 +39,7 @@ int ObjectTable::remove(uint32_t id) {
 
 int ObjectTable::entomb(uint32_t id) {
   const int error = removable(id);
-  if (error == 0) slots_[id].reset();  // and it is not among the free ones
+  if (error == 0) slots_[id].reset();  // and the id is not among the free ones
   return error;
 }
 

@@ -1,9 +1,10 @@
 // Objects of an iommufd and the table of their ids.
 //
 // Life of an object: `create` gives it the lowest free id, from 1, shared by all kinds; nothing can find it
-// yet. `publish` shows it, once nothing can fail any more; `abort` destroys it and frees the id. Published,
-// it lives until DESTROY, its driver or the closing of the file removes it, which works only while nothing
-// else uses it. Whoever uses an object counts in `users`; a reference to one is good as long as it does.
+// yet. `publish` makes it visible, once nothing can fail any more; `abort` destroys it and frees the id. A
+// published object lives until DESTROY, its driver or the closing of the file removes it, which works only
+// while nothing else uses it. Every user of an object is counted in `users`; a user's reference to it is
+// valid as long as the user is counted.
 #pragma once
 
 #include <cerrno>
@@ -38,7 +39,7 @@ class Object {
 
   const ObjectKind kind;
   uint32_t id = 0;
-  unsigned users = 1;  // the table is the first
+  unsigned users = 1;  // the table is the first user
   bool published = false;
 };
 
@@ -49,7 +50,7 @@ class ObjectTable {
   ObjectTable(const ObjectTable&) = delete;
   ObjectTable& operator=(const ObjectTable&) = delete;
 
-  // A new, unpublished T, or null when the ids (31 bits) have run out, for which the kernel says -EBUSY.
+  // A new, unpublished T, or null when the ids (31 bits) have run out, for which the kernel returns -EBUSY.
   template <class T, class... Arguments>
   [[nodiscard]] T* create(Arguments&&... arguments) {
     auto object = std::make_unique<T>(std::forward<Arguments>(arguments)...);
@@ -82,9 +83,9 @@ class ObjectTable {
 
   // Removes and destroys: 0, -ENOENT, or -EBUSY while it has other users than the table.
   [[nodiscard]] int remove(uint32_t id);
-  // The same, but its id is never given out again.
+  // The same, but the id is never given out again.
   [[nodiscard]] int entomb(uint32_t id);
-  // Everything, those that nothing uses first, until none is left.
+  // Removes everything: objects that nothing uses first, until none is left.
   void removeAll();
 
   // Are there no objects, published or not?

@@ -1,5 +1,5 @@
-// IOMMU_OPTION and IOMMU_VFIO_IOAS: what is set per file, per address space, and which address space the VFIO
-// container requests mean.
+// IOMMU_OPTION and IOMMU_VFIO_IOAS: the options per file and per address space, and which address space the
+// VFIO container requests mean.
 #include <linux/capability.h>
 
 #include <cerrno>

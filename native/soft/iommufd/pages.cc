@@ -14,7 +14,7 @@ int Pages::make(uint64_t user, uint64_t length, bool writable, mm::Payer payer, 
   return 0;
 }
 
-// Pins what nobody has pinned yet of the pages [first, last], as the counts stand.
+// Pins those of the pages [first, last] that have no users yet, by the present counts.
 int Pages::pinUncounted(mm::Memory& memory, uint64_t first, uint64_t last, uint64_t& pages) const {
   pages = 0;
   if (whole_ != 0) return 0;
@@ -86,7 +86,7 @@ int Pages::pin(mm::Memory& memory, uint64_t user, uint64_t length) {
   const uint64_t last = (user - user_ + (length - 1)) / mm::pageSize();
   uint64_t pages = 0;
   if (const int error = pinUncounted(memory, first, last, pages); error != 0) return error;
-  // In this order: what can't be pinned is told before what can't be paid for.
+  // In this order: the error of pinning is reported before that of the payer's limit.
   if (pages != 0) {
     if (const int error = memory.charges.add(payer_, pages); error != 0) {
       (void)unpinUncounted(memory, first, last);

@@ -1,9 +1,10 @@
-// A stretch of memory as an address space refers to it, shared by all the areas that show parts of it: made
+// A stretch of memory that an address space refers to, shared by all the areas that show parts of it: made
 // by MAP (of the program's memory) or MAP_FILE (of a memfd), shared by COPY and by cutting an area in two.
 //
 // Pages are pinned once, however many areas show them: each page from the first area that a page table or a
-// user inside the kernel needs it for until the last. So much is charged, to whom it was mapped for: by pages
-// objects, not by areas. A file's pages are mapped by the object itself, so the caller may unmap and close.
+// user inside the kernel needs it for until the last. The pinned pages are charged to the payer that the
+// object was made for; they are counted per pages object, not per area. A file's pages are mapped by the
+// object itself, so the caller may unmap them and close the file.
 //
 // Life: counted references, one per area (and one for whoever is making an area).
 #pragma once
@@ -20,8 +21,8 @@ class Pages {
  public:
   // 0 and a first reference, or -EINVAL, -EOVERFLOW. Nothing is looked at yet.
   [[nodiscard]] static int make(uint64_t user, uint64_t length, bool writable, mm::Payer payer, Pages*& out);
-  // The same for `length` bytes from `start` on in an open file. If it can't be pinned, being no memfd, then
-  // only that will say so.
+  // The same for `length` bytes from `start` on in an open file. A file that is no memfd can't be pinned;
+  // only the pinning reports that.
   [[nodiscard]] static int makeFile(int fd, uint64_t start, uint64_t length, bool writable, mm::Payer payer,
                                     Pages*& out);
   void ref() { ++references_; }
@@ -29,17 +30,17 @@ class Pages {
     if (--references_ == 0) delete this;
   }
 
-  // Where the memory is: page aligned. A file's is where it was mapped, as aligned as in the file (up to the
-  // largest pages).
+  // Where the memory is: page aligned. A file's memory is where this object mapped it, as aligned as in the
+  // file (up to the largest pages).
   [[nodiscard]] uint64_t user() const { return user_; }
   [[nodiscard]] bool writable() const { return writable_; }
   [[nodiscard]] bool ofFile() const { return file_; }
 
-  // Of memory within, by its address: pins the pages it is in, for one more user: 0, or -EFAULT (-EINVAL if
-  // they are a file's), -ENOMEM (above the limit of who pays) and nothing is pinned.
+  // Pins the pages of a range within, given by its address, for one more user: 0; or -EFAULT (-EINVAL if
+  // they are a file's), -ENOMEM (above the payer's limit), and nothing is pinned.
   [[nodiscard]] int pin(mm::Memory& memory, uint64_t user, uint64_t length);
   void unpin(mm::Memory& memory, uint64_t user, uint64_t length);
-  // Could these pages be pinned now? 0 or as above; that is free of charge.
+  // Could these pages be pinned now? 0 or as above; nothing is charged.
   [[nodiscard]] int reach(mm::Memory& memory, uint64_t user, uint64_t length) const;
 
  private:
@@ -55,8 +56,8 @@ class Pages {
   uint64_t user_;
   const uint64_t count_;  // of pages
   uint32_t references_ = 1;
-  // Nearly always all pages are wanted by one area or a few, so that is counted here, and only other ranges
-  // in a tree: a page has whole_ + (its count in *parts_) users.
+  // Nearly always all pages have the same few users. Users of all pages are counted here, users of other
+  // ranges in a tree: a page has whole_ + (its count in *parts_) users.
   uint32_t whole_ : 27 = 0;
   uint32_t writable_ : 1;
   uint32_t file_ : 1 = 0;

@@ -1,7 +1,8 @@
-// A device as a virtual IOMMU's guest has it: under the guest's name for it.
+// A device as the guest of a virtual IOMMU sees it: under the guest's name for it.
 //
-// Life: made by VDEVICE_ALLOC, stays until DESTROY. From 6.17 on a device has one at most, and takes it along
-// when it is unbound: its id is then not used again. Before, a vdevice outlives its device, as a mere name.
+// Life: made by VDEVICE_ALLOC, stays until DESTROY. From 6.17 on a device has at most one vdevice, which is
+// destroyed when the device is unbound; its id is then not used again. Before 6.17 a vdevice outlives its
+// device, as a mere name.
 #pragma once
 
 #include <cstdint>

@@ -62,8 +62,8 @@ void VeventQueue::report(const void* data, size_t size) {
   showReadable();
 }
 
-// Whole records only. Kernels without the fixes have nothing to say of a buffer that is too small, and count
-// a header whose event could not follow it.
+// Reads whole records only. Kernels without the fixes report no error for a buffer that is too small, and
+// count a header whose event could not be copied.
 int64_t VeventQueue::read(UserAddress user, size_t size) {
   constexpr size_t kHeader = sizeof(uapi::iommufd_vevent_header);
   const bool fixed = hasFixesOf2026(viommu.context.host.options().kernel);
@@ -111,7 +111,7 @@ int veventqAlloc(Command& command) {
   if (arguments.veventq_depth == 0 || (bounded && arguments.veventq_depth > kMostEvents)) return -EINVAL;
   Viommu* const viommu = context.objects.find<Viommu>(arguments.viommu_id);
   if (viommu == nullptr) return -ENOENT;
-  // The type is not asked about: a queue of another one than the unit's stays empty.
+  // The type is not checked: a queue of a type that the unit doesn't report stays empty.
   for (const VeventQueue* const queue : viommu->queues) {
     if (queue->type == arguments.type) return -EEXIST;
   }

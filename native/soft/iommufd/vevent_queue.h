@@ -1,10 +1,10 @@
-// The queue of a virtual IOMMU's events of one type, on their way to the program.
+// The queue that carries a virtual IOMMU's events of one type to the program.
 //
-// Each event has the next number. When the queue is full events are lost, which shows in the numbers, and in
-// a last record, that has no event and goes when one is queued behind it.
+// Each event gets the next number. When the queue is full, events are lost. The numbers show it, and so does
+// a last record, which has no event and is removed when an event is queued behind it.
 //
-// Life: made by VEVENTQ_ALLOC with its file, which is a user of it and keeps the iommufd's context. It is a
-// user of its virtual IOMMU.
+// Life: made by VEVENTQ_ALLOC with its file, which is a user of it and keeps the iommufd's context alive. It
+// is a user of its virtual IOMMU.
 #pragma once
 
 #include <cstdint>
@@ -36,7 +36,7 @@ class VeventFile final : public File {
  private:
   friend VeventQueue;
   const std::shared_ptr<Context> context_;
-  VeventQueue* queue_;  // null: it could not be made after all
+  VeventQueue* queue_;  // null: making the queue failed after all
 };
 
 class VeventQueue final : public Object {

@@ -22,7 +22,7 @@ int mapDma(Context& context, UserAddress user) {
   constexpr uint32_t kFlags = uapi::VFIO_DMA_MAP_FLAG_READ | uapi::VFIO_DMA_MAP_FLAG_WRITE;
   if (map.argsz < sizeof(map) || (map.flags & ~kFlags) != 0) return -EINVAL;
   if (context.vfioIoas == nullptr) return -ENODEV;
-  uint32_t access = iommu::kNoAccess;  // which is accepted here
+  uint32_t access = iommu::kNoAccess;  // no rights at all are accepted here
   if ((map.flags & uapi::VFIO_DMA_MAP_FLAG_READ) != 0) access |= iommu::kRead;
   if ((map.flags & uapi::VFIO_DMA_MAP_FLAG_WRITE) != 0) access |= iommu::kWrite;
   return mapUser(context, context.vfioIoas->table, map.vaddr, map.size, access, true, map.iova);
@@ -90,8 +90,8 @@ uint64_t pageSizes(const IoPagetable& table) {
   return std::max(sizes, table.alignment());
 }
 
-// The two capabilities behind the struct: each writes what fits into `room` bytes and says what it needs, or
-// -EFAULT.
+// The two capabilities behind the struct: each writes as much as fits into `room` bytes and returns the size
+// that it needs, or -EFAULT.
 int64_t putDmaAvailable(UserAddress at, uint64_t room) {
   uapi::vfio_iommu_type1_info_dma_avail capability = {};
   capability.header.id = uapi::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL;

@@ -1,8 +1,8 @@
-// A virtual IOMMU: the part of a unit that one guest has, on a nest parent that maps the guest's memory.
-// Devices join it as vdevices, with the guest's names for them; its events go to queues; a guest's tables are
-// made on it.
+// A virtual IOMMU: the part of a unit that one guest uses, on a nest parent that maps the guest's memory.
+// Devices join it as vdevices, with the guest's names for them; its events are put into queues; a guest's
+// tables are made on it.
 //
-// Life: made by VIOMMU_ALLOC, stays until DESTROY, for which nothing may be left on it. It is a user of its
+// Life: made by VIOMMU_ALLOC, stays until DESTROY, which fails while it has other users. It is a user of its
 // nest parent; vdevices, event queues, hardware queues, page tables and mappings are users of it.
 #pragma once
 
@@ -34,12 +34,12 @@ class Viommu final : public Object, public iommu::Guest {
          const iommu::GuestFormat& itsFormat, uint32_t itsType);
   ~Viommu() override;
 
-  // A guest's table on it, not yet published: 0, or -errno and nothing is left.
+  // A guest's table on it, not yet published: 0, or -errno and no trace is left.
   [[nodiscard]] int makeNested(const Device& device, uint32_t flags, const iommu::UserData& data,
                                NestedHwpt*& out);
-  // Runs the guest's commands to forget what is cached: 0 or -errno; `array.handled` is told also then.
+  // Runs the guest's commands that invalidate caches: 0 or -errno; `array.handled` is set in both cases.
   [[nodiscard]] int runCommands(iommu::UserArray& array) const;
-  // Runs one from a queue of the guest's own. False: it is none that a guest may have.
+  // Runs a command from a queue of the guest's own. False: a guest may not issue it.
   [[nodiscard]] bool runQueued(const iommu::GuestCommand& command) const;
 
   // --- iommu::Guest
@@ -53,8 +53,8 @@ class Viommu final : public Object, public iommu::Guest {
   const iommu::GuestFormat& format;  // of the tables on it
   const uint32_t type;
   std::map<uint64_t, Vdevice*> vdevices;        // by the guest's name
-  std::vector<VeventQueue*> queues;             // one of a type
-  std::unique_ptr<VirtualInterface> interface;  // with command queues: the page of their registers
+  std::vector<VeventQueue*> queues;             // at most one of each type
+  std::unique_ptr<VirtualInterface> interface;  // only with command queues: their registers
 };
 
 }  // namespace vfio::soft::iommufd

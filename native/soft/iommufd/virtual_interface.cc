@@ -14,7 +14,7 @@
 namespace vfio::soft::iommufd {
 namespace {
 
-// What a mapping holds: the iommufd, and a use of the virtual IOMMU.
+// What a mapping keeps alive: the iommufd, and the virtual IOMMU, of which it is a user.
 class Mapping final : public File {
  public:
   Mapping(std::shared_ptr<Context> context, Viommu& viommu) : context_(std::move(context)), viommu_(viommu) {
@@ -132,7 +132,7 @@ void VirtualInterface::write(uint64_t offset, uint32_t value) {
   run(static_cast<unsigned>(index));
 }
 
-// Does what is queued, up to the first command that is not a guest's.
+// Runs the queued commands, up to the first one that a guest may not issue.
 void VirtualInterface::run(unsigned index) {
   Registers& registers = registers_[index];
   const HwQueue& queue = *registers.queue;

@@ -1,11 +1,12 @@
-// The registers of a virtual IOMMU's command queues (Tegra241's CMDQV): what a program maps, so that its
-// guest starts commands without a system call. Queues are put behind it by HW_QUEUE_ALLOC.
+// The registers of a virtual IOMMU's command queues (Tegra241's CMDQV): a program maps them, so that its
+// guest starts commands without a system call. HW_QUEUE_ALLOC puts queues behind them.
 //
 // A guest may invalidate by address and by address space, and devices' TLBs; any other command is an error,
-// which stops the queue and is an event. Good ones are run by the format of the guest's tables
-// (iommu/guest_format.h), and so reach the units that may have cached something.
+// which stops the queue and is reported as an event. Allowed commands are run by the format of the guest's
+// tables (iommu/guest_format.h), and so reach the units that may have cached something.
 //
-// Life: made with its virtual IOMMU, which a mapping of it is a user of.
+// Life: made with its virtual IOMMU and destroyed with it. A mapping of the registers is a user of the
+// virtual IOMMU.
 #pragma once
 
 #include <array>
@@ -37,7 +38,7 @@ class VirtualInterface {
 
   [[nodiscard]] int64_t map(std::shared_ptr<Context> context, void* hint, int flags);
 
-  // A queue comes, with its registers at their start, or goes.
+  // Adds a queue, with its registers at their initial values; or removes it (null).
   void set(unsigned index, HwQueue* queue);
   [[nodiscard]] HwQueue* queue(unsigned index) const { return registers_[index].queue; }
 

@@ -1,5 +1,5 @@
-// AMD's IOMMU: QEMU's model of it, as Linux 6.12 finds it in the guest. Its driver has virtual IOMMUs
-// from 7.0 on; what it makes of guests' tables is not modelled.
+// AMD's IOMMU: QEMU's model of it, as Linux 6.12 finds it in the guest. Its driver has virtual IOMMUs from
+// 7.0 on; how it uses guests' tables is not modelled.
 #include "../../../uapi/iommufd.h"
 #include "../../../uapi/iommufd_data.h"
 #include "../../core/services.h"

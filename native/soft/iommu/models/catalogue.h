@@ -1,7 +1,7 @@
-// The models of IOMMUs that a machine's description can name. Another one is a file in this folder and a line
-// here; for programs in TypeScript, its name is added to IommuModel in lib/host/software/topology.ts.
+// The models of IOMMUs that a machine's description can name. To add one, add a file to this folder and a
+// line here; for programs in TypeScript, add its name to IommuModel in lib/host/software/topology.ts.
 //
-// Life: the models are made at their first use and are there for good.
+// Life: each model is made at its first use and lives until the process ends.
 #pragma once
 
 #include <string_view>

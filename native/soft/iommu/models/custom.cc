@@ -1,5 +1,5 @@
-// A unit whose values the machine's description gives. It reads guests' tables of any format, as the driver
-// of that format has them.
+// A unit whose values the machine's description gives. It reads guests' tables of any format, in the way of
+// that format's driver.
 #include "catalogue.h"
 #include "values.h"
 

@@ -1,4 +1,4 @@
-// PPC's TCE tables, with the two windows of a pSeries partition. Its driver makes tables of one sort only.
+// PPC's TCE tables, with the two windows of a pSeries partition. Its driver makes tables of one kind only.
 #include "catalogue.h"
 #include "values.h"
 

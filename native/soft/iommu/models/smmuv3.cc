@@ -1,5 +1,5 @@
-// Arm's SMMUv3: a large one, with all that Linux makes use of, and its message window where Linux places it.
-// With Unit::commandQueues it has the queues beside it that Tegra241 has (CMDQV).
+// Arm's SMMUv3: a large one, with all the features that Linux uses, and its message window where Linux
+// places it. With Unit::commandQueues it also has the command queues of Tegra241 (CMDQV).
 #include <bit>
 #include <iterator>
 
@@ -13,7 +13,7 @@
 namespace vfio::soft::iommu::models {
 namespace {
 
-// How IDR5 gives a width of addresses: the widest that is no wider.
+// The code of an address width in IDR5: that of the widest width that is no wider than the unit's.
 uint32_t outputAddressSize(const Unit& unit) {
   constexpr int kWidths[] = {32, 36, 40, 42, 44, 48, 52};
   const int width = std::bit_width(unit.aperture.last);
@@ -35,7 +35,7 @@ HwInfo describeUnit(const Unit& unit) {
   idr0 |= bit(18) | bit(19);  // 16-bit VMIDs, context descriptors in two levels
   idr0 |= uint64_t{2} << 21;  // little endian
   if (!stalls) idr0 |= uint64_t{1} << 24;
-  idr0 |= bit(26);            // what is given up is always told to the device
+  idr0 |= bit(26);            // the device is always told of a terminated transaction
   idr0 |= uint64_t{1} << 27;  // stream tables in two levels
   data.idr[0] = static_cast<uint32_t>(idr0);
   data.idr[1] = 16 | unit.pasidBits << 6 | 19U << 16 | kMostCommandsLog2 << 21;
@@ -69,7 +69,7 @@ class Smmuv3 final : public Model {
 
   [[nodiscard]] const GuestFormat* format() const override { return &smmuv3Tables(); }
   [[nodiscard]] bool canHaveCommandQueues() const override { return true; }
-  // The only driver that did.
+  // This was the only driver that supported it.
   [[nodiscard]] bool nestsInContainers() const override { return true; }
 
   [[nodiscard]] std::optional<HwInfo> describe(const Services& host, const Unit& unit,

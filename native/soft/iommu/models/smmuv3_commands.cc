@@ -1,6 +1,6 @@
-// The commands by which a guest of an SMMUv3 makes its caches forget: as the kernel passes them on, and as
-// the hardware takes them from a queue of the guest's own. A command that names an ASID is for all tables of
-// the guest, since a unit here doesn't know which ASIDs they have; hardware may forget more than it is asked
+// The commands by which a guest of an SMMUv3 invalidates caches: those that the kernel passes on, and those
+// that the hardware reads from a queue of the guest's own. A command that names an ASID applies to all
+// tables of the guest, since a unit here doesn't know their ASIDs; hardware may forget more than it is asked
 // to.
 #include <algorithm>
 #include <cerrno>
@@ -43,7 +43,7 @@ Range addressesOf(const GuestCommand& command) {
   return {start, start > UINT64_MAX - (size - 1) ? UINT64_MAX : start + (size - 1)};
 }
 
-// One that has been found right.
+// Runs a command that has been checked.
 void run(const Guest& guest, const GuestCommand& command) {
   switch (operationOf(command)) {
     case kTlbiNsnhAll:
@@ -67,7 +67,8 @@ int Smmuv3Tables::runCommands(const Guest& guest, UserArray& array) const {
   constexpr uint32_t kType = uapi::IOMMU_VIOMMU_INVALIDATE_DATA_ARM_SMMUV3;
   constexpr size_t kSize = sizeof(uapi::iommu_viommu_arm_smmuv3_invalidate);
   if (array.type != kType || array.entries == 0) return -EINVAL;
-  // All are fetched before the first is looked at. Longer ones than this kernel knows end in zeroes.
+  // All commands are copied before the first is checked. A command longer than this kernel knows must end in
+  // zeroes.
   std::vector<GuestCommand> commands(array.entries);
   static_assert(sizeof(GuestCommand) == kSize);
   for (uint32_t at = 0; at < array.entries; ++at) {

@@ -1,6 +1,7 @@
-// The walk is the hardware's, as the Arm SMMUv3 architecture has it, for what this unit's registers say that
-// it can: tables of AArch64 with the 4 KiB granule, little endian, addresses of 48 bits, context descriptors
-// in one or two levels. Accesses are those of an ordinary device: data, not privileged.
+// Guests' tables of SMMUv3. The walk is the hardware's, as the Arm SMMUv3 architecture defines it, for the
+// features in this unit's registers: tables of AArch64 with the 4 KiB granule, little endian, addresses of
+// 48 bits, context descriptors in one or two levels. Accesses are those of an ordinary device: data, not
+// privileged.
 #include "smmuv3_nested.h"
 
 #include <algorithm>
@@ -23,8 +24,8 @@ constexpr bool bit(uint64_t word, unsigned at) { return (word >> at & 1) != 0; }
 
 // ---- the stream table entry
 enum Config : uint64_t { kAbort = 0, kBypass = 4, kFirstStage = 5 };
-// What of it is the guest's: V, Config, S1Fmt, S1ContextPtr, S1CDMax; S1DSS, S1CIR, S1COR, S1CSH, S1STALLD,
-// EATS.
+// The fields that a guest may set: V, Config, S1Fmt, S1ContextPtr, S1CDMax; S1DSS, S1CIR, S1COR, S1CSH,
+// S1STALLD, EATS.
 constexpr uint64_t kGuests0 = mask(0, 0) | mask(3, 1) | mask(5, 4) | mask(51, 6) | mask(63, 59);
 constexpr uint64_t kGuests1 = mask(7, 0) | mask(27, 27) | mask(29, 28);
 enum WithoutSubstream : uint64_t { kTerminate = 0, kBypassStage1 = 1, kUseFirst = 2 };
@@ -50,8 +51,8 @@ constexpr uint64_t kTableAddress = mask(47, 12);
 // Where a transaction leads, or why it doesn't.
 struct Outcome {
   Translation::Reach reach;
-  std::optional<EventId> event;  // the guest's; a fault of the second stage is the host's
-  bool recorded = true;          // the guest wants to hear of it
+  std::optional<EventId> event;  // for the guest; a fault of the second stage concerns the host
+  bool recorded = true;          // the guest wants to be told of it
   bool stalls = false;           // it would wait for an answer instead
 };
 
@@ -64,8 +65,8 @@ struct Context {
   [[nodiscard]] bool ignoresAccess() const { return bit(words[0], 35); }
 };
 
-// Which devices have to be known to the guest before they can be attached to a table of its: no release has
-// wanted that from the first to 6.14, then all, and from 6.19 on those that use a first stage.
+// Which devices must be known to the guest before they can be attached to one of its tables: none up to
+// Linux 6.14, all from 6.15 on, and from 6.19 on those that use a first stage.
 enum class Known { nobody, all, translated };
 
 class Smmuv3Nested final : public GuestTable {
@@ -86,7 +87,7 @@ class Smmuv3Nested final : public GuestTable {
   [[nodiscard]] int suits(const Unit& unit) const override { return &unit == &unit_ ? 0 : -EINVAL; }
   [[nodiscard]] int admits(const Endpoint& endpoint) override;
   void failed(const Endpoint& from, std::optional<uint32_t> pasid, uint64_t iova, uint32_t access) override;
-  // Caches are the virtual IOMMU's.
+  // Caches are invalidated through the virtual IOMMU.
   [[nodiscard]] int runCommands(UserArray&) override { return -EOPNOTSUPP; }
 
  private:
@@ -100,7 +101,7 @@ class Smmuv3Nested final : public GuestTable {
   const Unit& unit_;
   const Known known_;
   const std::array<uint64_t, 2> ste_;
-  std::unordered_map<const Endpoint*, uint32_t> streams_;  // names of those that have been let in
+  std::unordered_map<const Endpoint*, uint32_t> streams_;  // stream ids of devices the guest knows
 };
 
 Outcome refuse(const char* reason, std::optional<EventId> event) {
@@ -145,7 +146,7 @@ Outcome Smmuv3Nested::secondStage(uint64_t address, uint64_t limit, uint32_t acc
   return outcome;
 }
 
-// Nothing: `context` is good. Else why there is none.
+// Nothing: `context` has been read. Else the reason why it can't be.
 std::optional<Outcome> Smmuv3Nested::fetchContext(uint32_t substream, Context& context) const {
   constexpr uint64_t kSize = sizeof(context.words);
   const auto unreachable = refuse("the guest's context descriptor is not mapped", std::nullopt);
@@ -165,12 +166,12 @@ std::optional<Outcome> Smmuv3Nested::fetchContext(uint32_t substream, Context& c
   return std::nullopt;
 }
 
-// Would this unit take the descriptor, for the half of the addresses that is asked about?
+// Would this unit accept the descriptor, for the upper or the lower half of the addresses?
 bool Smmuv3Nested::legal(const Context& context, bool upper) const {
   const uint64_t word = context.words[0];
   if (!bit(word, 31) || !bit(word, 41)) return false;  // valid, tables of AArch64
   if (bit(word, 15)) return false;                     // big endian
-  if (!bit(word, 46)) return false;                    // terminated transactions are always told of
+  if (!bit(word, 46)) return false;  // the device is always told of a terminated transaction
   if ((context.marksAccess() || context.marksDirty()) && !unit_.tracksDirty) return false;
   if (context.marksDirty() && !context.marksAccess()) return false;
   if (context.stalls() && (unit_.pageRequests != PageRequestKind::stall || bit(ste_[1], 27))) return false;
@@ -184,9 +185,9 @@ bool Smmuv3Nested::legal(const Context& context, bool upper) const {
 Outcome Smmuv3Nested::firstStage(const Context& context, uint64_t iova, uint64_t limit, uint32_t access) {
   const uint64_t word = context.words[0];
   const bool upper = bit(iova, 55);
-  // Of a half that is off, no other field counts: its size may be any.
+  // When a half is disabled, its other fields are ignored: its size may have any value.
   if (bit(word, upper ? 30 : 14)) return refuse("not mapped by the guest", kTranslation);
-  // The top byte counts for nothing if the guest says so.
+  // The top byte is ignored if the guest says so.
   uint64_t address = iova;
   if (bit(word, upper ? 39 : 38)) {
     address = upper ? address | mask(63, 56) : address & ~mask(63, 56);
@@ -293,7 +294,7 @@ bool Smmuv3Tables::hasCommandQueues(const Unit& unit, uint32_t type) const {
 int Smmuv3Tables::makeTable(const Services& host, const Unit& unit, const std::shared_ptr<Domain>& parent,
                             Guest& guest, uint32_t flags, const UserData& data,
                             std::shared_ptr<NestedTable>& out) const {
-  // A guest's PASIDs are its own: there is no table for one of them.
+  // A guest manages its PASIDs itself: no table can be made for one of them.
   if ((flags & uapi::IOMMU_HWPT_ALLOC_PASID) != 0) return -EOPNOTSUPP;
   uapi::iommu_hwpt_arm_smmuv3 entry = {};
   if (const int error = data.copy(uapi::IOMMU_HWPT_DATA_ARM_SMMUV3, &entry, sizeof(entry)); error != 0) {

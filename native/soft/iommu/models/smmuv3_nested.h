@@ -1,7 +1,7 @@
 // Guests' tables of SMMUv3: a stream table entry (STE) that leads to the context descriptors and the
-// first-stage tables that the guest wrote, all at guest-physical addresses, which the nest parent translates.
-// They are made on a virtual IOMMU (IOMMU_HWPT_DATA_ARM_SMMUV3), which names the devices and takes the
-// events.
+// first-stage tables that the guest wrote, all at guest-physical addresses, which the nest parent
+// translates. They are made on a virtual IOMMU (IOMMU_HWPT_DATA_ARM_SMMUV3), which knows the guest's names
+// of the devices and receives the events.
 #pragma once
 
 #include "../guest_format.h"
@@ -15,8 +15,8 @@ class Smmuv3Tables final : public GuestFormat {
   [[nodiscard]] bool hasGuests(const Services&) const override { return true; }
   [[nodiscard]] bool hasGuestsOf(const Services& host, const Unit& unit, uint32_t type) const override;
   [[nodiscard]] bool hasCommandQueues(const Unit& unit, uint32_t type) const override;
-  // -EOPNOTSUPP (for a PASID), -EINVAL (data of another type or size), -EFAULT, -EIO (an STE with something
-  // in it that a guest can't have).
+  // -EOPNOTSUPP (for a PASID), -EINVAL (data of another type or size), -EFAULT, -EIO (an STE with a value
+  // that a guest may not set).
   [[nodiscard]] int makeTable(const Services& host, const Unit& unit, const std::shared_ptr<Domain>& parent,
                               Guest& guest, uint32_t flags, const UserData& data,
                               std::shared_ptr<NestedTable>& out) const override;

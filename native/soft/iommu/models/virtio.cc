@@ -1,5 +1,5 @@
-// virtio-iommu: QEMU's, as Linux 6.12 finds it in the guest. Its driver makes tables of one sort only, and is
-// the only one that makes entries which let nothing through.
+// virtio-iommu: QEMU's, as Linux 6.12 finds it in the guest. Its driver makes tables of one kind only. It is
+// the only driver that makes entries without any access right.
 #include "catalogue.h"
 #include "values.h"
 

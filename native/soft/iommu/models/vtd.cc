@@ -1,5 +1,5 @@
-// Intel's VT-d: QEMU's model of it, as Linux 6.12 finds it in the guest. What GET_HW_INFO tells are the
-// unit's registers, derived from what the unit can do, so that they never say anything else.
+// Intel's VT-d: QEMU's model of it, as Linux 6.12 finds it in the guest. GET_HW_INFO gives the unit's
+// registers. They are derived from the unit's abilities, so that the two always agree.
 #include <bit>
 
 #include "../../../uapi/iommufd_data.h"
@@ -31,7 +31,7 @@ uint64_t capabilities(const Unit& unit) {
 
 uint64_t extendedCapabilities(const Unit& unit) {
   const bool nests = unit.nesting != nullptr;
-  // What came with scalable mode makes up for legacy mode's lack of it.
+  // Legacy mode lacks these features, so a unit that has any of them has scalable mode.
   const bool scalable = nests || unit.tracksDirty || unit.pasidBits != 0;
   uint64_t value = bit(1);                   // queued invalidation
   value |= bit(2);                           // device TLBs
@@ -65,21 +65,22 @@ class Vtd final : public Model {
   [[nodiscard]] const GuestFormat* format() const override { return &vtdFirstStage(); }
 
   [[nodiscard]] LeafRules leaves(const Services& host) const override {
-    // Until 6.19 the driver marked every entry as present with the bit that says readable. And an erratum of
-    // the hardware: in a parent, read-only does not hold for guests' accesses.
+    // Until 6.19 the driver marked every entry as present with the bit that means readable. The other rule
+    // follows from an erratum of the hardware: guests' accesses can write through a parent's read-only
+    // entry.
     return {.writableIsReadable = !host.since(6, 19), .parentsAreWritable = true};
   }
 
   [[nodiscard]] std::optional<HwInfo> describe(const Services&, const Unit& unit, uint32_t) const override {
     uapi::iommu_hw_info_vtd data = {};
-    // Linux sets this on every unit, for the sake of those that have the fault.
+    // Linux sets this on every unit, since some units have the erratum.
     data.flags = uapi::IOMMU_HW_INFO_VTD_ERRATA_772415_SPR17;
     data.cap_reg = capabilities(unit);
     data.ecap_reg = extendedCapabilities(unit);
     return hwInfo(uapi::IOMMU_HW_INFO_TYPE_INTEL_VTD, data);
   }
 
-  // As in the guest.
+  // The values are those that Linux shows in the guest.
   [[nodiscard]] std::vector<Attribute> attributes() const override {
     return {{"intel-iommu/version", "1:0\n"},
             {"intel-iommu/address", "fed90000\n"},

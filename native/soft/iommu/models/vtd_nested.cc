@@ -1,6 +1,6 @@
-// The walk is the hardware's: every table is found through the parent, entries grant rights together, and
-// what was used is marked accessed, what is written dirty. (Marking is a load and a store, where hardware has
-// one atomic step.)
+// First-stage tables of VT-d. The walk is the hardware's: every table is found through the parent, and a
+// right must be granted by every entry on the path. Entries that were used are marked accessed, and the leaf
+// of a write is marked dirty. (Marking is a load and a store here; hardware does it in one atomic step.)
 #include "vtd_nested.h"
 
 #include <algorithm>
@@ -63,8 +63,7 @@ Translation::Reach VtdNested::reach(uint64_t iova, uint64_t limit, uint32_t acce
     step.address = table + (iova >> shift & ((1U << kBits) - 1)) * sizeof(uint64_t);
     if (!load(step.address, step.entry)) return refuse("the guest's table is not mapped", true);
     if ((step.entry & kPresent) == 0) return refuse("not mapped by the guest", true);
-    // Requests are a user's: the one privilege that would be more comes with a PASID, and no device asks for
-    // it.
+    // Requests have a user's privilege: a supervisor's would need a PASID, and no device asks for it.
     if ((step.entry & kUser) == 0) return refuse("the guest keeps it for its supervisor", true);
     if (access == kWrite && (step.entry & kWriteable) == 0) {
       return refuse("not writable, the guest says", true);

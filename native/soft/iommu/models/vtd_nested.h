@@ -6,7 +6,7 @@
 
 namespace vfio::soft::iommu::models {
 
-// What hardware can do with them.
+// The features of hardware that reads such tables.
 struct FirstStage {
   bool fiveLevels = false;
   bool supervisorRequests = false;
@@ -25,9 +25,9 @@ class VtdFirstStage final : public GuestFormat {
   const FirstStage features;
 };
 
-// With all of these features, as the driver knows it.
+// The format with all of these features, as the driver knows it.
 [[nodiscard]] const VtdFirstStage& vtdFirstStage();
-// The features of a unit; one that doesn't read such tables has none.
+// The features of a unit; a unit that doesn't read such tables has none.
 [[nodiscard]] FirstStage firstStage(const Unit& unit);
 
 }  // namespace vfio::soft::iommu::models
