@@ -236,6 +236,43 @@ describe('a model that misbehaves is an error of the device, and the process liv
     );
   });
 
+  test('it detaches the array that the driver reads into', () => {
+    const model = new Scripted();
+    host.software.addDevice(BDF, model);
+    using user = host.attach(BDF);
+    for (let round = 0; round < 50; round++) {
+      const into = new Uint8Array(1024);
+      model.read = () => {
+        if (into.length > 0) structuredClone(into.buffer, { transfer: [into.buffer] });
+        return 0x4141414141414141n;
+      };
+      expect(user.device.region('bar0').readInto(0, into)).toBe(1024);
+      expect(into.length).toBe(0);
+    }
+  });
+
+  test.each(['onRead', 'onReset'])(
+    'it ends the process in %s, while another thread waits for it',
+    async (name) => {
+      const ended = await run(`
+      class Last extends vfio.SimulatedDevice {
+        identity = { vendor: 0x1af4, device: 0x10f1, classCode: 0xff0000 };
+        bars = [{ size: 4096 }];
+        express = true;
+        functionReset = true;
+        ${name}() { process.exit(3); }
+      }
+      const host = Host.open({ backend: 'software' });
+      host.software.addDevice('0000:00:1c.0', new Last());
+      const user = host.attach('0000:00:1c.0');
+      held.push(host, user);
+      if (${name === 'onReset'}) await user.device.reset();
+      else user.device.region('bar0').read32(0);
+    `);
+      expect(ended).toMatchObject({ code: 3, stderr: '' });
+    },
+  );
+
   test('it returns what is no value', () => {
     const model = new Scripted();
     host.software.addDevice(BDF, model);

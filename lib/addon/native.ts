@@ -75,6 +75,8 @@ export interface NativePort {
   message(vector: number): boolean;
   line(asserted: boolean): boolean;
   messagesEnabled(): boolean;
+  /** The thread is about to end: the model answers no more, and threads that wait for it get all ones. */
+  end(): void;
 }
 
 /** native/binding/write.h */

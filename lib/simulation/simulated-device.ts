@@ -108,6 +108,7 @@ const MOST_ERRORS = 1000;
  */
 export abstract class SimulatedDevice {
   #port: NativePort | undefined;
+  #listed: WeakRef<NativePort> | undefined;
   #state: 'new' | 'plugged' | 'removed' = 'new';
   readonly #errors: DeviceError[] = [];
 
@@ -249,13 +250,22 @@ export abstract class SimulatedDevice {
           this.onReset?.();
         }),
       removed: () => {
+        if (this.#state !== 'plugged') return; // it could not be plugged in after all
         this.#state = 'removed';
+        if (this.#listed) ports.delete(this.#listed);
         this.#guarded('onRemove', undefined, () => this.onRemove?.());
       },
       lost: (what) => this.#record('access', new Error(what)),
     });
     this.#port = port;
     this.#state = 'plugged';
+    this.#listed = new WeakRef(port);
+    ports.add(this.#listed);
+    if (listening) return;
+    listening = true;
+    process.on('exit', () => {
+      for (const each of ports) each.deref()?.end();
+    });
   }
 
   #guarded<T>(during: string, otherwise: T, call: () => T): T {
@@ -271,5 +281,9 @@ export abstract class SimulatedDevice {
     if (this.#errors.length < MOST_ERRORS) this.#errors.push({ during, error });
   }
 }
+
+/** The ports of this thread, which are told when it ends. */
+const ports = new Set<WeakRef<NativePort>>();
+let listening = false;
 
 const allOnes = (width: number) => (1n << BigInt(8 * width)) - 1n;

@@ -1,10 +1,12 @@
 #include "simulated_device.h"
 
+#include <algorithm>
 #include <condition_variable>
 #include <map>
 #include <mutex>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "arguments.h"
 #include "environment.h"
@@ -56,8 +58,10 @@ struct Request {
   std::condition_variable changed{};
   bool answered = false;
 
+  // The first answer counts.
   void answer(uint64_t result) {
     const std::lock_guard hold(lock);
+    if (answered) return;
     value = result;
     answered = true;
     changed.notify_all();
@@ -135,9 +139,13 @@ class SimulatedLink {
       return allOnes(width);
     }
     if (!queue(request)) request->answer(allOnes(width));
-    std::unique_lock hold(request->lock);
-    request->changed.wait(hold, [&request] { return request->answered; });
+    {
+      std::unique_lock hold(request->lock);
+      request->changed.wait(hold, [&request] { return request->answered; });
+    }
     waits().end();
+    const std::lock_guard hold(lock_);
+    std::erase(pending_, request);
     return request->value;
   }
 
@@ -148,12 +156,29 @@ class SimulatedLink {
   [[nodiscard]] bool queue(std::shared_ptr<Request> request) {
     const std::lock_guard hold(lock_);
     if (!open_) return false;
-    auto kept = std::make_unique<std::shared_ptr<Request>>(std::move(request));
+    auto kept = std::make_unique<std::shared_ptr<Request>>(request);
+    if (request->operation != Operation::removed && request->operation != Operation::lost)
+      pending_.push_back(std::move(request));
     if (napi_call_threadsafe_function(queue_, kept.get(), napi_tsfn_nonblocking) != napi_ok) return false;
     (void)kept.release();
     return true;
   }
 
+ public:
+  // The thread's JavaScript is about to end: who waits gets all ones. A thread that waits could not be
+  // stopped, and Node stops the workers of a thread first.
+  void end() {
+    std::vector<std::shared_ptr<Request>> left;
+    {
+      const std::lock_guard hold(lock_);
+      open_ = false;  // the end of the thread frees the queue
+      ended_ = true;
+      left.swap(pending_);
+    }
+    for (const auto& request : left) request->answer(allOnes(request->width));
+  }
+
+ private:
   void close() {
     const std::lock_guard hold(lock_);
     if (std::exchange(open_, false)) napi_release_threadsafe_function(queue_, napi_tsfn_release);
@@ -236,7 +261,8 @@ class SimulatedLink {
   std::mutex lock_;
   napi_threadsafe_function queue_ = nullptr;
   bool open_ = false;
-  bool ended_ = false;  // the owner's JavaScript; changes on its thread
+  std::vector<std::shared_ptr<Request>> pending_;  // the calls of other threads
+  bool ended_ = false;                             // the owner's JavaScript; changes on its thread
   std::shared_ptr<devices::Port> port_;
 };
 
@@ -278,6 +304,7 @@ Napi::Function SimulatedPort::define(Napi::Env env) {
       {InstanceMethod<&SimulatedPort::dmaRead>("dmaRead"),
        InstanceMethod<&SimulatedPort::dmaWrite>("dmaWrite"),
        InstanceMethod<&SimulatedPort::message>("message"), InstanceMethod<&SimulatedPort::line>("line"),
+       InstanceMethod<&SimulatedPort::end>("end"),
        InstanceMethod<&SimulatedPort::messagesEnabled>("messagesEnabled")});
 }
 
@@ -299,18 +326,22 @@ std::pair<Napi::Object, devices::Maker> SimulatedPort::make(Napi::Env env, const
 Napi::Value SimulatedPort::dmaRead(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
   const uint64_t iova = arguments.u64(0, "iova");
-  const auto into = arguments.bytes(1, "into");
+  // Not into the caller's array itself: another model, whose registers the access may reach, can detach it.
+  std::vector<uint8_t> bytes(arguments.bytes(1, "into").size());
   const auto pasid = pasidOf(arguments, 2);
   const bool moved = link_ && link_->withPort([&](devices::Port& port) {
-    return port.dmaRead(iova, into.data(), into.size(), pasid);
+    return port.dmaRead(iova, bytes.data(), bytes.size(), pasid);
   });
+  const auto into = arguments.bytes(1, "into");
+  std::copy_n(bytes.begin(), std::min(bytes.size(), into.size()), into.begin());
   return Napi::Boolean::New(info.Env(), moved);
 }
 
 Napi::Value SimulatedPort::dmaWrite(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
   const uint64_t iova = arguments.u64(0, "iova");
-  const auto from = arguments.bytes(1, "from");
+  const auto given = arguments.bytes(1, "from");
+  const std::vector<uint8_t> from(given.begin(), given.end());  // as in dmaRead
   const auto pasid = pasidOf(arguments, 2);
   const bool moved = link_ && link_->withPort([&](devices::Port& port) {
     return port.dmaWrite(iova, from.data(), from.size(), pasid);
@@ -335,6 +366,11 @@ Napi::Value SimulatedPort::line(const Napi::CallbackInfo& info) {
     return true;
   });
   return Napi::Boolean::New(info.Env(), done);
+}
+
+Napi::Value SimulatedPort::end(const Napi::CallbackInfo& info) {
+  if (link_) link_->end();
+  return info.Env().Undefined();
 }
 
 Napi::Value SimulatedPort::messagesEnabled(const Napi::CallbackInfo& info) {

@@ -1,5 +1,7 @@
 // The regions of a VFIO device: information, access through the file, and mapping.
 #include <sys/mman.h>
+#include <algorithm>
+#include <vector>
 
 #include <cstdint>
 #include <span>
@@ -105,11 +107,14 @@ Napi::Value regionWrite(const Napi::CallbackInfo& info, File& self) {
 Napi::Value readInto(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   const uint64_t position = arguments.u64(0, "offset");
-  const std::span<uint8_t> into = arguments.bytes(1, "into");
   OpenFile& file = self.live(info.Env());
-  const int64_t result = file.backend->pread(file.fd, into.data(), into.size(), position);
+  // Not into the caller's array itself: a device model in JavaScript runs meanwhile and can detach it.
+  std::vector<uint8_t> bytes(arguments.bytes(1, "into").size());
+  const int64_t result = file.backend->pread(file.fd, bytes.data(), bytes.size(), position);
   if (result < 0) throwErrno(info.Env(), result, "pread");
-  const size_t moved = Reply(info.Env(), "pread", nullptr).moved(result, into.size());
+  const size_t moved = Reply(info.Env(), "pread", nullptr).moved(result, bytes.size());
+  const std::span<uint8_t> into = arguments.bytes(1, "into");
+  std::copy_n(bytes.begin(), std::min(moved, into.size()), into.begin());
   return Napi::Number::New(info.Env(), static_cast<double>(moved));
 }
 
@@ -117,7 +122,8 @@ Napi::Value readInto(const Napi::CallbackInfo& info, File& self) {
 Napi::Value writeFrom(const Napi::CallbackInfo& info, File& self) {
   const Arguments arguments(info);
   const uint64_t position = arguments.u64(0, "offset");
-  const std::span<uint8_t> from = arguments.bytes(1, "from");
+  const std::span<uint8_t> given = arguments.bytes(1, "from");
+  const std::vector<uint8_t> from(given.begin(), given.end());  // as in readInto
   OpenFile& file = self.live(info.Env());
   const int64_t result = file.backend->pwrite(file.fd, from.data(), from.size(), position);
   if (result < 0) throwErrno(info.Env(), result, "pwrite");
