@@ -5,6 +5,7 @@ import {
   DmaError,
   Host,
   RegisterBank,
+  type RegisterFile,
   type RegisterWidth,
   registers,
   SimulatedDevice,
@@ -188,6 +189,16 @@ describe('a device written in TypeScript', () => {
       /a power of two for device\.bars\[0\]\.size but received 5000/,
     );
     expect(odd.plugged).toBe(false);
+    class Misspelt extends Scripted {
+      override readonly identity = { vendor: 1, device: 1, classCode: 0, model: 'edu', driver: 'nvme' };
+    }
+    expect(() => host.software.addDevice(BDF, new Misspelt())).toThrow(/for identity but received 'model'/);
+    class NoBank extends Scripted {
+      override readonly bars = [{ size: 4096, registers: {} as RegisterFile }];
+    }
+    expect(() => host.software.addDevice(BDF, new NoBank())).toThrow(
+      /an object with read, write and reset for bars\[0\]\.registers/,
+    );
     expect(() => host.device(BDF)).toThrow(/there is no PCI device/);
     expect(() => host.software.addDevice('0000:00:10.0', new Scripted())).toThrow(
       /another device|no other device/,

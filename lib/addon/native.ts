@@ -60,7 +60,8 @@ export interface NativeHost {
 
 /** The functions of a model. None throws. */
 export interface SimulatedHandlers {
-  read(bar: number, offset: number, width: 1 | 2 | 4 | 8): bigint | number;
+  /** The value; undefined: the device answers nothing, and the load gives all ones. */
+  read(bar: number, offset: number, width: 1 | 2 | 4 | 8): bigint | number | undefined;
   write(bar: number, offset: number, width: 1 | 2 | 4 | 8, value: bigint | number): void;
   reset(): void;
   removed(): void;

@@ -10,7 +10,7 @@
  */
 
 import type { NativeHost, NativePort } from '../addon/native.ts';
-import { array, integer, known, options, plain, refusal, type U64Like, u64 } from '../base/check.ts';
+import { array, integer, known, plain, refusal, type U64Like, u64 } from '../base/check.ts';
 import { OURS, ours } from '../base/private.ts';
 import type { RegisterFile } from '../registers/register-bank.ts';
 import type { RegisterWidth } from '../registers/register-map.ts';
@@ -40,7 +40,7 @@ export interface SimulatedBar {
 
 /** An error that a model threw. */
 export interface DeviceError {
-  /** Which function of the model: 'onRead', 'onWrite', 'onReset', 'onRemove'. */
+  /** Which function of the model threw: 'onRead', 'onWrite', 'onReset' or 'onRemove'; 'access': an access could not be made. */
   readonly during: string;
   readonly error: unknown;
 }
@@ -66,25 +66,28 @@ export class DmaError extends Error {
   }
 }
 
-let plugIn: (
+/** @internal Plugs a model in. `place`: the options of a topology's device; `text`: makes the text of it. */
+export let plugSimulated: (
   device: SimulatedDevice,
   host: NativeHost,
   place: object,
   text: (device: object) => string,
 ) => void;
 
-/** @internal Plugs a model in. `place`: the options of a topology's device; `text`: makes the text of it. */
-export function plugSimulated(
-  device: SimulatedDevice,
-  host: NativeHost,
-  place: object,
-  text: (device: object) => string,
-): void {
-  plugIn(device, host, place, text);
-}
+/** @internal Whether the constructor of SimulatedDevice made this value. */
+export let isSimulated: (value: unknown) => value is SimulatedDevice;
 
-/** @internal */
-export let isSimulated: (value: object) => boolean;
+/** The devices of this thread that are plugged in: they are told when the thread ends. */
+const plugged = new Set<SimulatedDevice>();
+let endOf: (device: SimulatedDevice) => void;
+
+/**
+ * Another thread that waits for a model can't be stopped, and Node stops the workers of a thread before it frees anything: so
+ * the waits end before that.
+ */
+function endAll(): void {
+  for (const each of plugged) endOf(each);
+}
 
 /** Errors that are kept for `errors`, so that a model that fails at each access fills no memory. */
 const MOST_ERRORS = 1000;
@@ -108,13 +111,14 @@ const MOST_ERRORS = 1000;
  */
 export abstract class SimulatedDevice {
   #port: NativePort | undefined;
-  #listed: WeakRef<NativePort> | undefined;
   #state: 'new' | 'plugged' | 'removed' = 'new';
   readonly #errors: DeviceError[] = [];
 
   static {
-    isSimulated = (value) => #port in value;
-    plugIn = (device, host, place, text) => device.#plug(host, place, text);
+    isSimulated = (value): value is SimulatedDevice =>
+      typeof value === 'object' && value !== null && #port in value;
+    endOf = (device) => device.#port?.end();
+    plugSimulated = (device, host, place, text) => device.#plug(host, place, text);
   }
 
   /** What the device is. Read once, when it is plugged in; so are the other descriptions. */
@@ -145,7 +149,7 @@ export abstract class SimulatedDevice {
   /** The device was unplugged, or its host ended. */
   onRemove?(): void;
 
-  /** Whether it is plugged in now. */
+  /** Whether it is plugged in. It is told of its removal between two turns of the event loop. */
   get plugged(): boolean {
     return this.#state === 'plugged';
   }
@@ -201,9 +205,10 @@ export abstract class SimulatedDevice {
     if (!ArrayBuffer.isView(bytes) || !(bytes instanceof Uint8Array))
       throw refusal('a Uint8Array', write ? 'from' : 'into', bytes);
     if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
+    const { length } = bytes; // 0 once a model has detached it
     const port = this.#port;
     const moved = write ? port?.dmaWrite(address, bytes, pasid) : port?.dmaRead(address, bytes, pasid);
-    if (moved !== true) throw new DmaError(OURS, address, bytes.length, write, pasid);
+    if (moved !== true) throw new DmaError(OURS, address, length, write, pasid);
   }
 
   #plug(host: NativeHost, place: object, text: (device: object) => string): void {
@@ -211,13 +216,17 @@ export abstract class SimulatedDevice {
     const bars = array(this.bars, 'bars').map((bar, index) => {
       if (bar === null) return null;
       plain(bar, `bars[${index}]`);
-      return known(bar, `bars[${index}]`, ['size', 'kind', 'prefetchable', 'registers']);
+      const given = known(bar, `bars[${index}]`, ['size', 'kind', 'prefetchable', 'registers']);
+      const { registers } = given;
+      if (registers !== undefined && !isRegisterFile(registers))
+        throw refusal('an object with read, write and reset', `bars[${index}].registers`, registers);
+      return given;
     });
     const banks = bars.map((bar) => bar?.registers);
     const description = {
       ...place,
       model: 'simulated',
-      ...options(this.identity, 'identity'),
+      ...known(this.identity, 'identity', IDENTITY),
       bars: bars.map((bar) =>
         bar === null
           ? null
@@ -231,49 +240,41 @@ export abstract class SimulatedDevice {
     };
     const port = host.plugSimulated(text(description), {
       read: (bar, offset, width) =>
-        this.#guarded('onRead', allOnes(width), () => {
-          const value = banks[bar]?.read(offset, width) ?? this.onRead?.(bar, offset, width) ?? 0;
-          return typeof value === 'bigint'
-            ? BigInt.asUintN(64, value)
-            : Number.isSafeInteger(value)
-              ? BigInt.asUintN(64, BigInt(value))
-              : u64(value, 'what onRead returned');
-        }),
+        this.#guarded('onRead', () =>
+          onTheBus(banks[bar]?.read(offset, width) ?? this.onRead?.(bar, offset, width) ?? 0),
+        ),
       write: (bar, offset, width, value) =>
-        this.#guarded('onWrite', undefined, () => {
+        this.#guarded('onWrite', () => {
           if (banks[bar]?.write(offset, width, value) === true) return;
           this.onWrite?.(bar, offset, width, BigInt(value));
         }),
       reset: () =>
-        this.#guarded('onReset', undefined, () => {
+        this.#guarded('onReset', () => {
           for (const bank of banks) bank?.reset();
           this.onReset?.();
         }),
       removed: () => {
         if (this.#state !== 'plugged') return; // it could not be plugged in after all
         this.#state = 'removed';
-        if (this.#listed) ports.delete(this.#listed);
-        this.#guarded('onRemove', undefined, () => this.onRemove?.());
+        plugged.delete(this);
+        if (plugged.size === 0) process.off('exit', endAll);
+        this.#guarded('onRemove', () => this.onRemove?.());
       },
       lost: (what) => this.#record('access', new Error(what)),
     });
     this.#port = port;
     this.#state = 'plugged';
-    this.#listed = new WeakRef(port);
-    ports.add(this.#listed);
-    if (listening) return;
-    listening = true;
-    process.on('exit', () => {
-      for (const each of ports) each.deref()?.end();
-    });
+    if (plugged.size === 0) process.on('exit', endAll);
+    plugged.add(this);
   }
 
-  #guarded<T>(during: string, otherwise: T, call: () => T): T {
+  /** Undefined: the model threw. */
+  #guarded<T>(during: string, call: () => T): T | undefined {
     try {
       return call();
     } catch (error) {
       this.#record(during, error);
-      return otherwise;
+      return undefined;
     }
   }
 
@@ -282,8 +283,17 @@ export abstract class SimulatedDevice {
   }
 }
 
-/** The ports of this thread, which are told when it ends. */
-const ports = new Set<WeakRef<NativePort>>();
-let listening = false;
+const IDENTITY = ['vendor', 'device', 'classCode', 'subsystemVendor', 'subsystemDevice', 'revision'] as const;
 
-const allOnes = (width: number) => (1n << BigInt(8 * width)) - 1n;
+function isRegisterFile(value: unknown): value is RegisterFile {
+  if (typeof value !== 'object' || value === null) return false;
+  const { read, write, reset } = value as Partial<RegisterFile>;
+  return [read, write, reset].every((each) => typeof each === 'function');
+}
+
+/** A value that a model gave, as 64 bits of which the addon takes those of the access. */
+function onTheBus(value: bigint | number): bigint | number {
+  if (typeof value === 'bigint') return BigInt.asUintN(64, value);
+  if (!Number.isSafeInteger(value)) return u64(value, 'what onRead returned');
+  return value < 0 ? BigInt.asUintN(64, BigInt(value)) : value;
+}

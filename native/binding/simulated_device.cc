@@ -1,6 +1,7 @@
 #include "simulated_device.h"
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <map>
 #include <mutex>
@@ -48,11 +49,15 @@ enum class Operation { read, write, reset, removed, lost };
 
 // One call of a model. The asking thread waits for it, unless nobody needs the answer.
 struct Request {
-  Operation operation;
-  unsigned bar = 0;
-  uint64_t offset = 0;
-  unsigned width = 0;
-  uint64_t value = 0;
+  explicit Request(Operation what, unsigned itsBar = 0, uint64_t itsOffset = 0, unsigned itsWidth = 0,
+                   uint64_t itsValue = 0)
+      : operation(what), bar(itsBar), offset(itsOffset), width(itsWidth), value(itsValue) {}
+
+  const Operation operation;
+  const unsigned bar;
+  const uint64_t offset;
+  const unsigned width;
+  uint64_t value;  // that is stored; then the answer
 
   std::mutex lock{};
   std::condition_variable changed{};
@@ -149,6 +154,19 @@ class SimulatedLink {
     return request->value;
   }
 
+  // The thread's JavaScript is about to end: who waits gets all ones. A thread that waits could not be
+  // stopped, and Node stops the workers of a thread first.
+  void end() {
+    std::vector<std::shared_ptr<Request>> left;
+    {
+      const std::lock_guard hold(lock_);
+      open_ = false;  // the end of the thread frees the queue
+      ended_ = true;
+      left.swap(pending_);
+    }
+    for (const auto& request : left) request->answer(allOnes(request->width));
+  }
+
  private:
   // A call whose answer nobody waits for.
   void tell(Operation operation) { (void)queue(std::make_shared<Request>(operation)); }
@@ -164,21 +182,6 @@ class SimulatedLink {
     return true;
   }
 
- public:
-  // The thread's JavaScript is about to end: who waits gets all ones. A thread that waits could not be
-  // stopped, and Node stops the workers of a thread first.
-  void end() {
-    std::vector<std::shared_ptr<Request>> left;
-    {
-      const std::lock_guard hold(lock_);
-      open_ = false;  // the end of the thread frees the queue
-      ended_ = true;
-      left.swap(pending_);
-    }
-    for (const auto& request : left) request->answer(allOnes(request->width));
-  }
-
- private:
   void close() {
     const std::lock_guard hold(lock_);
     if (std::exchange(open_, false)) napi_release_threadsafe_function(queue_, napi_tsfn_release);
@@ -223,22 +226,21 @@ class SimulatedLink {
 
   uint64_t call(const Request& request) {
     const Napi::Env env = env_;
-    const auto place = [&](size_t count) {
-      return std::vector<napi_value>{
-          Napi::Number::New(env, request.bar), Napi::Number::New(env, static_cast<double>(request.offset)),
-          Napi::Number::New(env, request.width),
-          count < 4            ? env.Undefined()
-          : request.width == 8 ? Napi::Value(Napi::BigInt::New(env, request.value))
-                               : Napi::Value(Napi::Number::New(env, static_cast<double>(request.value)))};
-    };
+    const napi_value arguments[] = {
+        Napi::Number::New(env, request.bar), Napi::Number::New(env, static_cast<double>(request.offset)),
+        Napi::Number::New(env, request.width),
+        request.operation != Operation::write ? env.Undefined()
+        : request.width == 8                  ? Napi::Value(Napi::BigInt::New(env, request.value))
+                             : Napi::Value(Napi::Number::New(env, static_cast<double>(request.value)))};
     switch (request.operation) {
       case Operation::read: {
-        const Napi::Value value = read_.Value().Call(env.Undefined(), place(3));
+        const Napi::Value value = read_.Value().Call(env.Undefined(), 3, arguments);
+        if (value.IsUndefined()) return allOnes(request.width);
         const uint64_t bits = value.IsBigInt() ? bigU64Of(env, value, "value") : u64Of(env, value, "value");
         return bits & allOnes(request.width);
       }
       case Operation::write:
-        (void)write_.Value().Call(env.Undefined(), place(4));
+        (void)write_.Value().Call(env.Undefined(), 4, arguments);
         return 0;
       case Operation::reset:
         (void)reset_.Value().Call(env.Undefined(), {});
@@ -262,7 +264,7 @@ class SimulatedLink {
   napi_threadsafe_function queue_ = nullptr;
   bool open_ = false;
   std::vector<std::shared_ptr<Request>> pending_;  // the calls of other threads
-  bool ended_ = false;                             // the owner's JavaScript; changes on its thread
+  std::atomic<bool> ended_ = false;                // the owner's JavaScript; changes on its thread
   std::shared_ptr<devices::Port> port_;
 };
 
@@ -318,8 +320,9 @@ std::pair<Napi::Object, devices::Maker> SimulatedPort::make(Napi::Env env, const
   Napi::Object port = Environment::of(env).simulatedPort.New({});
   Unwrap(port)->link_ = link;
   return {port, [link](const devices::Description& description) {
+            auto model = std::make_unique<Model>(description, link);
             SimulatedLink::open(link);
-            return std::make_unique<Model>(description, link);
+            return model;
           }};
 }
 

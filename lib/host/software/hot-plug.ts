@@ -70,9 +70,9 @@ export function hotPlug(host: NativeHost): HotPlug {
       if (device === undefined) throw refusal('a device of a topology { model }', 'device', device);
       const given = { behind, iommu, pasidBits };
       const place = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
-      if (typeof device === 'object' && device !== null && isSimulated(device)) {
+      if (isSimulated(device)) {
         const at = { driver: driver === undefined ? 'vfio-pci' : driver, ...place, bdf: checkBdf(bdf) };
-        plugSimulated(device as SimulatedDevice, host, at, (all) => topologyText(all, 'device'));
+        plugSimulated(device, host, at, (all) => topologyText(all, 'device'));
         return;
       }
       host.addDevice(

@@ -81,7 +81,8 @@ class GuestFormat {
     return -EOPNOTSUPP;
   }
 
-  // --- virtual IOMMUs Does the driver have virtual IOMMUs, in this release?
+  // --- virtual IOMMUs
+  // Does the driver have virtual IOMMUs, in this release?
   [[nodiscard]] virtual bool hasGuests(const Services& /*host*/) const { return false; }
   // ... and of this type, for this unit?
   [[nodiscard]] virtual bool hasGuestsOf(const Services& host, const Unit& /*unit*/,

@@ -76,7 +76,8 @@ class Model {
   const std::string_view name;  // "vtd"
   const Defaults defaults;
 
-  // --- guests' tables The one format that the driver knows, also where the hardware lacks it. Null: the
+  // --- guests' tables
+  // The one format that the driver knows, also where the hardware lacks it. Null: the
   // driver knows none, or the one that the unit reads.
   [[nodiscard]] virtual const GuestFormat* format() const { return nullptr; }
   // Can a unit be described as reading this one?
@@ -100,7 +101,8 @@ class Model {
   // Did the driver support the nesting type of containers?
   [[nodiscard]] virtual bool nestsInContainers() const { return false; }
 
-  // --- what programs are told of it The driver's answer when information of the type `wanted` is asked for.
+  // --- what programs are told of it
+  // The driver's answer when information of the type `wanted` is asked for.
   // Nothing: no driver gives any.
   [[nodiscard]] virtual std::optional<HwInfo> describe(const Services& /*host*/, const Unit& /*unit*/,
                                                        uint32_t /*wanted*/) const {

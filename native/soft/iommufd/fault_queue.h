@@ -52,9 +52,9 @@ class FaultQueue final : public Object {
   explicit FaultQueue(Services& host) : Object(kKind), host_(host) {}
   ~FaultQueue() override;
 
-  // A whole group, that `from` sent while it was attached by `via`.
-  // Drops what an endpoint waits for, unanswered.
+  // Drops the requests of an endpoint without an answer.
   void forget(const iommu::Endpoint& from);
+  // Adds a whole group of requests, which `from` sent while it was attached by `via`.
   void report(const Attach& via, iommu::Endpoint& from, std::vector<iommu::PageRequest> requests);
   // Answers `invalid` to all groups that came by `via`.
   void refuse(const Attach& via);

@@ -41,7 +41,8 @@ class IoPagetable {
   IoPagetable(const IoPagetable&) = delete;
   IoPagetable& operator=(const IoPagetable&) = delete;
 
-  // --- areas Collects the slices that make up [iova, iova+length), with a reference for each: 0, -EINVAL,
+  // --- areas
+  // Collects the slices that make up [iova, iova+length), with a reference for each: 0, -EINVAL,
   // -EOVERFLOW, -ENOENT at a hole.
   [[nodiscard]] int gather(uint64_t iova, uint64_t length, std::vector<Piece>& pieces) const;
   // Shows the parts of areas in [iova, last], from `iova` to the end or the first hole.
@@ -76,7 +77,8 @@ class IoPagetable {
     return areas_.forEach([](const Areas::Entry& area) { return area.value.pages->ofFile(); });
   }
 
-  // --- the IOVAs that may be used Swaps the list with `fresh`, which then holds the old one: 0, or
+  // --- the IOVAs that may be used
+  // Swaps the list with `fresh`, which then holds the old one: 0, or
   // -EADDRINUSE.
   [[nodiscard]] int setAllowed(Allowed& fresh);
   // Takes a range out of use in the name of `owner`: 0, or -EADDRINUSE when an area or an allowed range is in
@@ -90,7 +92,8 @@ class IoPagetable {
   }
   [[nodiscard]] uint64_t alignment() const { return alignment_; }
 
-  // --- page tables Fills the domain with every area, then adds it: 0; or -EINVAL, -EADDRINUSE, -EFAULT, and
+  // --- page tables
+  // Fills the domain with every area, then adds it: 0; or -EINVAL, -EADDRINUSE, -EFAULT, and
   // nothing has changed.
   [[nodiscard]] int addDomain(iommu::Domain& domain);
   void removeDomain(iommu::Domain& domain);
