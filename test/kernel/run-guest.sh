@@ -135,8 +135,8 @@ machine=(
 )
 read -ra extra <<<"${QEMU_EXTRA:-}"
 
-# On an emulated processor the kernel sometimes stops while it boots ("Oops: int3", where it patches its own code), before
-# anything of this package runs. Then the guest is started once more, and the first log is kept.
+# The kernel of a guest was seen to stop while it booted ("Oops: int3"), before anything of this package ran; possibly the
+# emulated processor met code that the kernel was patching. Such a guest is started once more, and the first log is kept.
 for attempt in 1 2; do
   code=0
   rm -f "$share/begun" "$share/status"
