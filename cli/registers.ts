@@ -8,8 +8,8 @@ import type { Printer } from './print.ts';
 const hex = (value: bigint | number) => `0x${value.toString(16)}`;
 
 /**
- * The register maps among the exports of a module. They may be of another copy of this package, that of the module, so they
- * are told by what they have.
+ * The register maps among the exports of a module. The module may have imported another copy of this package, so a map is
+ * recognised by its members, and not by its class.
  */
 function mapsIn(exports: Readonly<Record<string, unknown>>): [string, RegisterMap<RegisterLayout>][] {
   const isMap = (value: unknown): value is RegisterMap<RegisterLayout> =>

@@ -111,6 +111,17 @@ describe('a map', () => {
     expect(bank.write(0x40, 4, 1)).toBe(false);
   });
 
+  test('stays what it was when the description changes', () => {
+    const values: Record<string, number> = { off: 0, on: 1 };
+    const given = { a: { offset: 0, width: 4, fields: { f: { bits: 0, values } } } } as const;
+    const made = registers(given);
+    values['on'] = 7;
+    const r = view(busOf(new RegisterBank(made)), made);
+    r.a.write({ f: 'on' } as never);
+    expect(r.a.read()).toBe(1);
+    expect(made.describe()[1]?.values).toMatchObject({ off: 0, on: 1 });
+  });
+
   test('documents itself', () => {
     const rows = map
       .describe()

@@ -1,6 +1,6 @@
 /**
- * One register, by name: its value, and its fields. The driver's view and the model's bank give the same interface; what
- * differs is where the value is, and who is asked for it.
+ * One register, by name: its value, and its fields. The driver's view and the model's bank have the same interface. They
+ * differ in where the value is kept: in the device, or in the bank.
  */
 
 import { integer, plain, refusal, u64 } from '../base/check.ts';

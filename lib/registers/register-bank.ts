@@ -1,7 +1,7 @@
 /**
  * The values of the registers of one device, as its model has them.
  *
- * The bus side (`read`, `write`) obeys the map: what a driver stores into read-only bits is lost, a 1 clears what it clears.
+ * The bus side (`read`, `write`) obeys the map: a store leaves read-only bits as they are, and a stored 1 clears a `w1c` bit.
  * The device side (`registers`) sees and sets every bit. Handlers are called on accesses from the bus only.
  *
  * Life: a bank belongs to its device. `reset` gives every register its reset value.

@@ -2,10 +2,11 @@
  * Registers described as data. One map serves the model of a device (`RegisterBank`), the driver (`view`) and the
  * documentation (`RegisterMap.describe`, the command `vfio registers`), so that the three can't differ.
  *
- * A map never changes. It holds no values: a bank does, one for each device.
+ * A map never changes, even if the description that it was made of does. It holds no values of registers: each device has a
+ * bank for them.
  */
 
-import { integer, known, oneOf, plain, refusal, type U64Like, u64 } from '../base/check.ts';
+import { integer, known, oneOf, options, plain, refusal, type U64Like, u64 } from '../base/check.ts';
 import { OURS, ours } from '../base/private.ts';
 
 /** The size of a register in bytes. */
@@ -137,7 +138,7 @@ export function registersIn(map: RegisterMap<RegisterLayout>): readonly Register
 /** Registers, checked. {@link registers} makes it. */
 export class RegisterMap<L extends RegisterLayout> {
   readonly #registers: readonly Register[];
-  /** The description that the map was made of. */
+  /** The description that the map was made of, as the program gave it. */
   readonly layout: L;
   /** One past the last byte of the last register. */
   readonly size: number;
@@ -314,8 +315,7 @@ function fieldOf(
       description.bits,
     );
   const most = Number(ones(size));
-  const values = description.values ?? {};
-  plain(values, `${of}.values`);
+  const values = options(description.values, `${of}.values`) as Readonly<Record<string, number>>;
   for (const key of Object.keys(values)) integer(values[key], `${of}.values.${key}`, 0, most);
   return {
     field: {

@@ -154,8 +154,8 @@ class SimulatedLink {
     return request->value;
   }
 
-  // The thread's JavaScript is about to end: who waits gets all ones. A thread that waits could not be
-  // stopped, and Node stops the workers of a thread first.
+  // The thread's JavaScript is about to end: the threads that wait for the model get all ones. Node could not
+  // stop a thread that waits, and it stops the workers of a thread before it frees anything.
   void end() {
     std::vector<std::shared_ptr<Request>> left;
     {
@@ -209,8 +209,8 @@ class SimulatedLink {
       reference->Reset();
   }
 
-  // Calls the model's function. lib/ catches what that throws; what comes nevertheless is the end of the
-  // thread.
+  // Calls the model's function. lib/ catches what the function throws: an exception that arrives here means
+  // that the thread is being stopped.
   void run(Request& request) {
     uint64_t result = allOnes(request.width);
     if (!ended_) {

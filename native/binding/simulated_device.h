@@ -5,14 +5,13 @@
 // threads that wait for models of each other would wait for ever: then the second call is not made, and
 // the model is told of it (`lost`).
 //
-// Life: `Model` belongs to the host, as any model; `Link` is shared by it and the JavaScript port. When the
-// device is unplugged or its host ends, the port does nothing any more. When the JavaScript thread ends
+// Life: `Model` belongs to the host, as any model. It shares a `SimulatedLink` with the JavaScript port. From
+// the removal of the device or the end of its host on, the port does nothing. If the JavaScript thread ends
 // first, the device answers no access: loads give all ones.
 #pragma once
 
 #include <napi.h>
 
-#include <functional>
 #include <memory>
 #include <utility>
 
@@ -24,9 +23,9 @@ namespace vfio::binding {
 class SimulatedLink;
 
 // A model whose functions are `handlers`:
-//   read(bar, offset, width) => number | bigint; write(bar, offset, width, value: number | bigint); reset();
-//   removed(); lost(what): a call that could not be made. None of them throws: lib/ catches what a model
-//   does.
+//   read(bar, offset, width) => number | bigint | undefined (all ones); write(bar, offset, width, value:
+//   number | bigint); reset(); removed(); lost(what): a call that could not be made. None of them throws:
+//   lib/ catches what a model does.
 class SimulatedPort final : public Napi::ObjectWrap<SimulatedPort> {
  public:
   static Napi::Function define(Napi::Env env);
