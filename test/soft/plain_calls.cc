@@ -1,5 +1,6 @@
-// An open device by the plain calls of its session: values and spans, no system call and no memory of a
-// program. So would another way in use it.
+// An open device, used through the plain calls of its session, which take values and spans. There is no
+// system call, and no memory of a program is accessed. Another caller than the system calls would use the
+// session like this.
 #include <sys/eventfd.h>
 #include <unistd.h>
 
