@@ -1,9 +1,9 @@
 // The fuzzer's connection to a real kernel: a guest that runs batches of sequences and returns their
 // transcripts.
 //
-// Batches and answers are files in a shared folder ("N.cases", "N.answers"). Each is written under another
-// name and then renamed. The guest takes the batches in the order of their numbers, until there is a file
-// "quit".
+// Batches and answers are files in a folder that both sides can access ("N.cases", "N.answers"). Each is
+// written under another name and then renamed. The guest takes the batches in the order of their numbers,
+// until there is a file "quit".
 #pragma once
 
 #include <string>
