@@ -1,5 +1,6 @@
-// A device by the plain calls of its file and its session: values and spans, no system call and no memory of
-// a program. So would another way in use it.
+// A device, used through the plain calls of its file and its session, which take values and spans. There is
+// no system call, and no memory of a program is accessed. Another caller than the system calls would use the
+// device like this.
 #include <sys/eventfd.h>
 #include <unistd.h>
 
