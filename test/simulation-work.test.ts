@@ -506,4 +506,57 @@ describe('a process', () => {
     `);
     expect(ended).toMatchObject({ code: 0, stdout: 'ended\n' });
   });
+
+  test('a driver of another thread stores, resets and maps while the model works: nothing is lost, nothing crashes', async () => {
+    const ended = await run(`
+      import { Worker } from 'node:worker_threads';
+      class Busy extends vfio.SimulatedDevice {
+        identity = { vendor: 0x1af4, device: 0x10f1, classCode: 0xff0000 };
+        bars = [{ size: 16384, areas: [{ offset: 8192, size: 8192 }] }];
+        express = true;
+        functionReset = true;
+        stores = 0;
+        jobs = 0;
+        late = 0;
+        rings = 0;
+        faults = 0;
+        resets = 0;
+        async onPlug() { for await (const each of this.doorbell(0, 0)) this.rings += each.width; }
+        async onWrite(bar, offset, width, value) {
+          this.stores++;
+          this.memory(0)[8192] = this.stores;
+          this.post(() => void this.jobs++);
+          await this.dmaReadAsync(value, new Uint8Array(64)).catch(() => void this.faults++);
+          this.late++;
+        }
+        onReset() { this.resets++; }
+      }
+      const host = Host.open({ backend: 'software' });
+      const model = new Busy();
+      host.software.addDevice('0000:00:1c.0', model);
+      const user = host.attach('0000:00:1c.0');
+      const worker = new Worker(${JSON.stringify(`
+        const { workerData, parentPort } = process.getBuiltinModule('node:worker_threads');
+        import(workerData.package).then(async (vfio) => {
+          const device = vfio.VfioDevice.fromFd(workerData.fd);
+          const region = device.region('bar0');
+          for (let each = 1; each <= 200; each++) {
+            region.write32(0, each);
+            region.read8(8192);
+            region.mmap({ offset: 8192, length: 4096 })[Symbol.dispose]();
+            if (each % 10 === 0) await device.reset();
+          }
+          device[Symbol.dispose]();
+        });
+      `)}, { eval: true, workerData: { package: PACKAGE, fd: user.device.fd } });
+      await new Promise((resolve) => worker.on('exit', resolve));
+      await host.software.settle();
+      console.log(model.stores, model.late, model.faults, model.resets >= 20, model.jobs <= 200, model.rings <= 800);
+      console.log(model.errors.map(({ during, error }) => during + ': ' + error.message).join());
+      user[Symbol.dispose]();
+      await host.software.removeDevice('0000:00:1c.0');
+      host[Symbol.dispose]();
+    `);
+    expect(ended).toEqual({ code: 0, signal: null, stdout: '200 200 200 true true true\n\n', stderr: '' });
+  });
 });
