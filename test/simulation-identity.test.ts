@@ -218,7 +218,7 @@ describe('a device that is pulled', () => {
     bytes.fill(1);
     expect(() => model.bytes()).toThrow(/a device that is plugged in/);
     expect(await request?.wait({ timeout: 5000 })).toBe(1n);
-    await user.device.reset().catch((error: unknown) => expect(error).toHaveProperty('code'));
+    await expect(user.device.reset()).rejects.toMatchObject({ code: 'ENOTTY' });
     await collect(() => model.removed === 1);
     expect(model.plugged).toBe(false);
     expect(host.device(BDF).bdf).toBe(BDF);

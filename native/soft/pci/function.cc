@@ -289,6 +289,7 @@ bool Function::loadModel(std::span<const uint8_t> state) {
 }
 
 int Function::tryReset() {
+  if (gone_) return -ENOTTY;
   // The kernel tries the methods in order. It refuses a bus reset while other functions share the bus, even
   // though the method was listed when the first of them was found.
   const bool alone = bus.bridge != nullptr && bus.functions.size() == 1 && !isBridge();
