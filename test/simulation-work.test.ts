@@ -84,7 +84,8 @@ describe('a posted job', () => {
     model.later(() => void ran.push('second'));
     expect(ran).toEqual([]);
     await host.software.settle();
-    expect(ran).toEqual(['first', 'second', 'third', 'slow']);
+    expect(ran.filter((each) => each !== 'slow')).toEqual(['first', 'second', 'third']);
+    expect(ran).toHaveLength(4);
     await host.software.settle();
   });
 

@@ -189,6 +189,8 @@ void ConfigSpace::addPasid(unsigned bits) {
   const unsigned at = addExtended(extendedPasid, 8);
   set(at + pasidCapabilities, 2, bits << pasidWidth);
   allow(at + pasidControl, 2, pasidEnable);
+  const unsigned express = findCapability(capExpress) + expressDeviceCapabilities2;
+  set(express, 4, read(express, 4) | expressHasPrefixes);
   seal();
 }
 
