@@ -65,13 +65,10 @@ export {
 } from './registers/register-map.ts';
 export type { Registers } from './registers/registers.ts';
 export { view } from './registers/view.ts';
-export {
-  type DeviceError,
-  type DeviceIdentity,
-  DmaError,
-  type SimulatedBar,
-  SimulatedDevice,
-} from './simulation/simulated-device.ts';
+export type { BarArea, DeviceIdentity, SimulatedBar, VirtualFunctions } from './simulation/description.ts';
+export { DmaError } from './simulation/dma-error.ts';
+export type { DoorbellWrite } from './simulation/doorbell.ts';
+export { type DeviceError, type ResetKind, SimulatedDevice } from './simulation/simulated-device.ts';
 export type { HostCheck, HostReport } from './system/doctor/report.ts';
 export type { BindOptions } from './system/driver-change.ts';
 export type { Cause, Finding } from './system/explain/causes.ts';

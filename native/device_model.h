@@ -28,11 +28,42 @@ namespace vfio::devices {
 
 enum class BarKind { none, memory32, memory64, io };
 
+// A part of a BAR.
+struct Area {
+  uint64_t offset = 0;
+  uint64_t size = 0;
+};
+
 struct Bar {
+  static constexpr size_t kMostAreas = 8;
+
   BarKind kind = BarKind::none;
   uint64_t size = 0;  // a power of two
   bool prefetchable = false;
   bool backed = false;  // plain memory: loads and stores don't reach the model
+  // The parts that are plain memory if the whole BAR is not: whole pages, in order. A size of 0 ends the
+  // list. A driver can map these parts only.
+  std::array<Area, kMostAreas> areas{};
+  bool mappable = true;  // false: a driver can't map the BAR
+
+  [[nodiscard]] constexpr bool sparse() const { return areas[0].size != 0; }
+  [[nodiscard]] constexpr bool hasMemory() const { return backed || sparse(); }
+  // Are all these bytes plain memory, and, in a sparse BAR, of one area?
+  [[nodiscard]] constexpr bool isMemory(uint64_t offset, uint64_t length) const {
+    if (backed) return true;
+    for (const Area& area : areas) {
+      if (offset >= area.offset && offset - area.offset < area.size &&
+          length <= area.size - (offset - area.offset))
+        return true;
+    }
+    return false;
+  }
+};
+
+// The memory behind a BAR.
+struct BarMemory {
+  uint8_t* bytes = nullptr;
+  size_t size = 0;
 };
 
 // A second-generation message-signalled interrupt table, inside a BAR of registers.
@@ -41,6 +72,20 @@ struct MsixTable {
   unsigned bar = 0;
   uint32_t table = 0;    // offset in the BAR
   uint32_t pending = 0;  // offset in the BAR
+};
+
+// Vendor-specific capabilities: the bytes of one behind those of the other.
+struct VendorCapabilities {
+  static constexpr size_t kMost = 8;
+  std::array<uint8_t, kMost> lengths{};  // of the bytes behind the capability's length; 0 ends the list
+  std::array<uint8_t, 128> bytes{};
+
+  // Bytes of config space that they take.
+  [[nodiscard]] constexpr unsigned size() const {
+    unsigned total = 0;
+    for (const unsigned length : lengths) total += length == 0 ? 0 : (length + 3 + 3) / 4 * 4;
+    return total;
+  }
 };
 
 struct Description {
@@ -56,6 +101,8 @@ struct Description {
   MsixTable msix{};
   bool express = false;        // has a PCI Express capability and 4 KiB of config space
   bool functionReset = false;  // FLR; needs `express`
+  bool power = false;          // has a power management capability, with the states D0 and D3hot
+  VendorCapabilities vendorSpecific{};
   // The type of port: 0 an endpoint, 4 a root port, 5 and 6 a switch's ports, 7 a bridge.
   uint8_t expressType = 0;
 };
@@ -84,12 +131,23 @@ class Port : public std::enable_shared_from_this<Port> {
   virtual void sendMessage(unsigned vector) = 0;
   virtual void setLine(bool asserted) = 0;
 
-  // Posts work to run later, on the engine. A reset of the function drops it.
-  virtual void post(std::chrono::nanoseconds delay, std::function<void()> job) = 0;
+  // Posts work to run later, on the engine. A reset of the function drops it. False: the port does nothing
+  // for the model now.
+  virtual bool post(std::chrono::nanoseconds delay, std::function<void()> job) = 0;
 
-  // The memory behind a backed BAR, as the model reaches it.
+  // The device leaves the bus without a word (surprise removal): loads from it give all ones, stores go
+  // nowhere, and the port does nothing any more. System software still has to remove the function.
+  virtual void vanish() = 0;
+
+  // The memory behind a BAR that has some (Bar::hasMemory), as the model reaches it; null: there is none. Of
+  // a sparse BAR, the bytes outside its areas are nobody's.
   [[nodiscard]] virtual uint8_t* memory(unsigned bar) = 0;
+  // The same memory for whoever may outlive the device: it stays as long as this pointer.
+  [[nodiscard]] virtual std::shared_ptr<BarMemory> sharedMemory(unsigned bar) = 0;
 };
+
+// What resets a function: a reset of its own, or one of its bus.
+enum class ResetKind : uint8_t { function, bus };
 
 class Device {
  public:
@@ -104,6 +162,8 @@ class Device {
   virtual void write(unsigned bar, uint64_t offset, unsigned width, uint64_t value) = 0;
   // The function is reset. Posted work is already dropped, and the line is low. It does not throw.
   virtual void reset() = 0;
+  // The same, for a model that wants to know the kind.
+  virtual void resetBy(ResetKind) { reset(); }
 
   // --- the state of the model, to be loaded into another device of the same model
   //

@@ -19,7 +19,7 @@ import {
 /** The registers of a bank as a driver reaches them. */
 function busOf(bank: {
   read(o: number, w: RegisterWidth): bigint | number | undefined;
-  write(o: number, w: RegisterWidth, v: bigint | number): boolean;
+  write(o: number, w: RegisterWidth, v: bigint | number): boolean | Promise<unknown>;
 }): Registers {
   const read = (o: number, w: 1 | 2 | 4) => Number(bank.read(o, w) ?? 0);
   return {

@@ -55,7 +55,10 @@ export interface NativeHost {
   /** Whether a disk can't be opened exclusively, since something has claimed it. */
   claimed(path: string): boolean;
   takeFaults(): { bdf: string; iova: bigint; length: bigint; write: boolean; reason: string }[];
+  /** Resolves when the engine has no work left. Models in JavaScript may have. */
   settle(): Promise<void>;
+  /** The work of models in JavaScript, in all threads: how much is under way, and how much has ended so far. */
+  modelWork(): { left: number; ended: number };
 }
 
 /** The functions of a model. None throws. */
@@ -63,10 +66,15 @@ export interface SimulatedHandlers {
   /** The value; undefined: the device answers nothing, and the load gives all ones. */
   read(bar: number, offset: number, width: 1 | 2 | 4 | 8): bigint | number | undefined;
   write(bar: number, offset: number, width: 1 | 2 | 4 | 8, value: bigint | number): void;
-  reset(): void;
+  /** 0: a reset of the function; 1: one of its bus. */
+  reset(kind: number): void;
   removed(): void;
   /** An access that could not be made, in words. */
   lost(what: string): void;
+  /** A job that was posted is due. */
+  run(id: number): void;
+  /** A transfer has ended. `bytes`: what a read brought, and nothing if the transfer was dropped. */
+  moved(id: number, whole: boolean, bytes: Uint8Array): void;
 }
 
 /** A model's side of its slot: native/binding/simulated_device.h */
@@ -76,6 +84,18 @@ export interface NativePort {
   message(vector: number): boolean;
   line(asserted: boolean): boolean;
   messagesEnabled(): boolean;
+  /** The memory of a BAR, which the array keeps; undefined: there is none, or the device was unplugged. */
+  memory(bar: number): ArrayBuffer | undefined;
+  /** False: the device is unplugged or in reset. `delay` in microseconds. */
+  post(id: number, delay: number): boolean;
+  /** False: the device is unplugged. */
+  startRead(id: number, iova: bigint, length: number, pasid: number | undefined): boolean;
+  startWrite(id: number, iova: bigint, from: Uint8Array, pasid: number | undefined): boolean;
+  /** Work of the model that `settle` waits for begins, or ends. */
+  hold(): void;
+  release(): void;
+  /** The device leaves the bus. False: it was unplugged. */
+  vanish(): boolean;
   /** The thread is about to end: the model answers no more, and threads that wait for it get all ones. */
   end(): void;
 }

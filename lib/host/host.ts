@@ -27,6 +27,7 @@ import { type AttachOptions, attach, type UserDevice } from './attach.ts';
 import { type Diagnosis, diagnose } from './diagnose.ts';
 import type { Opener } from './opener.ts';
 import { type HotPlug, hotPlug } from './software/hot-plug.ts';
+import { settle } from './software/settle.ts';
 import { type Topology, topologyText } from './software/topology.ts';
 
 export interface HostOptions {
@@ -78,7 +79,11 @@ export interface SoftwareControls extends HotPlug {
    * may do everything.
    */
   become(uid: number): void;
-  /** Resolves as soon as no device has work left. */
+  /**
+   * Resolves as soon as no device has work left: transfers, jobs that models have posted, async handlers of models (in all
+   * threads) and stores that their loops over doorbells have not finished. Models in this thread work while it waits. Work that
+   * waits for something else (a page request without an answer, a timer of the program) is waited for only inside an async handler.
+   */
   settle(): Promise<void>;
 }
 
@@ -111,7 +116,7 @@ export class Host extends Handle implements Opener {
         ...hotPlug(host),
         takeFaults: () => host.takeFaults(),
         become: (uid) => host.become(integer(uid, 'uid', 0, 0xfffffffe)),
-        settle: () => host.settle(),
+        settle: () => settle(host),
       };
     }
   }

@@ -8,6 +8,7 @@
  */
 
 import { integer, known, refusal, u64 } from '../base/check.ts';
+import { later, settled } from '../base/later.ts';
 import { Accessor, type RegisterAccessors } from './accessor.ts';
 import {
   type Register,
@@ -25,9 +26,9 @@ export interface RegisterHandlers<V extends bigint | number> {
   onRead?(index: number): V | undefined;
   /**
    * After a store. `value`: what the register holds now. `written`: the bits that were on the bus; 0 where a narrow store
-   * had none.
+   * had none. It may be async: the store is answered when it first waits.
    */
-  onWrite?(value: V, written: V, index: number): void;
+  onWrite?(value: V, written: V, index: number): void | Promise<void>;
 }
 
 /** Handlers by the names of a layout. */
@@ -89,8 +90,11 @@ const bitsOf = (width: number) => (width === 4 ? 0xffffffff : (1 << (8 * width))
 export interface RegisterFile {
   /** A load, naturally aligned. Undefined: there is no register in these bytes. */
   read(offset: number, width: RegisterWidth): bigint | number | undefined;
-  /** A store, naturally aligned. False: there is no register in these bytes. */
-  write(offset: number, width: RegisterWidth, value: bigint | number): boolean;
+  /**
+   * A store, naturally aligned. False: there is no register in these bytes. A promise: there is one, and work that the store
+   * began goes on.
+   */
+  write(offset: number, width: RegisterWidth, value: bigint | number): boolean | Promise<unknown>;
   /** Gives every register its reset value. */
   reset(): void;
 }
@@ -161,8 +165,11 @@ export class RegisterBank<L extends RegisterLayout> implements RegisterFile {
       : (BigInt(high ?? 0) << 32n) | BigInt(low ?? 0);
   }
 
-  /** A store from the bus, naturally aligned. False: there is no register in these bytes. */
-  write(offset: number, width: RegisterWidth, value: bigint | number): boolean {
+  /**
+   * A store from the bus, naturally aligned. False: there is no register in these bytes. A promise: what async handlers do
+   * after the store.
+   */
+  write(offset: number, width: RegisterWidth, value: bigint | number): boolean | Promise<unknown> {
     check(offset, width);
     const wide = width === 8;
     const low = wide ? Number(u64(value, 'value') & 0xffffffffn) : integer(value, 'value', 0, bitsOf(width));
@@ -172,11 +179,10 @@ export class RegisterBank<L extends RegisterLayout> implements RegisterFile {
     if (whole) {
       this.#put(whole, 0, 0xffffffff, low);
       this.#put(whole, 1, 0xffffffff, high);
-      this.#tell(whole, low, high);
-      return true;
+      return this.#tell(whole, low, high) ?? true;
     }
     const first = this.#store(offset, 4, low);
-    return this.#store(offset + 4, 4, high) || first;
+    return together(first, this.#store(offset + 4, 4, high));
   }
 
   #add(cell: Cell): void {
@@ -209,20 +215,19 @@ export class RegisterBank<L extends RegisterLayout> implements RegisterFile {
     return found ? value >>> ((offset & 3) * 8) : undefined;
   }
 
-  #store(offset: number, width: number, value: number): boolean {
+  #store(offset: number, width: number, value: number): boolean | Promise<unknown> {
     const cells = this.#cells.get(offset >>> 2);
     if (cells === undefined) return false;
-    let found = false;
+    let found: boolean | Promise<unknown> = false;
     const placed = value << ((offset & 3) * 8);
     for (const cell of cells) {
       const shift = shiftOf(cell);
       const mask = touched(cell, offset, width);
       if (mask === 0) continue;
-      found = true;
       const half = halfOf(cell, offset);
       const bits = ((placed & mask) >>> shift) >>> 0;
       this.#put(cell, half, mask >>> shift, bits);
-      this.#tell(cell, half === 0 ? bits : 0, half === 1 ? bits : 0);
+      found = together(found, this.#tell(cell, half === 0 ? bits : 0, half === 1 ? bits : 0) ?? true);
     }
     return found;
   }
@@ -231,6 +236,7 @@ export class RegisterBank<L extends RegisterLayout> implements RegisterFile {
     const { handlers, register, index, at } = cell;
     const value = handlers.onRead?.(index);
     if (value === undefined) return;
+    settled(value, `what onRead of ${register.name} returned`);
     if (register.width === 8) {
       const wide = u64(value, `what onRead of ${register.name} returned`);
       this.#values[at] = Number(wide & 0xffffffffn);
@@ -262,16 +268,23 @@ export class RegisterBank<L extends RegisterLayout> implements RegisterFile {
     this.#values[at] = (value & ~(bits & masks.w1c[half] & mask)) | (bits & masks.w1s[half] & mask);
   }
 
-  #tell(cell: Cell, low: number, high: number): void {
+  /** A promise: what the handler does later. */
+  #tell(cell: Cell, low: number, high: number): Promise<unknown> | undefined {
     const { handlers, register, index, at } = cell;
-    if (handlers.onWrite === undefined) return;
-    if (register.width !== 8) {
-      handlers.onWrite(this.#values[at] as number, low, index);
-      return;
-    }
+    if (handlers.onWrite === undefined) return undefined;
+    if (register.width !== 8) return later(handlers.onWrite(this.#values[at] as number, low, index));
     const value = (BigInt(this.#values[at + 1] as number) << 32n) | BigInt(this.#values[at] as number);
-    handlers.onWrite(value, (BigInt(high) << 32n) | BigInt(low), index);
+    return later(handlers.onWrite(value, (BigInt(high) << 32n) | BigInt(low), index));
   }
+}
+
+/** What two stores of one access found. */
+function together(
+  first: boolean | Promise<unknown>,
+  second: boolean | Promise<unknown>,
+): boolean | Promise<unknown> {
+  if (typeof first === 'boolean') return typeof second === 'boolean' ? first || second : second;
+  return typeof second === 'boolean' ? first : Promise.all([first, second]);
 }
 
 /** Where a register begins in its group of four bytes, in bits. */

@@ -5,74 +5,50 @@
  * it is unplugged or its host ends, its DMA and its interrupts do nothing any more; it can't be plugged in again.
  *
  * Its functions are called while a driver waits for the access: in the middle of the driver's call if that is in the same
- * thread, else between two turns of the event loop. They are synchronous. Work that takes time is begun there and goes on by
- * itself (a timer, a promise). An exception is an error of the device: it is reported, and the access goes on without it.
+ * thread, else between two turns of the event loop. Work that takes time is begun there and goes on by itself: an async
+ * function, `post`, a timer. An exception is an error of the device: it is reported, and the access goes on without it.
  */
 
 import type { NativeHost, NativePort } from '../addon/native.ts';
-import { array, integer, known, plain, refusal, type U64Like, u64 } from '../base/check.ts';
-import { OURS, ours } from '../base/private.ts';
+import { integer, known, refusal, type U64Like, u64 } from '../base/check.ts';
+import { later, settled } from '../base/later.ts';
+import { OURS } from '../base/private.ts';
 import type { RegisterFile } from '../registers/register-bank.ts';
 import type { RegisterWidth } from '../registers/register-map.ts';
-
-/** What a device says that it is: its config space. */
-export interface DeviceIdentity {
-  /** 16 bits each; not 0xffff for the vendor. */
-  readonly vendor: number;
-  readonly device: number;
-  /** 24 bits: class, subclass, interface. */
-  readonly classCode: number;
-  readonly subsystemVendor?: number;
-  readonly subsystemDevice?: number;
-  readonly revision?: number;
-}
-
-/** A BAR of a device. */
-export interface SimulatedBar {
-  /** Bytes: a power of two, at least 16. */
-  readonly size: number;
-  /** Default: `memory32`. After a `memory64` BAR the next place must be null. */
-  readonly kind?: 'memory32' | 'memory64' | 'io';
-  readonly prefetchable?: boolean;
-  /** The registers in it. Accesses to no register go to `onRead` and `onWrite`. */
-  readonly registers?: RegisterFile;
-}
+import { type DeviceIdentity, describe, type SimulatedBar, type VirtualFunctions } from './description.ts';
+import { DmaError } from './dma-error.ts';
+import { Doorbell, type DoorbellWrite } from './doorbell.ts';
 
 /** An error that a model threw. */
 export interface DeviceError {
-  /** Which function of the model threw: 'onRead', 'onWrite', 'onReset' or 'onRemove'; 'access': an access could not be made. */
+  /**
+   * What threw, or rejected later: 'onPlug', 'onRead', 'onWrite', 'onReset', 'onRemove', or 'post', a job; 'access': an access
+   * could not be made.
+   */
   readonly during: string;
   readonly error: unknown;
 }
 
-/** A DMA access that did not move all of its bytes. The fault log of the host says why (`host.software.takeFaults()`). */
-export class DmaError extends Error {
-  readonly code = 'ERR_VFIO_DMA';
-  readonly iova: bigint;
-  readonly length: number;
-  readonly write: boolean;
-  readonly pasid: number | undefined;
+/**
+ * What resets a device: 'flr' the function alone (also when a driver opens or closes the device), 'bus' all that is on its bus.
+ */
+export type ResetKind = 'flr' | 'bus';
 
-  /** @internal */
-  constructor(key: typeof OURS, iova: bigint, length: number, write: boolean, pasid: number | undefined) {
-    ours(key, 'DmaError');
-    const way = write ? 'write to' : 'read from';
-    super(`The device's ${way} IOVA 0x${iova.toString(16)}, ${length} bytes, did not arrive`);
-    this.name = 'DmaError';
-    this.iova = iova;
-    this.length = length;
-    this.write = write;
-    this.pasid = pasid;
-  }
+const KINDS: readonly ResetKind[] = ['flr', 'bus'];
+
+/** Where a model is plugged in. */
+export interface Slot {
+  readonly host: NativeHost;
+  /** The options of a topology's device. They go before what the model says. */
+  readonly place: object;
+  /** Makes the text of a topology's device. */
+  text(device: object): string;
+  /** Has the device unplugged as soon as nobody has it open. */
+  eject(): void;
 }
 
-/** @internal Plugs a model in. `place`: the options of a topology's device; `text`: makes the text of it. */
-export let plugSimulated: (
-  device: SimulatedDevice,
-  host: NativeHost,
-  place: object,
-  text: (device: object) => string,
-) => void;
+/** @internal Plugs a model in. */
+export let plugSimulated: (device: SimulatedDevice, slot: Slot) => void;
 
 /** @internal Whether the constructor of SimulatedDevice made this value. */
 export let isSimulated: (value: unknown) => value is SimulatedDevice;
@@ -88,6 +64,15 @@ let endOf: (device: SimulatedDevice) => void;
 function endAll(): void {
   for (const each of plugged) endOf(each);
 }
+
+/** How a transfer ended. `bytes`: what a read brought. */
+interface Moved {
+  readonly whole: boolean;
+  readonly bytes: Uint8Array;
+}
+
+/** A transfer that the device's reset or removal dropped. */
+const DROPPED: Moved = { whole: false, bytes: new Uint8Array(0) };
 
 /** Errors that are kept for `errors`, so that a model that fails at each access fills no memory. */
 const MOST_ERRORS = 1000;
@@ -112,13 +97,22 @@ const MOST_ERRORS = 1000;
 export abstract class SimulatedDevice {
   #port: NativePort | undefined;
   #state: 'new' | 'plugged' | 'removed' = 'new';
+  #eject: () => void = () => {};
+  #banks: readonly (RegisterFile | undefined)[] = [];
+  #hasMemory: readonly boolean[] = [];
+  readonly #memory: Uint8Array[] = [];
   readonly #errors: DeviceError[] = [];
+  /** What waits for the host, by number: jobs until they are due, transfers until they have ended. */
+  #last = 0;
+  readonly #jobs = new Map<number, () => unknown>();
+  readonly #transfers = new Map<number, (moved: Moved) => void>();
+  readonly #doorbells = new Map<number, Set<Doorbell>>();
 
   static {
     isSimulated = (value): value is SimulatedDevice =>
       typeof value === 'object' && value !== null && #port in value;
     endOf = (device) => device.#port?.end();
-    plugSimulated = (device, host, place, text) => device.#plug(host, place, text);
+    plugSimulated = (device, slot) => device.#plug(slot);
   }
 
   /** What the device is. Read once, when it is plugged in; so are the other descriptions. */
@@ -135,19 +129,31 @@ export abstract class SimulatedDevice {
   readonly express: boolean = false;
   /** Whether it has a function-level reset; needs `express`. Default: false. */
   readonly functionReset: boolean = false;
+  /** Whether it has power management: in D3hot it answers no access to its BARs and does no DMA. Default: false. */
+  readonly power: boolean = false;
+  /** The width of its PASIDs in bits, 0 to 20; default 0: none. An option of `addDevice` goes before it. */
+  readonly pasidBits: number = 0;
+  /** Whether it can request pages that are not mapped (ATS and PRI, if it is `express`). Default: false. */
+  readonly pageRequests: boolean = false;
+  /** Its vendor-specific capabilities, at most 8: the bytes of each behind the byte of its length. Default: none. */
+  readonly vendorSpecific: readonly Uint8Array[] = [];
+  /** The virtual functions (SR-IOV) that it can have; needs `express`. Default: none. */
+  readonly sriov: VirtualFunctions | undefined = undefined;
 
   /**
    * A load by a driver from a place that no register of `bars` has: `offset` in bytes from the start of the BAR, a multiple of
    * `width`. Returns the value; bits above the width are cut off. Default: 0.
    */
   onRead?(bar: number, offset: number, width: RegisterWidth): bigint | number;
-  /** A store by a driver to such a place. */
-  onWrite?(bar: number, offset: number, width: RegisterWidth, value: bigint): void;
-  /** A reset of the function. The registers of `bars` have their reset values already. Until it returns, DMA and interrupts
-   * do nothing. */
-  onReset?(): void;
+  /** A store by a driver to such a place. If it is async, the store is answered when it first waits. */
+  onWrite?(bar: number, offset: number, width: RegisterWidth, value: bigint): void | Promise<void>;
+  /** A reset of the function. The registers of `bars` have their reset values already. Until it returns, DMA, interrupts and
+   * `post` do nothing. */
+  onReset?(kind: ResetKind): void | Promise<void>;
+  /** It was plugged in. An async loop over doorbells can be here: it may go on until the removal. */
+  onPlug?(): void | Promise<void>;
   /** The device was unplugged, or its host ended. */
-  onRemove?(): void;
+  onRemove?(): void | Promise<void>;
 
   /** Whether it is plugged in. It is told of its removal between two turns of the event loop. */
   get plugged(): boolean {
@@ -179,6 +185,22 @@ export abstract class SimulatedDevice {
   }
 
   /**
+   * Reads memory as the device, and waits for pages that are missing: with `pageRequests`, behind an IOMMU that takes page
+   * requests, for an address space with a fault queue, the device asks for them. Else it is as {@link dmaRead}. `into` gets the
+   * bytes at the end; bytes that did not arrive are 0.
+   *
+   * The promise rejects with a DmaError as dmaRead throws it, and when the device is reset or removed meanwhile.
+   */
+  protected dmaReadAsync(iova: U64Like, into: Uint8Array, o?: { pasid?: number }): Promise<void> {
+    return seen(this.#moveLater(false, iova, into, o));
+  }
+
+  /** Writes memory as the device, and waits as {@link dmaReadAsync}. The bytes are those that `from` has at the call. */
+  protected dmaWriteAsync(iova: U64Like, from: Uint8Array, o?: { pasid?: number }): Promise<void> {
+    return seen(this.#moveLater(true, iova, from, o));
+  }
+
+  /**
    * Raises a message-signalled interrupt (MSI or MSI-X). False: nobody hears of it, since the driver has turned messages off,
    * or the device is in reset or unplugged.
    */
@@ -199,73 +221,186 @@ export abstract class SimulatedDevice {
     return this.#port?.messagesEnabled() ?? false;
   }
 
+  /**
+   * The memory of a BAR that has `memory` or `areas`: all bytes of the BAR, which the driver reads and writes as well. Bytes
+   * outside the areas are nobody's. The array stays usable when the device is unplugged.
+   *
+   * @throws {TypeError} the BAR has no memory, or the device is not plugged in.
+   */
+  protected memory(bar: number): Uint8Array {
+    integer(bar, 'bar', 0, 5);
+    if (this.#state === 'plugged' && this.#hasMemory[bar] !== true)
+      throw refusal('a BAR with memory', 'bar', bar);
+    const kept = this.#memory[bar];
+    if (this.#state === 'plugged' && kept !== undefined && kept.length > 0) return kept;
+    const buffer = this.#port?.memory(bar);
+    if (buffer === undefined) throw this.#absent();
+    this.#memory[bar] = new Uint8Array(buffer);
+    return this.#memory[bar];
+  }
+
+  /**
+   * Runs `job` in the model's thread, at least `delayMs` milliseconds later (default 0; fractions count), and not in the middle
+   * of anything. A reset or the removal drops it. If it throws, or is async and rejects, that is an error of the device. It does
+   * not keep the program running.
+   *
+   * @throws {TypeError} the device is not plugged in, or in reset.
+   */
+  protected post(job: () => void | Promise<void>, delayMs = 0): void {
+    if (typeof job !== 'function') throw refusal('a function', 'job', job);
+    if (typeof delayMs !== 'number' || !(delayMs >= 0 && delayMs <= MOST_DELAY))
+      throw refusal(`milliseconds from 0 to ${MOST_DELAY}`, 'delayMs', delayMs);
+    const id = ++this.#last;
+    this.#jobs.set(id, job);
+    if (this.#port?.post(id, Math.round(delayMs * 1000)) === true) return;
+    this.#jobs.delete(id);
+    throw this.#absent();
+  }
+
+  /**
+   * The stores of drivers to one register, from now on: `for await (const write of this.doorbell(0, 0x10))`. `offset` is where
+   * the store begins. The register's own handler, or `onWrite`, has run before. A reset drops the stores that the loop has not
+   * taken; the loop ends at the removal. An error in the loop is one of the function that has the loop: `onPlug` is the place.
+   */
+  protected doorbell(bar: number, offset: number): AsyncIterableIterator<DoorbellWrite> {
+    const key = place(integer(bar, 'bar', 0, 5), integer(offset, 'offset', 0, 2 ** 40 - 1));
+    const doorbell: Doorbell = new Doorbell({
+      hold: () => this.#port?.hold(),
+      release: () => this.#port?.release(),
+      left: (each) => void this.#doorbells.get(key)?.delete(each),
+    });
+    if (this.#state === 'removed') {
+      doorbell.end();
+      return doorbell;
+    }
+    const others = this.#doorbells.get(key);
+    if (others) others.add(doorbell);
+    else this.#doorbells.set(key, new Set([doorbell]));
+    return doorbell;
+  }
+
+  /**
+   * Takes the device off the bus without a word, as when a card is pulled: loads give all ones, stores go nowhere, DMA and
+   * interrupts do nothing. Memory that a driver has mapped stays as it is. The driver gets its REQ interrupt, and the host
+   * forgets the device when nobody has it open.
+   */
+  protected remove(): void {
+    if (this.#port?.vanish() !== true) throw this.#absent();
+    this.#memory.length = 0;
+    this.#eject();
+  }
+
+  #absent(): Error {
+    return refusal('a device that is plugged in and not in reset', 'device', this);
+  }
+
   #move(write: boolean, iova: U64Like, bytes: Uint8Array, o: { pasid?: number } | undefined): void {
-    const address = u64(iova, 'iova');
-    const { pasid } = known(o, 'options', ['pasid']);
-    if (!ArrayBuffer.isView(bytes) || !(bytes instanceof Uint8Array))
-      throw refusal('a Uint8Array', write ? 'from' : 'into', bytes);
-    if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
-    const { length } = bytes; // 0 once a model has detached it
+    const { address, length, pasid } = access(write, iova, bytes, o);
     const port = this.#port;
     const moved = write ? port?.dmaWrite(address, bytes, pasid) : port?.dmaRead(address, bytes, pasid);
     if (moved !== true) throw new DmaError(OURS, address, length, write, pasid);
   }
 
-  #plug(host: NativeHost, place: object, text: (device: object) => string): void {
+  async #moveLater(
+    write: boolean,
+    iova: U64Like,
+    bytes: Uint8Array,
+    o: { pasid?: number } | undefined,
+  ): Promise<void> {
+    const { address, length, pasid } = access(write, iova, bytes, o);
+    const port = this.#port;
+    const id = ++this.#last;
+    const ended = new Promise<Moved>((resolve) => this.#transfers.set(id, resolve));
+    const begun = write
+      ? port?.startWrite(id, address, bytes, pasid)
+      : port?.startRead(id, address, length, pasid);
+    if (begun !== true) this.#moved(id, DROPPED);
+    const moved = await ended;
+    if (!write && moved.bytes.length > 0) {
+      if (bytes.length !== length) throw refusal('an array that keeps its length', 'into', bytes);
+      bytes.set(moved.bytes);
+    }
+    if (!moved.whole) throw new DmaError(OURS, address, length, write, pasid);
+  }
+
+  #moved(id: number, moved: Moved): void {
+    this.#transfers.get(id)?.(moved);
+    this.#transfers.delete(id);
+  }
+
+  #plug({ host, place, text, eject }: Slot): void {
     if (this.#state !== 'new') throw refusal('a device that was never plugged in', 'device', 'one that was');
-    const bars = array(this.bars, 'bars').map((bar, index) => {
-      if (bar === null) return null;
-      plain(bar, `bars[${index}]`);
-      const given = known(bar, `bars[${index}]`, ['size', 'kind', 'prefetchable', 'registers']);
-      const { registers } = given;
-      if (registers !== undefined && !isRegisterFile(registers))
-        throw refusal('an object with read, write and reset', `bars[${index}].registers`, registers);
-      return given;
-    });
-    const banks = bars.map((bar) => bar?.registers);
-    const description = {
-      ...place,
-      model: 'simulated',
-      ...known(this.identity, 'identity', IDENTITY),
-      bars: bars.map((bar) =>
-        bar === null
-          ? null
-          : { kind: bar.kind ?? 'memory32', size: bar.size, prefetchable: bar.prefetchable ?? false },
-      ),
-      msi: this.msi,
-      msix: this.msix,
-      pin: this.pin,
-      express: this.express,
-      functionReset: this.functionReset,
-    };
-    const port = host.plugSimulated(text(description), {
+    const { device, banks, memory } = describe(this);
+    this.#banks = banks;
+    this.#hasMemory = memory;
+    this.#eject = eject;
+    const port = host.plugSimulated(text({ ...device, ...place }), {
       read: (bar, offset, width) =>
         this.#guarded('onRead', () =>
           onTheBus(banks[bar]?.read(offset, width) ?? this.onRead?.(bar, offset, width) ?? 0),
         ),
-      write: (bar, offset, width, value) =>
-        this.#guarded('onWrite', () => {
-          if (banks[bar]?.write(offset, width, value) === true) return;
-          this.onWrite?.(bar, offset, width, BigInt(value));
-        }),
-      reset: () =>
-        this.#guarded('onReset', () => {
-          for (const bank of banks) bank?.reset();
-          this.onReset?.();
-        }),
+      write: (bar, offset, width, value) => {
+        this.#guarded('onWrite', () => this.#store(bar, offset, width, value));
+        if (this.#doorbells.size !== 0) this.#ring(bar, offset, width, value);
+      },
+      reset: (kind) => this.#guarded('onReset', () => this.#reset(KINDS[kind] ?? 'flr')),
       removed: () => {
         if (this.#state !== 'plugged') return; // it could not be plugged in after all
         this.#state = 'removed';
         plugged.delete(this);
         if (plugged.size === 0) process.off('exit', endAll);
-        this.#guarded('onRemove', () => this.onRemove?.());
+        this.#drop();
+        for (const each of this.#doorbells.values()) for (const doorbell of each) doorbell.end();
+        this.#doorbells.clear();
+        this.#guarded('onRemove', () => this.#late('onRemove', this.onRemove?.()));
       },
       lost: (what) => this.#record('access', new Error(what)),
+      run: (id) => {
+        const job = this.#jobs.get(id);
+        this.#jobs.delete(id);
+        if (job) this.#guarded('post', () => this.#late('post', job()));
+      },
+      moved: (id, whole, bytes) => this.#moved(id, { whole, bytes }),
     });
     this.#port = port;
     this.#state = 'plugged';
     if (plugged.size === 0) process.on('exit', endAll);
     plugged.add(this);
+    this.#guarded('onPlug', () => {
+      later(this.onPlug?.())?.catch((error: unknown) => this.#record('onPlug', error));
+    });
+  }
+
+  #store(bar: number, offset: number, width: RegisterWidth, value: bigint | number): void {
+    const found = this.#banks[bar]?.write(offset, width, value) ?? false;
+    this.#late('onWrite', found === false ? this.onWrite?.(bar, offset, width, BigInt(value)) : found);
+  }
+
+  #ring(bar: number, offset: number, width: RegisterWidth, value: bigint | number): void {
+    for (const doorbell of this.#doorbells.get(place(bar, offset)) ?? [])
+      doorbell.ring({ bar, offset, width, value: BigInt(value) });
+  }
+
+  #reset(kind: ResetKind): void {
+    this.#drop();
+    for (const each of this.#doorbells.values()) for (const doorbell of each) doorbell.reset();
+    for (const bank of this.#banks) bank?.reset();
+    this.#late('onReset', this.onReset?.(kind));
+  }
+
+  /** Drops the work under way. */
+  #drop(): void {
+    this.#jobs.clear();
+    for (const id of [...this.#transfers.keys()]) this.#moved(id, DROPPED);
+  }
+
+  /** What a function of the model does later: `settle` waits for it, and its rejection is an error of the device. */
+  #late(during: string, result: unknown): void {
+    const promise = later(result);
+    if (promise === undefined) return;
+    const port = this.#port;
+    port?.hold();
+    promise.catch((error: unknown) => this.#record(during, error)).then(() => port?.release());
   }
 
   /** Undefined: the model threw. */
@@ -283,16 +418,32 @@ export abstract class SimulatedDevice {
   }
 }
 
-const IDENTITY = ['vendor', 'device', 'classCode', 'subsystemVendor', 'subsystemDevice', 'revision'] as const;
+/** A day: what `post` waits at most, in milliseconds. */
+const MOST_DELAY = 86_400_000;
 
-function isRegisterFile(value: unknown): value is RegisterFile {
-  if (typeof value !== 'object' || value === null) return false;
-  const { read, write, reset } = value as Partial<RegisterFile>;
-  return [read, write, reset].every((each) => typeof each === 'function');
+/** A place in the BARs as one number. */
+const place = (bar: number, offset: number) => bar * 2 ** 40 + offset;
+
+/** The promise of a transfer. A model that looks away from it is told of a fault by the fault log of the host alone. */
+function seen(transfer: Promise<void>): Promise<void> {
+  transfer.catch(() => {});
+  return transfer;
+}
+
+/** The checked arguments of a DMA access. */
+function access(write: boolean, iova: U64Like, bytes: Uint8Array, o: { pasid?: number } | undefined) {
+  const address = u64(iova, 'iova');
+  const { pasid } = known(o, 'options', ['pasid']);
+  if (!ArrayBuffer.isView(bytes) || !(bytes instanceof Uint8Array))
+    throw refusal('a Uint8Array', write ? 'from' : 'into', bytes);
+  if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
+  const { length } = bytes; // 0 once a model has detached it
+  return { address, length, pasid };
 }
 
 /** A value that a model gave, as 64 bits of which the addon takes those of the access. */
 function onTheBus(value: bigint | number): bigint | number {
+  settled(value, 'what onRead returned');
   if (typeof value === 'bigint') return BigInt.asUintN(64, value);
   if (!Number.isSafeInteger(value)) return u64(value, 'what onRead returned');
   return value < 0 ? BigInt.asUintN(64, BigInt(value)) : value;

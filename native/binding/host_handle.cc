@@ -10,6 +10,7 @@
 #include "hosts.h"
 #include "kinds.h"
 #include "memory.h"
+#include "model_work.h"
 #include "replies.h"
 #include "simulated_device.h"
 #include "turn.h"
@@ -69,6 +70,7 @@ Napi::Function HostHandle::define(Napi::Env env) {
                       InstanceMethod<&HostHandle::held<&HostHandle::claimed>>("claimed"),
                       InstanceMethod<&HostHandle::held<&HostHandle::takeFaults>>("takeFaults"),
                       InstanceMethod<&HostHandle::held<&HostHandle::settle>>("settle"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::modelWork>>("modelWork"),
                       InstanceMethod<&HostHandle::held<&HostHandle::dispose>>("dispose")});
 }
 
@@ -363,7 +365,7 @@ Napi::Value HostHandle::takeFaults(const Napi::CallbackInfo& info) {
   return array;
 }
 
-// () => Promise<void>: resolves when no device has work left. Software host only: real devices cannot be
+// () => Promise<void>: resolves when the engine has no work left. Software host only: real devices cannot be
 // asked.
 Napi::Value HostHandle::settle(const Napi::CallbackInfo& info) {
   return AsyncCall::start(
@@ -373,6 +375,15 @@ Napi::Value HostHandle::settle(const Napi::CallbackInfo& info) {
         return 0;
       },
       [](Napi::Env env, int64_t) { return env.Undefined(); });
+}
+
+// () => { left, ended }: the work of models in JavaScript
+Napi::Value HostHandle::modelWork(const Napi::CallbackInfo& info) {
+  const auto count = backend_ ? ModelWork::of(backend_)->count() : ModelWork::Count{};
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("left", static_cast<double>(count.left));
+  result.Set("ended", static_cast<double>(count.ended));
+  return result;
 }
 
 Backend& HostHandle::live(Napi::Env env) const {

@@ -55,6 +55,7 @@ class HostHandle final : public Napi::ObjectWrap<HostHandle> {
   Napi::Value claimed(const Napi::CallbackInfo& info);
   Napi::Value takeFaults(const Napi::CallbackInfo& info);
   Napi::Value settle(const Napi::CallbackInfo& info);
+  Napi::Value modelWork(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
   [[nodiscard]] Backend& live(Napi::Env env) const;
   // Null: the kernel has none, or this handle was disposed.

@@ -24,8 +24,9 @@ class SimulatedLink;
 
 // A model whose functions are `handlers`:
 //   read(bar, offset, width) => number | bigint | undefined (all ones); write(bar, offset, width, value:
-//   number | bigint); reset(); removed(); lost(what): a call that could not be made. None of them throws:
-//   lib/ catches what a model does.
+//   number | bigint); reset(kind: devices::ResetKind); removed(); lost(what): a call that could not be made;
+//   run(id): a job is due; moved(id, whole, bytes: Buffer): a transfer has ended. None of them throws: lib/
+//   catches what a model does.
 class SimulatedPort final : public Napi::ObjectWrap<SimulatedPort> {
  public:
   static Napi::Function define(Napi::Env env);
@@ -44,6 +45,17 @@ class SimulatedPort final : public Napi::ObjectWrap<SimulatedPort> {
   Napi::Value end(
       const Napi::CallbackInfo& info);  // (): the thread is about to end; the model answers no more
   Napi::Value messagesEnabled(const Napi::CallbackInfo& info);  // () => boolean
+  // (bar) => ArrayBuffer over the memory of the BAR, which it keeps; undefined: there is none
+  Napi::Value memory(const Napi::CallbackInfo& info);
+  // (id, delay in microseconds) => posted? `run` is called with the id, unless the function is reset before
+  Napi::Value post(const Napi::CallbackInfo& info);
+  // (id, iova, length, pasid?) => begun? Then `moved` is called with the id, if the device is not unplugged
+  Napi::Value startRead(const Napi::CallbackInfo& info);
+  Napi::Value startWrite(const Napi::CallbackInfo& info);  // (id, iova, from: Uint8Array, pasid?) => begun?
+  // (): work of the model that goes on by itself begins or ends: `settle` waits for it
+  Napi::Value hold(const Napi::CallbackInfo& info);
+  Napi::Value release(const Napi::CallbackInfo& info);
+  Napi::Value vanish(const Napi::CallbackInfo& info);  // () => was it plugged in? The device leaves the bus
 
   std::shared_ptr<SimulatedLink> link_;
 };

@@ -88,6 +88,42 @@ test('lspci sees the machine', (context) => {
   expect(run('lspci', ['-vvv', '-s', '00:14.0']).stdout).toContain('MSI-X: Enable- Count=4');
 });
 
+test('lspci reads the capabilities of a device that a topology describes', (context) => {
+  if (!has('lspci')) context.skip('there is no lspci (pciutils)');
+  const topology = join(folder, 'capable.json');
+  const device = {
+    model: 'passive',
+    bdf: '0000:00:03.0',
+    vendor: '0x1af4',
+    device: '0x10f4',
+    classCode: '0x020000',
+    driver: null,
+    bars: [{ kind: 'memory64', size: 65536, areas: [{ offset: 4096, size: 8192 }] }],
+    msi: 2,
+    msix: 4,
+    functionReset: true,
+    power: true,
+    pasidBits: 12,
+    pageRequests: true,
+    vendorSpecific: [[1, 2, 3], [170]],
+    sriov: { totalVfs: 2, device: '0x10f5', bars: [{ kind: 'memory64', size: 4096 }] },
+  };
+  writeFileSync(topology, JSON.stringify({ devices: [device] }));
+  const { stdout } = run('lspci', ['-vvv', '-s', '00:03.0'], { VFIO_SOFT_TOPOLOGY: topology });
+  for (const line of [
+    /MSI-X: Enable- Count=4/,
+    /MSI: Enable- Count=1\/2/,
+    /Express \(v2\) Endpoint[\s\S]*FLReset\+[\s\S]*EETLPPrefix\+/,
+    /Power Management version 3\n.*D1- D2-.*\n\s*Status: D0 NoSoftRst\+/,
+    /Vendor Specific Information: Len=06 .*\n.*Vendor Specific Information: Len=04/,
+    /Process Address Space ID \(PASID\)\n\s*PASIDCap: Exec- Priv-, Max PASID Width: 0c/,
+    /Address Translation Service \(ATS\)/,
+    /Page Request Interface \(PRI\)[\s\S]*Page Request Capacity: 00000200/,
+    /\(SR-IOV\)[\s\S]*Total VFs: 2[\s\S]*Device ID: 10f5/,
+  ])
+    expect(stdout).toMatch(line);
+});
+
 test('/sys/module has the modules of VFIO, which programs look for before they use it', () => {
   const modules = ['iommufd', 'vfio', 'vfio_iommu_type1', 'vfio_pci'];
   const find = [

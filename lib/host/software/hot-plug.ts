@@ -72,7 +72,12 @@ export function hotPlug(host: NativeHost): HotPlug {
       const place = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
       if (isSimulated(device)) {
         const at = { driver: driver === undefined ? 'vfio-pci' : driver, ...place, bdf: checkBdf(bdf) };
-        plugSimulated(device, host, at, (all) => topologyText(all, 'device'));
+        plugSimulated(device, {
+          host,
+          place: at,
+          text: (all) => topologyText(all, 'device'),
+          eject: () => void eject(host, at.bdf),
+        });
         return;
       }
       host.addDevice(
@@ -119,6 +124,16 @@ export function hotPlug(host: NativeHost): HotPlug {
       if (result < 0) throw failure(result, address, missing(address));
     },
   };
+}
+
+/** Removes a device that has left the bus: at once, or when nobody has it open. */
+async function eject(host: NativeHost, bdf: string): Promise<void> {
+  try {
+    const life = host.life(bdf);
+    if (host.removeDevice(bdf, life) === -16) await gone(host, bdf, life);
+  } catch {
+    // The host was disposed: the device ends with the last open file.
+  }
 }
 
 async function gone(host: NativeHost, bdf: string, life: bigint): Promise<void> {

@@ -35,12 +35,17 @@ export interface IommuModel {
   isolatesInterrupts?: boolean;
 }
 
-/** A BAR of a passive device. `size`: a power of two, in bytes. `memory`: whether it is plain memory; else it reads as zero. */
+/**
+ * A BAR of a passive device. `size`: a power of two, in bytes. `memory`: whether it is plain memory; else it reads as zero.
+ * `areas`: the parts that are memory, whole pages; a driver can map these alone. `mappable`: whether a driver can map it.
+ */
 export interface PassiveBar {
   kind: 'memory32' | 'memory64' | 'io';
   size: U64Like;
   prefetchable?: boolean;
   memory?: boolean;
+  areas?: readonly { offset: U64Like; size: U64Like }[];
+  mappable?: boolean;
 }
 
 /** The virtual functions that a device can have. All are alike and passive, and each can be reset alone. */
@@ -132,6 +137,10 @@ export interface DeviceModel {
   express?: boolean;
   /** 'passive': whether it can be reset alone. Default false. */
   functionReset?: boolean;
+  /** 'passive': whether it has a power management capability, with D0 and D3hot. Default false. */
+  power?: boolean;
+  /** 'passive': its vendor-specific capabilities, at most 8: the bytes of each behind the byte of its length. */
+  vendorSpecific?: number[][];
   /** 'passive': the virtual functions (SR-IOV) that it can have. */
   sriov?: SriovModel;
 }

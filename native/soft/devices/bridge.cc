@@ -26,7 +26,7 @@ class Passive final : public Device {
 
  private:
   [[nodiscard]] bool hasMemory() const {
-    return std::ranges::any_of(description_.bars, [](const Bar& bar) { return bar.backed; });
+    return std::ranges::any_of(description_.bars, [](const Bar& bar) { return bar.hasMemory(); });
   }
   [[nodiscard]] StateKind stateKind() const {
     return {"passive", uint32_t{description_.device} << 16 | description_.vendor};

@@ -30,7 +30,7 @@ struct Place {
 template <typename Each>
 void eachPage(const Description& description, const Each& each) {
   for (size_t bar = 0; bar < description.bars.size(); ++bar) {
-    if (!description.bars[bar].backed) continue;
+    if (!description.bars[bar].hasMemory()) continue;
     const uint64_t size = description.bars[bar].size;
     for (uint64_t at = 0; at < size; at += page) each(Place{bar, at, std::min<uint64_t>(page, size - at)});
   }

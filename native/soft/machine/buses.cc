@@ -27,11 +27,20 @@ Function& Buses::add(DeviceSpec& spec, Function* bridge, Function* physical) {
   auto& unit = spec.translated ? units_.at(spec.unit) : units_.none();
   auto& itsGroup = groups_.get(spec.groupId);
   try {
-    functions_.push_back(std::make_unique<Function>(
-        host_,
-        Function::Place{&itsBus, spec.address.devfn, spec.requesterId, spec.interrupt, spec.placed, command,
-                        spec.isolation(), spec.sriov ? &*spec.sriov : nullptr, physical},
-        std::move(spec.model), unit, itsGroup));
+    functions_.push_back(std::make_unique<Function>(host_,
+                                                    Function::Place{&itsBus,
+                                                                    spec.address.devfn,
+                                                                    spec.requesterId,
+                                                                    spec.interrupt,
+                                                                    spec.placed,
+                                                                    command,
+                                                                    spec.isolation(),
+                                                                    spec.sriov ? &*spec.sriov : nullptr,
+                                                                    physical,
+                                                                    {},
+                                                                    spec.pasidBits,
+                                                                    spec.pageRequests},
+                                                    std::move(spec.model), unit, itsGroup));
   } catch (...) {
     groups_.dropIfEmpty(itsGroup);
     throw;

@@ -13,6 +13,7 @@ namespace vfio::soft::pci {
 namespace {
 
 constexpr unsigned firstCapability = 0x40;
+constexpr unsigned expressLength = 60;
 
 }  // namespace
 
@@ -48,7 +49,15 @@ ConfigSpace::ConfigSpace(const devices::Description& description)
     addMsi(next, description.msiVectors);
     next += 0x20;
   }
-  if (description.express) addExpress(next, description);
+  if (description.express) {
+    addExpress(next, description);
+    next += expressLength;
+  }
+  if (description.power) {
+    addPower(next);
+    next += 8;
+  }
+  addVendorSpecific(next, description.vendorSpecific);
   seal();
 }
 
@@ -85,7 +94,7 @@ void ConfigSpace::addMsix(unsigned offset, const devices::MsixTable& table) {
 
 void ConfigSpace::addExpress(unsigned offset, const devices::Description& description) {
   const bool functionReset = description.functionReset;
-  const unsigned at = addCapability(capExpress, offset, 60);
+  const unsigned at = addCapability(capExpress, offset, expressLength);
   // Version 2; root and downstream ports have a slot.
   const uint8_t type = description.expressType;
   set(at + expressFlags, 2, 0x0002U | unsigned{type} << 4 | (type == 4 || type == 6 ? 0x0100U : 0U));
@@ -93,6 +102,25 @@ void ConfigSpace::addExpress(unsigned offset, const devices::Description& descri
   allow(at + expressDeviceControl, 2, 0x7fff | (functionReset ? expressStartFlr : 0));
   set(at + expressDeviceControl, 2, 0x2810);
   allow(at + expressDeviceControl2, 2, 0xffff);
+}
+
+void ConfigSpace::addPower(unsigned offset) {
+  const unsigned at = addCapability(capPower, offset, 8);
+  set(at + powerCapabilities, 2, powerVersion);
+  set(at + powerControl, 2, powerKeepsState);
+  allow(at + powerControl, 2, powerStateMask);
+}
+
+void ConfigSpace::addVendorSpecific(unsigned offset, const devices::VendorCapabilities& capabilities) {
+  const uint8_t* from = capabilities.bytes.data();
+  for (const uint8_t length : capabilities.lengths) {
+    if (length == 0) return;
+    const unsigned at = addCapability(capVendor, offset, vendorBytes + length);
+    set(at + vendorLength, 1, vendorBytes + length);
+    std::copy_n(from, length, bytes_.begin() + at + vendorBytes);
+    from += length;
+    offset += (vendorBytes + length + 3) / 4 * 4;
+  }
 }
 
 unsigned ConfigSpace::addExtended(uint16_t id, unsigned length) {
@@ -154,6 +182,28 @@ void ConfigSpace::addAcs(bool port) {
   set(at + 4, 2, wanted | direct);
   set(at + 6, 2, wanted);
   allow(at + 6, 2, wanted | direct);
+  seal();
+}
+
+void ConfigSpace::addPasid(unsigned bits) {
+  const unsigned at = addExtended(extendedPasid, 8);
+  set(at + pasidCapabilities, 2, bits << pasidWidth);
+  allow(at + pasidControl, 2, pasidEnable);
+  const unsigned express = findCapability(capExpress) + expressDeviceCapabilities2;
+  set(express, 4, read(express, 4) | expressHasPrefixes);
+  seal();
+}
+
+void ConfigSpace::addPageRequests(bool withPasid) {
+  constexpr uint32_t mostRequests = 512;
+  const unsigned ats = addExtended(extendedAts, 8);
+  set(ats + atsCapabilities, 2, atsPageAligned);
+  allow(ats + atsControl, 2, atsControlMask);
+  const unsigned pri = addExtended(extendedPri, 16);
+  allow(pri + priControl, 2, priEnable);
+  set(pri + priStatus, 2, priStopped | (withPasid ? priNeedsPasid : 0));
+  set(pri + priCapacity, 4, mostRequests);
+  allow(pri + priAllocation, 4, 0xffffffff);
   seal();
 }
 

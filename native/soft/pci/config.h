@@ -38,6 +38,10 @@ class ConfigSpace {
   [[nodiscard]] unsigned findExtended(uint16_t id) const;   // 0: none
   // Adds access control services, as the kernel enables them.
   void addAcs(bool port);
+  // Adds process address space IDs of this many bits.
+  void addPasid(unsigned bits);
+  // Adds address translation services and page requests.
+  void addPageRequests(bool withPasid);
   // Adds the virtual functions that a physical function can have.
   void addSriov(const SriovSpec& sriov);
   // Makes the header that of a virtual function. Its IDs and the places of its BARs are in the physical
@@ -50,6 +54,8 @@ class ConfigSpace {
   void addMsi(unsigned offset, unsigned vectors);
   void addMsix(unsigned offset, const devices::MsixTable& table);
   void addExpress(unsigned offset, const devices::Description& description);
+  void addPower(unsigned offset);
+  void addVendorSpecific(unsigned offset, const devices::VendorCapabilities& capabilities);
 
   size_t size_;
   // The bytes up to the last capability. The rest of the extended space is read-only zeros, and would be

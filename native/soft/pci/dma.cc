@@ -27,8 +27,9 @@ unsigned dataPhase(uint64_t offset, size_t left) {
 }  // namespace
 
 bool Function::mayMaster(uint64_t address, uint64_t length, bool write) {
-  if ((command() & commandMaster) != 0) return true;
-  refuseDma(address, length, write, "bus mastering is off");
+  const bool master = (command() & commandMaster) != 0;
+  if (master && !asleep()) return true;
+  refuseDma(address, length, write, master ? "the device is in D3hot" : "bus mastering is off");
   return false;
 }
 

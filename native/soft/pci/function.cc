@@ -69,6 +69,10 @@ Function::Function(Services& host, const Place& place, std::unique_ptr<devices::
     sriov = std::make_unique<Sriov>(Sriov{*place.sriov});
     config.addSriov(*place.sriov);
   }
+  if (description().express && place.pasidBits != 0) config.addPasid(place.pasidBits);
+  // Behind an IOMMU that stalls accesses, a device needs no capability to have missing pages requested.
+  if (description().express && place.pageRequests && unit.pageRequests != iommu::PageRequestKind::stall)
+    config.addPageRequests(place.pasidBits != 0);
   if (physical) config.makeVirtual();
   config.set(regInterruptLine, 1, place.interrupt);
   config.set(regCommand, 2, place.command);
@@ -80,8 +84,7 @@ Function::Function(Services& host, const Place& place, std::unique_ptr<devices::
     if (bar.kind == devices::BarKind::memory64) {
       config.write(regBar0 + 4 * i + 4, 4, static_cast<uint32_t>(place.addresses[i] >> 32));
     }
-    if (!bar.backed) continue;
-    memory_[i].make(bar.size);
+    if (bar.hasMemory()) memory_[i] = std::make_shared<Memory>(bar.size);
   }
   const auto vectors = description().msix.vectors;
   msixTable_.assign(vectors * size_t{msixEntrySize}, 0);
@@ -99,8 +102,7 @@ Function::~Function() {
   // The model may have to wait for threads of its own, which wait for the lock. Until it is destroyed, it can
   // use its port and the memory of its BARs.
   remote_->detach();
-  host.afterCall([&host = host, memory = std::make_shared<std::array<Memory, 6>>(std::move(memory_)),
-                  port = std::move(remote_),
+  host.afterCall([&host = host, memory = std::move(memory_), port = std::move(remote_),
                   model = std::move(model_)]() mutable { host.unlocked([&model] { model.reset(); }); });
 }
 
@@ -111,19 +113,22 @@ void Function::callModel(const Call& call) {
   host.unlocked(call);
 }
 
-void Function::Memory::make(size_t bytesOfBar) {
-  fd = memfd_create("vfio-bar", MFD_CLOEXEC);
+Function::Memory::Memory(size_t bytesOfBar) : fd(memfd_create("vfio-bar", MFD_CLOEXEC)) {
   size = bytesOfBar;
   void* mapped = MAP_FAILED;
   if (fd >= 0 && ftruncate(fd, static_cast<off_t>(size)) == 0)
     mapped = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (mapped == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "memfd_create");
+  if (mapped == MAP_FAILED) {
+    const int error = errno;
+    if (fd >= 0) ::close(fd);
+    throw std::system_error(error, std::generic_category(), "memfd_create");
+  }
   bytes = static_cast<uint8_t*>(mapped);
 }
 
 Function::Memory::~Memory() {
-  if (bytes != nullptr) ::munmap(bytes, size);
-  if (fd >= 0) ::close(fd);
+  ::munmap(bytes, size);
+  ::close(fd);
 }
 
 bool Function::isBridge() const { return (config.read(regHeaderType, 1) & 0x7f) == 1; }
@@ -133,6 +138,7 @@ uint16_t Function::command() const { return static_cast<uint16_t>(config.read(re
 // ---------------------------------------------------------------- the bus side
 
 uint32_t Function::configRead(unsigned offset, unsigned width) const {
+  if (gone_) return UINT32_MAX >> (32 - 8 * width);
   uint32_t value = config.read(offset, width);
   // Interrupt Status follows the pin, whether it is disabled or not.
   for (unsigned i = 0; i < width; ++i) {
@@ -142,11 +148,12 @@ uint32_t Function::configRead(unsigned offset, unsigned width) const {
 }
 
 void Function::configWrite(unsigned offset, unsigned width, uint32_t value) {
+  if (gone_) return;
   const bool disabled = (command() & commandIntxDisable) != 0;
   config.write(offset, width, value);
   const unsigned express = config.findCapability(capExpress);
   if (express != 0 && (config.read(express + expressDeviceControl, 2) & expressStartFlr) != 0) {
-    reset();
+    reset(devices::ResetKind::function);
     return;
   }
   // A function that sends messages has stopped asserting its line. It asserts the line again only for a new
@@ -156,7 +163,13 @@ void Function::configWrite(unsigned offset, unsigned width, uint32_t value) {
   flushPending();
 }
 
+bool Function::asleep() const {
+  return description().power &&
+         (config.read(config.findCapability(capPower) + powerControl, 2) & powerStateMask) != 0;
+}
+
 bool Function::decodes(unsigned bar) const {
+  if (gone_ || asleep()) return false;
   if (physical) {
     const auto& space = physical->config;
     return (space.read(space.findExtended(extendedSriov) + sriovControl, 2) & sriovMemory) != 0;
@@ -172,11 +185,11 @@ bool Function::inMsixTable(unsigned bar, uint64_t offset) const {
 }
 
 uint64_t Function::barRead(unsigned bar, uint64_t offset, unsigned width) {
-  if (bar >= resources.size() || offset > resources[bar].size || width > resources[bar].size - offset) {
-    return ~uint64_t{0};
-  }
-  if (!decodes(bar)) return ~uint64_t{0};
-  if (memory_[bar].bytes) return load(memory_[bar].bytes + offset, width);
+  const bool inside =
+      bar < resources.size() && offset <= resources[bar].size && width <= resources[bar].size - offset;
+  if (!inside || !decodes(bar)) return ~uint64_t{0} >> (64 - 8 * width);
+  if (memory_[bar] && description().bars[bar].isMemory(offset, width))
+    return load(memory_[bar]->bytes + offset, width);
   const auto& msix = description().msix;
   if (inMsixTable(bar, offset)) return load(msixTable_.data() + (offset - msix.table), width);
   if (msix.vectors != 0 && bar == msix.bar && offset >= msix.pending &&
@@ -197,8 +210,8 @@ uint64_t Function::barRead(unsigned bar, uint64_t offset, unsigned width) {
 void Function::barWrite(unsigned bar, uint64_t offset, unsigned width, uint64_t value) {
   if (bar >= resources.size() || offset > resources[bar].size || width > resources[bar].size - offset) return;
   if (!decodes(bar)) return;
-  if (memory_[bar].bytes) {
-    std::memcpy(memory_[bar].bytes + offset, &value, width);
+  if (memory_[bar] && description().bars[bar].isMemory(offset, width)) {
+    std::memcpy(memory_[bar]->bytes + offset, &value, width);
   } else if (inMsixTable(bar, offset)) {
     std::memcpy(msixTable_.data() + (offset - description().msix.table), &value, width);
     flushPending();
@@ -209,11 +222,20 @@ void Function::barWrite(unsigned bar, uint64_t offset, unsigned width, uint64_t 
   }
 }
 
-int Function::memoryFd(unsigned bar) const { return bar < memory_.size() ? memory_[bar].fd : -1; }
+int Function::memoryFd(unsigned bar) const {
+  return bar < memory_.size() && memory_[bar] ? memory_[bar]->fd : -1;
+}
 
-uint8_t* Function::memory(unsigned bar) { return bar < memory_.size() ? memory_[bar].bytes : nullptr; }
+uint8_t* Function::memory(unsigned bar) {
+  return bar < memory_.size() && memory_[bar] ? memory_[bar]->bytes : nullptr;
+}
 
-void Function::reset() {
+std::shared_ptr<devices::BarMemory> Function::sharedMemory(unsigned bar) {
+  return bar < memory_.size() ? memory_[bar] : nullptr;
+}
+
+void Function::reset(devices::ResetKind kind) {
+  if (gone_) return;
   ++resets_;
   host.engine().cancel(this);
   endpoint->dma.drop();
@@ -224,21 +246,34 @@ void Function::reset() {
   }
   std::fill(msixPending_.begin(), msixPending_.end(), false);
   line_ = false;
-  resetModel();
+  resetModel(kind);
   if (!sriov) return;
   for (auto* each : sriov->functions) {
-    if (each) each->reset();
+    if (each) each->reset(kind);
   }
 }
 
 // A model that lives elsewhere is told of the reset after the call has restored everything else.
-void Function::resetModel() {
-  if (!remote_) return model_->reset();
+void Function::resetModel(devices::ResetKind kind) {
+  if (!remote_) return model_->resetBy(kind);
   remote_->beginReset();
-  host.afterCall([this, busy = std::make_shared<Busy>(*this)] {
-    host.unlocked([this] { model_->reset(); });
+  host.afterCall([this, kind, busy = std::make_shared<Busy>(*this)] {
+    host.unlocked([this, kind] { model_->resetBy(kind); });
     remote_->endReset();
   });
+}
+
+void Function::vanish() {
+  gone_ = true;
+  ++resets_;  // ends what is under way
+  host.engine().cancel(this);
+  endpoint->dma.drop();
+  line_ = false;
+  std::fill(msixPending_.begin(), msixPending_.end(), false);
+  if (!sriov) return;
+  for (auto* each : sriov->functions) {
+    if (each) each->vanish();
+  }
 }
 
 std::vector<uint8_t> Function::saveModel() {
@@ -254,13 +289,14 @@ bool Function::loadModel(std::span<const uint8_t> state) {
 }
 
 int Function::tryReset() {
+  if (gone_) return -ENOTTY;
   // The kernel tries the methods in order. It refuses a bus reset while other functions share the bus, even
   // though the method was listed when the first of them was found.
   const bool alone = bus.bridge != nullptr && bus.functions.size() == 1 && !isBridge();
   const bool listed = std::ranges::find(resets(), "bus") != resets().end();
-  if (!hasFunctionReset() && !isMediated() && !(alone && listed)) return -ENOTTY;
+  if (resetKind() == devices::ResetKind::bus && !(alone && listed)) return -ENOTTY;
   const auto state = saveState();
-  reset();
+  reset(resetKind());
   restoreState(state);
   return 0;
 }
@@ -356,9 +392,10 @@ void Function::refuseDma(uint64_t iova, uint64_t length, bool write, std::string
   host.reportFault({bdf, iova, length, write, std::move(reason)});
 }
 
-void Function::post(std::chrono::nanoseconds delay, std::function<void()> job) {
+bool Function::post(std::chrono::nanoseconds delay, std::function<void()> job) {
   if (remote_) job = [this, job = std::move(job)] { callModel(job); };
   if (!host.engine().post(this, delay, std::move(job))) refuseDma(0, 0, false, iommu::Transfers::kNoThread);
+  return true;
 }
 
 }  // namespace vfio::soft::pci

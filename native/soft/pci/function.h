@@ -86,6 +86,8 @@ class Function final : public devices::Port {
     const SriovSpec* sriov = nullptr;  // the virtual functions that it can have
     Function* physical = nullptr;      // the physical function that this virtual one belongs to
     std::string name{};                // empty: named by its place on the bus
+    unsigned pasidBits = 0;
+    bool pageRequests = false;  // it can request pages
   };
   Function(Services& host, const Place& place, std::unique_ptr<devices::Device> model, iommu::Unit& unit,
            iommu::Group& group);
@@ -97,11 +99,13 @@ class Function final : public devices::Port {
   [[nodiscard]] uint32_t configRead(unsigned offset, unsigned width) const;
   void configWrite(unsigned offset, unsigned width, uint32_t value);
   [[nodiscard]] bool decodes(unsigned bar) const;  // does the function answer to the BAR's addresses?
+  // Has the device left the bus, though the function is still known? Then every load gives all ones.
+  [[nodiscard]] bool gone() const { return gone_; }
   [[nodiscard]] uint64_t barRead(unsigned bar, uint64_t offset, unsigned width);
   void barWrite(unsigned bar, uint64_t offset, unsigned width, uint64_t value);
-  [[nodiscard]] int memoryFd(unsigned bar) const;  // the memory of a backed BAR; -1 for any other BAR
+  [[nodiscard]] int memoryFd(unsigned bar) const;  // the memory behind a BAR; -1: it has none
   // Does to the hardware what any reset of the function does. Config space is reset too.
-  void reset();
+  void reset(devices::ResetKind kind = devices::ResetKind::function);
 
   // --- the driver side
   void setInterruptHandler(InterruptHandler* handler);
@@ -113,6 +117,10 @@ class Function final : public devices::Port {
   void setVector(unsigned vector, bool enabled);
   // False for a function that the hardware can't reset alone.
   [[nodiscard]] bool hasFunctionReset() const { return description().functionReset; }
+  // What a reset of this function alone is in hardware.
+  [[nodiscard]] devices::ResetKind resetKind() const {
+    return hasFunctionReset() || isMediated() ? devices::ResetKind::function : devices::ResetKind::bus;
+  }
   // pci_reset_function. Returns 0, or -ENOTTY if no method works. Config space has its earlier content again
   // afterwards.
   [[nodiscard]] int tryReset();
@@ -151,8 +159,10 @@ class Function final : public devices::Port {
   [[nodiscard]] bool messagesEnabled() const override;
   void sendMessage(unsigned vector) override;
   void setLine(bool asserted) override;
-  void post(std::chrono::nanoseconds delay, std::function<void()> job) override;
+  bool post(std::chrono::nanoseconds delay, std::function<void()> job) override;
+  void vanish() override;
   [[nodiscard]] uint8_t* memory(unsigned bar) override;
+  [[nodiscard]] std::shared_ptr<devices::BarMemory> sharedMemory(unsigned bar) override;
 
   Services& host;
   Bus& bus;
@@ -185,18 +195,13 @@ class Function final : public devices::Port {
   std::unique_ptr<Holder> vfio;  // set while a driver of VFIO is bound to the function
 
  private:
-  // Memory behind a BAR. `make` throws std::system_error, with the errno, if there is no memory.
-  struct Memory {
-    Memory() = default;
-    Memory(Memory&& other) noexcept
-        : fd(std::exchange(other.fd, -1)), bytes(std::exchange(other.bytes, nullptr)), size(other.size) {}
+  // Memory behind a BAR. The constructor throws std::system_error, with the errno, if there is no memory.
+  struct Memory : devices::BarMemory {
+    explicit Memory(size_t bytesOfBar);
     ~Memory();
     Memory(const Memory&) = delete;
     Memory& operator=(const Memory&) = delete;
-    void make(size_t bytesOfBar);
     int fd = -1;
-    uint8_t* bytes = nullptr;
-    size_t size = 0;
   };
   // A stretch of bus addresses, and where a request of this function to it arrives: at the BAR of a
   // neighbour (`peer`) that takes the request before it reaches the IOMMU, or, with a null `peer`, at the
@@ -227,7 +232,8 @@ class Function final : public devices::Port {
   // Runs a call of the model: without the lock if the model lives elsewhere, otherwise with it.
   template <typename Call>
   void callModel(const Call& call);
-  void resetModel();
+  void resetModel(devices::ResetKind kind);
+  [[nodiscard]] bool asleep() const;  // in a state of power management in which it does nothing
   [[nodiscard]] bool mayMaster(uint64_t address, uint64_t length, bool write);
   void updateLine();
   [[nodiscard]] bool inMsixTable(unsigned bar, uint64_t offset) const;
@@ -237,8 +243,9 @@ class Function final : public devices::Port {
   // The port of a model that lives elsewhere; null: the function is its port.
   std::shared_ptr<RemotePort> remote_;
   unsigned busy_ = 0;
+  bool gone_ = false;
   uint64_t resets_ = 0;
-  std::array<Memory, 6> memory_{};
+  std::array<std::shared_ptr<Memory>, 6> memory_{};  // null: no memory is behind the BAR
   InterruptHandler* handler_ = nullptr;
   bool line_ = false;
   std::vector<uint8_t> msixTable_;

@@ -60,7 +60,10 @@ enum Capability : uint8_t {
 };
 
 constexpr uint16_t extendedAcs = 0x000d;
+constexpr uint16_t extendedAts = 0x000f;
 constexpr uint16_t extendedSriov = 0x0010;
+constexpr uint16_t extendedPri = 0x0013;
+constexpr uint16_t extendedPasid = 0x001b;
 
 // Offsets inside capabilities.
 constexpr unsigned msiFlags = 2;
@@ -83,7 +86,9 @@ constexpr unsigned msixEntryControl = 12;
 constexpr unsigned expressFlags = 2;
 constexpr unsigned expressDeviceCapabilities = 4;
 constexpr unsigned expressDeviceControl = 8;
+constexpr unsigned expressDeviceCapabilities2 = 36;
 constexpr unsigned expressDeviceControl2 = 40;
+constexpr uint32_t expressHasPrefixes = 1 << 21;  // end-to-end TLP prefixes: a PASID is one
 constexpr uint32_t expressHasFlr = 1 << 28;
 constexpr uint16_t expressStartFlr = 0x8000;
 constexpr unsigned sriovControl = 0x08;
@@ -100,6 +105,25 @@ constexpr uint16_t sriovEnable = 0x0001;  // the virtual functions exist
 constexpr uint16_t sriovMemory = 0x0008;  // the virtual functions decode their BARs
 constexpr unsigned powerCapabilities = 2;
 constexpr unsigned powerControl = 4;
+constexpr uint16_t powerVersion = 0x0003;
 constexpr uint16_t powerStateMask = 0x0003;
+constexpr uint16_t powerKeepsState = 0x0008;  // from D3hot to D0 the function keeps its state
+constexpr unsigned vendorLength = 2;
+constexpr unsigned vendorBytes = 3;
+constexpr unsigned pasidCapabilities = 4;
+constexpr unsigned pasidControl = 6;
+constexpr unsigned pasidWidth = 8;  // the lowest bit of the width in the capabilities
+constexpr uint16_t pasidEnable = 0x0001;
+constexpr unsigned atsCapabilities = 4;
+constexpr unsigned atsControl = 6;
+constexpr uint16_t atsPageAligned = 0x0020;
+constexpr uint16_t atsControlMask = 0x801f;  // on; the smallest translation unit
+constexpr unsigned priControl = 4;
+constexpr unsigned priStatus = 6;
+constexpr unsigned priCapacity = 8;
+constexpr unsigned priAllocation = 12;
+constexpr uint16_t priEnable = 0x0001;
+constexpr uint16_t priStopped = 0x0100;
+constexpr uint16_t priNeedsPasid = 0x8000;  // an answer to a request with a PASID has it too
 
 }  // namespace vfio::soft::pci

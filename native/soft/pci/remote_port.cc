@@ -69,16 +69,30 @@ void RemotePort::setLine(bool asserted) {
   enter([asserted](Function& function) { function.setLine(asserted); });
 }
 
-void RemotePort::post(std::chrono::nanoseconds delay, std::function<void()> job) {
-  enter([&](Function& function) { function.post(delay, std::move(job)); });
+bool RemotePort::post(std::chrono::nanoseconds delay, std::function<void()> job) {
+  bool posted = false;
+  enter([&](Function& function) { posted = function.post(delay, std::move(job)); });
+  return posted;
+}
+
+void RemotePort::vanish() {
+  host_.locked([&] {
+    if (function_ != nullptr) function_->vanish();
+    function_ = nullptr;
+  });
 }
 
 uint8_t* RemotePort::memory(unsigned bar) {
-  uint8_t* bytes = nullptr;
+  const auto memory = sharedMemory(bar);
+  return memory ? memory->bytes : nullptr;
+}
+
+std::shared_ptr<devices::BarMemory> RemotePort::sharedMemory(unsigned bar) {
+  std::shared_ptr<devices::BarMemory> memory;
   host_.locked([&] {
-    if (function_ != nullptr) bytes = function_->memory(bar);
+    if (function_ != nullptr) memory = function_->sharedMemory(bar);
   });
-  return bytes;
+  return memory;
 }
 
 }  // namespace vfio::soft::pci

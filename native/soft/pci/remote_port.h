@@ -38,8 +38,10 @@ class RemotePort final : public devices::Port {
   [[nodiscard]] bool messagesEnabled() const override;
   void sendMessage(unsigned vector) override;
   void setLine(bool asserted) override;
-  void post(std::chrono::nanoseconds delay, std::function<void()> job) override;
+  bool post(std::chrono::nanoseconds delay, std::function<void()> job) override;
+  void vanish() override;
   [[nodiscard]] uint8_t* memory(unsigned bar) override;
+  [[nodiscard]] std::shared_ptr<devices::BarMemory> sharedMemory(unsigned bar) override;
 
  private:
   // Runs `call` with the lock held, if the function still exists and is not in reset.

@@ -11,6 +11,25 @@ namespace vfio::soft::topology {
 
 namespace {
 
+// Reads the parts of a BAR that are memory.
+void readAreas(const Reader& reader, devices::Bar& bar) {
+  constexpr uint64_t pageSize = 4096;
+  const auto* list = reader.list("areas", bar.areas.size());
+  uint64_t end = 0;
+  for (size_t i = 0; list && i < list->size(); ++i) {
+    const Reader each((*list)[i], element(reader, "areas", i), "an area { offset, size }");
+    each.only({"offset", "size"});
+    const devices::Area area{each.required("offset", bar.size), each.required("size", bar.size)};
+    if (area.offset % pageSize != 0 || area.offset < end)
+      each.refuse("offset", "a multiple of 4096 behind the area before");
+    if (area.size % pageSize != 0 || area.size == 0 || area.size > bar.size - area.offset)
+      each.refuse("size", "whole pages of 4096 bytes inside the BAR");
+    end = area.offset + area.size;
+    bar.areas[i] = area;
+  }
+  if (bar.sparse() && bar.backed) reader.refuse("areas", "nothing of a BAR that is all memory");
+}
+
 // Reads the BARs of a passive device. The entry after a 64-bit BAR is its upper half, and must be null.
 void readBars(const Reader& reader, devices::Description& description) {
   const auto* list = reader.list("bars", description.bars.size());
@@ -21,7 +40,7 @@ void readBars(const Reader& reader, devices::Description& description) {
       fail(item.line, "null (the upper half of the BAR before)", element(reader, "bars", i), item.shown());
     if (item.kind == Value::Kind::null) continue;
     const Reader each(item, element(reader, "bars", i), "a BAR { kind, size } or null");
-    each.only({"kind", "size", "prefetchable", "memory"});
+    each.only({"kind", "size", "prefetchable", "memory", "areas", "mappable"});
     const auto kinds = {std::string_view("memory32"), std::string_view("memory64"), std::string_view("io")};
     if (!each.find("kind")) each.refuse("kind", Reader::alternatives(kinds));
     const auto kind = *each.oneOf("kind", kinds);
@@ -38,8 +57,13 @@ void readBars(const Reader& reader, devices::Description& description) {
     bar.prefetchable = each.boolean("prefetchable").value_or(false);
     bar.backed = each.boolean("memory").value_or(false);
     if (io && bar.prefetchable) each.refuse("prefetchable", "false for ports");
+    bar.mappable = each.boolean("mappable").value_or(true);
+    readAreas(each, bar);
     if (io && bar.backed) each.refuse("memory", "false for ports");
-    if (bar.backed && bar.size > uint64_t{1} << 30) each.refuse("memory", "false above 1 GiB");
+    if (io && bar.sparse()) each.refuse("areas", "nothing for ports");
+    const bool large = bar.size > uint64_t{1} << 30;
+    if (bar.backed && large) each.refuse("memory", "false above 1 GiB");
+    if (bar.sparse() && large) each.refuse("areas", "nothing above 1 GiB");
   }
 }
 
@@ -54,9 +78,13 @@ void readMsix(const Reader& reader, devices::Description& description) {
     // The capability has 32 bits for the offsets of the tables.
     const uint64_t end = std::min(bar.size, uint64_t{1} << 32);
     if (end < need) continue;
+    const uint64_t table = (end - need) & ~uint64_t{15};
+    if (std::ranges::any_of(bar.areas, [table, end](const devices::Area& area) {
+          return area.size != 0 && area.offset < end && area.offset + area.size > table;
+        }))
+      continue;
     description.msix = {static_cast<unsigned>(*vectors), static_cast<unsigned>(i),
-                        static_cast<uint32_t>((end - need) & ~uint64_t{15}),
-                        static_cast<uint32_t>(end - pending)};
+                        static_cast<uint32_t>(table), static_cast<uint32_t>(end - pending)};
     return;
   }
   reader.refuse("msix", "a memory BAR of at least " + std::to_string(std::bit_ceil(need)) + " bytes");
@@ -66,6 +94,32 @@ void readMessages(const Reader& reader, devices::Description& description) {
   description.msiVectors = static_cast<unsigned>(reader.integer("msi", 0, 32).value_or(0));
   if (description.msiVectors != 0 && !std::has_single_bit(description.msiVectors))
     reader.refuse("msi", "0 or a power of two up to 32");
+}
+
+// Reads the vendor-specific capabilities: lists of bytes.
+void readVendorSpecific(const Reader& reader, devices::Description& description) {
+  auto& into = description.vendorSpecific;
+  const auto* list = reader.list("vendorSpecific", devices::VendorCapabilities::kMost);
+  size_t used = 0;
+  for (size_t i = 0; list && i < list->size(); ++i) {
+    const Value& item = (*list)[i];
+    const std::string name = element(reader, "vendorSpecific", i);
+    const size_t left = into.bytes.size() - used;
+    if (item.kind != Value::Kind::list || item.items.empty() || item.items.size() > left)
+      fail(item.line, "a list of 1 to " + std::to_string(left) + " bytes", name, item.shown());
+    for (const Value& byte : item.items) {
+      const auto value = toInteger(byte);
+      if (!value || *value > 0xff) fail(byte.line, "a byte", name, byte.shown());
+      into.bytes[used++] = static_cast<uint8_t>(*value);
+    }
+    into.lengths[i] = static_cast<uint8_t>(item.items.size());
+  }
+  // From 0x40 to 0x100, behind the other capabilities (pci/config.cc).
+  const unsigned others = (description.msix.vectors != 0 ? 0x10 : 0) +
+                          (description.msiVectors != 0 ? 0x20 : 0) + (description.express ? 60 : 0) +
+                          (description.power ? 8 : 0);
+  if (others + into.size() > 0xc0)
+    reader.refuse("vendorSpecific", "capabilities of at most " + std::to_string(0xc0 - others) + " bytes");
 }
 
 devices::Description readPassive(const Reader& reader) {
@@ -89,8 +143,10 @@ devices::Description readPassive(const Reader& reader) {
   description.functionReset = reader.boolean("functionReset").value_or(false);
   if (description.functionReset && !description.express)
     reader.refuse("functionReset", "false without express");
+  description.power = reader.boolean("power").value_or(false);
   readBars(reader, description);
   readMsix(reader, description);
+  readVendorSpecific(reader, description);
   return description;
 }
 
@@ -124,8 +180,13 @@ SriovSpec readSriov(const Reader& reader, const devices::Description& physical) 
   return sriov;
 }
 
-void makePassive(const Reader& reader, DeviceSpec& device) {
-  device.model = devices::makePassive(readPassive(reader));
+// The fields of a device that is described as a passive one.
+constexpr std::array<std::string_view, 15> passiveFields = {
+    "vendor", "device", "classCode", "subsystemVendor", "subsystemDevice", "revision",       "bars", "pin",
+    "msi",    "msix",   "express",   "functionReset",   "power",           "vendorSpecific", "sriov"};
+
+void makeDescribed(const Reader& reader, DeviceSpec& device, const devices::Maker& make) {
+  device.model = make(readPassive(reader));
   const auto* sriov = reader.find("sriov");
   if (!sriov) return;
   if (!device.description().express) reader.refuse("sriov", "nothing for a device without express");
@@ -151,9 +212,7 @@ Catalogue makeBuiltin() {
   catalogue.add("downstream-port", port(PortKind::downstreamPort, devices::downstreamPort));
   catalogue.add("bridge", port(PortKind::conventionalBridge, devices::conventionalBridge));
   catalogue.add("host-bridge", port(PortKind::endpoint, devices::hostBridge));
-  catalogue.add("passive", {makePassive,
-                            {"vendor", "device", "classCode", "subsystemVendor", "subsystemDevice",
-                             "revision", "bars", "pin", "msi", "msix", "express", "functionReset", "sriov"}});
+  catalogue.add("passive", simulatedModel(devices::makePassive));
   return catalogue;
 }
 
@@ -161,10 +220,9 @@ Catalogue makeBuiltin() {
 
 Model simulatedModel(devices::Maker make) {
   return {[make = std::move(make)](const Reader& reader, DeviceSpec& device) {
-            device.model = make(readPassive(reader));
+            makeDescribed(reader, device, make);
           },
-          {"vendor", "device", "classCode", "subsystemVendor", "subsystemDevice", "revision", "bars", "pin",
-           "msi", "msix", "express", "functionReset"}};
+          {passiveFields.begin(), passiveFields.end()}};
 }
 
 void Catalogue::add(std::string name, Model model) {

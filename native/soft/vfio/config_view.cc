@@ -308,7 +308,7 @@ void ConfigView::fixBars() {
 
 bool ConfigView::powered() const {
   const unsigned at = function_.config.findCapability(capPower);
-  return at == 0 || (function_.configRead(at + powerControl, 2) & powerStateMask) != 3;
+  return at == 0 || function_.gone() || (function_.configRead(at + powerControl, 2) & powerStateMask) != 3;
 }
 
 bool ConfigView::memoryEnabled() const {

@@ -16,7 +16,7 @@ using namespace uapi;
 void resetBus(pci::Function& member) {
   std::vector<pci::Function::State> states;
   for (const auto* function : member.bus.functions) states.push_back(function->saveState());
-  for (auto* function : member.bus.functions) function->reset();
+  for (auto* function : member.bus.functions) function->reset(devices::ResetKind::bus);
   for (size_t i = 0; i < states.size(); ++i) {
     auto& function = *member.bus.functions[i];
     function.restoreState(states[i]);

@@ -27,7 +27,8 @@ bool Session::mappable(unsigned index) const {
   // A BAR smaller than a page could share its page with another device's registers.
   const bool memory =
       resource.kind == devices::BarKind::memory32 || resource.kind == devices::BarKind::memory64;
-  return memory && resource.address != 0 && (resource.size >= pageSize || resource.address % pageSize == 0);
+  return memory && function_.description().bars[index].mappable && resource.address != 0 &&
+         (resource.size >= pageSize || resource.address % pageSize == 0);
 }
 
 Session::Info Session::info() const {
@@ -39,13 +40,17 @@ Session::Info Session::info() const {
 int Session::regionInfo(uint32_t index, RegionInfo& out) const {
   // There is no VGA region, and no region of the device's own.
   if (index > VFIO_PCI_CONFIG_REGION_INDEX) return -EINVAL;
-  out = {.flags = 0, .size = regionSize(index), .msixMappable = false};
+  out = {.flags = 0, .size = regionSize(index), .msixMappable = false, .areas = {}};
   if (out.size == 0) return 0;
   out.flags = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
   if (!mappable(index)) return 0;
   out.flags |= VFIO_REGION_INFO_FLAG_MMAP;
-  const auto& msix = function_.description().msix;
-  out.msixMappable = msix.vectors != 0 && msix.bar == index;
+  const auto& description = function_.description();
+  for (const auto& area : description.bars[index].areas) {
+    if (area.size != 0) out.areas.push_back({area.offset, area.size});
+  }
+  const auto& msix = description.msix;
+  out.msixMappable = msix.vectors != 0 && msix.bar == index && out.areas.empty();
   return 0;
 }
 

@@ -148,12 +148,15 @@ int64_t Session::mapRegion(std::shared_ptr<File> keeper, void* hint, size_t leng
   const uint64_t size = (function_.resources[bar].size + pageSize - 1) / pageSize * pageSize;
   if (start > size || length > size - start) return -EINVAL;
 
+  const auto& described = function_.description().bars[bar];
+  if (described.sparse() && !described.isMemory(start, length)) return -EINVAL;
+
   Trap trap{.length = length, .keeper = std::move(keeper)};
   if (const int fd = function_.memoryFd(bar); fd >= 0) {
     return device_.host.mapFile(hint, protection, flags, fd, start, std::move(trap));
   }
   pci::Function& function = function_;
-  trap.answers = [&function, bar] { return function.decodes(bar); };
+  trap.answers = [&function, bar] { return function.gone() || function.decodes(bar); };
   trap.read = [&function, bar, start](uint64_t at, unsigned width) {
     return function.barRead(bar, start + at, width);
   };

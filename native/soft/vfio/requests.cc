@@ -40,6 +40,25 @@ int getInfo(const Session& session, UserAddress argument) {
   return copyOut(argument, &info, std::min<size_t>(info.argsz, sizeof info));
 }
 
+// The capability of a region: at most one of the two. Empty: none.
+std::vector<uint8_t> capabilityOf(const Session::RegionInfo& region) {
+  std::vector<uint8_t> bytes;
+  const auto put = [&bytes](const void* from, size_t size) {
+    const auto* begin = static_cast<const uint8_t*>(from);
+    bytes.insert(bytes.end(), begin, begin + size);
+  };
+  if (!region.areas.empty()) {
+    const vfio_region_info_cap_sparse_mmap sparse{
+        {VFIO_REGION_INFO_CAP_SPARSE_MMAP, 1, 0}, static_cast<uint32_t>(region.areas.size()), 0};
+    put(&sparse, sizeof sparse);
+    put(region.areas.data(), region.areas.size() * sizeof region.areas.front());
+  } else if (region.msixMappable) {
+    const vfio_info_cap_header header{VFIO_REGION_INFO_CAP_MSIX_MAPPABLE, 1, 0};
+    put(&header, sizeof header);
+  }
+  return bytes;
+}
+
 int getRegionInfo(const Session& session, UserAddress argument) {
   vfio_region_info info{};
   if (mm::Memory::copyIn(&info, argument, sizeof info) != 0) return -EFAULT;
@@ -49,14 +68,14 @@ int getRegionInfo(const Session& session, UserAddress argument) {
   info.offset = uint64_t{info.index} << offsetShift;
   info.size = region.size;
   info.flags = region.flags;
-  if (region.msixMappable) {
+  const std::vector<uint8_t> capability = capabilityOf(region);
+  if (!capability.empty()) {
     info.flags |= VFIO_REGION_INFO_FLAG_CAPS;
-    const vfio_info_cap_header header{VFIO_REGION_INFO_CAP_MSIX_MAPPABLE, 1, 0};
-    if (info.argsz < sizeof info + sizeof header) {
-      info.argsz = sizeof info + sizeof header;
+    if (info.argsz < sizeof info + capability.size()) {
+      info.argsz = static_cast<uint32_t>(sizeof info + capability.size());
       info.cap_offset = 0;
     } else {
-      if (copyOut(argument + sizeof info, &header, sizeof header) != 0) return -EFAULT;
+      if (copyOut(argument + sizeof info, capability.data(), capability.size()) != 0) return -EFAULT;
       info.cap_offset = sizeof info;
     }
   }

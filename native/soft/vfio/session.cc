@@ -65,7 +65,7 @@ Session::~Session() {
   device_.needsReset = true;
   function_.configWrite(regCommand, 2, commandIntxDisable);
   if (resetWorks_) {
-    function_.reset();
+    function_.reset(function_.resetKind());
     device_.needsReset = false;
   }
   function_.restoreState(saved_);

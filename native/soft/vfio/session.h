@@ -44,6 +44,7 @@ class Session {
     uint32_t flags;
     uint64_t size;
     bool msixMappable;  // the region contains the MSI-X table and can be mapped nevertheless
+    std::vector<uapi::vfio_region_sparse_mmap_area> areas;  // the parts that can be mapped; empty: all of it
   };
   [[nodiscard]] int regionInfo(uint32_t index, RegionInfo& out) const;
   struct IrqInfo {

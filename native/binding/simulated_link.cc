@@ -1,0 +1,273 @@
+#include "simulated_link.h"
+
+#include <condition_variable>
+#include <map>
+#include <optional>
+
+#include "arguments.h"
+
+namespace vfio::binding {
+namespace {
+
+// Which thread waits for a model of which other thread.
+class Waits {
+ public:
+  // False: the owner waits for this thread, directly or through others.
+  [[nodiscard]] bool begin(std::thread::id owner) {
+    const std::lock_guard hold(lock_);
+    const auto self = std::this_thread::get_id();
+    for (auto at = waits_.find(owner); at != waits_.end(); at = waits_.find(at->second))
+      if (at->second == self) return false;
+    waits_[self] = owner;
+    return true;
+  }
+  void end() {
+    const std::lock_guard hold(lock_);
+    waits_.erase(std::this_thread::get_id());
+  }
+
+ private:
+  std::mutex lock_;
+  std::map<std::thread::id, std::thread::id> waits_;
+};
+
+Waits& waits() {
+  static Waits all;
+  return all;
+}
+
+constexpr const char* kDeadlock =
+    "an access to this device was not made: the threads of its model and of its driver wait for each other";
+
+constexpr std::array kNames = {"read", "write", "reset", "removed", "lost", "run", "moved"};
+
+uint64_t allOnes(unsigned width) { return width >= 8 ? UINT64_MAX : (uint64_t{1} << (8 * width)) - 1; }
+
+}  // namespace
+
+// One call of a model.
+struct SimulatedLink::Request {
+  explicit Request(Operation what) : operation(what) {}
+
+  const Operation operation;
+  unsigned bar = 0;
+  uint64_t offset = 0;
+  unsigned width = 0;
+  uint64_t value = 0;  // that is stored, the kind of a reset, or the number of a job; then the answer
+  bool whole = false;  // of a transfer
+  std::vector<uint8_t> bytes{};
+  std::optional<ModelWork::Piece> piece{};  // of a call that `settle` waits for
+
+  std::mutex lock{};
+  std::condition_variable changed{};
+  bool answered = false;
+
+  // The first answer counts.
+  void answer(uint64_t result) {
+    const std::lock_guard hold(lock);
+    if (answered) return;
+    value = result;
+    answered = true;
+    changed.notify_all();
+  }
+};
+
+SimulatedLink::SimulatedLink(Napi::Env env, const Napi::Object& handlers, std::weak_ptr<Backend> host)
+    : host_(std::move(host)), work_(ModelWork::of(host_)), env_(env), owner_(std::this_thread::get_id()) {
+  static_assert(kNames.size() == kOperations);
+  for (size_t i = 0; i < kOperations; ++i)
+    functions_[i] = Napi::Persistent(handlers.Get(kNames[i]).As<Napi::Function>());
+}
+
+void SimulatedLink::open(const std::shared_ptr<SimulatedLink>& link) {
+  auto kept = std::make_unique<std::shared_ptr<SimulatedLink>>(link);
+  napi_value name = Napi::String::New(link->env_, "vfio.SimulatedDevice");
+  const napi_status status = napi_create_threadsafe_function(
+      link->env_, nullptr, nullptr, name, 0, 1, kept.get(), finalize, kept.get(), take, &link->queue_);
+  if (status != napi_ok) throw Napi::Error::New(link->env_);
+  (void)kept.release();
+  napi_unref_threadsafe_function(link->env_, link->queue_);
+  link->open_ = true;
+}
+
+void SimulatedLink::plugged(std::shared_ptr<devices::Port> port) {
+  const std::lock_guard hold(lock_);
+  port_ = std::move(port);
+}
+
+void SimulatedLink::unplugged() {
+  std::vector<ModelWork::Piece> held;
+  {
+    const std::lock_guard hold(lock_);
+    port_ = nullptr;
+    held.swap(held_);
+  }
+  tell(Operation::removed);
+  close();
+}
+
+uint64_t SimulatedLink::ask(Operation operation, unsigned bar, uint64_t offset, unsigned width,
+                            uint64_t value) {
+  const auto request = std::make_shared<Request>(operation);
+  request->bar = bar;
+  request->offset = offset;
+  request->width = width;
+  request->value = value;
+  if (std::this_thread::get_id() == owner_) {
+    run(*request);
+    return request->value;
+  }
+  if (!waits().begin(owner_)) {
+    tell(Operation::lost);
+    return allOnes(width);
+  }
+  if (!queue(request)) request->answer(allOnes(width));
+  {
+    std::unique_lock hold(request->lock);
+    request->changed.wait(hold, [&request] { return request->answered; });
+  }
+  waits().end();
+  const std::lock_guard hold(lock_);
+  std::erase(pending_, request);
+  return request->value;
+}
+
+void SimulatedLink::deliver(Operation operation, uint64_t id, bool whole, std::vector<uint8_t> bytes) {
+  auto request = std::make_shared<Request>(operation);
+  request->value = id;
+  request->whole = whole;
+  request->bytes = std::move(bytes);
+  request->piece.emplace(work_);
+  if (std::this_thread::get_id() == owner_) {
+    run(*request);
+  } else {
+    (void)queue(std::move(request));
+  }
+}
+
+void SimulatedLink::tell(Operation operation, uint64_t id) {
+  auto request = std::make_shared<Request>(operation);
+  request->value = id;
+  request->piece.emplace(work_);
+  (void)queue(std::move(request));
+}
+
+void SimulatedLink::hold() {
+  ModelWork::Piece piece(work_);
+  const std::lock_guard hold(lock_);
+  if (port_) held_.push_back(std::move(piece));
+}
+
+void SimulatedLink::release() {
+  std::optional<ModelWork::Piece> piece;
+  const std::lock_guard hold(lock_);
+  if (held_.empty()) return;  // the device was unplugged meanwhile
+  piece.emplace(std::move(held_.back()));
+  held_.pop_back();
+}
+
+void SimulatedLink::end() {
+  std::vector<std::shared_ptr<Request>> left;
+  std::vector<ModelWork::Piece> held;
+  {
+    const std::lock_guard hold(lock_);
+    open_ = false;  // the end of the thread frees the queue
+    ended_ = true;
+    left.swap(pending_);
+    held.swap(held_);
+  }
+  for (const auto& request : left) request->answer(allOnes(request->width));
+}
+
+bool SimulatedLink::queue(std::shared_ptr<Request> request) {
+  const std::lock_guard hold(lock_);
+  if (!open_) return false;
+  auto kept = std::make_unique<std::shared_ptr<Request>>(request);
+  if (!request->piece) pending_.push_back(std::move(request));
+  if (napi_call_threadsafe_function(queue_, kept.get(), napi_tsfn_nonblocking) != napi_ok) return false;
+  (void)kept.release();
+  return true;
+}
+
+void SimulatedLink::close() {
+  const std::lock_guard hold(lock_);
+  if (std::exchange(open_, false)) napi_release_threadsafe_function(queue_, napi_tsfn_release);
+}
+
+// On the owner's thread: env is null if its JavaScript has ended.
+void SimulatedLink::take(napi_env env, napi_value, void* context, void* data) {
+  const std::unique_ptr<std::shared_ptr<Request>> request(static_cast<std::shared_ptr<Request>*>(data));
+  auto& link = **static_cast<std::shared_ptr<SimulatedLink>*>(context);
+  if (env == nullptr) {
+    (*request)->answer(allOnes((*request)->width));
+  } else {
+    link.run(**request);
+  }
+}
+
+void SimulatedLink::finalize(napi_env, void* data, void*) {
+  const std::unique_ptr<std::shared_ptr<SimulatedLink>> kept(
+      static_cast<std::shared_ptr<SimulatedLink>*>(data));
+  SimulatedLink& link = **kept;
+  link.end();
+  for (auto& reference : link.functions_) reference.Reset();
+}
+
+// Calls the model's function. lib/ catches what the function throws: an exception that arrives here means
+// that the thread is being stopped.
+void SimulatedLink::run(Request& request) {
+  uint64_t result = allOnes(request.width);
+  if (!ended_) {
+    const Napi::HandleScope scope(env_);
+    try {
+      result = call(request);
+    } catch (const Napi::Error&) {
+      // The thread is being stopped: its JavaScript can't run any more, and nobody can be told.
+    }
+  }
+  request.answer(result);
+}
+
+uint64_t SimulatedLink::call(Request& request) {
+  const Napi::Env env = env_;
+  const Napi::Function function = functions_[static_cast<size_t>(request.operation)].Value();
+  const napi_value undefined = env.Undefined();
+  switch (request.operation) {
+    case Operation::read:
+    case Operation::write: {
+      const napi_value arguments[] = {
+          Napi::Number::New(env, request.bar), Napi::Number::New(env, static_cast<double>(request.offset)),
+          Napi::Number::New(env, request.width),
+          request.operation != Operation::write ? env.Undefined()
+          : request.width == 8                  ? Napi::Value(Napi::BigInt::New(env, request.value))
+                               : Napi::Value(Napi::Number::New(env, static_cast<double>(request.value)))};
+      if (request.operation == Operation::write) {
+        (void)function.Call(undefined, 4, arguments);
+        return 0;
+      }
+      const Napi::Value value = function.Call(undefined, 3, arguments);
+      if (value.IsUndefined()) return allOnes(request.width);
+      const uint64_t bits = value.IsBigInt() ? bigU64Of(env, value, "value") : u64Of(env, value, "value");
+      return bits & allOnes(request.width);
+    }
+    case Operation::lost:
+      (void)function.Call(undefined, {Napi::String::New(env, kDeadlock)});
+      return 0;
+    case Operation::removed:
+      (void)function.Call(undefined, {});
+      return 0;
+    case Operation::reset:
+    case Operation::run:
+      (void)function.Call(undefined, {Napi::Number::New(env, static_cast<double>(request.value))});
+      return 0;
+    case Operation::moved:
+      (void)function.Call(
+          undefined,
+          {Napi::Number::New(env, static_cast<double>(request.value)), Napi::Boolean::New(env, request.whole),
+           Napi::Buffer<uint8_t>::Copy(env, request.bytes.data(), request.bytes.size())});
+      return 0;
+  }
+  return 0;
+}
+
+}  // namespace vfio::binding
