@@ -22,6 +22,16 @@ export {
   type SoftwareHost,
   type SoftwareOptions,
 } from './host/host.ts';
+export type {
+  CallFault,
+  FaultInjection,
+  FaultOccurrence,
+  FaultStrike,
+  InjectedFault,
+  InterruptFault,
+  PageRequestFault,
+  TransferFault,
+} from './host/software/faults.ts';
 export type { HotPlug, PlugOptions } from './host/software/hot-plug.ts';
 export type {
   DeviceModel,
@@ -31,6 +41,7 @@ export type {
   SystemModel,
   Topology,
 } from './host/software/topology.ts';
+export type { TraceEntry, VirtualTime } from './host/software/virtual-time.ts';
 export { FaultQueue, type FaultResponse } from './iommufd/fault-queue.ts';
 export {
   type ArmSmmuv3Invalidation,

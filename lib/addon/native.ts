@@ -56,6 +56,46 @@ export interface NativeHost {
   claimed(path: string): boolean;
   takeFaults(): { bdf: string; iova: bigint; length: bigint; write: boolean; reason: string }[];
   settle(): Promise<void>;
+  /** Virtual time. Whether there was work; EOPNOTSUPP: time is real. */
+  step(): boolean;
+  advance(milliseconds: number): void;
+  takeTrace(): {
+    time: number;
+    what: 'work' | 'interrupt' | 'dma read' | 'dma write';
+    device: string;
+  }[];
+  /**
+   * Calls with this name fail with this errno ('': each call that can fail); 0: they are only listed. `onStrike` is called, in
+   * the middle of the call, for each one that this thread makes; it makes no call of the host.
+   */
+  injectCallFault(
+    call: string,
+    errno: number,
+    nth: number,
+    probability: number,
+    onStrike?: () => void,
+  ): NativeFault;
+  /** `device`: a PCI address; '': each device. */
+  injectDeviceFault(
+    what: DeviceFaultName,
+    device: string,
+    nth: number,
+    probability: number,
+    milliseconds: number,
+  ): NativeFault;
+}
+
+/** As native/binding/injected_fault.cc names them. */
+export type DeviceFaultName =
+  | `interrupt ${'lost' | 'delayed' | 'doubled' | 'reordered'}`
+  | `dma ${'delayed' | 'dropped' | 'corrupted'}`
+  | 'page request silent';
+
+/** An injected fault: native/binding/injected_fault.h */
+export interface NativeFault {
+  /** What it has struck, oldest first; `here`: `onStrike` was called for it. */
+  struck(): { what: string; here: boolean }[];
+  dispose(): void;
 }
 
 /** The functions of a model. None throws. */
@@ -121,8 +161,18 @@ export interface NativeSchedule {
 }
 
 interface Addon {
-  Host: new (backend: 'kernel' | 'software', kernel?: string, topology?: string) => NativeHost;
-  EventFd: new (onReadable: (count: U64Like) => void) => NativeEventFd;
+  Host: new (
+    backend: 'kernel' | 'software',
+    kernel?: string,
+    topology?: string,
+    deterministic?: boolean,
+    seed?: number,
+  ) => NativeHost;
+  /** Made by the host of the file. */
+  EventFd: new (
+    file: NativeFile,
+    onReadable: (count: U64Like) => void,
+  ) => NativeEventFd;
   Watch: new (file: NativeFile, onReadable: () => void) => NativeWatch;
   /** A duplicate of a descriptor that leads to a file of this kind. */
   adopt<Kind extends keyof NativeFiles>(fd: number, kind: Kind): NativeFiles[Kind];
@@ -155,7 +205,7 @@ function opened(filename: string): Addon {
 
 function load(): Addon {
   const require = createRequire(import.meta.url);
-  // This file is lib/addon/native.ts in a checkout, dist/lib/addon/native.js when compiled there, and a part of dist/vfio.js
+  // This file is lib/addon/native.ts in a checkout, dist/lib/addon/native.js when compiled there, and a part of dist/shared.js
   // in the package. The addon lies in the root of the checkout or the package: the first folder above with a package.json.
   let root = dirname(fileURLToPath(import.meta.url));
   const tried: string[] = [];

@@ -26,8 +26,10 @@ import { wordsForOpenGroup } from '../vfio/group-words.ts';
 import { type AttachOptions, attach, type UserDevice } from './attach.ts';
 import { type Diagnosis, diagnose } from './diagnose.ts';
 import type { Opener } from './opener.ts';
+import { type FaultInjection, faultInjection } from './software/faults.ts';
 import { type HotPlug, hotPlug } from './software/hot-plug.ts';
 import { type Topology, topologyText } from './software/topology.ts';
+import { type VirtualTime, virtualTime } from './software/virtual-time.ts';
 
 export interface HostOptions {
   /**
@@ -50,14 +52,25 @@ export interface SoftwareOptions {
   kernel?: string;
   /** The machine, as docs/topology.md describes it. Default: the one of docs/software-host.md. */
   topology?: Topology;
+  /**
+   * Time is virtual: devices work only in `step()`, `advance()` and `settle()` of {@link Host.software}, so that the same program
+   * sees the same order and times in each run. Default false: devices work by themselves, in real time.
+   */
+  deterministic?: boolean;
+  /**
+   * Decides, for injected faults, what has a probability; with `deterministic`, also in which order devices work that have work
+   * at the same time. With the default, 0, that is the order in which the work came up. An integer from 0 to 2^53-1.
+   */
+  seed?: number;
 }
 
 const MACHINE: Differences = {
   backend: 'kernel',
+  seed: null,
   showsInterrupts: true,
   hugePagesHint: 'DmaBuffer.alloc(size, { hugePages: "2M" }) needs some: sysctl vm.nr_hugepages=64',
 };
-const SIMULATED: Differences = { backend: 'software', showsInterrupts: false, hugePagesHint: null };
+const SIMULATED = { backend: 'software', showsInterrupts: false, hugePagesHint: null } as const;
 
 /** An access by a device that the IOMMU refused: an entry of the fault log. */
 export interface DmaFault {
@@ -70,7 +83,7 @@ export interface DmaFault {
 }
 
 /** The calls that only a software host has. */
-export interface SoftwareControls extends HotPlug {
+export interface SoftwareControls extends HotPlug, FaultInjection, VirtualTime {
   /** The accesses that the IOMMU has refused since the last call, oldest first. */
   takeFaults(): DmaFault[];
   /**
@@ -78,9 +91,10 @@ export interface SoftwareControls extends HotPlug {
    * may do everything.
    */
   become(uid: number): void;
-  /** Resolves as soon as no device has work left. */
-  settle(): Promise<void>;
 }
+
+/** @internal The addon's object of a host. For this package's own modules. */
+export let nativeOf: (host: Host) => NativeHost;
 
 /**
  * The machine's kernel or a software host. Disposing it disposes the handles that were opened through it; a software host
@@ -92,26 +106,45 @@ export class Host extends Handle implements Opener {
   /** Present on the software host only. */
   declare readonly software?: SoftwareControls;
   readonly #native: NativeHost;
+  readonly #differences: Differences;
+
+  static {
+    nativeOf = (host) => {
+      alive(host);
+      return host.#native;
+    };
+  }
 
   private constructor(key: typeof OURS, backend: 'kernel' | 'software', software?: SoftwareOptions) {
     ours(key, 'Host');
-    const { kernel, topology } = known(software, 'software', ['kernel', 'topology']);
+    const { kernel, topology, deterministic, seed } = known(software, 'software', [
+      'kernel',
+      'topology',
+      'deterministic',
+      'seed',
+    ]);
+    const isVirtual = flag(deterministic, 'software.deterministic', false);
+    const chosen = seed === undefined ? 0 : integer(seed, 'software.seed', 0, Number.MAX_SAFE_INTEGER);
     // Made before the handle: if the options are refused, no handle is left behind.
     const made = new native.Host(
       backend,
       kernel,
       topology === undefined ? undefined : topologyText(topology, 'software.topology'),
+      isVirtual,
+      chosen,
     );
     super(key, 'Host', undefined, [], (self: Host) => self.#release());
     this.backend = backend;
     this.#native = made;
+    this.#differences = backend === 'software' ? { ...SIMULATED, seed: chosen } : MACHINE;
     if (backend === 'software') {
       const host = this.#native;
       this.software = {
         ...hotPlug(host),
         takeFaults: () => host.takeFaults(),
         become: (uid) => host.become(integer(uid, 'uid', 0, 0xfffffffe)),
-        settle: () => host.settle(),
+        ...faultInjection(host),
+        ...virtualTime(host, isVirtual),
       };
     }
   }
@@ -137,7 +170,7 @@ export class Host extends Handle implements Opener {
   /** What this host can do. Where it can't, the checks say why, and how to repair it. */
   report(): HostReport {
     alive(this);
-    return reportOf(this.#native, this.backend === 'software' ? SIMULATED : MACHINE);
+    return reportOf(this.#native, this.#differences);
   }
 
   /**

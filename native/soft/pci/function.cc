@@ -216,6 +216,7 @@ uint8_t* Function::memory(unsigned bar) { return bar < memory_.size() ? memory_[
 void Function::reset() {
   ++resets_;
   host.engine().cancel(this);
+  overtaken_.clear();
   endpoint->dma.drop();
   config.reset();
   for (unsigned i = 0; i < description().msix.vectors; ++i) {
@@ -330,7 +331,7 @@ void Function::sendMessage(unsigned vector) {
   }
   // A message is a write to memory by the device.
   if (!mayMaster(messageWindow, 4, true)) return;
-  if (handler_) handler_->message(vector);
+  deliverMessage(vector);
 }
 
 void Function::setVector(unsigned vector, bool enabled) {
@@ -357,8 +358,10 @@ void Function::refuseDma(uint64_t iova, uint64_t length, bool write, std::string
 }
 
 void Function::post(std::chrono::nanoseconds delay, std::function<void()> job) {
-  if (remote_) job = [this, job = std::move(job)] { callModel(job); };
-  if (!host.engine().post(this, delay, std::move(job))) refuseDma(0, 0, false, iommu::Transfers::kNoThread);
+  later(delay, [this, job = std::move(job)] {
+    host.trace("work", bdf);
+    callModel(job);
+  });
 }
 
 }  // namespace vfio::soft::pci
