@@ -18,6 +18,7 @@ export {
   type DmaFault,
   Host,
   type HostOptions,
+  type OpenHandle,
   type SoftwareControls,
   type SoftwareHost,
   type SoftwareOptions,

@@ -1,13 +1,11 @@
-/**
- * The package's two entries, vfio and vfio/testing, and one file that both share: a program that uses both has each class once.
- */
+/** The entry vfio/testing. It imports the package's other entry, so that a program that uses both has each class once. */
+import { resolve } from 'node:path';
+
+const main = resolve('dist/lib/index.js');
+
 export default {
-  input: { vfio: 'dist/lib/index.js', testing: 'dist/lib/testing/index.js' },
+  input: 'dist/lib/testing/index.js',
   platform: 'node',
-  output: {
-    dir: 'dist',
-    format: 'esm',
-    entryFileNames: '[name].js',
-    chunkFileNames: 'shared.js',
-  },
+  external: [main],
+  output: { file: 'dist/testing.js', format: 'esm', paths: { [main]: './vfio.js' } },
 };

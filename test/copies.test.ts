@@ -159,7 +159,7 @@ describe('a second installation, with an addon of its own', () => {
   beforeAll(() => {
     folder = mkdtempSync(join(tmpdir(), 'vfio-second-'));
     mkdirSync(join(folder, 'build/Release'), { recursive: true });
-    for (const file of ['package.json', 'dist/vfio.js', 'dist/shared.js', 'build/Release/vfio.node'])
+    for (const file of ['package.json', 'dist/vfio.js', 'build/Release/vfio.node'])
       cpSync(join(root, file), join(folder, file));
     symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'));
   });

@@ -105,6 +105,16 @@ describe('a call of the kernel', () => {
     expect(failed).toBeLessThan(48);
   });
 
+  test('with the code null each one is listed, and none fails', () => {
+    using watch = host.software.injectFault({ code: null });
+    using iommufd = host.openIommufd();
+    iommufd.allocIoas()[Symbol.dispose]();
+    expect(watch.strikes.map(({ what }) => what)).toEqual(
+      expect.arrayContaining(['open', 'IOMMU_IOAS_ALLOC']),
+    );
+    expect(watch.strikes.map(({ what }) => what)).not.toContain('IOMMU_DESTROY');
+  });
+
   test('faults of one host do not strike another one', () => {
     using other = Host.open({ backend: 'software' });
     using _fault = host.software.injectFault({ code: 'ENOMEM' });

@@ -205,7 +205,7 @@ function opened(filename: string): Addon {
 
 function load(): Addon {
   const require = createRequire(import.meta.url);
-  // This file is lib/addon/native.ts in a checkout, dist/lib/addon/native.js when compiled there, and a part of dist/shared.js
+  // This file is lib/addon/native.ts in a checkout, dist/lib/addon/native.js when compiled there, and a part of dist/vfio.js
   // in the package. The addon lies in the root of the checkout or the package: the first folder above with a package.json.
   let root = dirname(fileURLToPath(import.meta.url));
   const tried: string[] = [];

@@ -82,7 +82,7 @@ export let part: (child: Handle, parent: Handle) => void;
 export let livingChildren: (handle: Handle) => string[];
 
 /** What is open below a handle, the newest first: the kind of each, and where it was opened, if that is known. */
-export let openBelow: (handle: Handle) => { kind: string; opened: string | undefined }[];
+export let openBelow: (handle: Handle) => { kind: string; opened: string | null }[];
 
 export abstract class Handle implements Disposable {
   readonly #kind: string;
@@ -118,7 +118,7 @@ export abstract class Handle implements Disposable {
     openBelow = (handle) =>
       childrenOf(handle).flatMap((child) => [
         ...openBelow(child),
-        { kind: child.#kind, opened: child.#opened },
+        { kind: child.#kind, opened: child.#opened ?? null },
       ]);
     livingChildren = (handle) => childrenOf(handle).map((child) => child.#kind);
   }

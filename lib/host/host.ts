@@ -10,7 +10,7 @@ import { type NativeHost, native } from '../addon/native.ts';
 import { deviceName, flag, integer, known, oneOf, options, refusal, text, UUID } from '../base/check.ts';
 import { VfioError, withWords } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
-import { alive, Handle } from '../handles/handle.ts';
+import { alive, Handle, openBelow } from '../handles/handle.ts';
 import { Iommufd } from '../iommufd/iommufd.ts';
 import { type Differences, type HostReport, reportOf } from '../system/doctor/report.ts';
 import { wordsForJoin, wordsForNode, wordsForOpen } from '../system/explain/host-words.ts';
@@ -91,10 +91,29 @@ export interface SoftwareControls extends HotPlug, FaultInjection, VirtualTime {
    * may do everything.
    */
   become(uid: number): void;
+  /** The handles of this host that are open now, children before their parents: what a program has left to dispose. */
+  openHandles(): OpenHandle[];
 }
 
-/** @internal The addon's object of a host. For this package's own modules. */
-export let nativeOf: (host: Host) => NativeHost;
+/** An open handle, to find out who has not disposed it. */
+export interface OpenHandle {
+  /** What it is: 'Ioas', 'VfioDevice 0000:00:10.0' ... */
+  readonly kind: string;
+  /** The stack of the call that opened it; null: not known, or NODE_ENV is 'production'. */
+  readonly opened: string | null;
+}
+
+/** Not made in the constructor of the host, which is never collected if a closure beside its release has it. */
+function controlsOf(host: Host, made: NativeHost, deterministic: boolean): SoftwareControls {
+  return {
+    ...hotPlug(made),
+    takeFaults: () => made.takeFaults(),
+    become: (uid) => made.become(integer(uid, 'uid', 0, 0xfffffffe)),
+    openHandles: () => openBelow(host),
+    ...faultInjection(made),
+    ...virtualTime(made, deterministic),
+  };
+}
 
 /**
  * The machine's kernel or a software host. Disposing it disposes the handles that were opened through it; a software host
@@ -107,13 +126,6 @@ export class Host extends Handle implements Opener {
   declare readonly software?: SoftwareControls;
   readonly #native: NativeHost;
   readonly #differences: Differences;
-
-  static {
-    nativeOf = (host) => {
-      alive(host);
-      return host.#native;
-    };
-  }
 
   private constructor(key: typeof OURS, backend: 'kernel' | 'software', software?: SoftwareOptions) {
     ours(key, 'Host');
@@ -137,16 +149,7 @@ export class Host extends Handle implements Opener {
     this.backend = backend;
     this.#native = made;
     this.#differences = backend === 'software' ? { ...SIMULATED, seed: chosen } : MACHINE;
-    if (backend === 'software') {
-      const host = this.#native;
-      this.software = {
-        ...hotPlug(host),
-        takeFaults: () => host.takeFaults(),
-        become: (uid) => host.become(integer(uid, 'uid', 0, 0xfffffffe)),
-        ...faultInjection(host),
-        ...virtualTime(host, isVirtual),
-      };
-    }
+    if (backend === 'software') this.software = controlsOf(this, made, isVirtual);
   }
 
   /** Makes a new software host. */

@@ -7,8 +7,6 @@
 import { readdirSync } from 'node:fs';
 import { setImmediate as turn } from 'node:timers/promises';
 import { integer, known, refusal, text } from '../base/check.ts';
-import { openBelow } from '../handles/handle.ts';
-import { nativeOf } from '../host/host.ts';
 import { Host, type SoftwareHost, type SoftwareOptions } from '../index.ts';
 
 export interface SweepOptions {
@@ -93,10 +91,10 @@ export async function sweep(scenario: Scenario, o?: SweepOptions): Promise<Sweep
 
   const calls: string[] = [];
   const first = await run(scenario, software, timeout, (host) => {
-    const watch = nativeOf(host).injectCallFault('', 0, 0, 1);
+    const watch = host.software.injectFault({ code: null });
     return () => {
-      calls.push(...watch.struck().map(({ what }) => what));
-      watch.dispose();
+      calls.push(...watch.strikes.map(({ what }) => what));
+      watch[Symbol.dispose]();
     };
   });
   if (first.thrown !== undefined || isWrong(first))
@@ -162,8 +160,8 @@ async function run(
     clearTimeout(timer);
     end();
     await turn(); // rejections that nobody handles are told after the microtasks
-    for (const { kind, opened } of openBelow(host))
-      leaks.push(`${kind}, opened${opened === undefined ? ' by the package' : `\n${opened}`}`);
+    for (const { kind, opened } of host.software.openHandles())
+      leaks.push(`${kind}, opened${opened === null ? ' by the package' : `\n${opened}`}`);
     host[Symbol.dispose]();
     const left = (await openDescriptors(before)) - before;
     if (left > 0) leaks.push(`${left} descriptors`);

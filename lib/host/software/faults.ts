@@ -19,8 +19,8 @@ export interface CallFault extends FaultOccurrence {
    * IOMMU_DESTROY, and the requests that unmap or detach; of these, requests fail when they are named.
    */
   request?: string;
-  /** The name of the error: 'ENOMEM'. */
-  code: string;
+  /** The name of the error: 'ENOMEM'. null: the calls do not fail, and are only listed in `strikes`. */
+  code: string | null;
 }
 
 /**
@@ -134,7 +134,7 @@ function callFault(
 ): InjectedFault {
   const name = request === undefined ? '' : text(request, 'request');
   if (name === '' && request !== undefined) throw refusal('the name of a call', 'request', request);
-  const number = errnoOf(text(code, 'code'));
+  const number = code === null ? 0 : errnoOf(text(code, 'code'));
   if (number === undefined) throw refusal("the name of an error such as 'ENOMEM'", 'code', code);
   const stacks: string[] = [];
   // Called in the middle of the call, which it does not change: it must not throw.
