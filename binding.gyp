@@ -19,7 +19,7 @@
       "target_name": "vfio_soft",
       "type": "static_library",
       "cflags_cc": ["-fPIC"],
-      "sources": ["<!@(find native/base native/guard native/ledger native/soft -name '*.cc' | sort)"]
+      "sources": ["<!@(find native/base native/guard native/inject native/ledger native/soft -name '*.cc' | sort)"]
     },
     {
       "target_name": "vfio",

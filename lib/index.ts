@@ -18,11 +18,23 @@ export {
   type DmaFault,
   Host,
   type HostOptions,
+  type OpenHandle,
   type SoftwareControls,
   type SoftwareHost,
   type SoftwareOptions,
 } from './host/host.ts';
+export type {
+  CallFault,
+  FaultInjection,
+  FaultOccurrence,
+  FaultStrike,
+  InjectedFault,
+  InterruptFault,
+  PageRequestFault,
+  TransferFault,
+} from './host/software/faults.ts';
 export type { HotPlug, PlugOptions } from './host/software/hot-plug.ts';
+export type { Settling } from './host/software/settle.ts';
 export type {
   DeviceModel,
   IommuModel,
@@ -31,6 +43,7 @@ export type {
   SystemModel,
   Topology,
 } from './host/software/topology.ts';
+export type { TraceEntry, VirtualTime } from './host/software/virtual-time.ts';
 export { FaultQueue, type FaultResponse } from './iommufd/fault-queue.ts';
 export {
   type ArmSmmuv3Invalidation,

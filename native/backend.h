@@ -10,6 +10,8 @@
 // crashes. All calls are safe from any thread.
 #pragma once
 
+#include <sys/eventfd.h>
+
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -64,6 +66,12 @@ class Backend {
   [[nodiscard]] virtual int64_t write(int fd, const void* buffer, size_t size) = 0;
   [[nodiscard]] virtual int64_t pread(int fd, void* buffer, size_t size, uint64_t offset) = 0;
   [[nodiscard]] virtual int64_t pwrite(int fd, const void* buffer, size_t size, uint64_t offset) = 0;
+
+  // A new eventfd, close-on-exec and non-blocking. Every host makes a real one.
+  [[nodiscard]] virtual int eventfd() {
+    const int fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return fd < 0 ? -errno : fd;
+  }
 
   // `kindOf`: the kind of file that a descriptor refers to now, no matter what it referred to before;
   // `unknown` if it is closed. `nameOf`: the host's name for the file, for messages: a path, or

@@ -7,10 +7,14 @@
 // Life: controls live as long as the backend that returned them. All calls are safe from any thread.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "base/occurrence.h"
 #include "device_model.h"
 
 namespace vfio {
@@ -24,6 +28,47 @@ struct DmaFault {
   std::string reason;  // "blocked", "not mapped", "not readable", "beyond the device's DMA mask" ...
 };
 
+// Something that a device did, in virtual time.
+struct TraceEntry {
+  std::chrono::nanoseconds time;
+  const char* what;  // "work", "interrupt", "dma read", "dma write"
+  std::string bdf;
+};
+
+// Is told each time that an injected fault strikes, in the thread of the call: the name of the call, or of
+// what the device did. It makes no call of the host.
+using Struck = std::function<void(const char* what)>;
+
+// System calls that fail as if the kernel had run out of something at their entry: with nothing done.
+struct CallFault {
+  // The name of a system call ("open", "mmap" ...) or of a request ("IOMMU_IOAS_MAP"); empty: each call that
+  // can fail so, which calls that clean up can't: close, munmap, and the requests that detach, unmap and
+  // destroy.
+  std::string call;
+  int error = 0;  // an errno, positive; 0: the calls are told to `struck`, and don't fail
+  Occurrence when{};
+  Struck struck{};
+};
+
+// What goes wrong between a device and the machine.
+struct DeviceFault {
+  enum class Kind {
+    interruptLost,
+    interruptDelayed,
+    interruptDoubled,
+    interruptReordered,  // it comes after the device's next one; without one, after the delay
+    dmaDelayed,          // reads that the model waits for at once can't be
+    dmaDropped,         // a write is lost, and the device isn't told; a read is answered with ones, and fails
+    dmaCorrupted,       // one bit is wrong
+    pageRequestSilent,  // nobody gets the request, and the device waits
+  };
+  Kind kind;
+  std::string bdf;  // empty: each device
+  Occurrence when{};
+  std::chrono::nanoseconds delay{};
+  Struck struck{};
+};
+
 class Controls {
  public:
   virtual ~Controls() = default;
@@ -33,8 +78,15 @@ class Controls {
 
   // The translation failures since the last call, oldest first.
   [[nodiscard]] virtual std::vector<DmaFault> takeFaults() = 0;
-  // Returns when no device has work left.
+  // Returns when no device has work left. Virtual time moves as far as that needs.
   virtual void settle() = 0;
+  // Virtual time, of a host that was made with it. `step`: does the next piece of the devices' work, and
+  // moves the clock to its time: 1; 0: there is none. `advance`: moves the clock, and does all work that is
+  // due until then, in order: 0. Both: -EOPNOTSUPP if the host's time is real.
+  [[nodiscard]] virtual int step() = 0;
+  [[nodiscard]] virtual int advance(std::chrono::nanoseconds time) = 0;
+  // What devices have done since the last call, oldest first. Recorded with virtual time only.
+  [[nodiscard]] virtual std::vector<TraceEntry> takeTrace() = 0;
 
   // Plugs in a device. `device` is JSON, as the description of a device in a topology. Throws
   // std::invalid_argument, with a message, for a device that cannot be built. `make` makes the model of a
@@ -50,6 +102,12 @@ class Controls {
   // `exclusive`: the driver attaches a page table of its own (iommu_attach_device). That fails with -EINVAL
   // unless the device is alone in its group.
   [[nodiscard]] virtual int bindDriver(const std::string& bdf, const std::string& driver, bool exclusive) = 0;
+  // Injects a fault, which ends with the last reference to what is returned. `injectCallFault` throws
+  // std::invalid_argument for a name that no call has; null: nothing that fails calls stands in front of the
+  // host (native/inject).
+  [[nodiscard]] virtual std::shared_ptr<void> injectCallFault(CallFault /*fault*/) { return nullptr; }
+  [[nodiscard]] virtual std::shared_ptr<void> injectDeviceFault(DeviceFault fault) = 0;
+
   // From now on the program runs as this user.
   virtual void become(uint32_t uid) = 0;
 };

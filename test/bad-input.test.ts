@@ -358,8 +358,14 @@ const table: Record<string, () => Refused[]> = {
     ...refuses('options', [{ backends: 'kernel' }, { Backend: 'kernel' }], (bad) => Host.open(bad)),
     ...refuses('backend', ['', 'x', 'Kernel', true, 5, {}, []], (bad) => Host.open({ backend: bad })),
     ...refuses('software', objects, (software) => Host.open({ backend: 'software', software })),
-    ...refuses('software', [{ kernels: '6.12' }, { seed: 1 }], (software) =>
+    ...refuses('software', [{ kernels: '6.12' }, { seeds: 1 }], (software) =>
       Host.open({ backend: 'software', software }),
+    ),
+    ...refuses('software\\.seed', [-1, 0.5, 2 ** 53, '1', 1n, null], (seed) =>
+      Host.open({ backend: 'software', software: { seed } }),
+    ),
+    ...refuses('software\\.deterministic', [1, 'yes', null], (deterministic) =>
+      Host.open({ backend: 'software', software: { deterministic } }),
     ),
     ...refuses('software', [{}, { kernel: '6.12' }], (software) =>
       Host.open({ backend: 'kernel', software }),

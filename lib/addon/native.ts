@@ -59,6 +59,46 @@ export interface NativeHost {
   settle(): Promise<void>;
   /** The work of models in JavaScript, in all threads: how much is under way, and how much has ended so far. */
   modelWork(): { left: number; ended: number };
+  /** Virtual time. Whether there was work; EOPNOTSUPP: time is real. */
+  step(): boolean;
+  advance(milliseconds: number): void;
+  takeTrace(): {
+    time: number;
+    what: 'work' | 'interrupt' | 'dma read' | 'dma write';
+    device: string;
+  }[];
+  /**
+   * Calls with this name fail with this errno ('': each call that can fail); 0: they are only listed. `onStrike` is called, in
+   * the middle of the call, for each one that this thread makes; it makes no call of the host.
+   */
+  injectCallFault(
+    call: string,
+    errno: number,
+    nth: number,
+    probability: number,
+    onStrike?: () => void,
+  ): NativeFault;
+  /** `device`: a PCI address; '': each device. */
+  injectDeviceFault(
+    what: DeviceFaultName,
+    device: string,
+    nth: number,
+    probability: number,
+    milliseconds: number,
+  ): NativeFault;
+}
+
+/** As native/binding/injected_fault.cc names them. */
+export type DeviceFaultName =
+  | `interrupt ${'lost' | 'delayed' | 'doubled' | 'reordered'}`
+  | `dma ${'delayed' | 'dropped' | 'corrupted'}`
+  | 'page request silent';
+
+/** An injected fault: native/binding/injected_fault.h */
+export interface NativeFault {
+  /** What it has struck, oldest first; `here`: `onStrike` was called for it. */
+  struck(): { what: string; here: boolean }[];
+  dispose(): void;
 }
 
 /** The functions of a model. None throws. */
@@ -141,8 +181,18 @@ export interface NativeSchedule {
 }
 
 interface Addon {
-  Host: new (backend: 'kernel' | 'software', kernel?: string, topology?: string) => NativeHost;
-  EventFd: new (onReadable: (count: U64Like) => void) => NativeEventFd;
+  Host: new (
+    backend: 'kernel' | 'software',
+    kernel?: string,
+    topology?: string,
+    deterministic?: boolean,
+    seed?: number,
+  ) => NativeHost;
+  /** Made by the host of the file. */
+  EventFd: new (
+    file: NativeFile,
+    onReadable: (count: U64Like) => void,
+  ) => NativeEventFd;
   Watch: new (file: NativeFile, onReadable: () => void) => NativeWatch;
   /** A duplicate of a descriptor that leads to a file of this kind. */
   adopt<Kind extends keyof NativeFiles>(fd: number, kind: Kind): NativeFiles[Kind];

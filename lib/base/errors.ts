@@ -116,10 +116,10 @@ export class VfioError extends Error {
   }
 }
 
-/** The number of the error with this name, positive. */
-export function errnoOf(code: string): number {
+/** The number of the error with this name, positive; undefined: there is none. */
+export function errnoOf(code: string): number | undefined {
   for (const [number, name] of names) if (name === code) return number;
-  throw new Error(`Expected the name of an error for code but received '${code}'`);
+  return undefined;
 }
 
 /** Makes the addon's errors: the addon calls it. */

@@ -81,8 +81,12 @@ export let part: (child: Handle, parent: Handle) => void;
 /** The kinds of the live children of a handle, newest first. */
 export let livingChildren: (handle: Handle) => string[];
 
+/** What is open below a handle, the newest first: the kind of each, and where it was opened, if that is known. */
+export let openBelow: (handle: Handle) => { kind: string; opened: string | null }[];
+
 export abstract class Handle implements Disposable {
   readonly #kind: string;
+  readonly #opened: string | undefined;
   readonly #parents: Handle[];
   /** The lists of children of all its parents: the finalizer removes it from them. */
   readonly #families: Set<WeakRef<Handle>>[];
@@ -111,6 +115,11 @@ export abstract class Handle implements Disposable {
       if (handle.#disposed) throw disposedError(handle.#kind);
     };
     childrenOf = (handle) => [...handle.#children].reverse().flatMap((child) => child.deref() ?? []);
+    openBelow = (handle) =>
+      childrenOf(handle).flatMap((child) => [
+        ...openBelow(child),
+        { kind: child.#kind, opened: child.#opened ?? null },
+      ]);
     livingChildren = (handle) => childrenOf(handle).map((child) => child.#kind);
   }
 
@@ -144,7 +153,8 @@ export abstract class Handle implements Disposable {
     const opened =
       resources.length === 0 || process.env['NODE_ENV'] === 'production'
         ? undefined
-        : stackOf(new Error())?.split('\n').slice(3, 9).join('\n');
+        : stackOf(new Error())?.split('\n').slice(3).join('\n');
+    this.#opened = opened;
     forgotten.register(this, new Remains(kind, opened, resources, leave), self);
   }
 

@@ -10,7 +10,7 @@ import { type NativeHost, native } from '../addon/native.ts';
 import { deviceName, flag, integer, known, oneOf, options, refusal, text, UUID } from '../base/check.ts';
 import { VfioError, withWords } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
-import { alive, Handle } from '../handles/handle.ts';
+import { alive, Handle, openBelow } from '../handles/handle.ts';
 import { Iommufd } from '../iommufd/iommufd.ts';
 import { type Differences, type HostReport, reportOf } from '../system/doctor/report.ts';
 import { wordsForJoin, wordsForNode, wordsForOpen } from '../system/explain/host-words.ts';
@@ -26,9 +26,11 @@ import { wordsForOpenGroup } from '../vfio/group-words.ts';
 import { type AttachOptions, attach, type UserDevice } from './attach.ts';
 import { type Diagnosis, diagnose } from './diagnose.ts';
 import type { Opener } from './opener.ts';
+import { type FaultInjection, faultInjection } from './software/faults.ts';
 import { type HotPlug, hotPlug } from './software/hot-plug.ts';
-import { settle } from './software/settle.ts';
+import { type Settling, settle } from './software/settle.ts';
 import { type Topology, topologyText } from './software/topology.ts';
+import { type VirtualTime, virtualTime } from './software/virtual-time.ts';
 
 export interface HostOptions {
   /**
@@ -51,14 +53,25 @@ export interface SoftwareOptions {
   kernel?: string;
   /** The machine, as docs/topology.md describes it. Default: the one of docs/software-host.md. */
   topology?: Topology;
+  /**
+   * Time is virtual: devices work only in `step()`, `advance()` and `settle()` of {@link Host.software}, so that the same program
+   * sees the same order and times in each run. Default false: devices work by themselves, in real time.
+   */
+  deterministic?: boolean;
+  /**
+   * Decides, for injected faults, what has a probability; with `deterministic`, also in which order devices work that have work
+   * at the same time. With the default, 0, that is the order in which the work came up. An integer from 0 to 2^53-1.
+   */
+  seed?: number;
 }
 
 const MACHINE: Differences = {
   backend: 'kernel',
+  seed: null,
   showsInterrupts: true,
   hugePagesHint: 'DmaBuffer.alloc(size, { hugePages: "2M" }) needs some: sysctl vm.nr_hugepages=64',
 };
-const SIMULATED: Differences = { backend: 'software', showsInterrupts: false, hugePagesHint: null };
+const SIMULATED = { backend: 'software', showsInterrupts: false, hugePagesHint: null } as const;
 
 /** An access by a device that the IOMMU refused: an entry of the fault log. */
 export interface DmaFault {
@@ -71,7 +84,7 @@ export interface DmaFault {
 }
 
 /** The calls that only a software host has. */
-export interface SoftwareControls extends HotPlug {
+export interface SoftwareControls extends HotPlug, Settling, FaultInjection, VirtualTime {
   /** The accesses that the IOMMU has refused since the last call, oldest first. */
   takeFaults(): DmaFault[];
   /**
@@ -79,12 +92,29 @@ export interface SoftwareControls extends HotPlug {
    * may do everything.
    */
   become(uid: number): void;
-  /**
-   * Resolves as soon as no device has work left: transfers, jobs that models have posted, async handlers of models (in all
-   * threads) and stores that their loops over doorbells have not finished. Models in this thread work while it waits. Work that
-   * waits for something else (a page request without an answer, a timer of the program) is waited for only inside an async handler.
-   */
-  settle(): Promise<void>;
+  /** The handles of this host that are open now, children before their parents: what a program has left to dispose. */
+  openHandles(): OpenHandle[];
+}
+
+/** An open handle, to find out who has not disposed it. */
+export interface OpenHandle {
+  /** What it is: 'Ioas', 'VfioDevice 0000:00:10.0' ... */
+  readonly kind: string;
+  /** The stack of the call that opened it; null: not known, or NODE_ENV is 'production'. */
+  readonly opened: string | null;
+}
+
+/** Not made in the constructor of the host, which is never collected if a closure beside its release has it. */
+function controlsOf(host: Host, made: NativeHost, deterministic: boolean): SoftwareControls {
+  return {
+    ...hotPlug(made),
+    takeFaults: () => made.takeFaults(),
+    become: (uid) => made.become(integer(uid, 'uid', 0, 0xfffffffe)),
+    settle: () => settle(made, deterministic),
+    openHandles: () => openBelow(host),
+    ...faultInjection(made),
+    ...virtualTime(made, deterministic),
+  };
 }
 
 /**
@@ -97,28 +127,31 @@ export class Host extends Handle implements Opener {
   /** Present on the software host only. */
   declare readonly software?: SoftwareControls;
   readonly #native: NativeHost;
+  readonly #differences: Differences;
 
   private constructor(key: typeof OURS, backend: 'kernel' | 'software', software?: SoftwareOptions) {
     ours(key, 'Host');
-    const { kernel, topology } = known(software, 'software', ['kernel', 'topology']);
+    const { kernel, topology, deterministic, seed } = known(software, 'software', [
+      'kernel',
+      'topology',
+      'deterministic',
+      'seed',
+    ]);
+    const isVirtual = flag(deterministic, 'software.deterministic', false);
+    const chosen = seed === undefined ? 0 : integer(seed, 'software.seed', 0, Number.MAX_SAFE_INTEGER);
     // Made before the handle: if the options are refused, no handle is left behind.
     const made = new native.Host(
       backend,
       kernel,
       topology === undefined ? undefined : topologyText(topology, 'software.topology'),
+      isVirtual,
+      chosen,
     );
     super(key, 'Host', undefined, [], (self: Host) => self.#release());
     this.backend = backend;
     this.#native = made;
-    if (backend === 'software') {
-      const host = this.#native;
-      this.software = {
-        ...hotPlug(host),
-        takeFaults: () => host.takeFaults(),
-        become: (uid) => host.become(integer(uid, 'uid', 0, 0xfffffffe)),
-        settle: () => settle(host),
-      };
-    }
+    this.#differences = backend === 'software' ? { ...SIMULATED, seed: chosen } : MACHINE;
+    if (backend === 'software') this.software = controlsOf(this, made, isVirtual);
   }
 
   /** Makes a new software host. */
@@ -142,7 +175,7 @@ export class Host extends Handle implements Opener {
   /** What this host can do. Where it can't, the checks say why, and how to repair it. */
   report(): HostReport {
     alive(this);
-    return reportOf(this.#native, this.backend === 'software' ? SIMULATED : MACHINE);
+    return reportOf(this.#native, this.#differences);
   }
 
   /**

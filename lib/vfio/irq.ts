@@ -197,11 +197,11 @@ export class Interrupt extends Handle implements AsyncIterable<bigint> {
     };
   }
 
-  constructor(key: typeof OURS, device: Handle, irq: Irq, vector: number) {
+  constructor(key: typeof OURS, device: IommufdDevice, irq: Irq, vector: number) {
     ours(key, 'Interrupt');
     // The native object refers weakly to its callback while no wait is pending; this object refers to it strongly.
     const onReadable = (count: U64Like) => this.#fired(BigInt(count));
-    const event = new native.EventFd(onReadable);
+    const event = new native.EventFd(fileOf(device), onReadable);
     super(key, 'Interrupt', device, [event], (self: Interrupt) => self.#release());
     this.#onReadable = onReadable;
     this.#event = event;

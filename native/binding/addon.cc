@@ -8,6 +8,7 @@
 #include "event_fd.h"
 #include "file.h"
 #include "host_handle.h"
+#include "injected_fault.h"
 #include "kernel_object.h"
 #include "mapped.h"
 #include "memory.h"
@@ -70,6 +71,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   environment->mapped = Napi::Persistent(Mapped::define(env));
   environment->write = Napi::Persistent(Write::define(env));
   environment->turn = Napi::Persistent(Turn::define(env));
+  environment->injectedFault = Napi::Persistent(InjectedFault::define(env));
   environment->simulatedPort = Napi::Persistent(SimulatedPort::define(env));
   exports.Set("Host", environment->host.Value());
   exports.Set("EventFd", EventFd::define(env));

@@ -28,6 +28,7 @@ struct Environment {
   Napi::FunctionReference write;
   Napi::FunctionReference turn;
   Napi::FunctionReference simulatedPort;
+  Napi::FunctionReference injectedFault;
   // (errno, syscall, request?, path?, handled?, reason?) => VfioError; lib/base/errors.ts. The reference is
   // weak, because the function keeps its whole copy of lib/ alive. The copy keeps the function
   // (lib/addon/native.ts), and both are collected when nothing uses the copy any more.

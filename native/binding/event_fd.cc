@@ -1,6 +1,5 @@
 #include "event_fd.h"
 
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -9,6 +8,7 @@
 #include "arguments.h"
 #include "bound.h"
 #include "environment.h"
+#include "file.h"
 #include "poll.h"
 
 namespace vfio::binding {
@@ -22,12 +22,14 @@ Napi::Function EventFd::define(Napi::Env env) {
 
 EventFd::EventFd(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   const Napi::Env env = info.Env();
-  if (!info[0].IsFunction()) refuse(env, "a function", "onReadable", info[0]);
-  const int fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (fd < 0) throwErrno(env, errno, "eventfd");
+  const File* const file = File::from(info[0]);
+  if (!file) refuse(env, "a File", "file", info[0]);
+  if (!info[1].IsFunction()) refuse(env, "a function", "onReadable", info[1]);
+  const int fd = file->live(env).backend->eventfd();
+  if (fd < 0) throwErrno(env, fd, "eventfd");
   const std::shared_ptr<const void> keeper(nullptr, [fd](const void*) { ::close(fd); });
   poll_ = Poll::start(
-      env, fd, keeper, info[0], "vfio.Interrupt",
+      env, fd, keeper, info[1], "vfio.Interrupt",
       [fd](napi_env raw) -> std::optional<napi_value> {
         uint64_t count = 0;
         if (::read(fd, &count, sizeof count) < 0) return std::nullopt;

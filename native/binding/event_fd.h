@@ -11,7 +11,8 @@ class Poll;
 class EventFd final : public Napi::ObjectWrap<EventFd> {
  public:
   static Napi::Function define(Napi::Env env);
-  explicit EventFd(const Napi::CallbackInfo& info);  // new EventFd(onReadable: (count) => void)
+  // new EventFd(file, onReadable: (count) => void): made by the host of the file
+  explicit EventFd(const Napi::CallbackInfo& info);
   ~EventFd() override;
 
  private:

@@ -71,6 +71,11 @@ Napi::Function HostHandle::define(Napi::Env env) {
                       InstanceMethod<&HostHandle::held<&HostHandle::takeFaults>>("takeFaults"),
                       InstanceMethod<&HostHandle::held<&HostHandle::settle>>("settle"),
                       InstanceMethod<&HostHandle::held<&HostHandle::modelWork>>("modelWork"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::step>>("step"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::advance>>("advance"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::takeTrace>>("takeTrace"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::injectCallFault>>("injectCallFault"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::injectDeviceFault>>("injectDeviceFault"),
                       InstanceMethod<&HostHandle::held<&HostHandle::dispose>>("dispose")});
 }
 

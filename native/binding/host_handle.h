@@ -13,7 +13,8 @@ namespace vfio::binding {
 class HostHandle final : public Napi::ObjectWrap<HostHandle> {
  public:
   static Napi::Function define(Napi::Env env);
-  // new Host('kernel' | 'software', kernel?, topology?); new Host(): a disposed one, for share()
+  // new Host('kernel' | 'software', kernel?, topology?, deterministic?, seed?); new Host(): a disposed one,
+  // for share()
   explicit HostHandle(const Napi::CallbackInfo& info);
 
   // (fd, kind) => File: a duplicate of a descriptor of that kind, on the host it belongs to
@@ -56,6 +57,11 @@ class HostHandle final : public Napi::ObjectWrap<HostHandle> {
   Napi::Value takeFaults(const Napi::CallbackInfo& info);
   Napi::Value settle(const Napi::CallbackInfo& info);
   Napi::Value modelWork(const Napi::CallbackInfo& info);
+  Napi::Value step(const Napi::CallbackInfo& info);
+  Napi::Value advance(const Napi::CallbackInfo& info);
+  Napi::Value takeTrace(const Napi::CallbackInfo& info);
+  Napi::Value injectCallFault(const Napi::CallbackInfo& info);
+  Napi::Value injectDeviceFault(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
   [[nodiscard]] Backend& live(Napi::Env env) const;
   // Null: the kernel has none, or this handle was disposed.

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../controls.h"
+#include "../inject/faulty_host.h"
 #include "../kernel/kernel.h"
 #include "../soft/host/host.h"
 #include "../soft/mm/memory.h"
@@ -36,6 +37,9 @@ soft::HostOptions optionsOf(const Arguments& arguments, size_t index) {
     options.kernel = *kernel;
   }
   if (!arguments[index + 1].IsUndefined()) options.topology = arguments.text(index + 1, "software.topology");
+  if (!arguments[index + 2].IsUndefined())
+    options.deterministic = arguments.boolean(index + 2, "software.deterministic");
+  options.seed = arguments.optionalU64(index + 3, "software.seed").value_or(0);
   return options;
 }
 
@@ -49,7 +53,10 @@ std::shared_ptr<Backend> kernel() {
 std::shared_ptr<Backend> makeSoftwareHost(const Arguments& arguments, size_t index) {
   std::shared_ptr<Backend> host;
   try {
-    host = std::make_shared<soft::Host>(processMemory(), optionsOf(arguments, index));
+    soft::HostOptions options = optionsOf(arguments, index);
+    const uint64_t seed = options.seed;
+    host = std::make_shared<inject::FaultyHost>(
+        std::make_unique<soft::Host>(processMemory(), std::move(options)), seed);
   } catch (const std::invalid_argument& error) {
     refuseDescription(arguments.env(), error);
   }

@@ -14,8 +14,8 @@ namespace vfio::binding {
 // The one kernel.
 std::shared_ptr<Backend> kernel();
 
-// (kernel?, topology?) => a new software host, which has controls. Throws a TypeError for a release that it
-// cannot imitate, and for a machine that cannot be built.
+// (kernel?, topology?, deterministic?, seed?) => a new software host, which has controls. Throws a TypeError
+// for a release that it cannot imitate, and for a machine that cannot be built.
 std::shared_ptr<Backend> makeSoftwareHost(const Arguments& arguments, size_t index);
 
 // Throws `error`, about the description of a machine or of a device, as a TypeError.

@@ -57,6 +57,7 @@ class Recorder final : public Backend, public Controls {
   int64_t pwrite(int fd, const void* buffer, size_t size, uint64_t offset) override {
     return seen("pwrite").pwrite(fd, buffer, size, offset);
   }
+  int eventfd() override { return seen("eventfd").eventfd(); }
   FileKind kindOf(int fd) override { return seen("kindOf").kindOf(fd); }
   std::string nameOf(int fd) override { return seen("nameOf").nameOf(fd); }
   std::optional<bool> same(int one, int other) override { return seen("same").same(one, other); }
@@ -97,6 +98,15 @@ class Recorder final : public Backend, public Controls {
   bool owns(int fd) override { return control("owns").owns(fd); }
   std::vector<DmaFault> takeFaults() override { return control("takeFaults").takeFaults(); }
   void settle() override { control("settle").settle(); }
+  int step() override { return control("step").step(); }
+  int advance(std::chrono::nanoseconds time) override { return control("advance").advance(time); }
+  std::vector<TraceEntry> takeTrace() override { return control("takeTrace").takeTrace(); }
+  std::shared_ptr<void> injectCallFault(CallFault fault) override {
+    return control("injectCallFault").injectCallFault(std::move(fault));
+  }
+  std::shared_ptr<void> injectDeviceFault(DeviceFault fault) override {
+    return control("injectDeviceFault").injectDeviceFault(std::move(fault));
+  }
   void addDevice(const std::string& device, const devices::Maker& make) override {
     control("addDevice").addDevice(device, make);
   }
@@ -160,6 +170,7 @@ class Program {
   void mappedRegisters();
   void names();
   void hotPlug();
+  void timeAndFaults();
 
   Backend& host_;
   int device_ = -1;
@@ -275,6 +286,22 @@ void Program::names() {
   note(call("release").release(), 0);
 }
 
+void Program::timeAndFaults() {
+  const int event = call("eventfd").eventfd();
+  note("eventfd", event);
+  ::close(event);
+  note("step", control("step").step());
+  note("advance", control("advance").advance(std::chrono::nanoseconds(1)));
+  note("trace", static_cast<int64_t>(control("takeTrace").takeTrace().size()));
+  note("calls can fail", control("injectCallFault").injectCallFault({"open", EMFILE}) != nullptr);
+  int64_t struck = 0;
+  const auto fault =
+      control("injectDeviceFault")
+          .injectDeviceFault({DeviceFault::Kind::dmaDropped, kEdu, {}, {}, [&](const char*) { ++struck; }});
+  store(0x900000, 16);
+  note("dropped", struck);
+}
+
 void Program::hotPlug() {
   control("addDevice").addDevice(R"({ "model": "edu", "bdf": ")" + kPlugged + R"(", "driver": null })", {});
   note("bindDriver", control("bindDriver").bindDriver(kPlugged, "nvme", false));
@@ -305,6 +332,7 @@ void Program::run() {
   mapAndTransfer();
   mappedRegisters();
   names();
+  timeAndFaults();
   hotPlug();
   note("close", call("close").close(device_));
   note("close", call("close").close(iommufd_));
@@ -344,9 +372,9 @@ int main() {
       recorder.calls() == wrapped.asked,
       "the wrapper sees each of " + std::to_string(wrapped.asked.size()) + " calls, in order, and no others");
   const std::set<std::string> calls(recorder.calls().begin(), recorder.calls().end());
-  for (const char* each :
-       {"owns", "takeFaults", "settle", "addDevice", "removeDevice", "bindDriver", "become"})
+  for (const char* each : {"owns", "takeFaults", "settle", "addDevice", "removeDevice", "bindDriver",
+                           "become", "step", "advance", "takeTrace", "injectCallFault", "injectDeviceFault"})
     claim(calls.contains(each), std::string("the control is among them: ") + each);
-  claim(calls.size() == 35, "they are 28 calls of Backend and 7 of Controls");
+  claim(calls.size() == 41, "they are 29 calls of Backend and 12 of Controls");
   return failed ? 1 : 0;
 }

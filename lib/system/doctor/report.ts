@@ -25,6 +25,8 @@ export interface HostReport {
   backend: 'kernel' | 'software';
   /** The kernel's release: the running one's, or the one that the software host answers as. */
   kernel: string;
+  /** The seed of a software host ({@link SoftwareOptions.seed}), which repeats its run; null: the machine's kernel has none. */
+  seed: number | null;
   checks: HostCheck[];
   /** Memory of this process that is kept, because nobody knows whether a device can still reach it. */
   keptMemory: KeptMemory[];
@@ -49,6 +51,7 @@ const fail = (name: string, detail: string, fix: string): HostCheck => ({
 /** How these checks differ between the machine's kernel and a software host. */
 export interface Differences {
   readonly backend: HostReport['backend'];
+  readonly seed: HostReport['seed'];
   /** Whether /proc/interrupts shows if interrupts are remapped. */
   readonly showsInterrupts: boolean;
   /** How to reserve huge pages if there are none; null: they are not needed. */
@@ -60,6 +63,7 @@ export function reportOf(host: NativeHost, differences: Differences): HostReport
   return {
     backend: differences.backend,
     kernel,
+    seed: differences.seed,
     checks: [
       release(kernel),
       iommu(host),

@@ -28,8 +28,9 @@ bool take(int fd) {
 
 }  // namespace
 
-Engine::Engine(std::mutex& hostLock, std::function<void(const char*)> report)
+Engine::Engine(std::mutex& hostLock, std::function<void(const char*)> report, std::optional<uint64_t> seed)
     : lock_(hostLock), report_(std::move(report)), wakeFd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  if (seed) virtual_ = {{}, *seed, std::mt19937_64(*seed)};
   if (wakeFd_ < 0) throw std::system_error(errno, std::generic_category(), "eventfd");
 }
 
@@ -48,6 +49,7 @@ void Engine::stop() {
 }
 
 void Engine::start() {
+  if (virtual_) return;
   if (!thread_.joinable() && !stopping_) thread_ = std::thread(&Engine::run, this);
 }
 
@@ -68,7 +70,7 @@ void Engine::afterFork() {
   wakeFd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   asleep_ = false;
   running_ = 0;  // other threads were running them
-  restart_ = !jobs_.empty() || !watches_.empty();
+  restart_ = !virtual_ && (!jobs_.empty() || !watches_.empty());
   // The old objects belong to a thread that doesn't exist in this process: they can be neither joined nor
   // destroyed.
   std::construct_at(&idle_);
@@ -84,7 +86,7 @@ void Engine::wake() {
 }
 
 bool Engine::post(const void* owner, std::chrono::nanoseconds delay, std::function<void()> job) {
-  const auto due = jobs_.emplace(Clock::now() + delay, Job{owner, std::move(job)});
+  const auto due = jobs_.emplace(after(delay), Job{owner, std::move(job)});
   if (due == jobs_.begin()) wake();
   try {
     start();
@@ -127,8 +129,8 @@ void Engine::handleSignals() {
   }
 }
 
-void Engine::runFirst() {
-  const Job job = std::move(jobs_.extract(jobs_.begin()).mapped());
+void Engine::runJob(Jobs::iterator at) {
+  const Job job = std::move(jobs_.extract(at).mapped());
   ++running_;
   try {
     job.run();
@@ -140,13 +142,42 @@ void Engine::runFirst() {
 }
 
 void Engine::runDue() {
-  while (!jobs_.empty() && jobs_.begin()->first <= Clock::now()) runFirst();
+  while (!jobs_.empty() && jobs_.begin()->first <= Clock::now()) runJob(jobs_.begin());
+}
+
+// Of the jobs that are due first, the first one of each owner can be next.
+Engine::Jobs::iterator Engine::next() {
+  if (virtual_->seed == 0) return jobs_.begin();
+  std::vector<Jobs::iterator> firsts;
+  const auto [begin, end] = jobs_.equal_range(jobs_.begin()->first);
+  for (auto at = begin; at != end; ++at) {
+    const auto same = [&at](const auto& other) { return other->second.owner == at->second.owner; };
+    if (std::ranges::none_of(firsts, same)) firsts.push_back(at);
+  }
+  return firsts.size() == 1 ? firsts.front() : firsts[virtual_->numbers() % firsts.size()];
+}
+
+bool Engine::step(Clock::time_point until) {
+  drain();
+  if (stopping_ || jobs_.empty() || jobs_.begin()->first > until) return false;
+  const auto job = next();
+  moveTo(job->first);
+  runJob(job);
+  return true;
 }
 
 void Engine::settle() {
   const Reserve::Use use;
   std::unique_lock hold(lock_);
   drain();
+  if (virtual_) {
+    while (step()) {
+      hold.unlock();
+      hold.lock();
+    }
+    idle_.wait(hold, [this] { return running_ == 0 || stopping_; });
+    return;
+  }
   while ((!jobs_.empty() || running_ != 0) && !stopping_) {
     if (thread_.joinable() || jobs_.empty()) {
       idle_.wait(hold);
@@ -199,7 +230,7 @@ void Engine::run() {
       hold.lock();
       continue;
     }
-    runFirst();
+    runJob(jobs_.begin());
     hold.unlock();
     hold.lock();
   }

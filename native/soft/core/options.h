@@ -3,6 +3,7 @@
 
 #include <charconv>
 #include <compare>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -50,6 +51,11 @@ inline constexpr KernelVersion kNewestKernel{7, 3};
 struct HostOptions {
   KernelVersion kernel = kNewestKernel;
   std::optional<std::string> topology;  // JSON text; without it, the default machine
+  // Time is the program's (Controls::advance): no device works by itself.
+  bool deterministic = false;
+  // Of the order in which devices work at the same time, and of the probabilities of faults. 0: devices work
+  // in the order in which their work was posted.
+  uint64_t seed = 0;
   // Enables the kernel's test-only command and its mock devices, for the kernel's self-test.
   bool selftest = false;
 };

@@ -17,6 +17,7 @@
 
 namespace vfio::soft {
 
+class DeviceFaults;
 class Engine;
 namespace mm {
 class Memory;
@@ -54,6 +55,7 @@ class Services {
 
   [[nodiscard]] virtual Engine& engine() = 0;
   [[nodiscard]] virtual mm::Memory& memory() = 0;
+  [[nodiscard]] virtual DeviceFaults& deviceFaults() = 0;
 
   // Returns a new descriptor, or -errno. `flags` are those of open(2): only the access mode and O_CLOEXEC
   // matter.
@@ -64,6 +66,8 @@ class Services {
   virtual void setReadable(const File& file, bool readable) = 0;  // not for FdKind::plain
 
   virtual void reportFault(DmaFault fault) = 0;
+  // Records what a device does, with virtual time only (TraceEntry).
+  virtual void trace(const char* what, const std::string& bdf) = 0;
 
   // --- the lock, for device models that live elsewhere (devices::Device::remote)
   // Runs `work` without the lock. Other calls run meanwhile. Afterwards the caller looks up again whatever

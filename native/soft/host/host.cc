@@ -52,9 +52,12 @@ Host::Host(std::shared_ptr<mm::Memory> memory, HostOptions options,
     : options_(std::move(options)),
       memory_(std::move(memory)),
       traps_(*memory_),
-      engine_(std::make_unique<Engine>(mutex_, [this](const char* trouble) {
-        reportFault({"", 0, 0, false, trouble});
-      })) {
+      engine_(std::make_unique<Engine>(
+          mutex_,
+          [this](const char* trouble) {
+            reportFault({"", 0, 0, false, trouble});
+          },
+          options_.deterministic ? std::optional(options_.seed) : std::nullopt)) {
   if (!Reserve::fill()) throw std::bad_alloc();
   // The built-in models belong to nobody who could destroy them.
   if (!models) models = {std::shared_ptr<void>(), &topology::builtinModels()};
@@ -398,67 +401,6 @@ int Host::registerWrite(void* address, unsigned width, uint64_t value) try {
   return 0;
 } catch (...) {
   return lack();
-}
-
-// ---------------------------------------------------------------- controls
-
-std::vector<DmaFault> Host::takeFaults() {
-  const Inside hold(*this, Refusable::no);
-  return std::exchange(faults_, {});
-}
-
-void Host::settle() { engine_->settle(); }
-
-void Host::addDevice(const std::string& device, const devices::Maker& make) {
-  const Inside hold(*this);
-  machine_->addDevice(device, make);
-}
-
-uint64_t Host::life(const std::string& bdf) {
-  const std::lock_guard hold(mutex_);
-  return machine_->life(bdf);
-}
-
-int Host::removeDevice(const std::string& bdf, uint64_t life) try {
-  const Inside hold(*this);
-  reap();
-  return life == machine_->life(bdf) ? machine_->removeDevice(bdf) : -ENODEV;
-} catch (...) {
-  return lack();
-}
-
-int Host::bindDriver(const std::string& bdf, const std::string& driver, bool exclusive) try {
-  const Inside hold(*this);
-  reap();
-  return machine_->bindDriver(bdf, driver, exclusive);
-} catch (...) {
-  return lack();
-}
-
-int Host::dmaOwner(int id, DmaOwner& out) try {
-  const Inside hold(*this);
-  reap();
-  const iommu::Group* group = machine_->iommuGroup(id);
-  if (!group) return -ENODEV;
-  out = {};
-  if (group->ownerCount != 0) {
-    out = {DmaOwner::Kind::user, group->ownerCount, descriptors_.leadingTo(group->owner)};
-  } else if (group->kernelDrivers != 0) {
-    out = {DmaOwner::Kind::kernel, group->kernelDrivers, -1};
-  }
-  return 0;
-} catch (...) {
-  return lack();
-}
-
-void Host::reportFault(DmaFault fault) {
-  // A device in a loop must not fill memory: hardware logs overflow too. A test wants the oldest faults.
-  constexpr size_t most = 4096;
-  try {
-    if (faults_.size() < most) faults_.push_back(std::move(fault));
-  } catch (const std::bad_alloc&) {
-    // Like an overflow: only the fault that can't be kept is lost.
-  }
 }
 
 }  // namespace vfio::soft

@@ -18,6 +18,7 @@
 
 #include "../../backend.h"
 #include "../../controls.h"
+#include "../core/device_faults.h"
 #include "../core/services.h"
 #include "../files/descriptors.h"
 #include "../files/traps.h"
@@ -90,10 +91,14 @@ class Host final : public Backend, public Controls, public Services {
   bool owns(int fd) override;
   std::vector<DmaFault> takeFaults() override;
   void settle() override;
+  int step() override;
+  int advance(std::chrono::nanoseconds time) override;
+  std::vector<TraceEntry> takeTrace() override;
   void addDevice(const std::string& device, const devices::Maker& make) override;
   int removeDevice(const std::string& bdf, uint64_t life) override;
   [[nodiscard]] int removeDevice(const std::string& bdf) { return removeDevice(bdf, life(bdf)); }
   int bindDriver(const std::string& bdf, const std::string& driver, bool exclusive) override;
+  std::shared_ptr<void> injectDeviceFault(DeviceFault fault) override;
   void become(uint32_t uid) override;
 
   // --- Services: called by the models, with the lock held
@@ -102,11 +107,13 @@ class Host final : public Backend, public Controls, public Services {
   [[nodiscard]] bool mayDoRawIo() const override;
   [[nodiscard]] Engine& engine() override { return *engine_; }
   [[nodiscard]] mm::Memory& memory() override { return *memory_; }
+  [[nodiscard]] DeviceFaults& deviceFaults() override { return deviceFaults_; }
   [[nodiscard]] int install(std::shared_ptr<File> file, FdKind kind, int flags) override;
   void uninstall(int fd) override;
   [[nodiscard]] std::shared_ptr<File> file(int fd) override;
   void setReadable(const File& file, bool readable) override;
   void reportFault(DmaFault fault) override;
+  void trace(const char* what, const std::string& bdf) override;
   [[nodiscard]] int64_t mapTrap(void* hint, int flags, Trap trap) override;
   [[nodiscard]] int64_t mapFile(void* hint, int protection, int flags, int fd, uint64_t offset,
                                 Trap trap) override;
@@ -123,6 +130,7 @@ class Host final : public Backend, public Controls, public Services {
   mutable std::mutex mutex_;
   const HostOptions options_;
   Parameters parameters_;
+  DeviceFaults deviceFaults_{options_.seed};
   std::shared_ptr<mm::Memory> memory_;
   files::Descriptors descriptors_;
   files::Traps traps_;
@@ -130,6 +138,7 @@ class Host final : public Backend, public Controls, public Services {
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<machine::Machine> machine_;
   std::vector<DmaFault> faults_;
+  std::vector<TraceEntry> trace_;
   std::vector<std::function<void()>> after_;  // the work left for the end of the current call
 };
 

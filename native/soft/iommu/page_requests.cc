@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "../../uapi/iommufd_data.h"
+#include "../core/device_faults.h"
+#include "../core/services.h"
 #include "endpoint.h"
 
 namespace vfio::soft::iommu {
@@ -44,6 +46,7 @@ int PageRequests::send(const PageRequest& request) {
     return true;
   });
   whole.push_back(request);
+  if (endpoint_.host.deviceFaults().strike(DeviceFaults::Of::pageRequest, endpoint_.bdf)) return 0;
   by->pageRequests->take(endpoint_, std::move(whole));
   return 0;
 }

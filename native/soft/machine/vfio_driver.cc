@@ -2,6 +2,7 @@
 
 #include <cerrno>
 
+#include "../core/engine.h"
 #include "../core/services.h"
 #include "../vfio/device.h"
 
@@ -61,7 +62,7 @@ int VfioDriver::remove(Function& function) {
 
 int VfioDriver::askToLeave(Function& function) {
   constexpr std::chrono::seconds patience(10);
-  const auto now = std::chrono::steady_clock::now();
+  const auto now = function.host.engine().now();
   const auto [told, isNew] = leaving_.try_emplace(&function, now);
   if (isNew) {
     files_.hideVfio(function, cdev::Device::of(function)->index);

@@ -33,7 +33,7 @@ bool Function::mayMaster(uint64_t address, uint64_t length, bool write) {
   return false;
 }
 
-bool Function::dmaRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) {
+bool Function::readMemory(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) {
   if (!mayMaster(iova, size, false)) return false;
   auto* bytes = static_cast<uint8_t*>(into);
   bool whole = true;
@@ -51,7 +51,7 @@ bool Function::dmaRead(uint64_t iova, void* into, size_t size, std::optional<uin
   return whole;
 }
 
-bool Function::dmaWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) {
+bool Function::writeMemory(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) {
   if (!mayMaster(iova, size, true)) return false;
   const auto* bytes = static_cast<const uint8_t*>(from);
   bool whole = true;
@@ -70,7 +70,7 @@ bool Function::dmaWrite(uint64_t iova, const void* from, size_t size, std::optio
 }
 
 // The parts move one after the other: each begins when the part before it is done.
-void Function::startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) {
+void Function::beginRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) {
   if (!mayMaster(iova, size, false)) return done(false);
   const Reach part = reach(iova, size, pasid);
   auto* bytes = static_cast<uint8_t*>(into);
@@ -78,14 +78,14 @@ void Function::startRead(uint64_t iova, void* into, size_t size, std::optional<u
   if (part.size < size) {
     next = [this, iova = iova + part.size, bytes = bytes + part.size, size = size - part.size, pasid,
             last = std::move(next)](bool moved) {
-      startRead(iova, bytes, size, pasid, [last, moved](bool rest) { last(moved && rest); });
+      beginRead(iova, bytes, size, pasid, [last, moved](bool rest) { last(moved && rest); });
     };
   }
   if (!part.peer) return endpoint->dma.startRead(iova, bytes, part.size, pasid, std::move(next));
   if (peerRead(part, bytes)) next(true);
 }
 
-void Function::startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
+void Function::beginWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
                           Done done) {
   if (!mayMaster(iova, size, true)) return done(false);
   const Reach part = reach(iova, size, pasid);
@@ -94,7 +94,7 @@ void Function::startWrite(uint64_t iova, const void* from, size_t size, std::opt
   if (part.size < size) {
     next = [this, iova = iova + part.size, bytes = bytes + part.size, size = size - part.size, pasid,
             last = std::move(next)](bool moved) {
-      startWrite(iova, bytes, size, pasid, [last, moved](bool rest) { last(moved && rest); });
+      beginWrite(iova, bytes, size, pasid, [last, moved](bool rest) { last(moved && rest); });
     };
   }
   if (!part.peer) return endpoint->dma.startWrite(iova, bytes, part.size, pasid, std::move(next));

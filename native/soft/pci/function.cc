@@ -238,6 +238,7 @@ void Function::reset(devices::ResetKind kind) {
   if (gone_) return;
   ++resets_;
   host.engine().cancel(this);
+  overtaken_.clear();
   endpoint->dma.drop();
   config.reset();
   for (unsigned i = 0; i < description().msix.vectors; ++i) {
@@ -366,7 +367,7 @@ void Function::sendMessage(unsigned vector) {
   }
   // A message is a write to memory by the device.
   if (!mayMaster(messageWindow, 4, true)) return;
-  if (handler_) handler_->message(vector);
+  deliverMessage(vector);
 }
 
 void Function::setVector(unsigned vector, bool enabled) {
@@ -393,9 +394,12 @@ void Function::refuseDma(uint64_t iova, uint64_t length, bool write, std::string
 }
 
 bool Function::post(std::chrono::nanoseconds delay, std::function<void()> job) {
-  if (remote_) job = [this, job = std::move(job)] { callModel(job); };
-  if (!host.engine().post(this, delay, std::move(job))) refuseDma(0, 0, false, iommu::Transfers::kNoThread);
+  later(delay, [this, job = std::move(job)] {
+    host.trace("work", bdf);
+    callModel(job);
+  });
   return true;
+}
 }
 
 }  // namespace vfio::soft::pci

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "../core/device_faults.h"
 #include "../devices/device.h"
 #include "../iommu/endpoint.h"
 #include "config.h"
@@ -235,6 +236,21 @@ class Function final : public devices::Port {
   void resetModel(devices::ResetKind kind);
   [[nodiscard]] bool asleep() const;  // in a state of power management in which it does nothing
   [[nodiscard]] bool mayMaster(uint64_t address, uint64_t length, bool write);
+  // The DMA of the port, without injected faults.
+  bool readMemory(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid);
+  bool writeMemory(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid);
+  void beginRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done);
+  void beginWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid, Done done);
+  // The same with a fault: faults.cc
+  using Strike = DeviceFaults::Strike;
+  bool faultyRead(const Strike& strike, uint64_t iova, void* into, size_t size,
+                  std::optional<uint32_t> pasid);
+  bool faultyWrite(const Strike& strike, uint64_t iova, const void* from, size_t size,
+                   std::optional<uint32_t> pasid);
+  void deliverMessage(unsigned vector);
+  void deliverFaulty(const Strike& strike, unsigned vector);
+  // Runs `job` on the engine, with the lock. A reset of the function drops it.
+  void later(std::chrono::nanoseconds delay, std::function<void()> job);
   void updateLine();
   [[nodiscard]] bool inMsixTable(unsigned bar, uint64_t offset) const;
   [[nodiscard]] bool vectorMasked(unsigned vector) const;
@@ -250,6 +266,7 @@ class Function final : public devices::Port {
   bool line_ = false;
   std::vector<uint8_t> msixTable_;
   std::vector<bool> msixPending_;
+  std::vector<unsigned> overtaken_;  // vectors of messages that wait for the next one (interruptReordered)
 };
 
 }  // namespace vfio::soft::pci
