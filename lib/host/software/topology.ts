@@ -64,8 +64,8 @@ export interface SriovModel {
 /** A device of a simulated machine. */
 export interface DeviceModel {
   /**
-   * 'nvme': an NVMe controller with one namespace; 'upstream-port', 'downstream-port': the two sides of a switch; 'bridge': a bridge to a conventional bus; 'passive': a
-   * device with any ids, whose registers read as zero.
+   * 'nvme': an NVMe controller with one namespace; 'upstream-port', 'downstream-port': the two sides of a switch; 'bridge': a
+   * bridge to a conventional bus; 'passive': a device with any ids, whose registers read as zero.
    */
   model:
     | 'edu'
