@@ -11,7 +11,7 @@
 #include <span>
 #include <vector>
 
-#include "../state.h"
+#include "../device.h"
 #include "format.h"
 #include "nvme.h"
 #include "prp.h"
@@ -71,6 +71,8 @@ class Controller final : public Device {
   [[nodiscard]] uint64_t read(unsigned bar, uint64_t offset, unsigned width) override;
   void write(unsigned bar, uint64_t offset, unsigned width, uint64_t value) override;
   void reset() override;
+  [[nodiscard]] std::vector<uint8_t> save() const override;          // state.cc
+  [[nodiscard]] bool load(std::span<const uint8_t> state) override;  // state.cc
 
  private:
   // --- registers (controller.cc)
@@ -81,6 +83,7 @@ class Controller final : public Device {
   void enable();
   void endLife();
   void shutDown();
+  void resume();  // state.cc
   [[nodiscard]] bool running() const;
   void later(std::function<void()> job);
 

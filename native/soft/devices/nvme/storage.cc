@@ -5,14 +5,23 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <system_error>
+#include <utility>
+#include <vector>
 
 namespace vfio::soft::devices::nvme {
 
 namespace {
 
 constexpr uint64_t defaultSize = 64 << 20;
+constexpr size_t kStep = 1 << 20;  // how much of the data is in a buffer at a time
+
+// Precedes its bytes in a state.
+struct Extent {
+  uint64_t at, size;
+};
 
 // The size that an open file has or gets. 0, with errno: it can't have any.
 uint64_t settleSize(int fd, const NvmeOptions& options) {
@@ -76,6 +85,34 @@ bool Storage::write(uint64_t at, std::span<const uint8_t> from) {
 bool Storage::clear(uint64_t at, uint64_t size) {
   return size == 0 || fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(at),
                                 static_cast<off_t>(size)) == 0;
+}
+
+void Storage::save(StateWriter& writer) const {
+  std::vector<uint8_t> bytes(kStep);
+  off_t hole = 0;
+  for (off_t from = 0; (from = lseek(fd_, from, SEEK_DATA)) >= 0; from = hole) {
+    hole = lseek(fd_, from, SEEK_HOLE);
+    for (off_t at = from; at < hole; at += static_cast<off_t>(kStep)) {
+      const std::span part(bytes.data(), std::min(kStep, static_cast<size_t>(hole - at)));
+      if (!read(static_cast<uint64_t>(at), part)) throw std::system_error(errno, std::generic_category());
+      writer.put(Extent{static_cast<uint64_t>(at), part.size()});
+      writer.putBytes(part);
+    }
+  }
+}
+
+// New memory takes the place of the old one once all of it is there.
+bool Storage::load(StateReader& reader) {
+  Storage loaded({.size = size_});
+  Extent extent{};
+  while (!reader.finished()) {
+    if (!reader.get(extent) || extent.size == 0 || extent.at > size_ || extent.size > size_ - extent.at)
+      return false;
+    const auto bytes = reader.view(extent.size);
+    if (bytes.empty() || !loaded.write(extent.at, bytes)) return false;
+  }
+  std::swap(fd_, loaded.fd_);
+  return true;
 }
 
 // What was written before can be written again, however full it is.

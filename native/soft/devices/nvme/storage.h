@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <span>
 
+#include "../state.h"
 #include "nvme.h"
 
 namespace vfio::soft::devices::nvme {
@@ -25,6 +26,7 @@ class Storage {
 
   [[nodiscard]] uint64_t size() const { return size_; }  // in bytes
   [[nodiscard]] uint64_t used() const;                   // how many of them take room
+  [[nodiscard]] bool inMemory() const { return limited_; }
   [[nodiscard]] uint64_t most() const { return limited_ && size_ > kMost ? kMost : size_; }
 
   // The caller has checked that the range lies inside. Each returns false if it fails: then part of the range
@@ -32,6 +34,11 @@ class Storage {
   [[nodiscard]] bool read(uint64_t at, std::span<uint8_t> into) const;
   [[nodiscard]] bool write(uint64_t at, std::span<const uint8_t> from);
   [[nodiscard]] bool clear(uint64_t at, uint64_t size);
+
+  // All data, for another namespace in memory of the same size. `load` reads what is left of the state; if it
+  // returns false, nothing has changed.
+  void save(StateWriter& writer) const;
+  [[nodiscard]] bool load(StateReader& reader);
 
  private:
   [[nodiscard]] bool hasRoom(uint64_t at, uint64_t size) const;
