@@ -1,188 +1,14 @@
-// The NVMe controller, by a small driver that knows it from the specification: numbers here are those of the
-// NVM Express base specification 1.3, not the model's.
-#include <fcntl.h>
+// The NVMe controller: its registers, its queues and interrupts, admin commands, events.
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <array>
-#include <cstring>
-#include <numeric>
-
-#include "../../native/soft/pci/registers.h"
-#include "../../native/uapi/vfio.h"
-#include "iommufd_harness.h"
+#include "nvme_harness.h"
 
 using namespace vfio::soft;
 using namespace vfio::soft::check;
 using namespace vfio::uapi;
 
 namespace {
-
-constexpr uint64_t kConfig = uint64_t{VFIO_PCI_CONFIG_REGION_INDEX} << 40;
-constexpr uint64_t kIova = 0x100000;
-constexpr uint64_t kHole = 0x40000000;  // nothing is mapped there
-
-struct Command {
-  uint8_t opcode = 0;
-  uint8_t flags = 0;
-  uint16_t id = 0;
-  uint32_t nsid = 0;
-  uint64_t reserved[2] = {};
-  uint64_t prp1 = 0;
-  uint64_t prp2 = 0;
-  uint32_t dw[6] = {};
-};
-static_assert(sizeof(Command) == 64);
-
-struct Completion {
-  uint32_t result;
-  uint32_t reserved;
-  uint16_t head, queue, command, status;
-};
-
-// What is where in the memory of the driver, by page.
-enum Place : uint64_t { adminSubmission, adminCompletion, submission, completion, answer, list, list2, data };
-
-struct Queue {
-  uint16_t number;
-  Place submissions, completions;
-  uint16_t size;
-  uint16_t tail = 0, head = 0, phase = 1;
-};
-
-class Driver {
- public:
-  explicit Driver(const std::string& options = "")
-      : host(std::make_unique<Host>(
-            std::make_shared<mm::Memory>(),
-            HostOptions{.topology = R"({ "devices": [{ "model": "nvme", "bdf": "0000:00:04.0",
-                                    "driver": "vfio-pci")" +
-                                    options + " }] }"})) {
-    const int iommufd = host->open("/dev/iommu", O_RDWR);
-    fd = host->open("/dev/vfio/devices/vfio0", O_RDWR);
-    vfio_device_bind_iommufd bind{.argsz = sizeof bind, .iommufd = iommufd};
-    iommu_ioas_alloc alloc{.size = sizeof alloc};
-    bool ready = call(fd, VFIO_DEVICE_BIND_IOMMUFD, bind) == 0 && call(iommufd, IOMMU_IOAS_ALLOC, alloc) == 0;
-    vfio_device_attach_iommufd_pt attach{.argsz = sizeof attach, .pt_id = alloc.out_ioas_id};
-    iommu_ioas_map map{.size = sizeof map,
-                       .flags = kBoth | kFixed,
-                       .ioas_id = alloc.out_ioas_id,
-                       .user_va = memory.user(),
-                       .length = memory.size(),
-                       .iova = kIova};
-    ready = ready && call(fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, attach) == 0 &&
-            call(iommufd, IOMMU_IOAS_MAP, map) == 0;
-    claim("the device is opened, and its memory mapped", ready);
-    master(true);
-  }
-  Driver(const Driver&) = delete;
-  Driver& operator=(const Driver&) = delete;
-
-  template <typename Struct>
-  int call(int of, uint32_t request, Struct& argument) {
-    return host->ioctl(of, request, reinterpret_cast<uintptr_t>(&argument));
-  }
-  void master(bool on) {
-    const uint16_t command = on ? 6 : 2;
-    (void)host->pwrite(fd, &command, sizeof command, kConfig + 4);
-  }
-  template <typename Value = uint32_t>
-  Value get(uint64_t at) {
-    Value value{};
-    (void)host->pread(fd, &value, sizeof value, at);
-    return value;
-  }
-  template <typename Value = uint32_t>
-  void set(uint64_t at, Value value) {
-    (void)host->pwrite(fd, &value, sizeof value, at);
-  }
-  char* page(uint64_t place) const { return memory.bytes() + place * kPage; }
-  static uint64_t iova(uint64_t place) { return kIova + place * kPage; }
-
-  void enable(uint32_t configuration = 0x00460001) {
-    std::memset(page(adminSubmission), 0, 4 * kPage);
-    admin = {0, adminSubmission, adminCompletion, 16};
-    io = {1, submission, completion, 8};
-    set(0x24, 15u << 16 | 15u);
-    set<uint64_t>(0x28, iova(adminSubmission));
-    set<uint64_t>(0x30, iova(adminCompletion));
-    set(0x14, configuration);
-    host->settle();
-  }
-  void disable() { set<uint32_t>(0x14, 0x00460000); }
-  [[nodiscard]] bool ready() { return (get(0x1c) & 1) != 0; }
-  [[nodiscard]] bool fatal() { return (get(0x1c) & 2) != 0; }
-
-  void ring(const Queue& queue, bool completions, uint32_t value) {
-    set(0x1000 + (queue.number * 2 + (completions ? 1 : 0)) * stride, value);
-  }
-  uint16_t submit(Queue& queue, Command command) {
-    command.id = ++lastId;
-    std::memcpy(page(queue.submissions) + queue.tail * sizeof command, &command, sizeof command);
-    queue.tail = static_cast<uint16_t>((queue.tail + 1) % queue.size);
-    ring(queue, false, queue.tail);
-    return lastId;
-  }
-  // The next completion, if there is one.
-  bool take(Queue& queue, Completion& into) {
-    host->settle();
-    std::memcpy(&into, page(queue.completions) + queue.head * sizeof into, sizeof into);
-    if ((into.status & 1) != queue.phase) return false;
-    queue.head = static_cast<uint16_t>((queue.head + 1) % queue.size);
-    if (queue.head == 0) queue.phase ^= 1;
-    ring(queue, true, queue.head);
-    return true;
-  }
-  // The status code and its type of a command; -1 if nothing came of it.
-  int run(Queue& queue, const Command& command) {
-    const uint16_t id = submit(queue, command);
-    if (!take(queue, last) || last.command != id || last.queue != queue.number) return -1;
-    return last.status >> 1 & 0x7ff;
-  }
-  int createQueues() {
-    const uint32_t sizeAndNumber = (io.size - 1u) << 16 | 1;
-    const int created = run(admin, {.opcode = 5, .prp1 = iova(completion), .dw = {sizeAndNumber, 3}});
-    return created != 0
-               ? created
-               : run(admin, {.opcode = 1, .prp1 = iova(submission), .dw = {sizeAndNumber, 1u << 16 | 1}});
-  }
-  Command blocks(uint8_t opcode, uint64_t first, uint32_t count, uint64_t prp1, uint64_t prp2 = 0) {
-    return {.opcode = opcode,
-            .nsid = 1,
-            .prp1 = prp1,
-            .prp2 = prp2,
-            .dw = {static_cast<uint32_t>(first), static_cast<uint32_t>(first >> 32), count - 1}};
-  }
-  // Turns interrupts on, with these eventfds; without any, it unmasks the pin.
-  int setIrqs(uint32_t index, const std::vector<int>& fds) {
-    std::vector<int32_t> request(sizeof(vfio_irq_set) / 4);
-    const vfio_irq_set head{
-        .argsz = static_cast<uint32_t>(sizeof head + fds.size() * 4),
-        .flags = fds.empty() ? VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_UNMASK
-                             : VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
-        .index = index,
-        .start = 0,
-        .count = std::max<uint32_t>(1, static_cast<uint32_t>(fds.size())),
-    };
-    std::memcpy(request.data(), &head, sizeof head);
-    request.insert(request.end(), fds.begin(), fds.end());
-    return host->ioctl(fd, VFIO_DEVICE_SET_IRQS, reinterpret_cast<uintptr_t>(request.data()));
-  }
-
-  Buffer memory{4 << 20};
-  std::unique_ptr<Host> host;
-  int fd = -1;
-  uint64_t stride = 4;
-  uint16_t lastId = 0;
-  Queue admin{}, io{};
-  Completion last{};
-};
-
-uint64_t counted(int fd) {
-  uint64_t count = 0;
-  return ::read(fd, &count, sizeof count) == sizeof count ? count : 0;
-}
 
 void registers() {
   Driver driver;
@@ -289,127 +115,6 @@ void queues() {
   claim("one that it lacks is refused", 0x02, driver.run(admin, {.opcode = 10, .dw = {0x55}}));
 }
 
-void transfers() {
-  Driver driver(R"(, "size": 8388608)");
-  driver.enable();
-  claim("queues are created", 0, driver.createQueues());
-  Queue& io = driver.io;
-  char* const from = driver.page(data);
-  std::iota(from, from + (1 << 20), 0);
-  for (size_t i = 0; i < 1 << 20; i += 512) std::memcpy(from + i, &i, sizeof i);
-  char* const to = driver.page(data + 256);
-  const auto same = [&](size_t size) { return std::memcmp(from, to, size) == 0; };
-  const uint64_t source = Driver::iova(data);
-  const uint64_t target = Driver::iova(data + 256);
-
-  claim("a block is written with one PRP", 0, driver.run(io, driver.blocks(1, 5, 1, source)));
-  claim("... and read", 0, driver.run(io, driver.blocks(2, 5, 1, target)));
-  claim("... as it was", same(512));
-  claim("two pages move with two PRPs", 0, driver.run(io, driver.blocks(1, 0, 16, source, source + kPage)));
-  claim("... in any order of pages", 0, driver.run(io, driver.blocks(2, 0, 16, target, target + kPage)));
-  claim("... as they were", same(8192));
-  claim("data may begin inside a page", 0,
-        driver.run(io, driver.blocks(2, 0, 8, target + 2048, target + 3 * kPage)));
-  claim("... and goes on at the start of the next one",
-        std::memcmp(from, to + 2048, 2048) == 0 && std::memcmp(from + 2048, to + 3 * kPage, 2048) == 0);
-
-  auto* entries = reinterpret_cast<uint64_t*>(driver.page(list));
-  auto* further = reinterpret_cast<uint64_t*>(driver.page(list2));
-  // 128 pages: the first by PRP 1, the others by a list, from the last page backwards.
-  const auto fill = [&](uint64_t base) {
-    for (uint64_t i = 1; i < 128; ++i) entries[i - 1] = base + (128 - i) * kPage;
-  };
-  fill(source);
-  claim("512 KiB are written by a list", 0,
-        driver.run(io, driver.blocks(1, 100, 1024, source, Driver::iova(list))));
-  fill(target);
-  claim("... and read", 0, driver.run(io, driver.blocks(2, 100, 1024, target, Driver::iova(list))));
-  claim("... as they were", same(512 << 10));
-  std::memset(to, 0, 1 << 20);
-  // The list begins two entries before the end of its page and goes on in another one.
-  entries[510] = target + kPage;
-  entries[511] = Driver::iova(list2);
-  for (uint64_t i = 2; i < 128; ++i) further[i - 2] = target + (128 - i + 1) * kPage;
-  claim("a list goes on in a second one", 0,
-        driver.run(io, driver.blocks(2, 100, 1024, target, Driver::iova(list) + 510 * 8)));
-  bool right = std::memcmp(from, to, kPage) == 0;
-  for (uint64_t i = 2; i < 128; ++i) {
-    const uint64_t was = i == 1 ? 1 : 128 - i;
-    right = right && std::memcmp(from + was * kPage, to + (128 - i + 1) * kPage, kPage) == 0;
-  }
-  claim("... with the pages where the lists said", right);
-
-  claim("more than 512 KiB are refused", 0x02,
-        driver.run(io, driver.blocks(2, 0, 1025, target, Driver::iova(list))));
-  claim("blocks past the end are refused", 0x80, driver.run(io, driver.blocks(2, 16384, 1, target)));
-  claim("... also if only the last one is", 0x80,
-        driver.run(io, driver.blocks(1, 16383, 2, source, source + kPage)));
-  claim("... and a number that wraps", 0x80, driver.run(io, driver.blocks(1, ~uint64_t{0}, 2, source)));
-  claim("a PRP at an odd address is refused", 0x13, driver.run(io, driver.blocks(2, 0, 1, target + 2)));
-  claim("a second PRP inside a page is refused", 0x13,
-        driver.run(io, driver.blocks(2, 0, 16, target, target + kPage + 8)));
-  entries[0] = target + 8;
-  claim("an entry of a list inside a page is refused", 0x13,
-        driver.run(io, driver.blocks(2, 0, 32, target, Driver::iova(list))));
-  claim("a list that is not mapped is a transfer error", 0x04,
-        driver.run(io, driver.blocks(2, 0, 32, target, kHole)));
-  claim("data that is not mapped too", 0x04, driver.run(io, driver.blocks(1, 5, 1, kHole)));
-  claim("... and nothing was written",
-        driver.run(io, driver.blocks(2, 0, 16, target, target + kPage)) == 0 && same(8192));
-  Command other = driver.blocks(2, 0, 1, target);
-  other.nsid = 2;
-  claim("another namespace is refused", 0x0b, driver.run(io, other));
-  other = driver.blocks(0x7e, 0, 1, target);
-  claim("an opcode that it lacks is refused", 0x01, driver.run(io, other));
-  claim("a flush is done", 0, driver.run(io, {.opcode = 0, .nsid = 1}));
-  claim("... for all namespaces too", 0, driver.run(io, {.opcode = 0, .nsid = ~0u}));
-
-  claim("zeroes are written", 0, driver.run(io, driver.blocks(8, 1, 2, 0)));
-  claim("... there alone", driver.run(io, driver.blocks(2, 0, 8, target)) == 0 &&
-                               std::all_of(to + 512, to + 1536, [](char byte) { return byte == 0; }) &&
-                               std::memcmp(from, to, 512) == 0 &&
-                               std::memcmp(from + 1536, to + 1536, 2560) == 0);
-  const std::array<uint64_t, 4> ranges = {uint64_t{1} << 32, 0, uint64_t{2} << 32, 4};
-  std::memcpy(driver.page(answer), ranges.data(), sizeof ranges);
-  claim("ranges are deallocated", 0,
-        driver.run(io, {.opcode = 9, .nsid = 1, .prp1 = Driver::iova(answer), .dw = {1, 4}}));
-  claim("... and read as zero", driver.run(io, driver.blocks(2, 0, 8, target)) == 0 &&
-                                    std::all_of(to, to + 1536, [](char byte) { return byte == 0; }) &&
-                                    std::memcmp(from + 1536, to + 1536, 512) == 0 &&
-                                    std::all_of(to + 2048, to + 3072, [](char byte) { return byte == 0; }));
-  const std::array<uint64_t, 2> outside = {uint64_t{1} << 32, 16384};
-  std::memcpy(driver.page(answer), outside.data(), sizeof outside);
-  claim("a range outside is refused", 0x80,
-        driver.run(io, {.opcode = 9, .nsid = 1, .prp1 = Driver::iova(answer), .dw = {0, 4}}));
-
-  driver.host->ioctl(driver.fd, VFIO_DEVICE_RESET, 0);
-  driver.master(true);
-  driver.enable();
-  claim("after a reset the data is still there",
-        driver.createQueues() == 0 && driver.run(driver.io, driver.blocks(2, 4, 1, target)) == 0);
-}
-
-void order() {
-  Driver driver;
-  driver.enable();
-  (void)driver.createQueues();
-  // The completion queue has 8 entries, of which 7 can be in use.
-  for (int i = 0; i < 7; ++i) (void)driver.submit(driver.io, {.opcode = 0, .nsid = 1});
-  driver.host->settle();
-  for (int i = 0; i < 5; ++i) (void)driver.submit(driver.io, {.opcode = 0, .nsid = 1});
-  driver.host->settle();
-  uint16_t expected = static_cast<uint16_t>(driver.lastId - 11);
-  int taken = 0;
-  bool inOrder = true;
-  Completion each{};
-  while (driver.take(driver.io, each)) {
-    inOrder = inOrder && each.command == expected++;
-    ++taken;
-  }
-  claim("a full completion queue holds commands back, and loses none", 12, taken);
-  claim("... and they end in order", inOrder);
-}
-
 void interrupts() {
   Driver driver;
   std::vector<int> fds;
@@ -514,54 +219,16 @@ void fatal() {
   claim("... but a completion that can't be posted is fatal", driver.fatal());
 }
 
-void variants() {
-  Driver wide(R"(, "doorbellStride": 64, "size": "0x400000000000")");
-  wide.stride = 64;
-  claim("CAP tells the stride of doorbells", 4, static_cast<int64_t>(wide.get<uint64_t>(0) >> 32 & 15));
-  wide.enable();
-  claim("... and queues are rung there", 0, wide.createQueues());
-  const uint64_t far = (uint64_t{1} << 37) - 1;
-  std::memset(wide.page(data), 'x', 512);
-  claim("the last block of 64 TiB is written", 0,
-        wide.run(wide.io, wide.blocks(1, far, 1, Driver::iova(data))));
-  claim("... and read", wide.run(wide.io, wide.blocks(2, far, 1, Driver::iova(data + 1))) == 0 &&
-                            wide.page(data + 1)[511] == 'x');
-  claim("... and is another one than block 2^32 - 1",
-        wide.run(wide.io, wide.blocks(2, 0xffffffff, 1, Driver::iova(data + 1))) == 0 &&
-            wide.page(data + 1)[511] == 0);
-
-  std::array<char, 32> name{"/tmp/nvme-XXXXXX"};
-  ::close(mkstemp(name.data()));
-  const std::string file = R"(, "size": 1048576, "file": ")" + std::string(name.data()) + "\"";
-  {
-    Driver first(file);
-    first.enable();
-    std::memset(first.page(data), 'y', 512);
-    claim("a block goes to a file",
-          first.createQueues() == 0 && first.run(first.io, first.blocks(1, 7, 1, Driver::iova(data))) == 0);
-  }
-  Driver second(file);
-  second.enable();
-  claim("... where another host finds it",
-        second.createQueues() == 0 &&
-            second.run(second.io, second.blocks(2, 7, 1, Driver::iova(data))) == 0 &&
-            second.page(data)[0] == 'y' && second.page(data)[511] == 'y');
-  ::unlink(name.data());
-}
-
 }  // namespace
 
 int main() {
   registers();
   identify();
   queues();
-  transfers();
-  order();
   interrupts();
   pin();
   events();
   fatal();
-  variants();
   std::printf("%d failures\n", failures);
   return failures == 0 ? 0 : 1;
 }
