@@ -85,8 +85,15 @@ int __wrap_fcntl(int fd, int command, ...) {
   return command == F_DUPFD_CLOEXEC ? moveUp(made) : made;
 }
 
+int __wrap_open(const char* path, int flags, ...) {
+  va_list list;
+  va_start(list, flags);
+  const auto mode = (flags & O_CREAT) != 0 ? va_arg(list, mode_t) : 0;
+  va_end(list);
+  return moveUp(REAL(open)(path, flags, mode));
+}
+
 // The C++ library's streams and random numbers refer to these; nothing calls them.
-int __wrap_open(const char* path, int flags, ...) { return REAL(open)(path, flags, 0); }
 int __wrap_ioctl(int fd, unsigned long request, ...) {
   va_list list;
   va_start(list, request);
@@ -99,6 +106,13 @@ ssize_t __wrap_writev(int fd, const iovec* pieces, int count) { return REAL(writ
 int __wrap_fstat(int fd, struct stat* status) { return REAL(fstat)(fd, status); }
 ssize_t __wrap_read(int fd, void* buffer, size_t size) { return REAL(read)(fd, buffer, size); }
 ssize_t __wrap_write(int fd, const void* buffer, size_t size) { return REAL(write)(fd, buffer, size); }
+ssize_t __wrap_pread(int fd, void* buffer, size_t size, off_t offset) {
+  return REAL(pread)(fd, buffer, size, offset);
+}
+ssize_t __wrap_pwrite(int fd, const void* buffer, size_t size, off_t offset) {
+  return REAL(pwrite)(fd, buffer, size, offset);
+}
+off_t __wrap_lseek(int fd, off_t offset, int whence) { return REAL(lseek)(fd, offset, whence); }
 ssize_t __wrap_readlink(const char* path, char* buffer, size_t size) {
   return REAL(readlink)(path, buffer, size);
 }

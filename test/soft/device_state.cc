@@ -1,11 +1,13 @@
 // The state of device models: it is saved, and loaded into another device of the same model. A state that is
 // damaged or belongs to another model is refused.
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <memory>
 
 #include "../../native/soft/devices/bridge.h"
 #include "../../native/soft/devices/ivshmem.h"
+#include "../../native/soft/devices/nvme/nvme.h"
 #include "machine_harness.h"
 
 using namespace vfio::soft;
@@ -39,7 +41,7 @@ void set(check::EduMachine& machine, uint64_t offset, uint64_t value, unsigned w
 
 // An edu whose DMA reaches a buffer at IOVA 0x10000.
 struct Edu {
-  explicit Edu(char content) : buffer(check::kPage) {
+  explicit Edu(char content, size_t pages = 1) : buffer(pages * check::kPage) {
     std::memset(buffer.bytes(), content, buffer.size());
     (void)machine.fd.mapAt(ioas, 0x10000, buffer.user(), buffer.size());
     (void)machine.attach(ioas);
@@ -193,6 +195,86 @@ void memory() {
   claim("... and takes no other", none.function->loadModel({}) && !none.function->loadModel(little));
 }
 
+// An NVMe controller whose queues are at IOVA 0x10000, page after page: admin, I/O, and a page of data.
+struct Nvme {
+  Nvme(Edu& edu, uint8_t devfn, devices::NvmeOptions options)
+      : machine(edu.machine),
+        memory(edu.buffer.bytes()),
+        device(machine, devfn, devices::makeNvme(options), 0) {
+    device.function->configWrite(pci::regCommand, 2, pci::commandMemory | pci::commandMaster);
+  }
+  void set(uint64_t offset, uint64_t value, unsigned width = 4) {
+    machine.inside([&] { device.function->barWrite(0, offset, width, value); });
+  }
+  void enable() {
+    set(0x24, 7u << 16 | 7);
+    set(0x28, 0x10000, 8);
+    set(0x30, 0x11000, 8);
+    set(0x14, 0x00460001);
+    machine.host.settle();
+  }
+  void put(uint64_t page, unsigned slot, uint32_t opcode, uint64_t prp, std::array<uint32_t, 3> words) {
+    std::array<uint32_t, 16> command{opcode, 1};
+    std::memcpy(&command[6], &prp, sizeof prp);
+    std::ranges::copy(words, command.begin() + 10);
+    std::memcpy(memory + page * check::kPage + slot * sizeof command, command.data(), sizeof command);
+  }
+  Bytes save() {
+    Bytes state;
+    machine.inside([&] { state = device.function->saveModel(); });
+    return state;
+  }
+  bool load(const Bytes& state) {
+    bool loaded = false;
+    machine.inside([&] { loaded = device.function->loadModel(state); });
+    return loaded;
+  }
+  check::EduMachine& machine;
+  char* memory;
+  MemoryDevice device;
+};
+
+void nvme() {
+  Edu edu('a', 5);
+  Nvme one(edu, 0x88, {.size = 1 << 20});
+  Nvme other(edu, 0x90, {.size = 1 << 20});
+  Nvme larger(edu, 0x98, {.size = 2 << 20});
+  std::memset(edu.buffer.bytes(), 0, 4 * check::kPage);
+  one.enable();
+  one.put(0, 0, 5, 0x13000, {7u << 16 | 1, 1});
+  one.put(0, 1, 1, 0x12000, {7u << 16 | 1, 1u << 16 | 1});
+  one.put(2, 0, 1, 0x14000, {9, 0, 0});
+  one.set(0x1000, 2);
+  one.machine.host.settle();
+  one.set(0x1008, 1);
+  one.machine.host.settle();
+  claim("a block is written", 1 << 16,
+        *reinterpret_cast<int32_t*>(edu.buffer.bytes() + 3 * check::kPage + 12));
+
+  // A read of that block, which the device has not begun yet.
+  one.put(2, 1, 2, 0x14000, {9, 0, 0});
+  Bytes state;
+  one.machine.inside([&] {
+    one.device.function->barWrite(0, 0x1008, 4, 2);
+    state = one.device.function->saveModel();
+    one.device.function->reset();
+  });
+  claim("the state of a namespace has what was written, and no more", state.size() < 16 << 10);
+  std::memset(edu.buffer.bytes() + 4 * check::kPage, 0, check::kPage);
+  Bytes damaged = state;
+  damaged[damaged.size() / 2] ^= 1;
+  claim("a damaged state is refused", !other.load(damaged));
+  claim("... and so is one of a namespace of another size", !larger.load(state));
+  claim("the state is loaded", other.load(state));
+  other.machine.host.settle();
+  claim("... and the command that waited is done, with the data",
+        edu.buffer.bytes()[4 * check::kPage] == 'a' && edu.buffer.bytes()[4 * check::kPage + 511] == 'a');
+  claim("... and no more than that", edu.buffer.bytes()[4 * check::kPage + 512] == 0);
+  uint64_t status = 0;
+  other.machine.inside([&] { status = other.device.function->barRead(0, 0x1c, 4); });
+  claim("... by a controller that is ready", 1, static_cast<int64_t>(status));
+}
+
 }  // namespace
 
 int main() {
@@ -200,6 +282,7 @@ int main() {
   underWay();
   refused();
   memory();
+  nvme();
   std::printf("%s\n", check::failures == 0 ? "all held" : "FAILED");
   return check::failures == 0 ? 0 : 1;
 }

@@ -399,9 +399,25 @@ void errors() {
       {device("\"model\": \"root-port\", \"bdf\": \"0000:00:01.0\", \"driver\": \"vfio-pci\""),
        "line 1: Expected a driver that takes this device for devices[0].driver but received \"vfio-pci\""},
       {device("\"model\": \"nic\", \"bdf\": \"0000:00:01.0\""),
-       "line 1: Expected one of \"edu\", \"ivshmem\", \"root-port\", \"upstream-port\", "
+       "line 1: Expected one of \"edu\", \"ivshmem\", \"nvme\", \"root-port\", \"upstream-port\", "
        "\"downstream-port\", \"bridge\", \"host-bridge\", \"passive\" for "
        "devices[0].model but received \"nic\""},
+      {device("\"model\": \"nvme\", \"bdf\": \"0000:00:01.0\", \"size\": 1000"),
+       "line 1: Expected a multiple of the block size, 512 for devices[0].size but received 1000"},
+      {device("\"model\": \"nvme\", \"bdf\": \"0000:00:01.0\", \"blockSize\": 1024"),
+       "line 1: Expected 512 or 4096 for devices[0].blockSize but received 1024"},
+      {device("\"model\": \"nvme\", \"bdf\": \"0000:00:01.0\", \"doorbellStride\": 12"),
+       "line 1: Expected a power of two from 4 to 64 for devices[0].doorbellStride but received 12"},
+      {device("\"model\": \"nvme\", \"bdf\": \"0000:00:01.0\", \"file\": \"/nowhere/disk\""),
+       "line 1: Expected a file that holds a block and can be written (No such file or directory) for "
+       "devices[0].file but received \"/nowhere/disk\""},
+      {device("\"model\": \"nvme\", \"bdf\": \"0000:00:01.0\", \"file\": \"/dev/null\""),
+       "line 1: Expected a file that holds a block and can be written (Invalid argument) for "
+       "devices[0].file but received \"/dev/null\""},
+      {device("\"model\": \"edu\", \"bdf\": \"0000:00:01.0\", \"size\": 4096"),
+       "line 1: Expected one of the fields model, bdf, behind, slot, function, iommu, driver, pasidBits, "
+       "pageRequests, group, irq, addresses, acs, disk, network, mdevs, mdevsIsolated for devices[0] but "
+       "received \"size\""},
       {"{ \"iommus\": [{ \"kind\": \"vtd\", \"pageSizes\": [3000] }], \"devices\": [] }",
        "line 1: Expected a power of two from 256 for iommus[0].pageSizes but received 3000"},
       {"{ \"devices\": [{ \"model\": \"edu\", \"bdf\": \"0000:00:01.0\" },\n{ \"model\": \"edu\", \"bdf\": "

@@ -69,12 +69,13 @@ export interface SriovModel {
 /** A device of a simulated machine. */
 export interface DeviceModel {
   /**
-   * 'upstream-port', 'downstream-port': the two sides of a switch; 'bridge': a bridge to a conventional bus; 'passive': a
-   * device with any ids, whose registers read as zero.
+   * 'nvme': an NVMe controller with one namespace; 'upstream-port', 'downstream-port': the two sides of a switch; 'bridge': a
+   * bridge to a conventional bus; 'passive': a device with any ids, whose registers read as zero.
    */
   model:
     | 'edu'
     | 'ivshmem'
+    | 'nvme'
     | 'root-port'
     | 'upstream-port'
     | 'downstream-port'
@@ -117,6 +118,17 @@ export interface DeviceModel {
   mdevsIsolated?: boolean;
   /** The addresses of its BARs, by number. Default: one after the other. */
   addresses?: (U64Like | null)[];
+  /**
+   * 'nvme': the size of its namespace in bytes, a multiple of `blockSize`, at most 2^46. Default: the size of `file`, or 64 MiB.
+   * Only what was written takes memory.
+   */
+  size?: U64Like;
+  /** 'nvme': the path of a file that holds its data, made or extended if need be. Default: its data is in memory. */
+  file?: string;
+  /** 'nvme': the size of a block in bytes: 512, the default, or 4096. */
+  blockSize?: number;
+  /** 'nvme': bytes from one doorbell to the next, a power of two from 4, the default, to 64. */
+  doorbellStride?: number;
   /** 'passive': its vendor id, device id and class code: 16, 16 and 24 bits. */
   vendor?: U64Like;
   device?: U64Like;

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <bit>
+#include <system_error>
 
 #include "../devices/bridge.h"
 #include "../devices/edu.h"
 #include "../devices/ivshmem.h"
+#include "../devices/nvme/nvme.h"
 
 namespace vfio::soft::topology {
 
@@ -194,6 +196,26 @@ void makeDescribed(const Reader& reader, DeviceSpec& device, const devices::Make
       readSriov(Reader(*sriov, reader.path("sriov"), "virtual functions { totalVfs }"), device.description());
 }
 
+void makeNvme(const Reader& reader, DeviceSpec& device) {
+  devices::NvmeOptions options;
+  const auto blockSize = reader.integer("blockSize", 512, 4096).value_or(options.blockSize);
+  if (blockSize != 512 && blockSize != 4096) reader.refuse("blockSize", "512 or 4096");
+  options.blockSize = static_cast<uint32_t>(blockSize);
+  options.size = reader.integer("size", blockSize, uint64_t{1} << 46);
+  if (options.size.value_or(0) % blockSize != 0)
+    reader.refuse("size", "a multiple of the block size, " + std::to_string(blockSize));
+  const auto stride = reader.integer("doorbellStride", 4, 64).value_or(options.doorbellStride);
+  if (!std::has_single_bit(stride)) reader.refuse("doorbellStride", "a power of two from 4 to 64");
+  options.doorbellStride = static_cast<uint32_t>(stride);
+  options.file = reader.text("file").value_or("");
+  try {
+    device.model = devices::makeNvme(options);
+  } catch (const std::system_error& error) {
+    if (options.file.empty()) throw;
+    reader.refuse("file", "a file that holds a block and can be written (" + error.code().message() + ")");
+  }
+}
+
 // The model of a bridge or a port: it has only a config space, and this kind decides its place on the buses.
 Model port(PortKind kind, const devices::Description& description) {
   return {[kind, &description](const Reader&, DeviceSpec& device) {
@@ -207,6 +229,7 @@ Catalogue makeBuiltin() {
   catalogue.add("edu", {[](const Reader&, DeviceSpec& device) { device.model = devices::makeEdu(); }});
   catalogue.add("ivshmem",
                 {[](const Reader&, DeviceSpec& device) { device.model = devices::makeSharedMemory(); }});
+  catalogue.add("nvme", {makeNvme, {"size", "file", "blockSize", "doorbellStride"}});
   catalogue.add("root-port", port(PortKind::rootPort, devices::rootPort));
   catalogue.add("upstream-port", port(PortKind::upstreamPort, devices::upstreamPort));
   catalogue.add("downstream-port", port(PortKind::downstreamPort, devices::downstreamPort));

@@ -49,6 +49,7 @@ export const TOPOLOGIES = [
   { iommus: [], system: { commandLine: 'vfio.enable_unsafe_noiommu_mode=1' }, devices: [edu] },
   { iommus: [{ kind: 'amd' }], devices: [edu], system: { user: 0 } },
   { system: { without: ['iommufd'] }, devices: [edu] },
+  { devices: [edu, { model: 'nvme', bdf: '0000:00:14.0', driver: 'vfio-pci', size: 2 ** 20 }] },
   { iommus: [{ kind: 'virtio' }], devices: [edu] },
 ];
 
