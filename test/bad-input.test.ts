@@ -341,6 +341,21 @@ class Model extends SimulatedDevice {
   write(iova: U64Like, from: Uint8Array, o?: { pasid?: number }) {
     this.dmaWrite(iova, from, o);
   }
+  readLater(iova: U64Like, into: Uint8Array, o?: { pasid?: number }) {
+    return this.dmaReadAsync(iova, into, o);
+  }
+  writeLater(iova: U64Like, from: Uint8Array, o?: { pasid?: number }) {
+    return this.dmaWriteAsync(iova, from, o);
+  }
+  bell(bar: number, offset: number) {
+    return this.doorbell(bar, offset);
+  }
+  bytes(bar: number) {
+    return this.memory(bar);
+  }
+  later(job: () => void, delay?: number) {
+    this.post(job, delay);
+  }
   fire(vector: number) {
     return this.interrupt(vector);
   }
@@ -883,6 +898,30 @@ const table: Record<string, () => Refused[]> = {
     ...refuses('options', objects, (bad) => model.write(0, new Uint8Array(1), bad)),
     ...refuses('pasid', integers(0xfffff), (pasid) => model.write(0, new Uint8Array(1), { pasid })),
   ],
+  'SimulatedDevice.dmaReadAsync': () => [
+    ...refuses('iova', u64s, (bad) => model.readLater(bad, new Uint8Array(1))),
+    ...refuses('into', bytes, (bad) => model.readLater(0, bad)),
+    ...refuses('options', objects, (bad) => model.readLater(0, new Uint8Array(1), bad)),
+    ...refuses('pasid', integers(0xfffff), (pasid) => model.readLater(0, new Uint8Array(1), { pasid })),
+  ],
+  'SimulatedDevice.dmaWriteAsync': () => [
+    ...refuses('iova', u64s, (bad) => model.writeLater(bad, new Uint8Array(1))),
+    ...refuses('from', bytes, (bad) => model.writeLater(0, bad)),
+    ...refuses('options', objects, (bad) => model.writeLater(0, new Uint8Array(1), bad)),
+    ...refuses('pasid', integers(0xfffff), (pasid) => model.writeLater(0, new Uint8Array(1), { pasid })),
+  ],
+  'SimulatedDevice.doorbell': () => [
+    ...refuses('bar', [undefined, ...integers(5)], (bad) => model.bell(bad, 0)),
+    ...refuses('offset', [undefined, ...integers(2 ** 40 - 1)], (bad) => model.bell(0, bad)),
+  ],
+  'SimulatedDevice.memory': () => refuses('bar', [undefined, ...integers(5)], (bad) => model.bytes(bad)),
+  'SimulatedDevice.post': () => [
+    ...refuses('job', [undefined, null, 0, 'job', {}], (bad) => model.later(bad)),
+    ...refuses('delayMs', [null, '0', {}, -1, Number.NaN, Number.POSITIVE_INFINITY, 1n], (bad) =>
+      model.later(() => {}, bad),
+    ),
+  ],
+  'SimulatedDevice.remove': nothing,
   'SimulatedDevice.interrupt': () => refuses('vector', [undefined, ...integers(1)], (bad) => model.fire(bad)),
   'SimulatedDevice.setLine': () => refuses('asserted', [undefined, ...booleans], (bad) => model.assert(bad)),
   'RegisterBank.reset': nothing,

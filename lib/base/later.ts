@@ -3,9 +3,8 @@ import { refusal } from './check.ts';
 
 /** The promise that a function returned; undefined: it returned none. */
 export function later(result: unknown): Promise<unknown> | undefined {
-  if (typeof result !== 'object' || result === null) return undefined;
-  const { then } = result as { then?: unknown };
-  return typeof then === 'function' ? Promise.resolve(result) : undefined;
+  if (typeof result !== 'object' || result === null || !('then' in result)) return undefined;
+  return typeof result.then === 'function' ? Promise.resolve(result) : undefined;
 }
 
 /** Refuses a promise where a value is needed at once. The refusal is the error then: what the promise does is not told. */
