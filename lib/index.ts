@@ -23,6 +23,7 @@ export {
   type SoftwareOptions,
 } from './host/host.ts';
 export type { HotPlug, PlugOptions } from './host/software/hot-plug.ts';
+export type { DmaFinding, DmaRange, DmaReport, DmaStacks } from './host/software/sanitizer/report.ts';
 export type {
   DeviceModel,
   IommuModel,

@@ -55,7 +55,27 @@ export interface NativeHost {
   /** Whether a disk can't be opened exclusively, since something has claimed it. */
   claimed(path: string): boolean;
   takeFaults(): { bdf: string; iova: bigint; length: bigint; write: boolean; reason: string }[];
+  /** From now on incidents are kept, until they are taken. */
+  watch(): void;
+  /** The incidents since the last call, oldest first. `lost`: how many more there were. */
+  takeIncidents(): { incidents: NativeIncident[]; lost: number };
+  /** DMA to this memory of the process is an incident from now on; with length 0, no more. */
+  forbidDma(address: bigint, length: bigint): void;
   settle(): Promise<void>;
+}
+
+/** Something that a sanitizer has to know: native/controls.h */
+export interface NativeIncident {
+  readonly kind: 'fault' | 'disposed' | 'after-reset' | 'overlap' | 'interrupt';
+  readonly bdf: string;
+  /** The vector, of an interrupt. */
+  readonly iova: bigint;
+  readonly length: bigint;
+  readonly write: boolean;
+  readonly reason: string;
+  readonly pasid: number | null;
+  /** As process.hrtime.bigint() returns it. */
+  readonly time: bigint;
 }
 
 /** The functions of a model. None throws. */

@@ -10,7 +10,7 @@ import { type NativeHost, native } from '../addon/native.ts';
 import { deviceName, flag, integer, known, oneOf, options, refusal, text, UUID } from '../base/check.ts';
 import { VfioError, withWords } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
-import { alive, Handle } from '../handles/handle.ts';
+import { alive, Handle, observe } from '../handles/handle.ts';
 import { Iommufd } from '../iommufd/iommufd.ts';
 import { type Differences, type HostReport, reportOf } from '../system/doctor/report.ts';
 import { wordsForJoin, wordsForNode, wordsForOpen } from '../system/explain/host-words.ts';
@@ -27,6 +27,8 @@ import { type AttachOptions, attach, type UserDevice } from './attach.ts';
 import { type Diagnosis, diagnose } from './diagnose.ts';
 import type { Opener } from './opener.ts';
 import { type HotPlug, hotPlug } from './software/hot-plug.ts';
+import { type DmaReport, NO_REPORT } from './software/sanitizer/report.ts';
+import { Sanitizer } from './software/sanitizer/sanitizer.ts';
 import { type Topology, topologyText } from './software/topology.ts';
 
 export interface HostOptions {
@@ -50,6 +52,11 @@ export interface SoftwareOptions {
   kernel?: string;
   /** The machine, as docs/topology.md describes it. Default: the one of docs/software-host.md. */
   topology?: Topology;
+  /**
+   * Whether it reports the mistakes that drivers make with DMA ({@link SoftwareControls.report}). Default true. It costs a stack
+   * for each map, unmap and store to a register.
+   */
+  sanitizer?: boolean;
 }
 
 const MACHINE: Differences = {
@@ -78,6 +85,11 @@ export interface SoftwareControls extends HotPlug {
    * may do everything.
    */
   become(uid: number): void;
+  /**
+   * The mistakes with DMA that the sanitizer has found until now. It can still be read when the host is disposed: then it has
+   * what was left too.
+   */
+  readonly report: DmaReport;
   /** Resolves as soon as no device has work left. */
   settle(): Promise<void>;
 }
@@ -92,10 +104,12 @@ export class Host extends Handle implements Opener {
   /** Present on the software host only. */
   declare readonly software?: SoftwareControls;
   readonly #native: NativeHost;
+  #sanitizer: Sanitizer | undefined;
 
   private constructor(key: typeof OURS, backend: 'kernel' | 'software', software?: SoftwareOptions) {
     ours(key, 'Host');
-    const { kernel, topology } = known(software, 'software', ['kernel', 'topology']);
+    const { kernel, topology, sanitizer } = known(software, 'software', ['kernel', 'topology', 'sanitizer']);
+    const sanitized = flag(sanitizer, 'software.sanitizer', true);
     // Made before the handle: if the options are refused, no handle is left behind.
     const made = new native.Host(
       backend,
@@ -107,8 +121,12 @@ export class Host extends Handle implements Opener {
     this.#native = made;
     if (backend === 'software') {
       const host = this.#native;
+      const watching = sanitized ? new Sanitizer(host) : undefined;
+      if (watching !== undefined) observe(this, watching);
+      this.#sanitizer = watching;
       this.software = {
         ...hotPlug(host),
+        report: watching?.report() ?? NO_REPORT,
         takeFaults: () => host.takeFaults(),
         become: (uid) => host.become(integer(uid, 'uid', 0, 0xfffffffe)),
         settle: () => host.settle(),
@@ -319,6 +337,7 @@ export class Host extends Handle implements Opener {
   }
 
   #release(): void {
+    this.#sanitizer?.close();
     this.#native.dispose();
   }
 

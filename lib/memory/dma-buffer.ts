@@ -10,7 +10,7 @@ import type { NativeMemory } from '../addon/memory.ts';
 import { native } from '../addon/native.ts';
 import { integer, oneOf, options, refusal, type U64Like } from '../base/check.ts';
 import { OURS, ours, remembered } from '../base/private.ts';
-import { disposedError } from '../handles/handle.ts';
+import { disposedError, type Observer } from '../handles/handle.ts';
 
 /** Part of a {@link DmaBuffer}, which can be mapped by itself. */
 export interface MemorySlice {
@@ -27,6 +27,14 @@ interface Pages {
   readonly native: NativeMemory;
   /** Whether the buffer was disposed: then no new mapping of it can be made. */
   disposed: boolean;
+  /** The observers of the hosts that it was mapped on; undefined: there is none. */
+  observers: Set<Observer> | undefined;
+}
+
+/** From now on this observer is told when the buffer is disposed. */
+export function watched(pages: Pages, observer: Observer): void {
+  pages.observers ??= new Set();
+  pages.observers.add(observer);
 }
 
 /** The part of a buffer's pages that an address space maps. User addresses are below 2^47, so that a number is exact. */
@@ -69,7 +77,7 @@ export class DmaBuffer implements Disposable {
 
   private constructor(key: typeof OURS, memory: NativeMemory) {
     ours(key, 'DmaBuffer');
-    this.#pages = { native: memory, disposed: false };
+    this.#pages = { native: memory, disposed: false, observers: undefined };
     this.#address = memory.address;
     this.#size = memory.size;
     windows.set(this, {
@@ -198,6 +206,8 @@ export class DmaBuffer implements Disposable {
     if (this.#pages.disposed) return;
     this.#pages.disposed = true;
     this.#buffer = undefined;
+    if (this.#pages.observers !== undefined)
+      for (const each of this.#pages.observers) each.bufferDisposed(this.#pages);
     this.#pages.native.dispose();
   }
 }

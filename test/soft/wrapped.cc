@@ -96,6 +96,13 @@ class Recorder final : public Backend, public Controls {
 
   bool owns(int fd) override { return control("owns").owns(fd); }
   std::vector<DmaFault> takeFaults() override { return control("takeFaults").takeFaults(); }
+  void watch() override { control("watch").watch(); }
+  std::vector<Incident> takeIncidents(uint64_t& lost) override {
+    return control("takeIncidents").takeIncidents(lost);
+  }
+  void forbidDma(uint64_t address, uint64_t length) override {
+    control("forbidDma").forbidDma(address, length);
+  }
   void settle() override { control("settle").settle(); }
   void addDevice(const std::string& device, const devices::Maker& make) override {
     control("addDevice").addDevice(device, make);
@@ -180,12 +187,17 @@ void Program::store(uint64_t iova, uint64_t count) {
   setRegister(0x90, count);
   setRegister(0x98, 3);
   control("settle").settle();
+  uint64_t lost = 0;
+  for (const Incident& incident : control("takeIncidents").takeIncidents(lost))
+    note(incident.fault.bdf + " incident " + incident.kind, static_cast<int64_t>(incident.fault.iova));
   for (const DmaFault& fault : control("takeFaults").takeFaults())
     note(fault.bdf + " " + fault.reason + (fault.write ? " write" : " read"),
          static_cast<int64_t>(fault.iova));
 }
 
 void Program::openAndBind() {
+  control("watch").watch();
+  control("forbidDma").forbidDma(kBuffer, 0);
   note("override", put(kDevices + kEdu + "/driver_override", "vfio-pci"));
   note("probe", put("/sys/bus/pci/drivers_probe", kEdu));
   device_ = call("open").open(kNode, O_RDWR);
@@ -331,8 +343,8 @@ int main() {
   }
   for (const char* each :
        {"bind 0", "attach 0", "map 0", "the device has written 0", "0000:00:10.0 not mapped write 9437184",
-        "unmap 0", "inverted 4042322160", "bindDriver 0", "dmaOwner 0", "removed as another -19", "removed 0",
-        "in use -16", "user 1000"})
+        "0000:00:10.0 incident fault 9437184", "unmap 0", "inverted 4042322160", "bindDriver 0", "dmaOwner 0",
+        "removed as another -19", "removed 0", "in use -16", "user 1000"})
     claim(contains(expected, each), std::string("on a plain host: ") + each);
 
   Recorder recorder(newHost());
@@ -344,9 +356,9 @@ int main() {
       recorder.calls() == wrapped.asked,
       "the wrapper sees each of " + std::to_string(wrapped.asked.size()) + " calls, in order, and no others");
   const std::set<std::string> calls(recorder.calls().begin(), recorder.calls().end());
-  for (const char* each :
-       {"owns", "takeFaults", "settle", "addDevice", "removeDevice", "bindDriver", "become"})
+  for (const char* each : {"owns", "takeFaults", "watch", "takeIncidents", "forbidDma", "settle", "addDevice",
+                           "removeDevice", "bindDriver", "become"})
     claim(calls.contains(each), std::string("the control is among them: ") + each);
-  claim(calls.size() == 35, "they are 28 calls of Backend and 7 of Controls");
+  claim(calls.size() == 38, "they are 28 calls of Backend and 10 of Controls");
   return failed ? 1 : 0;
 }

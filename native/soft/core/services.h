@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "../../controls.h"
 #include "file.h"
@@ -17,6 +18,7 @@
 
 namespace vfio::soft {
 
+class DmaWatch;
 class Engine;
 namespace mm {
 class Memory;
@@ -63,7 +65,10 @@ class Services {
   [[nodiscard]] virtual std::shared_ptr<File> file(int fd) = 0;   // null if the descriptor isn't the host's
   virtual void setReadable(const File& file, bool readable) = 0;  // not for FdKind::plain
 
-  virtual void reportFault(DmaFault fault) = 0;
+  // A failure to translate an access, with this PASID or without one.
+  virtual void reportFault(DmaFault fault, std::optional<uint32_t> pasid = std::nullopt) = 0;
+  // What a sanitizer wants to see. Null: there is none.
+  [[nodiscard]] virtual DmaWatch* watcher() = 0;
 
   // --- the lock, for device models that live elsewhere (devices::Device::remote)
   // Runs `work` without the lock. Other calls run meanwhile. Afterwards the caller looks up again whatever

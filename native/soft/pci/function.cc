@@ -12,6 +12,7 @@
 #include <cstring>
 #include <system_error>
 
+#include "../core/dma_watch.h"
 #include "../core/engine.h"
 #include "../core/services.h"
 #include "registers.h"
@@ -151,7 +152,10 @@ void Function::configWrite(unsigned offset, unsigned width, uint32_t value) {
   }
   // A function that sends messages has stopped asserting its line. It asserts the line again only for a new
   // interrupt.
-  if (messagesEnabled()) line_ = false;
+  if (messagesEnabled()) {
+    line_ = false;
+    noteMessages();
+  }
   if (disabled && (command() & commandIntxDisable) == 0) updateLine();
   flushPending();
 }
@@ -197,6 +201,7 @@ uint64_t Function::barRead(unsigned bar, uint64_t offset, unsigned width) {
 void Function::barWrite(unsigned bar, uint64_t offset, unsigned width, uint64_t value) {
   if (bar >= resources.size() || offset > resources[bar].size || width > resources[bar].size - offset) return;
   if (!decodes(bar)) return;
+  noteStore();
   if (memory_[bar].bytes) {
     std::memcpy(memory_[bar].bytes + offset, &value, width);
   } else if (inMsixTable(bar, offset)) {
@@ -214,7 +219,10 @@ int Function::memoryFd(unsigned bar) const { return bar < memory_.size() ? memor
 uint8_t* Function::memory(unsigned bar) { return bar < memory_.size() ? memory_[bar].bytes : nullptr; }
 
 void Function::reset() {
+  noteMasked();
   ++resets_;
+  hadMessages_ = false;
+  unheard_.reset();
   host.engine().cancel(this);
   endpoint->dma.drop();
   config.reset();
@@ -285,7 +293,12 @@ void Function::restoreState(const State& state) {
 
 void Function::setInterruptHandler(InterruptHandler* handler) {
   handler_ = handler;
-  if (!handler) return;
+  if (!handler) {
+    noteMasked();
+    hadMessages_ = false;
+    unheard_.reset();
+    return;
+  }
   updateLine();
   flushPending();
 }
@@ -326,10 +339,20 @@ void Function::sendMessage(unsigned vector) {
     const unsigned granted = 1U << ((config.read(msi + msiFlags, 2) & msiEnabledMask) >> 4);
     vector %= granted;
   } else {
+    // With a pin the device can assert that instead.
+    if (description().interruptPin != 0) return;
+    if (hadMessages_) {
+      noteLost(vector, "interrupts were disabled");
+    } else {
+      unheard_ = vector;
+    }
     return;
   }
   // A message is a write to memory by the device.
-  if (!mayMaster(messageWindow, 4, true)) return;
+  if ((command() & commandMaster) == 0) {
+    refuseDma(messageWindow, 4, true, "bus mastering is off");
+    return;
+  }
   if (handler_) handler_->message(vector);
 }
 
@@ -347,6 +370,35 @@ void Function::flushPending() {
     if (!msixPending_[vector] || vectorMasked(vector)) continue;
     msixPending_[vector] = false;
     sendMessage(vector);
+  }
+}
+
+// ---------------------------------------------------------------- for a sanitizer
+
+bool Function::hasMemory() const {
+  return std::ranges::any_of(memory_, [](const Memory& each) { return each.bytes != nullptr; });
+}
+
+void Function::noteStore() {
+  storedIn_ = resets_;
+  if (host.watcher() != nullptr) endpoint->stored = DmaWatch::now();
+}
+
+void Function::noteLost(unsigned vector, const char* reason) {
+  if (DmaWatch* const watch = host.watcher()) watch->lostInterrupt(bdf, vector, reason);
+}
+
+// A program that polls need not enable messages, so one that comes before is lost only if it enables them
+// later: then it waits for them.
+void Function::noteMessages() {
+  hadMessages_ = true;
+  if (unheard_) noteLost(*unheard_, "it came before interrupts were enabled");
+  unheard_.reset();
+}
+
+void Function::noteMasked() {
+  for (unsigned vector = 0; vector < msixPending_.size(); ++vector) {
+    if (msixPending_[vector]) noteLost(vector, "it was masked, or not enabled, until the device was closed");
   }
 }
 

@@ -228,7 +228,14 @@ class Function final : public devices::Port {
   template <typename Call>
   void callModel(const Call& call);
   void resetModel();
-  [[nodiscard]] bool mayMaster(uint64_t address, uint64_t length, bool write);
+  [[nodiscard]] bool begins(uint64_t iova, uint64_t length, bool write, std::optional<uint32_t> pasid);
+  // Has it memory behind a BAR, whose stores nobody sees?
+  [[nodiscard]] bool hasMemory() const;
+  // Tells a sanitizer of a store to a register, and of a message that nobody hears of.
+  void noteStore();
+  void noteLost(unsigned vector, const char* reason);
+  void noteMessages();
+  void noteMasked();
   void updateLine();
   [[nodiscard]] bool inMsixTable(unsigned bar, uint64_t offset) const;
   [[nodiscard]] bool vectorMasked(unsigned vector) const;
@@ -238,6 +245,9 @@ class Function final : public devices::Port {
   std::shared_ptr<RemotePort> remote_;
   unsigned busy_ = 0;
   uint64_t resets_ = 0;
+  uint64_t storedIn_ = 0;            // as `resets_` was at the last store to a register
+  bool hadMessages_ = false;         // messages have been enabled since the last reset
+  std::optional<unsigned> unheard_;  // a message from before that
   std::array<Memory, 6> memory_{};
   InterruptHandler* handler_ = nullptr;
   bool line_ = false;
