@@ -5,6 +5,7 @@ import {
   DmaError,
   type DmaFinding,
   Host,
+  Iommufd,
   SimulatedDevice,
   type SoftwareHost,
   type UserDevice,
@@ -131,6 +132,43 @@ describe('Accesses of a device', () => {
     });
     const { findings } = host.software.report;
     expect(findings.map((each) => lineOf(each.stacks.unmap))).toEqual([first, second]);
+  });
+
+  test('of a container of type1', () => {
+    user[Symbol.dispose]();
+    user = host.attach(BDF, { via: 'group-type1' });
+    user.device.config.busMaster = true;
+    using buffer = DmaBuffer.alloc(PAGE);
+    using _kept = user.dma.map(buffer, { iova: 0x40000 });
+    user.dma.map(buffer, { iova: 0x10000 });
+    user.dma.unmap(0x10000, PAGE);
+    const unmapped = here() - 1;
+    ring(() => model.move(true, 0x10000n));
+    expect(lineOf(only(host, 'use-after-unmap').stacks.unmap)).toBe(unmapped);
+  });
+
+  test('in a space that another handle of the descriptor has mapped: found, without the stacks', () => {
+    const { iommufd } = user.device;
+    if (iommufd === null) throw new Error('not bound');
+    using other = Iommufd.fromFd(iommufd.fd);
+    const ioas = other.allocIoas();
+    user.device.attach(ioas);
+    using buffer = DmaBuffer.alloc(PAGE);
+    ioas.map(buffer, { iova: 0x10000 })[Symbol.dispose]();
+    const doorbell = ring(() => model.move(true, 0x10000n));
+    const { stacks } = only(host, 'unmapped');
+    expect(Object.keys(stacks)).toEqual(['doorbell']);
+    expect(lineOf(stacks.doorbell)).toBe(doorbell);
+    user.device.detach();
+  });
+
+  test('by mapAsync: where the program asked for it', async () => {
+    using buffer = DmaBuffer.alloc(PAGE);
+    const mapping = await user.dma.mapAsync(buffer, { iova: 0x10000 });
+    const mapped = here() - 1;
+    mapping[Symbol.dispose]();
+    ring(() => model.move(true, 0x10000n));
+    expect(lineOf(only(host, 'use-after-unmap').stacks.map)).toBe(mapped);
   });
 
   test('the same cause is one finding, with a count; a mapping that is there again is none', () => {

@@ -8,7 +8,7 @@
 
 /** Memory that was mapped. */
 export interface MappedMemory {
-  /** The pages of the buffer: an object for each buffer. */
+  /** An object for each buffer, with nothing in it. */
   readonly pages: object;
   /** The process's address of the first byte that was mapped. */
   readonly address: number;

@@ -119,8 +119,8 @@ export function mappingIn(
   const write = (access & WRITE) !== 0;
   const observer = observerOf(space);
   if (observer !== null) {
-    if (window !== undefined) watched(window.pages, observer);
-    observer.mapped(space, { number, iova: BigInt(place), length, write, memory: window });
+    const memory = window && watched(window, observer);
+    observer.mapped(space, { number, iova: BigInt(place), length, write, memory });
   }
   return new SpaceMapping(OURS, space, place, length, write, number);
 }

@@ -174,7 +174,7 @@ export class MappedRegion extends Handle implements Registers {
     ours(key, 'MappedRegion');
     super(key, 'MappedRegion', device, [mapped], (self: MappedRegion) => self.#release());
     const observer = observerOf(device);
-    this.#mapped = observer === null ? mapped : observed(mapped, device, observer);
+    this.#mapped = observer !== null && mapped.trapped ? observed(mapped, device, observer) : mapped;
     this.#length = length;
   }
 
@@ -241,6 +241,7 @@ export class MappedRegion extends Handle implements Registers {
 function observed(mapped: NativeMapped, device: Handle, observer: Observer): NativeMapped {
   const { read8, read16, read32, read64, write8, write16, write32, write64 } = mapped;
   return {
+    trapped: true,
     read8,
     read16,
     read32,
@@ -273,6 +274,7 @@ function gone(region: Handle): NativeMapped {
     throw disposedError('MappedRegion');
   };
   return {
+    trapped: false,
     read8: refuse,
     read16: refuse,
     read32: refuse,

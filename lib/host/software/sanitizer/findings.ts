@@ -1,4 +1,5 @@
 /** The list of findings: each cause once, with a count. */
+import { ownOf } from '../../../base/own.ts';
 import type { DmaFinding, DmaStacks } from './report.ts';
 
 const MOST = 1000;
@@ -13,13 +14,13 @@ export type Found = DmaFinding extends infer Each
 /** What makes two findings of one kind and one device the same cause: where the program did it, or the range if that is unknown. */
 function causeOf(found: Found): string {
   const { kind, device, message } = found;
-  const { map, unmap, dispose, doorbell, reset, call }: DmaStacks = found.stacks;
+  const { map, unmap, dispose, doorbell, reset, call } = ownOf<DmaStacks>(found.stacks);
   const places = [map, unmap, dispose, reset, call].filter((each) => each !== undefined);
   if (places.length === 0 && doorbell !== undefined) places.push(doorbell);
   const parts: unknown[] = [kind, device, ...(places.length === 0 ? [message] : places)];
-  if (found.kind === 'left-at-close' && found.iova === undefined) parts.push(message);
-  if ('pasid' in found) parts.push(found.pasid, found.write);
-  if ('vector' in found) parts.push(found.vector);
+  if (kind === 'left-at-close' && !Object.hasOwn(found, 'iova')) parts.push(message);
+  if (Object.hasOwn(found, 'pasid') && 'pasid' in found) parts.push(found.pasid, found.write);
+  if (Object.hasOwn(found, 'vector') && 'vector' in found) parts.push(found.vector);
   return parts.map(String).join('\n');
 }
 

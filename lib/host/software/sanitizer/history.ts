@@ -2,7 +2,7 @@
  * What was mapped in an address space, and when.
  *
  * Life: made with the space's first mapping, and kept for some time after the space has ended. The mappings that there are
- * are all known; of those that ended, the last 1,024.
+ * are all known; of those that ended, the last 512.
  */
 import type { MadeMapping } from '../../../handles/observer.ts';
 import type { Stack } from './stacks.ts';
@@ -15,7 +15,7 @@ export interface Record extends MadeMapping {
   until: bigint | undefined;
 }
 
-const KEPT = 1024;
+const KEPT = 512;
 
 export class History {
   readonly #live = new Map<number, Record>();
@@ -50,7 +50,10 @@ export class History {
     record.unmapped = unmapped;
     record.until = until;
     const at = this.#next++ % KEPT;
-    this.#ended[at]?.mapped.drop();
+    const old = this.#ended[at];
+    old?.mapped.drop();
+    // Mappings that one call has unmapped share the stack, and follow each other here.
+    if (old?.unmapped !== this.#ended[(at + 1) % KEPT]?.unmapped) old?.unmapped?.drop();
     this.#ended[at] = record;
   }
 

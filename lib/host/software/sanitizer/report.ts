@@ -1,4 +1,5 @@
 /** The findings of a software host's DMA sanitizer, as a program reads them. */
+import { ownOf } from '../../../base/own.ts';
 
 /** Where the program did what led to a finding: lines `at f (file:line:column)`, the innermost first. */
 export interface DmaStacks {
@@ -106,8 +107,9 @@ function indented(text: string, by: string): string {
 function textOf(finding: DmaFinding, number: number): string {
   const times = finding.count === 1 ? '' : ` (${finding.count} times)`;
   const parts = [`${number}. ${finding.kind}: ${finding.message}${times}`];
+  const stacks = ownOf<DmaStacks>(finding.stacks);
   for (const [name, title] of TITLES) {
-    const stack = finding.stacks[name];
+    const stack = stacks[name];
     if (stack !== undefined) parts.push(`   ${title}\n${indented(stack, '     ')}`);
   }
   return parts.join('\n');

@@ -2,8 +2,8 @@
  * Stacks that cost little until somebody reads them.
  *
  * Life: what is taken first is the engine's own record of the frames. It refers to the objects whose methods were running, and
- * so to the program's handles, which could then not be collected. So when the event loop turns, or when many are waiting, it is
- * replaced by the text, unless nobody needs the stack any more by then.
+ * so to the program's handles, which could then not be collected. So after a short time, or when many are waiting, it is replaced
+ * by the text, unless nobody needs the stack any more by then.
  */
 import { stackOf } from '../../../base/errors.ts';
 
@@ -11,6 +11,8 @@ import { stackOf } from '../../../base/errors.ts';
 const TAKEN = 12;
 /** So many stacks may wait to be made into text. */
 const WAITING = 4096;
+/** For so long, in milliseconds. */
+const PATIENCE = 20;
 
 /** This package's own files: all of lib/ in a checkout, and one file in the package. */
 const OWN = import.meta.url.replace(/lib\/host\/software\/sanitizer\/[^/]*$/, 'lib/');
@@ -20,7 +22,7 @@ const OWN_PATH = OWN.replace(/^file:\/\//, '');
 const Errors = Error;
 const { captureStackTrace } = Error;
 const { set } = Reflect;
-const soon = setImmediate;
+const soon = setTimeout;
 
 let waiting: Stack[] = [];
 let planned = false;
@@ -44,10 +46,13 @@ export class Stack {
     captureStackTrace(this.#taken as object, Stack);
     set(Errors, 'stackTraceLimit', limit);
     waiting.push(this);
-    if (waiting.length > WAITING) settle();
+    if (waiting.length > WAITING) {
+      waiting = waiting.filter((each) => each.#taken !== undefined);
+      if (waiting.length > WAITING / 2) settle();
+    }
     if (planned) return;
     planned = true;
-    soon(settle).unref();
+    soon(settle, PATIENCE).unref();
   }
 
   /** The lines `at f (file:line:column)`, the program's innermost first. */
