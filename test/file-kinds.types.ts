@@ -1,6 +1,6 @@
 /**
- * What tsc refuses: for each kind of open file, a call of every other kind, and a file of another kind as an argument. tsc
- * fails where a line below an @ts-expect-error is right. Nothing here runs.
+ * Code that tsc must refuse: for each kind of open file, a call of every other kind, and a file of another kind as an argument.
+ * tsc fails if a line below an @ts-expect-error has no error. No code here runs.
  */
 import type {
   NativeContainer,
@@ -98,7 +98,7 @@ export function eventQueueCalls(file: NativeEventQueue) {
   file.readEvents('arm-smmuv3');
 }
 
-/** A file of any kind has the calls of every file only. */
+/** A file of an unknown kind has only the calls that all files have. */
 export function anyCalls(file: NativeFile) {
   file.release();
   // @ts-expect-error a call of one kind: iommufd

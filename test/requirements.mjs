@@ -1,6 +1,6 @@
 /**
- * Writes docs/requirements.md from reports of test runs: which test showed which requirement, and on what. With --check
- * it compares instead.
+ * Writes docs/requirements.md from reports of test runs: which test showed which requirement, and on which backend. With
+ * --check it compares the file instead.
  *
  *   npm run requirements -- [--check] test-report/software.json test-report/kernel.json ...
  */
@@ -8,7 +8,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 
 const page = new URL('../docs/requirements.md', import.meta.url);
 
-/** In the words of this project; the ids are those in the tests' names. */
+/** The requirements in the words of this project. The names of tests contain the ids. */
 const REQUIREMENTS = {
   A1: 'A device by its address: its node in sysfs, opened, joined to an iommufd',
   A2: 'Groups first: the group opened, joined to a container, the device from the group',

@@ -21,7 +21,7 @@ export type MapArguments = [
   memory: number,
   access: number,
   mapping: number,
-  iova: U64Like | undefined,
+  iova?: U64Like,
   offset?: number,
   length?: number,
 ];

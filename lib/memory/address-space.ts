@@ -13,14 +13,14 @@ import type { NativeFile } from '../addon/files.ts';
 import { warnOfKeptMemory } from '../addon/kept-memory.ts';
 import type { NativeSpace, NativeSpaceCalls } from '../addon/memory.ts';
 import type { IovaRange } from '../addon/records.ts';
-import { options, plain, type U64Like, u64 } from '../base/check.ts';
+import { options, type U64Like, u64 } from '../base/check.ts';
 import { VfioError, type Words, withWords } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
 import { alive, Handle, observerOf } from '../handles/handle.ts';
 import { type DmaBuffer, type MemorySlice, type Window, watched, windowOf } from './dma-buffer.ts';
 import type { DmaSpace, MapOptions, Mapping } from './dma-space.ts';
 import { IovaAllocator } from './iova-allocator.ts';
-import { accessOf, mappingNumber, READ, WRITE } from './map-call.ts';
+import { accessOf, mapOptionsOf, mappingNumber, READ, WRITE } from './map-call.ts';
 import { type MapRequest, range, wordsForMap } from './map-words.ts';
 
 /** An unmap of this many bytes from address 0 on unmaps everything. */
@@ -303,13 +303,9 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     let iova: U64Like | undefined;
     let access = READ | WRITE;
     if (o !== undefined) {
-      // Read one by one: a copy of the options would cost as much as the rest of this call.
-      plain(o, 'options');
-      if (Object.hasOwn(o, 'iova')) iova = o.iova;
-      access = accessOf(
-        Object.hasOwn(o, 'read') ? o.read : undefined,
-        Object.hasOwn(o, 'write') ? o.write : undefined,
-      );
+      const given = mapOptionsOf(o);
+      iova = given.iova;
+      access = accessOf(given.read, given.write);
     }
     return this.#map(this.#own, windowOf(memory), access, iova);
   }
@@ -366,11 +362,10 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     const number = mappingNumber();
     let place: U64Like | undefined;
     try {
-      // A whole buffer needs no offset and no length, and a call with fewer arguments is faster.
-      place =
-        (whole
-          ? way.calls.map(memory, access, number, iova)
-          : way.calls.map(memory, access, number, iova, offset, size)) ?? iova;
+      // A call with fewer arguments is faster: a whole buffer needs no offset and no length.
+      if (!whole) place = way.calls.map(memory, access, number, iova, offset, size) ?? iova;
+      else if (iova !== undefined) place = way.calls.map(memory, access, number, iova) ?? iova;
+      else place = way.calls.map(memory, access, number);
     } catch (error) {
       throw explainMap(this, error, { iova, size, address: BigInt(window.address) });
     }

@@ -1,8 +1,9 @@
 /*
- * A program that knows nothing of the software host, on the preload library, with the nth of what that library takes
- * failing (shim.c): memory, descriptors, mappings, a thread, names in /tmp. Each try is a child's, whose host is made in
- * it. Of each kind of call the first FEW fail, and then every STEPth: `exhausted FEW STEP`. A line is printed for each
- * that went wrong; on the error stream, what failed and what the program was told.
+ * A program without any code for the software host, on the preload library. The nth request of that library to the
+ * system fails (shim.c): for memory, a descriptor, a mapping, a thread, or a name in /tmp. Each try runs in a child,
+ * which makes a host of its own. `exhausted FEW STEP`: for each step of the program and each function of the system,
+ * the first FEW calls fail in turn, and then every STEPth. Prints a line for each try with a wrong result, and, on the
+ * error stream, which call failed and which error the program got.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -28,7 +29,7 @@ struct ioas_map { uint32_t size, flags, id, reserved; uint64_t user, length, iov
 struct bind_iommufd { uint32_t argsz, flags; int32_t iommufd; uint32_t devid; };
 struct attach { uint32_t argsz, flags, pt; };
 
-/* Each: 0, or -1 with errno. What it opens it closes. */
+/* The steps. Each returns 0, or -1 with errno, and closes the files that it opens. */
 static int either(int fd, int result) {
   const int error = errno;
   if (fd >= 0) close(fd);
@@ -78,7 +79,7 @@ static int streams(void) {
   const int read = fscanf(file, "%x", &vendor);
   fclose(file);
   if (read == 1 && vendor == 0x1234) return 0;
-  errno = EIO; /* the text is another */
+  errno = EIO; /* the text is wrong */
   return -1;
 }
 
@@ -126,7 +127,7 @@ static int descriptors(void) {
   return count;
 }
 
-/* In a child: what failed goes to `out`; its status is 0, or 1 if something is wrong. */
+/* For the child: writes to `out` which request failed. Returns its exit status: 0, or 1 if a result is wrong. */
 static int attempt(int step, int nth, int all, int out) {
   const int before = descriptors();
   failing_arm(nth, all, 1);
@@ -146,7 +147,7 @@ static int attempt(int step, int nth, int all, int out) {
            strerrorname_np(errno));
     return 1;
   }
-  /* The host keeps descriptors of its own from its making on, which programs don't see. */
+  /* A host has descriptors of its own, which programs don't see. */
   if (descriptors() > before + 2) {
     printf("%s %d %d: %s failed, and %d descriptors stay open\n", titles[step], nth, all, what,
            descriptors() - before);
@@ -155,7 +156,7 @@ static int attempt(int step, int nth, int all, int out) {
   return 0;
 }
 
-/* One try in a child; 0: nothing failed any more. */
+/* Makes one try in a child; returns 0 if no request failed. */
 static int try(int step, int nth, int all, const int out[2], int* wrong) {
   fflush(stdout);
   const pid_t child = fork();

@@ -1,7 +1,7 @@
 /**
- * What programs do with a software host, each piece by itself and leaving nothing behind: `keep` takes what is to be
- * disposed at its end, `restore` what brings the machine back where it failed half way. As text, since they run in
- * processes of their own (support/program.ts has what they begin with).
+ * Pieces of programs that use a software host. Each runs alone and changes nothing that stays: `keep` registers an object that
+ * is disposed at the end, and `restore` a function that undoes the change if the piece fails half way. They are passed as text,
+ * since they run in separate processes (support/program.ts contains the beginning of these programs).
  */
 export const SCENARIOS = `
 const SMMU = { iommus: [{ kind: 'smmuv3' }], devices: [
@@ -14,7 +14,7 @@ const start = (registers, source, destination, count, command) => {
   registers.write64(0x98, 1 | command);
 };
 
-// Of one host that lives on, so that half a change would be there the next time.
+// They use one host that stays, so that a change that was made only in part would be found the next time.
 const scenarios = {
   'open a host': async (host, keep) => {
     keep(Host.open({ backend: 'software' })).devices();
@@ -75,7 +75,7 @@ const scenarios = {
     new Uint8Array(memory.buffer)[5] = 1;
     memory.read8(5);
   },
-  // Of its own, since the thread that devices work on is taken once.
+  // With a host of its own, since each host starts the thread of its devices only once.
   'DMA': async (_, keep) => {
     const host = keep(Host.open({ backend: 'software' }));
     await host.device(EDU).bind();

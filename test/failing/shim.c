@@ -1,8 +1,8 @@
 /*
- * For LD_PRELOAD: makes the nth of the calls fail by which one library (FAILING_LIBRARY, a part of its name) takes
- * memory, descriptors, mappings or threads, and with `all` those after it too. FAILING_ONLY: of this one function's.
- * Others' calls are left alone. A program
- * arms it by failing_arm; in Node this file is an addon as well, whose functions do the same.
+ * For LD_PRELOAD: makes calls of one library fail by which it requests memory, descriptors, mappings or threads.
+ * FAILING_LIBRARY is a part of the library's name. The nth such call fails, and with `all` every later one too.
+ * FAILING_ONLY: only calls of this function count. Calls of other libraries don't fail. A program starts this with
+ * failing_arm. In Node this file is also an addon, whose functions do the same.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -27,10 +27,10 @@
 struct range {
   uintptr_t start, end;
 };
-static struct range library, threads; /* what is watched; the C++ library, which makes threads for it */
-static atomic_int until;              /* 0: nothing fails */
+static struct range library, threads; /* the code of that library, and of the C++ library, which makes threads for it */
+static atomic_int until;              /* how many calls until one fails; 0: none fails */
 static atomic_bool all_after;
-static atomic_bool memory_too = true; /* or only what is not malloc's */
+static atomic_bool memory_too = true; /* false: calls of malloc don't fail */
 static _Atomic(const char*) first; /* the call that failed first */
 
 static int look(struct dl_phdr_info* info, size_t size, void* data) {
@@ -77,7 +77,7 @@ EXPORTED void failing_arm(int nth, int all, int memory) {
   until = nth;
 }
 
-/* What failed since; null: nothing did. */
+/* Returns the name of the call that failed first since failing_arm; null: none failed. */
 EXPORTED const char* failing_disarm(void) {
   until = 0;
   return first;
@@ -205,7 +205,7 @@ EXPORTED int pthread_create(pthread_t* thread, const pthread_attr_t* attributes,
 
 /* ------------------------------------------------------------------------------------------- Node */
 
-/* What is used of node_api.h; not there in other programs. */
+/* The parts of node_api.h that are used. Programs other than Node lack these functions. */
 typedef struct napi_env__* napi_env;
 typedef struct napi_value__* napi_value;
 typedef struct napi_callback_info__* napi_callback_info;

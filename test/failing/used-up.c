@@ -1,4 +1,4 @@
-/* A program that has used up its descriptors, or its memory, and goes on to use the host. Each line is a claim. */
+/* A program that has used up its descriptors, or its memory, and continues to use the host. Each line is a claim. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -46,7 +46,7 @@ static void descriptors(void) {
   close(fd);
 }
 
-/* Behind as many descriptors as the system lets a process have. */
+/* Uses the host with descriptor numbers as high as the system allows for a process. */
 static void many(void) {
   struct rlimit limit;
   getrlimit(RLIMIT_NOFILE, &limit);

@@ -1,12 +1,12 @@
 /**
- * What Jest runs (../copies.test.ts): a test of a user's, as Jest gives it the package. Each file of tests has a registry
- * of modules of its own, and so a copy of the package; resetModules makes the next import another one. Addons have no
- * registry: the process has one of each.
+ * A test of a user, which Jest runs (../copies.test.ts). Jest gives each test file its own registry of modules, and so its own
+ * copy of the package. After resetModules the next import makes another copy. The registry does not contain addons: the
+ * process loads each addon file once.
  */
 import { afterEach, expect, jest, test } from '@jest/globals';
 
 const EDU = '0000:00:10.0';
-const MSI = 0xfee00000; // no IOVA: x86 has its message interrupts there
+const MSI = 0xfee00000; // no IOVA can be here: x86 uses these addresses for message interrupts
 const opened = [];
 
 afterEach(() => {

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Builds the guest's kernel from Debian's linux-source-6.12 and prints the image's path. About 5 minutes on 2 cores,
-# once: it is kept outside the checkout, named by what it was made from.
+# Builds the guest's kernel from Debian's linux-source-6.12 and prints the image's path. The build takes about 5 minutes on
+# 2 cores, once: the image is kept outside the checkout, under a name that depends on its source and configuration.
 #   build-kernel.sh [CACHE_DIR]        default: ${XDG_CACHE_HOME:-~/.cache}/vfio
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -39,7 +39,7 @@ echo "building the guest's kernel ($source_package $version): about 5 minutes, k
   echo "the kernel did not build; the whole log is $work.log" >&2
   exit 1
 }
-# An option that was asked for and silently dropped would show up much later as a strange test failure.
+# If an option of the configuration was dropped without a message, a test would fail much later for no visible reason.
 dropped=$(grep -E '^CONFIG_[A-Z0-9_]+=y' "$here/kernel.config" | grep -vxFf "$work/.config") || (($? == 1))
 if [[ -n $dropped ]]; then
   printf 'the kernel does not have these options of kernel.config:\n%s\n' "$dropped" >&2

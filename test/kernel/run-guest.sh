@@ -1,7 +1,7 @@
 #!/bin/bash
 # Boots the guest: Linux 6.12 with VFIO and iommufd, under QEMU's software CPU, with an emulated IOMMU and emulated PCI
-# devices. It sees this machine's root file system (read-only underneath, writes kept in its memory), runs COMMAND as
-# root in the current directory and exits with COMMAND's status (125: the guest died, 124: out of time).
+# devices. The guest has this machine's root file system (read-only; writes are kept in its memory). It runs COMMAND as root
+# in the current directory. This script exits with COMMAND's status (125: the guest stopped, 124: out of time).
 #
 #   run-guest.sh [--] COMMAND [ARG ...]
 #
@@ -16,7 +16,8 @@
 # COMMAND inherits PATH, HOME, XDG_CACHE_HOME, CI, NODE_* and VFIO_*. In the guest, /dev/ttyS2 ($VFIO_GUEST_MONITOR) is
 # QEMU's own monitor, so that a test can have QEMU log every bus access, plug a device in or inject an error.
 #
-# What COMMAND writes is gone with the guest. It can't rename a folder that it made beside folders of this machine (EXDEV).
+# Files that COMMAND writes are lost when the guest ends. It can't rename a folder that it made next to folders of this
+# machine (EXDEV).
 #
 # Devices: edu          0000:00:10.0                    alone in its group
 #          pci-testdev  0000:00:13.0                    alone; BAR0 is registers, BAR1 I/O ports
@@ -50,7 +51,7 @@ share=$(readlink -e "${SHARE:-$work}")
 rm -f "$share/status"
 
 iommu=()
-# On a busy machine QEMU's timer may not tick often enough for the kernel's check of it, which would be a panic.
+# no_timer_check: on a busy machine QEMU's timer may tick too slowly for the kernel's check of it, which would then panic.
 append='console=ttyS0 loglevel=5 no_timer_check panic=-1 iommu=pt hugepagesz=2M hugepages=64 hugepagesz=1G hugepages=1'
 case ${IOMMU:-intel} in
   intel)
@@ -69,7 +70,7 @@ case ${IOMMU:-intel} in
     ;;
 esac
 
-# The command travels as a script in a folder that the guest sees, so nothing needs quoting on a kernel command line.
+# The command is passed as a script in a folder that the guest can read, so nothing must be quoted on a kernel command line.
 {
   for name in PATH HOME XDG_CACHE_HOME CI NO_COLOR FORCE_COLOR "${!NODE_@}" "${!VFIO_@}"; do
     if [[ -v $name ]]; then printf 'export %s=%q\n' "$name" "${!name}"; fi
@@ -118,7 +119,7 @@ machine=(
   -kernel "$image" -initrd "$work/initrd.gz" -append "$append"
   -D "$share/qemu.log" -serial "file:$share/console.log"
   -chardev 'stdio,id=output,signal=off' -serial chardev:output
-  # the monitor and the guest's third serial port meet in a socket
+  # a socket connects the monitor with the guest's third serial port
   -chardev "socket,id=monitor,path=$work/monitor,server=on,wait=off" -mon chardev=monitor,mode=control
   -chardev "socket,id=guest,path=$work/monitor" -device 'isa-serial,chardev=guest,index=2,iobase=0x3e8,irq=5'
   -fsdev 'local,id=host,path=/,security_model=none,readonly=on,multidevs=remap'
@@ -135,8 +136,8 @@ machine=(
 )
 read -ra extra <<<"${QEMU_EXTRA:-}"
 
-# The kernel of a guest was seen to stop while it booted ("Oops: int3"), before anything of this package ran; possibly the
-# emulated processor met code that the kernel was patching. Such a guest is started once more, and the first log is kept.
+# A guest's kernel sometimes stops while it boots ("Oops: int3"), before any code of this package runs; possibly the emulated
+# processor runs code that the kernel is just patching. Such a guest is started once more, and the first log is kept.
 for attempt in 1 2; do
   code=0
   rm -f "$share/begun" "$share/status"

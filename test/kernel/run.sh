@@ -11,8 +11,8 @@ report=$(realpath -m "${VFIO_TEST_REPORT:-test-report/kernel.json}")
 mkdir -p "$(dirname "$report")"
 rm -f "$report"
 
-# Besides the guest's other devices, which the other users of the guest have alone, since more would move the addresses of
-# registers that they compare:
+# Devices that the guest has in addition to its usual ones, only for the test suite: in other runs they would change the
+# addresses of registers, which those runs compare:
 #   NVMe controller  0000:04:00.0   up to 4 virtual functions, no disk
 #   network card     0000:00:16.0   with the kernel's driver (virtio), as both disks are; alone in its group
 #   disk             0000:00:17.0   16 MiB, empty; alone
@@ -31,10 +31,11 @@ QEMU_EXTRA+=" -device pcie-root-port,id=rp4,chassis=4,slot=4,addr=18.0 -device p
 QEMU_EXTRA+=" -device edu,bus=conventional,addr=1.0 -device virtio-blk-pci,drive=neighbour,bus=conventional,addr=2.0"
 export QEMU_EXTRA
 VFIO_GUEST_IMAGE=${VFIO_GUEST_IMAGE:-$("$here/build-kernel.sh")}
-# Here and not in the guest, which takes ten times as long and forgets it. Without it two tests are skipped and say why.
+# Unpacks here and not in the guest, which takes ten times as long and does not keep the files. Without them two tests are
+# skipped, with the reason.
 "$here/../support/kernel-source.sh" >/dev/null || echo "the guest has no unpacked kernel source" >&2
 built=$SECONDS
-# The whole suite takes a quarter of an hour and more.
+# The whole suite takes a quarter of an hour or more.
 export TIMEOUT=${TIMEOUT:-2000}
 export VFIO_GUEST_IMAGE VFIO_TEST_BACKEND=kernel VFIO_TEST_REPORT=$report
 export CI=true # no progress display that redraws the screen
@@ -43,7 +44,7 @@ export SHARE
 code=0
 "$here/run-guest.sh" -- node node_modules/vitest/vitest.mjs run "$@" || code=$?
 
-# A kernel that complains has found a bug, in us or in itself: the run has failed, even if every test passed.
+# If the kernel logs a warning, there is a bug in this package or in the kernel: the run has failed, even if every test passed.
 complaints=$(grep -aE 'WARNING:|BUG:|Oops|refcount_t:' "$SHARE/console.log" | tr -d '\r') || (($? == 1))
 if [[ -n $complaints ]]; then
   printf 'the guest kernel complained (%s):\n%s\n' "$SHARE/console.log" "$(head -20 <<<"$complaints")"

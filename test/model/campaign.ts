@@ -1,5 +1,5 @@
 /**
- * Many sequences, for each kind of address space.
+ * Runs many sequences for each kind of address space.
  *
  *   npm run test:model -- [--sequences N] [--seconds T] [--seed S] [--kind K,...] [--dma-every N] [--differences N]
  *                          [--without STEP,...]
@@ -28,8 +28,8 @@ const kinds = values.kind.split(',').map((name) => {
 const seed = values.seed === undefined ? Math.floor(Math.random() * 2 ** 31) : Number(values.seed);
 const seconds = values.seconds === undefined ? undefined : Number(values.seconds) / kinds.length;
 
-process.env['NODE_ENV'] = 'production'; // no stack for each handle
-process.removeAllListeners('warning'); // sequences forget handles on purpose
+process.env['NODE_ENV'] = 'production'; // so that no stack is recorded for each handle
+process.removeAllListeners('warning'); // sequences drop handles on purpose
 console.log(`seed ${seed}, ${backend} backend`);
 let found = 0;
 for (const kind of kinds) found += await campaign(kind);

@@ -1,7 +1,7 @@
 /**
- * The steps of sequences, and how they are chosen. A step is a name and four numbers; what the numbers mean depends on
- * what there is when its turn comes (the n-th mapping, modulo how many there are), so that any step can be left out of a
- * sequence, which is how a failing one becomes short.
+ * The steps of sequences, and how they are chosen. A step is a name and four numbers. The numbers select among the objects that
+ * exist when the step runs (the n-th mapping, modulo their number). So any step can be left out of a sequence, and a failing
+ * sequence can be shortened.
  */
 import fc from 'fast-check';
 import { DmaBuffer, Iommufd, type Mapping, type MemorySlice } from '../../lib/index.ts';
@@ -17,14 +17,14 @@ import {
 import { type Kind, type Outcome, PAGE, Space } from './model.ts';
 
 export type Step = readonly [name: string, a: number, b: number, c: number, d: number];
-/** Steps, what sort of sequence it is, and a number that says how it ends. */
+/** The steps, the sort of the sequence, and a number that says how it ends. */
 export interface Sequence {
   readonly steps: readonly Step[];
   readonly sort: number;
   readonly ending: number;
 }
 
-/** Fixed places are here, so that ranges meet. */
+/** Given IOVAs are in this small range, so that ranges overlap. */
 const BASE = 0x10_0000;
 const WINDOW = 16;
 export const ADDRESSES = Array.from({ length: WINDOW + 4 }, (_, page) => BASE + page * PAGE);
@@ -34,13 +34,13 @@ const pick = <T>(list: readonly T[], n: number): T | undefined => list[n % list.
 
 type Run = (m: Machine, a: number, b: number, c: number, d: number) => void | Promise<void>;
 
-/** Sequences with garbage collections and with a worker are slow: few of 256 have them. */
+/** Garbage collections and a worker make a sequence slow: only a few of 256 sorts have them. */
 export const sorts = {
   collecting: (sort: number) => sort >= 254,
   worker: (sort: number) => sort >= 250 && sort < 254,
 };
 
-// -------------------------------------------------------------------- what several steps need
+// -------------------------------------------------------------------- shared by several steps
 
 interface Wanted {
   readonly memory: Buffer_;
@@ -53,7 +53,7 @@ interface Wanted {
   readonly text: string;
 }
 
-/** What is mapped, and where, by three numbers. */
+/** Selects the memory and the IOVA of a map by three numbers. */
 function wanted(m: Machine, b: number, c: number, d: number): Wanted | undefined {
   const memory = pick(
     m.buffers.filter((each) => each.handle === 'live' && each.real !== undefined),
@@ -82,7 +82,7 @@ function wanted(m: Machine, b: number, c: number, d: number): Wanted | undefined
   };
 }
 
-/** Compares what a map has answered with what the model expects; the model maps too. */
+/** Compares the answer of a map with the model's expectation, and maps in the model too. */
 function mapped(
   m: Machine,
   answer: Answer<Mapping>,
@@ -136,7 +136,7 @@ function later(
   m.count('mapAsync');
 }
 
-/** Compares what an unmap has answered with what the model says. */
+/** Compares the answer of an unmap with the model's. */
 function outcome(m: Machine, answer: Answer<bigint>, expected: Outcome): void {
   const said = 'code' in answer ? answer.code : `${answer.value}n`;
   m.say(() => `// ${said}`);
@@ -145,13 +145,13 @@ function outcome(m: Machine, answer: Answer<bigint>, expected: Outcome): void {
     m.differ(`it answered ${said}, expected ${'code' in expected ? expected.code : `${expected.bytes}n`}`);
 }
 
-/** Nothing of a space that has ended works. */
+/** A call on a space that has ended must fail. */
 function refused(m: Machine, answer: Answer<unknown>): void {
   m.say(() => `// ${'code' in answer ? answer.code : 'success'}`);
   if (!('code' in answer)) m.differ('it succeeded in a space that has ended');
 }
 
-/** Mostly a live one; now and then one that is no more. */
+/** Mostly a live handle; sometimes one that has ended. */
 function someHandle(m: Machine, a: number, d: number): Handle | undefined {
   const mine = m.handles.filter((each) => each.real !== undefined);
   return pick(d % 9 === 8 ? mine : mine.filter((each) => each.live), a);
@@ -198,7 +198,7 @@ const common: Record<string, Run> = {
     );
     if (!held) return;
     const { space, handle, mapped, disposed } = held;
-    if (handle && !handle.live && space.alive && !m.handleOf(space)) return; // nobody here could tell what it did
+    if (handle && !handle.live && space.alive && !m.handleOf(space)) return; // no handle is left that shows the effect
     m.say(() => `${mapped.name}[Symbol.dispose]();`);
     held.real?.[Symbol.dispose]();
     held.disposed = true;
@@ -206,7 +206,7 @@ const common: Record<string, Run> = {
     if (left.length === 0) return;
     if (disposed) m.differ(`${mapped.name} was disposed before, and is still mapped`);
     const without = space.pieces.filter((each) => each.of !== mapped);
-    // Its Ioas is over, but another one of the same kernel object is not.
+    // Its Ioas has ended, but another Ioas of the same kernel object has not.
     if (handle && !handle.live) {
       m.choose(space, 'it', without, space.pieces);
       held.disposed = space.of(mapped).length === 0;
@@ -322,7 +322,7 @@ const ofIommufd: Record<string, Run> = {
     const answer = attempt(() => real.copy(from, iova === undefined ? {} : { iova }));
     const whole = !source.disposed && source.handle?.live === true && source.space.whole(source.mapped);
     if (!whole) {
-      // Gone, cut, or of an Ioas that is over: what is there now is not it.
+      // The source was unmapped or cut, or its Ioas has ended: other mappings at its address don't count.
       m.say(() => `// ${'code' in answer ? answer.code : 'success'}`);
       if (!('code' in answer)) m.differ('copy succeeded, but its source is not wholly mapped any more');
       return;
@@ -367,7 +367,7 @@ const ofIommufd: Record<string, Run> = {
       return;
     }
     if (code !== 'success' && !(forgotten && code === 'ENOENT')) m.differ(`destroy answered ${code}`);
-    // Its finalizer must not touch what has that id next.
+    // The handle's finalizer must not change a later object with that id.
     m.endSpace(space);
   },
 
@@ -451,7 +451,7 @@ const finalized = new FinalizationRegistry<{ collected: boolean }>((state) => {
   state.collected = true;
 });
 
-/** What is unmapped: any range, or (mostly) a mapping that is there. */
+/** The range to unmap: mostly that of an existing mapping, else any range. */
 function range(space: Space, b: number, c: number, d: number): [number, number] {
   const piece = pick(space.pieces, b);
   if (piece && d % 3 !== 0) return [piece.iova, piece.length];
@@ -460,7 +460,7 @@ function range(space: Space, b: number, c: number, d: number): [number, number] 
 
 // -------------------------------------------------------------------- steps of containers over an iommufd
 
-/** The container that is asked, and the space that its requests reach; undefined: not now. */
+/** The container to call, and the space that its requests use; undefined: there is none now. */
 function compatOf(m: Machine, a: number): { fd: Fd; handle: Handle | undefined } | undefined {
   const fd = someFd(m, a);
   if (!fd) return undefined;
@@ -527,7 +527,7 @@ const ofCompat: Record<string, Run> = {
   },
 };
 
-// -------------------------------------------------------------------- steps of containers of their own
+// -------------------------------------------------------------------- steps of containers without an iommufd
 
 const ofOwn: Record<string, Run> = {
   map(m, _a, b, c, d) {
@@ -584,7 +584,7 @@ const ofOwn: Record<string, Run> = {
     m.rig.openDevice();
   },
 
-  /** The last group leaves, and takes the IOMMU along with all that is mapped. */
+  /** The last group leaves. The container loses its IOMMU and all mappings. */
   leave(m) {
     if (!m.own.alive) return;
     m.say(() => 'device[Symbol.dispose](); group.unsetContainer();');
@@ -600,12 +600,12 @@ const ofOwn: Record<string, Run> = {
     m.spaces.push(new Space('c'));
   },
 
-  /** All of it goes, and is opened anew. */
+  /** Disposes the container, the device and the group, and opens all of them again. */
   disposeSpace(m) {
     m.say(() => 'c[Symbol.dispose](); // and all is opened again, under the same names');
     m.rig.container?.[Symbol.dispose]();
     m.rig.closeDevice();
-    m.rig.group?.[Symbol.dispose](); // one that has left is not the container's any more
+    m.rig.group?.[Symbol.dispose](); // a group that has left is not disposed with the container
     m.own.end();
     m.checkPages();
     m.rig.openContainer();
@@ -710,7 +710,7 @@ const ofWorker: Record<string, Run> = {
 
 // -------------------------------------------------------------------- choosing
 
-/** How often each step comes, by kind. */
+/** The weights of the steps: how often each is chosen. */
 const weights: Record<string, number> = {
   map: 6,
   mapAsync: 5,
@@ -751,7 +751,7 @@ const weights: Record<string, number> = {
   workerLeave: 1,
 };
 
-/** Those that only some sequences have. */
+/** The steps that only some sequences contain. */
 const collecting = new Set(['dropBuffer', 'forget', 'collect']);
 
 const isOwn = (kind: Kind) => kind.startsWith('container');
@@ -774,7 +774,7 @@ export function sequences(kind: Kind, without: readonly string[] = []): fc.Arbit
   const steps = Object.keys(stepsOf(kind)).filter((name) => !without.includes(name));
   const choices = steps.flatMap((name) => new Array<string>(weights[name] ?? 1).fill(name));
   const number = fc.nat(999);
-  // Without bias: the extreme numbers would come too often, which are the slow sorts.
+  // Without bias: fast-check would otherwise choose extreme numbers too often, and these are the slow sorts.
   return fc.noBias(
     fc.record({
       steps: fc.array(fc.tuple(fc.constantFrom(...choices), number, number, number, number), {
@@ -791,8 +791,8 @@ export function sequences(kind: Kind, without: readonly string[] = []): fc.Arbit
 // -------------------------------------------------------------------- the end of a sequence
 
 /**
- * Calls under way come to their end, in any order; a device sends to every address; then what the kernel has is asked of
- * it, piece by piece, and everything goes. Or everything goes first, under the calls.
+ * Ends a sequence: runs the waiting calls in any order, makes DMA to every address, unmaps the pieces one by one to compare
+ * them with the kernel's, and disposes everything. Or it disposes everything first, while the calls are waiting.
  */
 export async function finish(m: Machine, { sort, ending }: Sequence, dma: boolean): Promise<void> {
   const early = ending % 16 === 15 && !m.remoteOpen;
@@ -814,13 +814,13 @@ export async function finish(m: Machine, { sort, ending }: Sequence, dma: boolea
     }
     if (m.rig.type1 === undefined) detach(m);
     else if (m.own.alive) checkDying(m);
-    m.check(); // what was let go of too early, and only pinned, is gone by now
+    m.check(); // memory that was released too early, and was only pinned, is freed by now
     for (const space of m.spaces) emptied(m, space);
     m.check();
     if (m.rig.type1 === undefined) disposeAll(m, 0);
   } else if (!m.rig.spent) {
     detach(m);
-    disposeAll(m, 0); // what has come to light since
+    disposeAll(m, 0); // handles that have been made since
   }
   for (const fd of m.fds.slice(1)) {
     if (!fd.live) continue;
@@ -848,7 +848,7 @@ function detach(m: Machine): void {
   m.attached = null;
 }
 
-/** The container and its group; or the address spaces of the main iommufd; or, now and then, that itself. */
+/** Disposes the container and its group, or the address spaces of the main iommufd, or sometimes that iommufd itself. */
 function disposeAll(m: Machine, ending: number): void {
   const [main] = m.fds;
   if (main === undefined) {
@@ -871,7 +871,7 @@ function disposeAll(m: Machine, ending: number): void {
   m.check();
 }
 
-/** Unmapping each piece says its length; then nothing is left. */
+/** Unmaps each piece, which must return its length. Then nothing may be mapped. */
 function emptied(m: Machine, space: Space): void {
   const real = m.handleOf(space)?.real ?? (m.rig.type1 && space === m.own ? m.rig.container : undefined);
   if (!real || !space.alive) return;
@@ -894,8 +894,8 @@ function emptied(m: Machine, space: Space): void {
 }
 
 /**
- * The software host keeps pinned pages that were given back until the last pin is gone; no such page can be mapped again,
- * which tells it.
+ * Checks that no mapped memory was released: the software host keeps pinned pages that were released until their last pin ends,
+ * and such a page can't be mapped again.
  */
 function checkDying(m: Machine): void {
   for (const buffer of m.buffers) {

@@ -1,7 +1,7 @@
 /**
- * One sequence: the library's objects and the model's beside each other. Each step (commands.ts) does something to both;
- * then `check` compares. What the library may decide (where a mapping goes, whether a call that was overtaken succeeds)
- * is looked up in what it says it has done, and must be one of the allowed answers.
+ * The state of one sequence: the objects of the library and those of the model. Each step (commands.ts) changes both; then
+ * `check` compares them. If the library may decide something (the IOVA of a mapping, the result of a call that another one
+ * has overtaken), its decision is read from `mappings()`, and must be one of the allowed ones.
  */
 
 import { native } from '../../lib/addon/native.ts';
@@ -11,7 +11,7 @@ import { type Mapped, type Memory, PAGE, type Piece, pagesOf, Space } from './mo
 import type { Remote } from './remote.ts';
 import { LANDING, PATTERNS, patternOf, peek, poke, type Rig } from './rig.ts';
 
-/** Library and model disagree. */
+/** The library and the model differ. */
 export class Difference extends Error {}
 
 /** An Iommufd of this process, and a container over it. */
@@ -22,12 +22,12 @@ export interface Fd {
   live: boolean;
 }
 
-/** An Ioas object; `fd` undefined: the worker's. */
+/** An Ioas object. `fd` undefined: it belongs to the worker. */
 export interface Handle {
   readonly name: string;
   readonly space: Space;
   readonly fd: Fd | undefined;
-  /** It has allocated the space, which ends with it. */
+  /** True: it allocated the space, which ends with it. */
   readonly owner: boolean;
   real: Ioas | undefined;
   live: boolean;
@@ -41,28 +41,28 @@ export interface Buffer_ extends Memory {
 export interface Held {
   readonly mapped: Mapped;
   readonly space: Space;
-  /** The Ioas that it belongs to; undefined: a container of its own. */
+  /** The Ioas that it belongs to; undefined: a container without an iommufd. */
   readonly handle: Handle | undefined;
   real: Mapping | undefined;
   disposed: boolean;
 }
 
-/** A mapAsync that was not delivered yet. */
+/** A mapAsync whose promise is not settled yet. */
 export interface Pending {
   readonly name: string;
   readonly memory: Buffer_;
   readonly offset: number;
   readonly length: number;
-  /** Undefined: the kernel's or the library's choice. */
+  /** Undefined: the kernel or the library chooses the IOVA. */
   readonly iova: number | undefined;
   readonly writable: boolean;
-  /** The Ioas that was asked; undefined: the container of `fd`, or the one of its own. */
+  /** The Ioas that was called; undefined: the container of `fd`, or the container without an iommufd. */
   readonly handle: Handle | undefined;
   readonly fd: Fd | undefined;
-  /** The container that was asked, and the Ioas that it worked on then. */
+  /** The container that was called, and the Ioas that it used at that time. */
   readonly container: Container | undefined;
   readonly over: Handle | undefined;
-  /** After its call: what it has mapped; null: nothing. */
+  /** The result of its kernel call, once it was made. `held` is the mapping; null: nothing was mapped. */
   done: { held: Held | null; code: string | null; space: Space | null } | undefined;
   settled: { mapping?: Mapping; code?: string } | undefined;
 }
@@ -89,23 +89,23 @@ export class Machine {
   readonly handles: Handle[] = [];
   readonly buffers: Buffer_[] = [];
   readonly held: Held[] = [];
-  /** In the schedule's order. */
+  /** In the order of the schedule. */
   readonly pending: Pending[] = [];
   readonly remote: Remote | undefined;
-  /** Has it anything open in the worker? */
+  /** Is anything open in the worker? */
   remoteOpen = false;
-  /** Ioas objects that nobody holds any more; their spaces end when they are collected. */
+  /** The spaces whose Ioas objects nothing refers to any more. They end when these are collected. */
   readonly forgotten = new Map<Space, { collected: boolean }>();
   /** The compatibility IOAS. */
   compat: Space | null = null;
-  /** What the device is attached to. */
+  /** The space that the device is attached to. */
   attached: Space | null = null;
-  /** The program, as far as it has come; undefined: nobody wants to read it. */
+  /** The text of the program so far; undefined: no text is wanted. */
   readonly program: string[] | undefined;
-  /** How often it has done what. */
+  /** How often each step was done. */
   readonly counts: Map<string, number>;
   #names = new Map<string, number>();
-  /** How often memory had come to be kept in this process. */
+  /** How many times memory had to be kept in this process before. */
   readonly #doubts = native.doubts();
 
   constructor(rig: Rig, remote: Remote | undefined, counts: Map<string, number>, program?: string[]) {
@@ -144,9 +144,9 @@ export class Machine {
     return `${prefix}${next}`;
   }
 
-  // ------------------------------------------------------------------ what there is
+  // ------------------------------------------------------------------ objects
 
-  /** The space of a container of its own, as long as it has an IOMMU. */
+  /** The space of the container without an iommufd, as long as the container has an IOMMU. */
   get own(): Space {
     return this.spaces.at(-1) as Space;
   }
@@ -194,12 +194,12 @@ export class Machine {
     return this.handles.filter((each) => each.live && each.space === space);
   }
 
-  /** An Ioas of this thread that shows a space. */
+  /** An Ioas of this thread for a space. */
   handleOf(space: Space): Handle | undefined {
     return this.handles.find((each) => each.live && each.space === space && each.real !== undefined);
   }
 
-  /** The Ioas object that an iommufd has for its compatibility IOAS; it may be a new one. */
+  /** The Ioas object of an iommufd for its compatibility IOAS. It may be a new object. */
   compatHandle(fd: Fd): Handle | undefined {
     const real = fd.real.vfioCompatIoas;
     if ((real === null) !== (this.compat === null))
@@ -230,8 +230,8 @@ export class Machine {
   // ------------------------------------------------------------------ ends
 
   /**
-   * An Ioas object comes to its end. The one that allocated the space ends that too; the last one of a space that
-   * outlived it (a device was attached) empties it.
+   * Ends an Ioas object. If it allocated the space, the space ends too. If a device is attached, the space stays, and its last
+   * Ioas object empties it.
    */
   endHandle(handle: Handle): void {
     if (!handle.live) return;
@@ -252,7 +252,7 @@ export class Machine {
     for (const each of this.handles) if (each.fd === fd) this.endHandle(each);
   }
 
-  /** What outlived its handles, since a device was attached, goes by its id. */
+  /** Destroys, by id, the spaces that still exist without a handle, because a device was attached. */
   sweep(): void {
     const fd = this.fds.find((each) => each.live);
     for (const space of this.spaces) {
@@ -270,7 +270,7 @@ export class Machine {
     throw new Difference(what);
   }
 
-  /** What the library says is mapped in a space; undefined: nobody in this thread can tell. */
+  /** The mappings that the library reports for a space; undefined: this thread has no handle of it. */
   observe(space: Space): Map<number, { length: number; writable: boolean }> | undefined {
     const handle = this.handleOf(space);
     const own = this.rig.type1 !== undefined && space === this.own ? this.rig.container : undefined;
@@ -281,7 +281,7 @@ export class Machine {
     );
   }
 
-  /** What of a space is as observed? The first of the allowed ones is taken. */
+  /** Compares a space with the allowed results, and takes the first one that is equal. */
   choose(space: Space, what: string, ...allowed: Piece[][]): void {
     const list = this.handleOf(space)?.real?.mappings() ?? this.#ownMappings(space);
     if (list !== undefined)
@@ -308,7 +308,7 @@ export class Machine {
         this.differ(`c.mappings() is ${show(list)}, expected ${showPieces(this.own.pieces)}`);
     }
     this.checkPages();
-    // One thread at a time, each kind of space known: there is nothing that can't be known.
+    // Only one thread runs at a time, and the kind of each space is known. So the library always knows what is mapped.
     if (native.doubts() !== this.#doubts)
       this.differ(`memory is kept: ${native.kept().map(({ reason }) => reason)}`);
   }
@@ -329,7 +329,7 @@ export class Machine {
     return this.spaces.filter((each) => !this.forgotten.has(each));
   }
 
-  /** Is it mapped where a finalizer may come at any time? */
+  /** Is it mapped in a space that a finalizer may end at any time? */
   #maybe(buffer: Memory): boolean {
     return [...this.forgotten.keys()].some((space) => space.pieces.some((each) => each.of.memory === buffer));
   }
@@ -338,9 +338,9 @@ export class Machine {
     return this.rig.type1 !== undefined && space === this.own ? this.rig.container?.mappings() : undefined;
   }
 
-  // ------------------------------------------------------------------ calls under way
+  // ------------------------------------------------------------------ running calls
 
-  /** The kernel's call of one that waits. */
+  /** Makes the kernel call of a waiting mapAsync. */
   run(index: number): void {
     const pending = this.pending[index] as Pending;
     this.say(() => `schedule.run(${index}); // ${pending.name}`);
@@ -360,14 +360,14 @@ export class Machine {
         : { held: this.adopt(pending, space, pending.iova), code: null, space };
       return;
     }
-    // A space that outlived its handles, since a device is attached, is seen by a new one.
+    // If a space still exists without a handle, because a device is attached, a new handle is made for it.
     if (pending.fd && space === this.compat && !this.handleOf(space)) this.compatHandle(pending.fd);
     const fresh = [...(this.observe(space) ?? [])].filter(
       ([iova]) => !space.pieces.some((each) => each.iova === iova),
     );
     const [at] = fresh;
     if (at === undefined) {
-      // An iommufd always finds room. The library's choice for a container may be outdated.
+      // An iommufd always finds a free range. The library's choice for a container may be occupied by now.
       pending.done = { held: null, code: pending.handle ? 'none' : 'EEXIST', space };
       return;
     }
@@ -378,7 +378,7 @@ export class Machine {
     pending.done = { held: this.adopt(pending, space, at[0]), code: null, space };
   }
 
-  /** Where a call maps that begins now; null: nowhere. */
+  /** The space in which a call that begins now maps; null: there is none. */
   #target(pending: Pending): Space | null {
     if (pending.handle) return pending.handle.live ? pending.handle.space : null;
     if (pending.fd) return pending.fd.live ? this.compat : null;
@@ -417,7 +417,7 @@ export class Machine {
     if (done === undefined) throw new Error('it was not run');
     pending.memory.done--;
     if (pending.settled === undefined) {
-      // An outdated place was refused: the next one is tried.
+      // The chosen range was occupied, so the library tries the next one.
       const again = native.schedule.waiting().length === before && done.held === null;
       if (!again || pending.iova !== undefined || pending.handle)
         this.differ(`${pending.name} is not settled`);
@@ -438,12 +438,12 @@ export class Machine {
   ): void {
     const { name } = pending;
     const said = settled.code ?? 'a mapping';
-    // Is what was asked still to be used?
+    // Can the object that was called still be used?
     const asked =
       reached?.alive !== false &&
       (pending.handle?.live ??
         (pending.fd ? pending.fd.live && pending.over?.live : pending.container === this.rig.container));
-    // A container's is placed again, which needs the buffer and an address space.
+    // A container chooses a range again. That needs the buffer and an address space.
     const again =
       pending.iova === undefined &&
       pending.handle === undefined &&
@@ -480,18 +480,18 @@ export class Machine {
         this.differ(`${name} was rejected with ${said}, expected ECANCELED, since it was unmapped`);
       return;
     }
-    // Cut meanwhile, or its handle is gone and the space is not: it may be undone.
+    // The mapping was cut meanwhile, or its handle has ended and the space has not: the library may unmap the rest.
     const without = space.pieces.filter((each) => each.of !== mapped);
     this.choose(space, `${name} was rejected`, without, space.pieces);
   }
 
   // ------------------------------------------------------------------ the end
 
-  /** Garbage is collected until everything that nobody holds is gone. */
+  /** Collects garbage until everything has ended that nothing refers to. */
   async collect(): Promise<void> {
     if (this.forgotten.size === 0 && this.buffers.every((each) => pagesOf(each, this.spaces) !== 'either'))
       return;
-    // A mapping that is gone may keep the memory as long as the object is held.
+    // A mapping that was unmapped may keep the memory as long as its object exists.
     for (const each of this.held)
       if (each.real && each.mapped.memory.handle === 'dropped' && each.space.of(each.mapped).length === 0) {
         this.say(() => `${each.mapped.name} = undefined;`);
@@ -501,7 +501,7 @@ export class Machine {
     const reached = () =>
       [...this.forgotten.values()].every((each) => each.collected) &&
       this.buffers.every(
-        // What a promise is yet to hear of may be held until then.
+        // A promise that is not settled yet may keep the memory until then.
         (each) => each.done > 0 || pagesOf(each, this.#certain()) !== 'either' || !isThere(each),
       );
     const done = await collect(reached);
@@ -512,15 +512,15 @@ export class Machine {
     this.forgotten.clear();
     if (!done) this.differ('memory that nobody holds is still there after a garbage collection');
     for (const each of this.buffers) {
-      if (isThere(each)) continue; // mapped: it is for a later collection
+      if (isThere(each)) continue; // it is mapped: a later collection frees it
       if (each.handle === 'dropped') each.handle = 'disposed';
       if (each.view === 'dropped') each.view = 'none';
     }
   }
 
-  /** DMA to every address: it lands where the model says, or nowhere. */
+  /** Makes DMA to every address: it must reach the memory that the model says, or none. */
   async dma(pages: readonly number[]): Promise<void> {
-    // Whatever was let go of too early is somebody else's by then.
+    // New buffers, so that memory that was freed too early belongs to another buffer by now.
     const crowd = Array.from({ length: 6 }, (_, i) => this.newBuffer((i % 3) + 1));
     for (const space of this.spaces.filter((each) => each.alive)) {
       if (this.rig.iommufd) {
@@ -578,7 +578,7 @@ export class Machine {
   }
 }
 
-/** Are the pages of a buffer there, and still its own? */
+/** Do the pages of a buffer exist, and still belong to it? */
 function isThere(buffer: Memory): boolean {
   const word = new BigUint64Array(1);
   return peek(buffer.address + TAG, new Uint8Array(word.buffer)) && word[0] === buffer.tag;

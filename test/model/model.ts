@@ -1,12 +1,12 @@
 /**
- * What is mapped, as a kernel has it: pieces of address spaces, and what each request does to them. No hardware, no
- * library: plain lists, slow and plain to see through.
+ * A model of the mappings in a kernel: the pieces of address spaces, and the effect of each request on them. It uses neither
+ * hardware nor the library, only lists: slow, but easy to understand.
  *
- * Life of a piece: a map makes one, of a whole mapping; an unmap takes it away, or cuts it where the space can be cut;
- * the end of its space takes all. While one is there, the memory behind it must be.
+ * Life of a piece: a map makes one piece of the whole mapping; an unmap removes it, or cuts it if the space allows that; the
+ * end of its space removes all. While a piece exists, its memory must exist.
  */
 
-/** How a program gets at an address space: the five that behave differently. */
+/** The five kinds of access to an address space, which behave differently. */
 export const KINDS = [
   'ioas',
   'compat-type1v2',
@@ -18,53 +18,53 @@ export type Kind = (typeof KINDS)[number];
 
 export const PAGE = 4096;
 
-/** Memory of the program, and who needs it. */
+/** Memory of the program, and its users. */
 export interface Memory {
   readonly name: string;
   readonly address: number;
   readonly pages: number;
-  /** What is written into each page, to know it by. */
+  /** A value that is written into each page, to recognise it. */
   readonly tag: bigint;
-  /** The DmaBuffer: usable, disposed, or dropped without that (it goes when it is collected). */
+  /** The state of the DmaBuffer: usable, disposed, or dropped without being disposed (it ends when it is collected). */
   handle: 'live' | 'disposed' | 'dropped';
-  /** The same of an ArrayBuffer over it. */
+  /** The state of an ArrayBuffer over it. */
   view: 'none' | 'held' | 'dropped';
-  /** Calls that are yet to map it. */
+  /** The number of calls that have yet to map it. */
   calls: number;
-  /** Those whose call was made: their promises are yet to hear of it. */
+  /** The number of calls that were made, and whose promises are not settled yet. */
   done: number;
 }
 
-/** What one call has mapped. */
+/** The mapping that one call has made. */
 export interface Mapped {
   readonly name: string;
   readonly memory: Memory;
-  /** Where in the memory, and how much: bytes. */
+  /** The offset in the memory and the length, in bytes. */
   readonly offset: number;
   readonly length: number;
   readonly iova: number;
   readonly writable: boolean;
 }
 
-/** A part of a mapping that is still there. */
+/** A part of a mapping that is still mapped. */
 export interface Piece {
   readonly iova: number;
   readonly length: number;
   readonly of: Mapped;
 }
 
-/** What a request has come to: bytes, or an error's code. */
+/** The outcome of a request: the number of bytes, or the code of an error. */
 export type Outcome = { readonly bytes: number } | { readonly code: string };
 
 export class Space {
   readonly name: string;
   /** By ascending address. */
   pieces: Piece[] = [];
-  /** Off: requests of containers cut mappings. */
+  /** If false, requests of containers cut mappings. */
   hugePages = true;
-  /** Is there such an object in the kernel? */
+  /** Does the object exist in the kernel? */
   alive = true;
-  /** In its iommufd; of a container 0. */
+  /** The id in its iommufd; 0 for a container's own space. */
   readonly id: number;
 
   constructor(name: string, id = 0) {
@@ -80,7 +80,7 @@ export class Space {
     return this.pieces.filter((each) => each.of === mapped);
   }
 
-  /** Is all of a mapping there, in one piece? */
+  /** Is the whole mapping still mapped, in one piece? */
   whole(mapped: Mapped): boolean {
     return this.of(mapped).some((each) => each.length === mapped.length);
   }
@@ -104,7 +104,7 @@ export class Space {
     this.alive = false;
   }
 
-  /** IOMMU_IOAS_UNMAP: from the lowest on, until one is cut (behaviour 42). */
+  /** IOMMU_IOAS_UNMAP removes pieces from the lowest on, up to one that the range cuts (behaviour 42). */
   unmap(start: number, length: number): Outcome {
     const touched = this.within(start, length);
     const cut = touched.findIndex((each) => each.iova < start || each.iova + each.length > start + length);
@@ -121,7 +121,7 @@ export class Space {
     return { bytes: this.remove(this.within(start, length)) };
   }
 
-  /** The same on a container of its own: it looks first (v2), or takes what begins in the range (v1). */
+  /** The same on a container without an iommufd. v2 checks the whole range first; v1 removes the mappings that begin in it. */
   unmapType1(start: number, length: number, v2: boolean): Outcome {
     const touched = this.within(start, length);
     const before = touched.some((each) => each.iova < start);
@@ -141,7 +141,7 @@ export class Space {
   }
 }
 
-/** Must the pages be there, must they be gone, or is it the garbage collector's to say? */
+/** Must the pages exist, must they be freed, or does that depend on the garbage collector? */
 export function pagesOf(memory: Memory, spaces: Iterable<Space>): 'there' | 'gone' | 'either' {
   if (memory.handle === 'live' || memory.view === 'held' || memory.calls > 0) return 'there';
   for (const space of spaces) if (space.pieces.some((each) => each.of.memory === memory)) return 'there';

@@ -1,4 +1,4 @@
-/** A worker thread that has an Iommufd of its own on the descriptor of another thread's. It does as it is told. */
+/** A worker thread with its own Iommufd on a descriptor of another thread. It carries out orders that it receives. */
 import type { Worker } from 'node:worker_threads';
 import { message, work } from '../support/program.ts';
 

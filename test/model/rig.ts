@@ -1,7 +1,7 @@
 /**
- * The machine that sequences run on: a host, a device that does DMA, and what leads to address spaces. Made once for
- * many sequences, since opening all this takes longer than a sequence; made anew after one that failed or that
- * disposed of it.
+ * The machine that sequences run on: a host, a device that does DMA, and the handles through which address spaces are used. It
+ * is opened once for many sequences, since that takes longer than a sequence. It is opened again after a sequence that failed
+ * or that disposed it.
  */
 import { constants, openSync, readSync, writeSync } from 'node:fs';
 import { native } from '../../lib/addon/native.ts';
@@ -17,7 +17,7 @@ import { type Backend, EDU } from '../support/backends.ts';
 import { BUFFER, Edu, Reg } from '../support/edu.ts';
 import { type Kind, PAGE } from './model.ts';
 
-/** Reads and writes at any address of this process, also one that is not there: false then. */
+/** Reads and writes at any address of this process. A read returns false if nothing is mapped there. */
 const self = openSync('/proc/self/mem', constants.O_RDWR);
 
 export function peek(address: number, into: Uint8Array): boolean {
@@ -33,15 +33,15 @@ export function poke(address: number, from: Uint8Array): void {
   writeSync(self, from, 0, from.length, address);
 }
 
-/** Where the device's bytes land in a page, and how many: the tag is elsewhere. */
+/** How many bytes the device writes, at the start of a page. The tag is at another place. */
 export const LANDING = 8;
-/** How many different ones it can send. */
+/** The number of different patterns that the device can send. */
 export const PATTERNS = 256;
 export const patternOf = (index: number): bigint => 0xedb0_0000_0000_0001n + (BigInt(index) << 8n);
 
 const never = new Int32Array(new SharedArrayBuffer(4));
 
-/** The device drives so many address lines. */
+/** The first address that the device can't reach: it has 28 address lines. */
 const REACH = 1 << 28;
 
 export class Rig implements Disposable {
@@ -49,11 +49,11 @@ export class Rig implements Disposable {
   readonly backend: Backend;
   readonly host: Host;
   readonly iommufd: Iommufd | undefined;
-  /** Of its own, for the kinds that have one. */
+  /** The container without an iommufd, for the kinds that have one. */
   container: Container | undefined;
   group: Group | undefined;
   device: VfioDevice | undefined;
-  /** Of no use for another sequence. */
+  /** If true, no other sequence can use this rig. */
   spent = false;
   #edu: Edu | undefined;
 
@@ -87,7 +87,7 @@ export class Rig implements Disposable {
     return rig;
   }
 
-  /** The version of type1 of a container of its own. */
+  /** The version of type1 of the container; undefined: this kind has no such container. */
   get type1(): 'type1' | 'type1v2' | undefined {
     return this.kind === 'container-type1'
       ? 'type1'
@@ -108,7 +108,7 @@ export class Rig implements Disposable {
     this.join();
   }
 
-  /** The group gives the container its IOMMU. */
+  /** The group joins the container, which gets its IOMMU from it. */
   join(): void {
     this.group?.setContainer(this.container as Container);
     this.container?.setIommu(this.type1 as 'type1' | 'type1v2');
@@ -125,7 +125,7 @@ export class Rig implements Disposable {
     this.device = undefined;
   }
 
-  /** One transfer of a pattern to `iova`. False: the device can't reach that far. */
+  /** Makes one transfer of a pattern to `iova`. False: the device can't reach this address. */
   async send(iova: number, pattern: number): Promise<boolean> {
     if (iova >= REACH) return false;
     this.edu.start(BUFFER + BigInt(pattern * LANDING), BigInt(iova), LANDING, true);
@@ -133,7 +133,7 @@ export class Rig implements Disposable {
     return true;
   }
 
-  /** As the next sequence expects it. */
+  /** Brings the rig into the state that the next sequence expects. */
   rest(): void {
     if (this.type1 === undefined) return;
     if (this.container?.iommuType === null) this.join();
@@ -148,7 +148,7 @@ export class Rig implements Disposable {
     const { registers } = this.edu;
     if (this.backend === 'kernel') return this.edu.idle();
     const until = performance.now() + 10_000;
-    // Not by settle(), whose call would wait in the schedule. Asleep, so that the device's thread gets the processor.
+    // settle() can't be used, since its call would wait in the schedule. The wait lets the device's thread use the processor.
     while ((registers.read64(Reg.command) & 1n) !== 0n) {
       if (performance.now() > until) throw new Error('the device does not finish its transfer');
       Atomics.wait(never, 0, 0, 0.02);

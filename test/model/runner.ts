@@ -1,4 +1,4 @@
-/** Runs sequences, and makes a short program of one that shows a difference. */
+/** Runs sequences. If one shows a difference, makes a short program of it. */
 import fc from 'fast-check';
 import { native } from '../../lib/addon/native.ts';
 import type { Backend } from '../support/backends.ts';
@@ -17,7 +17,7 @@ export interface Plan {
   readonly time?: number;
   /** One of so many sequences ends with a DMA to every address. */
   readonly dmaEvery: number;
-  /** The endings of a fraction of the sequences collect garbage or have a worker: not where false. */
+  /** If false, no sequence collects garbage or uses a worker. Default: some do. */
   readonly slow?: boolean;
   /** Steps that are left out. */
   readonly without?: readonly string[];
@@ -25,11 +25,11 @@ export interface Plan {
 
 export interface Result {
   readonly runs: number;
-  /** How often what was done; 'sequences': all, 'beside mapAsync': those in which something happened beside one. */
+  /** How often each step was done. 'sequences': their number; 'beside mapAsync': those with a step during a mapAsync. */
   readonly counts: ReadonlyMap<string, number>;
-  /** Memory of this process that is kept for good at the end: there is no reason for any. */
+  /** Memory that this process keeps for good at the end. There should be none. */
   readonly kept: readonly { bytes: bigint; reason: string }[];
-  /** The shortest program that shows it, and what it shows. */
+  /** The shortest program that shows a difference, and its message. */
   readonly difference:
     | { readonly program: string; readonly says: string; readonly sequence: Sequence }
     | undefined;
@@ -110,7 +110,7 @@ export class Runner {
     }
   }
 
-  /** The program that a sequence is. */
+  /** The text of the program that does the same as a sequence. */
   async program(sequence: Sequence): Promise<string> {
     const lines: string[] = [];
     await this.sequence(sequence, lines).catch(() => {});
@@ -124,7 +124,7 @@ export class Runner {
     this.#remote = undefined;
   }
 
-  /** What a failed sequence left may be anything. */
+  /** Closes the rig. After a failed sequence it also ends the worker, whose state is unknown. */
   async #discard(whole: boolean): Promise<void> {
     this.#rig?.[Symbol.dispose]();
     this.#rig = undefined;
@@ -134,11 +134,11 @@ export class Runner {
   }
 }
 
-/** Steps that take away what a call under way is about. */
+/** Steps that may remove an object that a running call uses. */
 const DISTURBING =
   /^(c?unmap|c?unmapAll|disposeMapping|disposeSpace|destroy|compat|disposeTwin|leave|c?map|copy|workerUnmap|workerMap)$/;
 
-/** Calls that still wait come to their end. */
+/** Runs all waiting calls to their end. */
 function drain(): void {
   const { schedule } = native;
   for (let waiting = schedule.waiting(); waiting.length > 0; waiting = schedule.waiting()) {

@@ -1,9 +1,9 @@
-// For LD_PRELOAD under the kernel backend: /dev/iommu, /dev/vfio/* and a folder "/lies" are there, and answer
-// every call with what is not true: lengths, counts and offsets of 0, one less and one more than there is
-// room for, 2^31, 2^32-1 and by chance, at times as an error. It never writes past what it was given room
-// for: what is then read past it, the program reads by itself.
+// For LD_PRELOAD under the kernel backend: it makes /dev/iommu, /dev/vfio/* and a folder "/lies" exist, and
+// answers every call on them with wrong values: lengths, counts and offsets of 0, one less and one more than
+// the buffer's size, 2^31, 2^32-1, and random ones. Some answers are errors. It never writes past the end of
+// a buffer. So if something is read past the end, the program itself does it.
 //
-// VFIO_LIES: the seed. The files are /dev/null, which no test of these uses otherwise.
+// VFIO_LIES: the seed. The files are really /dev/null, which no test of these uses for anything else.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -29,7 +29,7 @@ uint64_t chance() {
     const char* const seed = std::getenv("VFIO_LIES");
     return seed ? std::strtoull(seed, nullptr, 10) : 1;
   }();
-  // Of a counter: calls come from several threads.
+  // Random numbers made from an atomic counter, since calls come from several threads.
   uint64_t x = state.fetch_add(0x9e3779b97f4a7c15);
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
   x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
@@ -55,7 +55,7 @@ bool liedAbout(const char* path) {
 
 int freshFile() { return real<int (*)(const char*, int, ...)>("open")("/dev/null", O_RDWR | O_CLOEXEC); }
 
-// A number for a field, where there is room for `room`.
+// A wrong value for a field, where the buffer has a size of `room`.
 uint64_t lie(uint64_t room) {
   switch (chance() % 12) {
     case 0:
@@ -77,7 +77,7 @@ uint64_t lie(uint64_t room) {
     case 8:
       return room * 2;
     default:
-      return chance() % 64;  // what looks true: an id, an offset, a small count
+      return chance() % 64;  // a plausible value: an id, an offset, a small count
   }
 }
 
@@ -87,7 +87,7 @@ int refusal() {
   return -1;
 }
 
-// Lies in each 32-bit word behind the first, which is the size.
+// Puts wrong values into the 32-bit words after the first one, which is the size.
 void fill(uint8_t* bytes, size_t size) {
   for (size_t at = sizeof(uint32_t); at + sizeof(uint32_t) <= size; at += sizeof(uint32_t)) {
     if (!once(2)) continue;
@@ -110,7 +110,7 @@ int64_t moved(void* buffer, size_t size, bool fillIt) {
   return static_cast<int64_t>(lied & INT64_MAX);
 }
 
-// A list of ranges goes where the struct points to, and only as far as it says.
+// Writes ranges to the address in the struct, and not more than there is room for.
 void fillRanges(iommu_ioas_iova_ranges& command, uint32_t room) {
   auto* const ranges = reinterpret_cast<iommu_iova_range*>(command.allowed_iovas);
   for (uint32_t i = 0; i < room && ranges; ++i) {
@@ -123,14 +123,14 @@ int answer(int fd, unsigned long request, void* argument) {
   (void)fd;
   if (once(6)) {
     const int failed = refusal();
-    // Those two say how much there is beside the error.
+    // These two also return the needed size together with the error.
     if ((request != IOMMU_IOAS_IOVA_RANGES && request != VFIO_DEVICE_GET_PCI_HOT_RESET_INFO)) return failed;
     errno = request == IOMMU_IOAS_IOVA_RANGES ? EMSGSIZE : ENOSPC;
     const int error = errno;
     auto* const bytes = static_cast<uint8_t*>(argument);
     uint32_t size = 0;
     std::memcpy(&size, bytes, sizeof size);
-    // The count: behind size and id, or behind size and flags.
+    // The count is after size and id, or after size and flags.
     const auto count = static_cast<uint32_t>(lie(size));
     std::memcpy(bytes + 8, &count, sizeof count);
     errno = error;
@@ -161,7 +161,7 @@ int answer(int fd, unsigned long request, void* argument) {
     command.out_iova_alignment = once(3) ? lie(size) : 4096;
     return 0;
   }
-  // Where the kernel only reads: its answer is the result.
+  // Requests whose struct the kernel only reads: the answer is the result.
   if (request == VFIO_DEVICE_SET_IRQS) return static_cast<int>(lie(size) & INT32_MAX);
   if (request == VFIO_DEVICE_PCI_HOT_RESET) return 0;
   fill(bytes, size);
@@ -173,7 +173,7 @@ int answer(int fd, unsigned long request, void* argument) {
     reinterpret_cast<iommu_veventq_alloc*>(bytes)->out_veventq_fd = static_cast<uint32_t>(freshFile());
   else if (request == IOMMU_VEVENTQ_ALLOC)
     reinterpret_cast<iommu_veventq_alloc*>(bytes)->out_veventq_fd = uint32_t{1} << 31;
-  // A chain of capabilities that looks like one, so that what it holds is looked at.
+  // A chain of capabilities that looks valid, so that the program reads their contents.
   if ((request == VFIO_IOMMU_GET_INFO || request == VFIO_DEVICE_GET_REGION_INFO) && once(2)) {
     const size_t header =
         request == VFIO_IOMMU_GET_INFO ? sizeof(vfio_iommu_type1_info) : sizeof(vfio_region_info);
@@ -239,7 +239,7 @@ ssize_t pwrite(int fd, const void* buffer, size_t size, off_t offset) {
   return real<ssize_t (*)(int, const void*, size_t, off_t)>("pwrite")(fd, buffer, size, offset);
 }
 
-// As programs with large files call them.
+// The names that programs with support for large files call.
 int open64(const char* path, int flags, ...) {
   if (liedAbout(path)) return freshFile();
   va_list rest;

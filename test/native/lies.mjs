@@ -1,6 +1,6 @@
-// Every call of the binding on files that lie (liar.cc), by themselves and through the classes of lib/. What a call may
-// do: return, or throw an error with a code. What it may not: crash, read what it was not given, take memory without
-// end, never come back, or throw an error that says nothing of a kernel.
+// Makes every call of the binding on files that return wrong answers (liar.cc), directly and through the classes of lib/. A
+// call may return, or throw an error with a code. It must not crash, read past a buffer, allocate much memory, never
+// return, or throw an error without a code.
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
@@ -45,16 +45,16 @@ const kept = native.allocateMemory(65536, 0);
 const pages = kept.number();
 const token = '00112233-4455-6677-8899-aabbccddeeff';
 
-/** An address space of the file that lies. */
+/** An address space of the file with wrong answers. */
 const space = () => files.iommufd.ioasAlloc();
-/** As a container of its own, and as an iommufd, in turn. */
+/** In turn: a container's own address space, and one of an iommufd. */
 let own = false;
 const flip = () => {
   own = !own;
   return own;
 };
 
-/** Each call of native/binding/file.h that asks something of a file. */
+/** Each call of native/binding/file.h that makes a request on a file. */
 const calls = ({ iommufd, container, group, device, faultQueue, eventQueue }) => ({
   destroy: () => iommufd.destroy(7),
   same: () => iommufd.same(container),
@@ -135,7 +135,7 @@ const calls = ({ iommufd, container, group, device, faultQueue, eventQueue }) =>
 });
 
 const host = new native.Host('kernel');
-/** The file of a queue. The kernel lies about these too, so it is asked until it gives one. */
+/** The file of a queue. These answers may be wrong too, so the call is repeated until it returns a file. */
 function queue(make) {
   for (;;)
     try {
@@ -154,7 +154,7 @@ const files = {
   eventQueue: queue(() => iommufd.veventqAlloc(1, 'arm-smmuv3', 4)),
 };
 
-// The list above is all of them: what is not on it does not ask the kernel.
+// Checks that the list above is complete: only calls without a request to the kernel may be missing in it.
 const asked = new Set(Object.keys(calls(files)).map((name) => name.split('.')[0]));
 const without = new Set(['constructor', 'fd', 'dispose', 'release', 'pinned']);
 for (const file of Object.values(files))
@@ -169,7 +169,7 @@ for (let round = 0; round < rounds; round++) {
   await call('writeText', () => host.writeText('/lies/text', 'text'));
 }
 
-/** As a program uses it: what a class works out of such answers. */
+/** Uses the classes of lib/ as a program does: they process these answers. */
 for (let round = 0; round < rounds; round++) {
   const top = Host.open({ backend: 'kernel' });
   const iommufd = await call('openIommufd', () => top.openIommufd());
@@ -197,7 +197,7 @@ for (let round = 0; round < rounds; round++) {
   for (const each of [device, group, container, iommufd, top]) each?.[Symbol.dispose]();
 }
 
-// What is left of a lie about a mapping is not this program's matter.
+// Memory that is kept because of a wrong answer about a mapping is not checked here.
 const most = process.resourceUsage().maxRSS / 1024;
 console.log(
   JSON.stringify({

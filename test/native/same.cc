@@ -1,5 +1,6 @@
-// Backend::same() on real descriptors: on the kernel three times, each time with one more of its ways taken
-// away, as older kernels and containers do. Prints its claims; fails if one does not hold.
+// Backend::same() on real descriptors. On the kernel it is checked three times: each time one more system
+// call that it can use is refused, as on older kernels and in containers. Prints its claims; fails if one
+// does not hold.
 #include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -32,7 +33,7 @@ void claim(bool holds, const std::string& what) {
   if (!holds) ++failures;
 }
 
-// From now on this system call is refused, when its second argument is `argument` (-1: always).
+// From now on this system call fails if its second argument is `argument` (-1: always).
 bool forbid(uint32_t number, int64_t argument, uint32_t error) {
   const auto nr = offsetof(seccomp_data, nr);
   const auto second = offsetof(seccomp_data, args) + sizeof(uint64_t);
@@ -74,7 +75,7 @@ void claims(vfio::Backend& backend, const std::string& way, const std::vector<co
   }
 }
 
-// All anonymous files have one inode.
+// All anonymous files share one inode.
 void anonymousClaims(vfio::Backend& backend, const std::string& way) {
   const int one = eventfd(0, EFD_CLOEXEC);
   const int other = eventfd(0, EFD_CLOEXEC);
@@ -84,7 +85,7 @@ void anonymousClaims(vfio::Backend& backend, const std::string& way) {
   for (const int fd : {one, other, copy}) close(fd);
 }
 
-// Several threads ask about one file at a time: none gets a wrong answer.
+// Several threads call same() on one file at the same time: none gets a wrong answer.
 void threadClaims(vfio::Backend& backend, const std::string& way) {
   const int one = backend.open("/dev/null", O_RDWR);
   const int copy = backend.dup(one);

@@ -1,6 +1,6 @@
 import { defineConfig } from 'vitest/config';
 
-/** The packaging tests compile the addon twice and install packages: minutes, so they have a script of their own. */
+/** The packaging tests compile the addon twice and install packages, which takes minutes. So a separate script runs them. */
 export default defineConfig({
   test: {
     include: ['test/package/**/*.test.ts'],

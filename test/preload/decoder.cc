@@ -52,10 +52,10 @@ const ZydisDecodedOperand* memoryOf(const Theirs& theirs) {
   return memory;
 }
 
-// The name of what differs; empty if nothing does.
+// The name of the part that differs; empty: no part differs.
 std::string compare(const Instruction& ours, const Theirs& theirs) {
   if (ours.length != theirs.instruction.length) return "length";
-  // A string instruction has fixed operands; a flush of the caches touches no bytes.
+  // A string instruction has fixed operands, and an instruction that flushes caches accesses no bytes.
   if (ours.string != Instruction::String::none || ours.width == 0) return {};
   const ZydisDecodedOperand* const memory = memoryOf(theirs);
   if (memory == nullptr) return "no operand in memory";
@@ -122,7 +122,7 @@ int main(int argc, char** argv) {
   for (long i = 0; i < count; ++i) {
     uint8_t code[24];
     generator.next(code);
-    const auto ours = vfio::preload::decode(code, 15);  // the most that an instruction has
+    const auto ours = vfio::preload::decode(code, 15);  // the greatest length of an instruction
     Theirs theirs;
     const bool valid =
         ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, code, 15, &theirs.instruction, theirs.operands));

@@ -1,6 +1,6 @@
-// What the programs of this folder share: the calls of VFIO and iommufd as a C program makes them, and the
-// steps of a driver for the edu device. The structs are those of <linux/vfio.h> and <linux/iommufd.h>, whose
-// version on the machine that compiles this may be too old.
+// Shared code of the programs in this folder: the calls of VFIO and iommufd as a C program makes them, and
+// the steps of a driver for the edu device. The structs are those of <linux/vfio.h> and <linux/iommufd.h>,
+// whose version on the machine that compiles this may be too old.
 #pragma once
 
 #define _GNU_SOURCE
@@ -82,7 +82,7 @@ static inline void write_file(const char *path, const char *text) {
   close(fd);
 }
 
-// Gives a device to vfio-pci and returns the path of its file.
+// Binds a device to vfio-pci and returns the path of its file.
 static inline const char *take(const char *bdf) {
   static char path[512];
   char name[256];
@@ -134,7 +134,7 @@ static inline struct edu open_edu(const char *bdf) {
   return edu;
 }
 
-// Lets the device reach `length` bytes at `memory` under `iova`.
+// Maps `length` bytes at `memory` for the device, at `iova`.
 static inline void map(const struct edu *edu, void *memory, uint64_t length, uint64_t iova) {
   struct ioas_map map = {.size = sizeof map,
                          .flags = MAP_FIXED_READ_WRITE,
@@ -145,7 +145,8 @@ static inline void map(const struct edu *edu, void *memory, uint64_t length, uin
   if (ioctl(edu->iommu, IOAS_MAP, &map)) fail("IOAS_MAP");
 }
 
-// QEMU itself ends at a transfer of its edu's whole buffer, 4096 bytes: what also runs there moves less.
+// QEMU ends if a transfer uses the whole buffer of its edu, 4096 bytes. So programs that also run there move
+// less.
 static inline void dma(const struct edu *edu, uint64_t source, uint64_t destination, uint64_t count,
                        uint64_t command) {
   volatile uint64_t *wide = (volatile uint64_t *)edu->regs;
@@ -159,7 +160,7 @@ static inline void wait_idle(const struct edu *edu) {
   while (((volatile uint64_t *)edu->regs)[0x98 / 8] & 1) usleep(100);
 }
 
-// The file of a device's group.
+// Opens the file of a device's group.
 static inline int open_group(const char *bdf) {
   char link[256], target[256];
   snprintf(link, sizeof link, "/sys/bus/pci/devices/%s/iommu_group", bdf);

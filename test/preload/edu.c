@@ -1,5 +1,5 @@
-// The whole job of a driver for the edu device: take it, map memory, move it by DMA, be interrupted, and
-// touch its registers by plain loads and stores.
+// All steps of a driver for the edu device: it binds the device, maps memory, transfers it by DMA, waits for an
+// interrupt, and accesses the registers by plain loads and stores.
 #include "driver.h"
 
 int main(int count, char **arguments) {

@@ -1,5 +1,5 @@
-// Files and descriptors as a program uses them in C: streams, copies, pieces, positions, and closing by
-// ranges.
+// Files and descriptors as a C program uses them: streams, duplicates, reads of parts, positions, and closing of
+// ranges of descriptors.
 #include <dirent.h>
 #include <glob.h>
 #include <limits.h>
@@ -52,7 +52,7 @@ int main(void) {
         dup2(event, copy) == copy && ioctl(copy, IOAS_ALLOC, &alloc) == -1 && errno == ENOTTY);
   claim("dup2 of one", (iommu = open("/dev/iommu", O_RDWR)) >= 0 && dup2(iommu, copy) == copy &&
                            ioctl(copy, IOAS_ALLOC, &alloc) == 0);
-  // A daemon closes whatever it finds; the host's own descriptors must survive it.
+  // A daemon closes all descriptors; the host's own descriptors must stay open.
   for (int fd = 3; fd < 65536; fd++)
     if (fd != copy) close(fd);
   claim("the host outlives a loop of closes", ioctl(copy, IOAS_ALLOC, &alloc) == 0);

@@ -1,5 +1,5 @@
-// fork, vfork, exec: the child has a machine of its own in the state at the fork, and what it does the parent
-// does not see.
+// fork, vfork, exec: the child has its own copy of the machine, in the state at the fork. Calls of the child have
+// no effect in the parent.
 #include <pthread.h>
 #include <sys/wait.h>
 
@@ -58,7 +58,7 @@ int main(void) {
   claim("a close in a child of vfork is the child's", next_ioas(edu.iommu) == before + 2);
   claim("system() works", system("exit 7") == 7 << 8);
 
-  // The last close counts, not that of a child: the parent's file goes although the child has a copy of it.
+  // The parent's file is closed with the parent's last descriptor, although the child has a copy of it.
   int pipes[2];
   if (pipe(pipes)) fail("pipe");
   child = fork();

@@ -1,4 +1,4 @@
-// A driver of the older kind: by its group's file and a container, with the kernel's own header.
+// A driver that uses the older interface: the group's file and a container, with the kernel's own header.
 #include <linux/vfio.h>
 
 #include "driver.h"

@@ -1,5 +1,5 @@
-// What keeps its mirror in use: `hold` looks, says so, waits until its input ends, and looks again. `orphan`
-// leaves a child that waits so, and is killed.
+// A program that keeps its mirror of sysfs in use. `hold` lists a folder of the mirror, prints a line, waits until
+// its input ends, and reads the mirror again. `orphan` starts a child that waits in this way, and kills itself.
 #include <dirent.h>
 #include <signal.h>
 #include <stdio.h>

@@ -1,4 +1,4 @@
-// Memory of a device mapped for another one, which only type1 does: with the kernel's own header.
+// Maps memory of one device for another device, which only type1 supports. With the kernel's own header.
 #include <linux/capability.h>
 #include <linux/vfio.h>
 #include <sys/resource.h>
@@ -42,7 +42,7 @@ static int map_dma(int container, void *memory, uint64_t iova, uint64_t size) {
   return ioctl(container, VFIO_IOMMU_MAP_DMA, &map);
 }
 
-// From here on memory for devices is limited.
+// From now on the process may pin only this much memory for devices.
 static void limit_memory(uint64_t bytes) {
   struct rlimit limit = {bytes, bytes};
   if (setrlimit(RLIMIT_MEMLOCK, &limit)) fail("setrlimit");

@@ -1,6 +1,6 @@
 /**
- * What the tests of this folder share: programs that know nothing of the software host, compiled here and run on it by
- * way of the preload library. A program prints a line per claim, "ok ..." or "FAIL ...".
+ * Shared code of the tests in this folder. It compiles programs without any code for the software host, and runs them on it
+ * with the preload library. A program prints a line for each claim, "ok ..." or "FAIL ...".
  */
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
@@ -16,9 +16,9 @@ export const folder = mkdtempSync(join(tmpdir(), 'preload-test-'));
 
 export const has = (command: string): boolean => spawnSync(command, ['--version']).error === undefined;
 
-/** Builds the library, which a kernel needs not; skips the tests of a file where nothing can be compiled. */
+/** Builds the library, except on the kernel backend, which does not need it. Skips the tests if there is no compiler. */
 export function needsCompiler(): void {
-  // In the guest the files that import this share one process, and it is loaded once for all of them.
+  // In the guest the test files that import this module share one process and one instance of the module.
   beforeAll(() => {
     mkdirSync(folder, { recursive: true });
   });
@@ -26,7 +26,7 @@ export function needsCompiler(): void {
   const missing = ['make', 'gcc', 'g++', 'flock'].filter((command) => !has(command));
   beforeAll(() => {
     if (missing.length > 0 || backend === 'kernel') return;
-    // The files of this folder are tested at the same time.
+    // The test files of this folder may run at the same time.
     const make = ['make', '-s', '-j2', '-C', join(root, 'native/preload')];
     const made = spawnSync('flock', [join(root, 'native/preload/Makefile'), ...make], { encoding: 'utf8' });
     expect(made.stderr).toBe('');
@@ -37,10 +37,10 @@ export function needsCompiler(): void {
   });
 }
 
-/** Runs a program: on the software host, or on the kernel in the guest as it is. */
+/** Runs a program: on the software host with the library, or on the kernel in the guest without it. */
 export function run(command: string, args: string[], env: NodeJS.ProcessEnv = {}) {
   const preload = backend === 'kernel' ? {} : { LD_PRELOAD: library };
-  // The mirror of sysfs goes into a folder of its own, so that a test can see what is left.
+  // The mirror of sysfs is made in a separate folder, so that a test can check what remains of it.
   const all = { ...process.env, ...env, ...preload, TMPDIR: folder };
   const { status, signal, stdout, stderr } = spawnSync(command, args, { env: all, encoding: 'utf8' });
   return { status, signal, stdout, stderr };
@@ -68,5 +68,5 @@ export function expectClaims(result: ReturnType<typeof run>, atLeast: number): v
   expect(claims.length).toBeGreaterThanOrEqual(atLeast);
 }
 
-/** What programs have left of the trees that they see. */
+/** The mirrors of sysfs that programs have left behind. */
 export const mirrors = () => readdirSync(folder).filter((name) => name.startsWith('vfio-soft-'));

@@ -1,5 +1,5 @@
-// What compilers make of an access to memory, on registers of a device: each instruction must do to them, to
-// the processor's registers and to its flags what it does to plain memory.
+// The instructions that compilers use for memory, on registers of a device. Each must have the same effect on the
+// device's registers, the processor's registers and the flags as it has with plain memory.
 #include <immintrin.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -9,9 +9,9 @@
 static sigjmp_buf back;
 static void on_fault(int number) { siglongjmp(back, number); }
 
-// The same code on 16 bytes of memory and on two registers of 8 bytes that keep what is stored in them; `out`
-// and the flags afterwards must be the same. A store of 4 bytes clears the register's upper half: small
-// values.
+// Runs the same code on 16 bytes of memory and on two registers of 8 bytes that keep the stored value. `out` and
+// the flags must be the same afterwards. The values are small, because a store of 4 bytes clears the upper half
+// of a register.
 typedef volatile uint64_t *place;
 #define ON(where, code, ...)                                      \
   __asm__ volatile(code "\n\tpushfq\n\tpopq %[flags]"             \
@@ -119,7 +119,7 @@ int main(void) {
   claim("memcpy", words[0] == 10 && words[1] == 9);
   claim("memcmp", memcmp(words, (const void *)wide, 16) == 0);
 
-  // Faults that are none of the registers' are the program's own.
+  // Faults at other addresses than registers reach the program's own handler.
   signal(SIGSEGV, on_fault);
   volatile int *volatile nowhere = (volatile int *)8;
   if (sigsetjmp(back, 1) == 0) {

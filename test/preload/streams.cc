@@ -1,4 +1,4 @@
-// C++: file streams and std::filesystem, which call the C library in their own ways.
+// C++: file streams and std::filesystem, which call other functions of the C library than C programs do.
 #include <filesystem>
 #include <fstream>
 #include <iostream>

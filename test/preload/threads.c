@@ -1,4 +1,5 @@
-// Several threads with the host at once: its calls, registers, files of sysfs, descriptors that come and go.
+// Several threads use the host at the same time: calls, registers, files of sysfs, and descriptors that are opened
+// and closed.
 #include <pthread.h>
 
 #include "driver.h"

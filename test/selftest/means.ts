@@ -1,22 +1,22 @@
-/** What the machine has to have for some instances of the self-test, and what becomes of them where it is missing. */
+/** What some instances of the self-test need of the machine, and how they are handled if the machine lacks it. */
 import { spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import type { Outcome } from './program.ts';
 
 export interface Means {
-  /** Put before the command, to have the capabilities that the self-test expects of root. */
+  /** The words to put before the command, so that it has the capabilities that the self-test expects of root. */
   readonly through: readonly string[];
-  /** Why there is no CAP_SYS_RESOURCE (to choose who pays for pins) or CAP_IPC_LOCK (to pin much); undefined: there is. */
+  /** Why CAP_SYS_RESOURCE (to choose the account of pins) or CAP_IPC_LOCK (to pin much) is missing; undefined: both exist. */
   readonly noCapability: string | undefined;
-  /** Why there are no huge pages, or undefined when there are. */
+  /** Why there are no huge pages; undefined: there are. */
   readonly noHugePages: string | undefined;
-  /** Gives back what was taken. */
+  /** Gives the reserved pages back. */
   readonly giveBack: () => void;
 }
 
 /** The huge pages of a machine, of 2 MiB each. */
 export interface HugePages {
-  /** How many nobody uses. */
+  /** The number of unused ones. */
   free(): number;
   total(): number;
   setTotal(count: number): void;
@@ -29,7 +29,7 @@ const ofThisMachine: HugePages = {
   setTotal: (count) => writeFileSync(file, String(count)),
 };
 
-/** What the largest instance maps, 128 MiB, and one buffer more. */
+/** The largest instance maps 128 MiB, and one more buffer. */
 export const wantedPages = 66;
 
 /** Has the kernel reserve the huge pages that are missing. */
@@ -39,7 +39,7 @@ export function reserve(pages: HugePages): Pick<Means, 'noHugePages' | 'giveBack
   const before = pages.total();
   const needed = `it needs ${wantedPages} huge pages of 2 MiB`;
   try {
-    // The kernel reports no error where it finds memory for fewer.
+    // The kernel reports no error if it finds memory for fewer pages only.
     pages.setTotal(before + wantedPages - free);
   } catch (error) {
     const noHugePages = `${needed}, of which ${free} are free, and no more can be reserved: ${error}`;
@@ -59,7 +59,7 @@ function capabilities(): Pick<Means, 'through' | 'noCapability'> {
   );
   const needed = (1n << 14n) | (1n << 24n); // CAP_IPC_LOCK, CAP_SYS_RESOURCE
   if ((effective & needed) === needed) return { through: [], noCapability: undefined };
-  // Root of a user namespace has them there, and the software host asks no further.
+  // The root user of a user namespace has them there. The software host makes no other check.
   const through = ['unshare', '--user', '--map-root-user', '--'];
   const [command = '', ...rest] = through;
   const tried = spawnSync(command, [...rest, 'true'], { encoding: 'utf8' });
@@ -76,13 +76,13 @@ export const means = (): Means => ({ ...capabilities(), ...reserve(ofThisMachine
 const privileged = /^iommufd\.global_options$|_dirty(64|128)M/;
 const huge = /_huge\.|hugepage\.(basic|all_aligns|all_aligns_copy)$|\.(access_domain_destory|huge_map)$/;
 
-/** Why an instance can't pass on this machine, or undefined: it has what the instance needs. */
+/** Why an instance can't pass on this machine; undefined: the machine has what the instance needs. */
 export function unable(instance: string, machine: Omit<Means, 'giveBack'>): string | undefined {
   if (machine.noCapability !== undefined && privileged.test(instance)) return machine.noCapability;
   return huge.test(instance) ? machine.noHugePages : undefined;
 }
 
-/** Why an instance is skipped, or undefined: then it has to have passed. */
+/** Why an instance is skipped; undefined: it is not, so it must have passed. */
 export function skipped(
   instance: string,
   outcome: Outcome | undefined,

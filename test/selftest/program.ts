@@ -1,4 +1,4 @@
-/** The kernel's own self-test of iommufd, as it is in its source: unpacked, compiled and run on the preload library. */
+/** The kernel's own self-test of iommufd, from the unchanged source: unpacked, compiled and run on the preload library. */
 import { execFile, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
@@ -12,7 +12,7 @@ const here = import.meta.dirname;
 const preload = join(here, '../../build/preload/vfio-soft-preload.so');
 const source = 'tools/testing/selftests/iommu/iommufd.c';
 
-/** What the program is made of, with the sums of the files that passes.txt was written for. */
+/** The source files of the program, with the checksums of the versions that passes.txt was written for. */
 const files: Readonly<Record<string, string>> = {
   [source]: '6d8e2ff02c3f3f4b0170ec9f6a1bd198f42a578343676ce48727916c08259a4f',
   'tools/testing/selftests/iommu/iommufd_utils.h':
@@ -26,13 +26,13 @@ const files: Readonly<Record<string, string>> = {
 };
 
 /**
- * How the kernel's own build compiles it, and what closes the gap between the self-test of 6.12.117 and its headers: it
- * names what only later kernels have, and these options give the names a value.
+ * The options of the kernel's own build, and options for names that the headers lack: the self-test of 6.12.117 uses names
+ * that only later kernels define, and these options define them.
  */
 const options = [
   '-O2',
   '-D_GNU_SOURCE=',
-  '-D__user=', // what `make headers_install` takes out of the headers
+  '-D__user=', // `make headers_install` removes this word from the headers
   '-DMOCK_FLAGS_DEVICE_PASID=0',
   '-DMOCK_PASID_WIDTH=0',
   '-DIOMMU_HW_INFO_TYPE_DEFAULT=IOMMU_HW_INFO_TYPE_SELFTEST',
@@ -43,8 +43,8 @@ const options = [
 const sha256 = (of: string | Buffer) => createHash('sha256').update(of).digest('hex');
 
 /**
- * Compiles the self-test, once for what it is made of: its source and the options. Says so if the source is another than
- * passes.txt was made for.
+ * Compiles the self-test, once for each version of its source and of the options. Reports it if the source is not the version
+ * that passes.txt was made for.
  */
 export async function compile(): Promise<string> {
   const folder = await kernelSource();
@@ -58,12 +58,13 @@ export async function compile(): Promise<string> {
   const made = join(dirname(folder), `selftest-${key}`);
   const program = join(made, 'iommufd');
   if (existsSync(program)) return program;
-  // The two headers alone: everything else of linux/ is the system's.
+  // Only these two headers: all other headers of linux/ are those of the system.
   const headers = join(made, 'headers');
   await mkdir(join(headers, 'linux'), { recursive: true });
   for (const name of ['iommufd.h', 'vfio.h'])
     await copyFile(join(folder, 'include/uapi/linux', name), join(headers, 'linux', name));
-  // From its own folder, so that its messages name files as the kernel does. Under a name of its own until it is whole.
+  // Compiled in its own folder, so that its messages have the same file names as in the kernel. It has another name until it
+  // is complete.
   const fresh = `${program}.${process.pid}`;
   await run('gcc', [...options, `-I${headers}`, '-w', '-o', fresh, source], { cwd: folder });
   await rename(fresh, program);
@@ -72,11 +73,11 @@ export async function compile(): Promise<string> {
 
 export interface Outcome {
   readonly passed: boolean;
-  /** What the self-test said about it. */
+  /** The messages of the self-test about it. */
   readonly said: readonly string[];
 }
 
-/** Runs all of it on the software host as Linux 6.12, and returns what became of each instance. */
+/** Runs the whole self-test on the software host as Linux 6.12, and returns the outcome of each instance. */
 export async function runSelftest(
   program: string,
   through: readonly string[],
@@ -97,7 +98,7 @@ export async function runSelftest(
   return parse(output);
 }
 
-/** Reads TAP: what comes before the result of an instance is about it. */
+/** Reads TAP: the lines before the result of an instance belong to it. */
 export function parse(output: string): Map<string, Outcome> {
   const outcomes = new Map<string, Outcome>();
   let said: string[] = [];
@@ -107,7 +108,7 @@ export function parse(output: string): Map<string, Outcome> {
       if (!/^TAP version|^1\.\.|^# (?: RUN| +OK|Starting)/.test(line)) said.push(line);
       continue;
     }
-    // The harness counts what it skips as ok; the self-test skips nothing that can run.
+    // The harness counts a skipped instance as ok. Here it is not: the self-test skips only instances that can't run.
     outcomes.set(result[2] ?? '', { passed: result[1] === undefined && !/# SKIP/i.test(line), said });
     said = [];
   }

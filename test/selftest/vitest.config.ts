@@ -1,6 +1,6 @@
 import { defineConfig } from 'vitest/config';
 
-/** The kernel's self-test needs the kernel's source and the preload library, so it has a script of its own. */
+/** The kernel's self-test needs the kernel's source and the preload library. So a separate script runs it. */
 export default defineConfig({
   test: {
     include: ['test/selftest/**/*.test.ts'],

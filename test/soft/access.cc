@@ -1,5 +1,5 @@
-// Users inside the kernel: an access reaches memory by IOVA, keeps pages pinned, and is asked to let go of
-// what is unmapped.
+// Users inside the kernel: an access reaches memory by IOVA, keeps pages pinned, and is asked to unpin pages
+// that are being unmapped.
 #include "../../native/soft/iommufd/access.h"
 
 #include "../../native/soft/iommufd/context.h"
@@ -15,7 +15,7 @@ constexpr uint64_t kBase = 0x100000;
 
 std::shared_ptr<Context> contextOf(const Fd& fd) { return std::dynamic_pointer_cast<Context>(fd.file); }
 
-// Gives everything back that it is asked for.
+// Unpins all pages that it is asked to unpin.
 struct Driver {
   struct Pin {
     uint64_t iova;
@@ -25,7 +25,7 @@ struct Driver {
   Access::Handle access;
   unsigned told = 0;
   bool deaf = false;
-  Access* used = nullptr;  // while `access` is being dropped it is null already
+  Access* used = nullptr;  // also set while `access` is destroyed, when `access` is already null
 
   Driver(const Fd& fd, bool needsPins) {
     access = Access::make(contextOf(fd), needsPins, [this](uint64_t iova, uint64_t length) {

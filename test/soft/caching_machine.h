@@ -1,4 +1,4 @@
-// A machine whose edu is behind a unit with a cache (caching_model.h): VT-d with everything, or SMMUv3.
+// A machine whose edu is behind a unit with a cache (caching_model.h): VT-d with all features, or SMMUv3.
 #pragma once
 
 #include "../../native/soft/type1/type1.h"
@@ -37,7 +37,7 @@ inline int takeBitmap(Fd& fd, uint32_t hwpt, uint64_t iova, uint64_t length, boo
   return fd.call(uapi::IOMMU_HWPT_GET_DIRTY_BITMAP, get);
 }
 
-// A guest's table of VT-d with four levels at `root`, which is mapped there in the parent.
+// Allocates a page table for a guest's VT-d table of four levels. `root` is its address in the parent.
 inline int vtdTable(Fd& fd, uint32_t device, uint32_t parent, uint64_t root, uint32_t& id) {
   uapi::iommu_hwpt_vtd_s1 config = {0, root, 48, 0};
   uapi::iommu_hwpt_alloc alloc = {};
@@ -68,7 +68,7 @@ inline int smmuInvalidate(Fd& fd, uint32_t viommu, uint64_t word0, uint64_t word
                       uapi::iommu_viommu_arm_smmuv3_invalidate{{word0, word1}});
 }
 
-// A container of the first kind, without its file.
+// A type1 container, without an open file.
 class Container {
  public:
   explicit Container(Services& host) : type1(host, uapi::VFIO_TYPE1v2_IOMMU) {}

@@ -1,9 +1,9 @@
-// A model of IOMMU with an IOTLB that never forgets by itself: what another model is, and a cache in front of
-// it. Each transaction walks the tables all the same, and is compared with what is cached. So a change of a
-// table or an attachment that the unit isn't told of shows as a stale entry.
+// A model of an IOMMU with an IOTLB that drops entries only when it is told to: another model with a cache in
+// front of it. Each transaction nevertheless walks the tables, and the result is compared with the cached
+// entry. So if a table or an attachment changes and the unit isn't told, the entry is found to be stale.
 //
-// The cache has pages of 4 KiB, apart by endpoint, PASID and access. It also remembers that a page has been
-// made dirty, as hardware does, which then marks no second time.
+// The cache has entries for pages of 4 KiB, by endpoint, PASID and access. An entry also remembers that the
+// page was marked dirty: hardware does this too, and then does not mark it a second time.
 #pragma once
 
 #include <algorithm>
@@ -35,8 +35,8 @@ class CachingModel final : public iommu::Model {
   struct Counts {
     uint64_t translated = 0;  // pages of transactions
     uint64_t hits = 0;        // ... that were cached
-    uint64_t guests = 0;      // ... with a PASID of the guest's
-    uint64_t dirty = 0;       // ... that were made dirty
+    uint64_t guests = 0;      // ... with a PASID of the guest
+    uint64_t dirty = 0;       // ... that were marked dirty
     uint64_t swept = 0;
     uint64_t told = 0;
     uint64_t stale = 0;
@@ -46,7 +46,7 @@ class CachingModel final : public iommu::Model {
     }
   };
 
-  // A deaf one doesn't hear what it is told.
+  // `deaf`: the model ignores all invalidations.
   explicit CachingModel(const iommu::Model& inner, bool deaf = false)
       : Model(inner.name, inner.defaults), inner_(inner), deaf_(deaf) {}
 
@@ -76,7 +76,7 @@ class CachingModel final : public iommu::Model {
     entry.guests = pasid && from.isPlain(by);
     ++counts.translated;
     if (entry.guests) ++counts.guests;
-    // The write that follows marks the page, before the next transaction.
+    // The caller writes next, and so marks the page before the next transaction.
     entry.dirty = access == iommu::kWrite && reach.domain != nullptr && reach.domain->dirtyTracking();
     if (entry.dirty) ++counts.dirty;
     return reach;
@@ -95,7 +95,7 @@ class CachingModel final : public iommu::Model {
     });
   }
 
-  // Compares all that is cached with the tables as they are now. `left` are the endpoints that there are.
+  // Compares all cached entries with the current tables. `left`: the endpoints that still exist.
   void sweep(const std::vector<iommu::Endpoint*>& left) const {
     for (const auto& [key, entry] : cache_) {
       const auto& [endpoint, pasid, page, access] = key;
@@ -113,7 +113,7 @@ class CachingModel final : public iommu::Model {
 
   [[nodiscard]] std::vector<Told> takeTold() const { return std::exchange(told, {}); }
 
-  // Models are const, since they have no state; this one has.
+  // Models are const, since they have no state. This one has state, so it is mutable.
   mutable Counts counts;
   mutable std::vector<Told> told;
   mutable std::function<void()> onTold;

@@ -1,5 +1,5 @@
-// The state of device models: saved, put into another device of the same model, and refused when it is
-// damaged or another model's.
+// The state of device models: it is saved, and loaded into another device of the same model. A state that is
+// damaged or belongs to another model is refused.
 #include <array>
 #include <cstring>
 #include <memory>
@@ -49,7 +49,7 @@ struct Edu {
   uint32_t ioas = machine.fd.ioas();
 };
 
-// All that its registers tell.
+// The values of its registers.
 std::array<uint64_t, 7> registersOf(check::EduMachine& machine) {
   return {get(machine, 0x04),    get(machine, 0x08),    get(machine, 0x24),   get(machine, 0x20),
           get(machine, 0x80, 8), get(machine, 0x88, 8), get(machine, 0x90, 8)};
@@ -83,7 +83,7 @@ void edu() {
         load(one.machine, state) && registersOf(one.machine) == registers);
 }
 
-// Saved in the same call that began the work, so that nothing of it is done.
+// The state is saved in the same call that starts the work, so that no part of the work is done yet.
 void underWay() {
   Edu one('a');
   Edu other('b');

@@ -1,4 +1,4 @@
-// Dirty tracking: the calls, and the bits that a device's DMA leaves.
+// Dirty tracking: the calls, and the dirty bits that a device's DMA sets.
 #include "machine_harness.h"
 
 namespace vfio::soft::check {
@@ -29,7 +29,7 @@ struct Tracked {
                                              pageSize,    reinterpret_cast<uint64_t>(data)};
     return machine.fd.call(uapi::IOMMU_HWPT_GET_DIRTY_BITMAP, get);
   }
-  // The numbers of the bits for the first 64 pages.
+  // The numbers of the dirty ones among the first 64 pages.
   std::string bits(uint64_t iova = kBase, uint32_t flags = 0, uint64_t pageSize = kPage) {
     uint64_t word = 0;
     claim("bitmap", 0, get(iova, 64 * kPage, pageSize, &word, flags));
@@ -98,7 +98,7 @@ void memory() {
   claim("a bad pointer is no error", 0, tracked.get(base, 64 * kPage, kPage, reinterpret_cast<void*>(8)));
   claim("... and the bits are gone", "", tracked.bits());
 
-  // A hole ends the walk, silently.
+  // The walk ends at a hole, without an error.
   claim("map beyond a hole", 0,
         machine.fd.mapAt(tracked.ioas, base + 66 * kPage, tracked.buffer.user(), kPage));
   claim("writes around the hole",

@@ -1,7 +1,8 @@
-// A software host on which each call first fails, for lack of memory, descriptors, mappings or threads, at
-// the nth thing of these that it takes, alone or with all that come after it. What is then asked in earnest
-// must be answered as if nothing had happened, so a recorded trace shows every half state there is. The
-// program that includes this counts the allocations and system calls of its own thread.
+// A software host on which each call first fails for lack of memory, descriptors, mappings or threads: the
+// nth request for one of these fails, alone or with all later ones. Then the call is repeated, and must
+// return the same answer as if it had never failed. So if a failed call leaves a change behind, the answers
+// differ from the recorded trace. The program that includes this file counts the allocations and system
+// calls of its own thread.
 #pragma once
 
 #include <dirent.h>
@@ -38,11 +39,11 @@ namespace vfio::failing {
 
 // ---------------------------------------------------------------- what fails
 
-// Of the thread that is making a call: how many more until one fails. 0: none does.
+// For the thread that makes a call: how many requests until one fails (1: the next one). 0: none fails.
 inline thread_local unsigned untilNext = 0;
 inline thread_local bool andAllAfter = false;
-inline thread_local const char* failed = nullptr;  // the first that did
-inline std::array<void*, 24> where{};              // it was called, for who looks into it (FAILING_WHERE=1)
+inline thread_local const char* failed = nullptr;  // the first one that failed
+inline std::array<void*, 24> where{};              // the stack at that time, for debugging (FAILING_WHERE=1)
 inline int depth = 0;
 
 inline bool fails(const char* what) {
@@ -85,8 +86,8 @@ inline bool isLack(int64_t answer) {
 
 class FailingHost final : public Backend {
  public:
-  // The seed says at which thing a call begins to fail; it goes on from there. A call that does without it is
-  // done, and later ones of that call never fail: so one seed is not enough.
+  // The seed says which request of a call fails first; later tries fail at later requests. A call that
+  // succeeds in spite of a failed request is not tried again, so one seed does not reach all requests.
   FailingHost(std::unique_ptr<soft::Host> host, unsigned seed) : host_(std::move(host)), random_(seed) {}
 
   int open(const char* path, int flags) override {
@@ -168,14 +169,14 @@ class FailingHost final : public Backend {
   }
 
  private:
-  // Twice the first that fails, and 1 if all after it do too.
+  // Twice the number of the first request that fails, plus 1 if all later ones fail too.
   unsigned begin() {
     random_ = random_ * 1103515245U + 12345U;
     const unsigned bits = random_ >> 16;
     constexpr unsigned few = 8, many = 64;
     return 2 + bits % (2 * ((bits & 0x700) == 0 ? many : few));
   }
-  // Fails in turn, until no more fails: that answer counts.
+  // Tries the call with one request after the other failing, until no request fails. Returns the last answer.
   template <typename Call>
   std::invoke_result_t<Call> tried(const char* name, const Call& call) {
     std::vector<int64_t> answers;
@@ -194,7 +195,7 @@ class FailingHost final : public Backend {
       if (answer >= 0) break;
       if (!isLack(answer)) answers.push_back(answer);
     }
-    // An error that is none of lacking something must be what the call says anyway.
+    // An error that does not say that something is lacking must be the final answer too.
     for (const int64_t each : answers) {
       if (each == answer) continue;
       ++wrong;
@@ -204,7 +205,7 @@ class FailingHost final : public Backend {
     }
     return answer;
   }
-  // What can't fail does not.
+  // For calls that must not fail for lack of anything.
   template <typename Call>
   std::invoke_result_t<Call> always(const char* name, const Call& call) {
     const auto answer = tried(name, call);
@@ -219,7 +220,7 @@ class FailingHost final : public Backend {
   unsigned random_;
 };
 
-// The table, for the test: a line for each call and what failed in it.
+// Prints the table for the test: a line for each call and each kind of request that failed in it.
 inline void sayOutcomes() {
   for (const auto& [key, outcome] : outcomes) {
     std::fprintf(stderr, "%s | %s | %u |", key.first.c_str(), key.second.c_str(), outcome.times);
@@ -229,7 +230,7 @@ inline void sayOutcomes() {
   if (wrong != 0) std::fprintf(stderr, "WRONG: %u\n", wrong);
 }
 
-// The seed in the name of a host, "failing3"; 0: it is not to fail.
+// The seed in the name of a host such as "failing3"; 0: the host's calls don't fail.
 inline unsigned seedOf(const std::string& host) {
   constexpr const char* kName = "failing";
   if (!host.starts_with(kName)) return 0;
@@ -251,7 +252,7 @@ inline std::unique_ptr<Backend> wrap(std::unique_ptr<soft::Host> host, unsigned 
 
 // ---------------------------------------------------------------- the C and C++ libraries' own
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // sanitizers have their own
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // sanitizers define these
 extern "C" {
 
 void* __libc_malloc(size_t size);

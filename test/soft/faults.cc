@@ -1,4 +1,4 @@
-// Fault queues: page requests of a device that waits for its pages, and answers from another thread.
+// Fault queues: page requests of a device that waits for pages, and answers by another thread.
 #include <poll.h>
 #include <unistd.h>
 
@@ -62,7 +62,7 @@ int allocate(EduMachine& machine, uint32_t pt, uint32_t queue, uint32_t& id, uin
   return result;
 }
 
-// The descriptor, with nothing in the queue.
+// The calls on the descriptor of an empty queue.
 void empty() {
   EduMachine machine;
   Queue queue(machine);
@@ -121,7 +121,7 @@ void resolved() {
       const bool asked = record.addr == 0x7000 && record.dev_id == machine.device->id() &&
                          record.flags == uapi::IOMMU_PGFAULT_FLAGS_LAST_PAGE && record.cookie == 1 &&
                          record.perm == uapi::IOMMU_PGFAULT_PERM_READ;
-      // The first time it answers without having mapped: the device asks again.
+      // The first answer comes without a mapping: the device requests the page again.
       if (round == 1 && machine.fd.mapAt(ioas, 0x7000, buffer.user(), kPage) != 0) return;
       if (asked && queue.answer(record.cookie, 0) == sizeof(Response)) ++answered;
     }
@@ -136,7 +136,8 @@ void resolved() {
   claim("nothing waits", POLLOUT, queue.polled());
 }
 
-// While it waits its other unit works; answers that refuse, by the program and by detaching.
+// While the device waits for a page, its other unit works. The program's answer refuses the request, and so
+// does a detach.
 void refused() {
   EduMachine machine;
   Queue queue(machine);
@@ -146,7 +147,7 @@ void refused() {
   claim("a table with faults, attached",
         allocate(machine, ioas, queue.id, table) == 0 && machine.attachTo(table) == 0);
   Record records[4] = {};
-  // Two pages: one group.
+  // The transfer touches two pages: one group of requests.
   machine.start(EduMachine::kBuffer, 0x8ff0, 0x20, true);
   claim("nothing fails", "", machine.finish());
   claim("the device waits", machine.busy());
@@ -217,7 +218,7 @@ void refused() {
   claim("a new transfer does", machine.store(0xa000, 8) == "" && buffer.bytes()[0] == 0);
 }
 
-// Several devices' worth of requests: cookies are the lowest that are free, groups come whole.
+// Many requests: each gets the lowest free cookie, and a group is read as a whole.
 void cookies() {
   EduMachine machine;
   Queue queue(machine);
@@ -255,7 +256,7 @@ void cookies() {
   claim("there nobody takes requests EINVAL", -EINVAL, request(13, 0, true));
 }
 
-// Who can have page requests, and on which release.
+// Which devices can make page requests, and on which release.
 void levels() {
   struct Case {
     KernelVersion kernel;
@@ -292,7 +293,7 @@ void levels() {
   claim("... the other stays", "not mapped", machine.store(0, 8));
 }
 
-// What becomes of a read that is too short for the first group, which later kernels don't leave unsaid.
+// A read that is too short for the first group returns 0, or EINVAL on releases with the fix.
 void shortReads() {
   const std::pair<KernelVersion, int64_t> kCases[] = {{{6, 13}, 0}, {{6, 17}, 0}, {{6, 18}, -EINVAL},
                                                       {{6, 19}, 0}, {{7, 0}, 0},  {{7, 1}, -EINVAL}};
@@ -310,7 +311,7 @@ void shortReads() {
   }
 }
 
-// What the system call looks at before the file does. The kernel's answers are those of the guest.
+// The checks that the system call makes before it calls the file. The kernel in the guest gave these answers.
 void addresses() {
   EduMachine machine;
   Queue queue(machine);

@@ -1,5 +1,5 @@
-// What the programs share that say what groups and containers answer: calls on them, and the devices that
-// they are tried on. Numbers of groups are the machine's own and not shown.
+// Shared code of the programs that print the answers of groups and containers: the calls on them, and the
+// devices that are used. The numbers of groups differ between machines and are not printed.
 #pragma once
 
 #include <linux/capability.h>
@@ -24,7 +24,7 @@ inline std::string answer(int64_t result) {
   return result < 0 ? strerrorname_np(static_cast<int>(-result)) : std::to_string(result);
 }
 inline void told(const char* what, int64_t result) { say("%s: %s", what, answer(result).c_str()); }
-// Of a call that gives a descriptor, whose number is nobody's business.
+// Prints the answer of a call that returns a descriptor, without the descriptor's number.
 inline int opened(const char* what, int fd) {
   say("%s: %s", what, fd < 0 ? answer(fd).c_str() : "a descriptor");
   return fd;
@@ -115,7 +115,7 @@ inline void sayExtensions(const char* what, int fd) {
   say("extensions %s:%s", what, all.c_str());
 }
 
-// Of this thread, which may have it.
+// Gives a capability to this thread, if it may have it, or takes it away.
 inline void setCapability(unsigned capability, bool wanted) {
   __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {};

@@ -1,8 +1,8 @@
-// Says what a host answers to calls on groups and containers, one line each, so that two hosts can be
-// compared with diff: `group_trace soft` here, `group_trace kernel` in the guest, as root, both with `amd`
-// behind for a machine with that IOMMU (with edu at
-// 0000:00:10.0, 0000:03:01.0 and .2, which the program binds to vfio-pci). Numbers of groups are the
-// machine's own and not shown.
+// Prints a host's answers to calls on groups and containers, one on each line, so that two hosts can be
+// compared with diff: `group_trace soft` here, `group_trace kernel` in the guest, as root. A last argument
+// `amd` stands for a machine with AMD's IOMMU. The machine has edu devices at 0000:00:10.0, 0000:03:01.0 and
+// 0000:03:02.0, which the program binds to vfio-pci. The numbers of groups differ between machines and are
+// not printed.
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <sys/mman.h>
@@ -28,8 +28,9 @@ using namespace vfio::uapi;
 namespace {
 
 constexpr uint64_t kPage = 4096;
-// What a machine with an AMD IOMMU is not asked: what DMA from behind the conventional bridge brought, which
-// QEMU's does not let through; and a mapping at the very last page, which Linux 6.12 never takes off again.
+// True: the machine has an AMD IOMMU. Two checks are then left out: the result of DMA from behind the
+// conventional bridge, which QEMU's AMD IOMMU blocks; and a mapping of the very last page, which Linux 6.12
+// never unmaps there.
 bool amd = false;
 uint8_t* memory(uint64_t pages, int protection = PROT_READ | PROT_WRITE,
                 int flags = MAP_PRIVATE | MAP_ANONYMOUS, int fd = -1) {
@@ -77,7 +78,8 @@ void sayInfo(const char* what, int fd, uint32_t size, size_t room = 256) {
   say("  behind: %s", hex.c_str());
 }
 
-// One transfer of edu by its own buffer: into it from `source`, or out of it to `destination`.
+// One transfer between edu's own buffer and memory: from `source` into the buffer, or out of it to
+// `destination`.
 void sayDma(const char* what, int fd, uint64_t source, uint64_t destination, uint64_t flags) {
   uint16_t command = 6;
   (void)host->pwrite(fd, &command, 2, (uint64_t{7} << 40) + 4);

@@ -1,5 +1,5 @@
-// How the time to make a machine grows with what is in it: four times as much takes about four times as long,
-// and not sixteen times. What is compared is processor time, so that a busy machine is no reason to fail.
+// How the time to make a machine grows with its size: four times as many parts take about four times as long,
+// and not sixteen times. Processor time is compared, so that the check does not fail on a busy machine.
 #include <time.h>
 
 #include <algorithm>
@@ -43,7 +43,7 @@ std::string address(size_t i) {
 }
 std::string uuid(size_t i) { return format("%08x-%04x-0000-0000-%012x", static_cast<unsigned>(i), 0, 0); }
 
-// `count` devices with what `more` says of each.
+// The text of `count` devices, each with the fields that `more` returns.
 std::string devices(size_t count, const std::function<std::string(size_t)>& more) {
   std::string text;
   for (size_t i = 0; i < count; ++i) {
@@ -87,7 +87,7 @@ void removeAll(Host& host, size_t count) {
 
 struct Kind {
   const char* name;
-  size_t count;  // and four times as many
+  size_t count;  // measured with this many, and with four times as many
   std::function<double(size_t count)> time;
 };
 
@@ -155,7 +155,7 @@ int main() {
   for (const auto& kind : kinds) {
     double few = 1e9;
     double many = 1e9;
-    // Whatever else runs, one of these was not disturbed.
+    // The least of three times counts, because other programs may slow down some of them.
     for (int round = 0; round < 3; ++round) {
       few = std::min(few, kind.time(kind.count));
       many = std::min(many, kind.time(kind.count * 4));

@@ -1,5 +1,6 @@
-// The guarded routines beside handlers of the program's own: whatever a program does about SIGSEGV and
-// SIGBUS, and whenever, a bad address is an error there, and what is not theirs goes where it belongs.
+// The guarded routines in programs with signal handlers of their own. Whenever a program installs a handler
+// for SIGSEGV or SIGBUS, a bad address in a routine is still an error, and every other fault reaches the
+// program's handler.
 #include "../../native/guard/guard.h"
 
 #include <setjmp.h>
@@ -31,7 +32,7 @@ void claim(const std::string& text, bool holds) {
 
 constexpr size_t kPage = 4096;
 
-// Where a load is the signal of that number.
+// An address where a load raises this signal.
 uint8_t* badAddress(int signal) {
   static auto* const closed =
       static_cast<uint8_t*>(mmap(nullptr, kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
@@ -62,12 +63,13 @@ constexpr std::array<Routine, 6> kRoutines = {
       }},
      {"a store to", [](uint8_t* bad) { return !guard::store(bad, 4, 1); }}}};
 
-// In a child, so that a fault that nobody takes is only its own end: its status as wait has it.
+// Runs `work` in a child, so that a fault that no handler takes ends only the child. Returns its status, as
+// wait does.
 int inChild(const std::function<int()>& work) {
   std::fflush(stdout);
   const pid_t child = fork();
   if (child == 0) {
-    // A routine that never ends, also with all signals blocked.
+    // Ends a routine that never returns, also if it blocks all signals.
     alarm(10);
     const rlimit seconds{10, 10};
     setrlimit(RLIMIT_CPU, &seconds);
@@ -91,7 +93,7 @@ void returns(int, siginfo_t*, void*) {}
 void leavesWith7(int, siginfo_t*, void*) { _exit(7); }
 
 struct sigaction replacedAction;
-// As reporters of crashes do: what was there before comes after.
+// A handler such as those of crash reporters: it passes the signal on to the handler that it replaced.
 void passesOn(int signal, siginfo_t* info, void* context) {
   if (replacedAction.sa_flags & SA_SIGINFO) {
     replacedAction.sa_sigaction(signal, info, context);
@@ -106,7 +108,7 @@ sigjmp_buf back;
 void jumpsOut(int, siginfo_t*, void*) { siglongjmp(back, 1); }
 
 void waitForKeeper() {
-  // It looks fifty times a second.
+  // The keeper's thread checks fifty times a second.
   const timespec pause{0, 300'000'000};
   nanosleep(&pause, nullptr);
 }

@@ -10,7 +10,7 @@ using iommu::makeUnit;
 using iommu::UnitDescription;
 namespace models = iommu::models;
 
-// One device behind such a unit, bound.
+// One device behind a unit of this description. It is bound to an iommufd.
 struct Bound {
   Bound(KernelVersion kernel, const UnitDescription& model)
       : host(std::make_shared<mm::Memory>(), {.kernel = kernel}), unit(makeUnit(model)), fd(host) {
@@ -52,7 +52,7 @@ struct Bound {
   int result = 0;
 };
 
-// As Linux 6.12 said in the guest, of its edu behind QEMU's VT-d, for every length of buffer.
+// The answers of Linux 6.12 in the guest for its edu behind QEMU's VT-d, for every length of the buffer.
 void vtd612() {
   constexpr unsigned char kData[] = {0x01, 0,    0,    0,    0,    0,    0,    0, 0x86, 0x06, 0x2f, 0x22,
                                      0x8c, 0x00, 0xd2, 0x00, 0x4e, 0x0f, 0xf0, 0, 0,    0,    0,    0};

@@ -1,4 +1,5 @@
-// What units are told to forget, and when: each change of a page table or an attachment, with its range.
+// Which translations units are told to forget, and when: at each change of a page table or an attachment,
+// with its range.
 #include "caching_machine.h"
 
 namespace vfio::soft::check {
@@ -217,7 +218,7 @@ void smmuGuest() {
         smmuInvalidate(fd, viommu, 0x05 | (kStream + 1) << 32, 0));
   claimTold("... tells nothing", model, {});
 
-  // The same through a queue of the guest's own: two commands, then one that it may not have.
+  // The same through a command queue of the guest: two valid commands, then one that a guest may not use.
   const uint64_t commands[] = {0x12, 0x3000, 0x46, 0, 0x30, 0};
   std::memcpy(memory.bytes(), commands, sizeof(commands));
   claim("a queue", 0, machine.queue(viommu, 0, 0, 64, out));

@@ -1,7 +1,7 @@
-// Makes sequences of calls on address spaces and prints each answer: what fits where, what is pinned and who
-// pays, what can't be pinned, the container's requests, users inside the kernel. On the kernel (`kernel`, in
-// the guest, with its mock devices) or on the software host (`soft`). What the kernel printed is in
-// ioas_trace.txt (docs/testing.md).
+// Makes sequences of calls on address spaces and prints each answer: where mappings fit, which pages are
+// pinned and charged to whom, which memory can't be pinned, the requests of a container, users inside the
+// kernel. Runs on the kernel (`kernel`, in the guest, with its mock devices) or on the software host
+// (`soft`). ioas_trace.txt contains the kernel's answers (docs/testing.md).
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <sys/mman.h>
@@ -37,12 +37,12 @@ constexpr uint64_t kPage = 4096;
 constexpr uint32_t kFixed = uapi::IOMMU_IOAS_MAP_FIXED_IOVA;
 constexpr uint32_t kWrite = uapi::IOMMU_IOAS_MAP_WRITEABLE;
 constexpr uint32_t kRead = uapi::IOMMU_IOAS_MAP_READABLE;
-// In the mock unit's aperture.
+// An IOVA in the mock unit's aperture.
 constexpr uint64_t kBase = uint64_t{1} << 24;
 
 std::unique_ptr<Backend> host;
 soft::Host* software = nullptr;
-const char* diskFile = nullptr;  // a file on a file system that is no tmpfs
+const char* diskFile = nullptr;  // a file on a file system other than tmpfs
 
 __attribute__((format(printf, 1, 2))) void say(const char* format, ...) {
   va_list arguments;
@@ -52,7 +52,7 @@ __attribute__((format(printf, 1, 2))) void say(const char* format, ...) {
   std::putchar('\n');
 }
 
-// The same numbers everywhere.
+// Random numbers that are the same on every machine.
 struct Random {
   uint64_t state;
   uint64_t next() {
@@ -69,7 +69,7 @@ struct Fd {
   int fd;
   explicit Fd(bool payByMm = false) {
     if (software != nullptr && payByMm) {
-      // Setting the option takes a capability that this process may not have.
+      // Setting the option needs a capability that this process may lack.
       fd = software->install(
           std::make_shared<soft::iommufd::Context>(*software, soft::mm::Payer::mm, &soft::selftest::hooks()),
           soft::FdKind::plain, O_RDWR);
@@ -148,7 +148,7 @@ struct Fd {
     say("huge pages %u %llu: %d, %llu", op, static_cast<unsigned long long>(value), result,
         static_cast<unsigned long long>(option.val64));
   }
-  // A mock device on an address space or page table; 0 if it can't be.
+  // Makes a mock device that is attached to an address space or page table; 0: that failed.
   uint32_t device(uint32_t pt) const {
     TestCommand test = {};
     test.size = sizeof(test);
@@ -185,7 +185,8 @@ bool dropLock() {
   return syscall(SYS_capset, &header, data) == 0;
 }
 
-// Pages pinned and, of these, charged to the mm (with what the program locked).
+// Prints the number of pinned pages, and the number of pages charged to the mm (with those that the program
+// locked).
 void counters() {
   if (software != nullptr) {
     const soft::mm::Charges& charges = software->memory().charges;
@@ -256,7 +257,7 @@ void memlock(bool byMm) {
   fd.unmap(ioas, kBase + 0x700000, 8 * kPage);
   munlock(memory + 60 * kPage, 3 * kPage);
 
-  // A user inside the kernel, with huge pages off and a cut, too.
+  // The same for a user inside the kernel, with huge pages off, and with a mapping that is cut.
   fd.unmap(ioas, 0, UINT64_MAX);
   fd.hugePages(ioas, uapi::IOMMU_OPTION_OP_SET, 0);
   fd.mapAt(ioas, asUser(memory), 8 * kPage, kBase);
@@ -356,7 +357,7 @@ void addressSpaces(uint64_t seed, unsigned steps) {
        0);
   const uint32_t spaces[] = {fd.ioas(), fd.ioas()};
   uint32_t devices[2] = {};
-  // Fine-grained sequences and those of whole pages.
+  // Some sequences use parts of pages, and some whole pages.
   const uint64_t grain = seed % 3 == 0 ? 512 : seed % 3 == 1 ? 2048 : kPage;
   const auto length = [&] {
     return (1 + random.below(random.below(4) == 0 ? 24 : 4)) * grain + (random.below(40) == 0 ? 1 : 0);
@@ -626,7 +627,7 @@ void accesses(uint64_t seed, unsigned steps) {
   }
 }
 
-// Each in a process of its own, so that limits, memory and what is pinned begin afresh.
+// Runs each sequence in a new process, so that it starts with fresh limits and memory, and no pins.
 void apart(const std::string& which, const std::function<void()>& body) {
   std::fflush(stdout);
   const pid_t child = fork();

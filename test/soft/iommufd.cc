@@ -1,5 +1,5 @@
-// Checks of the software iommufd and of what it stands on: memory, translation, address spaces, objects,
-// devices. Prints each claim; exits with 1 if one doesn't hold. Rules are those of Linux 6.12.
+// Checks of the software iommufd and of the code that it uses: memory, translation, address spaces, objects,
+// devices. Prints each claim; exits with 1 if one doesn't hold. The rules are those of Linux 6.12.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -81,7 +81,7 @@ void truncatedFile() {
 }
 
 void otherFaults() {
-  // In a child: the guard must leave every other fault what it was.
+  // In a child, since the fault ends it: the guard must not change the effect of any other fault.
   const auto dies = [](auto action) {
     const pid_t child = fork();
     if (child == 0) {
@@ -144,7 +144,7 @@ void pins() {
   memory.unpin(data.user(), kPage);
 }
 
-// The tree against a plain map, with everything that changes its shape.
+// Compares the tree with a plain map, after every operation that changes the tree's shape.
 void tree() {
   std::mt19937_64 random(1);
   SpanTree<int> tree;
@@ -505,7 +505,7 @@ void devices(Host& host) {
         info[0].flags == 1 && info[0].cap_reg == 0x00d2008c222f0686 && info[0].ecap_reg == 0x00f00f4e);
   claim("the rest is zero", info[1].cap_reg == 0 && info[1].ecap_reg == 0);
 
-  // Closing order.
+  // The order in which files are closed.
   fd.file.reset();
   claim("a bound device works on after the file is closed", nic.dma.read(0x10000, &byte, 1));
   claim("and holds its group", nullptr != group.owner);
@@ -577,7 +577,8 @@ void container(Host& host) {
   claim("leaves none", -ENODEV, fd.vfioIoas(uapi::IOMMU_VFIO_IOAS_GET, id));
 }
 
-// Random maps and unmaps with a page table attached, against a plain model of what each page shows.
+// Random maps and unmaps with an attached page table, compared with a simple model of the memory behind each
+// page.
 void translation(Host& host) {
   Unit unit = vtd();
   Group group = {1, {}};
@@ -593,7 +594,7 @@ void translation(Host& host) {
     std::memcpy(buffer.bytes() + at * kPage, &at, sizeof(at));
   }
   std::mt19937_64 random(2);
-  std::map<uint64_t, std::pair<uint64_t, uint64_t>> areas;  // page: length, first page shown
+  std::map<uint64_t, std::pair<uint64_t, uint64_t>> areas;  // by page: length, first page shown
   bool same = true;
   for (int round = 0; round < 4000; ++round) {
     const uint64_t at = random() % 8192;
@@ -632,7 +633,7 @@ Dirty dirtyOf(iommu::Domain& domain, uint64_t iova, uint64_t size, bool clear) {
 }
 
 void dirtyBits(Host& host) {
-  // The kernel's mock IOMMU: pages of half a processor page, large ones of 1 MiB.
+  // The kernel's mock IOMMU has pages of half a processor page, and large pages of 1 MiB.
   constexpr uint64_t kHalf = kPage / 2;
   constexpr uint64_t kHuge = 512 * kHalf;
   constexpr uint64_t kBase = uint64_t{1} << 24;

@@ -1,5 +1,5 @@
-// What mapping, translating and DMA cost on the software host, and how many bytes a mapping takes. Prints
-// figures; judges nothing.
+// Measures the time of mapping, translating and DMA on the software host, and the bytes that a mapping takes.
+// Prints the figures and checks none of them.
 #include <malloc.h>
 #include <time.h>
 
@@ -12,7 +12,7 @@
 namespace vfio::soft::check {
 namespace {
 
-// Time of this thread, so that what else runs on the machine counts less.
+// The processor time of this thread, so that other programs on the machine affect it less.
 struct Clock {
   using duration = std::chrono::nanoseconds;
   using rep = duration::rep;
@@ -35,7 +35,7 @@ size_t heap() {
   return info.uordblks + info.hblkhd;
 }
 
-// The median of what `job` takes for one of `each` repetitions, over `samples` samples.
+// The time of one run of `job`: the median of `samples` samples, each with `each` runs.
 template <class Job>
 double medianOf(int samples, int each, const Job& job) {
   std::vector<double> times;
@@ -48,7 +48,7 @@ double medianOf(int samples, int each, const Job& job) {
   return times[times.size() / 2];
 }
 
-// `live` mappings of 4 KiB each, of separate pages in random order of address.
+// `live` mappings of 4 KiB each. Their pages are separate, and in random order of address.
 void mappings(Host& host, uint64_t live) {
   iommu::Unit unit = vtd();
   iommu::Group group = {1, {}};
@@ -59,8 +59,8 @@ void mappings(Host& host, uint64_t live) {
   uint32_t pt = ioas;
   if (iommufd::bind(fd.file, nic, device) != 0 || device->attach(pt) != 0) return;
 
-  // Every other page, so that no two pins are neighbours. Which page the n-th mapping shows is computed, so
-  // that looking it up costs the same however many there are.
+  // Only every other page is mapped, so that no two pinned pages are adjacent. The page of the n-th mapping
+  // is computed, so that finding it costs the same for any number of mappings.
   Buffer buffer(live * 2 * kPage);
   std::memset(buffer.bytes(), 1, buffer.size());
   const auto pageOf = [&](uint64_t at) { return buffer.user() + at * 7919 % live * 2 * kPage; };
@@ -75,13 +75,13 @@ void mappings(Host& host, uint64_t live) {
   const double filling = since(start) / static_cast<double>(live);
   const double bytes = static_cast<double>(heap() - before) / static_cast<double>(live);
 
-  // A random one goes and comes again.
+  // A random mapping is unmapped and mapped again.
   const double pair = medianOf(400, 1000, [&] {
     const uint64_t at = random() % live;
     if (fd.unmap(ioas, iovaOf(at), kPage) != 0) std::printf("unmap failed\n");
     if (fd.mapAt(ioas, iovaOf(at), pageOf(at), kPage) != 0) std::printf("map failed\n");
   });
-  // The same, and the host chooses where it comes.
+  // The same, and the host chooses the IOVA.
   const double chosen = medianOf(400, 1000, [&] {
     const uint64_t at = random() % live;
     uint64_t iova = 0;
@@ -91,7 +91,7 @@ void mappings(Host& host, uint64_t live) {
     if (fd.unmap(ioas, iova, kPage) != 0) std::printf("unmap failed\n");
     if (fd.mapAt(ioas, iovaOf(at), pageOf(at), kPage) != 0) std::printf("map failed\n");
   });
-  // Beside the others, always the same.
+  // One more mapping, always the same one.
   const double same = medianOf(400, 1000, [&] {
     if (fd.mapAt(ioas, uint64_t{1} << 40, pageOf(0), kPage) != 0) std::printf("map failed\n");
     if (fd.unmap(ioas, uint64_t{1} << 40, kPage) != 0) std::printf("unmap failed\n");
@@ -124,7 +124,7 @@ void transfer(Host& host, const char* name, uint64_t piece) {
   Buffer source(kSize);
   std::memset(target.bytes(), 1, kSize);
   std::memset(source.bytes(), 2, kSize);
-  // With small pieces also the addresses of neighbours are apart; memcpy moves the same pieces.
+  // With small pieces, adjacent pieces have separate addresses too. memcpy moves the same pieces.
   for (uint64_t at = 0; at < kSize; at += piece) {
     const uint64_t shown = piece == kSize ? 0 : (at ^ piece);
     if (fd.mapAt(ioas, 0x100000000 + at, target.user() + shown, piece) != 0) std::printf("map failed\n");

@@ -1,5 +1,5 @@
-// What the checks of the software iommufd share: short forms of the requests, made on what a check adds to
-// the default machine.
+// Shared code of the checks of the software iommufd: short forms of the requests, for objects that a check
+// adds to the default machine.
 #pragma once
 
 #include <sys/mman.h>
@@ -51,10 +51,10 @@ constexpr uint32_t kWrite = uapi::IOMMU_IOAS_MAP_WRITEABLE;
 constexpr uint32_t kFixed = uapi::IOMMU_IOAS_MAP_FIXED_IOVA;
 constexpr uint32_t kBoth = kRead | kWrite;
 
-// The unit of the guest that real figures come from.
+// A unit like that of the guest, whose answers the checks compare with.
 inline iommu::Unit vtd() { return iommu::makeUnit({.model = &iommu::models::vtd()}); }
 
-// Anonymous memory that goes with its holder.
+// Anonymous memory, which is unmapped with this object.
 class Buffer {
  public:
   explicit Buffer(size_t size, int protection = PROT_READ | PROT_WRITE) : size_(size) {

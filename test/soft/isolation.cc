@@ -1,4 +1,4 @@
-// Groups as access control services (ACS) make them, and requests between the members of one.
+// The groups that follow from access control services (ACS), and requests between the members of a group.
 #include <fcntl.h>
 
 #include <algorithm>
@@ -17,7 +17,7 @@ std::unique_ptr<Host> machine(const std::string& devices) {
 
 // ---------------------------------------------------------------- groups
 
-// The guest with the switches, ports and functions that QEMU was asked for besides.
+// The guest's machine, with more switches, ports and functions that QEMU was told to add.
 constexpr const char* kGuest = R"(
   { "model": "host-bridge", "bdf": "0000:00:00.0" },
   { "model": "ivshmem", "bdf": "0000:00:04.0" }, { "model": "ivshmem", "bdf": "0000:00:05.0" },
@@ -60,7 +60,7 @@ constexpr const char* kGuest = R"(
   { "model": "edu", "behind": "0000:00:1c.0", "slot": 2, "function": 1 }
 )";
 
-// What Linux 6.12 made of them.
+// The groups that Linux 6.12 made for it.
 constexpr std::array<const char*, 26> kGroups{
     "0000:00:00.0",
     "0000:00:04.0",
@@ -117,7 +117,8 @@ void groups() {
   claim("functions with ACS are alone", std::string("0000:01:00.1"), members(*isolated, "2"));
 }
 
-// The extended capability, as a dump of the config space has it: its header, and capability and control.
+// The extended capability, as a dump of config space shows it: the header, and the words capability and
+// control.
 std::string extended(Host& host, const std::string& bdf) {
   const int fd = host.open(("/sys/bus/pci/devices/" + bdf + "/config").c_str(), O_RDONLY);
   std::array<uint32_t, 2> words{};
@@ -156,7 +157,7 @@ class Card {
     return host_.pread(fd_, &value, sizeof value, offset) == sizeof value ? value : ~0U;
   }
   void write(uint64_t offset, uint32_t value) { (void)host_.pwrite(fd_, &value, sizeof value, offset); }
-  // A transfer between its buffer and a bus address.
+  // Starts a transfer between the device's buffer and a bus address.
   void move(uint64_t source, uint64_t destination, uint32_t size, uint32_t run) {
     write(0x80, static_cast<uint32_t>(source));
     write(0x84, 0);
@@ -174,10 +175,11 @@ class Card {
   int fd_;
 };
 
-constexpr uint32_t kTarget = 0x0e000000;  // where the second edu's BAR is; edu's DMA has 28 bits
+constexpr uint32_t kTarget = 0x0e000000;  // the address of the second edu's BAR; edu's DMA has 28 bits
 constexpr uint32_t kBuffer = 0x40000;
 
-// What becomes of a request of the first edu to the second's registers: "reached", or the words of the fault.
+// The outcome of a request of the first edu to the second one's registers: "reached", or the reason of the
+// fault.
 std::string request(const std::string& devices, bool decoding = true) {
   const auto host = machine(devices);
   const int iommufd = host->open("/dev/iommu", O_RDWR);
@@ -185,8 +187,8 @@ std::string request(const std::string& devices, bool decoding = true) {
   Card second(*host, "vfio1", iommufd);
   if (!first.bound || !second.bound) return "not bound";
   if (!decoding) second.command(0x0004);
-  first.move(kTarget, kBuffer, 4, 1);      // its identification ...
-  first.move(kBuffer, kTarget + 4, 4, 3);  // ... into its liveness check, which inverts it
+  first.move(kTarget, kBuffer, 4, 1);      // the second edu's identification ...
+  first.move(kBuffer, kTarget + 4, 4, 3);  // ... goes into its liveness check, which inverts it
   second.command(0x0006);
   const auto faults = host->takeFaults();
   const uint32_t inverted = second.read(4);
@@ -230,7 +232,7 @@ void peers() {
         request(inSwitch(true, false)));
 }
 
-// A transfer that begins in memory and goes on in a neighbour's BAR is cut where the BAR begins.
+// A transfer that begins in memory and ends in a neighbour's BAR is split where the BAR begins.
 void border() {
   const auto host = machine(R"({ "model": "bridge", "bdf": "0000:00:01.0" },)" +
                             edu(R"("behind": "0000:00:01.0", "slot": 0)", false) + "," +

@@ -1,5 +1,5 @@
-// The reader of JSON, and what it says of texts that are none: neither deep nor large ones exhaust anything,
-// and nothing of a text moves a terminal's cursor.
+// The reader of JSON, and its messages for texts that are not JSON. Deep or large texts exhaust neither
+// memory nor the stack, and no part of a text in a message moves a terminal's cursor.
 #include "../../native/soft/topology/json.h"
 #include "../../native/soft/topology/catalogue.h"
 
@@ -25,7 +25,7 @@ void claim(const std::string& text, bool holds) {
   if (!holds) ++failures;
 }
 
-// What is wrong with it; empty: nothing.
+// The reader's error for the text; empty: there is none.
 std::string refused(const std::string& text) {
   try {
     (void)json::parse(text);
@@ -89,7 +89,8 @@ void limits() {
   }
 }
 
-// Names of an object are held once; that must not take longer for each the more there are.
+// An object has each name only once. The check for that must take the same time per name for any number of
+// names.
 void names() {
   const auto object = [](size_t names, const std::string& more) {
     std::string text = "{";
@@ -103,7 +104,7 @@ void names() {
   claim("... and 200,000 different ones are read", refused(object(200'000, "\"m\":0")).empty());
 }
 
-// ---------------------------------------------------------------- what people see
+// ---------------------------------------------------------------- text in messages
 
 void append(std::string& text, uint32_t point) {
   const auto byte = [&text](uint32_t value) { text += static_cast<char>(value); };
@@ -124,8 +125,8 @@ void append(std::string& text, uint32_t point) {
   }
 }
 
-// Whether a text is plain: UTF-8 without controls, marks of direction or separators of lines. By other means
-// than the code that is tested: byte patterns.
+// Whether a text is plain: UTF-8 without control characters, marks of direction or line separators. It
+// compares byte patterns, unlike the code that is tested.
 bool plain(const std::string& text) {
   for (size_t i = 0; i < text.size(); ++i) {
     const auto at = [&text, i](size_t k) {
@@ -232,7 +233,7 @@ void whatIsShown() {
 }
 
 void numbers() {
-  // Against the plain way: the lowest that nobody has.
+  // Compares with a simple search for the lowest free number.
   machine::Numbers numbers;
   std::vector<bool> taken(200);
   uint64_t state = 1;

@@ -30,7 +30,7 @@ constexpr uint64_t kEverything = UINT64_MAX;
 
 std::atomic<uint64_t> nextMapping = 1;
 
-// Memory that tells when the ledger lets go of it.
+// Memory that counts how many of its kind the ledger still holds.
 std::atomic<int64_t> alive = 0;
 Memory token() {
   ++alive;
@@ -69,7 +69,7 @@ struct Made {
   uint64_t iova;
 };
 
-// Maps by the iommufd's request; without `iova` where the kernel likes.
+// Maps by the iommufd's request. Without `iova` the kernel chooses the IOVA.
 Made map(const OpenFile& file, SpaceHandle& handle, uint64_t address, uint64_t length,
          std::optional<uint64_t> iova, Memory memory = token()) {
   ledger::Space::Wanted wanted{nextMapping++, length, true, std::move(memory), iova};
@@ -95,8 +95,8 @@ int unmap(const OpenFile& file, SpaceHandle& handle, uint64_t iova, uint64_t len
   return result;
 }
 
-// Does the kernel have just what is recorded? Asked by copying, which changes nothing: each piece can be
-// copied whole, and so many bytes are mapped in all.
+// Does the kernel map all recorded pieces? IOAS_COPY finds that out without a change: each piece must be
+// copied as a whole.
 bool agrees(const OpenFile& file, const SpaceHandle& handle) {
   uint64_t recorded = 0;
   for (const auto& piece : handle.space->mapped()) {
@@ -108,11 +108,11 @@ bool agrees(const OpenFile& file, const SpaceHandle& handle) {
     const int copied = file.ioctl(uapi::IOMMU_IOAS_COPY, &copy);
     if (ledger::destroyObject(file, scratch.out_ioas_id) < 0 || copied < 0) return false;
   }
-  // Nothing else: a second space takes maps wherever nothing is recorded, so only unmapping all of it tells.
+  // Whether anything else is mapped shows only when everything is unmapped (unmapsAsRecorded).
   return recorded == 0 || !handle.space->empty();
 }
 
-// What is recorded, unmapped piece by piece: each answers its length, and then nothing is left.
+// Unmaps the recorded pieces one by one. Each call must return the piece's length, and then nothing is left.
 bool unmapsAsRecorded(const OpenFile& file, SpaceHandle& handle) {
   for (const auto& piece : handle.space->mapped()) {
     uint64_t bytes = 0;
@@ -165,7 +165,7 @@ void rules() {
             unmap(file, *space, made.iova, 0) == -EINVAL && space->space->mapped().size() == 2);
   claim("what is recorded is what the kernel unmaps", unmapsAsRecorded(file, *space) && alive == 0);
 
-  // Destroyed beside the ledger's back, as another process may.
+  // Destroys the object without the ledger, as another process may.
   (void)map(file, *space, area.at(0), kPage, 0x1000);
   const uint32_t id = space->object->id;
   claim("an object that somebody else has destroyed is gone, with its memory",
@@ -182,8 +182,8 @@ void rules() {
         next->space->hasEnded() && alive == 0 && ledger::destroyObject(file, id) == -ENOENT);
 }
 
-// Type1 of the first version says how many bytes it unmapped, and not which: what does not add up is kept,
-// and told.
+// Type1 of the first version returns how many bytes it unmapped, but not which. If the number does not match
+// the record, the memory is kept and reported.
 void doubt() {
   ledger::Space space;
   const auto record = [&](uint64_t iova, uint64_t length) {
@@ -209,7 +209,7 @@ void doubt() {
   claim("nothing is let go by a container of an unknown kind, unless exactly it was unmapped", alive == 3);
 }
 
-// Four threads, each with a share of its own, on one address space.
+// Four threads on one address space, each with a share of its own.
 void stress() {
   constexpr int kThreads = 4;
   constexpr int kRounds = 60;
@@ -282,7 +282,7 @@ void stress() {
   claim("and all memory has been let go", alive == before);
 }
 
-// A share that is closed while calls are under way: the last of them ends the address space, and nobody
+// A share is closed while calls are running: the last of these calls ends the address space, and no thread
 // waits.
 void endings() {
   const auto host = makeHost();
@@ -310,7 +310,7 @@ void endings() {
 int run() {
   rules();
   doubt();
-  alive = 3;  // what doubt() keeps for good is not counted below
+  alive = 3;  // the memory that doubt() keeps for good is not counted below
   stress();
   endings();
   return failures;

@@ -6,7 +6,8 @@
 namespace vfio::soft::check {
 namespace {
 
-// 0: a table's end, where the pointer isn't looked at. A wild pointer tells a known number from others.
+// The highest number of a command that this release has. Given a wild pointer, a command that it has fails
+// with EFAULT; any other with ENOTTY.
 unsigned lastKnown(Host& host) {
   Fd fd(host);
   unsigned last = 0;

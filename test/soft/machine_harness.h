@@ -1,6 +1,6 @@
-// A machine of a check's own: an edu behind a unit that can do everything, beside the default machine of a
-// whole host. Devices work on the host's engine, so everything here goes through system calls, or inside the
-// host's lock.
+// The machine of one check: an edu behind a unit with all features, in addition to the default machine of a
+// complete host. Devices work on the host's engine, so all code here makes system calls or holds the host's
+// lock.
 #pragma once
 
 #include <fcntl.h>
@@ -15,7 +15,7 @@
 
 namespace vfio::soft::check {
 
-// The unit of the guest, with what newer hardware has besides.
+// A unit like that of the guest, with more features that newer hardware has.
 inline iommu::Unit fullUnit() {
   const iommu::Model& model = iommu::models::vtd();
   return iommu::makeUnit({.model = &model,
@@ -25,7 +25,7 @@ inline iommu::Unit fullUnit() {
                           .dirtyTracking = true});
 }
 
-// A file whose ioctl runs a function inside the host's lock.
+// A file whose ioctl runs a function with the host's lock held.
 class Inside final : public File {
  public:
   int ioctl(unsigned long, UserAddress function) override {
@@ -34,7 +34,7 @@ class Inside final : public File {
   }
 };
 
-// A descriptor as a file: each call is a system call.
+// A file that passes each call on to a descriptor, as a system call.
 class Descriptor final : public File {
  public:
   Descriptor(Host& host, int itsNumber) : number(itsNumber), host_(host) {}
@@ -85,7 +85,7 @@ class EduMachine {
   void inside(const std::function<void()>& function) {
     (void)host.ioctl(inside_, 0, reinterpret_cast<uintptr_t>(&function));
   }
-  // The device's calls of VFIO.
+  // VFIO's calls on the device.
   int attach(uint32_t& pt, uint32_t pasid = 0) {
     int result = 0;
     inside([&] { result = device->attach(pt, pasid); });
@@ -95,7 +95,7 @@ class EduMachine {
   void detach(uint32_t pasid = 0) {
     inside([&] { device->detach(pasid); });
   }
-  // Its DMA unit: starts a transfer, without waiting.
+  // Starts a transfer of the device, and does not wait for its end.
   void start(uint64_t source, uint64_t destination, uint64_t count, bool toMemory) {
     inside([&] {
       edu.barWrite(0, 0x80, 8, source);
@@ -110,8 +110,7 @@ class EduMachine {
     return (command & 1) != 0;
   }
   static constexpr uint64_t kBuffer = 0x40000;
-  // From one IOVA to another, through the device's buffer: the words of the first thing that went wrong, or
-  // "".
+  // Transfers between an IOVA and the device's buffer. They return the reason of the first fault, or "".
   std::string fetch(uint64_t iova, uint64_t count) {
     start(iova, kBuffer, count, false);
     return finish();

@@ -1,5 +1,5 @@
-// Memory by file: MAP_FILE, what a kernel says of files that it can't pin, and CHANGE_PROCESS. Linux 6.12 has
-// none of these commands, so what is claimed here is what its successors' source says.
+// Mappings of files: MAP_FILE, the kernel's answers for files that it can't pin, and CHANGE_PROCESS. Linux
+// 6.12 has none of these commands, so the claims follow the source of later kernels.
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/statfs.h>
@@ -92,7 +92,7 @@ void files(Host& host) {
   claim("as is what is behind the end of one", -EINVAL, mapFileAt(fd, ioas, file, 5 * kPage, kPage));
   close(event);
 
-  // The caller's mapping and descriptor may go; a device reads and writes the file all the same.
+  // The caller may unmap and close the file; a device still reads and writes it.
   claim("map the second page", 0, mapFileAt(fd, ioas, file, kPage, 2 * kPage));
   auto* const bytes =
       static_cast<char*>(mmap(nullptr, 5 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0));
@@ -115,7 +115,7 @@ void placing(Host& host) {
   Fd fd(host);
   const uint32_t ioas = fd.ioas();
   const int file = memfd(4 * kHuge);
-  // As aligned as the place in the file, not as what maps it.
+  // The IOVA is aligned as the offset in the file, not as the address where a program maps the file.
   const std::pair<uint64_t, uint64_t> kPlaces[] = {
       {0, 3 * kPage}, {kHuge, kHuge}, {kPage, 2 * kPage}, {5 * kPage + 5, 3}, {8 * kPage, 16 * kPage}};
   const uint64_t kExpected[] = {0x4000, 0x200000, 0x1000, 0x3005, 0x8000};
@@ -162,7 +162,7 @@ void physicalAddresses(Host& host) {
   claim("what no device without an IOMMU uses EOPNOTSUPP", -EOPNOTSUPP, ask(ioas, kBase, 1));
 }
 
-// In every release: what a file system has to see each write of can't be written by a device.
+// In every release: a device can't write to memory of a file whose file system must see each write.
 void sharedFiles(Host& host) {
   Setup setup(host);
   Fd& fd = setup.fd;
@@ -195,7 +195,7 @@ void sharedFiles(Host& host) {
   claim("... but not written: EFAULT", -EFAULT, fd.mapAt(ioas, 4 * kBase, user, kPage));
   unlink(name);
   claim("... nor when it is deleted", -EFAULT, fd.mapAt(ioas, 4 * kBase, user, kPage));
-  // Memory on both sides of it, in one mapping.
+  // Other memory on both sides of it, in one mapping.
   mmap(bytes, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
   mmap(bytes + 2 * kPage, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, disk, 0);
   claim("... nor in the middle of other memory", -EFAULT, fd.mapAt(ioas, 4 * kBase, user, 3 * kPage));

@@ -1,5 +1,5 @@
-// Mediated devices: their transfers by way of the address space that they are attached to, in whatever order
-// things are closed.
+// Mediated devices: their transfers through the address space that they are attached to, with every order of
+// closing the files.
 #include <fcntl.h>
 
 #include <array>
@@ -32,7 +32,7 @@ struct Machine {
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
 
-  // Its registers have no length that counts: writes of them are system calls.
+  // Writes 8 bytes of registers, by a system call.
   void write(int device, uint64_t offset, uint64_t value) const {
     (void)host->pwrite(device, &value, sizeof value, offset);
   }
@@ -40,7 +40,7 @@ struct Machine {
     const uint16_t command = 6;
     (void)host->pwrite(device, &command, sizeof command, (uint64_t{7} << 40) + 4);
   }
-  // The first word of `from`, by way of the device, to `to`; the faults on the way.
+  // Copies the first word at `from` through the device to `to`; returns the number of faults.
   size_t move(int device, uint64_t from, uint64_t to) const {
     constexpr uint64_t buffer = 0x40000;
     for (const auto& [source, destination, start] :
@@ -135,7 +135,7 @@ void older() {
   claim("6.12 binds it", 0, machine.bind(device, iommufd));
   claim("... and knows no PASIDs", -EINVAL, machine.attach(device, machine.ioas(iommufd), 5));
   claim("... attaches", 0, machine.attach(device, machine.ioas(iommufd)));
-}  // and the host goes while all is open
+}  // here the host is destroyed while all files are open
 
 void inContainer() {
   const Machine machine;

@@ -1,5 +1,5 @@
-// Pinned pages are charged against RLIMIT_MEMLOCK: when, to whom, how often, and that nothing is left behind
-// when they can't be paid for. In a child process that has given up CAP_IPC_LOCK.
+// Pinned pages are charged against RLIMIT_MEMLOCK: when, to whom, and how often. A call that would exceed the
+// limit leaves nothing pinned. The checks run in a child process that has given up CAP_IPC_LOCK.
 #include <linux/capability.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -25,7 +25,7 @@ bool drop(unsigned capability) {
   return syscall(SYS_capset, &header, data) == 0;
 }
 
-// A context with a device, whose pages `payer` pays for.
+// A context with a device. Its pinned pages are charged to `payer`.
 struct Setup {
   Host& host;
   iommu::Unit unit = vtd();
@@ -125,7 +125,7 @@ void charges(Host& host, mm::Payer payer) {
   claim(who + "nothing is charged when the last page table goes", 0, charged() + counted.pinnedPages());
 }
 
-// A mapping keeps to what its maker was allowed.
+// The capabilities of the process that makes a mapping also count for its later pins.
 void capabilityCounts(Host& host) {
   if (!capable(CAP_IPC_LOCK)) {
     std::printf("skip: mapping with CAP_IPC_LOCK, which this process hasn't got\n");
@@ -149,7 +149,7 @@ void lockedMemoryCounts(Host& host) {
   const uint32_t ioas = setup.fd.ioas();
   Buffer memory(kLimit * kPage);
   claim("a device", 0, setup.attach(ioas));
-  // By its number: AddressSanitizer has an mlock that does nothing.
+  // Called by number, because AddressSanitizer's mlock does nothing.
   claim("memory that the program locks", 0, static_cast<int>(syscall(SYS_mlock, memory.bytes(), 4 * kPage)));
   claim("counts with what is pinned for the mm", -ENOMEM,
         setup.fd.mapAt(ioas, kBase, memory.user(), (kLimit - 3) * kPage));

@@ -1,4 +1,5 @@
-// Nested page tables: a guest's first-stage table of VT-d, walked through its parent.
+// Nested page tables: a first-stage table of a guest for VT-d. The walk translates its addresses by the
+// parent.
 #include "../../native/soft/iommu/models/vtd_nested.h"
 #include "../../native/uapi/iommufd_data.h"
 #include "machine_harness.h"
@@ -11,13 +12,13 @@ constexpr uint64_t kExtended = 0x400;
 constexpr uint64_t kAll = kPresent | kWriteable | kUser;
 constexpr uint64_t kLargePage = 512 * kPage;
 
-// A guest's physical memory, from address 0 up, and tables that it builds in it.
+// A guest's physical memory, from address 0 on, with the tables that the guest builds in it.
 class Guest {
  public:
   static constexpr uint64_t kRoot = 0x1000;
   explicit Guest(size_t size = 4 * kLargePage) : memory(size) {}
   uint64_t& word(uint64_t address) { return *reinterpret_cast<uint64_t*>(memory.bytes() + address); }
-  // The entry of `level` (0: the leaves) for an address, in tables made as needed.
+  // The entry of `level` (0: the leaves) for an address. Missing tables are made.
   uint64_t& entry(uint64_t iova, unsigned level, unsigned levels = 4) {
     uint64_t table = kRoot;
     for (unsigned at = levels - 1; at > level; --at) {
@@ -125,7 +126,7 @@ void allocating() {
   claim("destroy both", fd.destroy(setup.nested) == 0 && fd.destroy(setup.parent) == 0);
 }
 
-// What the hardware must have for a table is asked when it is attached.
+// The features that a table needs are checked when a device is attached to it.
 void attaching() {
   struct Case {
     const char* name;
@@ -162,7 +163,7 @@ void attaching() {
              {"write protection of the supervisor is nobody's business", uapi::IOMMU_VTD_S1_WPE, 48, 0}});
 }
 
-// A device that can't ask for pages, and a table that is wrong besides: which is told?
+// A device that can't make page requests, and a table with a second error: which error is returned?
 void requestsFirst() {
   for (const KernelVersion kernel : {KernelVersion{6, 12}, {6, 15}, {6, 16}}) {
     iommu::Unit unit = fullUnit();
@@ -186,7 +187,7 @@ void walking() {
   Guest guest;
   Setup setup(machine, guest);
   const uint64_t iova = 0x0abcd000;
-  const uint64_t page = 0x100000;  // of the guest's memory
+  const uint64_t page = 0x100000;  // an address in the guest's memory
   guest.entry(iova, 0) = page | kAll;
   guest.entry(iova + kPage, 0) = (page + 7 * kPage) | kPresent | kUser;
   claim("a nested table, attached",
@@ -214,7 +215,7 @@ void walking() {
   guest.entry(iova + 4 * kPage, 0) = guest.memory.size() | kAll;
   claim("a page outside the guest's memory", "not mapped", machine.fetch(iova + 4 * kPage, 8));
 
-  // The rights of all levels count together.
+  // An access needs permission at every level.
   uint64_t& middle = guest.entry(iova, 1);
   middle &= ~kWriteable;
   claim("a table that grants less", "not writable, the guest says", machine.store(iova, 8));
@@ -238,7 +239,7 @@ void widths() {
   Guest guest;
   Setup setup(machine, guest);
   const uint64_t page = 0x100000;
-  // The device drives 28 address lines: what is higher is put to the endpoint itself.
+  // The device has 28 address lines: for higher addresses this calls the endpoint itself.
   const auto read = [&machine](uint64_t iova) {
     char bytes[8] = {};
     machine.inside([&] { machine.edu.endpoint->dma.read(iova, bytes, 8); });
@@ -258,7 +259,7 @@ void widths() {
   claim("the highest is, but isn't mapped", "not mapped by the guest", read(UINT64_MAX & ~uint64_t{7}));
 }
 
-// What devices write, and what the walk marks, is dirty in the parent.
+// The pages that devices write, and the tables in which the walk sets bits, are dirty in the parent.
 void dirtyParent() {
   EduMachine machine;
   Guest guest;

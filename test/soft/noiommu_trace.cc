@@ -1,7 +1,7 @@
-// Says what a host answers about devices without an IOMMU, and what else parameters of VFIO's modules allow,
-// one line each, so that two hosts can be compared with diff: `noiommu_trace soft` here, `noiommu_trace
-// kernel` in the guest with IOMMU=virtio, as root: an IOMMU translates edu at 0000:00:10.0, and none does the
-// two at 0000:03:01.0 and .2.
+// Prints a host's answers about devices without an IOMMU, and about the other parameters of VFIO's modules,
+// one on each line, so that two hosts can be compared with diff: `noiommu_trace soft` here, `noiommu_trace
+// kernel` in the guest with IOMMU=virtio, as root. There, an IOMMU translates the edu at 0000:00:10.0, and no
+// IOMMU translates the two at 0000:03:01.0 and 0000:03:02.0.
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <sys/mman.h>
@@ -390,7 +390,7 @@ void leaving() {
   allow("N");
 }
 
-// Of the IOMMU of 0000:00:10.0, which does not isolate interrupts.
+// Interrupts of 0000:00:10.0: its IOMMU does not isolate them.
 void interrupts() {
   say("==== interrupts that are not isolated");
   const std::string type1 = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";

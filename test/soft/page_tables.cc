@@ -1,5 +1,5 @@
-// Page tables by PASID, the order of checks when devices are attached and moved, and VFIO's calls for that by
-// release.
+// Page tables for PASIDs, the order of checks when devices are attached and moved, and VFIO's calls for this
+// in each release.
 #include <map>
 
 #include "../../native/uapi/vfio.h"
@@ -25,7 +25,7 @@ void pasids() {
   EduMachine machine;
   Table plain(machine, 0), first(machine, kPasids), second(machine, kPasids), third(machine, kPasids);
   Fd& fd = machine.fd;
-  // What a transaction with this PASID finds.
+  // The byte that a transaction with this PASID reads; '-': it fails.
   const auto byte = [&machine](std::optional<uint32_t> pasid) {
     char found = -1;
     machine.inside([&] {
@@ -85,7 +85,7 @@ void pasids() {
   claim("a unit whose driver attaches none EOPNOTSUPP", -EOPNOTSUPP, amd.attachTo(other.id, 1));
 }
 
-// Flags by release.
+// The flags of HWPT_ALLOC in each release.
 void flags() {
   constexpr uint32_t kParent = uapi::IOMMU_HWPT_ALLOC_NEST_PARENT;
   constexpr uint32_t kTracks = uapi::IOMMU_HWPT_ALLOC_DIRTY_TRACKING;
@@ -102,7 +102,7 @@ void flags() {
     EduMachine machine(test.kernel);
     const uint32_t ioas = machine.fd.ioas();
     for (const auto& [value, result] : test.results) {
-      // The struct as it was in the first release, where it was.
+      // Before 6.7 the struct has its first, shorter size.
       struct {
         uapi::iommu_hwpt_alloc alloc;
       } call = {};

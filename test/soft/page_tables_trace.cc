@@ -1,7 +1,8 @@
-// Says what a host answers to a fixed sequence of calls about page tables: made by hand, by attaching, moved
-// between, and what of newer kinds a plain unit refuses. `page_tables_trace soft` here (and `soft amd`),
-// `page_tables_trace kernel` in the guest. page_tables_trace.txt is what Linux 6.12 said on VT-d, and
-// page_tables_trace_amd.txt with IOMMU=amd.
+// Prints a host's answers to a fixed sequence of calls on page tables: tables that are allocated explicitly
+// or by an attach, moves of devices between them, and newer kinds that a plain unit refuses.
+// `page_tables_trace soft` here (and `soft amd`), `page_tables_trace kernel` in the guest.
+// page_tables_trace.txt contains the answers of Linux 6.12 with VT-d, and page_tables_trace_amd.txt those
+// with IOMMU=amd.
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
@@ -47,7 +48,7 @@ void put(const std::string& path, const std::string& value) {
   host->close(fd);
 }
 
-// The device file of a function on vfio-pci.
+// Binds a function to vfio-pci and opens its device file.
 int open(const std::string& bdf) {
   const std::string device = "/sys/bus/pci/devices/" + bdf;
   put(device + "/driver/unbind", bdf);
@@ -288,7 +289,7 @@ void alone() {
   invalidate(manual);
   invalidate(99);
 
-  // Attaching, and what it leaves.
+  // Attaches, and the state after each.
   attach("edu", edu, device);
   attach("edu", edu, queue);
   attach("edu", edu, 99);
@@ -308,7 +309,7 @@ void alone() {
   attach("edu", edu, other);
   ranges(space);
   ranges(other);
-  // Address spaces that it doesn't go with.
+  // Address spaces that the device can't be attached to.
   auto* page = static_cast<char*>(
       ::mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   const uint32_t blocked = ioas();
@@ -343,7 +344,7 @@ void alone() {
   destroy(device);
 }
 
-// Two devices that move together.
+// Two devices of one group, which always change their page table together.
 void together() {
   const int left = open("0000:03:01.0");
   const int right = open("0000:03:02.0");
@@ -378,7 +379,7 @@ void together() {
   host->close(other);
 }
 
-// The default machine with another IOMMU.
+// The test devices of the default machine, behind another IOMMU.
 std::string topology(const char* kind) {
   if (kind == nullptr) return "";
   return std::string(R"({ "iommus": [{ "kind": ")") + kind + R"(" }], "devices": [

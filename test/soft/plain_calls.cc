@@ -1,5 +1,6 @@
-// An open device by the plain calls of its session: values and spans, no system call and no memory of a
-// program. So would another way in use it.
+// A device, used through the plain calls of its file and its session, which take values and spans. There is
+// no system call, and no memory of a program is accessed. Another caller than the system calls would use the
+// device like this.
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -101,11 +102,50 @@ void features(cdev::Session& session) {
   claim("... once", -EINVAL, call.run(session, {}));
 }
 
+// A bind asks for what the program gives when the kernel would look at it: not after an earlier refusal.
+void binding(cdev::Device& device, const std::shared_ptr<File>& iommufd, uint32_t ioas) {
+  const auto file = std::static_pointer_cast<cdev::DeviceFile>(device.open());
+  const auto second = std::static_pointer_cast<cdev::DeviceFile>(device.open());
+  int asked = 0;
+  const cdev::BindRequest request{.checkToken = [](cdev::Device& of) { return of.checkToken(nullptr); },
+                                  .findIommufd =
+                                      [&](std::shared_ptr<File>& found) {
+                                        ++asked;
+                                        found = iommufd;
+                                        return 0;
+                                      }};
+  uint32_t id = 0;
+  claim("a token that is refused ends the bind", -EACCES,
+        file->bind({.checkToken = [](cdev::Device&) { return -EACCES; }, .findIommufd = request.findIommufd},
+                   id));
+  claim("... before it asks for the iommufd", 0, asked);
+  claim("the device is bound without a system call", 0, file->bind(request, id));
+  claim("... and has an id", id != 0);
+  claim("a second bind of the file is refused", -EINVAL, file->bind(request, id));
+  claim("... before it asks for the iommufd", 1, asked);
+  claim("a bind of another file is refused", -EINVAL, second->bind(request, id));
+  uint32_t table = ioas;
+  claim("it is attached to an IOAS", 0, file->attach(table, 0));
+  claim("... and told the HWPT", table != ioas);
+  table = ioas;
+  claim("a PASID that the kernel cannot count is refused", -ENOSPC, file->attach(table, 0x80000000));
+  file->detach(0);
+  file->unbind();
+  claim("after the unbind the other file is bound", 0, second->bind(request, id));
+}
+
 }  // namespace
 
 int main() {
   check::EduMachine machine;
   const auto group = std::make_shared<cdev::Group>(machine.host, machine.group);
+  const uint32_t ioas = machine.fd.ioas();
+  machine.inside([&] {
+    machine.device.reset();  // the harness has bound the endpoint itself
+    cdev::Device bound(machine.host, machine.edu, 1, group);
+    binding(bound, machine.host.file(std::static_pointer_cast<check::Descriptor>(machine.fd.file)->number),
+            ioas);
+  });
   machine.inside([&] {
     cdev::Device device(machine.host, machine.edu, 0, group);
     cdev::Session session(device);

@@ -1,5 +1,5 @@
-// Device models that live elsewhere: the host lets its lock go while one answers, so that the answer may take
-// other calls of the host. What would wait for ever ends the program after a minute.
+// Device models that live elsewhere: the host releases its lock while such a model answers, so that the model
+// can make other calls of the host. If a call waits for ever, the program ends after a minute.
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -184,7 +184,7 @@ void unpluggedDuringACall() {
   Gate resetting;
   control.onReset = [&] { resetting.pass(); };
   {
-    // No program has it open: only the reset keeps it.
+    // No program has the device open: only the reset prevents its removal.
     const Thread writer([&] { (void)machine.put(machine.path(1) + "/reset", "1"); });
     resetting.awaitArrival();
     claim("a device whose model is in a call can't be unplugged", -EBUSY,
@@ -295,7 +295,7 @@ void state() {
   claim("... and no longer", control.destroyed);
 }
 
-// All of it at once, for the sanitizers.
+// All kinds of calls at the same time, for the sanitizers.
 void stress() {
   Machine machine;
   std::atomic<bool> stop = false;

@@ -1,5 +1,5 @@
-// What the checks of remote models share: a chip whose answers are the check's own functions, a machine with
-// four of them, and gates at which a call waits until the check has made another one.
+// Shared code of the checks of remote models: a chip that calls functions of the check, a machine with four
+// such chips, and gates at which a call waits until the check has made another call.
 #pragma once
 
 #include <fcntl.h>
@@ -23,7 +23,7 @@ using namespace uapi;
 inline constexpr uint64_t kConfig = uint64_t{VFIO_PCI_CONFIG_REGION_INDEX} << 40;
 inline constexpr uint64_t kIova = 0x10000;
 
-// Where a model's call waits until the test lets it go on.
+// A call of a model waits here until the check lets it continue.
 class Gate {
  public:
   void pass() {
@@ -49,8 +49,8 @@ class Gate {
   bool open_ = false;
 };
 
-// What the test has of a chip; the chip itself is the host's. The functions are replaced only while no call
-// of the chip is under way.
+// The check's side of a chip; the host owns the chip itself. The functions are replaced only while no call of
+// the chip is running.
 struct Control {
   std::function<void()> onRead = [] {};
   std::function<void(uint64_t)> onWrite = [](uint64_t) {};
@@ -104,7 +104,8 @@ class Chip final : public devices::Device {
   Control& control_;
 };
 
-// Two of them alone on a root bus, and two that see each other behind a conventional bridge.
+// Two chips on a root bus, each alone in its group, and two behind a conventional bridge, which can access
+// each other.
 inline constexpr const char* kTopology = R"({
   "iommus": [{ "kind": "vtd" }],
   "devices": [
@@ -167,7 +168,7 @@ struct Machine {
     vfio_device_bind_iommufd bind{.argsz = sizeof bind, .iommufd = iommufd};
     return call(fd, VFIO_DEVICE_BIND_IOMMUFD, bind);
   }
-  // Bound, attached, with memory decoding and bus mastering.
+  // Opens a chip that is bound and attached, and turns memory decoding and bus mastering on.
   int open(unsigned index) {
     (void)toVfio(index);
     const int fd = openNode(index);
@@ -183,7 +184,7 @@ struct Machine {
     const int64_t got = host->pread(fd, &value, 1, offset);
     return got == 1 ? value : got;
   }
-  // A call that needs the host's lock.
+  // Makes a call that needs the host's lock.
   bool answers() {
     std::vector<std::string> names;
     return host->list("/sys/bus/pci/devices", names) == 0 && !names.empty();

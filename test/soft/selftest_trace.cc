@@ -1,7 +1,7 @@
-// The answers of iommufd's test-only command, and of ordinary commands on what it makes, one line each, in a
-// fixed sequence. `selftest_trace kernel` asks the kernel that it runs on (one with CONFIG_IOMMUFD_TEST: the
-// guest, started with IOMMU=none); `selftest_trace soft` asks a software host of the same release.
-// selftest_trace.txt is what Linux 6.12 answered.
+// Prints the answers of iommufd's test-only command, and of ordinary commands on the objects that it makes,
+// one on each line, in a fixed sequence. `selftest_trace kernel` calls the kernel that it runs on (it needs
+// CONFIG_IOMMUFD_TEST: the guest, started with IOMMU=none); `selftest_trace soft` calls a software host of
+// the same release. selftest_trace.txt contains the answers of Linux 6.12.
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/ioctl.h>
@@ -30,7 +30,7 @@ namespace {
 std::unique_ptr<Backend> host;  // null: the kernel
 
 constexpr uint64_t kPage = 4096;
-constexpr uint64_t kStart = 1 << 24;  // of the mock aperture
+constexpr uint64_t kStart = 1 << 24;  // the start of the mock aperture
 constexpr uint32_t kFixedBoth =
     uapi::IOMMU_IOAS_MAP_FIXED_IOVA | uapi::IOMMU_IOAS_MAP_READABLE | uapi::IOMMU_IOAS_MAP_WRITEABLE;
 
@@ -70,7 +70,7 @@ void show(const std::string& what, int64_t answer, std::initializer_list<uint64_
               text.c_str());
 }
 
-// Memory of one file, so that it can be shown at several addresses.
+// Memory of one file, so that it can be mapped at several addresses.
 class Shared {
  public:
   explicit Shared(size_t pages) : size_(pages * kPage), fd_(memfd_create("pages", MFD_CLOEXEC)) {
@@ -214,7 +214,7 @@ void sizes() {
     command.memoryLimit.limit = limit;
     show("memory limit " + std::to_string(limit), f.test(command));
   }
-  // A hole in front of it, and what is behind it.
+  // A lower number that has no command, and the next higher number.
   show("a number between", call(f.fd, 0x3b9f, &command));
   show("a number between, no struct", call(f.fd, 0x3b9f, nullptr));
   show("a number behind", call(f.fd, 0x3ba1, &command));
@@ -276,7 +276,7 @@ void deviceObjects() {
   f.destroy("it again", first.stdev);
   f.destroy("the other IOAS", other);
   const Fd::Mock again = f.mock("ids again", ioas);
-  // The answer can't be written: nothing is left of the device.
+  // The answer can't be written: the device must not remain.
   auto* const locked = static_cast<TestCommand*>(
       mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   *locked = f.command(kMockDevice, ioas);
@@ -495,7 +495,7 @@ void accesses() {
   show("map, odd", f.map(other2, 0x1003, user, 5));
   move("over what it can't pin", pinning, other2);
   f.pin("where it was", pinning, kStart, kPage, user);
-  // It outlives the iommufd.
+  // The access outlives the iommufd.
   const Fd later;
   closeFile(f.fd);
   TestCommand reach = later.command(kAccessPages, pinning);
@@ -618,7 +618,7 @@ void dirtyPages() {
   track("on again", hwpt, 1);
   get("on again", kStart, 8 * kPage, 2048, 0);
 
-  // A table with large pages, of whole large pages of memory only if there are any: so in small ones here.
+  // A table with large pages. It uses them only where the memory has large pages, so here it uses small ones.
   const Fd::Mock huge = f.mock("large pages", ioas, kDeviceHugeIova);
   const uint32_t hugeHwpt =
       f.hwpt("large pages, tracking", huge.idev, ioas, uapi::IOMMU_HWPT_ALLOC_DIRTY_TRACKING);

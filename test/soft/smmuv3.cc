@@ -1,5 +1,5 @@
-// Guests' tables of SMMUv3, walked for a device's DMA: context descriptors, first-stage tables, the marks
-// that hardware leaves in them, and the events that a guest gets of what went wrong.
+// Guests' tables of SMMUv3, walked for a device's DMA: context descriptors, first-stage tables, the bits that
+// hardware sets in them, and the events that report faults to a guest.
 #include <cstring>
 #include <functional>
 
@@ -8,13 +8,13 @@
 namespace vfio::soft::check {
 namespace {
 
-// Where things are in the guest's memory, which is at 0 of the nest parent.
+// Addresses in the guest's memory, which the nest parent maps at 0.
 constexpr uint64_t kContexts = 0x1000;
-constexpr uint64_t kTables = 0x8000;  // one page each, taken one after the other
+constexpr uint64_t kTables = 0x8000;  // one page for each table, allocated in this order
 constexpr uint64_t kData = 0x40000;
 constexpr uint64_t kGuestSize = 0x100000;
 
-// Descriptors' bits.
+// Bits of descriptors.
 constexpr uint64_t kTable = 3;
 constexpr uint64_t kLeaf = 1;
 constexpr uint64_t kLastLeaf = 3;
@@ -23,7 +23,7 @@ constexpr uint64_t kReadOnly = 1 << 7;
 constexpr uint64_t kAccessed = 1 << 10;
 constexpr uint64_t kWriteMarks = uint64_t{1} << 51;
 constexpr uint64_t kPageOf = kLastLeaf | kUser | kAccessed;
-// A context descriptor's.
+// Bits of a context descriptor.
 constexpr uint64_t kValid = uint64_t{1} << 31;
 constexpr uint64_t k64 = uint64_t{1} << 41;
 constexpr uint64_t kRecords = uint64_t{1} << 45;
@@ -36,7 +36,7 @@ constexpr uint64_t kNoLower = uint64_t{1} << 14;
 constexpr uint64_t k48Out = uint64_t{5} << 32;
 constexpr uint64_t kOrdinary = kValid | k64 | kRecords | kAborts | kNoUpper | k48Out;
 constexpr uint64_t kFirstStage = 1 | 5 << 1;
-// What becomes of transactions without a PASID, where there are some: the second word of the entry.
+// The second word of the entry: how transactions without a PASID are handled if there are PASIDs.
 constexpr uint64_t kBlocked = 0;
 constexpr uint64_t kBypassing = 1;
 constexpr uint64_t kFirstContext = 2;
@@ -64,7 +64,7 @@ class Guest : public SmmuMachine {
     nextTable_ += kPage;
     return fresh;
   }
-  // Descends from a table to the place of a leaf, making what is missing.
+  // Walks from a table to the address of a leaf. Missing tables are made.
   uint64_t place(uint64_t root, unsigned level, uint64_t iova, unsigned leaf) {
     uint64_t at = root;
     for (;; ++level) {
@@ -75,31 +75,31 @@ class Guest : public SmmuMachine {
     }
   }
   void map(uint64_t iova, uint64_t to, uint64_t bits = kPageOf) { word(place(root, 0, iova, 3)) = to | bits; }
-  // The context descriptor of a PASID, for tables with 48-bit inputs.
+  // Writes the context descriptor of a PASID. By default its tables take addresses of 48 bits.
   void context(uint64_t bits = kOrdinary, uint64_t pasid = 0, uint64_t size = 16) {
     const uint64_t at = kContexts + pasid * 64;
     word(at) = bits | size;
     word(at + 8) = root;
   }
-  // Attaches to a table of this entry; the next one that is given replaces it.
+  // Attaches the device to a table with this stream table entry. The next call replaces the table.
   int enter(uint64_t ste0 = kFirstStage | kContexts, uint64_t ste1 = 0, uint32_t flags = 0) {
     uint32_t hwpt = 0;
     const int error = nested(vsmmu, ste0, ste1, hwpt, flags);
     return error != 0 ? error : attachTo(hwpt);
   }
-  // What the guest is told, oldest first.
+  // Reads the guest's events, oldest first.
   std::vector<Record> told() {
     std::vector<Record> records(8);
     const int64_t got = host.read(file, records.data(), records.size() * sizeof(Record));
     records.resize(got > 0 ? static_cast<size_t>(got) / sizeof(Record) : 0);
     return records;
   }
-  // A write of 8 bytes by the device with a PASID: the words of what went wrong, or "".
+  // Writes 8 bytes as the device, with a PASID. Returns the reason of the fault, or "".
   std::string as(uint32_t pasid, uint64_t iova) {
     inside([&] { (void)edu.endpoint->dma.write(iova, "PASID--", 8, pasid); });
     return finish();
   }
-  // One event, of this kind, about this address.
+  // Claims that there is one event, of this kind and for this address.
   void claimEvent(const std::string& text, uint64_t kind, uint64_t iova, bool read, bool withAddress = true) {
     const auto records = told();
     bool good = records.size() == 1;
@@ -171,7 +171,7 @@ void pages() {
   guest.claimEvent("... F_ACCESS", 0x12, 0xb000, true);
   claim("the guest's memory ends", "not mapped", guest.fetch(0xc000, 8));
   claim("... of which the guest isn't told", guest.told().empty());
-  // The edu reaches 28 bits only: for more, past its registers.
+  // The edu has 28 address bits: for higher addresses this calls the endpoint and not the edu's registers.
   const auto read = [&guest](uint64_t iova) {
     guest.inside([&] {
       char bytes[8];
@@ -190,7 +190,7 @@ void pages() {
   claim("none of 512 GiB", "not mapped by the guest", read(0x8000000000));
   (void)guest.told();
 
-  // Rights of whole tables.
+  // Permissions for whole tables.
   uint64_t& top = guest.word(guest.place(guest.root, 0, 0x7000, 2));
   top |= uint64_t{1} << 62;
   claim("a table that can't be written", "not writable, the guest says", guest.store(0x7000, 8));
@@ -214,8 +214,8 @@ void marks() {
   claim("... makes it dirty", (guest.word(at) & kReadOnly) == 0);
   claim("what is not to become dirty can't be written", "not writable, the guest says",
         guest.store(0x8000, 8));
-  // The marks are writes too: the nest parent's dirty bits would tell. Without a right to write there are
-  // none.
+  // Setting these bits is a write too, and makes pages dirty in the nest parent. Without permission to write,
+  // they can't be set.
   claim("tables that can't be written", 0,
         guest.fd.unmap(guest.ioas, 0, kGuestSize) |
             guest.fd.mapAt(guest.ioas, 0, guest.memory.user(), kGuestSize, kRead));
@@ -257,7 +257,7 @@ void contexts() {
   claim("a fault that the guest doesn't want to hear of", "not mapped by the guest", guest.fetch(0x6000, 8));
   claim("... is one event, of the half that isn't", guest.told().size() == 1);
 
-  // Smaller inputs begin further down.
+  // For smaller addresses the walk starts at a lower level.
   for (const uint64_t bits : {39, 30, 25}) {
     const auto start = static_cast<unsigned>(4 - (bits - 12 + 8) / 9);
     guest.root = guest.table();
@@ -271,7 +271,7 @@ void contexts() {
   }
   (void)guest.told();
 
-  // The upper half.
+  // Addresses of the upper half.
   guest.context((kOrdinary & ~kNoUpper) | kNoLower | uint64_t{25} << 16 | uint64_t{2} << 22);
   guest.root = guest.table();
   guest.word(kContexts + 16) = guest.root;
@@ -289,7 +289,7 @@ void contexts() {
 
 void pasids() {
   Guest guest;
-  constexpr uint64_t kFour = uint64_t{2} << 59;  // context descriptors
+  constexpr uint64_t kFour = uint64_t{2} << 59;  // the number of context descriptors
   guest.map(0x7000, kData);
   guest.context();
   guest.context(kOrdinary, 3);
@@ -333,7 +333,7 @@ void pasids() {
   claim("... has none", "the guest has no such PASID", guest.as(1, 0x7000));
 }
 
-// An event whose header can be written, and whose rest can't.
+// A read of an event into memory where its header can be written, but not the rest.
 void halfAnEvent() {
   for (const auto& [kernel, expected] : {std::pair<KernelVersion, int64_t>{{6, 17}, 8}, {{7, 1}, -EFAULT}}) {
     Guest guest(smmu(), kernel);
@@ -347,7 +347,7 @@ void halfAnEvent() {
   }
 }
 
-// Numbers, the last record, partial reads.
+// Sequence numbers, the record of lost events, partial reads.
 void overflow() {
   Guest guest;
   guest.context();
@@ -377,7 +377,7 @@ void overflow() {
   claim("... but the numbers show it", records[2].header.sequence == 9 && records[3].header.sequence == 11);
 }
 
-// A unit that can wait: what is missing is asked for, and the guest gets no event.
+// A unit that can stall a device: it requests missing pages, and the guest gets no event.
 void stalls() {
   Guest guest(smmu(false, iommu::PageRequestKind::stall));
   guest.context(kOrdinary | kStalls);
@@ -415,9 +415,9 @@ void stalls() {
   guest.host.close(faults);
 }
 
-// Every value that each field of a context descriptor and of a stream table entry can have, for both halves
-// of the addresses: what comes of it is an answer, whatever a field that counts for nothing says. (Under a
-// sanitizer no step of the walk is undefined.)
+// Every value of each field of a context descriptor and of a stream table entry, for both halves of the
+// addresses. Each must lead to a defined result, also if a field that is not used has an odd value. (A
+// sanitizer finds steps of the walk that are undefined.)
 void everyField() {
   Guest guest;
   guest.map(0x7000, kData);
@@ -452,7 +452,7 @@ void everyField() {
   unsigned wrong = 0;
   for (uint64_t size = 0; size < 64; ++size) {
     for (uint64_t rest = 0; rest < 32; ++rest) {
-      // Both halves alike: their sizes, whether they are off, whether the top byte counts.
+      // The same for both halves: their sizes, whether they are off, whether the top byte is used.
       const bool lowOff = (rest & 1) != 0;
       const bool highOff = (rest & 2) != 0;
       const uint64_t bits = kAlways | k48Out | (lowOff ? kNoLower : 0) | (highOff ? kNoUpper : 0) |
@@ -476,7 +476,7 @@ void everyField() {
   }
   std::printf("     %u walks, of which %u arrived\n", walks, arrived);
 
-  // The stream table entry: which of them are taken, and what they lead to.
+  // The stream table entry: which values are accepted, and what they lead to.
   guest.context();
   unsigned taken = 0;
   for (uint64_t first = 0; first < 1024; ++first) {
@@ -505,7 +505,7 @@ void everyField() {
   (void)guest.told();
 }
 
-// Wild tables: every entry of the guest's memory is random, and nothing but errors may come of it.
+// Random tables: every entry of the guest's memory is random. Nothing but errors may happen.
 void wild() {
   Guest guest;
   uint64_t state = 1;

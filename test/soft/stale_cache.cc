@@ -1,7 +1,8 @@
-// No translation is taken away without a word: random changes of page tables, attachments and guests' tables,
-// with random DMA between them, behind units whose IOTLB never forgets by itself (caching_model.h). After
-// each step all that is cached is compared with the tables. The same steps behind a unit that doesn't listen
-// leave stale entries: so the comparison can fail.
+// Every removal of a translation is reported to the units: the check makes random changes of page tables,
+// attachments and guests' tables, with random DMA between them, behind units whose IOTLB drops entries only
+// when it is told to (caching_model.h). After each step all cached entries are compared with the tables. The
+// same steps behind a unit that ignores invalidations leave stale entries, which shows that the comparison
+// can fail.
 #include <cstdlib>
 #include <random>
 
@@ -10,8 +11,8 @@
 namespace vfio::soft::check {
 namespace {
 
-constexpr uint64_t kPages = 48;        // of IOVAs that are mapped at random, from 0 on
-constexpr uint64_t kTables = 0x80000;  // where a guest's tables are, in the parent
+constexpr uint64_t kPages = 48;        // the IOVAs, from 0 on, that are mapped at random
+constexpr uint64_t kTables = 0x80000;  // the address of the guest's tables in the parent
 
 struct Random {
   explicit Random(uint32_t seed) : engine(seed) {}
@@ -21,12 +22,12 @@ struct Random {
 
 using Counts = CachingModel::Counts;
 
-// What has to work.
+// Claims that a call succeeded which can't fail.
 void good(int result) {
   if (result != 0) claim("a call that can't fail", 0, result);
 }
 
-// DMA of up to three pages; that it fails is no matter.
+// DMA of up to three pages. It may fail.
 void transfer(Random& random, iommu::Endpoint& endpoint, std::optional<uint32_t> pasid, bool writes) {
   static char bytes[3 * kPage];
   const uint64_t iova = random(kPages * kPage);
@@ -39,7 +40,7 @@ void transfer(Random& random, iommu::Endpoint& endpoint, std::optional<uint32_t>
 }
 
 // VT-d through iommufd: several page tables, PASIDs, dirty tracking, a guest's table on a parent, and a
-// second device of the group that comes and goes.
+// second device of the group that is bound and closed again.
 class VtdRun {
  public:
   VtdRun(uint32_t seed, bool deaf) : model(iommu::models::vtd(), deaf), random(seed) {
@@ -110,7 +111,7 @@ class VtdRun {
         });
     }
   }
-  // The guest changes its leaves, and tells which.
+  // The guest changes some leaves, and invalidates them.
   void changeGuest() {
     const uint64_t first = random(kPages);
     const uint64_t count = 1 + random(4);
@@ -140,7 +141,7 @@ class VtdRun {
   std::unique_ptr<iommu::Endpoint> other;
 };
 
-// SMMUv3: a guest's contexts and tables, for no PASID (context 0) and for PASIDs 1 to 3.
+// SMMUv3: a guest's contexts and tables, for accesses without a PASID (context 0) and for PASIDs 1 to 3.
 class SmmuRun {
  public:
   SmmuRun(uint32_t seed, bool deaf) : model(iommu::models::smmuv3(), deaf), random(seed) {
@@ -148,7 +149,7 @@ class SmmuRun {
     good(fd.mapAt(machine.ioas, kTables, tables.user(), tables.size()));
     good(machine.viommu(viommu));
     good(machine.vdevice(viommu, kStream, out));
-    // A first stage with four contexts, of which those without a PASID use the first.
+    // A first stage with four contexts. Accesses without a PASID use the first.
     good(machine.nested(viommu, 1 | 5 << 1 | kTables | uint64_t{2} << 59, 2, nested));
     good(machine.nested(viommu, 1 | 4 << 1, 0, bypass));
     for (uint64_t context = 0; context < 4; ++context) {
@@ -314,7 +315,7 @@ Counts compare(const char* name, int runs) {
 }  // namespace
 }  // namespace vfio::soft::check
 
-// With an argument, that many times as many runs.
+// An argument multiplies the number of runs.
 int main(int count, char** arguments) {
   using namespace vfio::soft::check;
   const int runs = 100 * (count > 1 ? std::atoi(arguments[1]) : 1);

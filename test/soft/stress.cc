@@ -1,5 +1,5 @@
-// Many threads at once on two hosts of one process: map, unmap, copy, DMA, attach, close, munmap. Meant for
-// ThreadSanitizer and AddressSanitizer, which see what the claims here can't.
+// Many threads at the same time on two hosts of one process: map, unmap, copy, DMA, attach, close, munmap.
+// Meant for ThreadSanitizer and AddressSanitizer, which find errors that the claims here can't.
 #include <fcntl.h>
 
 #include <algorithm>
@@ -19,11 +19,11 @@ namespace {
 
 constexpr auto kDuration = std::chrono::milliseconds(1500);
 constexpr uint64_t kPages = 64;
-constexpr uint64_t kArea = uint64_t{1} << 32;    // where the mapping threads work
-constexpr uint64_t kSteady = uint64_t{1} << 20;  // where a mapping stays; within reach of the edu
+constexpr uint64_t kArea = uint64_t{1} << 32;    // the IOVAs that the mapping threads use
+constexpr uint64_t kSteady = uint64_t{1} << 20;  // the IOVA of a mapping that stays; the edu can reach it
 constexpr uint64_t kEduBuffer = 0x40000;
 
-// How often something worked, and what else came back.
+// How often a call succeeded, and the errors of the other calls.
 struct Tally {
   std::atomic<uint64_t> worked{0};
   std::mutex lock;
@@ -85,7 +85,7 @@ struct Machine {
     uapi::iommu_ioas_unmap unmap = {sizeof(unmap), space, iova, length};
     return call(iommufd, uapi::IOMMU_IOAS_UNMAP, unmap);
   }
-  // A DMA of the edu: into the page at kSteady, or out of it.
+  // Starts a DMA of the edu, to the page at kSteady or from it.
   int64_t dma(bool out) {
     const auto put = [this](uint64_t at, uint64_t value) {
       return host.pwrite(device, &value, sizeof(value), at);
@@ -112,7 +112,7 @@ void stress() {
   Machine two(memory);
   claim("two machines are ready", one.ready && two.ready);
   Buffer buffer(kPages * kPage);
-  Buffer passing(kPages * kPage);  // pages of it come and go
+  Buffer passing(kPages * kPage);  // its pages are mapped and unmapped
   const auto pageOf = [](const Buffer& from, std::mt19937_64& random) {
     return from.user() + random() % kPages * kPage;
   };
@@ -152,7 +152,7 @@ void stress() {
       if (random() % 8 == 0) machine->host.settle();
       if (random() % 16 == 0) (void)machine->host.takeFaults();
     });
-    // Whole lives of files: an address space with mappings, closed with a device of it.
+    // Opens an iommufd and a device, makes an address space with mappings, and closes both.
     jobs.emplace_back([&, machine](std::mt19937_64& random) {
       Host& host = machine->host;
       const int iommufd = host.open("/dev/iommu", O_RDWR | O_CLOEXEC);
@@ -167,13 +167,13 @@ void stress() {
       attaches.note(machine->call(device, uapi::VFIO_DEVICE_ATTACH_IOMMUFD_PT, attach));
       uapi::iommu_ioas_map map = {sizeof(map), kBoth, alloc.out_ioas_id, 0, pageOf(buffer, random), kPage, 0};
       maps.note(machine->call(iommufd, uapi::IOMMU_IOAS_MAP, map));
-      // The number of a closed file may be the other machine's at once: it isn't asked about afterwards.
+      // The number of a closed file may belong to the other machine at once. So it is not used afterwards.
       const bool deviceFirst = random() % 2 == 0;
       opens.note(host.close(deviceFirst ? device : iommufd));
       opens.note(host.close(deviceFirst ? iommufd : device));
     });
   }
-  // Pinned pages are replaced, and unmapped before the devices let go of them.
+  // Pinned pages are replaced, and unmapped before the devices stop using them.
   jobs.emplace_back([&](std::mt19937_64& random) {
     memoryCalls.note(two.host.mmap(reinterpret_cast<void*>(pageOf(passing, random)), kPage,
                                    PROT_READ | PROT_WRITE,
@@ -207,7 +207,7 @@ void stress() {
   claim("files open and close", opens.worked > 0 && opens.onlyErrors({}));
   claim("devices bind and attach", attaches.worked > 0 && attaches.onlyErrors({}));
   claim("memory comes and goes", memoryCalls.worked > 0 && memoryCalls.onlyErrors({}));
-  // Both, since their devices share the page.
+  // Both hosts settle, since their devices share the page.
   for (Machine* machine : {&one, &two}) machine->host.settle();
   for (Machine* machine : {&one, &two}) {
     std::memset(buffer.bytes(), 0x5a, kPage);

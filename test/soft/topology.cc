@@ -1,5 +1,5 @@
-// Machines built from topologies: where devices are, which groups they are in, who holds them, and what is
-// said of a topology that is none.
+// Machines that are built from topologies: the addresses, groups and drivers of their devices, and the errors
+// for topologies that are not valid.
 #include <fcntl.h>
 
 #include <algorithm>
@@ -57,7 +57,7 @@ void theDefault() {
   same("... ports have their driver", "pcieport", last(*host, kDevices + "0000:00:12.0/driver"));
 }
 
-// A port with an edu, and behind another port two conventional buses, one behind the other.
+// A port with an edu behind it. Behind another port is a conventional bus, and behind that a second one.
 constexpr const char* kTree = R"({
   "iommus": [{ "kind": "vtd" }, { "kind": "vtd", "apertures": [{ "start": 0, "last": "0xffffffff" }] }],
   "devices": [
@@ -103,7 +103,7 @@ void tree() {
         std::adjacent_find(resources.begin(), resources.end()) == resources.end());
 }
 
-// IOMMUs of all kinds, and what a topology says of one.
+// IOMMUs of all kinds, and the fields of a topology that describe them.
 void kinds() {
   const auto host = machine(R"({
     "iommus": [{ "kind": "vtd" }, { "kind": "smmuv3" }, { "kind": "amd" }, { "kind": "ppc" }, { "kind": "virtio" },
@@ -127,7 +127,7 @@ void kinds() {
   claim("... and it has them", registers("0000:00:00.0").find("ecap") != std::string::npos);
 }
 
-// The kernel around the machine: what its command line, its modules and its users leave of it.
+// The kernel of the machine: the effects of its command line, its modules and its user.
 void systems() {
   const std::string edu = R"("devices": [{ "model": "edu", "bdf": "0000:00:10.0" }])";
   const auto vfio = "/sys/bus/pci/drivers/vfio-pci/bind";
@@ -210,7 +210,7 @@ void systems() {
   same("where it is found", uuid,
        names(*parent, "/sys/class/mdev_bus/0000:00:10.0/mdev_supported_types/edu-1/devices")
            .substr(0, uuid.size()));
-  // As mtty's answered in the guest.
+  // The driver mtty gave these answers in the guest.
   for (const char* text : {"x", " 1", "-1", "18446744073709551616"})
     claim("to remove it takes a number", -EINVAL, write(*parent, (mdev + "/remove").c_str(), text));
   for (const char* text : {"0", "00", "+0", "0x0"})
@@ -316,7 +316,7 @@ void systems() {
   same("... and no mount", "", read(*used, "/proc/self/mountinfo"));
 }
 
-// A device of the kernel's in the group: it can't be taken (B2).
+// A user can't own a group while a device of it is bound to a driver of the kernel (requirement B2).
 void ownership() {
   const auto host = machine(R"({ "devices": [
     { "model": "bridge", "bdf": "0000:00:01.0" },
@@ -426,7 +426,7 @@ void errors() {
   for (int i = 0; i < 100'000; ++i) deep += '[';
   claim("a text of brackets is no danger",
         errorOf(deep).starts_with("line 1: Expected no more than 32 levels"));
-  // Every prefix of a good one is a bad one.
+  // No prefix of a valid topology is valid.
   const std::string whole = kTree;
   bool all = true;
   for (size_t i = 1; i < whole.size(); ++i) all = all && errorOf(whole.substr(0, i)) != "none";

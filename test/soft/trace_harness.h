@@ -1,5 +1,5 @@
-// What the programs share that say a host's answers, one line each, for comparing two hosts: the host that is
-// asked, and how a line is said.
+// Shared code of the programs that print a host's answers, one on each line, so that two hosts can be
+// compared: the host that is called, and the output of a line.
 #pragma once
 
 #include <fcntl.h>
@@ -21,8 +21,8 @@ namespace vfio::trace {
 
 inline std::unique_ptr<Backend> host;
 
-// The first argument of the program chooses: "kernel", or "soft", which answers as Linux 6.12 on that
-// machine; "failing" and a seed is that one with calls that fail first (failing.h).
+// The first argument of the program chooses the host: "kernel"; "soft", a software host of that topology that
+// answers as Linux 6.12; "failing" and a seed: the software host, with calls that fail first (failing.h).
 inline void chooseHost(char** arguments, std::optional<std::string> topology = std::nullopt) {
   const std::string which = arguments[1] ? arguments[1] : "soft";
   if (which == "kernel") {

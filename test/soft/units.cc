@@ -1,4 +1,5 @@
-// The kinds of units: what each is made of, what a description can change, and what is refused.
+// The kinds of units: the properties of each, those that a description can change, and those that are
+// refused.
 #include <algorithm>
 #include <functional>
 #include <stdexcept>
@@ -12,7 +13,7 @@ using iommu::makeUnit;
 using iommu::UnitDescription;
 namespace models = iommu::models;
 
-// What an address space may use with one device behind such a unit, as IOVA_RANGES has it.
+// The IOVAs that an address space may use with one device behind such a unit, as IOVA_RANGES returns them.
 std::vector<uapi::iommu_iova_range> usable(Host& host, const UnitDescription& model) {
   iommu::Unit unit = makeUnit(model);
   iommu::Group group = {.id = 0, .members = {}};
@@ -41,7 +42,8 @@ void claimRanges(const std::string& text, const std::vector<uapi::iommu_iova_ran
   }
 }
 
-// D2. The first three are what Linux 6.12 said in the guest, of its edu device.
+// Each model's apertures and reserved regions (requirement D2). The first three are the answers of Linux 6.12
+// in the guest, for its edu device.
 void apertures(Host& host) {
   claimRanges("D2: VT-d", {{0, 0xfedfffff}, {0xfef00000, 0xffffffffffff}},
               usable(host, {.model = &models::vtd()}));
@@ -64,7 +66,7 @@ void apertures(Host& host) {
         usable(host, {.model = &models::virtio()}).empty());
 }
 
-// A map on each side of the hole, and DMA to both.
+// A mapping on each side of the hole between the windows, and DMA to both.
 void twoWindows(Host& host) {
   iommu::Unit unit = makeUnit({.model = &models::ppc()});
   iommu::Group group = {.id = 0, .members = {}};

@@ -1,5 +1,6 @@
-// The whole job of a user-space driver on the software host, through the seam, without Node: open, bind, map,
-// DMA both ways, interrupts, closing in odd orders. Prints each claim; exits with 1 if one does not hold.
+// All steps of a user-space driver on the software host, through the interface Backend and without Node:
+// open, bind, map, DMA in both directions, interrupts, closing in unusual orders. Prints each claim; exits
+// with 1 if one does not hold.
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -281,7 +282,8 @@ void descriptors() {
   ::close(full);
 }
 
-// An attach that can't say where to: what was attached without a PASID is gone, whatever was asked for.
+// An attach whose answer can't be written (EFAULT): the device's attachment without a PASID is removed, even
+// if the attach was for a PASID. The attachment for the PASID stays.
 void unsaid() {
   soft::HostOptions options;
   options.topology = R"({"iommus":[{"kind":"vtd","pasidBits":8}],
@@ -343,7 +345,7 @@ void threads() {
   for (auto& worker : workers) worker.join();
   host.settle();
   check(!wrong, "four threads and the engine at once");
-  // The host goes away with everything open and mapped, and work posted.
+  // The host is destroyed while files are open and memory is mapped, and while work is posted.
   (void)host.registerWrite(registers + 0x98, 4, 1);
   ::close(event);
 }

@@ -1,7 +1,7 @@
-// Says what a host answers to a fixed sequence of calls, one line each, so that two hosts can be compared
-// with diff: `vfio_trace soft` here, `vfio_trace kernel` in the guest (with edu at 0000:00:10.0 and
-// 0000:03:01.0, .2 bound to vfio-pci by the program itself). Lines that may differ by design are marked with
-// `~`.
+// Prints a host's answers to a fixed sequence of calls, one on each line, so that two hosts can be compared
+// with diff: `vfio_trace soft` here, `vfio_trace kernel` in the guest. The machine has edu devices at
+// 0000:00:10.0, 0000:03:01.0 and 0000:03:02.0, which the program binds to vfio-pci. Lines that may differ by
+// design are marked with `~`.
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -269,7 +269,8 @@ void configSpace(int fd) {
   say("region 6 %s", bytes(fd, bar(6), 4).c_str());
   sayWrite(fd, "ROM", bar(6), 0, 4);
   say("region 1 %s", bytes(fd, bar(1), 4).c_str());
-  // Every dword: what sticks of ones, and is it still there after zeros and the old value?
+  // Every dword: which bits can be set to ones, and its value after zeros and after the old value were
+  // written.
   for (unsigned at = 0; at < 256; at += 4) {
     uint32_t old = 0, ones = 0, zeros = 0, back = 0;
     host->pread(fd, &old, 4, config + at);
@@ -365,7 +366,7 @@ void interrupts(int fd) {
     say("irq %s: %s %d; event %s other %s", what, errorName(result), result < 0 ? 0 : result,
         counted(event).c_str(), counted(other).c_str());
   };
-  // Every combination of flags, for all kinds, on idle interrupts.
+  // Every combination of flags, for all kinds of interrupt, while none is enabled.
   for (uint32_t index = 0; index < 6; ++index) {
     for (uint32_t flags = 0; flags < 64; ++flags) {
       for (uint32_t count = 0; count < 2; ++count) {

@@ -1,5 +1,6 @@
-// Virtual IOMMUs and what belongs to them: rules of ids and users, the order of checks, errors by release.
-// Linux 6.12, which the guest runs, has none of this: these checks hold the host to the written interface.
+// Virtual IOMMUs and their objects: the rules for ids and users, the order of checks, the errors of each
+// release. Linux 6.12, which the guest runs, has no virtual IOMMUs: these checks compare the host with the
+// documented interface.
 #include <sys/mman.h>
 
 #include "viommu_harness.h"
@@ -95,7 +96,7 @@ void vdevices() {
   claim("... and nobody gets its id", next != 0 && behind != 0 && next != first && behind != first);
   machine.inside([&] { endpoint.reset(); });
 
-  // One of another unit.
+  // A device of another unit.
   iommu::Unit unit = smmu();
   machine.inside([&] {
     endpoint = std::make_unique<iommu::Endpoint>(machine.host, "0000:06:11.0", 0x688, unit, group);
@@ -123,7 +124,7 @@ std::string bytesOf(const SmmuMachine&, Host& host, int file, size_t size, int64
   return out;
 }
 
-// Events are reported through the checks' own door, by a viommu's transactions in smmuv3.cc.
+// Here the checks report the events themselves; in smmuv3.cc, transactions behind a viommu cause them.
 void eventQueues() {
   SmmuMachine machine;
   uint32_t viommu = 0;
@@ -210,7 +211,7 @@ void invalidation() {
   }
   command(0, 0x10);
   command(1, 0x11);
-  command(2, 0x46);  // a guest's SYNC is the program's business
+  command(2, 0x46);  // SYNC, which the program must handle itself
   command(3, 0x10);
   claim("two good ones, a bad one: EIO", -EIO, run(4, 32, done));
   claim("... two done (63)", 2, done);
@@ -281,7 +282,7 @@ void nestedTables() {
   claim("none: EOPNOTSUPP", -EOPNOTSUPP, machine.fd.call(uapi::IOMMU_HWPT_ALLOC, alloc));
 }
 
-// Which tables can be attached without a vdevice, by release.
+// Which tables a device without a vdevice can be attached to, in each release.
 void attaching() {
   struct {
     KernelVersion kernel;
@@ -327,7 +328,7 @@ void commandQueues() {
   claim("... says where they can be mapped", machine.interface.out_vintf_mmap_offset == 0x1000 &&
                                                  machine.interface.out_vintf_mmap_length == 0x10000);
 
-  // The guest's memory: 16 pages at 0 of the nest parent; and two that don't lie one behind the other.
+  // The guest's memory: 16 pages at 0 of the nest parent, and two pages that are not contiguous.
   const size_t size = 16 * kPage;
   Buffer memory(2 * size);
   const uint64_t aligned = (memory.user() + size - 1) / size * size;
@@ -379,9 +380,9 @@ void commandQueues() {
     (void)machine.host.registerWrite(reg(offset), 4, value);
   };
   auto* const commands = reinterpret_cast<uint64_t*>(aligned);
-  commands[0] = 0x11;  // four places of two words
+  commands[0] = 0x11;  // four entries of two words
   commands[2] = 0x40;
-  commands[4] = 0x05;  // not from here
+  commands[4] = 0x05;  // a command that a guest may not use
   commands[6] = 0x46;
   set(0x04, 2);
   claim("not enabled: nothing happens", 0, get(0x00));
@@ -432,7 +433,7 @@ void commandQueues() {
         old.host.mmap(nullptr, 0x10000, kReadWrite, MAP_SHARED, oldNumber, 0x1000));
 }
 
-// Everything is left to the closing of the file.
+// No object is destroyed: closing the file destroys all of them.
 void closing() {
   SmmuMachine machine(kNewestKernel, smmu(true));
   uint32_t viommu = 0;

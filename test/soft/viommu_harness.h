@@ -1,4 +1,4 @@
-// What the checks of virtual IOMMUs share: an edu behind an SMMUv3, a nest parent, and short forms of the
+// Shared code of the checks of virtual IOMMUs: an edu behind an SMMUv3, a nest parent, and short forms of the
 // requests.
 #pragma once
 
@@ -14,9 +14,9 @@ inline iommu::Unit smmu(bool commandQueues = false,
 
 constexpr uint32_t kArm = uapi::IOMMU_VIOMMU_TYPE_ARM_SMMUV3;
 constexpr uint32_t kTegra = uapi::IOMMU_VIOMMU_TYPE_TEGRA241_CMDQV;
-constexpr uint64_t kStream = 0x1234;  // what the guest calls the edu
+constexpr uint64_t kStream = 0x1234;  // the guest's stream id of the edu
 
-// The machine with an address space and a nest parent on it.
+// The machine, with an address space and a nest parent that is allocated from it.
 class SmmuMachine : public EduMachine {
  public:
   explicit SmmuMachine(KernelVersion kernel = kNewestKernel, iommu::Unit itsUnit = smmu())

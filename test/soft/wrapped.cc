@@ -1,7 +1,7 @@
-// A host behind another object: Backend and Controls are all that a program needs of a host, so an object
-// that implements both, records each call and passes it on, sees everything that a program does to the
-// machine. The same program runs on a host and on a wrapped one, with the same answers. Prints its claims;
-// exits with 1 if one does not hold.
+// A host behind another object. A program uses a host through Backend and Controls only. So an object that
+// implements both, records each call and passes it on, records all that a program does to the machine. The
+// same program runs on a host and on a wrapped host, and gets the same answers. Prints its claims; exits with
+// 1 if one does not hold.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -177,8 +177,8 @@ const std::string kDevices = "/sys/bus/pci/devices/";
 const std::string kEdu = "0000:00:10.0";
 const std::string kPlugged = "0000:00:1e.0";
 constexpr const char* kNode = "/dev/vfio/devices/vfio0";
-constexpr uint64_t kBuffer = 0x40000;            // the device's own
-constexpr uint64_t kConfig = uint64_t{7} << 40;  // where its file has config space
+constexpr uint64_t kBuffer = 0x40000;            // the device's own buffer
+constexpr uint64_t kConfig = uint64_t{7} << 40;  // the offset of config space in its file
 constexpr size_t kSize = 0x2000;
 
 void Program::store(uint64_t iova, uint64_t count) {
@@ -236,7 +236,7 @@ void Program::mapAndTransfer() {
   bytes[0] = 0x5a;
   store(0x100000, 16);
   note("the device has written", bytes[0]);
-  store(0x900000, 16);  // a hole
+  store(0x900000, 16);  // no memory is mapped there
   iommu_ioas_unmap unmap{
       .size = sizeof unmap, .ioas_id = alloc.out_ioas_id, .iova = 0x100000, .length = kSize};
   note("unmap", request(iommufd_, IOMMU_IOAS_UNMAP, unmap));

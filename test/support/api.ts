@@ -1,9 +1,9 @@
 /**
- * The exported API as one text: each name that lib/index.ts exports, and the types that these name, with all public members.
- * It is made of the declarations that tsc writes. It does not depend on where a declaration lies, on the order of members, on
- * comments, or on whether a class has a member itself or from a class that is not exported.
+ * The exported API as one text: each name that lib/index.ts exports, the types that it refers to, and all public members. It is
+ * made from the declarations that tsc writes. It does not depend on the file of a declaration, on the order of members, on
+ * comments, or on whether a class defines a member or inherits it from a class that is not exported.
  *
- * It reads what tsc writes, which is a small part of the language.
+ * The reader knows only the part of the language that tsc writes.
  */
 import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -18,13 +18,13 @@ interface Declaration {
 
 interface File {
   readonly declarations: Map<string, Declaration>;
-  /** What is imported, or exported from elsewhere: the local name, where from, and its name there. */
+  /** The names that the file imports, or exports from other files: by local name, the other file and the name there. */
   readonly links: Map<string, { readonly from: string; readonly name: string }>;
-  /** What this file adds to interfaces of others: their members, by interface and name. */
+  /** The members that this file adds to interfaces of other files. */
   readonly added: readonly { readonly of: string; readonly member: string; readonly type: string }[];
 }
 
-/** The parts of a text that are not inside of brackets, cut at `separator`. */
+/** Splits a text at each `separator` that is not inside brackets. */
 function split(text: string, separator: string): string[] {
   const parts: string[] = [];
   let depth = 0;
@@ -79,18 +79,18 @@ function read(path: string): File {
   return { declarations, links, added };
 }
 
-/** What is declared between the outermost brackets; undefined: it is no class or interface. */
+/** The head and the members of a class or interface; undefined: the declaration is neither. */
 function bodyOf({ text }: Declaration): { head: string; members: string[] } | undefined {
   if (!/^(class|interface) /.test(text)) return undefined;
   const at = text.indexOf('{');
   return { head: text.slice(0, at).trim(), members: split(text.slice(at + 1, -1), ';') };
 }
 
-/** A member by which another one of the same name is hidden: getters and setters apart, and so statics. */
+/** A member hides inherited members with the same key. Getters and setters have different keys, and so have statics. */
 const keyOf = (member: string) =>
   `${/^static /.test(member) ? 'static ' : ''}${/\bset \w+\(/.test(member) ? 'set ' : ''}${/^(?:(?:static|readonly|abstract|get|set|async) )*(\[[\w.]+\]|\w+)/.exec(member)?.[1]}`;
 
-/** Out of a caller's reach: what the language hides, and constructors that want this package's key. */
+/** Members that no caller can use: private and protected ones, and constructors that require this package's key. */
 const isHidden = (member: string) =>
   /^(#|private |protected |constructor\(key: typeof OURS)|^(private|protected) constructor/.test(member);
 
@@ -112,7 +112,7 @@ export function apiOf(folder: string): string {
   };
   const exported = new Set(fileAt(index).links.keys());
 
-  /** The public members of a class or interface, with those of bases that are not exported. */
+  /** The public members of a class or interface, and those of its bases that are not exported. */
   const membersOf = (declaration: Declaration): Map<string, { text: string; file: string }[]> => {
     const found = new Map<string, { text: string; file: string }[]>();
     const body = bodyOf(declaration);
@@ -152,7 +152,7 @@ export function apiOf(folder: string): string {
     const parts: { text: string; file: string }[] = [];
     if (body === undefined) parts.push(declaration);
     else {
-      // What is not exported is no name that a program sees, and what a class implements is seen in its members.
+      // A program can't use the name of a base that is not exported. The members show what a class implements.
       const head = body.head
         .replace(/ implements .*$/, '')
         .replace(/ extends (\w+)(?:<.*?>)?/, (all, base: string) =>

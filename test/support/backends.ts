@@ -1,8 +1,8 @@
 /**
- * Which backend this run of the suite is on, and how a test says what it needs of it.
+ * The backend of this run of the suite, and the way in which a test says what it needs.
  *
- * The same test files run on both. VFIO_TEST_BACKEND chooses: `software` (the default; any machine) or `kernel` (inside
- * the guest of test/kernel, which is the only place where these tests may take devices away from a kernel).
+ * The same test files run on both backends. VFIO_TEST_BACKEND chooses one: `software` (the default; any machine) or `kernel`
+ * (inside the guest of test/kernel: only there may these tests unbind devices from the kernel's drivers).
  */
 import { writeFileSync } from 'node:fs';
 import { beforeEach, type TestContext } from 'vitest';
@@ -31,7 +31,7 @@ if (backend === 'kernel' && guestIommu === null) {
   throw new Error('the kernel backend is tested inside the guest only: npm run test:kernel');
 }
 
-// QEMU's virtio-iommu does not isolate interrupts: what a user has to say who wants to use devices all the same.
+// QEMU's virtio-iommu does not isolate interrupts. With this parameter a user allows devices in spite of that.
 if (guestIommu === 'virtio')
   for (const module of ['iommufd', 'vfio_iommu_type1'])
     writeFileSync(`/sys/module/${module}/parameters/allow_unsafe_interrupts`, 'Y');
@@ -40,9 +40,9 @@ if (guestIommu === 'virtio')
 export const EDU = '0000:00:10.0';
 /** Two edu devices behind one bridge, so in one group (in the guest, with the bridge as a third; virtio: in none). */
 export const GROUP_OF_TWO = ['0000:03:01.0', '0000:03:02.0'] as const;
-/** What VFIO can have of those: QEMU's virtio-iommu does not translate what is behind that bridge. */
+/** Those of the two that VFIO can use: QEMU's virtio-iommu does not translate accesses of devices behind that bridge. */
 export const USABLE_TWO: readonly string[] = guestIommu === 'virtio' ? [] : GROUP_OF_TWO;
-/** Why a test of those needs another guest. */
+/** The reason why a test of these two devices needs another guest. */
 export const NO_TWO = "QEMU's virtio-iommu does not translate what is behind a conventional bridge";
 export const NVME = '0000:01:00.0';
 /** QEMU's pci-testdev: BAR0 is registers, BAR1 is I/O ports. */
@@ -53,7 +53,7 @@ export const IVSHMEM = '0000:00:14.0';
 /** QEMU's NVMe controller with up to four virtual functions (SR-IOV), in the guest. */
 export const SRIOV_PF = '0000:04:00.0';
 
-/** A driver of the host's, whose DMA is the kernel's, that takes an edu. */
+/** A host driver that can be bound to an edu, and that claims the DMA of the group for the kernel. */
 export const HOST_DRIVER = backend === 'kernel' ? 'uio_pci_generic' : 'nvme';
 
 export interface Need {
@@ -61,7 +61,7 @@ export interface Need {
   readonly backends?: readonly Backend[];
   /** The guest IOMMUs that this can run on, on the kernel backend; all by default. */
   readonly guest?: readonly GuestIommu[];
-  /** Why: printed with the skipped test. */
+  /** The reason, which is printed with the skipped test. */
   readonly because: string;
 }
 
@@ -77,7 +77,7 @@ export function unmet(need: Need): string | null {
 }
 
 /**
- * Skips, with the reason, what this run can't do.
+ * Skips a test that this run can't do, and gives the reason.
  *
  *     test('...', (ctx) => { needs(ctx, { backends: ['kernel'], because: '...' }); ... })     one test
  *     describe('...', () => { needs({ backends: ['kernel'], because: '...' }); ... })         all tests of a describe
@@ -93,7 +93,7 @@ export function needs(...args: [Need] | [TestContext, Need]): void {
   else args[0].skip(reason);
 }
 
-/** The host that this run is about. The caller disposes it. */
+/** Opens a host of this run's backend. The caller disposes it. */
 export function openHost(): Host {
   return Host.open({ backend });
 }

@@ -1,4 +1,4 @@
-/** The command `vfio` in a test: run in its process on the host that it has, and what it suggests followed. */
+/** Runs the command `vfio` in the process of the test, on the test's host, and runs the commands that it suggests. */
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { expect, onTestFinished } from 'vitest';
@@ -21,14 +21,14 @@ async function command(host: Host, args: string[]): Promise<{ status: number; te
   return { status, text };
 }
 
-/** Runs the command, where it can be tried. */
+/** Runs the command. Its status must be 0 or 1: the command could be tried. */
 export async function vfio(host: Host, ...args: string[]): Promise<string> {
   const { status, text } = await command(host, args);
   expect(status, text).toBeLessThan(2);
   return text;
 }
 
-/** The same, where the answer is no. */
+/** Runs the command. Its status must be 1: something prevents it, or it was refused. */
 export async function refused(host: Host, ...args: string[]): Promise<string> {
   const { status, text } = await command(host, args);
   expect(status, text).toBe(1);
@@ -38,7 +38,7 @@ export async function refused(host: Host, ...args: string[]): Promise<string> {
 export const explain = async (host: Host, bdf: string): Promise<Explained> =>
   JSON.parse(await vfio(host, 'explain', bdf, '--json'));
 
-/** A program of its own that runs until it is killed; it has printed something by now. Its process id. */
+/** Starts a program that runs until the test ends, and waits until it has printed something. Returns its process id. */
 export async function program(name: string, ...args: string[]): Promise<number> {
   const started = spawn(name, args, { stdio: ['pipe', 'pipe', 'inherit'] });
   onTestFinished(() => {
@@ -48,7 +48,7 @@ export async function program(name: string, ...args: string[]): Promise<number> 
   return started.pid ?? -1;
 }
 
-/** A program that holds something of the kernel's open, until it is killed. */
+/** Starts a program that runs `body`, which opens files of the kernel, and keeps them open until it is killed. */
 export const holder = (body: string): Promise<number> =>
   program(
     process.execPath,
@@ -61,7 +61,7 @@ export const holder = (body: string): Promise<number> =>
     setInterval(() => {}, 1000);`,
   );
 
-/** Runs suggested commands as root, those of ours on this host, and waits for what they end. */
+/** Runs the suggested commands as root, those of `vfio` on this host. After a `kill` it waits until the process has ended. */
 export async function follow(host: Host, commands: readonly string[]): Promise<void> {
   expect(commands).not.toEqual([]);
   for (const line of commands) {

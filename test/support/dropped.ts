@@ -1,12 +1,12 @@
 /**
- * No test may drop a handle: one that is collected without having been disposed is closed with a warning, at a moment
- * that the engine chooses, in the middle of another test or program. So each file of tests ends with a collection of
- * garbage, and a warning by then fails it. A test that drops handles on purpose says so with `dropsOnPurpose`.
+ * No test may drop a handle without disposing it. The engine chooses when such a handle is collected: it may be closed, with a
+ * warning, while another test runs. So each test file ends with a garbage collection, and fails if there was a
+ * warning. A test that drops handles on purpose calls `dropsOnPurpose`.
  */
 import { afterAll, expect, onTestFinished } from 'vitest';
 import { collect } from './collect.ts';
 
-/** One list and one listener for the process: in the guest all files share it, and this module is loaded for each. */
+/** One list and one listener for the process: in the guest all test files run in one process, and each loads this module. */
 const shared = globalThis as { vfioDropped?: string[] };
 if (shared.vfioDropped === undefined) {
   const heard: string[] = [];
@@ -17,7 +17,7 @@ if (shared.vfioDropped === undefined) {
 }
 const dropped = shared.vfioDropped;
 
-/** For the test that is running: what is collected until its end was dropped on purpose. */
+/** For the test that is running: it drops on purpose all handles that are collected until its end. */
 export function dropsOnPurpose(): void {
   const before = [...dropped];
   onTestFinished(async () => {

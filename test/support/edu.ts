@@ -16,7 +16,7 @@ export const Reg = {
   command: 0x98,
 } as const;
 
-/** Where the device's own 4096 bytes are, as DMA addresses them. */
+/** The address of the device's own buffer of 4096 bytes, as its DMA registers use it. */
 export const BUFFER = 0x40000n;
 
 const START = 1;
@@ -31,7 +31,7 @@ export class Edu implements Disposable {
     this.device = device;
     device.config.busMaster = true;
     this.registers = device.region('bar0').mmap();
-    // It has no reset: what another program left raised is still up.
+    // The device has no reset: an interrupt that another program has not acknowledged is still raised.
     this.registers.write32(Reg.acknowledge, 0xffffffff);
   }
 
@@ -78,7 +78,7 @@ export interface Job extends Disposable {
   msi(): Interrupt;
 }
 
-/** The main job's beginning, in one call. */
+/** Binds the device, attaches it to a new address space and maps its registers. */
 export async function startJob(host: Host, bdf: string = EDU): Promise<Job> {
   await host.device(bdf).bind();
   const user = host.attach(bdf);

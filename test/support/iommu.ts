@@ -1,9 +1,9 @@
-/** Simulated machines whose IOMMU can do what QEMU's can't, with the edu device where it always is. */
+/** Simulated machines with an IOMMU that has features which QEMU's lacks. The edu device has its usual address. */
 import { type DmaBuffer, Host, type IommuModel, type SoftwareOptions } from '../../lib/index.ts';
 import { EDU } from './backends.ts';
 import { Edu } from './edu.ts';
 
-/** A software host with one edu device that can ask for pages, behind this IOMMU. */
+/** A software host with one edu device behind this IOMMU. The device can request pages. */
 export function machine(iommu: IommuModel, kernel?: string): Host {
   const software: SoftwareOptions = {
     topology: {
@@ -15,7 +15,7 @@ export function machine(iommu: IommuModel, kernel?: string): Host {
   return Host.open({ backend: 'software', software });
 }
 
-/** An iommufd and the edu device bound to it, attached to nothing. */
+/** An iommufd, and the edu device, which is bound to it and not attached. */
 export async function bound(host: Host) {
   await host.device(EDU).bind();
   const iommufd = host.openIommufd();
@@ -24,7 +24,10 @@ export async function bound(host: Host) {
   return { iommufd, device, edu: new Edu(device) };
 }
 
-/** The first byte that the device finds at an address, by way of its own buffer and another address that is mapped. */
+/**
+ * The first byte that the device reads at `from`. The device copies it into its own buffer, and from there to `back`, an IOVA
+ * where `memory` is mapped.
+ */
 export async function fetched(edu: Edu, from: bigint, back: bigint, memory: DmaBuffer): Promise<number> {
   await edu.fetch(from, 8);
   await edu.store(back, 8);

@@ -1,7 +1,8 @@
 #!/bin/bash
-# Unpacks what the tests read of the kernel's source, out of Debian's linux-source-6.12, the same that the guest's kernel
-# is built from; prints the folder, with the files at their paths in the source. That takes ten seconds or so, since most
-# of the archive has to be read. It is done once for each version of the package, and kept outside the checkout.
+# Unpacks the files of the kernel's source that the tests read from Debian's linux-source-6.12. The guest's kernel is built
+# from the same archive. Prints the folder, which contains the files at their paths in the source. This takes about ten
+# seconds, since most of the archive must be read. It is done once for each version of Debian's package; the folder is kept
+# outside the checkout.
 set -euo pipefail
 archive=/usr/src/linux-source-6.12.tar.xz
 members=(
@@ -29,7 +30,7 @@ if ! complete; then
   fresh=$(mktemp -d "$cache/unpacking.XXXXXX")
   trap 'rm -rf "$fresh"' EXIT
   tar -I 'xz -T0' -xf "$archive" -C "$fresh" --strip-components=1 --occurrence=1 "${members[@]/#/linux-source-6.12/}"
-  # File by file, so that each is there whole or not at all, for who comes at the same time too. The folder as a whole
+  # Moves file by file, so that another run at the same time finds each file complete or not at all. The whole folder
   # can't be renamed in the guest: its overlay refuses that with EXDEV.
   for member in "${members[@]}"; do
     mkdir -p "$(dirname "$folder/$member")"

@@ -1,4 +1,4 @@
-/** Files of Debian's kernel source, the same that the guest's kernel is built from, out of its archive. */
+/** Files of Debian's kernel source, unpacked from its archive. The guest's kernel is built from the same archive. */
 import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
@@ -6,7 +6,7 @@ import { promisify } from 'node:util';
 
 const archive = '/usr/src/linux-source-6.12.tar.xz';
 
-/** Why there is no kernel source, or undefined when there is. */
+/** The reason why there is no kernel source; undefined: there is one. */
 export const missing = existsSync(archive)
   ? undefined
   : `${archive} is missing: apt-get install linux-source-6.12`;

@@ -1,6 +1,6 @@
 /**
- * Programs of an ordinary user. The checkout may lie in a folder that only root can enter, or be readable for root alone:
- * such programs run from a copy of the compiled package, which everyone can read.
+ * Programs that run as an ordinary user. The checkout may be in a folder that only root can enter, or only root may be able to
+ * read it. So these programs run from a copy of the compiled package, which every user can read.
  */
 import { spawnSync } from 'node:child_process';
 import { chmodSync, cpSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
@@ -11,13 +11,13 @@ import { onTestFinished, type TestContext } from 'vitest';
 const root = join(import.meta.dirname, '../..');
 
 export interface Nobody {
-  /** Put before a command, which then runs as the user nobody. */
+  /** The words to put before a command, so that it runs as the user nobody. */
   readonly through: readonly string[];
-  /** The folder of the copy, which goes when the test ends. */
+  /** The folder of the copy. It is removed when the test ends. */
   readonly root: string;
 }
 
-/** The user nobody and a copy for it. Skips the test where that user can't run Node or can't reach the copy. */
+/** Makes a copy of the package for the user nobody. Skips the test if that user can't run Node or can't read the copy. */
 export function nobody(ctx: TestContext): Nobody {
   const copy = mkdtempSync(join(tmpdir(), 'vfio-nobody-'));
   onTestFinished(() => rmSync(copy, { recursive: true, force: true }));

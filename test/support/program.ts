@@ -1,6 +1,6 @@
 /**
- * Programs of their own, in a child process or in a worker, written as users write them: against the compiled package.
- * For what the test's own process can't show: how a process ends, what a worker leaves behind.
+ * Runs programs in a child process or in a worker. They use the compiled package, as programs of users do. They are for
+ * tests that the test's own process can't make: how a process ends, or what remains after a worker has ended.
  */
 import { spawn } from 'node:child_process';
 import { existsSync, readdirSync, statSync } from 'node:fs';
@@ -10,10 +10,10 @@ import { Worker } from 'node:worker_threads';
 import { backend, EDU } from './backends.ts';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
-/** Of the package's folder or its copy: a user who can't read the one reads the other. */
+/** The path of collecting.mjs in the package's folder, or in a copy for a user who can't read that folder. */
 const collecting = (from: string) => join(from, 'test/support/collecting.mjs');
 
-/** The compiled package, if it is what lib/ has now; that of a copy of the checkout, if one is given. */
+/** The URL of the compiled package in `from`, the checkout or a copy. Throws if the compiled files are older than lib/. */
 function compiled(from: string): string {
   const sources = readdirSync(join(root, 'lib'), { recursive: true, encoding: 'utf8' });
   for (const name of sources.filter((each) => each.endsWith('.ts'))) {
@@ -26,7 +26,7 @@ function compiled(from: string): string {
   return pathToFileURL(join(from, 'dist', 'lib', 'index.js')).href;
 }
 
-/** What every program begins with: the package, the backend and the test device; `openEdu` does the main job's steps. */
+/** The beginning of every program: the package, the backend and the test device; `openEdu` opens the device. */
 function prelude(from = root): string {
   return `
     import * as vfio from ${JSON.stringify(compiled(from))};
@@ -94,8 +94,8 @@ export interface Ended {
 }
 
 /**
- * Runs `body`, a module with top-level await, in a process of its own, to its end; started by the command `through` if
- * one is given (setpriv, prlimit), and with the package of the folder `from`.
+ * Runs `body`, a module with top-level await, in a separate process, and waits for its end. `through`: a command that starts
+ * the process (setpriv, prlimit). `from`: the folder of the package that the program uses.
  */
 export function run(
   body: string,
@@ -141,10 +141,10 @@ function start(
   });
 }
 
-/** Listened for from the start: a worker's last message and its end may come in one turn. */
+/** The ends of workers. Listening begins with the worker, since its last message and its end may arrive in one turn. */
 const ends = new WeakMap<Worker, Promise<number>>();
 
-/** Starts `body` as a worker thread of this process. `workerData` and `parentPort` are at hand there. */
+/** Starts `body` as a worker thread of this process. `body` can use `workerData` and `parentPort`. */
 export function work(body: string, workerData?: unknown): Worker {
   const text = `import { parentPort, workerData } from 'node:worker_threads';${prelude()}${body}`;
   const url = new URL(`data:text/javascript,${encodeURIComponent(text)}`);
@@ -153,12 +153,12 @@ export function work(body: string, workerData?: unknown): Worker {
     worker.once('exit', resolve);
     worker.once('error', reject);
   });
-  ended.catch(() => {}); // not everyone asks
+  ended.catch(() => {}); // not every test waits for the end
   ends.set(worker, ended);
   return worker;
 }
 
-/** The next message of a worker; its error, or that it ended without one, is a rejection. */
+/** The next message of a worker. Rejects if the worker has an error, or ends without a message. */
 export function message(worker: Worker): Promise<unknown> {
   return new Promise((resolve, reject) => {
     worker.once('message', resolve);
@@ -167,7 +167,7 @@ export function message(worker: Worker): Promise<unknown> {
   });
 }
 
-/** Waits until a worker has ended by itself, and returns its exit code; its error is a rejection. */
+/** Waits until a worker has ended by itself, and returns its exit code. Rejects if the worker has an error. */
 export function end(worker: Worker): Promise<number> {
   return ends.get(worker) ?? Promise.reject(new Error('not a worker of this file'));
 }

@@ -1,6 +1,7 @@
 /**
- * QEMU's side of the guest, for tests on the kernel backend: plug devices in and out, inject errors, log bus accesses.
- * The guest's third serial port ends in QEMU's monitor, which speaks one JSON object per line (QMP).
+ * Commands to the QEMU that runs the guest, for tests on the kernel backend: they plug devices in and out, inject errors and
+ * log bus accesses. The guest's third serial port is connected to QEMU's monitor, which reads and writes one JSON object per
+ * line (QMP).
  */
 import { closeSync, constants, openSync, readSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -13,9 +14,9 @@ export async function qemu(execute: string, args: Readonly<Record<string, unknow
   if (!path) throw new Error('there is no QEMU to talk to: this is not the guest of test/kernel');
   const fd = openSync(path, constants.O_RDWR | constants.O_NONBLOCK | constants.O_NOCTTY);
   try {
-    // 0xff makes the monitor forget a half-received command: the terminal echoed its greeting back at boot.
+    // 0xff makes the monitor discard an incomplete command: at boot the terminal echoed the monitor's greeting back to it.
     writeSync(fd, Buffer.of(0xff, 0x0a));
-    // Only the first caller's handshake succeeds; the others get an error, which is as good.
+    // Only the first caller's handshake succeeds. Later ones get an error, which does no harm.
     await send(fd, 'qmp_capabilities', {});
     const reply = await send(fd, execute, args);
     if (reply.error) throw new Error(`QEMU refused ${execute}: ${reply.error.desc}`);
@@ -66,7 +67,7 @@ function readSome(fd: number, into: Buffer): number {
   }
 }
 
-/** The first line may have lost its beginning: it was sent before anyone listened. */
+/** Null: no complete JSON. The beginning of the first line may be missing, since it was sent before this file was opened. */
 function parse(line: string): Reply | null {
   try {
     return JSON.parse(line);

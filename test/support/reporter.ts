@@ -1,6 +1,6 @@
 /**
- * Ends a run with what counts: how many tests passed, failed and were skipped on which backend, and why each was
- * skipped. Writes the same as JSON to the file named by VFIO_TEST_REPORT, if any.
+ * Prints the summary of a run: the backend, how many tests passed, failed and were skipped, and why each was skipped. Also
+ * writes it as JSON to the file that VFIO_TEST_REPORT names, if it is set.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
@@ -16,7 +16,7 @@ export interface Report {
   readonly passed: number;
   readonly failed: number;
   readonly failures: readonly string[];
-  /** Those that passed and carry the id of a requirement: docs/requirements.md. */
+  /** The tests that passed and have the id of a requirement in their name: docs/requirements.md. */
   readonly shown: readonly string[];
   readonly skipped: readonly { readonly test: string; readonly reason: string }[];
 }
@@ -37,7 +37,7 @@ export default class SummaryReporter implements Reporter {
     const filtered = this.#vitest?.config.testNamePattern !== undefined;
     const report = summarize(modules, unhandled, filtered, (performance.now() - this.#started) / 1000);
     print(report);
-    // Vitest takes a test that never ran for skipped.
+    // Vitest counts a test that never ran as skipped.
     if (report.failed > 0) process.exitCode = 1;
     const file = process.env['VFIO_TEST_REPORT'];
     if (!file) return;
@@ -73,9 +73,9 @@ function summarize(
       } else if (result.state === 'failed') failures.push(name);
       else if (result.state === 'pending') failures.push(`${name} (never finished)`);
       else if (result.note) skipped.push({ test: name, reason: result.note });
-      // What -t left out looks the same as test.skip, but nobody asked for it. Else a hook failed, or no reason was given.
+      // With -t, tests that were left out look like skipped ones. Without it, a hook failed, or no reason was given.
       else if (!filtered) failures.push(`${name} (did not run, and no test said why)`);
-      // Part of a program of claims: the rest has passed.
+      // A part of the test was skipped; the rest has passed.
       for (const { type, message } of test.annotations())
         if (type === 'skip') skipped.push({ test: `${name}: a part of it`, reason: message });
     }

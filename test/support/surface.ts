@@ -1,4 +1,4 @@
-/** Every call of the public API, found by looking: so that a test can demand that it knows them all. */
+/** Finds every call of the public API in the exports, so that a test can check that it knows all of them. */
 import * as vfio from '../../lib/index.ts';
 
 export interface Call {
@@ -7,18 +7,18 @@ export interface Call {
   readonly kind: 'method' | 'getter' | 'setter' | 'static';
   readonly owner: string;
   readonly key: string | symbol;
-  // biome-ignore lint/complexity/noBannedTypes: whatever the class has.
+  // biome-ignore lint/complexity/noBannedTypes: it may be any function of the class.
   readonly call: Function;
 }
 
 type Class = abstract new (...args: never[]) => object;
 
-/** What lib/index.ts exports at run time: all classes. */
+/** The classes that lib/index.ts exports. */
 export const classes: Readonly<Record<string, Class>> = Object.fromEntries(
   Object.entries(vfio).filter(([, value]) => typeof value === 'function'),
 ) as Record<string, Class>;
 
-// Older versions of Node describe their own Symbol.dispose otherwise.
+// Older versions of Node have another description for their own Symbol.dispose.
 const shown = (key: string | symbol) =>
   key === Symbol.dispose ? '[Symbol.dispose]' : typeof key === 'symbol' ? `[${key.description}]` : key;
 
@@ -35,7 +35,7 @@ function own(owner: string, from: object): Call[] {
   });
 }
 
-/** The calls of one class, inherited ones under the name of the class that has them. */
+/** The calls of one class. An inherited call has the name of the class that defines it. */
 export function callsOf(prototype: object): Call[] {
   const found: Call[] = [];
   for (
@@ -59,7 +59,7 @@ function staticsOf(of: Class): Call[] {
   return found;
 }
 
-/** All of them, each once, by name. */
+/** All calls of the API by name, each once. */
 export function surface(): ReadonlyMap<string, Call> {
   const found = Object.values(classes).flatMap((each) => [...callsOf(each.prototype), ...staticsOf(each)]);
   return new Map(found.map((call) => [call.name, call]));

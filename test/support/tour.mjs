@@ -1,9 +1,9 @@
 /**
- * A walk through the whole API on software hosts: each call that takes options is made without them, with empty ones and
- * with good ones. What each step comes to is told, so that two walks can be compared.
+ * Makes calls of the whole API on software hosts: each call that takes options is made without options, with empty ones and
+ * with valid ones. The result of each step is reported, so that two runs can be compared.
  *
  * @param vfio the package
- * @param tell called with the name of each step and what came of it, in words that are the same in each run
+ * @param tell called with the name of each step and its result as text, which is the same in each run
  */
 import { closeSync, ftruncateSync, openSync, unlinkSync } from 'node:fs';
 import { inspect } from 'node:util';
@@ -58,7 +58,7 @@ export async function tour(vfio, tell) {
     tell(name, came);
     return made;
   };
-  /** The call with each of these options; what the last one made. */
+  /** Makes the call with each of these options; returns the result of the last one. */
   const each = async (name, all, call) => {
     let made;
     for (const [i, o] of all.entries()) {
@@ -84,7 +84,7 @@ export async function tour(vfio, tell) {
   );
   await step('Host.device', () => host.device('0000:00:1f.7'));
   await step('PciDevice', () => ({ uses: host.device(DISK).uses, sriov: host.device(NIC).sriov }));
-  // In use: refused without `force`, whoever asks.
+  // The disk is in use: without `force` each of these calls is refused.
   for (const change of ['bind', 'unbind', 'restore'])
     for (const [i, o] of none.entries()) {
       const args = change === 'bind' ? ['vfio-pci', o] : [o];
@@ -282,7 +282,7 @@ export async function tour(vfio, tell) {
   driven[Symbol.dispose]();
   const open = host.attach(EDU);
   const going = host.software.removeDevice(EDU);
-  const alive = setInterval(() => {}, 1000); // to be waited for does not keep a process
+  const alive = setInterval(() => {}, 1000); // a waiting removeDevice does not keep the process alive
   open[Symbol.dispose]();
   await step('removeDevice in use', () => going);
   clearInterval(alive);
@@ -308,6 +308,6 @@ export async function tour(vfio, tell) {
   await each('RecordQueue.wait', [{ timeout: 1 }], (o) => events.wait(o));
   await each('Viommu.allocHwQueue', [{}, { index: 0, iova: 0, length: 4096 }], (o) => viommu.allocHwQueue(o));
   await step('Viommu.invalidate', () => viommu.invalidate('arm-smmuv3', [{}]));
-  vdevice[Symbol.dispose](); // what is only collected says so on stderr
+  vdevice[Symbol.dispose](); // a handle that is only collected causes a warning on stderr
   arm[Symbol.dispose]();
 }

@@ -1,5 +1,5 @@
-// Reads C headers for names, and asks a compiler for what the names mean. The parser knows the few forms that these
-// headers have and throws on any other, so that nothing is passed over.
+// Reads the names in C headers, and has a compiler find out their values. The parser knows the few forms that these headers
+// use, and throws on any other, so that no name is left out.
 import { execFile } from 'node:child_process';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -21,7 +21,7 @@ export interface Names {
   readonly functions: readonly string[];
 }
 
-/** What a name is, as text: `size NAME`, `field NAME.FIELD` (offset and size), `flexible NAME.FIELD`, `number NAME`. */
+/** The facts by name: `size NAME`, `field NAME.FIELD` (offset and size), `flexible NAME.FIELD`, `number NAME`. */
 export type Facts = ReadonlyMap<string, string>;
 
 export function parse(text: string): Names {
@@ -93,14 +93,14 @@ export function printing(names: Names, prefix = ''): string[] {
       );
     }
   }
-  // Requests, flags and a few negative macros: all of them are 32 bits on their way to the kernel.
+  // Requests, flags and a few negative macros: all of them are passed to the kernel as 32 bits.
   for (const name of names.numbers) {
     lines.push(`printf("number ${name}=%u\\n", static_cast<uint32_t>(${prefix}${name}));`);
   }
   return lines;
 }
 
-/** Compiles and runs a program of these lines. Throws what the compiler said. */
+/** Compiles and runs a program of these lines. Throws an error with the compiler's messages. */
 export async function ask(includes: readonly string[], flags: readonly string[], lines: readonly string[]) {
   const directory = await mkdtemp(path.join(tmpdir(), 'vfio-uapi-'));
   try {

@@ -1,5 +1,6 @@
-// What Linux 6.13 to 7.3 added to the headers of 6.12, and what no header says: minimum sizes and whose number is
-// whose. Written from a description of the interface, not from native/uapi, so that the two check each other.
+// The names that Linux 6.13 to 7.3 added to the headers of 6.12, and facts that no header contains: minimum sizes, and the
+// name of each request number. Written from a description of the interface, not from native/uapi, so that each checks the
+// other.
 
 /** Size, then `field offset size` of every field. */
 export const structs: Readonly<Record<string, readonly [size: number, fields: string]>> = {
@@ -99,7 +100,7 @@ export const numbers: Readonly<Record<string, number>> = {
   VFIO_DEVICE_FEATURE_ZPCI_ERROR: 13,
 };
 
-/** The smallest size that the kernel takes, where it is not the size of the struct. */
+/** The smallest size that the kernel accepts, where it is not the size of the struct. */
 export const minimums: Readonly<Record<string, number>> = {
   iommu_hwpt_alloc: 24,
   iommu_hw_info: 32,

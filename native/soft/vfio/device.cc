@@ -112,126 +112,62 @@ DeviceFile::DeviceFile(Device& device, Origin origin)
 }
 
 DeviceFile::~DeviceFile() {
-  if (granted_) device_.leave();
-  if (granted_ && !ofGroup_) {
-    device_.boundAsDevice = false;
-    device_.group->unblock();
-  }
+  if (granted_ && ofGroup_)
+    device_.leave();
+  else if (granted_)
+    unbind();
   --device_.files;
 }
 
 int DeviceFile::ioctl(unsigned long request, UserAddress argument) {
-  if (request == VFIO_DEVICE_BIND_IOMMUFD) return bind(argument);
+  if (request == VFIO_DEVICE_BIND_IOMMUFD) return bindRequest(*this, argument);
   if (!granted_) return -EINVAL;
   device_.session->wake();
   // Only a file of the character device chooses its page table.
-  if (!ofGroup_ && request == VFIO_DEVICE_ATTACH_IOMMUFD_PT) return attach(argument);
-  if (!ofGroup_ && request == VFIO_DEVICE_DETACH_IOMMUFD_PT) return detach(argument);
+  if (!ofGroup_ && request == VFIO_DEVICE_ATTACH_IOMMUFD_PT) return attachRequest(*this, argument);
+  if (!ofGroup_ && request == VFIO_DEVICE_DETACH_IOMMUFD_PT) return detachRequest(*this, argument);
   return cdev::request(*device_.session, request, argument);
 }
 
-namespace {
-
-// Copies the caller's struct, up to the size that this release knows. The bytes of a longer struct after that
-// size must be zero. Kernels before 6.17 copied the smallest size and did not check the rest.
-int copyBind(const Services& host, UserAddress argument, vfio_device_bind_iommufd& bind) {
-  if (!host.since(6, 17)) {
-    if (mm::Memory::copyIn(&bind, argument, vfio_device_bind_iommufd_min) != 0) return -EFAULT;
-    return bind.argsz < vfio_device_bind_iommufd_min ? -EINVAL : 0;
-  }
-  uint32_t given = 0;
-  if (mm::Memory::copyIn(&given, argument, sizeof given) != 0) return -EFAULT;
-  if (given < vfio_device_bind_iommufd_min) return -EINVAL;
-  // 6.17 and 6.18 took the old size for the whole struct, so a program could give no token.
-  const size_t known = host.since(6, 19) ? sizeof bind : vfio_device_bind_iommufd_min;
-  if (given > known) {
-    const int zero = mm::Memory::allZero(argument + known, given - known);
-    if (zero <= 0) return zero < 0 ? zero : -E2BIG;
-  }
-  return mm::Memory::copyIn(&bind, argument, std::min<size_t>(given, known));
-}
-
-// Kernels before 6.17 asked for no token here.
-int checkToken(Device& device, const vfio_device_bind_iommufd& bind) {
-  if (!device.host.since(6, 17)) return 0;
-  if ((bind.flags & VFIO_DEVICE_BIND_FLAG_TOKEN) == 0) return device.checkToken(nullptr);
-  Token token{};
-  if (mm::Memory::copyIn(token.data(), bind.token_uuid_ptr, token.size()) != 0) return -EFAULT;
-  return device.checkToken(&token);
-}
-
-}  // namespace
-
-int DeviceFile::bind(UserAddress argument) {
-  Services& host = device_.host;
-  vfio_device_bind_iommufd bind{};
-  if (const int failed = copyBind(host, argument, bind)) return failed;
-  const uint32_t flags = host.since(6, 17) ? VFIO_DEVICE_BIND_FLAG_TOKEN : 0;
-  if ((bind.flags & ~flags) != 0 || bind.iommufd < 0) return -EINVAL;
+int DeviceFile::bind(const BindRequest& request, uint32_t& id) {
   if (ofGroup_) return -EINVAL;
   if (const int failed = device_.group->block()) return failed;
-  const int failed = grant(argument, bind);
-  if (failed != 0) device_.group->unblock();
-  return failed;
+  const int failed = grant(request);
+  if (failed != 0) {
+    device_.group->unblock();
+    return failed;
+  }
+  id = device_.bound->id();
+  return 0;
 }
 
-int DeviceFile::grant(UserAddress argument, vfio_device_bind_iommufd& bind) {
+int DeviceFile::grant(const BindRequest& request) {
   if (granted_) return -EINVAL;
-  if (const int failed = checkToken(device_, bind)) return failed;
-  const auto file = device_.host.file(bind.iommufd);
-  if (!file) return fcntl(bind.iommufd, F_GETFD) < 0 ? -EBADF : -EBADFD;
-  if (!iommufd::isIommufd(*file)) return -EBADFD;
+  if (const int failed = request.checkToken(device_)) return failed;
+  std::shared_ptr<File> iommufd;
+  if (const int failed = request.findIommufd(iommufd)) return failed;
+  if (!iommufd::isIommufd(*iommufd)) return -EBADFD;
   if (device_.session) return -EINVAL;  // the device is granted to another file
-  if (const int failed = device_.enter(file)) return failed;
-  bind.out_devid = device_.bound->id();
-  if (mm::Memory::copyOut(argument + offsetof(vfio_device_bind_iommufd, out_devid), &bind.out_devid,
-                          sizeof bind.out_devid) != 0) {
-    device_.leave();
-    return -EFAULT;
-  }
+  if (const int failed = device_.enter(iommufd)) return failed;
   device_.boundAsDevice = true;
   granted_ = true;
   return 0;
 }
 
-int DeviceFile::attach(UserAddress argument) {
-  constexpr size_t least = vfio_device_attach_iommufd_pt_min;
-  vfio_device_attach_iommufd_pt attach{};
-  if (mm::Memory::copyIn(&attach, argument, least) != 0) return -EFAULT;
-  const uint32_t flags = device_.host.since(6, 15) ? VFIO_DEVICE_ATTACH_PASID : 0;
-  if (attach.argsz < least || (attach.flags & ~flags) != 0) return -EINVAL;
-  const bool forPasid = attach.flags != 0;
-  if (forPasid) {
-    if (attach.argsz < sizeof attach) return -EINVAL;
-    if (device_.function.isMediated()) return -EOPNOTSUPP;
-    if (mm::Memory::copyIn(&attach.pasid, argument + least, sizeof attach.pasid) != 0) return -EFAULT;
-    // The kernel keeps the PASIDs in use as signed numbers.
-    if (attach.pasid > INT32_MAX) return -ENOSPC;
-  }
-  if (const int failed = device_.bound->attach(attach.pt_id, attach.pasid)) return failed;
-  if (mm::Memory::copyOut(argument + offsetof(vfio_device_attach_iommufd_pt, pt_id), &attach.pt_id,
-                          sizeof attach.pt_id) != 0) {
-    // Even when the call was for a PASID, the attachment without a PASID is the one that ends.
-    device_.bound->detach();
-    return -EFAULT;
-  }
-  return 0;
+void DeviceFile::unbind() {
+  granted_ = false;
+  device_.leave();
+  device_.boundAsDevice = false;
+  device_.group->unblock();
 }
 
-int DeviceFile::detach(UserAddress argument) {
-  constexpr size_t least = vfio_device_detach_iommufd_pt_min;
-  vfio_device_detach_iommufd_pt detach{};
-  if (mm::Memory::copyIn(&detach, argument, least) != 0) return -EFAULT;
-  const uint32_t flags = device_.host.since(6, 15) ? VFIO_DEVICE_DETACH_PASID : 0;
-  if (detach.argsz < least || (detach.flags & ~flags) != 0) return -EINVAL;
-  if (detach.flags != 0) {
-    if (detach.argsz < sizeof detach) return -EINVAL;
-    if (device_.function.isMediated()) return -EOPNOTSUPP;
-    if (mm::Memory::copyIn(&detach.pasid, argument + least, sizeof detach.pasid) != 0) return -EFAULT;
-  }
-  device_.bound->detach(detach.pasid);
-  return 0;
+int DeviceFile::attach(uint32_t& pageTable, uint32_t pasid) {
+  // The kernel keeps the PASIDs in use as signed numbers.
+  if (pasid > INT32_MAX) return -ENOSPC;
+  return device_.bound->attach(pageTable, pasid);
 }
+
+void DeviceFile::detach(uint32_t pasid) { device_.bound->detach(pasid); }
 
 int64_t DeviceFile::pread(UserAddress user, size_t size, uint64_t offset) {
   if (!granted_) return -EINVAL;

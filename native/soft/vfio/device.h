@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -17,9 +18,6 @@
 #include "../iommufd/iommufd.h"
 #include "../pci/function.h"
 
-namespace vfio::uapi {
-struct vfio_device_bind_iommufd;
-}
 namespace vfio::soft {
 class Services;
 }
@@ -81,6 +79,13 @@ class Device final : public pci::Holder {
   std::shared_ptr<GroupFile> groupFile_;  // during a session by way of a container
 };
 
+// What a program gives to bind a device. The bind asks for each when the kernel would look at it, because an
+// earlier check may refuse the call. Each returns 0 or -errno.
+struct BindRequest {
+  std::function<int(Device&)> checkToken;
+  std::function<int(std::shared_ptr<File>&)> findIommufd;
+};
+
 class DeviceFile final : public File, public std::enable_shared_from_this<DeviceFile> {
  public:
   enum class Origin : uint8_t { device, group };  // the character device, or the group's file
@@ -88,6 +93,16 @@ class DeviceFile final : public File, public std::enable_shared_from_this<Device
   ~DeviceFile() override;
   DeviceFile(const DeviceFile&) = delete;
   DeviceFile& operator=(const DeviceFile&) = delete;
+
+  // --- the calls of the character device, on values
+  // Binds the device to an iommufd, and grants it to this file. `id` is the device's id in the iommufd.
+  [[nodiscard]] int bind(const BindRequest& request, uint32_t& id);
+  // Undoes a bind.
+  void unbind();
+  // For a bound file. `pageTable` is the id of an IOAS or HWPT; on success, the id of the HWPT that is used.
+  [[nodiscard]] int attach(uint32_t& pageTable, uint32_t pasid);
+  void detach(uint32_t pasid);
+  [[nodiscard]] Device& device() const { return device_; }
 
   [[nodiscard]] FileKind kind() const override { return FileKind::device; }
   [[nodiscard]] int ioctl(unsigned long request, UserAddress argument) override;
@@ -99,10 +114,7 @@ class DeviceFile final : public File, public std::enable_shared_from_this<Device
   [[nodiscard]] int64_t mmap(void* hint, size_t length, int protection, int flags, uint64_t offset) override;
 
  private:
-  [[nodiscard]] int bind(UserAddress argument);
-  [[nodiscard]] int grant(UserAddress argument, uapi::vfio_device_bind_iommufd& bind);
-  [[nodiscard]] int attach(UserAddress argument);
-  [[nodiscard]] int detach(UserAddress argument);
+  [[nodiscard]] int grant(const BindRequest& request);
 
   Device& device_;
   const bool ofGroup_;

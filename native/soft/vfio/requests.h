@@ -1,5 +1,5 @@
 // The system calls of an open device, on the caller's pointers: each copies its struct in, checks the
-// struct's size, makes the plain call of the session (session.h) and copies the answer out. The order of
+// struct's size, makes the plain call (session.h, device.h) and copies the answer out. The order of
 // checks is the kernel's.
 //
 // Life: functions only. The caller keeps the session open.
@@ -13,8 +13,15 @@
 
 namespace vfio::soft::cdev {
 
+class DeviceFile;
 class Session;
 
+// BIND, ATTACH and DETACH are calls of one file of the device (device.h): bind_requests.cc.
+[[nodiscard]] int bindRequest(DeviceFile& file, UserAddress argument);
+[[nodiscard]] int attachRequest(DeviceFile& file, UserAddress argument);
+[[nodiscard]] int detachRequest(DeviceFile& file, UserAddress argument);
+
+// Any other call is one of the session.
 [[nodiscard]] int request(Session& session, unsigned long number, UserAddress argument);
 
 // `offset` is an offset in the device's file. It says which region is meant, and the place in that region.

@@ -1,6 +1,6 @@
 #!/bin/bash
-# The addon under AddressSanitizer and UBSan, in a folder of its own: build/sanitized, which VFIO_PREBUILD names to
-# load it instead of the usual one. Prints the folder.
+# Builds the addon with AddressSanitizer and UBSan in a separate folder, build/sanitized, and prints the folder. With this
+# path in VFIO_PREBUILD, it is loaded instead of the usual addon.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
 folder=$root/build/sanitized

@@ -1,6 +1,6 @@
 /**
- * Runs sequences of calls in a process of its own, which main.mjs starts and watches: it may crash or hang. What is to be
- * run comes as JSON in the first argument; what came of it goes back as messages.
+ * Runs sequences of calls in a separate process, which main.mjs starts and watches, since it may crash or hang. The first
+ * argument is the task, as JSON. The results are sent back as messages.
  */
 import { openSync, readFileSync, writeSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
@@ -12,14 +12,14 @@ import { setHarmless } from './values.mjs';
 const task = JSON.parse(process.argv[2]);
 const { dist, seed, first, last, from, to, only, trace } = task;
 process.env.VFIO_BACKEND = 'software';
-// Where a call failed is seen by a few frames.
+// A few stack frames are enough to find the place where a call failed.
 Error.stackTraceLimit = 6;
 const vfio = await import(pathToFileURL(`${dist}/vfio.js`));
 const declarations = readDeclarations(`${dist}/lib`);
 const memory = vfio.DmaBuffer.alloc(0x10000);
 setHarmless(Number(memory.address));
 
-// Where it is, for whom it has to be told after a crash: sequence and call. Written only, so that nothing can map it.
+// The current sequence and call, for the report after a crash. The file is open for writing only, so no call can map it.
 const progress = openSync(task.progress, 'w');
 const position = new Uint32Array(2);
 const tell = (sequence, call) => {
@@ -31,7 +31,7 @@ const tell = (sequence, call) => {
 let stats = new Map();
 let plain = new Map();
 let calls = 0;
-/** What was counted since last told: a process that crashes later has not called in vain. */
+/** Sends the counts since the last message, so that they are not lost if the process crashes later. */
 function count(callback) {
   const told = { calls, stats: Object.fromEntries(stats), plain: Object.fromEntries(plain) };
   process.send({ counted: told }, callback);
@@ -80,7 +80,7 @@ const report = {
 };
 process.on('uncaughtException', report.uncaught);
 process.on('unhandledRejection', report.uncaught);
-// Warnings come while something else is under way, from the garbage collector too.
+// Warnings may come during any call, also from the garbage collector.
 let warnings = 0;
 process.on('warning', () => {
   const random = new Random(seed, position[0], warnings++);
@@ -97,7 +97,7 @@ const rss = () => Number(/^VmRSS:\s*(\d+)/m.exec(readFileSync('/proc/self/status
 const areas = () => readFileSync('/proc/self/maps', 'utf8').split('\n').length;
 const state = () => ({ descriptors: descriptors(), areas: areas(), rss: Math.round(rss()) });
 
-/** What is left once everything has had time to go. */
+/** What the process still uses after all garbage was collected and all calls have ended. */
 async function settled(limit) {
   globalThis.gc();
   await new Promise((resolve) => setTimeout(resolve, 20));
@@ -142,7 +142,7 @@ for (let number = first; number <= last; number++) {
   count();
 }
 tell(last, 0xfffffffe);
-// A change of a driver that waits for a program gives up after 5 seconds.
+// A change of a driver that waits for another program ends with an error after 5 seconds.
 states.push(await settled(7000));
 process.send({ done: { seconds: (process.cpuUsage().user + process.cpuUsage().system) / 1e6, states } }, () =>
   process.exit(0),

@@ -1,8 +1,8 @@
 /**
- * What the package's declaration files say of its classes: which calls there are, and what they take and return. So a
- * new call is given arguments of the right form without being listed anywhere.
+ * Reads the package's declaration files: the calls of its classes, with their parameters and results. So the fuzzer can make
+ * valid arguments for a new call, which need not be listed anywhere.
  *
- * It reads what tsc writes, which is a small part of the language. A type that it does not understand is `unknown`.
+ * The reader knows only the part of the language that tsc writes. A type that it does not understand is `unknown`.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -30,7 +30,7 @@ function tokensOf(text) {
 class Reader {
   #tokens;
   #at = 0;
-  /** Whether the last comment that was passed over marks what follows as internal. */
+  /** Whether the last comment that was skipped marks the next declaration as internal. */
   internal = false;
 
   constructor(text) {
@@ -62,7 +62,7 @@ class Reader {
   expect(text) {
     if (!this.eat(text)) throw new Error(`Expected ${text} but received ${this.next}`);
   }
-  /** Passes over a bracket and what it holds. */
+  /** Skips a pair of brackets and the tokens between them. */
   balanced(open, close) {
     this.expect(open);
     for (let depth = 1; depth > 0; ) {
@@ -156,7 +156,7 @@ class Reader {
     }
     return of;
   }
-  /** <T extends X>: the names, and what they extend. */
+  /** <T extends X>: the names, and the types that they extend. */
   typeParameters() {
     const found = [];
     if (!this.eat('<')) return found;
@@ -223,7 +223,7 @@ class Reader {
   }
 }
 
-/** The declarations of one file, by name. What is none of them is passed over. */
+/** Adds the declarations of one file to `into`, by name. Other text is skipped. */
 function read(text, into) {
   const reader = new Reader(text);
   while (reader.next !== undefined) {
@@ -259,7 +259,7 @@ export function readDeclarations(folder) {
   for (const name of readdirSync(folder, { recursive: true })
     .filter((each) => each.endsWith('.d.ts'))
     .sort()) {
-    // One that can't be read says so: its calls would be given nothing but hostile values.
+    // A file that can't be read is an error. Without it, its calls would get only hostile values.
     try {
       read(readFileSync(join(folder, name), 'utf8'), found);
     } catch (error) {
@@ -269,7 +269,7 @@ export function readDeclarations(folder) {
   return found;
 }
 
-/** A member of a class or interface, or of what it extends; `bound`: what type parameters stand for there. */
+/** A member of a class or interface, or of its bases. `bound`: the types of the type parameters there. */
 export function memberOf(declarations, name, key, bound = new Map()) {
   const declared = declarations.get(name);
   if (declared === undefined) return undefined;

@@ -1,6 +1,6 @@
 /**
- * Where a sequence of calls begins: machines of all kinds, and devices that are far enough in use for calls to get deep.
- * Each gives the options of its host and, with `prepare`, what is done with it first.
+ * The machines on which sequences of calls begin: machines of all kinds, with devices that are bound, attached and in use,
+ * so that more calls succeed. Each has the options of its host, and a function `prepare` that is called first.
  */
 const EDU = '0000:00:10.0';
 const MDEV = '83b8f4f2-509f-382f-3c1e-e6bfe0fa1001';
@@ -27,7 +27,7 @@ const bridged = [
   { model: 'edu', behind: '0000:01:00.0', slot: 2 },
 ];
 
-/** The addresses that devices of these machines have. */
+/** The addresses of the devices of these machines. */
 export const ADDRESSES = [
   EDU,
   '0000:00:14.0',
@@ -52,7 +52,7 @@ export const TOPOLOGIES = [
   { iommus: [{ kind: 'virtio' }], devices: [edu] },
 ];
 
-/** What is prepared with a host that is open; `keep` puts it where calls find it. */
+/** Prepares an open host. `keep` adds an object to those that calls use. */
 const preparations = {
   byCharacterDevice(vfio, host, keep) {
     const iommufd = keep(host.openIommufd());
@@ -69,7 +69,7 @@ const preparations = {
     const irq = keep(device.irq('msi'));
     const [interrupt] = irq.enable(1);
     keep(interrupt);
-    // Transfers that work, so that the device has something to do.
+    // Starts a valid transfer, so that the device has work.
     registers.write64(0x80, 0x100000n);
     registers.write64(0x88, 0x40000n);
     registers.write64(0x90, 64n);

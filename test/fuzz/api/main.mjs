@@ -1,10 +1,10 @@
 /**
  * npm run test:api-fuzz -- [--calls N] [--seconds N] [--seed S] [--sequence A] [--last B] [--from C] [--to D] [--plain]
  *
- * Calls the public API with right and with hostile arguments, on an addon that is compiled with AddressSanitizer and
- * UBSan. Runs sequences of calls in processes of their own, and ends with status 1 if one of them crashes, hangs, leaks,
- * or fails with an error that no call may give: docs/testing.md. A sequence that crashed or hung is shortened, and
- * written as the calls that are left.
+ * Calls the public API with valid and with hostile arguments, on an addon that is compiled with AddressSanitizer and UBSan.
+ * Runs sequences of calls in separate processes, and ends with status 1 if one of them crashes, hangs or leaks, or if a call
+ * fails with an unexpected error (docs/fuzzing.md). A sequence that crashed or hung is shortened, and the remaining calls are
+ * printed.
  */
 import { execFileSync, fork, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -38,14 +38,14 @@ const number = (name, otherwise) => {
   return Number(options[name]);
 };
 
-/** Calls of one sequence, and sequences of one process. */
+/** The number of calls in a sequence, and of sequences in a process. */
 const LENGTH = 2000;
 const SEQUENCES = 25;
-/** After so many findings and crashes it has told enough. */
+/** After so many findings and crashes the run ends. */
 const MOST_FINDINGS = 20;
 /** A call that takes longer than this hangs. */
 const PATIENCE = 60_000;
-/** What a process may have more at its end than after its first sequences. */
+/** How much more a process may use at its end than after its first sequences. */
 const SLACK = { descriptors: 16, areas: 400, rss: 300 };
 
 const seed = number('seed', Math.floor(Math.random() * 2 ** 31));
@@ -54,7 +54,7 @@ const limit = 1000 * number('seconds', 1e9);
 const work = mkdtempSync(join(tmpdir(), 'vfio-api-fuzz-'));
 process.on('exit', () => rmSync(work, { recursive: true, force: true }));
 
-// 'plain' is the usual build: for looking at a finding without a sanitizer.
+// 'plain' is the usual build, for examining a finding without a sanitizer.
 const addon =
   options.addon ?? execFileSync(join(root, 'test/fuzz/api/build.sh'), { encoding: 'utf8' }).trim();
 const dist = resolve(options.dist ?? join(root, 'dist'));
@@ -66,13 +66,13 @@ if (addon !== 'plain') {
   Object.assign(environment, {
     VFIO_PREBUILD: addon,
     LD_PRELOAD: library,
-    // Node's own leaks are not ours, and a size that can't be had is an error, not the end.
+    // Leaks are not reported, since Node has some. An allocation that fails returns null and does not end the process.
     ASAN_OPTIONS: `detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=32:log_path=${work}/asan`,
     UBSAN_OPTIONS: `print_stacktrace=1`,
   });
 }
 
-/** Where a process is that hangs: its processor time, and the stack of its threads if there is a debugger. */
+/** The state of a process that hangs: its processor time, and the stacks of its threads if there is a debugger. */
 function stateOf(pid) {
   const [utime, stime] = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1].split(' ').slice(11, 13);
   const had = `it has had ${(Number(utime) + Number(stime)) / 100} s of processor time`;
@@ -86,13 +86,13 @@ function stateOf(pid) {
     .join('\n')}`;
 }
 
-/** Runs a task in a process of its own; what came of it. */
+/** Runs a task in a separate process; returns the results. */
 function run(task) {
   const progress = join(work, 'progress');
   writeFileSync(progress, '');
   const at = () => {
     const bytes = readFileSync(progress);
-    if (bytes.length < 8) return { sequence: task.first, call: 0xffffffff }; // it has just begun
+    if (bytes.length < 8) return { sequence: task.first, call: 0xffffffff }; // it has made no call yet
     return { sequence: bytes.readUInt32LE(0), call: bytes.readUInt32LE(4) };
   };
   return new Promise((done) => {
@@ -150,7 +150,7 @@ function run(task) {
   });
 }
 
-/** The shortest part of a sequence that still crashes, within some tries. */
+/** The shortest part of a sequence that still crashes, as far as a limited number of tries finds it. */
 async function shortened(crash) {
   const { sequence } = crash;
   const base = { first: sequence, last: sequence, from: 0, to: Math.min(crash.call, LENGTH) + 1 };
@@ -181,7 +181,7 @@ let calls = 0;
 let crashes = 0;
 let seconds = 0;
 const found = (text, where) => {
-  // The same error of the same call is one finding.
+  // The same error of the same call counts as one finding.
   const key = text.replace(/#\d+|@[\d.-]+|0x[0-9a-f]+|\d+/g, 'N').slice(0, 300);
   const known = findings.get(key);
   if (known !== undefined) {
@@ -239,7 +239,7 @@ async function batch(first, last, more) {
   }
   if (output.trim() !== '') console.log(output.trim().slice(0, 2000));
   seconds += end.seconds;
-  // What the first sequences made once is not counted; of what comes after, nothing may be left.
+  // Memory and descriptors that the first sequences allocate once are not counted. Later sequences must leave none behind.
   const [, early, ...later] = end.states;
   const now = later.at(-1);
   if (now !== undefined && last - first >= 20)
@@ -250,7 +250,7 @@ async function batch(first, last, more) {
 }
 
 console.log(`seed ${seed}; never passed:\n${exclusions.map((each) => `  ${each}`).join('\n')}`);
-const began = Date.now(); // after the compiling, which can take longer than the limit
+const began = Date.now(); // measured after compiling, which can take longer than the limit
 const until = began + limit;
 const replay = options.sequence !== undefined;
 if (replay) {

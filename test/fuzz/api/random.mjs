@@ -1,4 +1,4 @@
-/** Random numbers that depend on nothing but what they are made of: a call that is left out changes no other call. */
+/** Random numbers that depend only on the numbers given to the constructor: leaving out a call changes no other call. */
 
 function mix(a, b) {
   let x = Math.imul(a ^ b, 0x9e3779b1);
@@ -38,8 +38,8 @@ export class Random {
     return list[this.below(list.length)];
   }
   /**
-   * One of a list whose elements have a `key`, by highest hash: taking an element away that is not chosen changes no
-   * choice, so that a sequence of calls can be shortened. `weight`: how likely each is.
+   * Chooses the element with the highest hash from a list whose elements have a `key`. If another element is removed, the
+   * choice stays the same, so a sequence of calls can be shortened. `weight`: how likely each element is.
    */
   stable(list, weight = () => 1) {
     const salt = this.next();

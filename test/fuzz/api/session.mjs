@@ -1,7 +1,7 @@
 /**
- * One sequence of calls: a machine, what is live on it, and calls on all of that, one after the other. What is called is
- * found by looking: the exports, their prototypes, and the objects that come out. Every choice depends on seed, sequence
- * and number of the call alone, so that any part of a sequence can be run again.
+ * One sequence of calls: a machine, its live objects, and calls on all of them, one after the other. The calls are found in
+ * the exports, in their prototypes, and in the objects that calls return. Every choice depends only on the seed, the sequence
+ * and the number of the call, so that any part of a sequence can be run again.
  */
 import { readdirSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
@@ -10,15 +10,15 @@ import { MACHINES } from './machines.mjs';
 import { hash, hashText, Random } from './random.mjs';
 import { Hostile, name as named, shown, Values } from './values.mjs';
 
-/** How many objects of a kind are kept. What goes is forgotten without being disposed. */
+/** How many objects of a kind are kept. Older ones are dropped without being disposed. */
 const KEPT = 8;
-/** After so many calls the event loop has a turn. */
+/** After so many calls the event loop runs. */
 const TURN = 16;
-/** More than there are calls to make. */
+/** A number larger than the number of different calls. */
 const MOST_TARGETS = 1024;
-/** How deep calls are made by hostile values of calls. */
+/** How deep the calls of hostile values may be nested. */
 const NESTED = 2;
-/** After so many calls another machine is there too. */
+/** After so many calls another machine is added. */
 const MACHINE = 250;
 const ENDS = /dispose|destroy|remove|become|unset|release|lost|abandon/i;
 const BUILT_IN = new Set([Object.prototype, Function.prototype, Error.prototype, Array.prototype]);
@@ -26,7 +26,7 @@ const BUILT_IN = new Set([Object.prototype, Function.prototype, Error.prototype,
 /** Errors that are documented with a code of their own. */
 const DOCUMENTED = new Set(['ERR_VFIO_DISPOSED', 'EOPNOTSUPP', 'ENOSPC']);
 
-/** What came of a failed call: a code; or undefined, if no call may fail so. */
+/** The outcome of a failed call: a code; undefined: no call may fail with this error. */
 export function outcomeOf(vfio, error) {
   if (error instanceof Hostile) return 'hostile';
   if (error instanceof vfio.VfioError) return error.code;
@@ -37,10 +37,10 @@ export function outcomeOf(vfio, error) {
   return undefined;
 }
 
-/** All that was to be disposed: a wait that is pending keeps what nobody else does. */
+/** All disposable objects: a pending wait may keep some alive that nothing else refers to. */
 let leftovers = [];
 
-/** Disposes what the garbage collector has not taken, since something waits on it. */
+/** Disposes the objects that were not collected, because a wait on them is pending. */
 export function disposeLeftovers() {
   for (const each of leftovers) quiet(() => each.deref()?.[Symbol.dispose]());
   leftovers = [];
@@ -68,7 +68,7 @@ export class Session {
   #worker;
   #workerFile;
 
-  /** `report`: told of each outcome, and of each finding. `trace`: told of each call before it is made. */
+  /** `report`: receives each outcome and each finding. `trace`: receives each call before it is made. */
   constructor({ vfio, declarations, seed, number, report, trace, workerFile }) {
     this.vfio = vfio;
     this.declarations = declarations;
@@ -96,7 +96,7 @@ export class Session {
     }
   }
 
-  /** Makes the calls from `from` to `to` - 1 for which `wanted` holds; `before` is told of each number. */
+  /** Makes the calls from `from` to `to` - 1 for which `wanted` holds; `before` receives each number. */
   async run({ from, to, wanted, before }) {
     for (let at = from; at < to; at++) {
       if (at === from || at % MACHINE === 0) this.#prepare(at - (at % MACHINE));
@@ -110,7 +110,7 @@ export class Session {
     await this.#end();
   }
 
-  /** Opens a machine for the calls from `at` on, with what is prepared there. */
+  /** Opens and prepares a machine for the calls from `at` on. */
   #prepare(at) {
     const random = new Random(this.#seed, this.#number, at, 2);
     const machine = random.pick(MACHINES);
@@ -129,7 +129,7 @@ export class Session {
     }
   }
 
-  // What is called.
+  // The targets: the calls that can be made.
 
   #kind(kind) {
     let found = this.#kinds.get(kind);
@@ -194,7 +194,7 @@ export class Session {
     }
   }
 
-  // What is live.
+  // The live objects.
 
   #keep(value, type, depth = 0) {
     if (typeof value !== 'object' || value === null || value instanceof Promise) return;
@@ -224,7 +224,7 @@ export class Session {
       this.#keep(its, memberOf(this.declarations, kind, key)?.type, depth + 1);
   }
 
-  /** The functions of an object that is of no class. */
+  /** Adds the functions of an object without a class. */
   #addOwn(kind, value) {
     for (const key of Reflect.ownKeys(value)) {
       if (typeof Object.getOwnPropertyDescriptor(value, key).value !== 'function') continue;
@@ -252,7 +252,7 @@ export class Session {
   /** A live object of a kind; undefined: there is none. */
   liveOf(kind, random) {
     const objects = this.#kinds.get(kind)?.objects ?? [];
-    // Derived classes are of the kind too.
+    // Objects of derived classes belong to the kind too.
     const abstract = objects.length === 0 && this.declarations.get(kind)?.members?.has('#private');
     const all = abstract
       ? [...this.#kinds.values()]
@@ -302,7 +302,7 @@ export class Session {
     }
   }
 
-  /** A descriptor of something live, or some number. */
+  /** A descriptor of a live object, or some number. */
   descriptor(random) {
     for (let attempt = 0; attempt < 3; attempt++) {
       const object = this.anyLive(random);
@@ -312,14 +312,14 @@ export class Session {
     return random.below(40);
   }
 
-  /** The id of something live, or some number. */
+  /** The id of a live object, or some number. */
   id(random) {
     const object = this.anyLive(random);
     const found = quiet(() => object.id);
     return typeof found === 'number' ? found : random.below(12);
   }
 
-  // What hostile values do.
+  // The actions of hostile values.
 
   act(kind, salt) {
     const random = new Random(this.#seed, this.#number, this.#at, salt);
@@ -393,7 +393,7 @@ export class Session {
     let on = target.of ?? this.vfio[target.kind];
     let args = [];
     let right = true;
-    // What makes the values runs hostile code at times: a Proxy is looked at while it is wrapped.
+    // Making the values may run hostile code: a Proxy is read while it is wrapped.
     try {
       const values = new Values(this, random, call);
       right = random.chance(0.94);
@@ -415,7 +415,7 @@ export class Session {
       return;
     }
     this.#target = outer;
-    // What comes back may be hostile too: what was given is given back.
+    // The result may be hostile too, since some calls return an argument.
     if (quiet(() => result instanceof Promise && Object.getPrototypeOf(result) === Promise.prototype)) {
       const pending = { target, at: this.#at, done: false, value: undefined };
       this.#pending.push(pending);
@@ -433,11 +433,11 @@ export class Session {
       return;
     }
     this.#report.outcome(target, 'ok');
-    // What an internal constructor makes of anything is no object of this package's.
+    // The result of an internal constructor is not kept: it is no object of this package.
     if (target.type !== 'new' && !args.includes(result)) quiet(() => this.#keep(result, target.returns));
   }
 
-  /** What is called next. More targets than there are now change no choice that is made among these. */
+  /** Chooses the next call. The choice among the present targets stays the same if more targets are added. */
   #choose(random) {
     for (;;) {
       const target = this.#targets[random.below(MOST_TARGETS)];
@@ -448,7 +448,7 @@ export class Session {
   }
 
   #failed(target, error, args, text, right) {
-    // An iterator's throw() gives back what it was given.
+    // An iterator's throw() throws its argument.
     const outcome =
       args.includes(error) || (error === undefined && target.name === 'throw')
         ? 'hostile'
@@ -472,7 +472,7 @@ export class Session {
     }
   }
 
-  /** Everything is given up, in a random order, and half of it without being disposed. */
+  /** Drops all objects in a random order. Half of them are disposed before. */
   async #end() {
     const random = new Random(this.#seed, this.#number, 4);
     const all = [...this.#kinds.values()].flatMap(({ objects }) => objects);
@@ -499,7 +499,7 @@ function describe(target, on, args) {
   return `${object}${member}(${list})`;
 }
 
-/** The name of the type that a value has which is there. */
+/** The name of the type of a value that is neither null nor undefined. */
 function nameOf(type) {
   if (type?.is === 'name') return type.name === 'Promise' ? nameOf(type.of[0]) : type.name;
   if (type?.is !== 'union') return undefined;
@@ -513,7 +513,7 @@ function chainOf(value) {
   return found;
 }
 
-/** What fails here is no call under test. */
+/** Makes a call that is not under test; undefined if it fails. */
 function quiet(call) {
   try {
     return call();

@@ -1,10 +1,10 @@
 /**
- * Arguments: right ones, made after the declarations and what is live, and hostile ones. A hostile value may do anything
- * that JavaScript can do when it is looked at: dispose the object under the call, call again, detach a buffer, throw.
+ * Arguments: valid ones, made from the declarations and the live objects, and hostile ones. When a hostile value is read, it
+ * may do anything that JavaScript can do: dispose the object of the call, make another call, detach a buffer, throw.
  */
 import { ADDRESSES, TOKEN, TOPOLOGIES } from './machines.mjs';
 
-/** What hostile code throws: whoever called it gets just this back. */
+/** The error that hostile code throws. The caller must get exactly this error. */
 export class Hostile extends Error {}
 
 const PAGE = 0x1000;
@@ -82,7 +82,7 @@ const TEXTS = [
 const DRIVERS = ['vfio-pci', 'nvme', 'pci-stub', 'edu', 'none-such', 'mlx5_vfio_pci'];
 const KERNELS = ['6.6', '6.8', '6.12', '6.18', '7.0', '7.3'];
 
-/** Numbers that are right, or nearly, by the name of what they are for. */
+/** Valid or nearly valid numbers, by the name of the parameter. */
 const byName = {
   length: (random) => PAGE * (1 + random.below(8)),
   size: (random) => PAGE * (1 + random.below(16)),
@@ -127,15 +127,15 @@ const textByName = {
   name: (random) => random.pick(['root', 'eth0', 'sda']),
 };
 
-/** The address of memory that is there until the process ends, and that nothing else uses. */
+/** The address of memory that exists until the process ends, and that nothing else uses. */
 let harmless = 0;
 export const setHarmless = (address) => {
   harmless = address;
 };
 
 /**
- * What is never passed, with the reason: each ends the process, or blocks it, by what it is for.
- * A value that is refused here is replaced by the one that is given.
+ * Values that are never passed, with the reason: their documented effect is to end the process, to block it, or to change the
+ * real machine. Such a value is replaced by `instead`.
  */
 const EXCLUDED = [
   {
@@ -184,7 +184,7 @@ const named = (value, name) => {
   return value;
 };
 
-/** A value in words, without touching it: looking at a hostile one would set it off. */
+/** A value as text. Hostile values are not read, since that would run their code. */
 export function shown(value, depth = 0) {
   switch (typeof value) {
     case 'bigint':
@@ -199,7 +199,7 @@ export function shown(value, depth = 0) {
       const name = show.get(value);
       if (name !== undefined) return name;
       if (depth > 3) return '...';
-      // Only what was made here and is plain gets this far.
+      // Only plain values that were made here reach this line.
       if (Array.isArray(value)) return `[${value.map((each) => shown(each, depth + 1)).join(', ')}]`;
       if (Object.getPrototypeOf(value) !== Object.prototype) return `a ${typeof value}`;
       const members = Object.entries(Object.getOwnPropertyDescriptors(value));
@@ -210,7 +210,7 @@ export function shown(value, depth = 0) {
   }
 }
 
-/** The values of one call. `session` has what is live, and does what hostile values ask it to. */
+/** The values of one call. `session` contains the live objects and runs the actions of hostile values. */
 export class Values {
   #session;
   #random;
@@ -243,7 +243,7 @@ export class Values {
     return given.map((each, at) => allowed(this.#call, parameters[at]?.name, each));
   }
 
-  /** A value of a type, for what has this name. */
+  /** A valid value of a type. `name`: the name of the parameter. */
   right(type, name, bound = new Map(), depth = 0) {
     const random = this.#random;
     if (depth > 6) return undefined;
@@ -329,7 +329,7 @@ export class Values {
     if (live !== undefined) return live;
     const declared = this.#session.declarations.get(type.name);
     if (declared?.alias !== undefined) return again(declared.alias);
-    // An interface that nothing live has the form of; of a class nothing can be made up.
+    // No live object has this interface, so an object is made. No object of a class can be made here.
     if (declared?.members !== undefined && !declared.members.has('#private')) {
       const inherited = declared.bases.flatMap((each) => [...(this.#membersOf(each) ?? [])]);
       return this.#record(new Map([...inherited, ...declared.members]), bound, depth);
@@ -368,12 +368,12 @@ export class Values {
     const act = this.#act();
     let calls = 0;
     return named(() => {
-      // What is called back while it calls would go on for ever.
+      // The number of calls is limited, because a listener whose calls cause it to be called would never end.
       if (calls++ < 20) act();
     }, 'a listener');
   }
 
-  /** What hostile code does when it is run; once or twice, that is enough. */
+  /** The action of a hostile value. It runs at most twice. */
   #act() {
     const random = this.#random;
     const kind = random.below(16);
@@ -385,7 +385,7 @@ export class Values {
     };
   }
 
-  /** The same value, but that looking at it runs hostile code. */
+  /** The same value, but reading it runs hostile code. */
   #spoilt(value, name) {
     const random = this.#random;
     const act = this.#act();
@@ -451,7 +451,7 @@ export class Values {
     return named(new Proxy(value, handler), `a Proxy of ${shown(value)}`);
   }
 
-  /** Anything. */
+  /** A hostile value of any type. */
   hostile(name) {
     return allowed(this.#call, name, this.#anything());
   }
@@ -550,7 +550,7 @@ export class Values {
 
 /** Tells {@link shown} how to call an object. */
 export const name = named;
-/** What is never passed, and why. */
+/** The values that are never passed, and the reasons. */
 export const exclusions = EXCLUDED.map(
   ({ call, name: parameter, because }) => `${call}, ${parameter}: ${because}`,
 );

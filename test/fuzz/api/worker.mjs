@@ -1,4 +1,4 @@
-/** Calls in a worker thread, on a host of its own and on descriptors of the main thread's, which ends it at any time. */
+/** Makes calls in a worker thread, on its own host and on descriptors of the main thread, which may end it at any time. */
 import { parentPort, workerData } from 'node:worker_threads';
 import { readDeclarations } from './declarations.mjs';
 import { outcomeOf, Session } from './session.mjs';

@@ -24,7 +24,7 @@ std::string hexBytes(const uint8_t* bytes, size_t size) {
   return out;
 }
 
-// Short runs are shown; of longer ones their size and a checksum (FNV-1a).
+// The text of a run of bytes: the bytes of a short run, or the size and a checksum (FNV-1a) of a longer one.
 std::string describe(const uint8_t* bytes, size_t size) {
   if (size <= 288) return hexBytes(bytes, size);
   uint64_t hash = 0xcbf29ce484222325;
@@ -59,7 +59,7 @@ void Arena::map(uint64_t offset, uint64_t pages, int protection, int flags) {
   }
   if (file >= 0) close(file);
   if (protection == PROT_NONE) return;
-  // No byte is zero, so that zeroes written anywhere show.
+  // No byte is zero, so that a written zero is always a change.
   uint32_t state = static_cast<uint32_t>(offset) | 1;
   for (uint64_t i = 0; i < size; ++i) {
     state = state * 1664525 + 1013904223;
@@ -103,7 +103,7 @@ std::string Arena::changes() {
           ++next;
           continue;
         }
-        // A run goes on over up to 7 bytes that have not changed.
+        // A run of changed bytes includes up to 7 unchanged bytes in a row.
         uint64_t last = next;
         for (uint64_t i = next; i < page + kPage && i - last < 8; ++i) {
           if (*at(i) != shadow_[i]) last = i;

@@ -1,8 +1,8 @@
-// The memory that a sequence works on: at one fixed address on both sides, so that every address in a call is
-// the same number, with stretches of every kind that a program can have. A shadow copy tells what a call
-// changed.
+// The memory that a sequence uses. It has the same fixed address on both sides, so that every address in a
+// call is the same number, and contains areas of every kind that a program can have. A shadow copy shows
+// which bytes a call has changed.
 //
-// Life: made in the process that runs one sequence, after the fork, and gone with it.
+// Life: made after the fork, in the process that runs one sequence, and ends with that process.
 #pragma once
 
 #include <cstdint>
@@ -21,16 +21,17 @@ class Arena {
   static constexpr uint64_t kNone = 0x1c000;      // 2 pages: no access; then 2 pages that are not mapped
   static constexpr uint64_t kHole = 0x1e000;
   static constexpr uint64_t kCopied = 0x20000;    // 4 pages: memfd, private
-  static constexpr uint64_t kArgument = 0x40000;  // 2 pages, behind which nothing is mapped
+  static constexpr uint64_t kArgument = 0x40000;  // 2 pages; the addresses after them are not mapped
   static constexpr uint64_t kArgumentEnd = 0x42000;
 
   Arena();
 
-  // Writes what of it can be written.
+  // Writes the bytes as far as the memory is writable.
   void store(uint64_t address, const std::vector<uint8_t>& bytes);
-  // What is at an address: 0 where nothing can be read.
+  // The value at an address; 0 if it can't be read.
   [[nodiscard]] static uint64_t load(uint64_t address, unsigned width);
-  // What has changed since last asked, other than by `store`, for a transcript: " m+40008=02000000 ...".
+  // The bytes that changed since the last call, except by `store`, as text for a transcript:
+  // " m+40008=02000000 ...".
   [[nodiscard]] std::string changes();
 
  private:
@@ -40,7 +41,7 @@ class Arena {
     bool writable;
   };
   void map(uint64_t offset, uint64_t pages, int protection, int flags);
-  std::vector<Stretch> stretches_;  // what can be read
+  std::vector<Stretch> stretches_;  // the readable areas
   std::vector<uint8_t> shadow_;     // by offset
 };
 

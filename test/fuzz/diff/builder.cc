@@ -18,21 +18,21 @@ uint64_t tokenAt(const Call& call, size_t index) {
              : 0;
 }
 
-// Is that token a small number, as those of descriptors are, and not one that a call has given?
+// Is this token a small number, which may be a descriptor's, and not the result of a call?
 bool guessed(const Call& call, size_t index) {
   return index < call.bytes.size() && call.bytes[index].value.variable.empty() &&
          (tokenAt(call, index) & 0xffffffff) < 0x1000;
 }
 
-// The exclusions that a wild change could lead back to (docs/fuzzing.md has their names).
+// Would a random change make the call one that is left out? docs/fuzzing.md lists the names of these cases.
 bool excluded(const Call& call, uint64_t requestBefore) {
   const uint64_t request = call.operands[1].number & 0xffffffff;
-  // long-dirty-ranges: the kernel walks them page by page, whether anything is mapped or not.
+  // long-dirty-ranges: the kernel walks these ranges page by page, even where nothing is mapped.
   if (request == kGetDirtyBitmap) return tokenAt(call, 5) > (64 << 20);
   const uint64_t op = request == kTest ? tokenAt(call, 1) : 0;
   const bool takesDescriptor = op == 6 || op == 7 || op == 8 || op == 11;
-  // guessed-descriptors: which numbers are open is each side's own, also where an id is expected. Nor must
-  // what another request leaves be taken for the descriptor that this one would have given.
+  // guessed-descriptors: the two sides have different open numbers, also where a number is taken for an id.
+  // Nor may the answer of another request be taken for the descriptor that this request would have returned.
   constexpr uint64_t kCreateAccess = 5;
   for (const Save& save : call.saves) {
     if (!save.variable.starts_with("f")) continue;
@@ -41,7 +41,7 @@ bool excluded(const Call& call, uint64_t requestBefore) {
   for (const Token& token : call.bytes) {
     if (!token.value.variable.starts_with("f")) continue;
     if (token.value.number != 0 || request != requestBefore) return true;
-    if (call.at) return true;  // nor copied about: there it may be mapped
+    if (call.at) return true;  // the struct must not be copied to memory that may be mapped
     if (request == kTest && !takesDescriptor) return true;
   }
   if (request == kBind) return guessed(call, 2);
@@ -60,7 +60,7 @@ bool excluded(const Call& call, uint64_t requestBefore) {
     const uint64_t id = tokenAt(call, 2) & 0xffffffff;
     if (!call.bytes[2].value.variable.empty() || id < 0x1000) return true;
   }
-  // memory-limit: it is one for the whole kernel.
+  // memory-limit: there is one limit for the whole kernel.
   return op == 9;
 }
 
@@ -150,7 +150,7 @@ Builder::Span Builder::userMemory(uint64_t granule) {
   const uint64_t units = stretch->pages * Arena::kPage / granule;
   const uint64_t start = random.below(units);
   uint64_t length = random.below(std::min<uint64_t>(units - start, 6)) + 1;
-  if (random.percent(3)) length = units - start + random.below(4);  // over the end
+  if (random.percent(3)) length = units - start + random.below(4);  // past the end
   if (random.percent(8)) length = units - start;
   return {memory(stretch->offset + start * granule), length * granule};
 }
@@ -167,23 +167,23 @@ void Builder::spoil(Call& call) {
     case 3:
       token().value.number ^= uint64_t{1} << random.below(64);
       break;
-    case 4:  // a struct of another size
+    case 4:  // another size in the struct
       call.bytes[0].value = number(random.below(2) != 0 ? random.below(80) : odd());
       break;
-    case 5: {  // a longer one
+    case 5: {  // a longer struct
       const uint64_t more = 8 * (1 + random.below(3));
       call.bytes[0].value.number += more;
       for (uint64_t i = 0; i < more; i += 8) call.bytes.push_back(u64(random.percent(30) ? 1 : 0));
       break;
     }
-    case 6: {  // at the end of what is mapped, or across it
+    case 6: {  // a struct at the end of mapped memory, or across it
       uint64_t size = 0;
       for (const Token& each : call.bytes) size += each.width;
       const uint64_t across = random.percent(50) ? 0 : 4 * random.below(size / 4 + 1);
       call.at = memory(Arena::kArgumentEnd - size + across);
       break;
     }
-    case 7: {  // where it can't be read, or not be written
+    case 7: {  // a struct in memory that can't be read or written
       const std::array<Value, 6> places = {memory(Arena::kNone),
                                            memory(Arena::kHole + 8),
                                            memory(Arena::kReadOnly - 8),
@@ -211,7 +211,7 @@ void Builder::spoil(Call& call) {
       }
       break;
     }
-    default: {  // at another place
+    default: {  // a struct at another address
       call.at = memory(random.percent(50) ? Arena::kPlain + random.below(0xff00)
                                           : Arena::kShared + 4 * random.below(64));
       break;

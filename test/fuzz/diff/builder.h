@@ -1,4 +1,4 @@
-// What the generators share: making calls, choosing numbers, and spoiling a call that was right.
+// Shared code of the generators: it makes calls, chooses numbers, and makes a valid call invalid.
 #pragma once
 
 #include <initializer_list>
@@ -24,7 +24,7 @@ inline Token u64(Value value) { return {8, std::move(value)}; }
 
 class Builder {
  public:
-  // Where arrays and other things that a struct points to are put.
+  // The address of arrays and other data that a struct points to.
   static constexpr uint64_t kData = Arena::kArgument + 0x800;
 
   explicit Builder(uint64_t seed) : random(seed) {}
@@ -42,17 +42,17 @@ class Builder {
   void transfer(Op op, const std::string& fd, Value address, uint64_t size, uint64_t offset = 0);
   void simple(Op op, const std::string& fd);
 
-  // An address in the arena, mostly in memory that can be used, and a length that mostly ends there.
+  // An address in the arena and a length: mostly of memory that is readable and writable.
   struct Span {
     Value address;
     uint64_t length;
   };
   Span userMemory(uint64_t granule);
-  // Numbers that have been trouble before.
+  // Numbers that have caused errors before.
   uint64_t odd();
 
  private:
-  // Makes one thing about a call wrong, or at least unusual.
+  // Makes one part of a call invalid, or at least unusual.
   void spoil(Call& call);
   unsigned made_ = 0;
 };

@@ -23,7 +23,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr size_t kMostShrunk = 12;  // of differences that are told apart
+constexpr size_t kMostShrunk = 12;  // how many different differences are shrunk
 
 double secondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -64,7 +64,7 @@ bool parseOptions(const std::vector<std::string>& arguments, Options& out) {
   return !out.guests.empty() && out.seconds > 0;
 }
 
-// How often each command was made, and how often it did what was asked.
+// How often a command was called, how often it succeeded, and its errors.
 struct Reached {
   uint64_t made = 0;
   uint64_t succeeded = 0;
@@ -77,7 +77,7 @@ struct Difference {
   std::string kernel;
   std::string software;
   unsigned times = 1;
-  bool again = true;  // it came back when run again
+  bool again = true;  // it was found again in a second run
 };
 
 std::string lineAt(const Transcript& side, size_t where) {
@@ -90,7 +90,7 @@ std::string callAt(const Case& what, size_t where) {
 
 std::string firstWord(const std::string& line) { return line.substr(0, line.find(' ')); }
 
-// Differences are one when they are in the same command, with the same two results.
+// Two differences are the same if they have the same command and the same two results.
 std::string keyOf(const Case& what, const Transcript& kernel, const Transcript& software, size_t where) {
   return callAt(what, where) + " " + firstWord(lineAt(kernel, where)) + " " +
          firstWord(lineAt(software, where));
@@ -126,7 +126,7 @@ class Campaign {
     std::vector<Transcript> software;
   };
 
-  // Two batches are with each guest at any time: it works on one while this side works on the other.
+  // Each guest has two batches at any time: it runs one while this side runs the other.
   void explore(Clock::time_point start) {
     constexpr unsigned kAhead = 2;
     std::map<std::string, std::deque<Batch>> under;
@@ -148,7 +148,7 @@ class Campaign {
   }
 
   Batch sendBatch(const std::string& kind, Guest& guest, uint64_t& index) {
-    // A DMA of QEMU's edu takes 100 ms, so that a batch of them is short.
+    // A DMA of QEMU's edu takes 100 ms, so a batch with such devices is short.
     const size_t size = kind == "vfio" ? 4 : 64;
     Batch batch{kind, 0, {}, {}};
     for (size_t i = 0; i < size; ++i) {
@@ -222,8 +222,7 @@ class Campaign {
     }
   }
 
-  // The sequences that were the first to show something: a command with a result that no kept one has. Up to
-  // there.
+  // Keeps a sequence if it is the first with some result of a command, up to the last such call.
   void keepGood(const Case& what, const Transcript& answers) {
     size_t needed = 0;
     for (size_t i = 0; i < std::min(what.calls.size(), answers.size()); ++i) {
@@ -236,7 +235,7 @@ class Campaign {
     good_ += print(answered);
   }
 
-  // Which of the cases differ, and in the way that `key` says.
+  // Which of the cases have the difference that `key` names.
   std::vector<bool> differ(const std::vector<Case>& cases, const std::string& key) {
     Guest& guest = guests_.at(cases[0].kind);
     const unsigned number = guest.send(cases);
@@ -302,7 +301,7 @@ class Campaign {
       writeReport(file, times);
   }
 
-  // As test/support/reporter.ts has it. A sequence is a test.
+  // Writes a report in the format of test/support/reporter.ts. Each sequence counts as a test.
   void writeReport(const std::string& file, uint64_t times) const {
     std::string failures;
     for (const auto& [key, difference] : differences_) {
@@ -324,7 +323,7 @@ class Campaign {
   const Side side_ = softwareSide(true);
   const uint64_t without_ = lackedCapabilities();
   std::map<std::string, Reached> reached_;
-  std::map<std::string, Difference> differences_;  // by what tells them apart
+  std::map<std::string, Difference> differences_;  // by keyOf
   std::pair<Transcript, Transcript> last_;
   std::map<std::string, unsigned> kept_;
   std::string good_;

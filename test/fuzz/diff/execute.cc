@@ -55,7 +55,7 @@ int64_t dropCapabilities(uint64_t mask) {
   return syscall(SYS_capset, &header, left.data()) != 0 ? -errno : 0;
 }
 
-// One sequence, in the child.
+// Runs one sequence, in the child.
 class Interpreter {
  public:
   Interpreter(const Side& side, Backend& host, int output) : side_(side), host_(host), output_(output) {}
@@ -96,7 +96,7 @@ class Interpreter {
     if (!variable.empty()) variables_[variable] = value;
   }
 
-  // What a call that makes a descriptor answers: its number is the side's own.
+  // The answer of a call that returns a descriptor. The number differs between the sides and is left out.
   std::string made(const Call& call, int64_t fd) {
     if (fd < 0) return errorName(fd);
     keep(call.result, static_cast<uint64_t>(fd));
@@ -118,7 +118,7 @@ class Interpreter {
     for (const Save& save : call.saves) {
       const uint64_t address = argument + save.offset;
       keep(save.variable, Arena::load(address, save.width));
-      // The number of a descriptor is the side's own and stays out of the transcript.
+      // The number of a descriptor differs between the sides and is left out of the transcript.
       if (isDescriptor(save.variable)) arena_.store(address, std::vector<uint8_t>(save.width, 0xfd));
     }
     return std::to_string(result);
@@ -137,7 +137,7 @@ class Interpreter {
         return answer(host_.pread(descriptor(call), address, size, operand(call, 3)));
       default: {
         const std::string result = answer(host_.pwrite(descriptor(call), address, size, operand(call, 3)));
-        // What the device does about it happens before the next call, on both sides.
+        // On both sides the device finishes the work that this write starts before the next call.
         side_.settle(host_, descriptor(call));
         side_.pause();
         return result;
@@ -187,7 +187,7 @@ class Interpreter {
         return made(call, host_.dup(descriptor(call)));
       case Op::close: {
         const int result = host_.close(descriptor(call));
-        // The number may be given out again, to another descriptor on each side.
+        // The number may be used again, for different descriptors on the two sides.
         keep(call.operands[0].variable, UINT64_MAX);
         return answer(result);
       }
@@ -249,7 +249,8 @@ void writeFile(Backend& host, const std::string& path, const std::string& value)
   host.close(fd);
 }
 
-// QEMU's edu takes 100 ms for a transfer, and a thread of its own for a factorial; then each clears its bit.
+// QEMU's edu takes 100 ms for a transfer, and computes a factorial in a separate thread. At the end of each
+// it clears a bit.
 void waitForEdu(Backend& host, int fd) {
   constexpr uint64_t status = 0x20;
   constexpr uint64_t command = 0x98;
@@ -260,9 +261,9 @@ void waitForEdu(Backend& host, int fd) {
   for (int waited = 0; waited < 400 && (busy(command, 8) || busy(status, 4)); ++waited) usleep(1000);
 }
 
-// Writes to edu's registers and its buffer what they hold after power-on. Two things can't be had back, and
-// the generator leaves them alone: the result of a factorial, and the last byte of the buffer, which no
-// transfer reaches.
+// Writes the values after power-on to edu's registers and buffer. Two values can't be restored, so the
+// generator does not use them: the result of a factorial, and the last byte of the buffer, which no transfer
+// reaches.
 void washEdus() {
   KernelBackend host;
   constexpr uint64_t page = 4096;
@@ -290,7 +291,7 @@ void washEdus() {
     uapi::vfio_device_attach_iommufd_pt attach{.argsz = sizeof attach, .pt_id = space.out_ioas_id};
     host.ioctl(fd, uapi::VFIO_DEVICE_ATTACH_IOMMUFD_PT, reinterpret_cast<uintptr_t>(&attach));
     put(fd, config + 4, 6, 2);  // memory and bus mastering on
-    // QEMU lets everything behind the header be written. The capability at 0x40 is vfio-pci's to restore.
+    // QEMU accepts writes to all bytes after the header. vfio-pci restores the capability at 0x40.
     put(fd, config + 0x4e, 0, 2);
     for (uint64_t offset = 0x50; offset < 0x100; offset += 4) put(fd, config + offset, 0, 4);
     waitForEdu(host, fd);

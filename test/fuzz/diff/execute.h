@@ -1,8 +1,8 @@
-// Runs a sequence on one side and says what it answered: one line a call, the result and every byte that
-// changed.
+// Runs a sequence on one side and returns a transcript: a line for each call, with the result and every byte
+// that changed.
 //
-// Each sequence runs in a child of its own: it starts with fresh memory, descriptors, limits and, on the
-// software side, a fresh machine, and what crashes or hangs is a line of the transcript like any other.
+// Each sequence runs in a separate child: it starts with fresh memory, descriptors, limits and, on the
+// software side, a fresh machine. A crash or a hang is a line of the transcript, like a result.
 #pragma once
 
 #include <functional>
@@ -19,22 +19,22 @@ namespace vfio::fuzz {
 struct Side {
   // In the child: the host, ready for this kind of sequence.
   std::function<std::unique_ptr<Backend>(const std::string& kind)> open;
-  // In the child, before a sequence: makes the devices what they are after power-on, if what ran before used
-  // them.
+  // In the child, before a sequence: brings the devices into the state after power-on, if an earlier sequence
+  // used them.
   std::function<void(const std::string& kind)> wash;
-  // Waits until the device behind a descriptor has finished what it was told to do.
+  // Waits until the device of this descriptor has finished its work.
   std::function<void(Backend&, int fd)> settle;
-  // Waits as long as an interrupt may be on its way.
+  // Waits as long as the delivery of an interrupt may take.
   std::function<void()> pause;
-  // What to get wrong after an ioctl: for the fuzzer's own test. Empty: nothing.
+  // For the fuzzer's own test: makes the answer of an ioctl wrong. Empty: no answer is changed.
   std::function<void(uint64_t request, int result, uint64_t argument)> lie = {};
 };
 
 [[nodiscard]] Side kernelSide();
-// `plant`: with the mistake that VFIO_FUZZ_PLANT names, if any.
+// `plant`: the side makes the error that VFIO_FUZZ_PLANT names, if it is set.
 [[nodiscard]] Side softwareSide(bool plant);
 
-// Makes the devices of a kind ready, by sysfs: they are bound to vfio-pci in the order of their nodes.
+// Binds the devices of a kind to vfio-pci through sysfs, in the order of their nodes.
 void prepare(Backend& host, const std::string& kind);
 
 using Transcript = std::vector<std::string>;
@@ -43,7 +43,7 @@ using Transcript = std::vector<std::string>;
 // The capabilities that this process lacks.
 [[nodiscard]] uint64_t lackedCapabilities();
 
-// Where two transcripts part, or -1.
+// The index of the first line in which two transcripts differ, or -1.
 [[nodiscard]] long firstDifference(const Transcript& one, const Transcript& other);
 
 }  // namespace vfio::fuzz

@@ -1,8 +1,9 @@
-// Random sequences. They know what they have made so far (address spaces, mappings, page tables, devices
-// ...), so that most calls mean something; some are nearly right, and some are wild.
+// Makes random sequences. A generator remembers the objects that a sequence has made (address spaces,
+// mappings, page tables, devices ...), so that most calls are valid. Some calls are nearly valid, and some
+// are random.
 //
-// What the software host declares that it can't do as a kernel does is left out here, by construction, each
-// with its name in docs/fuzzing.md.
+// The generator never makes calls in which the software host is known to differ from a kernel.
+// docs/fuzzing.md lists these cases by name.
 #pragma once
 
 #include <string>
@@ -11,7 +12,7 @@
 
 namespace vfio::fuzz {
 
-// The same for the same seed. `kind`: "iommufd" (no devices), "mock" (with the kernel's mock
+// Returns the same sequence for the same seed. `kind`: "iommufd" (no devices), "mock" (with the kernel's mock
 // devices), "vfio" (with edu devices).
 [[nodiscard]] Case generate(const std::string& kind, uint64_t seed);
 

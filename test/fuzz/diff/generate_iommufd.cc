@@ -10,7 +10,7 @@ namespace {
 
 constexpr uint64_t kPage = Arena::kPage;
 constexpr uint64_t kMockPage = kPage / 2;
-constexpr uint64_t kMockStart = uint64_t{1} << 24;  // a mock domain reaches from here
+constexpr uint64_t kMockStart = uint64_t{1} << 24;  // the first IOVA of a mock domain
 constexpr uint64_t kMockLast = (uint64_t{1} << 31) - 1;
 
 enum TestOp : uint32_t {
@@ -197,13 +197,14 @@ void IommufdGenerator::option(Context& context) {
 
 void IommufdGenerator::destroy(Context& context) {
   Value id = anyId(context);
-  // What was made by hand is what can be destroyed.
+  // Objects that the sequence has made can be destroyed.
   if (!context.tables.empty() && random().percent(30)) id = variable(random().of(context.tables).id);
   if (!context.mocks.empty() && random().percent(25)) id = variable(random().of(context.mocks).object);
   if (!context.queues.empty() && random().percent(10)) id = variable(random().of(context.queues).id);
   if (!context.spaces.empty() && random().percent(15)) id = variable(random().of(context.spaces).id);
   b_.ioctl(context.fd, 0x3b80, {u32(8), u32(id)});
-  // It is mostly not used any more, unless it was in use.
+  // Mostly the sequence does not use the object again. Sometimes it does, since the call fails if it is in
+  // use.
   if (random().percent(25)) return;
   std::erase_if(context.spaces, [&id](const Space& each) { return each.id == id.variable; });
   std::erase_if(context.areas, [&id](const Area& each) { return each.space == id; });
@@ -322,7 +323,7 @@ std::pair<Value, Value> IommufdGenerator::tableAndSpace(Context& context) {
   return random().of(all);
 }
 
-// One of the mappings of an address space, mostly.
+// Mostly a mapping of this address space, sometimes any mapping. Null: there is none.
 const Area* IommufdGenerator::areaIn(Context& context, const Value& space) {
   std::vector<const Area*> all;
   for (const Area& each : context.areas) {
@@ -332,7 +333,7 @@ const Area* IommufdGenerator::areaIn(Context& context, const Value& space) {
   return context.areas.empty() ? nullptr : &random().of(context.areas);
 }
 
-// The address space behind an id of it or of a page table.
+// The address space with this id, or that of the page table with this id.
 Value IommufdGenerator::spaceOf(const Context& context, const Value& id) {
   for (const Table& each : context.tables) {
     if (each.id == id.variable) return each.space;
@@ -468,7 +469,7 @@ void IommufdGenerator::dirtyTracking(Context& context) {
   }
   if (kind < 4) {
     b_.store(Builder::kData, {u64(random().next()), u64(random().next()), u64(random().next())});
-    // The mock device takes page sizes other than its own for numbers of pages of its table.
+    // With another page size than its own, the mock device takes iova / size as a page number of its table.
     b_.ioctl(
         context.fd, 0x3ba0,
         testCommand(dirty, u32(table),
@@ -523,7 +524,7 @@ void IommufdGenerator::addAccess(Context& context) {
 void IommufdGenerator::useAccess(Context& context) {
   if (context.accesses.empty()) return addAccess(context);
   Access& access = random().of(context.accesses);
-  // guessed-descriptors: what has a number that only one side has is never guessed.
+  // guessed-descriptors: a number that only one side may have is never guessed.
   const Token id = u32(random().percent(97) ? variable(access.fd) : number(0xffffffff));
   Value iova = knownIova(context);
   Value user = b_.userMemory(1).address;
@@ -542,7 +543,7 @@ void IommufdGenerator::useAccess(Context& context) {
     if (random().percent(10)) length += random().below(kPage);
   }
   switch (random().below(10)) {
-    case 0: {  // pinned, and let go again sometimes
+    case 0: {  // unpins an earlier item
       if (access.items.empty()) break;
       const Value item =
           random().percent(90) ? variable(random().of(access.items)) : number(random().below(4));
@@ -594,7 +595,7 @@ void IommufdGenerator::faults(Context& context) {
     context.queues.push_back(queue);
     return;
   }
-  // Mostly as a driver would: requests, then poll, read and answers to some of them.
+  // Mostly calls as a driver makes them: requests, then poll, read, and answers to some requests.
   if (random().percent(35)) return fault(context, random().below(8));
   const uint64_t count = 1 + random().below(3);
   for (uint64_t i = 0; i < count; ++i) fault(context, 0);
@@ -648,7 +649,8 @@ void IommufdGenerator::limit() {
 }
 
 void IommufdGenerator::nestedScene(Context& context) {
-  // A parent, a nested page table and a fault queue, with a device on it: reached too rarely by chance.
+  // A parent, a nested page table with a fault queue, and a device that is attached to it: random calls
+  // rarely reach this state.
   const std::string space = b_.fresh('i');
   b_.ioctl(context.fd, 0x3b81, {u32(0xc), u32(0), u32(0)}, {{space, 8, 4}});
   context.spaces.push_back({space});

@@ -21,12 +21,12 @@ struct Area {
 struct Table {
   std::string id;
   bool nested;
-  Value space;  // what it was made from
+  Value space;  // the address space that it was allocated from
   bool dirty = false;
 };
 struct Mock {
-  std::string object;  // of the test command
-  std::string table;   // what it was attached to first
+  std::string object;  // the id that the test command returned
+  std::string table;   // the page table that it was attached to first
   std::string device;
   Value space;
 };
@@ -41,7 +41,7 @@ struct Access {
   std::vector<std::string> items;
 };
 
-// What was made, or tried, in one open /dev/iommu.
+// The objects that were made, or tried, in one open /dev/iommu.
 struct Context {
   std::string fd;
   bool compat = false;
@@ -59,7 +59,7 @@ class IommufdGenerator {
 
   void generate();
 
-  // For sequences that have other things in them too.
+  // For sequences that contain other calls too.
   Context& openContext();
   Context& context();
   void step();
@@ -73,7 +73,7 @@ class IommufdGenerator {
   [[nodiscard]] Value idOf(Context& context, List& list, std::string List::value_type::*field);
   [[nodiscard]] Value spaceId(Context& context);
   [[nodiscard]] const Area* areaIn(Context& context, const Value& space);
-  // A page table, and what its address space is, if that is known.
+  // A page table, and its address space if that is known.
   [[nodiscard]] std::pair<Value, Value> tableAndSpace(Context& context);
   [[nodiscard]] Value tableId(Context& context) { return tableAndSpace(context).first; }
   [[nodiscard]] Value nestedId(Context& context);

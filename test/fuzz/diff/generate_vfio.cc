@@ -1,7 +1,7 @@
 // Sequences on VFIO's device files: QEMU's edu alone in its group, and two of them in one.
 //
-// Of what edu does some is left out (docs/fuzzing.md): QEMU ends the guest if a transfer leaves the device's
-// buffer, and computes a factorial for as long as it takes.
+// Some uses of edu are left out (docs/fuzzing.md): QEMU ends the guest if a transfer leaves the device's
+// buffer, and a factorial takes an unknown time.
 #include "generate_vfio.h"
 
 #include <algorithm>
@@ -12,9 +12,9 @@ namespace {
 
 constexpr uint64_t kConfig = uint64_t{7} << 40;
 constexpr uint64_t kScratch = Arena::kArgument + 0xc00;
-constexpr uint64_t kBuffer = 0x40000;  // edu's own
+constexpr uint64_t kBuffer = 0x40000;  // edu's own buffer
 constexpr uint64_t kBufferSize = 4096;
-constexpr unsigned kMostTransfers = 4;  // each is 100 ms of QEMU's
+constexpr unsigned kMostTransfers = 4;  // each takes 100 ms in QEMU
 
 }  // namespace
 
@@ -72,7 +72,7 @@ void VfioGenerator::info(Device& device) {
       b_.ioctl(device.fd, 0x3b70, {u32(room), u32(0), u32(0), u64(0), u64(0), u64(0), u64(0)});
       break;
     }
-    case 6: {  // a table of this device, or its capabilities
+    case 6: {  // GET_HW_INFO of this device
       Context& context = iommufd_.context();
       b_.ioctl(context.fd, 0x3b8a,
                {u32(0x28), u32(0), u32(variable(device.id)), u32(random().below(40)),
@@ -105,7 +105,7 @@ void VfioGenerator::interrupts(Device& device) {
   uint64_t size = 20;
   for (uint64_t i = 0; i < count && (data & 6) != 0; ++i) {
     if ((data & 4) != 0) {
-      // shared-eventfd: what the kernel waits on is not what it signals.
+      // shared-eventfd: the eventfds that the kernel waits on are never those that it signals.
       auto& pool = action == 32 ? events_ : inputs_;
       const bool none = pool.empty() || random().percent(15);
       bytes.push_back(u32(none ? number(0xffffffff) : variable(random().of(pool))));
@@ -115,7 +115,7 @@ void VfioGenerator::interrupts(Device& device) {
       size += 1;
     }
   }
-  // early-intx: QEMU's IO-APIC forgets a level that was raised before the kernel set the pin up.
+  // early-intx: QEMU's IO-APIC loses a level that was raised before the kernel configured the pin.
   if (index == 0 && action == 32) {
     writeRegister(device, kConfig + 4, 2, number(6));
     writeRegister(device, 0x64, 4, number(0xffffffff));
@@ -141,7 +141,7 @@ void VfioGenerator::registers(Device& device) {
   uint64_t offset = random().of(offsets);
   static constexpr uint64_t sizes[] = {4, 4, 4, 8, 1, 2, 3, 16};
   uint64_t size = random().of(sizes);
-  if (offset < 0x20) size = std::min<uint64_t>(size, 8 - offset);  // edu-factorial: it can't be made 0 again
+  if (offset < 0x20) size = std::min<uint64_t>(size, 8 - offset);  // edu-factorial: it can't be reset to 0
   if (random().percent(10)) offset = (uint64_t{1} << 20) - random().below(8);
   if (random().percent(5)) offset = ((1 + random().below(9)) << 40) + random().below(16);
   if (random().percent(8) && device.writable) {  // a factorial

@@ -1,9 +1,9 @@
-// The real kernel, as the fuzzer sees it: a guest that runs batches of sequences and gives back their
+// The fuzzer's connection to a real kernel: a guest that runs batches of sequences and returns their
 // transcripts.
 //
-// Batches and answers are files in a folder that both see ("N.cases", "N.answers"), each written under
-// another name and then renamed. The guest takes them in the order of their numbers until there is a file
-// "quit".
+// Batches and answers are files in a folder that both sides can access ("N.cases", "N.answers"). Each is
+// written under another name and then renamed. The guest takes the batches in the order of their numbers,
+// until there is a file "quit".
 #pragma once
 
 #include <string>
@@ -20,7 +20,8 @@ class Guest {
 
   // Sends a batch and returns its number.
   unsigned send(const std::vector<Case>& batch);
-  // Its transcripts, in order. Ends the program if the guest is gone, or has not answered for too long.
+  // The transcripts of a batch, in order. Ends the program if the guest has ended, or does not answer in
+  // time.
   [[nodiscard]] std::vector<Transcript> receive(unsigned number);
   void quit();
 
@@ -29,7 +30,7 @@ class Guest {
   unsigned next_ = 0;
 };
 
-// The other end: in the guest, `side` is the kernel.
+// The other end of the connection. In the guest, `side` is the kernel.
 int serve(const std::string& folder, const Side& side);
 
 [[nodiscard]] std::string readFile(const std::string& path);

@@ -3,7 +3,7 @@
 //
 //   diff_fuzz fuzz [--seconds N] [--seed S] [--keep FOLDER] [--replay FILE] KIND=FOLDER ...
 //   diff_fuzz serve FOLDER                    in the guest
-//   diff_fuzz serve-software FOLDER           in its place, for the fuzzer's own test
+//   diff_fuzz serve-software FOLDER           instead of a guest, for the fuzzer's own test
 //   diff_fuzz check FILE ...                  the software host against answers that the kernel gave
 //   diff_fuzz run kernel|software FILE        cases with one side's answers
 //   diff_fuzz generate KIND SEED              one case

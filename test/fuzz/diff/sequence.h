@@ -1,5 +1,5 @@
-// A sequence of system calls as text, one call a line, so that it can be generated, sent, shrunk, kept and
-// read:
+// A sequence of system calls as text, with one call on each line. It can be generated, sent, shrunk, kept and
+// read by people:
 //
 //   open =f0 2 /dev/iommu
 //   ioctl $f0 3b81 4:c 4:0 4:0 >i0.8.4
@@ -7,10 +7,10 @@
 //
 // All numbers are hexadecimal. Words: `=x` names the result of a call; `$x` is the value of a variable (plus
 // a number); `m+N` is an address in the arena (arena.h); `W:value` are W bytes of the argument struct (or of
-// what `store` writes); `@value` is where the struct lies, and with no bytes what the argument is; `>x.O.W`
-// keeps the W bytes at offset O of the struct in x if the call succeeds. What has never been set is 0, and a
-// variable whose name begins with f holds a descriptor: it is -1 until then, and its number never shows in a
-// transcript.
+// the bytes that `store` writes); `@value` is the address of the struct or, if there are no bytes, the
+// argument itself; `>x.O.W` stores the W bytes at offset O of the struct in x if the call succeeds. A
+// variable that was never set is 0. A variable whose name begins with f contains a descriptor: it is -1
+// before it is set, and its number never appears in a transcript.
 #pragma once
 
 #include <cstdint>
@@ -37,8 +37,8 @@ enum class Op {
   store,    // @ADDRESS bytes
   count,    // $f: reads an eventfd
   signal,   // $f: writes an eventfd
-  dma,      // $f SOURCE DESTINATION SIZE COMMAND: a transfer of an edu device, waited for
-  limit,    // BYTES: RLIMIT_MEMLOCK, and away with the capabilities that lift it
+  dma,      // $f SOURCE DESTINATION SIZE COMMAND: a transfer of an edu device, and its end
+  limit,    // BYTES: sets RLIMIT_MEMLOCK, and gives up the capabilities that lift it
 };
 
 struct Value {
@@ -75,16 +75,16 @@ using Sequence = std::vector<Call>;
 [[nodiscard]] std::string print(const Sequence& sequence);
 [[nodiscard]] std::optional<Call> parse(std::string_view line);
 
-// What a call is, for the count of states reached and for telling differences apart: "IOMMU_IOAS_MAP",
-// "pread" ...
+// The name of a call, by which results are counted and differences are told apart: "IOMMU_IOAS_MAP", "pread"
+// ...
 [[nodiscard]] std::string nameOf(const Call& call);
 
-// One thing to run: what kind of guest it is for, its calls and, where known, what the kernel answered to
+// One sequence to run: the kind of guest that it is for, its calls and, if known, the kernel's answer to
 // each.
 struct Case {
   std::string name;
   std::string kind;      // "iommufd", "mock" or "vfio" (generate.h)
-  uint64_t without = 0;  // capabilities that both sides run without: those that one of the machines lacks
+  uint64_t without = 0;  // capabilities that both sides run without: one of the machines lacks them
   Sequence calls;
   std::vector<std::string> answers;
 };

@@ -6,7 +6,7 @@
 namespace vfio::fuzz {
 namespace {
 
-// The first of the candidates that still differs takes the place of `what`.
+// Replaces `what` by the first candidate on which the sides still differ.
 bool improve(Case& what, std::vector<Case> candidates, const Differ& differ) {
   constexpr size_t kBatch = 64;
   for (size_t start = 0; start < candidates.size(); start += kBatch) {
@@ -25,7 +25,7 @@ bool improve(Case& what, std::vector<Case> candidates, const Differ& differ) {
 
 std::vector<Case> withoutPieces(const Case& what, size_t size) {
   std::vector<Case> out;
-  // From the end: what comes late depends on what comes early.
+  // Removes from the end, since later calls depend on earlier ones.
   for (size_t end = what.calls.size(); end > 0; end -= std::min(end, size)) {
     Case shorter = what;
     const size_t start = end - std::min(end, size);
@@ -48,7 +48,7 @@ std::vector<Case> withPlainerValues(const Case& what) {
       const Value& value = call.bytes[j].value;
       std::vector<Value> plainer;
       if (value.variable.empty()) {
-        // Fewer bits, from the top and from the bottom.
+        // Tries simpler numbers, with fewer bits set.
         if (value.number != 0) plainer.push_back({"", 0});
         if ((value.number & (value.number - 1)) != 0)
           plainer.push_back({"", value.number & ~uint64_t{0xfff}});

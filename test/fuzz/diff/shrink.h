@@ -1,4 +1,4 @@
-// Makes a sequence on which the two sides differ as short and as plain as it can be while they still do.
+// Makes a sequence on which the two sides differ as short and as simple as possible, while they still differ.
 #pragma once
 
 #include <functional>
@@ -8,7 +8,7 @@
 
 namespace vfio::fuzz {
 
-// Which of some candidates differ (the guest is asked once for all of them).
+// Finds the candidates on which the sides differ. The guest runs all of them in one batch.
 using Differ = std::function<std::vector<bool>(const std::vector<Case>&)>;
 
 [[nodiscard]] Case shrink(Case what, const Differ& differ);

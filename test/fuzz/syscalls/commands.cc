@@ -77,7 +77,7 @@ constexpr Command kCommands[] = {
     {group, VFIO_GROUP_UNSET_CONTAINER, ""},
     {group, VFIO_GROUP_GET_DEVICE_FD, "", 0, Argument::name},
 
-    // Containers, and an iommufd in the place of one.
+    // Commands of containers, which an iommufd accepts too.
     {container, VFIO_GET_API_VERSION, ""},
     {container, VFIO_CHECK_EXTENSION, "", 0, Argument::value},
     {container, VFIO_SET_IOMMU, "", 0, Argument::value},

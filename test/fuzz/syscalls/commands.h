@@ -1,9 +1,10 @@
-// The ioctls that a sequence can make, each with the fields of its argument, so that most of what is tried is
-// nearly right.
+// The ioctls that a sequence can make, each with the fields of its argument, so that most calls are nearly
+// valid.
 //
-// A field is a letter. 32 bits: s the size of the struct, f flags, i an object's id, o an id that comes back,
-// > a descriptor that comes back, d a descriptor, n a small number, 0 zero, c the command's own constant,
-// g feature flags. 64 bits: P an address, V an IOVA, L a length, X anything. 16 bits: h a small number.
+// A field is a letter. 32 bits: s the size of the struct, f flags, i an object's id, o an id that is
+// returned, > a descriptor that is returned, d a descriptor, n a small number, 0 zero, c the command's own
+// constant, g feature flags. 64 bits: P an address, V an IOVA, L a length, X anything. 16 bits: h a small
+// number.
 #pragma once
 
 #include <cstdint>
@@ -11,9 +12,9 @@
 
 namespace vfio::soft::fuzz {
 
-// Which descriptors take it.
+// The kind of descriptor that accepts the command.
 enum class Family : uint8_t { iommufd, device, group, container, any };
-// What the third argument of the call is.
+// The third argument of the call: a struct of fields, a number, or a name.
 enum class Argument : uint8_t { fields, value, name };
 
 struct Command {

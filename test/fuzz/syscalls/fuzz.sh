@@ -1,6 +1,6 @@
 #!/bin/bash
-# npm run fuzz:syscalls -- [--seconds N] [options of libFuzzer]: builds the fuzzer and runs it on the corpus. What it
-# adds goes to build/, not into the repository; what it finds is left in build/fuzz-syscalls/found.
+# npm run fuzz:syscalls -- [--seconds N] [options of libFuzzer]: builds the fuzzer and runs it on the corpus. It
+# writes new sequences to build/, not into the repository, and its findings to build/fuzz-syscalls/found.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 seconds=60

@@ -1,4 +1,4 @@
-// What libFuzzer calls.
+// The function that libFuzzer calls.
 #include "run.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

@@ -8,7 +8,7 @@
 namespace vfio::soft::fuzz {
 namespace {
 
-constexpr size_t kAround = size_t{64} << 30;  // on each side
+constexpr size_t kAround = size_t{64} << 30;  // unused addresses on each side
 constexpr int kAnonymous = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 
 }  // namespace

@@ -1,5 +1,5 @@
-// The memory of the program that a sequence stands for: one stretch at a place of its own, far from anything
-// else, so that what a sequence does with addresses can't reach the memory of the software host.
+// The memory of the program that a sequence represents. It is one area, far from all other memory, so that no
+// address of a sequence reaches the memory of the software host.
 //
 // Life: one for the process; `reset` before each sequence.
 #pragma once
@@ -13,8 +13,8 @@ namespace vfio::soft::fuzz {
 class ProgramMemory {
  public:
   static constexpr size_t kPage = 4096;
-  // In turn: pages that can be written, 8 that can only be read, 8 of a memfd, 8 that can't be reached, and
-  // a window for mappings of devices.
+  // In this order: writable pages, 8 read-only pages, 8 pages of a memfd, 8 pages without access, and a
+  // window for mappings of devices.
   static constexpr size_t kWritable = 600;
   static constexpr size_t kReadOnly = kWritable;
   static constexpr size_t kShared = kReadOnly + 8;
@@ -29,8 +29,8 @@ class ProgramMemory {
   [[nodiscard]] uint64_t address(size_t number) const { return reinterpret_cast<uint64_t>(page(number)); }
   [[nodiscard]] int memfd() const { return memfd_; }
   [[nodiscard]] bool contains(uint64_t address, uint64_t size) const;
-  // After the sequence unmapped [address, address+size): what is gone is kept from being used by anything
-  // else, here and after each further call, as it may go later.
+  // Call this after the sequence unmapped [address, address+size). It reserves the addresses, so that no
+  // other memory is mapped there. It does so again after each later call, since the unmapping may be delayed.
   void unmapped(uint64_t address, uint64_t size);
   void keep();
 

@@ -1,4 +1,5 @@
-// Runs the sequences in the files and folders that are given, without a fuzzer: what was found stays found.
+// Runs the sequences in the given files and folders without a fuzzer, so that errors that were found and
+// fixed don't return.
 #include <cstdio>
 #include <filesystem>
 #include <fstream>

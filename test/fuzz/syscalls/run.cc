@@ -26,7 +26,7 @@ namespace {
 constexpr size_t kPage = ProgramMemory::kPage;
 constexpr int kMostCalls = 96;
 constexpr size_t kMostDescriptors = 24;
-// What one call moves at most, so that a sequence stays short.
+// The most bytes that one call transfers, so that a sequence takes little time.
 constexpr size_t kMostBytes = 64 * kPage;
 
 [[noreturn]] void fail(const char* what, int64_t value) {
@@ -34,7 +34,7 @@ constexpr size_t kMostBytes = 64 * kPage;
   std::abort();
 }
 
-// The bytes of the input in turn.
+// The bytes of the input, read in order.
 class Input {
  public:
   Input(const uint8_t* data, size_t size) : data_(data), left_(size) {}
@@ -54,10 +54,10 @@ class Input {
   size_t left_;
 };
 
-// What there is to open, found once.
+// The paths that can be opened. They are found once.
 struct Names {
   std::vector<std::string> paths;
-  std::vector<std::string> texts;  // what can be written to files of sysfs
+  std::vector<std::string> texts;  // texts to write to files of sysfs
 
   void walk(Host& host, const std::string& path, unsigned depth) {
     std::vector<std::string> names;
@@ -98,7 +98,7 @@ class Sequence {
     for (int& event : events_) event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   }
   ~Sequence() {
-    // The host closes what it opened, and nothing else.
+    // The host closes only descriptors that it opened.
     for (const int copy : copies_) {
       if (host_.owns(copy)) host_.close(copy);
     }
@@ -108,7 +108,7 @@ class Sequence {
   Sequence& operator=(const Sequence&) = delete;
 
   void run() {
-    // Most sequences need these. Which devices are VFIO's from the start, the input says.
+    // Most sequences need these. The input says which devices are bound to vfio-pci from the start.
     const unsigned ours = input_.byte();
     for (unsigned at = 0; at < kDevices.size(); ++at) {
       if ((ours >> at & 1) == 0) giveToVfio(kDevices[at]);
@@ -183,7 +183,7 @@ class Sequence {
     descriptors_.push_back({static_cast<int>(fd), family});
   }
 
-  // One of the family if there is one, or now and then any number at all.
+  // A descriptor of the family if there is one, or sometimes another number.
   int descriptor(Family family) {
     const unsigned choice = input_.byte();
     if (choice >= 0xf8 || descriptors_.empty()) {
@@ -200,7 +200,7 @@ class Sequence {
     return descriptors_[choice % descriptors_.size()].number;
   }
 
-  // A descriptor as an argument: of anything that the program has.
+  // A descriptor as an argument: any descriptor of the program.
   int argumentDescriptor() {
     switch (input_.below(8)) {
       case 0:
@@ -242,7 +242,7 @@ class Sequence {
       case 6:
         return within(ProgramMemory::kWindow, ProgramMemory::kWindowPages);
       case 7:
-        return memory_.address(512 % ProgramMemory::kWritable);  // as aligned as large pages are in tests
+        return memory_.address(512 % ProgramMemory::kWritable);  // aligned like large pages in tests
       default:
         return choice & 0x20 ? memory_.address(offset * 2) : within(0, ProgramMemory::kWritable);
     }
@@ -289,7 +289,7 @@ class Sequence {
     return choice < 0xf8 ? input_.half() : ~uint32_t{choice % 4};
   }
 
-  // Ids are given from 1 on, by each iommufd.
+  // Each iommufd allocates ids from 1 on.
   uint32_t id() {
     const unsigned choice = input_.byte();
     if (choice < 0xa0 && !ids_.empty()) return ids_[choice % ids_.size()];
@@ -303,7 +303,7 @@ class Sequence {
     return choice < 0xf0 ? input_.half() : uint32_t{1} << (choice % 32);
   }
 
-  // Builds the argument of a command somewhere in memory: its address.
+  // Builds the argument of a command in the program's memory; returns its address.
   uint64_t fields(const Command& command, std::vector<size_t>& ids, std::vector<size_t>& opened,
                   size_t& size) {
     std::vector<char> bytes;
@@ -369,7 +369,7 @@ class Sequence {
       const auto told = choice < 0xe8 ? static_cast<uint32_t>(size) : sizes[choice % sizes.size()];
       std::memcpy(bytes.data(), &told, sizeof(told));
     }
-    // In the middle of memory, at its very end, or across it.
+    // In the middle of the memory, at its end, or across the end.
     const unsigned place = input_.byte();
     char* at = memory_.page(4);
     if (place >= 0xf0) at = memory_.page(ProgramMemory::kReadOnly) - std::min<size_t>(size, place % 16 * 8);
@@ -383,7 +383,7 @@ class Sequence {
   void ioctl() {
     const Command& command = commands()[input_.byte() % commands().size()];
     Family family = command.family;
-    // An iommufd takes the container's commands too.
+    // An iommufd accepts the container's commands too.
     if (family == Family::container && input_.below(2) == 0) family = Family::iommufd;
     const int fd = descriptor(family);
     if (command.argument == Argument::value) {
@@ -466,7 +466,7 @@ class Sequence {
     check(host_.write(fd, reinterpret_cast<const void*>(from), size));
   }
 
-  // Where something may be in a device's file: regions are 2^40 bytes apart.
+  // An offset in a device's file: the regions are 2^40 bytes apart.
   uint64_t offset() {
     const unsigned choice = input_.byte();
     const uint64_t region = choice % 10;
@@ -493,7 +493,7 @@ class Sequence {
     check(host_.pwrite(fd, memory_.page(6), size, at));
   }
 
-  // Somewhere in the window for mappings, or over memory that may be pinned.
+  // An address in the window for mappings, or of memory that may be pinned.
   uint64_t place() {
     const size_t number = input_.byte();
     return memory_.address(input_.oneIn(8) ? number * 2 : ProgramMemory::kWindow + number);
@@ -507,7 +507,7 @@ class Sequence {
     const int protection = static_cast<int>(choice % 8);
     const int flags = (choice & 0x10 ? MAP_PRIVATE : MAP_SHARED) | MAP_FIXED;
     if (choice >= 0xf0) {
-      // Plain memory, and without a given place: that is given back at once.
+      // Plain memory without a given address. It is unmapped at once.
       const int64_t result = host_.mmap(nullptr, size, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
       check(result);
       if (result > 0) check(host_.munmap(reinterpret_cast<void*>(result), size));
@@ -555,7 +555,7 @@ class Sequence {
     }
   }
 
-  // Puts what looks like an entry of a page table, or data of a command, into memory.
+  // Writes a value to memory that looks like an entry of a page table, or like data of a command.
   void store() {
     const uint64_t at = memory_.address(input_.byte() * 2) + input_.byte() % 512 * 8;
     const uint64_t value = (iova() & ~uint64_t{0xfff}) | input_.byte();
@@ -594,7 +594,7 @@ class Sequence {
     add(copy, Family::any);
   }
 
-  // Has an edu do DMA: bus mastering on, then its registers.
+  // Starts a DMA of an edu: turns bus mastering on and writes the registers.
   void edu() {
     const int fd = descriptor(Family::device);
     if (!host_.owns(fd)) return;
@@ -622,7 +622,7 @@ class Sequence {
   std::array<int, 2> events_ = {-1, -1};
 };
 
-// What the process's descriptors lead to.
+// The files that the process's descriptors refer to.
 std::map<int, std::string> openDescriptors() {
   DIR* const table = opendir("/proc/self/fd");
   std::map<int, std::string> all;
@@ -642,7 +642,7 @@ void run(const uint8_t* data, size_t size) {
   static ProgramMemory program;
   static const Names names(memory);
   program.reset();
-  // What the memory of a process opens for good, it opens here.
+  // The first pin opens a descriptor that stays open for good, so it is made here.
   if (memory->pin(program.address(0), 1, true) == 0) memory->unpin(program.address(0), 1);
   Input input(data, size);
   HostOptions options;

@@ -1,8 +1,8 @@
-// Runs one sequence of system calls on a software host of its own, as the bytes of `data` say, and ends the
-// process if something is wrong that no sanitizer would notice: a result that is no errno, a descriptor or a
-// pin that is left behind.
+// Runs the sequence of system calls that the bytes of `data` describe, on a new software host. Ends the
+// process for errors that no sanitizer finds: a result that is not an errno, or a descriptor or a pin that is
+// left behind.
 //
-// Any bytes are a sequence. They are read in turn, and what is missing at the end is 0.
+// Any bytes form a sequence. They are read in order, and bytes that are missing at the end are 0.
 #pragma once
 
 #include <cstddef>
