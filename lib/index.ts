@@ -34,6 +34,7 @@ export type {
   TransferFault,
 } from './host/software/faults.ts';
 export type { HotPlug, PlugOptions } from './host/software/hot-plug.ts';
+export type { DmaFinding, DmaRange, DmaReport, DmaStacks } from './host/software/sanitizer/report.ts';
 export type { Settling } from './host/software/settle.ts';
 export type {
   DeviceModel,

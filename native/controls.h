@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -69,6 +70,18 @@ struct DeviceFault {
   Struck struck{};
 };
 
+// Something that a sanitizer of drivers has to know, at the time when it happened.
+struct Incident {
+  // "fault": a translation failure. "disposed": DMA to memory that was forbidden (forbidDma). "after-reset":
+  // DMA though no driver has written to a register since the device's last reset. "overlap": a write where
+  // another device (`reason`) wrote, while both had leave to. "interrupt": an interrupt that nobody hears of;
+  // `iova` is its vector.
+  const char* kind;
+  DmaFault fault;
+  std::optional<uint32_t> pasid{};
+  uint64_t time = 0;  // nanoseconds of the monotonic clock
+};
+
 class Controls {
  public:
   virtual ~Controls() = default;
@@ -78,6 +91,13 @@ class Controls {
 
   // The translation failures since the last call, oldest first.
   [[nodiscard]] virtual std::vector<DmaFault> takeFaults() = 0;
+  // From now on incidents are kept, until they are taken.
+  virtual void watch() = 0;
+  // The incidents since the last call, oldest first. `lost`: how many more there were.
+  [[nodiscard]] virtual std::vector<Incident> takeIncidents(uint64_t& lost) = 0;
+  // DMA to this memory of the process is an incident from now on; with length 0, no more. Until watch() this
+  // does nothing.
+  virtual void forbidDma(uint64_t address, uint64_t length) = 0;
   // Returns when no device has work left. Virtual time moves as far as that needs.
   virtual void settle() = 0;
   // Virtual time, of a host that was made with it. `step`: does the next piece of the devices' work, and

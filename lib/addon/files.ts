@@ -15,6 +15,8 @@ export interface NativeRange {
 
 /** A mapped region: native/binding/mapped.h */
 export interface NativeMapped {
+  /** Whether the host sees each access: the registers of a software device. */
+  readonly trapped: boolean;
   read8(offset: number): number;
   read16(offset: number): number;
   read32(offset: number): number;

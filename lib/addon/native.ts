@@ -55,6 +55,12 @@ export interface NativeHost {
   /** Whether a disk can't be opened exclusively, since something has claimed it. */
   claimed(path: string): boolean;
   takeFaults(): { bdf: string; iova: bigint; length: bigint; write: boolean; reason: string }[];
+  /** From now on incidents are kept, until they are taken. */
+  watch(): void;
+  /** The incidents since the last call, oldest first. `lost`: how many more there were. */
+  takeIncidents(): { incidents: NativeIncident[]; lost: number };
+  /** DMA to this memory of the process is an incident from now on; with length 0, no more. */
+  forbidDma(address: bigint, length: bigint): void;
   /** Resolves when the engine has no work left. Models in JavaScript may have. */
   settle(): Promise<void>;
   /** The work of models in JavaScript, in all threads: how much is under way, and how much has ended so far. */
@@ -99,6 +105,20 @@ export interface NativeFault {
   /** What it has struck, oldest first; `here`: `onStrike` was called for it. */
   struck(): { what: string; here: boolean }[];
   dispose(): void;
+}
+
+/** Something that a sanitizer has to know: native/controls.h */
+export interface NativeIncident {
+  readonly kind: 'fault' | 'disposed' | 'after-reset' | 'overlap' | 'interrupt';
+  readonly bdf: string;
+  /** The vector, of an interrupt. */
+  readonly iova: bigint;
+  readonly length: bigint;
+  readonly write: boolean;
+  readonly reason: string;
+  readonly pasid: number | null;
+  /** As process.hrtime.bigint() returns it. */
+  readonly time: bigint;
 }
 
 /** The functions of a model. None throws. */

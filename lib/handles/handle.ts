@@ -13,6 +13,7 @@ import { refusal } from '../base/check.ts';
 import { stackOf } from '../base/errors.ts';
 import { ownOf } from '../base/own.ts';
 import { type OURS, ours } from '../base/private.ts';
+import type { Observing } from './observer.ts';
 
 /** A native object that is disposed when its handle was collected undisposed. */
 interface Releasable {
@@ -81,11 +82,30 @@ export let part: (child: Handle, parent: Handle) => void;
 /** The kinds of the live children of a handle, newest first. */
 export let livingChildren: (handle: Handle) => string[];
 
+/** What is told of the handles of a host. */
+export type Observer = Observing<Handle>;
+
+/** The observer of the host that the handle was opened through; null: that has none. */
+export let observerOf: (handle: Handle) => Observer | null;
+
+/** Gives a host its observer, before it has children. */
+export let observe: (host: Handle, observer: Observer) => void;
+
+/** What a handle is, in words: 'VfioDevice 0000:00:10.0'. */
+export let kindOf: (handle: Handle) => string;
+
+/** Where a handle was opened; undefined: it owns nothing, or nobody wanted to know. */
+export let openedAt: (handle: Handle) => string | undefined;
+
+/** The parents of a handle. */
+export let parentsOf: (handle: Handle) => readonly Handle[];
+
 /** What is open below a handle, the newest first: the kind of each, and where it was opened, if that is known. */
 export let openBelow: (handle: Handle) => { kind: string; opened: string | null }[];
 
 export abstract class Handle implements Disposable {
   readonly #kind: string;
+  #observer: Observer | null;
   readonly #opened: string | undefined;
   readonly #parents: Handle[];
   /** The lists of children of all its parents: the finalizer removes it from them. */
@@ -112,8 +132,18 @@ export abstract class Handle implements Disposable {
       child.#families.splice(at, 1);
     };
     alive = (handle) => {
-      if (handle.#disposed) throw disposedError(handle.#kind);
+      if (handle.#disposed) {
+        handle.#observer?.usedDisposed(handle);
+        throw disposedError(handle.#kind);
+      }
     };
+    observerOf = (handle) => handle.#observer;
+    observe = (host, observer) => {
+      host.#observer = observer;
+    };
+    kindOf = (handle) => handle.#kind;
+    openedAt = (handle) => handle.#opened;
+    parentsOf = (handle) => handle.#parents;
     childrenOf = (handle) => [...handle.#children].reverse().flatMap((child) => child.deref() ?? []);
     openBelow = (handle) =>
       childrenOf(handle).flatMap((child) => [
@@ -141,6 +171,8 @@ export abstract class Handle implements Disposable {
     this.#kind = kind;
     const all = parents === undefined ? [] : parents instanceof Handle ? [parents] : [...parents];
     this.#parents = all;
+    const first = all[0];
+    this.#observer = first === undefined ? null : first.#observer;
     const self = new WeakRef<Handle>(this);
     this.#self = self;
     for (const parent of all) alive(parent);
@@ -169,15 +201,31 @@ export abstract class Handle implements Disposable {
   }
 
   /** Disposes the handle. A parent's disposal calls this and not [Symbol.dispose], which a program can replace. */
-  #end(): void {
+  #end(withParent = false): void {
     if (this.#disposed) return;
+    // A handle that ends with its parent is told of by the parent.
+    if (!withParent) this.#observer?.ends(this, descendantsOf(this));
     this.#disposed = true;
-    for (const child of childrenOf(this)) child.#end();
+    for (const child of childrenOf(this)) child.#end(true);
     this.#children.clear();
     for (const parent of this.#parents) parent.#children.delete(this.#self);
     forgotten.unregister(this.#self);
     (this.#release as (self: this) => void)(this);
   }
+}
+
+/** The live handles that end with this one, each once. */
+function descendantsOf(handle: Handle): Handle[] {
+  const found = new Set<Handle>();
+  const search = (from: Handle) => {
+    for (const child of childrenOf(from)) {
+      if (found.has(child)) continue;
+      found.add(child);
+      search(child);
+    }
+  };
+  search(handle);
+  return [...found];
 }
 
 /**

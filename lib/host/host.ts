@@ -10,7 +10,7 @@ import { type NativeHost, native } from '../addon/native.ts';
 import { deviceName, flag, integer, known, oneOf, options, refusal, text, UUID } from '../base/check.ts';
 import { VfioError, withWords } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
-import { alive, Handle, openBelow } from '../handles/handle.ts';
+import { alive, Handle, observe, openBelow } from '../handles/handle.ts';
 import { Iommufd } from '../iommufd/iommufd.ts';
 import { type Differences, type HostReport, reportOf } from '../system/doctor/report.ts';
 import { wordsForJoin, wordsForNode, wordsForOpen } from '../system/explain/host-words.ts';
@@ -28,6 +28,8 @@ import { type Diagnosis, diagnose } from './diagnose.ts';
 import type { Opener } from './opener.ts';
 import { type FaultInjection, faultInjection } from './software/faults.ts';
 import { type HotPlug, hotPlug } from './software/hot-plug.ts';
+import { type DmaReport, NO_REPORT } from './software/sanitizer/report.ts';
+import { Sanitizer } from './software/sanitizer/sanitizer.ts';
 import { type Settling, settle } from './software/settle.ts';
 import { type Topology, topologyText } from './software/topology.ts';
 import { type VirtualTime, virtualTime } from './software/virtual-time.ts';
@@ -63,6 +65,11 @@ export interface SoftwareOptions {
    * at the same time. With the default, 0, that is the order in which the work came up. An integer from 0 to 2^53-1.
    */
   seed?: number;
+  /**
+   * Whether it reports the mistakes that drivers make with DMA ({@link SoftwareControls.report}). Default true. It costs a stack
+   * for each map, unmap and store to a register.
+   */
+  sanitizer?: boolean;
 }
 
 const MACHINE: Differences = {
@@ -92,6 +99,11 @@ export interface SoftwareControls extends HotPlug, Settling, FaultInjection, Vir
    * may do everything.
    */
   become(uid: number): void;
+  /**
+   * The mistakes with DMA that the sanitizer has found until now. It can still be read when the host is disposed: then it has
+   * what was left too.
+   */
+  readonly report: DmaReport;
   /** The handles of this host that are open now, children before their parents: what a program has left to dispose. */
   openHandles(): OpenHandle[];
 }
@@ -105,9 +117,15 @@ export interface OpenHandle {
 }
 
 /** Not made in the constructor of the host, which is never collected if a closure beside its release has it. */
-function controlsOf(host: Host, made: NativeHost, deterministic: boolean): SoftwareControls {
+function controlsOf(
+  host: Host,
+  made: NativeHost,
+  deterministic: boolean,
+  sanitizer: Sanitizer | undefined,
+): SoftwareControls {
   return {
     ...hotPlug(made),
+    report: sanitizer?.report() ?? NO_REPORT,
     takeFaults: () => made.takeFaults(),
     become: (uid) => made.become(integer(uid, 'uid', 0, 0xfffffffe)),
     settle: () => settle(made, deterministic),
@@ -128,15 +146,18 @@ export class Host extends Handle implements Opener {
   declare readonly software?: SoftwareControls;
   readonly #native: NativeHost;
   readonly #differences: Differences;
+  #sanitizer: Sanitizer | undefined;
 
   private constructor(key: typeof OURS, backend: 'kernel' | 'software', software?: SoftwareOptions) {
     ours(key, 'Host');
-    const { kernel, topology, deterministic, seed } = known(software, 'software', [
+    const { kernel, topology, deterministic, seed, sanitizer } = known(software, 'software', [
       'kernel',
       'topology',
       'deterministic',
       'seed',
+      'sanitizer',
     ]);
+    const sanitized = flag(sanitizer, 'software.sanitizer', true);
     const isVirtual = flag(deterministic, 'software.deterministic', false);
     const chosen = seed === undefined ? 0 : integer(seed, 'software.seed', 0, Number.MAX_SAFE_INTEGER);
     // Made before the handle: if the options are refused, no handle is left behind.
@@ -151,7 +172,12 @@ export class Host extends Handle implements Opener {
     this.backend = backend;
     this.#native = made;
     this.#differences = backend === 'software' ? { ...SIMULATED, seed: chosen } : MACHINE;
-    if (backend === 'software') this.software = controlsOf(this, made, isVirtual);
+    if (backend === 'software') {
+      const watching = sanitized ? new Sanitizer(made) : undefined;
+      if (watching !== undefined) observe(this, watching);
+      this.#sanitizer = watching;
+      this.software = controlsOf(this, made, isVirtual, watching);
+    }
   }
 
   /** Makes a new software host. */
@@ -357,6 +383,7 @@ export class Host extends Handle implements Opener {
   }
 
   #release(): void {
+    this.#sanitizer?.close();
     this.#native.dispose();
   }
 

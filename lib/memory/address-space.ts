@@ -16,12 +16,12 @@ import type { IovaRange } from '../addon/records.ts';
 import { options, type U64Like, u64 } from '../base/check.ts';
 import { VfioError, type Words, withWords } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
-import { alive, Handle } from '../handles/handle.ts';
-import { type DmaBuffer, type MemorySlice, type Window, windowOf } from './dma-buffer.ts';
+import { alive, Handle, observerOf } from '../handles/handle.ts';
+import { type DmaBuffer, type MemorySlice, type Window, watched, windowOf } from './dma-buffer.ts';
 import type { DmaSpace, MapOptions, Mapping } from './dma-space.ts';
 import { IovaAllocator } from './iova-allocator.ts';
 import { accessOf, mapOptionsOf, mappingNumber, READ, WRITE } from './map-call.ts';
-import { type MapRequest, wordsForMap } from './map-words.ts';
+import { type MapRequest, range, wordsForMap } from './map-words.ts';
 
 /** An unmap of this many bytes from address 0 on unmaps everything. */
 export const EVERYTHING = 2n ** 64n - 1n;
@@ -113,9 +113,16 @@ export function mappingIn(
   length: bigint,
   access: number,
   number: number,
+  window?: Window,
 ): SpaceMapping {
   take(space, place, length);
-  return new SpaceMapping(OURS, space, place, length, (access & WRITE) !== 0, number);
+  const write = (access & WRITE) !== 0;
+  const observer = observerOf(space);
+  if (observer !== null) {
+    const memory = window && watched(window, observer);
+    observer.mapped(space, { number, iova: BigInt(place), length, write, memory });
+  }
+  return new SpaceMapping(OURS, space, place, length, write, number);
 }
 
 /** The error of a call that maps, with a reason. */
@@ -241,6 +248,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     isOutdated = (space, place, error) => space.#outdated(place, error);
     endMapping = (space, number, place, length) => {
       if (space.disposed || space.#native.ended()) return;
+      observerOf(space)?.unmaps(space, BigInt(place), length, number);
       if (BigInt(space.#native.unmapMapping(number, place, length)) === length)
         space.#allocator?.give(BigInt(place), BigInt(place) + length - 1n);
       else space.#allocator = undefined;
@@ -361,7 +369,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     } catch (error) {
       throw explainMap(this, error, { iova, size, address: BigInt(window.address) });
     }
-    return mappingIn(way.space(), place as U64Like, length, access, number);
+    return mappingIn(way.space(), place as U64Like, length, access, number, window);
   }
 
   async #mapLater(
@@ -386,17 +394,21 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
         request: this.#request,
         reason: `${range(BigInt(place), length)} was unmapped while it was being mapped`,
       });
-    return mappingIn(space, place, length, access, number);
+    return mappingIn(space, place, length, access, number, window);
   }
 
   #unmap(way: Way, iova: U64Like, length: U64Like): bigint {
     alive(this);
+    const observer = observerOf(this);
+    if (observer !== null) observer.unmaps(this, u64(iova, 'iova'), u64(length, 'length'));
     let bytes: U64Like | undefined;
     try {
       bytes = way.calls.unmap(iova, length);
     } catch (error) {
       warnOfKeptMemory();
       this.#allocator = undefined;
+      if (observer !== null && !this.disposed)
+        observer.unmapFailed(this, BigInt(iova), BigInt(length), this.#native.mappings());
       throw this.#explainUnmap(error, iova, length);
     }
     if (bytes !== undefined) {
@@ -477,8 +489,4 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
 interface Place extends IovaRange {
   readonly allocator: IovaAllocator;
   readonly fresh: boolean;
-}
-
-function range(start: bigint, length: bigint): string {
-  return `[0x${start.toString(16)}, 0x${(start + length - 1n).toString(16)}]`;
 }

@@ -10,7 +10,8 @@ import type { NativeMemory } from '../addon/memory.ts';
 import { native } from '../addon/native.ts';
 import { integer, oneOf, options, refusal, type U64Like } from '../base/check.ts';
 import { OURS, ours, remembered } from '../base/private.ts';
-import { disposedError } from '../handles/handle.ts';
+import { disposedError, type Observer } from '../handles/handle.ts';
+import type { MappedMemory } from '../handles/observer.ts';
 
 /** Part of a {@link DmaBuffer}, which can be mapped by itself. */
 export interface MemorySlice {
@@ -27,6 +28,17 @@ interface Pages {
   readonly native: NativeMemory;
   /** Whether the buffer was disposed: then no new mapping of it can be made. */
   disposed: boolean;
+  /** Stands for the buffer where a program may see it (lib/handles/observer.ts). */
+  readonly token: object;
+  /** The observers of the hosts that it was mapped on; undefined: there is none. */
+  observers: Set<Observer> | undefined;
+}
+
+/** From now on this observer is told when the buffer is disposed. Returns what it knows of the window. */
+export function watched({ pages, address }: Window, observer: Observer): MappedMemory {
+  pages.observers ??= new Set();
+  pages.observers.add(observer);
+  return { pages: pages.token, address };
 }
 
 /** The part of a buffer's pages that an address space maps. User addresses are below 2^47, so that a number is exact. */
@@ -69,7 +81,7 @@ export class DmaBuffer implements Disposable {
 
   private constructor(key: typeof OURS, memory: NativeMemory) {
     ours(key, 'DmaBuffer');
-    this.#pages = { native: memory, disposed: false };
+    this.#pages = { native: memory, disposed: false, token: {}, observers: undefined };
     this.#address = memory.address;
     this.#size = memory.size;
     windows.set(this, {
@@ -198,6 +210,8 @@ export class DmaBuffer implements Disposable {
     if (this.#pages.disposed) return;
     this.#pages.disposed = true;
     this.#buffer = undefined;
+    if (this.#pages.observers !== undefined)
+      for (const each of this.#pages.observers) each.bufferDisposed(this.#pages.token);
     this.#pages.native.dispose();
   }
 }

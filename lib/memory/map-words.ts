@@ -24,6 +24,8 @@ export interface SpaceState {
 
 const hex = (value: bigint) => `0x${value.toString(16)}`;
 const span = (start: bigint, last: bigint) => `[${hex(start)}, ${hex(last)}]`;
+/** A range of addresses: "[0x1000, 0x1fff]". */
+export const range = (start: bigint, length: bigint) => span(start, start + length - 1n);
 const mebibytes = (bytes: number) => `${(bytes / 1048576).toFixed(bytes < 10485760 ? 2 : 0)} MiB`;
 
 /** Why IOMMU_IOAS_MAP or IOMMU_IOAS_COPY failed. */

@@ -13,7 +13,7 @@ import { array, integer, known, oneOf, options, refusal } from '../base/check.ts
 import { VfioError, type Words, withWords } from '../base/errors.ts';
 import { ownOf } from '../base/own.ts';
 import { OURS, ours } from '../base/private.ts';
-import { alive, fileOf, type Handle, instance, isHandle } from '../handles/handle.ts';
+import { alive, fileOf, type Handle, instance, isHandle, observerOf } from '../handles/handle.ts';
 import { holdDevice } from '../handles/holds.ts';
 import { bindingOf, bound, differs, IommufdDevice, iommufdOf } from '../handles/iommufd-file.ts';
 import { Hwpt } from '../iommufd/hwpt.ts';
@@ -200,6 +200,7 @@ export class VfioDevice extends IommufdDevice {
     try {
       const table = this.#file.attach(id, pasid);
       spaces.set(pasid, to);
+      observerOf(this)?.attached(this.bdf, pasid, to);
       return table;
     } catch (error) {
       throw withWords(
@@ -229,6 +230,7 @@ export class VfioDevice extends IommufdDevice {
       );
     }
     bindingOf(this).spaces.delete(pasid);
+    observerOf(this)?.attached(this.bdf, pasid, undefined);
   }
 
   /**
@@ -290,6 +292,7 @@ export class VfioDevice extends IommufdDevice {
    */
   async reset(): Promise<void> {
     alive(this);
+    observerOf(this)?.resets(this);
     try {
       await this.#file.reset();
     } catch (error) {
@@ -356,6 +359,7 @@ export class VfioDevice extends IommufdDevice {
     for (let i = 0; i < given.length; i++)
       files[i] = fileOf(instance(given[i], GroupFile, `groups[${i}]`, 'Group'));
     alive(this);
+    observerOf(this)?.resets(this);
     try {
       await this.#file.hotReset(files);
     } catch (error) {

@@ -10,9 +10,12 @@ import type { NativeDevice, NativeMapped, NativeRegionInfo } from '../addon/file
 import { integer, options, refusal, type U64Like, u64 } from '../base/check.ts';
 import { withWords } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
-import { alive, fileOf, Handle } from '../handles/handle.ts';
+import { alive, disposedError, fileOf, Handle, type Observer, observerOf } from '../handles/handle.ts';
 import type { IommufdDevice } from '../handles/iommufd-file.ts';
 import type { Registers } from '../registers/registers.ts';
+
+/** The number of config space among the regions. */
+const CONFIG = 7;
 
 /**
  * A region of a device. Each access is one `pread` or `pwrite` on the device's file; offsets are bytes from the start of
@@ -77,19 +80,19 @@ export class Region implements Registers {
   }
   /** Writes 8 bits: `v` from 0 to 2^8-1. */
   write8(o: number, v: number): void {
-    this.#file().regionWrite(this.#at(o, 1), 1, v);
+    this.#stored().regionWrite(this.#at(o, 1), 1, v);
   }
   /** Writes 16 bits, little endian: `v` from 0 to 2^16-1. */
   write16(o: number, v: number): void {
-    this.#file().regionWrite(this.#at(o, 2), 2, v);
+    this.#stored().regionWrite(this.#at(o, 2), 2, v);
   }
   /** Writes 32 bits, little endian: `v` from 0 to 2^32-1. */
   write32(o: number, v: number): void {
-    this.#file().regionWrite(this.#at(o, 4), 4, v);
+    this.#stored().regionWrite(this.#at(o, 4), 4, v);
   }
   /** Writes 64 bits, little endian; the kernel may split it into two accesses of 4 bytes on the bus. */
   write64(o: number, v: U64Like): void {
-    this.#file().regionWrite(this.#at(o, 8), 8, v);
+    this.#stored().regionWrite(this.#at(o, 8), 8, v);
   }
 
   /** Reads up to `into.length` bytes from `o` on; returns how many were read. */
@@ -98,7 +101,7 @@ export class Region implements Registers {
   }
   /** Writes up to `from.length` bytes at `o`; returns how many were written. */
   writeFrom(o: number, from: Uint8Array): number {
-    return this.#file().writeFrom(this.#at(o, 1), from);
+    return this.#stored().writeFrom(this.#at(o, 1), from);
   }
 
   /**
@@ -134,6 +137,13 @@ export class Region implements Registers {
     return fileOf(this.#device);
   }
 
+  /** The file, for a store. Config space is no doorbell. */
+  #stored(): NativeDevice {
+    const file = fileOf(this.#device);
+    if (this.index !== CONFIG) observerOf(this.#device)?.stores(this.#device);
+    return file;
+  }
+
   /** The position in the device's file. Checks the access here, since the file has the other regions beside this one. */
   #at(offset: number, width: number): bigint {
     integer(offset, 'offset', 0, Number.MAX_SAFE_INTEGER);
@@ -156,14 +166,15 @@ export class Region implements Registers {
  * sleep state.
  */
 export class MappedRegion extends Handle implements Registers {
-  readonly #mapped: NativeMapped;
+  #mapped: NativeMapped;
   readonly #length: number;
   #buffer: ArrayBuffer | undefined;
 
   constructor(key: typeof OURS, device: Handle, mapped: NativeMapped, length: number) {
     ours(key, 'MappedRegion');
     super(key, 'MappedRegion', device, [mapped], (self: MappedRegion) => self.#release());
-    this.#mapped = mapped;
+    const observer = observerOf(device);
+    this.#mapped = observer !== null && mapped.trapped ? observed(mapped, device, observer) : mapped;
     this.#length = length;
   }
 
@@ -222,5 +233,57 @@ export class MappedRegion extends Handle implements Registers {
   #release(): void {
     this.#buffer = undefined;
     this.#mapped.dispose();
+    if (observerOf(this) !== null) this.#mapped = gone(this);
   }
+}
+
+/** A mapping whose stores an observer is told of. */
+function observed(mapped: NativeMapped, device: Handle, observer: Observer): NativeMapped {
+  const { read8, read16, read32, read64, write8, write16, write32, write64 } = mapped;
+  return {
+    trapped: true,
+    read8,
+    read16,
+    read32,
+    read64,
+    write8(offset, value) {
+      observer.stores(device);
+      write8(offset, value);
+    },
+    write16(offset, value) {
+      observer.stores(device);
+      write16(offset, value);
+    },
+    write32(offset, value) {
+      observer.stores(device);
+      write32(offset, value);
+    },
+    write64(offset, value) {
+      observer.stores(device);
+      write64(offset, value);
+    },
+    buffer: () => mapped.buffer(),
+    dispose: () => mapped.dispose(),
+  };
+}
+
+/** What is left of a mapping that was disposed. */
+function gone(region: Handle): NativeMapped {
+  const refuse = (): never => {
+    alive(region); // tells the observer, and throws
+    throw disposedError('MappedRegion');
+  };
+  return {
+    trapped: false,
+    read8: refuse,
+    read16: refuse,
+    read32: refuse,
+    read64: refuse,
+    write8: refuse,
+    write16: refuse,
+    write32: refuse,
+    write64: refuse,
+    buffer: refuse,
+    dispose() {},
+  };
 }

@@ -39,6 +39,16 @@ Napi::Array numbers(Napi::Env env, const std::vector<int>& from) {
   return array;
 }
 
+Napi::Object faultOf(Napi::Env env, const DmaFault& fault) {
+  Napi::Object entry = Napi::Object::New(env);
+  entry.Set("bdf", fault.bdf);
+  entry.Set("iova", Napi::BigInt::New(env, fault.iova));
+  entry.Set("length", Napi::BigInt::New(env, fault.length));
+  entry.Set("write", fault.write);
+  entry.Set("reason", fault.reason);
+  return entry;
+}
+
 }  // namespace
 
 Napi::Function HostHandle::define(Napi::Env env) {
@@ -69,6 +79,9 @@ Napi::Function HostHandle::define(Napi::Env env) {
                       InstanceMethod<&HostHandle::held<&HostHandle::descriptors>>("descriptors"),
                       InstanceMethod<&HostHandle::held<&HostHandle::claimed>>("claimed"),
                       InstanceMethod<&HostHandle::held<&HostHandle::takeFaults>>("takeFaults"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::watch>>("watch"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::takeIncidents>>("takeIncidents"),
+                      InstanceMethod<&HostHandle::held<&HostHandle::forbidDma>>("forbidDma"),
                       InstanceMethod<&HostHandle::held<&HostHandle::settle>>("settle"),
                       InstanceMethod<&HostHandle::held<&HostHandle::modelWork>>("modelWork"),
                       InstanceMethod<&HostHandle::held<&HostHandle::step>>("step"),
@@ -358,16 +371,45 @@ Napi::Value HostHandle::takeFaults(const Napi::CallbackInfo& info) {
   Napi::Array array = Napi::Array::New(env);
   Controls* const machine = controls();
   if (!machine) return array;
-  for (const DmaFault& fault : machine->takeFaults()) {
-    Napi::Object entry = Napi::Object::New(env);
-    entry.Set("bdf", fault.bdf);
-    entry.Set("iova", Napi::BigInt::New(env, fault.iova));
-    entry.Set("length", Napi::BigInt::New(env, fault.length));
-    entry.Set("write", fault.write);
-    entry.Set("reason", fault.reason);
-    array.Set(array.Length(), entry);
-  }
+  for (const DmaFault& fault : machine->takeFaults()) array.Set(array.Length(), faultOf(env, fault));
   return array;
+}
+
+// (): from now on incidents are kept. These three are for a software host only.
+Napi::Value HostHandle::watch(const Napi::CallbackInfo& info) {
+  (void)live(info.Env());
+  if (Controls* const machine = controls()) machine->watch();
+  return info.Env().Undefined();
+}
+
+// () => { incidents: { kind, bdf, iova, length, write, reason, pasid, time }[], lost }: since the last call
+Napi::Value HostHandle::takeIncidents(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  (void)live(env);
+  Napi::Array array = Napi::Array::New(env);
+  uint64_t lost = 0;
+  if (Controls* const machine = controls()) {
+    for (const Incident& incident : machine->takeIncidents(lost)) {
+      Napi::Object entry = faultOf(env, incident.fault);
+      entry.Set("kind", incident.kind);
+      entry.Set("pasid", incident.pasid ? Napi::Number::New(env, *incident.pasid) : env.Null());
+      entry.Set("time", Napi::BigInt::New(env, incident.time));
+      array.Set(array.Length(), entry);
+    }
+  }
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("incidents", array);
+  result.Set("lost", Napi::Number::New(env, static_cast<double>(lost)));
+  return result;
+}
+
+// (address, length): DMA to this memory is an incident from now on; with length 0, no more
+Napi::Value HostHandle::forbidDma(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  (void)live(info.Env());
+  if (Controls* const machine = controls())
+    machine->forbidDma(arguments.u64(0, "address"), arguments.u64(1, "length"));
+  return info.Env().Undefined();
 }
 
 // () => Promise<void>: resolves when the engine has no work left. Software host only: real devices cannot be

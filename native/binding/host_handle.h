@@ -55,6 +55,9 @@ class HostHandle final : public Napi::ObjectWrap<HostHandle> {
   Napi::Value descriptors(const Napi::CallbackInfo& info);
   Napi::Value claimed(const Napi::CallbackInfo& info);
   Napi::Value takeFaults(const Napi::CallbackInfo& info);
+  Napi::Value watch(const Napi::CallbackInfo& info);
+  Napi::Value takeIncidents(const Napi::CallbackInfo& info);
+  Napi::Value forbidDma(const Napi::CallbackInfo& info);
   Napi::Value settle(const Napi::CallbackInfo& info);
   Napi::Value modelWork(const Napi::CallbackInfo& info);
   Napi::Value step(const Napi::CallbackInfo& info);

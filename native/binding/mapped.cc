@@ -75,6 +75,7 @@ Napi::Function Mapped::define(Napi::Env env) {
 
 Napi::Object Mapped::make(Napi::Env env, std::shared_ptr<Mapping> mapping) {
   Napi::Object object = Environment::of(env).mapped.New({});
+  object.Set("trapped", mapping->trapped);
   auto slot = std::make_shared<Slot>(Slot{std::move(mapping)});
   Unwrap(object)->slot_ = slot;
   object.Set("read8", bind<Slot, read<uint8_t>>(env, "read8", slot));

@@ -60,6 +60,9 @@ class FaultyHost final : public Backend, public Controls {
   // --- Controls
   bool owns(int fd) override { return controls_.owns(fd); }
   std::vector<DmaFault> takeFaults() override { return controls_.takeFaults(); }
+  void watch() override { controls_.watch(); }
+  std::vector<Incident> takeIncidents(uint64_t& lost) override { return controls_.takeIncidents(lost); }
+  void forbidDma(uint64_t address, uint64_t length) override { controls_.forbidDma(address, length); }
   void settle() override { controls_.settle(); }
   int step() override { return controls_.step(); }
   int advance(std::chrono::nanoseconds time) override { return controls_.advance(time); }

@@ -97,6 +97,13 @@ class Recorder final : public Backend, public Controls {
 
   bool owns(int fd) override { return control("owns").owns(fd); }
   std::vector<DmaFault> takeFaults() override { return control("takeFaults").takeFaults(); }
+  void watch() override { control("watch").watch(); }
+  std::vector<Incident> takeIncidents(uint64_t& lost) override {
+    return control("takeIncidents").takeIncidents(lost);
+  }
+  void forbidDma(uint64_t address, uint64_t length) override {
+    control("forbidDma").forbidDma(address, length);
+  }
   void settle() override { control("settle").settle(); }
   int step() override { return control("step").step(); }
   int advance(std::chrono::nanoseconds time) override { return control("advance").advance(time); }
@@ -191,12 +198,17 @@ void Program::store(uint64_t iova, uint64_t count) {
   setRegister(0x90, count);
   setRegister(0x98, 3);
   control("settle").settle();
+  uint64_t lost = 0;
+  for (const Incident& incident : control("takeIncidents").takeIncidents(lost))
+    note(incident.fault.bdf + " incident " + incident.kind, static_cast<int64_t>(incident.fault.iova));
   for (const DmaFault& fault : control("takeFaults").takeFaults())
     note(fault.bdf + " " + fault.reason + (fault.write ? " write" : " read"),
          static_cast<int64_t>(fault.iova));
 }
 
 void Program::openAndBind() {
+  control("watch").watch();
+  control("forbidDma").forbidDma(kBuffer, 0);
   note("override", put(kDevices + kEdu + "/driver_override", "vfio-pci"));
   note("probe", put("/sys/bus/pci/drivers_probe", kEdu));
   device_ = call("open").open(kNode, O_RDWR);
@@ -359,8 +371,8 @@ int main() {
   }
   for (const char* each :
        {"bind 0", "attach 0", "map 0", "the device has written 0", "0000:00:10.0 not mapped write 9437184",
-        "unmap 0", "inverted 4042322160", "bindDriver 0", "dmaOwner 0", "removed as another -19", "removed 0",
-        "in use -16", "user 1000"})
+        "0000:00:10.0 incident fault 9437184", "unmap 0", "inverted 4042322160", "bindDriver 0", "dmaOwner 0",
+        "removed as another -19", "removed 0", "in use -16", "user 1000"})
     claim(contains(expected, each), std::string("on a plain host: ") + each);
 
   Recorder recorder(newHost());
@@ -372,9 +384,10 @@ int main() {
       recorder.calls() == wrapped.asked,
       "the wrapper sees each of " + std::to_string(wrapped.asked.size()) + " calls, in order, and no others");
   const std::set<std::string> calls(recorder.calls().begin(), recorder.calls().end());
-  for (const char* each : {"owns", "takeFaults", "settle", "addDevice", "removeDevice", "bindDriver",
-                           "become", "step", "advance", "takeTrace", "injectCallFault", "injectDeviceFault"})
+  for (const char* each :
+       {"owns", "takeFaults", "watch", "takeIncidents", "forbidDma", "settle", "addDevice", "removeDevice",
+        "bindDriver", "become", "step", "advance", "takeTrace", "injectCallFault", "injectDeviceFault"})
     claim(calls.contains(each), std::string("the control is among them: ") + each);
-  claim(calls.size() == 41, "they are 29 calls of Backend and 12 of Controls");
+  claim(calls.size() == 44, "they are 29 calls of Backend and 15 of Controls");
   return failed ? 1 : 0;
 }

@@ -27,6 +27,8 @@ export function dropsOnPurpose(): void {
 }
 
 afterAll(async () => {
+  // The sanitizer of a software host refers to handles for some milliseconds (lib/host/software/sanitizer/stacks.ts).
+  await new Promise((resolve) => setTimeout(resolve, 30));
   await collect();
   expect(dropped.splice(0), 'Handles that a test of this file dropped without disposing them').toEqual([]);
 });

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "../../controls.h"
 #include "file.h"
@@ -18,6 +19,7 @@
 namespace vfio::soft {
 
 class DeviceFaults;
+class DmaWatch;
 class Engine;
 namespace mm {
 class Memory;
@@ -65,7 +67,10 @@ class Services {
   [[nodiscard]] virtual std::shared_ptr<File> file(int fd) = 0;   // null if the descriptor isn't the host's
   virtual void setReadable(const File& file, bool readable) = 0;  // not for FdKind::plain
 
-  virtual void reportFault(DmaFault fault) = 0;
+  // A failure to translate an access, with this PASID or without one.
+  virtual void reportFault(DmaFault fault, std::optional<uint32_t> pasid = std::nullopt) = 0;
+  // What a sanitizer wants to see. Null: there is none.
+  [[nodiscard]] virtual DmaWatch* watcher() = 0;
   // Records what a device does, with virtual time only (TraceEntry).
   virtual void trace(const char* what, const std::string& bdf) = 0;
 

@@ -15,6 +15,27 @@ std::vector<DmaFault> Host::takeFaults() {
   return std::exchange(faults_, {});
 }
 
+void Host::watch() {
+  const Inside hold(*this);
+  if (!watch_) watch_.emplace();
+}
+
+std::vector<Incident> Host::takeIncidents(uint64_t& lost) {
+  const Inside hold(*this, Refusable::no);
+  lost = 0;
+  return watch_ ? watch_->take(lost) : std::vector<Incident>();
+}
+
+void Host::forbidDma(uint64_t address, uint64_t length) {
+  const Inside hold(*this);
+  if (!watch_) return;
+  if (length != 0) {
+    watch_->forbid(address, length);
+  } else {
+    watch_->allow(address);
+  }
+}
+
 void Host::settle() { engine_->settle(); }
 
 int Host::step() {
@@ -97,7 +118,8 @@ int Host::dmaOwner(int id, DmaOwner& out) try {
   return lack();
 }
 
-void Host::reportFault(DmaFault fault) {
+void Host::reportFault(DmaFault fault, std::optional<uint32_t> pasid) {
+  if (watch_) watch_->report({.kind = "fault", .fault = fault, .pasid = pasid});
   // A device in a loop must not fill memory: hardware logs overflow too. A test wants the oldest faults.
   constexpr size_t most = 4096;
   try {

@@ -19,6 +19,7 @@
 #include "../../backend.h"
 #include "../../controls.h"
 #include "../core/device_faults.h"
+#include "../core/dma_watch.h"
 #include "../core/services.h"
 #include "../files/descriptors.h"
 #include "../files/traps.h"
@@ -90,6 +91,9 @@ class Host final : public Backend, public Controls, public Services {
   // --- Controls
   bool owns(int fd) override;
   std::vector<DmaFault> takeFaults() override;
+  void watch() override;
+  std::vector<Incident> takeIncidents(uint64_t& lost) override;
+  void forbidDma(uint64_t address, uint64_t length) override;
   void settle() override;
   int step() override;
   int advance(std::chrono::nanoseconds time) override;
@@ -112,7 +116,8 @@ class Host final : public Backend, public Controls, public Services {
   void uninstall(int fd) override;
   [[nodiscard]] std::shared_ptr<File> file(int fd) override;
   void setReadable(const File& file, bool readable) override;
-  void reportFault(DmaFault fault) override;
+  void reportFault(DmaFault fault, std::optional<uint32_t> pasid = std::nullopt) override;
+  [[nodiscard]] DmaWatch* watcher() override { return watch_ ? &*watch_ : nullptr; }
   void trace(const char* what, const std::string& bdf) override;
   [[nodiscard]] int64_t mapTrap(void* hint, int flags, Trap trap) override;
   [[nodiscard]] int64_t mapFile(void* hint, int protection, int flags, int fd, uint64_t offset,
@@ -139,6 +144,7 @@ class Host final : public Backend, public Controls, public Services {
   std::unique_ptr<machine::Machine> machine_;
   std::vector<DmaFault> faults_;
   std::vector<TraceEntry> trace_;
+  std::optional<DmaWatch> watch_;
   std::vector<std::function<void()>> after_;  // the work left for the end of the current call
 };
 

@@ -75,6 +75,8 @@ class Endpoint {
   bool pasidsExecute = false;     // its requests with a PASID can fetch code,
   bool pasidsPrivileged = false;  // ... or have a supervisor's privilege
 
+  uint64_t stored = 0;  // when a driver last wrote to a register of the device; kept for the host's DmaWatch
+
   // Its parts, which refer back to it.
   Transfers dma{*this};
   PageRequests requests{*this};

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "../core/dma_watch.h"
 #include "../core/engine.h"
 #include "../core/services.h"
 #include "../mm/memory.h"
@@ -33,6 +34,8 @@ const char* Transfers::move(Transfer& transfer, bool& missing) {
                               : mm::Memory::copyInSome(transfer.bytes, reach.user, reach.size);
     if (write && reach.domain != nullptr && reach.domain->dirtyTracking())
       reach.domain->markDirty(reach.iova, done);
+    if (DmaWatch* const watch = endpoint_.host.watcher(); watch != nullptr && done != 0)
+      watch->moved({endpoint_.bdf, transfer.pasid, transfer.iova, reach.user, done, write, endpoint_.stored});
     transfer.iova += done;
     transfer.bytes += done;
     transfer.size -= done;
@@ -45,8 +48,8 @@ const char* Transfers::move(Transfer& transfer, bool& missing) {
 void Transfers::fail(const Transfer& transfer, const char* reason) {
   const Attachment* const by = endpoint_.attachment(transfer.pasid);
   if (by != nullptr) by->translation->failed(endpoint_, transfer.pasid, transfer.iova, transfer.access);
-  endpoint_.host.reportFault(
-      {endpoint_.bdf, transfer.iova, transfer.size, transfer.access == kWrite, reason});
+  endpoint_.host.reportFault({endpoint_.bdf, transfer.iova, transfer.size, transfer.access == kWrite, reason},
+                             transfer.pasid);
 }
 
 // A failure concerns the page, not the transfer: bytes written there are lost, bytes read from there are

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <utility>
 
+#include "../core/dma_watch.h"
+#include "../core/services.h"
 #include "function.h"
 #include "registers.h"
 
@@ -26,15 +28,27 @@ unsigned dataPhase(uint64_t offset, size_t left) {
 
 }  // namespace
 
-bool Function::mayMaster(uint64_t address, uint64_t length, bool write) {
+// A function without bus mastering, or asleep, does no transfer.
+bool Function::mayMaster(uint64_t address, uint64_t length, bool write, std::optional<uint32_t> pasid) {
   const bool master = (command() & commandMaster) != 0;
   if (master && !asleep()) return true;
-  refuseDma(address, length, write, master ? "the device is in D3hot" : "bus mastering is off");
+  host.reportFault({bdf, address, length, write, master ? "the device is in D3hot" : "bus mastering is off"},
+                   pasid);
   return false;
 }
 
+// A transfer begins. A sanitizer wants to know of one that nobody can have asked for.
+bool Function::begins(uint64_t iova, uint64_t length, bool write, std::optional<uint32_t> pasid) {
+  if (!mayMaster(iova, length, write, pasid)) return false;
+  DmaWatch* const watch = host.watcher();
+  if (watch == nullptr || resets_ == storedIn_ || hasMemory()) return true;
+  watch->report(
+      {.kind = "after-reset", .fault = {bdf, iova, length, write, "after the reset"}, .pasid = pasid});
+  return true;
+}
+
 bool Function::readMemory(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) {
-  if (!mayMaster(iova, size, false)) return false;
+  if (!begins(iova, size, false, pasid)) return false;
   auto* bytes = static_cast<uint8_t*>(into);
   bool whole = true;
   while (size != 0) {
@@ -52,7 +66,7 @@ bool Function::readMemory(uint64_t iova, void* into, size_t size, std::optional<
 }
 
 bool Function::writeMemory(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) {
-  if (!mayMaster(iova, size, true)) return false;
+  if (!begins(iova, size, true, pasid)) return false;
   const auto* bytes = static_cast<const uint8_t*>(from);
   bool whole = true;
   while (size != 0) {
@@ -71,7 +85,7 @@ bool Function::writeMemory(uint64_t iova, const void* from, size_t size, std::op
 
 // The parts move one after the other: each begins when the part before it is done.
 void Function::beginRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) {
-  if (!mayMaster(iova, size, false)) return done(false);
+  if (!begins(iova, size, false, pasid)) return done(false);
   const Reach part = reach(iova, size, pasid);
   auto* bytes = static_cast<uint8_t*>(into);
   Done next = std::move(done);
@@ -87,7 +101,7 @@ void Function::beginRead(uint64_t iova, void* into, size_t size, std::optional<u
 
 void Function::beginWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
                           Done done) {
-  if (!mayMaster(iova, size, true)) return done(false);
+  if (!begins(iova, size, true, pasid)) return done(false);
   const Reach part = reach(iova, size, pasid);
   const auto* bytes = static_cast<const uint8_t*>(from);
   Done next = std::move(done);

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <system_error>
 
+#include "../core/dma_watch.h"
 #include "../core/engine.h"
 #include "../core/services.h"
 #include "registers.h"
@@ -158,7 +159,10 @@ void Function::configWrite(unsigned offset, unsigned width, uint32_t value) {
   }
   // A function that sends messages has stopped asserting its line. It asserts the line again only for a new
   // interrupt.
-  if (messagesEnabled()) line_ = false;
+  if (messagesEnabled()) {
+    line_ = false;
+    noteMessages();
+  }
   if (disabled && (command() & commandIntxDisable) == 0) updateLine();
   flushPending();
 }
@@ -210,6 +214,7 @@ uint64_t Function::barRead(unsigned bar, uint64_t offset, unsigned width) {
 void Function::barWrite(unsigned bar, uint64_t offset, unsigned width, uint64_t value) {
   if (bar >= resources.size() || offset > resources[bar].size || width > resources[bar].size - offset) return;
   if (!decodes(bar)) return;
+  noteStore();
   if (memory_[bar] && description().bars[bar].isMemory(offset, width)) {
     std::memcpy(memory_[bar]->bytes + offset, &value, width);
   } else if (inMsixTable(bar, offset)) {
@@ -236,7 +241,10 @@ std::shared_ptr<devices::BarMemory> Function::sharedMemory(unsigned bar) {
 
 void Function::reset(devices::ResetKind kind) {
   if (gone_) return;
+  noteMasked();
   ++resets_;
+  hadMessages_ = false;
+  unheard_.reset();
   host.engine().cancel(this);
   overtaken_.clear();
   endpoint->dma.drop();
@@ -322,7 +330,12 @@ void Function::restoreState(const State& state) {
 
 void Function::setInterruptHandler(InterruptHandler* handler) {
   handler_ = handler;
-  if (!handler) return;
+  if (!handler) {
+    noteMasked();
+    hadMessages_ = false;
+    unheard_.reset();
+    return;
+  }
   updateLine();
   flushPending();
 }
@@ -363,10 +376,17 @@ void Function::sendMessage(unsigned vector) {
     const unsigned granted = 1U << ((config.read(msi + msiFlags, 2) & msiEnabledMask) >> 4);
     vector %= granted;
   } else {
+    // With a pin the device can assert that instead.
+    if (description().interruptPin != 0) return;
+    if (hadMessages_) {
+      noteLost(vector, "interrupts were disabled");
+    } else {
+      unheard_ = vector;
+    }
     return;
   }
   // A message is a write to memory by the device.
-  if (!mayMaster(messageWindow, 4, true)) return;
+  if (!mayMaster(messageWindow, 4, true, std::nullopt)) return;
   deliverMessage(vector);
 }
 
@@ -387,6 +407,35 @@ void Function::flushPending() {
   }
 }
 
+// ---------------------------------------------------------------- for a sanitizer
+
+bool Function::hasMemory() const {
+  return std::ranges::any_of(memory_, [](const auto& each) { return each != nullptr; });
+}
+
+void Function::noteStore() {
+  storedIn_ = resets_;
+  if (host.watcher() != nullptr) endpoint->stored = DmaWatch::now();
+}
+
+void Function::noteLost(unsigned vector, const char* reason) {
+  if (DmaWatch* const watch = host.watcher()) watch->lostInterrupt(bdf, vector, reason);
+}
+
+// A program that polls need not enable messages, so one that comes before is lost only if it enables them
+// later: then it waits for them.
+void Function::noteMessages() {
+  hadMessages_ = true;
+  if (unheard_) noteLost(*unheard_, "it came before interrupts were enabled");
+  unheard_.reset();
+}
+
+void Function::noteMasked() {
+  for (unsigned vector = 0; vector < msixPending_.size(); ++vector) {
+    if (msixPending_[vector]) noteLost(vector, "it was masked, or not enabled, until the device was closed");
+  }
+}
+
 // ---------------------------------------------------------------- time, and the fault log
 
 void Function::refuseDma(uint64_t iova, uint64_t length, bool write, std::string reason) {
@@ -399,7 +448,6 @@ bool Function::post(std::chrono::nanoseconds delay, std::function<void()> job) {
     callModel(job);
   });
   return true;
-}
 }
 
 }  // namespace vfio::soft::pci

@@ -235,7 +235,7 @@ class Function final : public devices::Port {
   void callModel(const Call& call);
   void resetModel(devices::ResetKind kind);
   [[nodiscard]] bool asleep() const;  // in a state of power management in which it does nothing
-  [[nodiscard]] bool mayMaster(uint64_t address, uint64_t length, bool write);
+  [[nodiscard]] bool mayMaster(uint64_t address, uint64_t length, bool write, std::optional<uint32_t> pasid);
   // The DMA of the port, without injected faults.
   bool readMemory(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid);
   bool writeMemory(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid);
@@ -251,6 +251,14 @@ class Function final : public devices::Port {
   void deliverFaulty(const Strike& strike, unsigned vector);
   // Runs `job` on the engine, with the lock. A reset of the function drops it.
   void later(std::chrono::nanoseconds delay, std::function<void()> job);
+  [[nodiscard]] bool begins(uint64_t iova, uint64_t length, bool write, std::optional<uint32_t> pasid);
+  // Has it memory behind a BAR, whose stores nobody sees?
+  [[nodiscard]] bool hasMemory() const;
+  // Tells a sanitizer of a store to a register, and of a message that nobody hears of.
+  void noteStore();
+  void noteLost(unsigned vector, const char* reason);
+  void noteMessages();
+  void noteMasked();
   void updateLine();
   [[nodiscard]] bool inMsixTable(unsigned bar, uint64_t offset) const;
   [[nodiscard]] bool vectorMasked(unsigned vector) const;
@@ -262,6 +270,9 @@ class Function final : public devices::Port {
   bool gone_ = false;
   uint64_t resets_ = 0;
   std::array<std::shared_ptr<Memory>, 6> memory_{};  // null: no memory is behind the BAR
+  uint64_t storedIn_ = 0;                            // as `resets_` was at the last store to a register
+  bool hadMessages_ = false;                         // messages have been enabled since the last reset
+  std::optional<unsigned> unheard_;                  // a message from before that
   InterruptHandler* handler_ = nullptr;
   bool line_ = false;
   std::vector<uint8_t> msixTable_;

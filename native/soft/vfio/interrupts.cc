@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 
+#include "../core/dma_watch.h"
 #include "../core/engine.h"
 #include "../core/services.h"
 #include "../pci/registers.h"
@@ -208,6 +209,10 @@ int Interrupts::setLineTrigger(const vfio_irq_set& request, std::span<const uint
 }
 
 void Interrupts::disableLine() {
+  // The program has not unmasked it since it was signalled, but the device has something to tell.
+  DmaWatch* const watch = host_.watcher();
+  if (watch != nullptr && masked_ && !disabled_ && line_ && function_.lineAsserted())
+    watch->lostInterrupt(function_.bdf, 0, "INTx was masked, and the device still asserted it, at the end");
   if (unmaskFd_) host_.engine().unwatch(unmaskWatch_);
   unmaskFd_.reset();
   line_.reset();
@@ -322,6 +327,8 @@ void Interrupts::message(unsigned vector) {
     found->second->signal();
   } else if (messagesActive() && vector < granted_ && !triggered_.contains(vector)) {
     early_.insert(vector);
+  } else if (DmaWatch* const watch = host_.watcher()) {
+    watch->lostInterrupt(function_.bdf, vector, "the vector has no eventfd");
   }
 }
 
