@@ -18,6 +18,7 @@ import type { RegisterWidth } from '../registers/register-map.ts';
 import { type DeviceIdentity, describe, type SimulatedBar, type VirtualFunctions } from './description.ts';
 import { DmaError } from './dma-error.ts';
 import { Doorbell, type DoorbellWrite } from './doorbell.ts';
+import { deadlockError, within } from './patience.ts';
 
 /** An error that a model threw. */
 export interface DeviceError {
@@ -98,6 +99,7 @@ export abstract class SimulatedDevice {
   #port: NativePort | undefined;
   #state: 'new' | 'plugged' | 'removed' = 'new';
   #eject: () => void = () => {};
+  #patience: number | undefined;
   #banks: readonly (RegisterFile | undefined)[] = [];
   #hasMemory: readonly boolean[] = [];
   readonly #memory: Uint8Array[] = [];
@@ -139,6 +141,13 @@ export abstract class SimulatedDevice {
   readonly vendorSpecific: readonly Uint8Array[] = [];
   /** The virtual functions (SR-IOV) that it can have; needs `express`. Default: none. */
   readonly sriov: VirtualFunctions | undefined = undefined;
+
+  /**
+   * How many milliseconds one of its functions may run before it is stopped, as an error of the device: a model that loops for
+   * ever does not hang its thread then. What an async function does after its first wait is not limited. It costs some 0.1 ms
+   * for each call. Default: no limit.
+   */
+  readonly patience: number | undefined = undefined;
 
   /**
    * A load by a driver from a place that no register of `bars` has: `offset` in bytes from the start of the BAR, a multiple of
@@ -331,6 +340,9 @@ export abstract class SimulatedDevice {
   #plug({ host, place, text, eject }: Slot): void {
     if (this.#state !== 'new') throw refusal('a device that was never plugged in', 'device', 'one that was');
     const { device, banks, memory } = describe(this);
+    const { patience } = this;
+    if (patience !== undefined) integer(patience, 'patience', 1, MOST_DELAY);
+    this.#patience = patience;
     this.#banks = banks;
     this.#hasMemory = memory;
     this.#eject = eject;
@@ -354,7 +366,7 @@ export abstract class SimulatedDevice {
         this.#doorbells.clear();
         this.#guarded('onRemove', () => this.#late('onRemove', this.onRemove?.()));
       },
-      lost: (what) => this.#record('access', new Error(what)),
+      lost: (...deadlock) => this.#record('access', deadlockError(...deadlock)),
       run: (id) => {
         const job = this.#jobs.get(id);
         this.#jobs.delete(id);
@@ -403,10 +415,10 @@ export abstract class SimulatedDevice {
     promise.catch((error: unknown) => this.#record(during, error)).then(() => port?.release());
   }
 
-  /** Undefined: the model threw. */
+  /** Undefined: the model threw, or was stopped. */
   #guarded<T>(during: string, call: () => T): T | undefined {
     try {
-      return call();
+      return this.#patience === undefined ? call() : within(this.#patience, during, call);
     } catch (error) {
       this.#record(during, error);
       return undefined;
@@ -418,7 +430,7 @@ export abstract class SimulatedDevice {
   }
 }
 
-/** A day: what `post` waits at most, in milliseconds. */
+/** A day: what `post` waits at most and a function may run, in milliseconds. */
 const MOST_DELAY = 86_400_000;
 
 /** A place in the BARs as one number. */

@@ -3,11 +3,19 @@
 #include <condition_variable>
 #include <map>
 #include <optional>
+#include <string>
 
 #include "arguments.h"
+#include "stack.h"
 
 namespace vfio::binding {
 namespace {
+
+// An access that was not made, because its thread and the model's would have waited for each other.
+struct Deadlock {
+  std::weak_ptr<SimulatedLink> link;  // of the model
+  std::string access;                 // the stack of the access
+};
 
 // Which thread waits for a model of which other thread.
 class Waits {
@@ -16,19 +24,35 @@ class Waits {
   [[nodiscard]] bool begin(std::thread::id owner) {
     const std::lock_guard hold(lock_);
     const auto self = std::this_thread::get_id();
-    for (auto at = waits_.find(owner); at != waits_.end(); at = waits_.find(at->second))
-      if (at->second == self) return false;
-    waits_[self] = owner;
+    for (auto at = waits_.find(owner); at != waits_.end(); at = waits_.find(at->second.owner))
+      if (at->second.owner == self) return false;
+    waits_[self].owner = owner;
     return true;
   }
-  void end() {
+  // Keeps the deadlock for the owner, which tells its model when its own wait ends. False: it does not wait.
+  [[nodiscard]] bool keep(std::thread::id owner, Deadlock deadlock) {
     const std::lock_guard hold(lock_);
-    waits_.erase(std::this_thread::get_id());
+    const auto found = waits_.find(owner);
+    if (found == waits_.end()) return false;
+    found->second.deadlocks.push_back(std::move(deadlock));
+    return true;
+  }
+  // Returns what was kept for this thread.
+  [[nodiscard]] std::vector<Deadlock> end() {
+    const std::lock_guard hold(lock_);
+    const auto found = waits_.find(std::this_thread::get_id());
+    auto deadlocks = std::move(found->second.deadlocks);
+    waits_.erase(found);
+    return deadlocks;
   }
 
  private:
+  struct Wait {
+    std::thread::id owner;
+    std::vector<Deadlock> deadlocks;
+  };
   std::mutex lock_;
-  std::map<std::thread::id, std::thread::id> waits_;
+  std::map<std::thread::id, Wait> waits_;
 };
 
 Waits& waits() {
@@ -56,6 +80,8 @@ struct SimulatedLink::Request {
   uint64_t value = 0;  // that is stored, the kind of a reset, or the number of a job; then the answer
   bool whole = false;  // of a transfer
   std::vector<uint8_t> bytes{};
+  std::string access{};                     // of a deadlock: the stack of the access,
+  std::string waiting{};                    // and that of the model's thread
   std::optional<ModelWork::Piece> piece{};  // of a call that `settle` waits for
 
   std::mutex lock{};
@@ -118,7 +144,8 @@ uint64_t SimulatedLink::ask(Operation operation, unsigned bar, uint64_t offset, 
     return request->value;
   }
   if (!waits().begin(owner_)) {
-    tell(Operation::lost);
+    std::string access = stackHere();
+    if (!waits().keep(owner_, {weak_from_this(), access})) lost(std::move(access), {});
     return allOnes(width);
   }
   if (!queue(request)) request->answer(allOnes(width));
@@ -126,7 +153,9 @@ uint64_t SimulatedLink::ask(Operation operation, unsigned bar, uint64_t offset, 
     std::unique_lock hold(request->lock);
     request->changed.wait(hold, [&request] { return request->answered; });
   }
-  waits().end();
+  for (Deadlock& deadlock : waits().end()) {
+    if (const auto link = deadlock.link.lock()) link->lost(std::move(deadlock.access), stackHere());
+  }
   const std::lock_guard hold(lock_);
   std::erase(pending_, request);
   return request->value;
@@ -148,6 +177,14 @@ void SimulatedLink::deliver(Operation operation, uint64_t id, bool whole, std::v
 void SimulatedLink::tell(Operation operation, uint64_t id) {
   auto request = std::make_shared<Request>(operation);
   request->value = id;
+  request->piece.emplace(work_);
+  (void)queue(std::move(request));
+}
+
+void SimulatedLink::lost(std::string access, std::string waiting) {
+  auto request = std::make_shared<Request>(Operation::lost);
+  request->access = std::move(access);
+  request->waiting = std::move(waiting);
   request->piece.emplace(work_);
   (void)queue(std::move(request));
 }
@@ -251,7 +288,9 @@ uint64_t SimulatedLink::call(Request& request) {
       return bits & allOnes(request.width);
     }
     case Operation::lost:
-      (void)function.Call(undefined, {Napi::String::New(env, kDeadlock)});
+      (void)function.Call(undefined,
+                          {Napi::String::New(env, kDeadlock), Napi::String::New(env, request.access),
+                           Napi::String::New(env, request.waiting)});
       return 0;
     case Operation::removed:
       (void)function.Call(undefined, {});
