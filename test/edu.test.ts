@@ -89,13 +89,14 @@ describe.each(models)('the edu device %s', (_, prepare) => {
     using edu = new EduDriver(host, bdf);
     using memory = DmaBuffer.alloc(16384);
     using mapping = edu.dma.map(memory, { iova: 0x100000 });
-    const bytes = Uint8Array.from({ length: 4096 }, (_, at) => (at * 7 + (at >> 8)) & 0xff);
+    const length = 4095; // QEMU 7.2 stops the machine at a transfer of the buffer's last byte
+    const bytes = Uint8Array.from({ length }, (_, at) => (at * 7 + (at >> 8)) & 0xff);
     memory.write(0, bytes);
-    await edu.fetch(mapping.iova, 4096);
-    await edu.store(mapping.iova + 8192n, 4096);
-    expect(memory.bytes.subarray(8192, 12288)).toEqual(bytes);
-    await edu.fetch(mapping.iova + 100n, 33, 4063);
-    await edu.store(mapping.iova + 4097n, 33, 4063);
+    await edu.fetch(mapping.iova, length);
+    await edu.store(mapping.iova + 8192n, length);
+    expect(memory.bytes.subarray(8192, 8192 + length)).toEqual(bytes);
+    await edu.fetch(mapping.iova + 100n, 33, 4062);
+    await edu.store(mapping.iova + 4097n, 33, 4062);
     expect(memory.bytes.subarray(4096, 4096 + 36)).toEqual(
       Uint8Array.from([0, ...bytes.subarray(100, 133), 0, 0]),
     );
@@ -239,6 +240,7 @@ describe('the edu device in TypeScript', () => {
     memory.bytes.fill(0xee);
     await edu.store(mapping.iova, 4097);
     await edu.store(mapping.iova, 2, 4095);
+    await edu.fetch(mapping.iova, 4096); // this one does not
     await host.software.settle();
     expect(memory.bytes.every((each) => each === 0xee)).toBe(true);
     expect(model.errors.map(({ during, error }) => [during, (error as Error).message])).toEqual([

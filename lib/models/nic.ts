@@ -145,11 +145,11 @@ export class Nic extends SimulatedDevice {
     const ring = this.#rings[index];
     ring?.moveTail(tail);
     if (index % 2 === 0 || !ring?.on || this.#posted.has(ring)) return;
-    this.#posted.add(ring);
     this.post(() => {
       this.#posted.delete(ring);
       this.#transmit(ring, index >> 1);
     });
+    this.#posted.add(ring);
   }
 
   #transmit(ring: Ring, pair: number): void {
