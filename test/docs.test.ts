@@ -106,7 +106,8 @@ beforeAll(() => {
   const sources = ['lib', 'cli', 'bin'].flatMap((folder) =>
     readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' }).map((name) => join(folder, name)),
   );
-  const made = ['dist/vfio.js', 'dist/testing.js', 'dist/vfio-command.js', 'dist/bin/vfio-soft-preload.js'];
+  const bundles = ['vfio', 'testing', 'models', 'vfio-command', 'bin/vfio-soft-preload'];
+  const made = bundles.map((name) => `dist/${name}.js`);
   const age = (path: string) => statSync(join(root, path)).mtimeMs;
   const oldest = Math.min(...made.map(age));
   const newer = sources.find((path) => path.endsWith('.ts') && age(path) > oldest);

@@ -1,9 +1,12 @@
 #include "simulated_link.h"
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <map>
 #include <optional>
 #include <string>
+#include <thread>
 
 #include "arguments.h"
 #include "stack.h"
@@ -63,6 +66,8 @@ Waits& waits() {
 constexpr const char* kDeadlock =
     "an access to this device was not made: the threads of its model and of its driver wait for each other";
 
+constexpr auto kAwake = std::chrono::microseconds(50);
+
 constexpr std::array kNames = {"read", "write", "reset", "removed", "lost", "run", "moved"};
 
 uint64_t allOnes(unsigned width) { return width >= 8 ? UINT64_MAX : (uint64_t{1} << (8 * width)) - 1; }
@@ -86,7 +91,7 @@ struct SimulatedLink::Request {
 
   std::mutex lock{};
   std::condition_variable changed{};
-  bool answered = false;
+  std::atomic<bool> answered = false;
 
   // The first answer counts.
   void answer(uint64_t result) {
@@ -95,6 +100,14 @@ struct SimulatedLink::Request {
     value = result;
     answered = true;
     changed.notify_all();
+  }
+  // A loop that has nothing else to do answers sooner than a thread that sleeps can be woken: so the thread
+  // does not sleep at once.
+  void wait() {
+    const auto end = std::chrono::steady_clock::now() + kAwake;
+    while (!answered && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    std::unique_lock hold(lock);
+    changed.wait(hold, [this] { return answered.load(); });
   }
 };
 
@@ -149,10 +162,7 @@ uint64_t SimulatedLink::ask(Operation operation, unsigned bar, uint64_t offset, 
     return allOnes(width);
   }
   if (!queue(request)) request->answer(allOnes(width));
-  {
-    std::unique_lock hold(request->lock);
-    request->changed.wait(hold, [&request] { return request->answered; });
-  }
+  request->wait();
   for (Deadlock& deadlock : waits().end()) {
     if (const auto link = deadlock.link.lock()) link->lost(std::move(deadlock.access), stackHere());
   }

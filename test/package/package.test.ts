@@ -92,9 +92,9 @@ describe('installed with no compiler and no install scripts, the package', () =>
       .filter((entry) => entry.isFile())
       .map((entry) => join(entry.parentPath, entry.name).slice(installed.length + 1));
     const allowed =
-      /^(dist\/lib\/.*\.d\.ts$|native\/|prebuilds\/)|^docs\/[\w-]+\.md$|^(dist\/(vfio|testing)\.js|dist\/vfio-command\.js|dist\/bin\/vfio-soft-preload\.js|scripts\/install\.mjs|package\.json|binding\.gyp|README\.md|LICENSE)$/;
+      /^(dist\/lib\/.*\.d\.ts$|native\/|prebuilds\/)|^docs\/[\w-]+\.md$|^(dist\/(vfio|testing|models)\.js|dist\/vfio-command\.js|dist\/bin\/vfio-soft-preload\.js|scripts\/install\.mjs|package\.json|binding\.gyp|README\.md|LICENSE)$/;
     expect(files.filter((file) => !allowed.test(file))).toEqual([]);
-    for (const file of ['vfio', 'testing']) expect(files).toContain(`dist/${file}.js`);
+    for (const file of ['vfio', 'testing', 'models']) expect(files).toContain(`dist/${file}.js`);
     expect(files).toContain('dist/lib/index.d.ts');
     expect(files.filter((file) => /^prebuilds\/linux-[a-z0-9]+\/.*\.node$/.test(file))).toHaveLength(1);
   });
@@ -122,6 +122,20 @@ describe('installed with no compiler and no install scripts, the package', () =>
       "import('vfio').then((m) => console.log(typeof m.Host.open))",
     );
     expect({ status, stdout, stderr }).toEqual({ status: 0, stdout: 'function\n', stderr: '' });
+  });
+
+  test('has the models of vfio/models, which its software host takes', () => {
+    const { status, stdout, stderr } = node(
+      '--input-type=module',
+      '-e',
+      `import { Host } from 'vfio';
+       import { EduDevice } from 'vfio/models';
+       const host = Host.open({ backend: 'software' });
+       host.software.addDevice('0000:00:1c.0', new EduDevice());
+       console.log(host.device('0000:00:1c.0').device.toString(16));
+       host[Symbol.dispose]();`,
+    );
+    expect({ status, stdout, stderr }).toEqual({ status: 0, stdout: '11e8\n', stderr: '' });
   });
 
   test('runs a program on the software host: vfio-soft-preload', () => {

@@ -191,7 +191,8 @@ bool Function::inMsixTable(unsigned bar, uint64_t offset) const {
 uint64_t Function::barRead(unsigned bar, uint64_t offset, unsigned width) {
   const bool inside =
       bar < resources.size() && offset <= resources[bar].size && width <= resources[bar].size - offset;
-  if (!inside || !decodes(bar)) return ~uint64_t{0} >> (64 - 8 * width);
+  const uint64_t allOnes = ~uint64_t{0} >> (64 - 8 * width);
+  if (!inside || !decodes(bar)) return allOnes;
   if (memory_[bar] && description().bars[bar].isMemory(offset, width))
     return load(memory_[bar]->bytes + offset, width);
   const auto& msix = description().msix;
@@ -205,10 +206,11 @@ uint64_t Function::barRead(unsigned bar, uint64_t offset, unsigned width) {
     }
     return value;
   }
-  if (!remote_) return model_->read(bar, offset, width);
+  // A model may give more bits than the access has: all ones, whatever the width.
+  if (!remote_) return model_->read(bar, offset, width) & allOnes;
   uint64_t value = 0;
   callModel([&] { value = model_->read(bar, offset, width); });
-  return value;
+  return value & allOnes;
 }
 
 void Function::barWrite(unsigned bar, uint64_t offset, unsigned width, uint64_t value) {
