@@ -8,12 +8,13 @@
 import type { NativeHost, NativeIncident } from '../../../addon/native.ts';
 import { type Handle, kindOf, type Observer, openedAt, parentsOf } from '../../../handles/handle.ts';
 import type { MadeMapping } from '../../../handles/observer.ts';
+import type { OwnedChange } from '../../../simulation/ownership.ts';
 import { Doorbells } from './doorbells.ts';
 import { Findings, type Found } from './findings.ts';
 import { History, type Record } from './history.ts';
 import { type DmaReport, reportText } from './report.ts';
 import { framesOf, Stack } from './stacks.ts';
-import { accessText, besideText, guessOf, hex, nearestOf, rangeText } from './words.ts';
+import { accessText, besideText, changeText, guessOf, hex, nearestOf, rangeText } from './words.ts';
 
 // A test may replace the clock of its process (fake timers). This one is compared with times of the machine.
 const now = process.hrtime.bigint;
@@ -274,6 +275,24 @@ export class Sanitizer implements Observer {
   }
 
   // ---------------------------------------------------------------- what the machine has seen
+
+  /** The driver has changed what it had given to this device. */
+  changed(bdf: string, { iova, pasid, before, after, owned, since }: OwnedChange): void {
+    if (this.#closed) return;
+    const length = BigInt(after.length);
+    const place = { kind: 'fault', bdf, iova, length, write: false, pasid, reason: '', time: since } as const;
+    this.#findings.add({
+      kind: 'changed-while-owned',
+      message: changeText(bdf, iova, before, after, owned),
+      device: bdf,
+      iova,
+      length,
+      write: false,
+      pasid,
+      mapping: owned,
+      stacks: given({ map: this.#recordAt(place)?.mapped.text, doorbell: this.#doorbell(place) }),
+    });
+  }
 
   #judge(incident: NativeIncident): void {
     const found = this.#foundOf(incident);
