@@ -207,4 +207,18 @@ describe('An INTx that nobody hears of', () => {
     line[Symbol.dispose]();
     expect(host.software.report.findings).toEqual([]);
   });
+
+  test('one that the pin told before messages were enabled', () => {
+    const doorbell = ring(() => model.assert(true));
+    expect(host.software.report.findings).toEqual([]);
+    user.device.irq('msi').enable(1)[0][Symbol.dispose]();
+    const found = only('lost-interrupt');
+    expect(found.message).toContain('it came before interrupts were enabled');
+    expect(lineOf(found.stacks.doorbell)).toBe(doorbell);
+    host.software.report.clear();
+    ring(() => model.assert(true));
+    ring(() => model.assert(false));
+    user.device.irq('msi').enable(1)[0][Symbol.dispose]();
+    expect(host.software.report.findings).toEqual([]);
+  });
 });
