@@ -71,7 +71,11 @@ const drivers: Readonly<Record<string, Expected>> = {
     stack: 'dispose',
     message: /whose DmaBuffer was disposed before/,
   },
-  'doorbell-after-reset': { kind: 'unmapped', stack: 'doorbell', message: /at IOVA 0x0, where nothing/ },
+  'doorbell-after-reset': {
+    kind: 'unmapped',
+    stack: 'doorbell',
+    message: /not set up again after its reset/,
+  },
   'unmasked-too-late': { kind: 'lost-interrupt', stack: 'doorbell', message: /INTx was masked/ },
   'truncated-iova': {
     kind: 'unmapped',

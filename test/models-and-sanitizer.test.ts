@@ -130,10 +130,10 @@ describe('Memory that a device owns', () => {
       () => model.give(0x10000n, 16),
     ].entries()) {
       ring(() => model.take(0x10000n, 16));
-      bytes[8 + at] = 7;
+      bytes[at] = 7;
       expect(host.software.report.findings).toEqual([]);
       access();
-      expect(only('changed-while-owned').iova).toBe(BigInt(0x10008 + at));
+      expect(only('changed-while-owned').iova).toBe(BigInt(0x10000 + at));
       host.software.report.clear();
       model.give(0x10000n, 16);
     }
@@ -174,6 +174,26 @@ describe('Memory that a device owns', () => {
       ['changed-while-owned', 1],
       ['changed-while-owned', 1],
     ]);
+  });
+
+  test('is looked at only where the device reaches it', () => {
+    ring(() => model.take(0x10000n, 64));
+    bytes[40] = 1;
+    model.move(false, 0x10000n, 32);
+    expect(host.software.report.findings).toEqual([]);
+    model.move(false, 0x10010n, 0x100);
+    expect(only('changed-while-owned')).toMatchObject({ iova: 0x10028n, length: 1n });
+  });
+
+  test('is no matter where the sanitizer is off', () => {
+    using off = Host.open({ backend: 'software', software: { sanitizer: false, deterministic: true } });
+    const device = new Device();
+    off.software.addDevice(BDF, device);
+    using opened = off.attach(BDF);
+    opened.device.config.busMaster = true;
+    device.take(0x10000n, 16);
+    device.give(0x10000n, 16);
+    expect([off.software.takeTrace(), off.software.takeFaults()]).toEqual([[], []]);
   });
 
   test('bad arguments are refused; memory that is not mapped is a fault at once', () => {

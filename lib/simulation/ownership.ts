@@ -40,6 +40,14 @@ const now = process.hrtime.bigint;
 
 const endOf = ({ iova, bytes }: Range) => iova + BigInt(bytes.length);
 
+const NONE: readonly Range[] = [];
+
+/** Which bytes of a range are in this memory. */
+function part(range: Range, iova: bigint, length: number): { at: number; end: number } {
+  const from = Number(iova - range.iova);
+  return { at: Math.max(0, from), end: Math.min(range.bytes.length, from + length) };
+}
+
 /** Where two arrays of one length differ: the first place, and one past the last; undefined: nowhere. */
 function difference(a: Uint8Array, b: Uint8Array): [first: number, end: number] | undefined {
   const first = a.findIndex((each, at) => each !== b[at]);
@@ -68,28 +76,27 @@ export class Ownership {
   give(iova: bigint, length: number, pasid: number | undefined): void {
     const end = iova + BigInt(length);
     for (const each of this.#overlapping(iova, length, pasid)) {
-      this.#compare(each);
+      this.#compare(each, iova, length);
       this.#ranges.delete(each);
-      const { since, bytes } = each;
-      if (each.iova < iova)
-        this.#ranges.add({ ...each, bytes: bytes.slice(0, Number(iova - each.iova)), since });
+      const { bytes } = each;
+      if (each.iova < iova) this.#ranges.add({ ...each, bytes: bytes.slice(0, Number(iova - each.iova)) });
       if (end < endOf(each))
-        this.#ranges.add({ ...each, iova: end, bytes: bytes.slice(Number(end - each.iova)), since });
+        this.#ranges.add({ ...each, iova: end, bytes: bytes.slice(Number(end - each.iova)) });
     }
   }
 
   /** The device is going to access this memory. */
   check(iova: bigint, length: number, pasid: number | undefined): void {
-    for (const each of this.#overlapping(iova, length, pasid)) this.#compare(each);
+    for (const each of this.#overlapping(iova, length, pasid)) this.#compare(each, iova, length);
   }
 
   /** The device has written there. If not `whole`, nobody knows which bytes are its own: that memory is given back, unseen. */
   wrote(iova: bigint, from: Uint8Array, pasid: number | undefined, whole: boolean): void {
     for (const each of this.#overlapping(iova, from.length, pasid)) {
       if (!whole) this.#ranges.delete(each);
-      const at = Number(iova - each.iova);
-      const part = from.subarray(Math.max(0, -at), each.bytes.length - at);
-      each.bytes.set(part, Math.max(0, at));
+      const { at, end } = part(each, iova, from.length);
+      const skipped = Number(each.iova - iova) + at;
+      each.bytes.set(from.subarray(skipped, skipped + end - at), at);
     }
   }
 
@@ -97,26 +104,31 @@ export class Ownership {
     this.#ranges.clear();
   }
 
-  #overlapping(iova: bigint, length: number, pasid: number | undefined): Range[] {
+  #overlapping(iova: bigint, length: number, pasid: number | undefined): readonly Range[] {
+    if (this.#ranges.size === 0) return NONE;
     const end = iova + BigInt(length);
     return [...this.#ranges].filter((each) => each.pasid === pasid && each.iova < end && iova < endOf(each));
   }
 
-  #compare({ iova, pasid, bytes, since }: Range): void {
-    const current = new Uint8Array(bytes.length);
-    if (!this.#owner.read(iova, current, pasid)) return;
-    const found = difference(bytes, current);
+  /** Looks at what is both in a range and in this memory. */
+  #compare(range: Range, iova: bigint, length: number): void {
+    const { at, end } = part(range, iova, length);
+    const start = range.iova + BigInt(at);
+    const current = new Uint8Array(end - at);
+    if (!this.#owner.read(start, current, range.pasid)) return;
+    const kept = range.bytes.subarray(at, end);
+    const found = difference(kept, current);
     if (found === undefined) return;
-    const [first, end] = found;
+    const [first, last] = found;
     const change: OwnedChange = {
-      iova: iova + BigInt(first),
-      pasid: pasid ?? null,
-      before: bytes.slice(first, end),
-      after: current.slice(first, end),
-      owned: { iova, length: BigInt(bytes.length) },
-      since,
+      iova: start + BigInt(first),
+      pasid: range.pasid ?? null,
+      before: kept.slice(first, last),
+      after: current.slice(first, last),
+      owned: { iova: range.iova, length: BigInt(range.bytes.length) },
+      since: range.since,
     };
-    bytes.set(current); // each change is told once
+    kept.set(current); // each change is told once
     this.#owner.changed(change);
   }
 }

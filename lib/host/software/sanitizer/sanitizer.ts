@@ -303,6 +303,14 @@ export class Sanitizer implements Observer {
     return (this.#doorbells.get(bdf) ?? this.#doorbells.get(null))?.before(time)?.text;
   }
 
+  /** Where the device was reset, if the driver has made only one store to its registers since. */
+  #newlyReset({ bdf, time }: NativeIncident): Stack | undefined {
+    const reset = this.#resets.get(bdf) ?? this.#resets.get(null);
+    const doorbells = this.#doorbells.get(bdf) ?? this.#doorbells.get(null);
+    if (reset === undefined || reset.time > time) return undefined;
+    return doorbells?.between(reset.time, time) === 1 ? reset.stack : undefined;
+  }
+
   /** The last change of what translates accesses like this one; undefined: none is known. */
   #attachment({ bdf, pasid, time }: NativeIncident): Attachment | undefined {
     const changes = this.#attachments.get(`${bdf}/${pasid ?? ''}`) ?? [];
@@ -402,14 +410,15 @@ export class Sanitizer implements Observer {
         const nearest = nearestOf(iova, alive);
         const [first] = nearest;
         const where = first === undefined ? 'nothing is mapped' : `it is ${besideText(iova, first)}`;
-        const guess = guessOf(iova, alive);
+        const reset = this.#newlyReset(incident);
+        const guess = reset === undefined ? guessOf(iova, alive) : RESET_GUESS;
         const near = alive.find((each) => each.iova === first?.iova);
         return {
           ...access,
           kind: 'unmapped',
           message: `${tried}, where nothing is mapped: ${where}${guess === undefined ? '' : `; ${guess}`}`,
           nearest,
-          stacks: given({ map: near?.mapped.text, doorbell }),
+          stacks: given({ map: near?.mapped.text, reset: reset?.text, doorbell }),
         };
       }
       case 'not writable':
@@ -452,5 +461,7 @@ export class Sanitizer implements Observer {
   }
 }
 
+const RESET_GUESS =
+  'possible: the device was not set up again after its reset, since when the driver has made one store to its registers';
 /** Where devices write their interrupts on PCs. */
 const MESSAGE = 0xfee00000n;
