@@ -124,7 +124,7 @@ function controlsOf(
   sanitizer: Sanitizer | undefined,
 ): SoftwareControls {
   return {
-    ...hotPlug(made),
+    ...hotPlug(made, sanitizer && ((bdf, change) => sanitizer.changed(bdf, change))),
     report: sanitizer?.report() ?? NO_REPORT,
     takeFaults: () => made.takeFaults(),
     become: (uid) => made.become(integer(uid, 'uid', 0, 0xfffffffe)),

@@ -18,6 +18,7 @@ import type { RegisterWidth } from '../registers/register-map.ts';
 import { type DeviceIdentity, describe, type SimulatedBar, type VirtualFunctions } from './description.ts';
 import { DmaError } from './dma-error.ts';
 import { Doorbell, type DoorbellWrite } from './doorbell.ts';
+import { type OwnedChange, Ownership } from './ownership.ts';
 import { deadlockError, within } from './patience.ts';
 
 /** An error that a model threw. */
@@ -46,6 +47,8 @@ export interface Slot {
   text(device: object): string;
   /** Has the device unplugged as soon as nobody has it open. */
   eject(): void;
+  /** Is told of memory that the device owned and its driver changed; undefined: nobody wants to know. */
+  readonly changed: ((change: OwnedChange) => void) | undefined;
 }
 
 /** @internal Plugs a model in. */
@@ -100,6 +103,8 @@ export abstract class SimulatedDevice {
   #state: 'new' | 'plugged' | 'removed' = 'new';
   #eject: () => void = () => {};
   #patience: number | undefined;
+  /** Undefined: the host has no sanitizer, or the device is not plugged in. */
+  #owned: Ownership | undefined;
   #banks: readonly (RegisterFile | undefined)[] = [];
   #hasMemory: readonly boolean[] = [];
   readonly #memory: Uint8Array[] = [];
@@ -210,6 +215,23 @@ export abstract class SimulatedDevice {
   }
 
   /**
+   * Tells the host's sanitizer that the driver has given this memory to the device: descriptors, when their doorbell is rung. The
+   * device reads it now. At each access of the device to it, and at {@link release}, the sanitizer looks whether the driver has
+   * changed it since: `changed-while-owned`. What the device writes itself is no change. Nothing happens where no sanitizer is on.
+   * A reset and the removal give all memory back.
+   */
+  protected own(iova: U64Like, length: number, o?: { pasid?: number }): void {
+    const { address, size, pasid } = range(iova, length, o);
+    this.#owned?.take(address, size, pasid);
+  }
+
+  /** Gives memory that the device owned back to the driver, after a last look: see {@link own}. */
+  protected release(iova: U64Like, length: number, o?: { pasid?: number }): void {
+    const { address, size, pasid } = range(iova, length, o);
+    this.#owned?.give(address, size, pasid);
+  }
+
+  /**
    * Raises a message-signalled interrupt (MSI or MSI-X). False: nobody hears of it, since the driver has turned messages off,
    * or the device is in reset or unplugged.
    */
@@ -306,7 +328,9 @@ export abstract class SimulatedDevice {
   #move(write: boolean, iova: U64Like, bytes: Uint8Array, o: { pasid?: number } | undefined): void {
     const { address, length, pasid } = access(write, iova, bytes, o);
     const port = this.#port;
+    this.#owned?.check(address, length, pasid);
     const moved = write ? port?.dmaWrite(address, bytes, pasid) : port?.dmaRead(address, bytes, pasid);
+    if (write) this.#owned?.wrote(address, bytes, pasid, moved === true);
     if (moved !== true) throw new DmaError(OURS, address, length, write, pasid);
   }
 
@@ -318,6 +342,8 @@ export abstract class SimulatedDevice {
   ): Promise<void> {
     const { address, length, pasid } = access(write, iova, bytes, o);
     const port = this.#port;
+    this.#owned?.check(address, length, pasid);
+    const written = write && this.#owned !== undefined ? bytes.slice() : undefined;
     const id = ++this.#last;
     const ended = new Promise<Moved>((resolve) => this.#transfers.set(id, resolve));
     const begun = write
@@ -325,6 +351,7 @@ export abstract class SimulatedDevice {
       : port?.startRead(id, address, length, pasid);
     if (begun !== true) this.#moved(id, DROPPED);
     const moved = await ended;
+    if (written !== undefined) this.#owned?.wrote(address, written, pasid, moved.whole);
     if (!write && moved.bytes.length > 0) {
       if (bytes.length !== length) throw refusal('an array that keeps its length', 'into', bytes);
       bytes.set(moved.bytes);
@@ -337,7 +364,7 @@ export abstract class SimulatedDevice {
     this.#transfers.delete(id);
   }
 
-  #plug({ host, place, text, eject }: Slot): void {
+  #plug({ host, place, text, eject, changed }: Slot): void {
     if (this.#state !== 'new') throw refusal('a device that was never plugged in', 'device', 'one that was');
     const { device, banks, memory } = describe(this);
     const { patience } = this;
@@ -375,6 +402,11 @@ export abstract class SimulatedDevice {
       moved: (id, whole, bytes) => this.#moved(id, { whole, bytes }),
     });
     this.#port = port;
+    if (changed !== undefined)
+      this.#owned = new Ownership({
+        read: (iova, into, pasid) => port.dmaRead(iova, into, pasid),
+        changed,
+      });
     this.#state = 'plugged';
     if (plugged.size === 0) process.on('exit', endAll);
     plugged.add(this);
@@ -403,6 +435,7 @@ export abstract class SimulatedDevice {
   /** Drops the work under way. */
   #drop(): void {
     this.#jobs.clear();
+    this.#owned?.clear();
     for (const id of [...this.#transfers.keys()]) this.#moved(id, DROPPED);
   }
 
@@ -433,6 +466,9 @@ export abstract class SimulatedDevice {
 /** A day: what `post` waits at most and a function may run, in milliseconds. */
 const MOST_DELAY = 86_400_000;
 
+/** What `own` takes at most, in bytes: it is copied. */
+const MOST_OWNED = 2 ** 24;
+
 /** A place in the BARs as one number. */
 const place = (bar: number, offset: number) => bar * 2 ** 40 + offset;
 
@@ -440,6 +476,15 @@ const place = (bar: number, offset: number) => bar * 2 ** 40 + offset;
 function seen(transfer: Promise<void>): Promise<void> {
   transfer.catch(() => {});
   return transfer;
+}
+
+/** The checked arguments of a change of owner. */
+function range(iova: U64Like, length: number, o: { pasid?: number } | undefined) {
+  const address = u64(iova, 'iova');
+  const size = integer(length, 'length', 1, MOST_OWNED);
+  const { pasid } = known(o, 'options', ['pasid']);
+  if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
+  return { address, size, pasid };
 }
 
 /** The checked arguments of a DMA access. */

@@ -151,6 +151,7 @@ uint32_t Function::configRead(unsigned offset, unsigned width) const {
 void Function::configWrite(unsigned offset, unsigned width, uint32_t value) {
   if (gone_) return;
   const bool disabled = (command() & commandIntxDisable) != 0;
+  const bool hadPin = !messagesEnabled();
   config.write(offset, width, value);
   const unsigned express = config.findCapability(capExpress);
   if (express != 0 && (config.read(express + expressDeviceControl, 2) & expressStartFlr) != 0) {
@@ -160,6 +161,7 @@ void Function::configWrite(unsigned offset, unsigned width, uint32_t value) {
   // A function that sends messages has stopped asserting its line. It asserts the line again only for a new
   // interrupt.
   if (messagesEnabled()) {
+    if (hadPin && line_) unheard_ = 0;  // the program waits for a message of what the line has told
     line_ = false;
     noteMessages();
   }
