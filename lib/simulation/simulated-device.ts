@@ -10,11 +10,12 @@
  */
 
 import type { NativeHost, NativePort } from '../addon/native.ts';
-import { integer, known, refusal, type U64Like, u64 } from '../base/check.ts';
-import { later, settled } from '../base/later.ts';
+import { integer, refusal, type U64Like } from '../base/check.ts';
+import { later } from '../base/later.ts';
 import { OURS } from '../base/private.ts';
 import type { RegisterFile } from '../registers/register-bank.ts';
 import type { RegisterWidth } from '../registers/register-map.ts';
+import { access, onTheBus, range } from './arguments.ts';
 import { type DeviceIdentity, describe, type SimulatedBar, type VirtualFunctions } from './description.ts';
 import { DmaError } from './dma-error.ts';
 import { Doorbell, type DoorbellWrite } from './doorbell.ts';
@@ -466,9 +467,6 @@ export abstract class SimulatedDevice {
 /** A day: what `post` waits at most and a function may run, in milliseconds. */
 const MOST_DELAY = 86_400_000;
 
-/** What `own` takes at most, in bytes: it is copied. */
-const MOST_OWNED = 2 ** 24;
-
 /** A place in the BARs as one number. */
 const place = (bar: number, offset: number) => bar * 2 ** 40 + offset;
 
@@ -476,32 +474,4 @@ const place = (bar: number, offset: number) => bar * 2 ** 40 + offset;
 function seen(transfer: Promise<void>): Promise<void> {
   transfer.catch(() => {});
   return transfer;
-}
-
-/** The checked arguments of a change of owner. */
-function range(iova: U64Like, length: number, o: { pasid?: number } | undefined) {
-  const address = u64(iova, 'iova');
-  const size = integer(length, 'length', 1, MOST_OWNED);
-  const { pasid } = known(o, 'options', ['pasid']);
-  if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
-  return { address, size, pasid };
-}
-
-/** The checked arguments of a DMA access. */
-function access(write: boolean, iova: U64Like, bytes: Uint8Array, o: { pasid?: number } | undefined) {
-  const address = u64(iova, 'iova');
-  const { pasid } = known(o, 'options', ['pasid']);
-  if (!ArrayBuffer.isView(bytes) || !(bytes instanceof Uint8Array))
-    throw refusal('a Uint8Array', write ? 'from' : 'into', bytes);
-  if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
-  const { length } = bytes; // 0 once a model has detached it
-  return { address, length, pasid };
-}
-
-/** A value that a model gave, as 64 bits of which the addon takes those of the access. */
-function onTheBus(value: bigint | number): bigint | number {
-  settled(value, 'what onRead returned');
-  if (typeof value === 'bigint') return BigInt.asUintN(64, value);
-  if (!Number.isSafeInteger(value)) return u64(value, 'what onRead returned');
-  return value < 0 ? BigInt.asUintN(64, BigInt(value)) : value;
 }
