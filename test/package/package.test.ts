@@ -92,9 +92,10 @@ describe('installed with no compiler and no install scripts, the package', () =>
       .filter((entry) => entry.isFile())
       .map((entry) => join(entry.parentPath, entry.name).slice(installed.length + 1));
     const allowed =
-      /^(dist\/lib\/.*\.d\.ts$|native\/|prebuilds\/)|^docs\/[\w-]+\.md$|^(dist\/(vfio|testing)\.js|dist\/vfio-command\.js|dist\/bin\/vfio-soft-preload\.js|scripts\/install\.mjs|package\.json|binding\.gyp|README\.md|LICENSE)$/;
+      /^(dist\/lib\/.*\.d\.ts$|native\/|prebuilds\/)|^docs\/[\w-]+\.md$|^(dist\/(vfio|testing|testing-vitest|testing-jest)\.js|dist\/vfio-command\.js|dist\/bin\/vfio-soft-preload\.js|scripts\/install\.mjs|package\.json|binding\.gyp|README\.md|LICENSE)$/;
     expect(files.filter((file) => !allowed.test(file))).toEqual([]);
-    for (const file of ['vfio', 'testing']) expect(files).toContain(`dist/${file}.js`);
+    for (const file of ['vfio', 'testing', 'testing-vitest', 'testing-jest'])
+      expect(files).toContain(`dist/${file}.js`);
     expect(files).toContain('dist/lib/index.d.ts');
     expect(files.filter((file) => /^prebuilds\/linux-[a-z0-9]+\/.*\.node$/.test(file))).toHaveLength(1);
   });
