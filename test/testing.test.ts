@@ -7,7 +7,8 @@ import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { Host } from '../lib/index.ts';
 import { assertMappings, assertNoDmaFaults, assertNoOpenHandles, withDevice } from '../lib/testing/index.ts';
-import { backend, EDU, needs } from './support/backends.ts';
+import { EduModel } from './fixtures/testing/edu-model.ts';
+import { backend, EDU, NVME, needs } from './support/backends.ts';
 
 const root = join(import.meta.dirname, '..');
 const folder = join(root, 'test/fixtures/testing');
@@ -30,9 +31,9 @@ function node(args: readonly string[], env: NodeJS.ProcessEnv = {}): { stdout: s
 
 /** The results in a report in Jest's format, which vitest writes too. */
 function resultsOf({ stdout, stderr }: { stdout: string; stderr: string }): Map<string, Result> {
-  const start = stdout.indexOf('{"');
-  if (start < 0) throw new Error(`no report:\n${stdout}\n${stderr}`);
-  const { testResults } = JSON.parse(stdout.slice(start)) as {
+  const [report] = /^\{".*\}$/m.exec(stdout) ?? [];
+  if (report === undefined) throw new Error(`no report:\n${stdout}\n${stderr}`);
+  const { testResults } = JSON.parse(report) as {
     testResults: {
       message: string;
       assertionResults: { title: string; status: string; failureMessages: string[] }[];
@@ -51,10 +52,13 @@ function resultsOf({ stdout, stderr }: { stdout: string; stderr: string }): Map<
   );
 }
 
-function vitest(name: string, reporter: string, env?: NodeJS.ProcessEnv) {
+function vitest(name: string, reporters: readonly string[], env?: NodeJS.ProcessEnv) {
   const config = ['--config', join(folder, 'vitest.config.ts'), '--root', root];
   const cli = join(root, 'node_modules/vitest/vitest.mjs');
-  return node([cli, 'run', ...config, `--reporter=${reporter}`, `testing/${name}`], env);
+  return node(
+    [cli, 'run', ...config, ...reporters.map((each) => `--reporter=${each}`), `testing/${name}`],
+    env,
+  );
 }
 
 describe('One file of tests', () => {
@@ -62,7 +66,7 @@ describe('One file of tests', () => {
 
   test('runs on a software host', { timeout: 120_000 }, (ctx) => {
     needs(ctx, { backends: ['software'], because: 'the device is simulated' });
-    const results = resultsOf(vitest('edu.case.ts', 'json'));
+    const results = resultsOf(vitest('edu.case.ts', ['json']));
     expect(results.size).toBe(7);
     expect([...results].filter(([, { status }]) => status !== 'passed')).toEqual([]);
   });
@@ -73,33 +77,33 @@ describe('One file of tests', () => {
     needs(ctx, { backends: ['kernel'], because: 'it uses a real device' });
     using host = Host.open({ backend: 'kernel' });
     await host.device(EDU).bind();
-    const results = resultsOf(vitest('edu.case.ts', 'json', { VFIO_TEST_DEVICE: EDU }));
+    const { stdout } = vitest('edu.case.ts', ['verbose', 'json'], { VFIO_TEST_DEVICE: EDU });
+    const results = resultsOf({ stdout, stderr: '' });
     const expected = (title: string) => (softwareOnly.includes(title) ? 'skipped' : 'passed');
     expect(results.size).toBe(7);
     for (const [title, { status, words }] of results)
       expect(status, `${title}\n${words}`).toBe(expected(title));
-    const { stdout } = vitest('edu.case.ts', 'verbose', { VFIO_TEST_DEVICE: EDU });
     for (const title of softwareOnly)
       expect(stdout).toMatch(
         new RegExp(`${title}.*needs a simulated host, and VFIO_TEST_DEVICE names the real device ${EDU}`),
       );
   });
 
-  test('does not touch a real device that is not what the model simulates', {
-    timeout: 120_000,
-  }, (ctx) => {
+  test('does not touch a real device that is not what the model simulates', async (ctx) => {
     needs(ctx, { backends: ['kernel'], because: 'it uses a real device' });
-    const { words } = resultsOf(vitest('edu.case.ts', 'json', { VFIO_TEST_DEVICE: '0000:01:00.0' })).get(
-      'a register',
-    ) as Result;
-    expect(words).toMatch(
-      /Expected VFIO_TEST_DEVICE to name a device 1234:11e8, .*but 0000:01:00.0 is 1b36:/,
-    );
+    process.env['VFIO_TEST_DEVICE'] = NVME;
+    try {
+      await expect(withDevice({ model: () => new EduModel() }, () => {})).rejects.toThrow(
+        `Expected VFIO_TEST_DEVICE to name a device 1234:11e8, which the model simulates, but ${NVME} is 1b36:0010`,
+      );
+    } finally {
+      delete process.env['VFIO_TEST_DEVICE'];
+    }
   });
 
   test('says which address is wrong', { timeout: 120_000 }, (ctx) => {
     needs(ctx, { backends: ['software'], because: 'it needs no device' });
-    const results = resultsOf(vitest('edu.case.ts', 'json', { VFIO_TEST_DEVICE: 'edu' }));
+    const results = resultsOf(vitest('edu.case.ts', ['json'], { VFIO_TEST_DEVICE: 'edu' }));
     expect(results.get('a register')?.words).toContain(
       "Expected a PCI address such as '0000:00:10.0' for VFIO_TEST_DEVICE but received 'edu'",
     );
@@ -110,7 +114,7 @@ describe('Under vitest,', () => {
   needs({ backends: ['software'], because: 'the devices are simulated' });
   let results: Map<string, Result>;
   beforeAll(() => {
-    results = resultsOf(vitest('mistakes.case.ts', 'json'));
+    results = resultsOf(vitest('mistakes.case.ts', ['json']));
   }, 120_000);
 
   const of = (title: string): Result => {

@@ -33,11 +33,22 @@ export function transcript(body: string): { command: string; prints: string }[] 
   );
 }
 
-/** A pattern for what a command prints: `...` stands for any text; alone in a line, for any lines. */
-export function printed(prints: string): RegExp {
-  const literal = (text: string) => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
-  const lines = prints
-    .split(/(?<=\n)/)
-    .map((line) => (line === '...\n' ? '(?:.*\\n)*?' : line.split('...').map(literal).join('.*')));
-  return new RegExp(`^${lines.join('')}$`);
+/**
+ * Compares what a command has printed with a transcript, in which `...` stands for any text, and alone in a line for any lines.
+ * Returns the first part of the transcript that was not printed behind the parts above it; null: all was.
+ */
+export function missing(prints: string, printed: string): string | null {
+  const parts = prints.split(/^\.\.\.\n/m);
+  let rest = printed;
+  for (const [index, part] of parts.entries()) {
+    const [first, last] = [index === 0, index === parts.length - 1];
+    const pattern = part
+      .split('...')
+      .map((text) => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'))
+      .join('.*');
+    const found = new RegExp(`${first ? '^' : '(?<![^\\n])'}${pattern}${last ? '(?![^])' : ''}`).exec(rest);
+    if (found === null) return part === '' ? rest : part;
+    rest = rest.slice(found.index + found[0].length);
+  }
+  return null;
 }
