@@ -5,11 +5,11 @@ import { type ExpectedMapping, matchers } from './index.ts';
 declare module 'vitest' {
   interface Matchers<T> {
     /** The DMA sanitizer of the software host has found nothing. */
-    toHaveNoDmaFaults: () => T;
+    toHaveNoDmaFaults: () => void;
     /** No handle that was opened through the host is open, but those of its fixture. */
-    toHaveNoOpenHandles: () => T;
+    toHaveNoOpenHandles: () => void;
     /** Exactly these mappings are in the address space, in any order. */
-    toHaveMappings: (expected: readonly ExpectedMapping[]) => T;
+    toHaveMappings: (expected: readonly ExpectedMapping[]) => void;
   }
 }
 
