@@ -426,6 +426,7 @@ const table: Record<string, () => Refused[]> = {
     ...fails('ENODEV', [0x7fffffff, 99999], (bad) => host.group(bad)),
   ],
   'Host.openIommufd': nothing,
+  'Host.openHandles': nothing,
   'Host.openContainer': nothing,
   'Host.openGroup': () => [
     ...refuses('id', [undefined, ...integers(0x7fffffff)], (bad) => host.openGroup(bad)),
