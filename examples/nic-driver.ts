@@ -211,6 +211,7 @@ export class NicDriver implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    for (const interrupt of this.interrupts) interrupt[Symbol.dispose]();
     this.#mapped[Symbol.dispose]();
     for (const ring of this.rings) ring[Symbol.dispose]();
     this.#user[Symbol.dispose]();

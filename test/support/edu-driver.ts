@@ -96,6 +96,7 @@ export class EduDriver implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.#interrupt[Symbol.dispose]();
     this.#mapped[Symbol.dispose]();
     this.#user[Symbol.dispose]();
   }
