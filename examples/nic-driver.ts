@@ -45,7 +45,12 @@ export class DriverRing implements Disposable {
     this.bufferSize = bufferSize;
     const start = Math.ceil((size * nicDescriptor.size) / PAGE) * PAGE;
     this.#memory = DmaBuffer.alloc(start + size * bufferSize);
-    this.#mapping = dma.map(this.#memory);
+    try {
+      this.#mapping = dma.map(this.#memory);
+    } catch (error) {
+      this.#memory[Symbol.dispose]();
+      throw error;
+    }
     const { buffer } = this.#memory;
     this.#words = new Uint32Array(buffer, 0, size * 4);
     this.#addresses = new BigUint64Array(buffer, 0, size * 2);
@@ -109,8 +114,9 @@ export class DriverRing implements Disposable {
 }
 
 export class NicDriver implements Disposable {
+  /** What it has opened, in this order. */
+  readonly #opened: Disposable[] = [];
   readonly #user: UserDevice;
-  readonly #mapped: MappedRegion;
   readonly #interrupt: boolean;
   readonly registers: RegisterAccessors<(typeof nicRegisters)['layout']>;
   readonly pairs: number;
@@ -124,16 +130,33 @@ export class NicDriver implements Disposable {
   /** Takes the card, which is bound to vfio-pci, and turns its rings on. */
   constructor(host: Host, bdf: string, o: NicDriverOptions = {}) {
     const { ringSize = 256, bufferSize = 2048, interrupts = true } = o;
-    this.#user = host.attach(bdf);
-    const { device, dma } = this.#user;
-    device.config.busMaster = true;
-    this.#mapped = device.region('bar0').mmap();
     this.#interrupt = interrupts;
-    this.registers = view(this.#mapped, nicRegisters);
-    this.pairs = this.registers.pairs.read();
-    this.interrupts = device.irq('msix').enable(2 * this.pairs + 1);
-    this.rings = Array.from({ length: 2 * this.pairs }, () => new DriverRing(dma, ringSize, bufferSize));
-    this.start();
+    this.#user = this.#keep(host.attach(bdf));
+    try {
+      const { device, dma } = this.#user;
+      device.config.busMaster = true;
+      const mapped: MappedRegion = this.#keep(device.region('bar0').mmap());
+      this.registers = view(mapped, nicRegisters);
+      this.pairs = this.registers.pairs.read();
+      this.interrupts = device.irq('msix').enable(2 * this.pairs + 1);
+      for (const each of this.interrupts) this.#keep(each);
+      this.rings = Array.from({ length: 2 * this.pairs }, () =>
+        this.#keep(new DriverRing(dma, ringSize, bufferSize)),
+      );
+      this.start();
+    } catch (error) {
+      this.#close(); // what was opened before the failure
+      throw error;
+    }
+  }
+
+  #keep<T extends Disposable>(handle: T): T {
+    this.#opened.push(handle);
+    return handle;
+  }
+
+  #close(): void {
+    for (const each of this.#opened.splice(0).reverse()) each[Symbol.dispose]();
   }
 
   get device(): VfioDevice {
@@ -211,9 +234,11 @@ export class NicDriver implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const interrupt of this.interrupts) interrupt[Symbol.dispose]();
-    this.#mapped[Symbol.dispose]();
-    for (const ring of this.rings) ring[Symbol.dispose]();
-    this.#user[Symbol.dispose]();
+    if (this.#opened.length === 0) return;
+    // The card uses the memory of the rings until they are off.
+    this.rings.forEach((_, index) => {
+      this.registers.ringControl.write({ enable: 0 }, index);
+    });
+    this.#close();
   }
 }

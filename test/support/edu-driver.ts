@@ -17,6 +17,8 @@ const BUFFER = 0x40000n;
 const TIMEOUT = { timeout: 20_000 };
 
 export class EduDriver implements Disposable {
+  /** What it has opened, in this order. */
+  readonly #opened: Disposable[] = [];
   readonly #user: UserDevice;
   readonly #mapped: MappedRegion;
   readonly #irq: Irq;
@@ -25,16 +27,27 @@ export class EduDriver implements Disposable {
 
   /** Takes the device, which is bound to vfio-pci. Interrupts are messages, or with `pin` those of the INTx pin. */
   constructor(host: Host, bdf: string, o: { pin?: boolean } = {}) {
-    this.#user = host.attach(bdf);
-    const { device } = this.#user;
-    device.config.busMaster = true;
-    this.#mapped = device.region('bar0').mmap();
-    this.registers = view(this.#mapped, eduRegisters);
-    // No reset lowers the interrupts that another driver has left.
-    this.registers.interruptAcknowledge.write(0xffffffff);
-    this.registers.status.write({ interrupt: 0 });
-    this.#irq = device.irq(o.pin ? 'intx' : 'msi');
-    [this.#interrupt] = this.#irq.enable(1);
+    this.#user = this.#keep(host.attach(bdf));
+    try {
+      const { device } = this.#user;
+      device.config.busMaster = true;
+      this.#mapped = this.#keep(device.region('bar0').mmap());
+      this.registers = view(this.#mapped, eduRegisters);
+      // No reset lowers the interrupts that another driver has left.
+      this.registers.interruptAcknowledge.write(0xffffffff);
+      this.registers.status.write({ interrupt: 0 });
+      this.#irq = device.irq(o.pin ? 'intx' : 'msi');
+      [this.#interrupt] = this.#irq.enable(1);
+      this.#keep(this.#interrupt);
+    } catch (error) {
+      this[Symbol.dispose](); // what was opened before the failure
+      throw error;
+    }
+  }
+
+  #keep<T extends Disposable>(handle: T): T {
+    this.#opened.push(handle);
+    return handle;
   }
 
   get device(): VfioDevice {
@@ -96,8 +109,6 @@ export class EduDriver implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.#interrupt[Symbol.dispose]();
-    this.#mapped[Symbol.dispose]();
-    this.#user[Symbol.dispose]();
+    for (const each of this.#opened.splice(0).reverse()) each[Symbol.dispose]();
   }
 }
