@@ -204,6 +204,18 @@ describe('Memory that a device owns', () => {
   });
 });
 
+test('memory of a disposed buffer that is mapped twice, and by another buffer: DMA to it is right again', () => {
+  const buffer = DmaBuffer.alloc(PAGE);
+  const { address } = buffer;
+  using _first = user.dma.map(buffer, { iova: 0x10000 });
+  using _second = user.dma.map(buffer, { iova: 0x20000 });
+  buffer[Symbol.dispose]();
+  using again = DmaBuffer.unsafeFromAddress(address, PAGE);
+  using _third = user.dma.map(again, { iova: 0x30000 });
+  ring(() => model.move(true, 0x30000n, 16));
+  expect(host.software.report.findings).toEqual([]);
+});
+
 describe('An INTx that nobody hears of', () => {
   test('one that was masked, and not unmasked while the interrupt was enabled', () => {
     const irq = user.device.irq('intx');

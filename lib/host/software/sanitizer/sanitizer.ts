@@ -129,8 +129,11 @@ export class Sanitizer implements Observer {
         other.memory?.pages !== pages &&
         start < address + Number(record.length) &&
         address < start + Number(other.length)
-      )
-        this.#allow(other);
+      ) {
+        // Other memory is there now, whatever else is known of the disposed buffer.
+        this.#forbidden.delete(start);
+        if (!this.#closed) this.#host.forbidDma(BigInt(start), 0n);
+      }
     const records = this.#byPages.get(pages);
     if (records === undefined) this.#byPages.set(pages, new Set([record]));
     else records.add(record);
