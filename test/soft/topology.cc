@@ -399,8 +399,8 @@ void errors() {
       {device("\"model\": \"root-port\", \"bdf\": \"0000:00:01.0\", \"driver\": \"vfio-pci\""),
        "line 1: Expected a driver that takes this device for devices[0].driver but received \"vfio-pci\""},
       {device("\"model\": \"nic\", \"bdf\": \"0000:00:01.0\""),
-       "line 1: Expected one of \"edu\", \"ivshmem\", \"nvme\", \"root-port\", \"upstream-port\", "
-       "\"downstream-port\", \"bridge\", \"host-bridge\", \"passive\" for "
+       "line 1: Expected one of \"edu\", \"ivshmem\", \"nvme\", \"virtio-net\", \"root-port\", "
+       "\"upstream-port\", \"downstream-port\", \"bridge\", \"host-bridge\", \"passive\" for "
        "devices[0].model but received \"nic\""},
       {device("\"model\": \"nvme\", \"bdf\": \"0000:00:01.0\", \"size\": 1000"),
        "line 1: Expected a multiple of the block size, 512 for devices[0].size but received 1000"},
@@ -414,6 +414,15 @@ void errors() {
       {device("\"model\": \"nvme\", \"bdf\": \"0000:00:01.0\", \"file\": \"/dev/null\""),
        "line 1: Expected a file that holds a block and can be written (Invalid argument) for "
        "devices[0].file but received \"/dev/null\""},
+      {device("\"model\": \"virtio-net\", \"bdf\": \"0000:00:01.0\", \"mac\": \"01:00:5e:00:00:01\""),
+       "line 1: Expected a MAC address of one station such as \"52:54:00:12:34:56\" for devices[0].mac but "
+       "received \"01:00:5e:00:00:01\""},
+      {device("\"model\": \"virtio-net\", \"bdf\": \"0000:00:01.0\", \"mac\": \"52:54:00:12:34:5\""),
+       "line 1: Expected a MAC address of one station such as \"52:54:00:12:34:56\" for devices[0].mac but "
+       "received \"52:54:00:12:34:5\""},
+      {device("\"model\": \"virtio-net\", \"bdf\": \"0000:00:01.0\", \"peer\": \"4\""),
+       "line 1: Expected a PCI address such as \"0000:00:10.0\" (domain 0000) for devices[0].peer but "
+       "received \"4\""},
       {device("\"model\": \"edu\", \"bdf\": \"0000:00:01.0\", \"size\": 4096"),
        "line 1: Expected one of the fields model, bdf, behind, slot, function, iommu, driver, pasidBits, "
        "pageRequests, group, irq, addresses, acs, disk, network, mdevs, mdevsIsolated for devices[0] but "

@@ -69,13 +69,15 @@ export interface SriovModel {
 /** A device of a simulated machine. */
 export interface DeviceModel {
   /**
-   * 'nvme': an NVMe controller with one namespace; 'upstream-port', 'downstream-port': the two sides of a switch; 'bridge': a
-   * bridge to a conventional bus; 'passive': a device with any ids, whose registers read as zero.
+   * 'nvme': an NVMe controller with one namespace; 'virtio-net': a virtio network device; 'upstream-port', 'downstream-port':
+   * the two sides of a switch; 'bridge': a bridge to a conventional bus; 'passive': a device with any ids, whose registers read
+   * as zero.
    */
   model:
     | 'edu'
     | 'ivshmem'
     | 'nvme'
+    | 'virtio-net'
     | 'root-port'
     | 'upstream-port'
     | 'downstream-port'
@@ -129,6 +131,10 @@ export interface DeviceModel {
   blockSize?: number;
   /** 'nvme': bytes from one doorbell to the next, a power of two from 4, the default, to 64. */
   doorbellStride?: number;
+  /** 'virtio-net': its MAC address, such as '52:54:00:12:34:56'. Default: one that has its place on the bus. */
+  mac?: string;
+  /** 'virtio-net': the PCI address of the 'virtio-net' device that receives what it sends. Default: itself. */
+  peer?: string;
   /** 'passive': its vendor id, device id and class code: 16, 16 and 24 bits. */
   vendor?: U64Like;
   device?: U64Like;

@@ -26,6 +26,7 @@ Function& Buses::add(DeviceSpec& spec, Function* bridge, Function* physical) {
       physical ? 0 : commandIo | commandMemory | commandSerr | (isPort ? commandMaster : 0));
   auto& unit = spec.translated ? units_.at(spec.unit) : units_.none();
   auto& itsGroup = groups_.get(spec.groupId);
+  auto* const station = dynamic_cast<devices::Station*>(spec.model.get());
   try {
     functions_.push_back(std::make_unique<Function>(host_,
                                                     Function::Place{&itsBus,
@@ -48,6 +49,7 @@ Function& Buses::add(DeviceSpec& spec, Function* bridge, Function* physical) {
   auto& added = *functions_.back();
   places_.emplace(&added, std::prev(functions_.end()));
   added.life = ++lives_;
+  if (station) station->connect(network_, added.bdf);
   added.translated = spec.translated;
   if (added.translated) {
     added.isolation.group = spec.groupId;

@@ -11,6 +11,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "../devices/network.h"
 #include "../pci/function.h"
 #include "../topology/placement.h"
 #include "../topology/topology.h"
@@ -56,6 +57,7 @@ class Buses {
   DriverCore& core_;
   sysfs::FunctionFiles& files_;
   pci::Fabric fabric_;
+  devices::Network network_;
   std::map<uint8_t, Bus> buses_;  // by number
   using Functions = std::list<std::unique_ptr<Function>>;
   Functions functions_;

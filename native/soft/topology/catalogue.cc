@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <bit>
+#include <charconv>
 #include <system_error>
 
 #include "../devices/bridge.h"
 #include "../devices/edu.h"
 #include "../devices/ivshmem.h"
 #include "../devices/nvme/nvme.h"
+#include "../devices/virtio/net.h"
 
 namespace vfio::soft::topology {
 
@@ -216,6 +218,29 @@ void makeNvme(const Reader& reader, DeviceSpec& device) {
   }
 }
 
+// "52:54:00:12:34:56". The lowest bit of the first byte is set in addresses of groups only.
+std::optional<std::array<uint8_t, 6>> parseMac(const std::string& text) {
+  constexpr size_t perByte = 3;
+  std::array<uint8_t, 6> mac{};
+  if (text.size() != mac.size() * perByte - 1) return std::nullopt;
+  for (size_t i = 0; i < mac.size(); ++i) {
+    const char* at = text.data() + i * perByte;
+    if (std::from_chars(at, at + 2, mac[i], 16).ptr != at + 2) return std::nullopt;
+    if (i + 1 < mac.size() && at[2] != ':') return std::nullopt;
+  }
+  return (mac[0] & 1) == 0 ? std::optional(mac) : std::nullopt;
+}
+
+void makeVirtioNet(const Reader& reader, DeviceSpec& device) {
+  devices::VirtioNetOptions options;
+  if (const auto text = reader.text("mac")) {
+    options.mac = parseMac(*text);
+    if (!options.mac) reader.refuse("mac", "a MAC address of one station such as \"52:54:00:12:34:56\"");
+  }
+  if (const auto peer = reader.address("peer")) options.peer = peer->text();
+  device.model = devices::makeVirtioNet(options);
+}
+
 // The model of a bridge or a port: it has only a config space, and this kind decides its place on the buses.
 Model port(PortKind kind, const devices::Description& description) {
   return {[kind, &description](const Reader&, DeviceSpec& device) {
@@ -230,6 +255,7 @@ Catalogue makeBuiltin() {
   catalogue.add("ivshmem",
                 {[](const Reader&, DeviceSpec& device) { device.model = devices::makeSharedMemory(); }});
   catalogue.add("nvme", {makeNvme, {"size", "file", "blockSize", "doorbellStride"}});
+  catalogue.add("virtio-net", {makeVirtioNet, {"mac", "peer"}});
   catalogue.add("root-port", port(PortKind::rootPort, devices::rootPort));
   catalogue.add("upstream-port", port(PortKind::upstreamPort, devices::upstreamPort));
   catalogue.add("downstream-port", port(PortKind::downstreamPort, devices::downstreamPort));

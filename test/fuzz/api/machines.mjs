@@ -50,6 +50,7 @@ export const TOPOLOGIES = [
   { iommus: [{ kind: 'amd' }], devices: [edu], system: { user: 0 } },
   { system: { without: ['iommufd'] }, devices: [edu] },
   { devices: [edu, { model: 'nvme', bdf: '0000:00:14.0', driver: 'vfio-pci', size: 2 ** 20 }] },
+  { devices: [edu, { model: 'virtio-net', bdf: '0000:00:14.0', driver: 'vfio-pci' }] },
   { iommus: [{ kind: 'virtio' }], devices: [edu] },
 ];
 

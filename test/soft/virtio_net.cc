@@ -1,0 +1,490 @@
+// The virtio network device: its registers and states, its queues and interrupts, and frames between devices.
+// The driver here knows it from the virtio specification 1.2: numbers are those of the specification, not the
+// model's.
+#include <fcntl.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <optional>
+#include <vector>
+
+#include "../../native/uapi/vfio.h"
+#include "iommufd_harness.h"
+
+using namespace vfio::soft;
+using namespace vfio::soft::check;
+using namespace vfio::uapi;
+
+namespace {
+
+constexpr uint64_t kConfig = uint64_t{VFIO_PCI_CONFIG_REGION_INDEX} << 40;
+constexpr uint64_t kHole = 0x40000000;  // nothing is mapped there
+constexpr uint64_t kRequired = uint64_t{3} << 32;
+constexpr uint64_t kMergeable = uint64_t{1} << 15;
+constexpr uint64_t kIndirect = uint64_t{1} << 28;
+constexpr uint16_t kEntries = 8;
+
+struct Descriptor {
+  uint64_t address;
+  uint32_t length;
+  uint16_t flags, next;
+};
+
+using Bytes = std::vector<uint8_t>;
+
+Bytes frameOf(uint8_t fill, size_t size) { return Bytes(size, fill); }
+
+// One device of a machine, with a page for each part of its two queues, and buffers.
+class Driver {
+ public:
+  Driver(Host& host, Buffer& memory, int iommufd, uint32_t ioas, const std::string& node, uint64_t iova)
+      : host_(host), memory_(memory), iova_(iova), fd(host.open(node.c_str(), O_RDWR)) {
+    vfio_device_bind_iommufd bind{.argsz = sizeof bind, .iommufd = iommufd};
+    vfio_device_attach_iommufd_pt attach{.argsz = sizeof attach, .pt_id = ioas};
+    iommu_ioas_map map{.size = sizeof map,
+                       .flags = kBoth | kFixed,
+                       .ioas_id = ioas,
+                       .user_va = memory_.user(),
+                       .length = memory_.size(),
+                       .iova = iova};
+    claim("the device is opened, and its memory mapped",
+          call(fd, VFIO_DEVICE_BIND_IOMMUFD, bind) == 0 &&
+              call(fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, attach) == 0 &&
+              call(iommufd, IOMMU_IOAS_MAP, map) == 0);
+    master(true);
+    findStructures();
+  }
+  template <typename Struct>
+  int call(int of, uint32_t request, Struct& argument) {
+    return host_.ioctl(of, request, reinterpret_cast<uintptr_t>(&argument));
+  }
+  void master(bool on) {
+    const uint16_t command = on ? 6 : 2;
+    (void)host_.pwrite(fd, &command, sizeof command, kConfig + 4);
+  }
+  template <typename Value>
+  Value get(uint64_t at) {
+    Value value{};
+    (void)host_.pread(fd, &value, sizeof value, at);
+    return value;
+  }
+  template <typename Value>
+  void set(uint64_t at, Value value) {
+    (void)host_.pwrite(fd, &value, sizeof value, at);
+  }
+  [[nodiscard]] uint8_t status() { return get<uint8_t>(common + 0x14); }
+  void setStatus(uint8_t value) { set<uint8_t>(common + 0x14, value); }
+  [[nodiscard]] bool needsReset() { return (status() & 64) != 0; }
+
+  // Goes through the states up to DRIVER_OK. Returns whether the device accepted the features.
+  bool start(uint64_t features = kRequired, uint64_t receiveRing = 0) {
+    setStatus(0);
+    std::memset(memory_.bytes(), 0, 16 * kPage);
+    tails_ = {};
+    heads_ = {};
+    setStatus(1);
+    setStatus(3);
+    for (uint32_t i = 0; i < 2; ++i) {
+      set<uint32_t>(common + 0x08, i);
+      set<uint32_t>(common + 0x0c, static_cast<uint32_t>(features >> 32 * i));
+    }
+    setStatus(11);
+    if (status() != 11) return false;
+    set<uint16_t>(common + 0x10, 0);
+    for (uint16_t queue = 0; queue < 2; ++queue) {
+      set<uint16_t>(common + 0x16, queue);
+      set<uint16_t>(common + 0x18, kEntries);
+      set<uint16_t>(common + 0x1a, queue + 1);
+      set<uint64_t>(common + 0x20, at(4 * queue));
+      set<uint64_t>(common + 0x28, queue == 0 && receiveRing != 0 ? receiveRing : at(4 * queue + 1));
+      // As some drivers do: in halves.
+      set<uint32_t>(common + 0x30, static_cast<uint32_t>(at(4 * queue + 2)));
+      set<uint32_t>(common + 0x34, 0);
+      set<uint16_t>(common + 0x1c, 1);
+    }
+    setStatus(15);
+    host_.settle();
+    return true;
+  }
+
+  // --- rings
+  [[nodiscard]] uint64_t at(uint64_t page) const { return iova_ + page * kPage; }
+  [[nodiscard]] char* page(uint64_t number) const { return memory_.bytes() + number * kPage; }
+  Descriptor* table(uint16_t queue) { return reinterpret_cast<Descriptor*>(page(4 * queue)); }
+  // Makes a chain available.
+  void offer(uint16_t queue, uint16_t head, bool kick = true) {
+    auto* ring = reinterpret_cast<uint16_t*>(page(4 * queue + 1));
+    ring[2 + tails_[queue] % kEntries] = head;
+    ring[1] = ++tails_[queue];
+    if (kick) notify(queue);
+  }
+  void notify(uint16_t queue) {
+    set<uint16_t>(common + 0x16, queue);
+    set<uint16_t>(bell + uint64_t{multiplier} * get<uint16_t>(common + 0x1e), queue);
+  }
+  struct Used {
+    uint32_t head, length;
+  };
+  // The next used entry, if there is one.
+  std::optional<Used> take(uint16_t queue) {
+    host_.settle();
+    const char* ring = page(4 * queue + 2);
+    uint16_t index = 0;
+    std::memcpy(&index, ring + 2, sizeof index);
+    if (index == heads_[queue]) return std::nullopt;
+    Used used{};
+    std::memcpy(&used, ring + 4 + heads_[queue]++ % kEntries * sizeof used, sizeof used);
+    return used;
+  }
+  // Descriptor `number` of the queue that receives is a buffer of its own page.
+  void offerBuffer(uint16_t number, uint32_t size = kPage) {
+    table(0)[number] = {at(16 + number), size, 2, 0};
+    offer(0, number);
+  }
+  [[nodiscard]] Bytes buffer(uint16_t number, size_t from, size_t size) const {
+    const char* bytes = page(16 + number);
+    return {bytes + from, bytes + from + size};
+  }
+  // Sends a frame, whose header and bytes are in buffers of their own. Returns whether it was taken.
+  bool send(const Bytes& frame) {
+    std::memset(page(12), 0, 12);
+    std::memcpy(page(13), frame.data(), frame.size());
+    table(1)[0] = {at(12), 12, 1, 1};
+    table(1)[1] = {at(13), static_cast<uint32_t>(frame.size()), 0, 0};
+    offer(1, 0);
+    return take(1).has_value();
+  }
+  // Does a frame arrive, as it was sent, in this buffer?
+  bool arrives(uint16_t number, const Bytes& frame) {
+    const auto used = take(0);
+    uint16_t buffers = 0;
+    std::memcpy(&buffers, page(16 + number) + 10, sizeof buffers);
+    return used && used->head == number && used->length == 12 + frame.size() && buffers == 1 &&
+           buffer(number, 12, frame.size()) == frame;
+  }
+  int setIrqs(uint32_t index, const std::vector<int>& fds) {
+    std::vector<int32_t> request(sizeof(vfio_irq_set) / 4);
+    const vfio_irq_set head{.argsz = static_cast<uint32_t>(sizeof head + fds.size() * 4),
+                            .flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
+                            .index = index,
+                            .start = 0,
+                            .count = static_cast<uint32_t>(fds.size())};
+    std::memcpy(request.data(), &head, sizeof head);
+    request.insert(request.end(), fds.begin(), fds.end());
+    return host_.ioctl(fd, VFIO_DEVICE_SET_IRQS, reinterpret_cast<uintptr_t>(request.data()));
+  }
+
+ private:
+  void findStructures() {
+    uint8_t found = 0;
+    for (uint8_t cap = get<uint8_t>(kConfig + 0x34); cap != 0; cap = get<uint8_t>(kConfig + cap + 1)) {
+      if (get<uint8_t>(kConfig + cap) != 9) continue;
+      const auto type = get<uint8_t>(kConfig + cap + 3);
+      const uint64_t place =
+          (uint64_t{get<uint8_t>(kConfig + cap + 4)} << 40) + get<uint32_t>(kConfig + cap + 8);
+      if (type == 1) common = place;
+      if (type == 2) bell = place;
+      if (type == 2) multiplier = get<uint32_t>(kConfig + cap + 16);
+      if (type == 3) isr = place;
+      if (type == 4) specific = place;
+      found |= static_cast<uint8_t>(1 << type);
+    }
+    claim("its capabilities say where the structures are", 0x1e, found);
+  }
+
+  Host& host_;
+  Buffer& memory_;
+  const uint64_t iova_;
+  std::array<uint16_t, 2> tails_{}, heads_{};
+
+ public:
+  int fd;
+  uint64_t common = 0, bell = 0, isr = 0, specific = 0;
+  uint32_t multiplier = 0;
+};
+
+// A machine with two of these devices.
+struct Machine {
+  explicit Machine(const std::string& first = "", const std::string& second = "")
+      : host(std::make_shared<mm::Memory>(),
+             HostOptions{.topology = R"({ "devices": [{ "model": "virtio-net", "bdf": "0000:00:04.0",
+                                       "driver": "vfio-pci")" +
+                                     first + R"( }, { "model": "virtio-net", "bdf": "0000:00:05.0",
+                                       "driver": "vfio-pci")" +
+                                     second + " }] }"}),
+        iommufd(host.open("/dev/iommu", O_RDWR)) {
+    iommu_ioas_alloc alloc{.size = sizeof alloc};
+    (void)host.ioctl(iommufd, IOMMU_IOAS_ALLOC, reinterpret_cast<uintptr_t>(&alloc));
+    ioas = alloc.out_ioas_id;
+  }
+  Driver driver(unsigned number) {
+    return {host,
+            memories[number],
+            iommufd,
+            ioas,
+            "/dev/vfio/devices/vfio" + std::to_string(number),
+            0x100000u * (number + 1)};
+  }
+  std::array<Buffer, 2> memories{Buffer(32 * kPage), Buffer(32 * kPage)};  // they outlive the host
+  Host host;
+  int iommufd;
+  uint32_t ioas = 0;
+};
+
+uint64_t counted(int fd) {
+  uint64_t count = 0;
+  return ::read(fd, &count, sizeof count) == sizeof count ? count : 0;
+}
+
+void states() {
+  Machine machine(R"(, "mac": "52:54:00:12:34:56")");
+  Driver driver = machine.driver(0);
+  claim("it is a network device of virtio 1", driver.get<uint32_t>(kConfig) == 0x10411af4 &&
+                                                  driver.get<uint8_t>(kConfig + 8) == 1 &&
+                                                  driver.get<uint16_t>(kConfig + 10) == 0x0200);
+  const auto mac = driver.get<uint32_t>(driver.specific);
+  claim("its configuration has the MAC address", 0x12005452, mac);
+  claim("... and a link that is up", 1, driver.get<uint16_t>(driver.specific + 6));
+  claim("it has two queues", 2, driver.get<uint16_t>(driver.common + 0x12));
+  claim("... of 256 entries", 256, driver.get<uint16_t>(driver.common + 0x18));
+  driver.set<uint16_t>(driver.common + 0x16, 2);
+  claim("... and no third", 0, driver.get<uint16_t>(driver.common + 0x18));
+  driver.set<uint32_t>(driver.common, 0);
+  claim("it offers its features", 0x10018020, driver.get<uint32_t>(driver.common + 4));
+  driver.set<uint32_t>(driver.common, 1);
+  claim("... of both halves", 3, driver.get<uint32_t>(driver.common + 4));
+  driver.set<uint32_t>(driver.common, 2);
+  claim("... and none behind them", 0, driver.get<uint32_t>(driver.common + 4));
+  claim("the status is 0 at first", 0, driver.status());
+  claim("a driver without VERSION_1 is not accepted", !driver.start(uint64_t{1} << 33));
+  claim("... nor one that would bypass the IOMMU", !driver.start(uint64_t{1} << 32));
+  claim("... nor a feature that it lacks", !driver.start(kRequired | 1));
+  claim("the features that it needs are", driver.start() && driver.status() == 15);
+  driver.set<uint32_t>(driver.common + 0x08, 1);
+  driver.set<uint32_t>(driver.common + 0x0c, 0);
+  claim("... and can't be changed any more", 3, driver.get<uint32_t>(driver.common + 0x0c));
+  driver.set<uint16_t>(driver.common + 0x16, 1);
+  driver.set<uint16_t>(driver.common + 0x18, 4);
+  driver.set<uint64_t>(driver.common + 0x20, 0);
+  claim("a queue that is enabled can't be changed",
+        driver.get<uint16_t>(driver.common + 0x18) == kEntries &&
+            driver.get<uint64_t>(driver.common + 0x20) == driver.at(4));
+  driver.set<uint16_t>(driver.common + 0x1a, 3);
+  claim("a vector that it lacks is refused", 0xffff, driver.get<uint16_t>(driver.common + 0x1a));
+  driver.setStatus(1);
+  claim("bits of the status stay", 15, driver.status());
+  driver.setStatus(0);
+  claim("0 resets it", driver.status() == 0 && driver.get<uint16_t>(driver.common + 0x1c) == 0 &&
+                           driver.get<uint16_t>(driver.common + 0x18) == 256);
+  driver.set<uint16_t>(driver.common + 0x18, 100);
+  driver.set<uint16_t>(driver.common + 0x18, 512);
+  claim("a size that it can't have is refused", 256, driver.get<uint16_t>(driver.common + 0x18));
+  claim("it starts anew", driver.start() && driver.status() == 15);
+  machine.host.ioctl(driver.fd, VFIO_DEVICE_RESET, 0);
+  claim("a reset of the function resets it too", 0, driver.status());
+}
+
+void loop() {
+  Machine machine;
+  Driver driver = machine.driver(0);
+  claim("its own MAC address has its place on the bus", [&] {
+    const auto low = driver.get<uint16_t>(driver.specific + 4);
+    return driver.get<uint32_t>(driver.specific) == 0x00005452 && low == 0x2000;
+  }());
+  claim("it starts", driver.start());
+  driver.offerBuffer(0);
+  driver.offerBuffer(1);
+  const Bytes frame = frameOf(0x5a, 60), longer = frameOf(0xa5, 1514);
+  claim("a frame is taken", driver.send(frame));
+  claim("... and comes back", driver.arrives(0, frame));
+  claim("... and another one", driver.send(longer) && driver.arrives(1, longer));
+  claim("a frame without a buffer waits", driver.send(frame) && !driver.take(0));
+  driver.offerBuffer(2);
+  claim("... until there is one", driver.arrives(2, frame));
+  claim("a frame that is too short is lost", driver.send(frameOf(1, 13)) && !driver.take(0));
+  driver.offerBuffer(3, 40);
+  claim("one that is too long for the buffer too", driver.send(frame) && !driver.take(0));
+  claim("... and the buffer is still there",
+        driver.send(frameOf(2, 20)) && driver.arrives(3, frameOf(2, 20)));
+  for (uint16_t i = 0; i < 100; ++i) {  // the rings wrap
+    const Bytes each = frameOf(static_cast<uint8_t>(i), 64);
+    driver.offerBuffer(i % kEntries);
+    if (!driver.send(each) || !driver.arrives(i % kEntries, each)) return claim("100 frames", false);
+  }
+  claim("100 frames", true);
+  claim("nothing is wrong", !driver.needsReset() && machine.host.takeFaults().empty());
+}
+
+void chains() {
+  Machine machine;
+  Driver driver = machine.driver(0);
+  claim("it starts with more features", driver.start(kRequired | kMergeable | kIndirect));
+  for (uint16_t i = 0; i < 3; ++i) driver.offerBuffer(i, 512);
+  Bytes frame(1200);
+  for (size_t i = 0; i < frame.size(); ++i) frame[i] = static_cast<uint8_t>(i * 7);
+  claim("a frame that needs three buffers is sent", driver.send(frame));
+  const auto one = driver.take(0), two = driver.take(0), three = driver.take(0);
+  claim("... and is in them",
+        one && two && three && one->length == 512 && two->length == 512 && three->length == 1212 - 1024);
+  uint16_t buffers = 0;
+  std::memcpy(&buffers, driver.page(16) + 10, sizeof buffers);
+  claim("... whose number is in the header", 3, buffers);
+  Bytes joined = driver.buffer(0, 12, 500);
+  for (const Bytes& more : {driver.buffer(1, 0, 512), driver.buffer(2, 0, 188)})
+    joined.insert(joined.end(), more.begin(), more.end());
+  claim("... in order", joined == frame);
+
+  // A table of its own, with a header and a frame in two parts.
+  driver.offerBuffer(3);
+  auto* table = reinterpret_cast<Descriptor*>(driver.page(14));
+  std::memcpy(driver.page(13), frame.data(), 100);
+  table[0] = {driver.at(12), 12, 1, 2};
+  table[2] = {driver.at(13), 50, 1, 1};
+  table[1] = {driver.at(13) + 50, 50, 0, 0};
+  driver.table(1)[5] = {driver.at(14), 3 * sizeof(Descriptor), 4, 0};
+  driver.offer(1, 5);
+  const auto taken = driver.take(1);
+  claim("an indirect chain is taken", taken && taken->head == 5);
+  claim("... with its frame", driver.arrives(3, {frame.begin(), frame.begin() + 100}));
+}
+
+void cable() {
+  Machine machine(R"(, "peer": "0000:00:05.0")", R"(, "peer": "0000:00:04.0")");
+  Driver one = machine.driver(0), other = machine.driver(1);
+  claim("one starts", one.start());
+  claim("a frame to a device that is not ready is lost", one.send(frameOf(1, 60)));
+  claim("the other starts", other.start());
+  other.offerBuffer(0);
+  one.offerBuffer(0);
+  claim("... and has received nothing", !other.take(0));
+  const Bytes there = frameOf(2, 100), back = frameOf(3, 200);
+  claim("a frame arrives at the other", one.send(there) && other.arrives(0, there) && !one.take(0));
+  claim("... and an answer at the first", other.send(back) && one.arrives(0, back) && !other.take(0));
+  other.setStatus(0);
+  claim("after a reset it receives nothing", one.send(there) && other.start());
+  other.offerBuffer(0);
+  claim("... and has kept nothing", !other.take(0));
+  claim("the memory of one is not reached for the other", machine.host.takeFaults().empty());
+  for (int i = 0; i < 300; ++i) (void)one.send(there);
+  for (uint16_t i = 0; i < kEntries; ++i) (void)other.take(0);
+  claim("what is too much is lost, and nobody waits for it", one.send(there) && !one.needsReset());
+}
+
+void interrupts() {
+  Machine machine;
+  Driver driver = machine.driver(0);
+  std::vector<int> fds;
+  for (int i = 0; i < 3; ++i) fds.push_back(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  claim("MSI-X is turned on", 0, driver.setIrqs(VFIO_PCI_MSIX_IRQ_INDEX, fds));
+  (void)driver.start();
+  driver.offerBuffer(0);
+  claim("a frame is sent and received", driver.send(frameOf(1, 60)) && driver.take(0));
+  claim("... with the vector of each queue",
+        counted(fds[0]) == 0 && counted(fds[1]) == 1 && counted(fds[2]) == 1);
+  const uint16_t quiet = 1;
+  std::memcpy(driver.page(5), &quiet, sizeof quiet);
+  driver.offerBuffer(1);
+  claim("a queue whose driver wants no interrupts raises none",
+        driver.send(frameOf(1, 60)) && counted(fds[1]) == 1 && counted(fds[2]) == 0);
+  driver.offer(1, 99);
+  machine.host.settle();
+  claim("a need for a reset is a change", driver.needsReset() && counted(fds[0]) == 1);
+  for (const int each : fds) ::close(each);
+}
+
+void pin() {
+  Machine machine;
+  Driver driver = machine.driver(0);
+  const int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  claim("INTx is turned on", 0, driver.setIrqs(VFIO_PCI_INTX_IRQ_INDEX, {fd}));
+  (void)driver.start();
+  claim("a frame raises the pin", driver.send(frameOf(1, 60)) && counted(fd) == 1);
+  claim("... and the ISR says why", 1, driver.get<uint8_t>(driver.isr));
+  claim("... once", 0, driver.get<uint8_t>(driver.isr));
+  driver.offer(1, 99);
+  machine.host.settle();
+  claim("a change too", 2, driver.get<uint8_t>(driver.isr));
+  ::close(fd);
+}
+
+// Each of these makes the device ask for a reset, and a reset helps.
+void errors() {
+  Machine machine;
+  Driver driver = machine.driver(0);
+  const auto fails = [&](const char* what, bool fault, const auto& attempt) {
+    (void)driver.start(kRequired | kIndirect);
+    driver.offerBuffer(0);
+    attempt();
+    machine.host.settle();
+    claim(std::string(what) + " needs a reset", driver.needsReset());
+    claim("... with a fault in the log", fault, !machine.host.takeFaults().empty());
+    driver.offerBuffer(1);
+    claim("... until which nothing is done", !driver.send(frameOf(1, 60)) && !driver.take(0));
+    (void)driver.start();
+    driver.offerBuffer(0);
+    claim("... and which helps", driver.send(frameOf(1, 60)) && driver.arrives(0, frameOf(1, 60)));
+  };
+  const auto sends = [&](Descriptor first, Descriptor second = {}) {
+    driver.table(1)[0] = first;
+    driver.table(1)[1] = second;
+    driver.offer(1, 0);
+  };
+  fails("a head outside the table", false, [&] { driver.offer(1, kEntries); });
+  fails("a next one outside the table", false, [&] { sends({driver.at(12), 100, 1, kEntries}); });
+  fails("a circle", false, [&] { sends({driver.at(12), 100, 1, 1}, {driver.at(12), 100, 1, 0}); });
+  fails("a buffer to send that can be written", false, [&] { sends({driver.at(12), 100, 2, 0}); });
+  fails("a frame without a header", false, [&] { sends({driver.at(12), 11, 0, 0}); });
+  fails("an empty indirect table", false, [&] { sends({driver.at(14), 0, 4, 0}); });
+  fails("an indirect table of no whole size", false, [&] { sends({driver.at(14), 17, 4, 0}); });
+  fails("an indirect table with a next one", false, [&] { sends({driver.at(14), 16, 5, 1}); });
+  fails("an indirect table in another", false, [&] {
+    *reinterpret_cast<Descriptor*>(driver.page(14)) = {driver.at(14), 16, 4, 0};
+    sends({driver.at(14), 16, 4, 0});
+  });
+  fails("more than the queue can hold", false, [&] {
+    for (int i = 0; i <= kEntries; ++i) driver.offer(1, 0, false);
+    driver.notify(1);
+  });
+  fails("a buffer that is not mapped", true, [&] { sends({kHole, 100, 0, 0}); });
+  fails("an indirect table that is not mapped", true, [&] { sends({kHole, 32, 4, 0}); });
+  fails("a buffer to receive that can't be written", false, [&] {
+    driver.table(0)[0].flags = 0;
+    (void)driver.send(frameOf(1, 60));
+  });
+  fails("a buffer to receive that is not mapped", true, [&] {
+    driver.table(0)[0].address = kHole;
+    (void)driver.send(frameOf(1, 60));
+  });
+  fails("a device without bus mastering", true, [&] {
+    driver.master(false);
+    driver.notify(1);
+    machine.host.settle();
+    driver.master(true);
+  });
+  (void)driver.start(kRequired, kHole);
+  driver.notify(0);
+  (void)driver.send(frameOf(1, 60));
+  claim("a ring that is not mapped needs a reset too", driver.needsReset());
+  (void)driver.start();
+  driver.table(1)[0] = {driver.at(14), 32, 4, 0};
+  driver.offer(1, 0);
+  machine.host.settle();
+  claim("so does an indirect table that was not agreed on", driver.needsReset());
+}
+
+}  // namespace
+
+int main() {
+  states();
+  loop();
+  chains();
+  cable();
+  interrupts();
+  pin();
+  errors();
+  std::printf("%s\n", failures == 0 ? "all held" : "FAILED");
+  return failures == 0 ? 0 : 1;
+}
