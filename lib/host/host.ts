@@ -384,6 +384,8 @@ export class Host extends Handle implements Opener {
 
   /** The handles of this host that are open now, children before their parents: what a program has left to dispose. */
   openHandles(): OpenHandle[] {
+    alive(this);
+    if (!(#native in this)) throw refusal('a Host', 'this', this);
     return openBelow(this);
   }
 

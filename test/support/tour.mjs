@@ -248,6 +248,11 @@ export async function tour(vfio, tell) {
     await step('its driver', () => host.device('0000:00:1a.0').driver);
     await step('removeDevice', () => host.software.removeDevice('0000:00:1a.0'));
   }
+  // The models of the package that is under test: they extend its classes.
+  const { EduDevice, Nic, DmaEngine } = await import('../../dist/models.js');
+  await each('EduDevice.constructor', [...none, { dmaMask: 2n ** 40n - 1n }], (o) => new EduDevice(o).identity);
+  await each('Nic.constructor', [...none, { pairs: 2 }], (o) => new Nic(o).identity);
+  await each('DmaEngine.constructor', [...none, { channels: 2 }], (o) => new DmaEngine(o).identity);
   class Own extends vfio.SimulatedDevice {
     identity = { vendor: 0x1af4, device: 0x10f0, classCode: 0xff0000 };
     bars = [{ size: 4096 }];
