@@ -188,9 +188,10 @@ class Driver {
       if (type == 2) multiplier = get<uint32_t>(kConfig + cap + 16);
       if (type == 3) isr = place;
       if (type == 4) specific = place;
+      if (type == 5) window = kConfig + cap;
       found |= static_cast<uint8_t>(1 << type);
     }
-    claim("its capabilities say where the structures are", 0x1e, found);
+    claim("its capabilities say where the structures are", 0x3e, found);
   }
 
   Host& host_;
@@ -200,7 +201,7 @@ class Driver {
 
  public:
   int fd;
-  uint64_t common = 0, bell = 0, isr = 0, specific = 0;
+  uint64_t common = 0, bell = 0, isr = 0, specific = 0, window = 0;
   uint32_t multiplier = 0;
 };
 

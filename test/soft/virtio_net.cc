@@ -62,6 +62,33 @@ void states() {
   claim("a reset of the function resets it too", 0, driver.status());
 }
 
+// What the capability for config space stands for is read and written there.
+void window() {
+  Machine machine;
+  Driver driver = machine.driver(0);
+  const auto choose = [&](uint32_t offset, uint32_t length) {
+    driver.set<uint8_t>(driver.window + 4, 0);
+    driver.set<uint32_t>(driver.window + 8, static_cast<uint32_t>(offset));
+    driver.set<uint32_t>(driver.window + 12, length);
+  };
+  const uint64_t data = driver.window + 16;
+  const auto offset = static_cast<uint32_t>(driver.common);
+  choose(offset + 0x14, 1);
+  claim("the status is read through config space", 0, driver.get<uint8_t>(data));
+  driver.set<uint8_t>(data, 3);
+  claim("... and written", driver.status() == 3 && driver.get<uint32_t>(data) == 3);
+  choose(offset + 0x12, 2);
+  claim("a register of two bytes too", 2, driver.get<uint16_t>(data));
+  choose(offset, 4);
+  driver.set<uint32_t>(data, 1);
+  claim("... and one of four", 1, driver.get<uint32_t>(driver.common));
+  for (const auto& [place, length] : {std::pair(offset + 0x14, 3u), {offset + 0x15, 2}, {0xfffffffcu, 4}}) {
+    choose(place, length);
+    driver.set<uint32_t>(data, 0);
+  }
+  claim("an access that no bus makes is none", driver.status() == 3 && driver.get<uint32_t>(data) == 0);
+}
+
 void loop() {
   Machine machine;
   Driver driver = machine.driver(0);
@@ -285,6 +312,7 @@ void garbage() {
 
 int main() {
   states();
+  window();
   loop();
   chains();
   cable();
