@@ -11,6 +11,7 @@ import { rows as interrupts } from './interrupts.ts';
 import { rows as largeMachine } from './large-machine.ts';
 import { rows as mappings } from './mappings.ts';
 import type { Figure } from './measure.ts';
+import { rows as models } from './models.ts';
 import { rows as registers } from './registers.ts';
 import { rows as software } from './software.ts';
 import { rows as start } from './start.ts';
@@ -22,9 +23,15 @@ const { filter, json } = new Command('bench')
   .parse()
   .opts<{ filter: string; json?: boolean }>();
 
-const chosen = [...registers, ...mappings, ...interrupts, ...start, ...software, ...largeMachine].filter(
-  ({ name }) => name.includes(filter),
-);
+const chosen = [
+  ...registers,
+  ...mappings,
+  ...interrupts,
+  ...start,
+  ...models,
+  ...software,
+  ...largeMachine,
+].filter(({ name }) => name.includes(filter));
 const digits = (value: number) => (Math.abs(value) >= 100 ? value.toFixed(0) : value.toPrecision(3));
 const show = ({ median, min }: Figure) => `${digits(median)} (${digits(min)})`;
 

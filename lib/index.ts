@@ -30,6 +30,7 @@ export type {
   FaultStrike,
   InjectedFault,
   InterruptFault,
+  OpenFault,
   PageRequestFault,
   TransferFault,
 } from './host/software/faults.ts';

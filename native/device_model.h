@@ -115,6 +115,18 @@ class Port : public std::enable_shared_from_this<Port> {
   // DMA. Returns true if every byte moved. Bytes that did not move are recorded in the host's fault log.
   virtual bool dmaRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) = 0;
   virtual bool dmaWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) = 0;
+  // The same, unless the access would reach registers of a neighbour: then nothing is done, and the answer is
+  // null. So no other model is called meanwhile, which could take the memory away. The default always answers
+  // null.
+  [[nodiscard]] virtual std::optional<bool> dmaReadAlone(uint64_t /*iova*/, void* /*into*/, size_t /*size*/,
+                                                         std::optional<uint32_t> /*pasid*/) {
+    return std::nullopt;
+  }
+  [[nodiscard]] virtual std::optional<bool> dmaWriteAlone(uint64_t /*iova*/, const void* /*from*/,
+                                                          size_t /*size*/,
+                                                          std::optional<uint32_t> /*pasid*/) {
+    return std::nullopt;
+  }
   // The same for a device that can wait until a missing page is there, if the machine lets the device ask
   // for one. `done` is called with the outcome, at once or later on the engine. Until then the memory
   // belongs to the transfer. A reset of the function drops the transfer.

@@ -1,11 +1,23 @@
-/** The entry vfio/testing. It imports the package's other entry, so that a program that uses both has each class once. */
+/**
+ * The other entries: vfio/models, and those of vfio/testing. Each imports the entries that it needs, so that a program that uses
+ * several has each class once.
+ */
 import { resolve } from 'node:path';
 
 const main = resolve('dist/lib/index.js');
+const testing = resolve('dist/lib/testing/index.js');
+const paths = { [main]: './vfio.js', [testing]: './testing.js' };
 
-export default {
-  input: 'dist/lib/testing/index.js',
+const entry = (name, file, external) => ({
+  input: `dist/lib/${name}.js`,
   platform: 'node',
-  external: [main],
-  output: { file: 'dist/testing.js', format: 'esm', paths: { [main]: './vfio.js' } },
-};
+  external,
+  output: { file: `dist/${file}.js`, format: 'esm', paths },
+});
+
+export default [
+  entry('models/index', 'models', [main]),
+  entry('testing/index', 'testing', [main]),
+  entry('testing/vitest', 'testing-vitest', [testing, 'vitest']),
+  entry('testing/jest', 'testing-jest', [testing, '@jest/globals']),
+];

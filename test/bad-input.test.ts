@@ -347,6 +347,12 @@ class Model extends SimulatedDevice {
   writeLater(iova: U64Like, from: Uint8Array, o?: { pasid?: number }) {
     return this.dmaWriteAsync(iova, from, o);
   }
+  take(iova: U64Like, length: number, o?: { pasid?: number }) {
+    this.own(iova, length, o);
+  }
+  give(iova: U64Like, length: number, o?: { pasid?: number }) {
+    this.release(iova, length, o);
+  }
   bell(bar: number, offset: number) {
     return this.doorbell(bar, offset);
   }
@@ -420,6 +426,7 @@ const table: Record<string, () => Refused[]> = {
     ...fails('ENODEV', [0x7fffffff, 99999], (bad) => host.group(bad)),
   ],
   'Host.openIommufd': nothing,
+  'Host.openHandles': nothing,
   'Host.openContainer': nothing,
   'Host.openGroup': () => [
     ...refuses('id', [undefined, ...integers(0x7fffffff)], (bad) => host.openGroup(bad)),
@@ -891,6 +898,20 @@ const table: Record<string, () => Refused[]> = {
     ...refuses('into', bytes, (bad) => model.read(0, bad)),
     ...refuses('options', objects, (bad) => model.read(0, new Uint8Array(1), bad)),
     ...refuses('pasid', integers(0xfffff), (pasid) => model.read(0, new Uint8Array(1), { pasid })),
+  ],
+  'SimulatedDevice.own': () => [
+    ...refuses('iova', u64s, (bad) => model.take(bad, 1)),
+    ...refuses('length', integers(2 ** 24), (bad) => model.take(0, bad)),
+    ...refuses('length', [0], (bad) => model.take(0, bad as number)),
+    ...refuses('options', objects, (bad) => model.take(0, 1, bad)),
+    ...refuses('pasid', integers(0xfffff), (pasid) => model.take(0, 1, { pasid })),
+  ],
+  'SimulatedDevice.release': () => [
+    ...refuses('iova', u64s, (bad) => model.give(bad, 1)),
+    ...refuses('length', integers(2 ** 24), (bad) => model.give(0, bad)),
+    ...refuses('length', [0], (bad) => model.give(0, bad as number)),
+    ...refuses('options', objects, (bad) => model.give(0, 1, bad)),
+    ...refuses('pasid', integers(0xfffff), (pasid) => model.give(0, 1, { pasid })),
   ],
   'SimulatedDevice.dmaWrite': () => [
     ...refuses('iova', u64s, (bad) => model.write(bad, new Uint8Array(1))),

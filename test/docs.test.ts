@@ -3,8 +3,8 @@
  * without any change. The word after the language says what is done with a block:
  *
  *   js example, ts example   a program; prints what follows `//=>` in it. TypeScript is compiled first, for Node 20
- *   json NAME, js NAME       the file NAME, for the programs and commands of the page
- *   console                  commands (`$ ...`) and what they print
+ *   LANGUAGE NAME            the file NAME, for the programs and commands of the page; if it comes twice, from there on
+ *   console                  commands (`$ ...`) and what they print; in that, `...` stands for any text, or any lines
  *   sh install, guest, ...   not run here, for the reason in NOT_RUN; scripts and files that it names exist
  *   text                     no code
  */
@@ -25,6 +25,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { needsCompiler } from './preload/programs.ts';
 import { backend } from './support/backends.ts';
+import { type Block, blocksOf, isFile, missing, transcript } from './support/pages.ts';
 
 const root = join(import.meta.dirname, '..');
 const collecting = join(root, 'test/support/collecting.mjs');
@@ -35,26 +36,6 @@ const NOT_RUN: Record<string, string> = {
   guest: 'it boots the guest',
   long: 'it takes minutes, or is itself a run of the tests',
 };
-
-interface Block {
-  readonly language: string;
-  readonly word: string;
-  readonly body: string;
-  readonly heading: string;
-}
-
-function blocksOf(text: string): Block[] {
-  return [...text.matchAll(/^```(\w*) ?(.*)\n([\s\S]*?)^```$/gm)].map(
-    ({ 1: language = '', 2: word = '', 3: body = '', index }) => {
-      const heading = [...text.slice(0, index).matchAll(/^#+ (.*)$/gm)].at(-1)?.[1] ?? '';
-      return { language, word, body, heading };
-    },
-  );
-}
-
-/** Is the block a file of the reader's folder? */
-const isFile = (language: string, word: string) =>
-  (language === 'json' && /^[\w-]+\.json$/.test(word)) || (language === 'js' && /^[\w-]+\.mjs$/.test(word));
 
 /** The folder of a new user: the package is in node_modules, and its commands are in node_modules/.bin. */
 function makeApp(): string {
@@ -70,29 +51,28 @@ function makeApp(): string {
     writeFileSync(join(bin, name), `#!/bin/sh\nexec '${process.execPath}' '${join(root, path)}' "$@"\n`, {
       mode: 0o755,
     });
+  // Of the tools that a page installs besides.
+  symlinkSync(join(root, 'node_modules/vitest'), join(app, 'node_modules/vitest'));
+  symlinkSync(join(root, 'node_modules/vitest/vitest.mjs'), join(bin, 'vitest'));
   return app;
 }
 
 function run(app: string, command: string, ...args: string[]): Promise<Record<string, unknown>> {
   const { NODE_OPTIONS: _, ...env } = process.env;
+  const clean = Object.fromEntries(
+    Object.entries(env).filter(([name]) => !/^VITEST|^NODE_ENV$|^CI$/.test(name)),
+  );
   return new Promise((resolve) => {
     execFile(
       command,
       args,
-      { cwd: app, env: { ...env, VFIO_BACKEND: backend, NO_COLOR: '1' }, timeout: 60_000 },
+      { cwd: app, env: { ...clean, VFIO_BACKEND: backend, NO_COLOR: '1' }, timeout: 60_000 },
       (error, stdout, stderr) => resolve({ code: error ? error.code : 0, stdout, stderr }),
     );
   });
 }
 
 const said = (body: string) => [...body.matchAll(/\/\/=> (.*)$/gm)].map((each) => `${each[1]}\n`).join('');
-
-/** Each command of a transcript, with lines that end with a backslash joined, and its output. */
-function transcript(body: string): { command: string; prints: string }[] {
-  return [...body.matchAll(/^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)/gm)].map(
-    ([, command = '', prints = '']) => ({ command, prints }),
-  );
-}
 
 const scripts = (JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { scripts: object }).scripts;
 const pages = [
@@ -106,7 +86,8 @@ beforeAll(() => {
   const sources = ['lib', 'cli', 'bin'].flatMap((folder) =>
     readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' }).map((name) => join(folder, name)),
   );
-  const made = ['dist/vfio.js', 'dist/testing.js', 'dist/vfio-command.js', 'dist/bin/vfio-soft-preload.js'];
+  const bundles = ['vfio', 'testing', 'testing-vitest', 'models', 'vfio-command', 'bin/vfio-soft-preload'];
+  const made = bundles.map((name) => `dist/${name}.js`);
   const age = (path: string) => statSync(join(root, path)).mtimeMs;
   const oldest = Math.min(...made.map(age));
   const newer = sources.find((path) => path.endsWith('.ts') && age(path) > oldest);
@@ -115,22 +96,43 @@ beforeAll(() => {
 });
 afterAll(() => app && rmSync(app, { recursive: true, force: true }));
 
+test('a transcript in which a line is missing, is in another place or has other words is not taken for printed', () => {
+  const printed = 'one\ntwo: 12 ms\nthree\nfour\n';
+  for (const right of [printed, 'one\n...\nfour\n', '...\ntwo: ... ms\n...\n', 'one\n...\n', '...\n'])
+    expect(missing(right, printed), right).toBe(null);
+  for (const [wrong, part] of [
+    ['one\n', 'one\n'],
+    ['one\nthree\n...\n', 'one\nthree\n'],
+    ['...\nthree\n...\ntwo: ... ms\n...\n', 'two: ... ms\n'],
+    ['...\ntwo: ... s\n...\n', 'two: ... s\n'],
+    ['...\nwo: 12 ms\n...\n', 'wo: 12 ms\n'],
+    ['one\n...\nfour\nfive\n', 'four\nfive\n'],
+  ] as const)
+    expect(missing(wrong, printed), wrong).toBe(part);
+  expect(missing('', 'something\n')).toBe('something\n');
+});
+
 describe.each(pages)('%s', (page) => {
   const text = readFileSync(join(root, page), 'utf8');
   const blocks = blocksOf(text);
 
   if (page === 'docs/preload.md') needsCompiler();
-  beforeAll(() => {
-    for (const { language, word, body } of blocks)
-      if (isFile(language, word)) writeFileSync(join(app, word), body);
-  });
+  /** The files as a reader has them at a block: those above it. */
+  const writeFiles = (index: number) => {
+    const files = blocks.filter(isFile);
+    for (const { word } of files) rmSync(join(app, word), { force: true });
+    for (const { word, body } of blocks.slice(0, index).filter(isFile)) {
+      mkdirSync(join(app, word, '..'), { recursive: true });
+      writeFileSync(join(app, word), body);
+    }
+  };
 
   test('every link leads to a file of the package, and every block says what it is', () => {
     const links = [...text.matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map((each) => each[1] ?? '');
     expect(links.filter((link) => !existsSync(join(root, page, '..', link)))).toEqual([]);
-    const known = ({ language, word }: Block) =>
+    const known = ({ language, word, body, heading }: Block) =>
       (['js', 'ts'].includes(language) && word === 'example') ||
-      isFile(language, word) ||
+      isFile({ language, word, body, heading }) ||
       (language === 'sh' && word in NOT_RUN) ||
       (['console', 'text'].includes(language) && word === '');
     expect(blocks.filter((block) => !known(block))).toEqual([]);
@@ -143,6 +145,7 @@ describe.each(pages)('%s', (page) => {
         if (language === 'ts' && backend === 'kernel')
           context.skip('compiling it takes half a minute in the guest');
         expect(said(body)).not.toBe('');
+        writeFiles(index);
         const source = join(app, `example.${language === 'ts' ? 'mts' : 'mjs'}`);
         writeFileSync(source, body);
         if (language === 'ts') compileTs(source);
@@ -155,9 +158,10 @@ describe.each(pages)('%s', (page) => {
     // The transcripts show the software host. They must finish within the time of one test.
     else if (language === 'console' && backend === 'software')
       test(name, { timeout: 60_000 }, async () => {
+        writeFiles(index);
         for (const { command, prints } of transcript(body)) {
-          const { stdout, stderr } = await run(app, 'sh', '-c', command);
-          expect(`${stdout}${stderr}`, command).toBe(prints);
+          const { stdout } = await run(app, 'sh', '-c', `exec 2>&1\n${command}`);
+          expect(missing(prints, String(stdout)), `${command}\nprinted\n${stdout}`).toBe(null);
         }
       });
     else if (language === 'sh')

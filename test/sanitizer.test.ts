@@ -282,6 +282,20 @@ describe('Accesses of a device', () => {
     expect(host.software.report.findings).toEqual([]);
   });
 
+  test('at a doorbell that is the first store after a reset, to where nothing is mapped', async () => {
+    ring(() => {});
+    const reset = user.device.reset();
+    const line = here() - 1;
+    await reset;
+    ring(() => model.move(false, 0n));
+    const found = only(host, 'unmapped');
+    expect(found.message).toContain('possible: the device was not set up again after its reset');
+    expect(lineOf(found.stacks.reset)).toBe(line);
+    host.software.report.clear();
+    ring(() => model.move(false, 0n));
+    expect(only(host, 'unmapped').stacks.reset).toBeUndefined();
+  });
+
   test('of two devices to the same memory at once; one after the other is none', () => {
     const second = plug(OTHER);
     using buffer = DmaBuffer.alloc(PAGE);

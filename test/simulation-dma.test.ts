@@ -1,7 +1,7 @@
 /** DMA of simulated devices that waits for missing pages, by page requests of PCI. */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { DmaBuffer, DmaError, Host, type SoftwareHost } from '../lib/index.ts';
-import { needs } from './support/backends.ts';
+import { DmaBuffer, DmaError, Host, SimulatedDevice, type SoftwareHost } from '../lib/index.ts';
+import { GROUP_OF_TWO, needs } from './support/backends.ts';
 import { collect, turn } from './support/collect.ts';
 import { Open } from './support/open-device.ts';
 
@@ -131,5 +131,63 @@ describe('DMA that waits for pages', () => {
     await expect(model.store(0n, {} as never)).rejects.toThrow(/a Uint8Array for from/);
     await expect(model.store(0n, new Uint8Array(1), { pasid: 2 ** 20 })).rejects.toThrow(/for pasid/);
     await expect(model.store(0n, new Uint8Array(1), { pasit: 1 } as never)).rejects.toThrow(/'pasit'/);
+  });
+});
+
+describe('DMA to the registers of a neighbour', () => {
+  /** Reads and writes memory when its test says so; its register does what the test says. */
+  class Neighbour extends SimulatedDevice {
+    readonly identity = { vendor: 0x1af4, device: 0x10fb, classCode: 0xff0000 };
+    override readonly bars = [{ size: 4096 }];
+    access: (value?: bigint) => void = () => {};
+    override onRead(_: number, offset: number): number {
+      this.access();
+      return 0x41000000 + offset;
+    }
+    override onWrite(_: number, __: number, ___: number, value: bigint): void {
+      this.access(value);
+    }
+    read(iova: bigint, into: Uint8Array): void {
+      this.dmaRead(iova, into);
+    }
+    write(iova: bigint, from: Uint8Array): void {
+      this.dmaWrite(iova, from);
+    }
+  }
+
+  test('reaches them, and a model there that detaches the array does no harm', async () => {
+    const [reader, peer] = [new Neighbour(), new Neighbour()];
+    // Behind one conventional bridge: a request of one reaches the other before the IOMMU.
+    host.software.addDevice('0000:03:04.0', reader);
+    host.software.addDevice('0000:03:05.0', peer);
+    for (const bdf of GROUP_OF_TWO) await host.device(bdf).bind();
+    using iommufd = host.openIommufd();
+    const [device, other] = ['0000:03:04.0', '0000:03:05.0'].map((bdf) => {
+      const opened = host.openDevice(bdf);
+      opened.bind(iommufd);
+      return opened;
+    });
+    device!.config.busMaster = true;
+    const address = BigInt((other!.config.read32(0x10) & ~0xf) >>> 0);
+    const into = new Uint8Array(8);
+    reader.read(address + 16n, into);
+    expect([...new Uint32Array(into.buffer)]).toEqual([0x41000010, 0x41000014]);
+    const stored: bigint[] = [];
+    peer.access = (value) => void (value !== undefined && stored.push(value));
+    reader.write(address, Uint8Array.of(1, 0, 0, 0, 2, 0, 0, 0));
+    expect(stored).toEqual([1n, 2n]);
+
+    for (const access of ['read', 'write'] as const) {
+      const bytes = new Uint8Array(4096).fill(7);
+      let calls = 0;
+      peer.access = () => {
+        calls++;
+        if (bytes.length > 0) structuredClone(bytes.buffer, { transfer: [bytes.buffer] });
+      };
+      reader[access](address, bytes);
+      expect([bytes.length, calls]).toEqual([0, 1024]);
+    }
+    expect([...reader.errors, ...peer.errors]).toEqual([]);
+    for (const each of [device, other]) each?.[Symbol.dispose]();
   });
 });

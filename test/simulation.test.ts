@@ -247,6 +247,39 @@ describe('a model that misbehaves is an error of the device, and the process liv
     );
   });
 
+  test('it loops for ever, and has a patience', async () => {
+    class Looping extends Scripted {
+      override readonly patience = 20;
+    }
+    const model = new Looping();
+    const loop = (): never => {
+      for (;;);
+    };
+    Object.assign(model, { read: loop, write: loop, reset: loop });
+    host.software.addDevice(BDF, model);
+    using user = host.attach(BDF);
+    const region = user.device.region('bar0');
+    expect(region.read32(0)).toBe(0xffffffff);
+    region.write32(0, 1);
+    await user.device.reset();
+    expect(model.errors.map(({ error }) => (error as Error).message)).toEqual(
+      expect.arrayContaining([
+        'onRead ran for more than 20 ms and was stopped',
+        'onWrite ran for more than 20 ms and was stopped',
+        'onReset ran for more than 20 ms and was stopped',
+      ]),
+    );
+    // A function that ends in time is not stopped, also when it reads the same device.
+    model.read = (offset) => (offset === 0 ? region.read32(4) + 1 : 41);
+    expect(region.read32(0)).toBe(42);
+    for (const patience of [0, 1.5, -1, '5', Number.NaN]) {
+      const other = Object.assign(new Scripted(), { patience });
+      expect(() => host.software.addDevice('0000:00:1d.0', other)).toThrow(
+        /Expected an integer from 1 to 86400000 for patience/,
+      );
+    }
+  });
+
   test('it detaches the array that the driver reads into', () => {
     const model = new Scripted();
     host.software.addDevice(BDF, model);
@@ -418,9 +451,11 @@ describe('in other threads', () => {
       const next = () => new Promise((resolve) => worker.once('message', resolve));
       const there = VfioDevice.fromFd(await next());
       // This thread waits for the worker's model, which asks for this thread's.
-      console.log(there.region('bar0').read32(0).toString(16));
+      console.log((function MARK() { return there.region('bar0').read32(0); })().toString(16));
       while (model.errors.length === 0) await turn();
       console.log(model.errors.map(({ error }) => error.message).join());
+      const [access, waiting] = model.errors[0].error.stack.split('meanwhile, the thread of the model:');
+      console.log(access.includes('Mirror.onRead'), waiting.includes('MARK'));
       worker.postMessage('end');
       await next();
       there[Symbol.dispose]();
@@ -431,7 +466,41 @@ describe('in other threads', () => {
       code: 0,
       signal: null,
       stdout:
-        'ffffffff\nan access to this device was not made: the threads of its model and of its driver wait for each other\n',
+        'ffffffff\nan access to this device was not made: the threads of its model and of its driver wait for each other\ntrue true\n',
+      stderr: '',
+    });
+  });
+
+  test('a driver of another thread goes on when a model has run out of patience', async () => {
+    const ended = await run(`${program}
+      class Looping extends vfio.SimulatedDevice {
+        identity = { vendor: 0x1af4, device: 0x10f1, classCode: 0xff0000 };
+        bars = [{ size: 4096 }];
+        patience = 20;
+        onRead() { for (;;); }
+      }
+      const host = Host.open({ backend: 'software' });
+      const model = new Looping();
+      host.software.addDevice(BDF, model);
+      const user = host.attach(BDF);
+      const worker = new Worker(${JSON.stringify(`
+        const { parentPort, workerData } = process.getBuiltinModule('node:worker_threads');
+        import(workerData.package).then((vfio) => {
+          const device = vfio.VfioDevice.fromFd(workerData.fd);
+          parentPort.postMessage(device.region('bar0').read32(0));
+          device[Symbol.dispose]();
+        });
+      `)}, { eval: true, workerData: { package: PACKAGE, fd: user.device.fd } });
+      console.log((await new Promise((resolve) => worker.once('message', resolve))).toString(16));
+      console.log(model.errors.map(({ error }) => error.message).join());
+      await worker.terminate();
+      user[Symbol.dispose]();
+      host[Symbol.dispose]();
+    `);
+    expect(ended).toEqual({
+      code: 0,
+      signal: null,
+      stdout: 'ffffffff\nonRead ran for more than 20 ms and was stopped\n',
       stderr: '',
     });
   });

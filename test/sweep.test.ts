@@ -1,9 +1,12 @@
 /** sweep(): a scenario runs once for each call of the kernel that can fail, and what is left over is told. */
 import { describe, expect, test } from 'vitest';
+import { NicDriver } from '../examples/nic-driver.ts';
 import { DmaBuffer, type SoftwareHost, VfioError } from '../lib/index.ts';
+import { EduDevice, link, Nic } from '../lib/models/index.ts';
 import { sweep } from '../lib/testing/index.ts';
 import { EDU, needs } from './support/backends.ts';
 import { BUFFER, Edu } from './support/edu.ts';
+import { EduDriver } from './support/edu-driver.ts';
 
 needs({ backends: ['software'], because: 'a real kernel fails when it wants to' });
 
@@ -134,3 +137,50 @@ test.each([
 ])('sweep refuses %j', async (given, message) => {
   await expect((sweep as (...all: unknown[]) => Promise<unknown>)(...given)).rejects.toThrow(message);
 });
+
+/** The whole life of the edu driver: on the C++ model, or on the one in TypeScript. */
+const edu = (bdf: string) => async (host: SoftwareHost) => {
+  if (bdf === EDU) await host.device(bdf).bind();
+  else host.software.addDevice(bdf, new EduDevice());
+  using driver = new EduDriver(host, bdf);
+  using memory = DmaBuffer.alloc(4096);
+  using mapping = driver.dma.map(memory);
+  expect(await driver.factorial(5)).toBe(120);
+  await driver.fetch(mapping.iova, 64);
+  await driver.store(mapping.iova + 64n, 64);
+};
+
+/** Two cards and their drivers: frames go both ways. */
+async function cards(host: SoftwareHost): Promise<void> {
+  const models = [new Nic(), new Nic()] as const;
+  using _cable = link(...models);
+  host.software.addDevice('0000:00:1c.0', models[0]);
+  host.software.addDevice('0000:00:1d.0', models[1]);
+  using a = new NicDriver(host, '0000:00:1c.0', { ringSize: 8 });
+  using b = new NicDriver(host, '0000:00:1d.0', { ringSize: 8 });
+  const frames = [new Uint8Array(64).fill(1), new Uint8Array(1500).fill(2)];
+  for (const [from, to] of [
+    [a, b],
+    [b, a],
+  ] as const) {
+    expect(from.send(frames)).toBe(2);
+    await host.software.settle();
+    expect(to.receive(() => {})).toBe(2);
+  }
+}
+
+test.each([
+  ['edu driver, on the C++ model', edu(EDU)],
+  ['edu driver, on the TypeScript model', edu('0000:00:1c.0')],
+  ['NIC driver', cards],
+])(
+  'the %s leaves nothing over, whichever call fails',
+  async (_, scenario) => {
+    const report = await sweep(scenario, { timeout: 10_000 });
+    expect(String(report)).toMatch(/^\d+ calls were failed, one in each run; 0 runs went wrong \(seed 0\)$/);
+    const calls = report.runs.map(({ call }) => call);
+    for (const each of ['IOMMU_IOAS_MAP', 'VFIO_DEVICE_SET_IRQS', 'eventfd', 'mmap'])
+      expect(calls).toContain(each);
+  },
+  120_000,
+);

@@ -10,7 +10,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { isMainThread } from 'node:worker_threads';
 import type { U64Like } from '../base/check.ts';
-import { makeSystemError } from '../base/errors.ts';
+import { makeSystemError, stackOf } from '../base/errors.ts';
 import type { NativeFile, NativeFiles } from './files.ts';
 import type { NativeMemory } from './memory.ts';
 
@@ -130,7 +130,7 @@ export interface SimulatedHandlers {
   reset(kind: number): void;
   removed(): void;
   /** An access that could not be made, in words. */
-  lost(what: string): void;
+  lost(what: string, access: string, waiting: string): void;
   /** A job that was posted is due. */
   run(id: number): void;
   /** A transfer has ended. `bytes`: what a read brought, and nothing if the transfer was dropped. */
@@ -225,7 +225,7 @@ interface Addon {
   /** How many times memory has come to be kept (lib/addon/kept-memory.ts). */
   doubts(): number;
   kept(): { bytes: bigint; reason: string }[];
-  initialize(makeError: typeof makeSystemError): void;
+  initialize(makeError: typeof makeSystemError, stackHere: () => string): void;
   /** True for the first caller in this process. */
   claimSignals(): boolean;
   /** Puts the handler of memory faults in front of the program's own: native/guard. */
@@ -274,12 +274,15 @@ function load(): Addon {
   );
 }
 
+/** What this thread is doing, for an error that another thread is told of. */
+const stackHere = (): string => stackOf(new Error())?.split('\n').slice(2).join('\n') ?? '';
+
 /**
- * The addon's exports. The addon refers weakly to the function that makes its errors; here that function lives as long as
- * this copy of the module.
+ * The addon's exports. The addon refers weakly to the two functions that it calls; here they live as long as this copy of the
+ * module.
  */
-export const native = Object.assign(load(), { makeError: makeSystemError });
-native.initialize(native.makeError);
+export const native = Object.assign(load(), { makeError: makeSystemError, stackHere });
+native.initialize(native.makeError, native.stackHere);
 
 // The addon's signal handler turns a bad memory access into an error (native/guard). Adding a listener for one of these
 // signals replaces that handler, and so does removing the last listener. The addon notices that by itself, but only after the

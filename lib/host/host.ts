@@ -104,7 +104,7 @@ export interface SoftwareControls extends HotPlug, Settling, FaultInjection, Vir
    * what was left too.
    */
   readonly report: DmaReport;
-  /** The handles of this host that are open now, children before their parents: what a program has left to dispose. */
+  /** As {@link Host.openHandles}. */
   openHandles(): OpenHandle[];
 }
 
@@ -124,7 +124,7 @@ function controlsOf(
   sanitizer: Sanitizer | undefined,
 ): SoftwareControls {
   return {
-    ...hotPlug(made),
+    ...hotPlug(made, sanitizer && ((bdf, change) => sanitizer.changed(bdf, change))),
     report: sanitizer?.report() ?? NO_REPORT,
     takeFaults: () => made.takeFaults(),
     become: (uid) => made.become(integer(uid, 'uid', 0, 0xfffffffe)),
@@ -380,6 +380,11 @@ export class Host extends Handle implements Opener {
   attach(bdf: string, o?: AttachOptions): UserDevice {
     alive(this);
     return attach(this, deviceName(bdf), o);
+  }
+
+  /** The handles of this host that are open now, children before their parents: what a program has left to dispose. */
+  openHandles(): OpenHandle[] {
+    return openBelow(this);
   }
 
   #release(): void {

@@ -10,14 +10,17 @@
  */
 
 import type { NativeHost, NativePort } from '../addon/native.ts';
-import { integer, known, refusal, type U64Like, u64 } from '../base/check.ts';
-import { later, settled } from '../base/later.ts';
+import { integer, refusal, type U64Like } from '../base/check.ts';
+import { later } from '../base/later.ts';
 import { OURS } from '../base/private.ts';
 import type { RegisterFile } from '../registers/register-bank.ts';
 import type { RegisterWidth } from '../registers/register-map.ts';
+import { access, onTheBus, range } from './arguments.ts';
 import { type DeviceIdentity, describe, type SimulatedBar, type VirtualFunctions } from './description.ts';
 import { DmaError } from './dma-error.ts';
 import { Doorbell, type DoorbellWrite } from './doorbell.ts';
+import { type OwnedChange, Ownership } from './ownership.ts';
+import { deadlockError, within } from './patience.ts';
 
 /** An error that a model threw. */
 export interface DeviceError {
@@ -45,6 +48,8 @@ export interface Slot {
   text(device: object): string;
   /** Has the device unplugged as soon as nobody has it open. */
   eject(): void;
+  /** Is told of memory that the device owned and its driver changed; undefined: nobody wants to know. */
+  readonly changed: ((change: OwnedChange) => void) | undefined;
 }
 
 /** @internal Plugs a model in. */
@@ -98,6 +103,9 @@ export abstract class SimulatedDevice {
   #port: NativePort | undefined;
   #state: 'new' | 'plugged' | 'removed' = 'new';
   #eject: () => void = () => {};
+  #patience: number | undefined;
+  /** Undefined: the host has no sanitizer, or the device is not plugged in. */
+  #owned: Ownership | undefined;
   #banks: readonly (RegisterFile | undefined)[] = [];
   #hasMemory: readonly boolean[] = [];
   readonly #memory: Uint8Array[] = [];
@@ -139,6 +147,13 @@ export abstract class SimulatedDevice {
   readonly vendorSpecific: readonly Uint8Array[] = [];
   /** The virtual functions (SR-IOV) that it can have; needs `express`. Default: none. */
   readonly sriov: VirtualFunctions | undefined = undefined;
+
+  /**
+   * How many milliseconds one of its functions may run before it is stopped, as an error of the device: a model that loops for
+   * ever does not hang its thread then. What an async function does after its first wait is not limited. It costs some 0.1 ms
+   * for each call. Default: no limit.
+   */
+  readonly patience: number | undefined = undefined;
 
   /**
    * A load by a driver from a place that no register of `bars` has: `offset` in bytes from the start of the BAR, a multiple of
@@ -198,6 +213,23 @@ export abstract class SimulatedDevice {
   /** Writes memory as the device, and waits as {@link dmaReadAsync}. The bytes are those that `from` has at the call. */
   protected dmaWriteAsync(iova: U64Like, from: Uint8Array, o?: { pasid?: number }): Promise<void> {
     return seen(this.#moveLater(true, iova, from, o));
+  }
+
+  /**
+   * Tells the host's sanitizer that the driver has given this memory to the device: descriptors, when their doorbell is rung. The
+   * device reads it now. At each access of the device to it, and at {@link release}, the sanitizer looks whether the driver has
+   * changed it since: `changed-while-owned`. What the device writes itself is no change. Nothing happens where no sanitizer is on.
+   * A reset and the removal give all memory back.
+   */
+  protected own(iova: U64Like, length: number, o?: { pasid?: number }): void {
+    const { address, size, pasid } = range(iova, length, o);
+    this.#owned?.take(address, size, pasid);
+  }
+
+  /** Gives memory that the device owned back to the driver, after a last look: see {@link own}. */
+  protected release(iova: U64Like, length: number, o?: { pasid?: number }): void {
+    const { address, size, pasid } = range(iova, length, o);
+    this.#owned?.give(address, size, pasid);
   }
 
   /**
@@ -297,7 +329,9 @@ export abstract class SimulatedDevice {
   #move(write: boolean, iova: U64Like, bytes: Uint8Array, o: { pasid?: number } | undefined): void {
     const { address, length, pasid } = access(write, iova, bytes, o);
     const port = this.#port;
+    this.#owned?.check(address, length, pasid);
     const moved = write ? port?.dmaWrite(address, bytes, pasid) : port?.dmaRead(address, bytes, pasid);
+    if (write) this.#owned?.wrote(address, bytes, pasid, moved === true);
     if (moved !== true) throw new DmaError(OURS, address, length, write, pasid);
   }
 
@@ -309,6 +343,8 @@ export abstract class SimulatedDevice {
   ): Promise<void> {
     const { address, length, pasid } = access(write, iova, bytes, o);
     const port = this.#port;
+    this.#owned?.check(address, length, pasid);
+    const written = write && this.#owned !== undefined ? bytes.slice() : undefined;
     const id = ++this.#last;
     const ended = new Promise<Moved>((resolve) => this.#transfers.set(id, resolve));
     const begun = write
@@ -316,6 +352,7 @@ export abstract class SimulatedDevice {
       : port?.startRead(id, address, length, pasid);
     if (begun !== true) this.#moved(id, DROPPED);
     const moved = await ended;
+    if (written !== undefined) this.#owned?.wrote(address, written, pasid, moved.whole);
     if (!write && moved.bytes.length > 0) {
       if (bytes.length !== length) throw refusal('an array that keeps its length', 'into', bytes);
       bytes.set(moved.bytes);
@@ -328,9 +365,12 @@ export abstract class SimulatedDevice {
     this.#transfers.delete(id);
   }
 
-  #plug({ host, place, text, eject }: Slot): void {
+  #plug({ host, place, text, eject, changed }: Slot): void {
     if (this.#state !== 'new') throw refusal('a device that was never plugged in', 'device', 'one that was');
     const { device, banks, memory } = describe(this);
+    const { patience } = this;
+    if (patience !== undefined) integer(patience, 'patience', 1, MOST_DELAY);
+    this.#patience = patience;
     this.#banks = banks;
     this.#hasMemory = memory;
     this.#eject = eject;
@@ -354,7 +394,7 @@ export abstract class SimulatedDevice {
         this.#doorbells.clear();
         this.#guarded('onRemove', () => this.#late('onRemove', this.onRemove?.()));
       },
-      lost: (what) => this.#record('access', new Error(what)),
+      lost: (...deadlock) => this.#record('access', deadlockError(...deadlock)),
       run: (id) => {
         const job = this.#jobs.get(id);
         this.#jobs.delete(id);
@@ -363,6 +403,11 @@ export abstract class SimulatedDevice {
       moved: (id, whole, bytes) => this.#moved(id, { whole, bytes }),
     });
     this.#port = port;
+    if (changed !== undefined)
+      this.#owned = new Ownership({
+        read: (iova, into, pasid) => port.dmaRead(iova, into, pasid),
+        changed,
+      });
     this.#state = 'plugged';
     if (plugged.size === 0) process.on('exit', endAll);
     plugged.add(this);
@@ -391,6 +436,7 @@ export abstract class SimulatedDevice {
   /** Drops the work under way. */
   #drop(): void {
     this.#jobs.clear();
+    this.#owned?.clear();
     for (const id of [...this.#transfers.keys()]) this.#moved(id, DROPPED);
   }
 
@@ -403,10 +449,10 @@ export abstract class SimulatedDevice {
     promise.catch((error: unknown) => this.#record(during, error)).then(() => port?.release());
   }
 
-  /** Undefined: the model threw. */
+  /** Undefined: the model threw, or was stopped. */
   #guarded<T>(during: string, call: () => T): T | undefined {
     try {
-      return call();
+      return this.#patience === undefined ? call() : within(this.#patience, during, call);
     } catch (error) {
       this.#record(during, error);
       return undefined;
@@ -418,7 +464,7 @@ export abstract class SimulatedDevice {
   }
 }
 
-/** A day: what `post` waits at most, in milliseconds. */
+/** A day: what `post` waits at most and a function may run, in milliseconds. */
 const MOST_DELAY = 86_400_000;
 
 /** A place in the BARs as one number. */
@@ -428,23 +474,4 @@ const place = (bar: number, offset: number) => bar * 2 ** 40 + offset;
 function seen(transfer: Promise<void>): Promise<void> {
   transfer.catch(() => {});
   return transfer;
-}
-
-/** The checked arguments of a DMA access. */
-function access(write: boolean, iova: U64Like, bytes: Uint8Array, o: { pasid?: number } | undefined) {
-  const address = u64(iova, 'iova');
-  const { pasid } = known(o, 'options', ['pasid']);
-  if (!ArrayBuffer.isView(bytes) || !(bytes instanceof Uint8Array))
-    throw refusal('a Uint8Array', write ? 'from' : 'into', bytes);
-  if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
-  const { length } = bytes; // 0 once a model has detached it
-  return { address, length, pasid };
-}
-
-/** A value that a model gave, as 64 bits of which the addon takes those of the access. */
-function onTheBus(value: bigint | number): bigint | number {
-  settled(value, 'what onRead returned');
-  if (typeof value === 'bigint') return BigInt.asUintN(64, value);
-  if (!Number.isSafeInteger(value)) return u64(value, 'what onRead returned');
-  return value < 0 ? BigInt.asUintN(64, BigInt(value)) : value;
 }

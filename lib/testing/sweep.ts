@@ -160,7 +160,7 @@ async function run(
     clearTimeout(timer);
     end();
     await turn(); // rejections that nobody handles are told after the microtasks
-    for (const { kind, opened } of host.software.openHandles())
+    for (const { kind, opened } of host.openHandles())
       leaks.push(`${kind}, opened${opened === null ? ' by the package' : `\n${opened}`}`);
     host[Symbol.dispose]();
     const left = (await openDescriptors(before)) - before;

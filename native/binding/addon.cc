@@ -14,6 +14,7 @@
 #include "memory.h"
 #include "simulated_device.h"
 #include "space.h"
+#include "stack.h"
 #include "turn.h"
 #include "watch.h"
 #include "write.h"
@@ -45,10 +46,12 @@ Napi::Value kept(const Napi::CallbackInfo& info) {
   return array;
 }
 
-// (makeError): the caller must keep the function alive
+// (makeError, stackHere): the caller must keep the functions alive
 Napi::Value initialize(const Napi::CallbackInfo& info) {
   if (!info[0].IsFunction()) refuse(info.Env(), "a function", "makeError", info[0]);
+  if (!info[1].IsFunction()) refuse(info.Env(), "a function", "stackHere", info[1]);
   Environment::of(info.Env()).makeError = Napi::Weak(info[0].As<Napi::Function>());
+  setStackFunction(info[1].As<Napi::Function>());
   return info.Env().Undefined();
 }
 

@@ -103,30 +103,42 @@ std::pair<Napi::Object, devices::Maker> SimulatedPort::make(Napi::Env env, const
           }};
 }
 
+// An access that reaches registers of a neighbour may call another model, which can detach the array. So such
+// an access uses a copy of the bytes; any other one uses the array itself.
 Napi::Value SimulatedPort::dmaRead(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
   const uint64_t iova = arguments.u64(0, "iova");
-  // Not into the caller's array itself: another model, whose registers the access may reach, can detach it.
-  std::vector<uint8_t> bytes(arguments.bytes(1, "into").size());
-  const auto pasid = pasidOf(arguments, 2);
-  const bool moved = link_ && link_->withPort([&](devices::Port& port) {
-    return port.dmaRead(iova, bytes.data(), bytes.size(), pasid);
-  });
   const auto into = arguments.bytes(1, "into");
-  std::copy_n(bytes.begin(), std::min(bytes.size(), into.size()), into.begin());
-  return Napi::Boolean::New(info.Env(), moved);
+  const auto pasid = pasidOf(arguments, 2);
+  std::optional<bool> moved = false;
+  const bool plugged = link_ && link_->withPort([&](devices::Port& port) {
+    moved = port.dmaReadAlone(iova, into.data(), into.size(), pasid);
+    return true;
+  });
+  if (!plugged || moved) return Napi::Boolean::New(info.Env(), *moved);
+  std::vector<uint8_t> bytes(into.size());
+  const bool whole = link_->withPort(
+      [&](devices::Port& port) { return port.dmaRead(iova, bytes.data(), bytes.size(), pasid); });
+  const auto left = arguments.bytes(1, "into");
+  std::copy_n(bytes.begin(), std::min(bytes.size(), left.size()), left.begin());
+  return Napi::Boolean::New(info.Env(), whole);
 }
 
 Napi::Value SimulatedPort::dmaWrite(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
   const uint64_t iova = arguments.u64(0, "iova");
-  const auto given = arguments.bytes(1, "from");
-  const std::vector<uint8_t> from(given.begin(), given.end());  // as in dmaRead
+  const auto from = arguments.bytes(1, "from");
   const auto pasid = pasidOf(arguments, 2);
-  const bool moved = link_ && link_->withPort([&](devices::Port& port) {
-    return port.dmaWrite(iova, from.data(), from.size(), pasid);
+  std::optional<bool> moved = false;
+  const bool plugged = link_ && link_->withPort([&](devices::Port& port) {
+    moved = port.dmaWriteAlone(iova, from.data(), from.size(), pasid);
+    return true;
   });
-  return Napi::Boolean::New(info.Env(), moved);
+  if (!plugged || moved) return Napi::Boolean::New(info.Env(), *moved);
+  const std::vector<uint8_t> bytes(from.begin(), from.end());
+  const bool whole = link_->withPort(
+      [&](devices::Port& port) { return port.dmaWrite(iova, bytes.data(), bytes.size(), pasid); });
+  return Napi::Boolean::New(info.Env(), whole);
 }
 
 Napi::Value SimulatedPort::message(const Napi::CallbackInfo& info) {

@@ -1,13 +1,24 @@
 #include "simulated_link.h"
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <map>
 #include <optional>
+#include <string>
+#include <thread>
 
 #include "arguments.h"
+#include "stack.h"
 
 namespace vfio::binding {
 namespace {
+
+// An access that was not made, because its thread and the model's would have waited for each other.
+struct Deadlock {
+  std::weak_ptr<SimulatedLink> link;  // of the model
+  std::string access;                 // the stack of the access
+};
 
 // Which thread waits for a model of which other thread.
 class Waits {
@@ -16,19 +27,35 @@ class Waits {
   [[nodiscard]] bool begin(std::thread::id owner) {
     const std::lock_guard hold(lock_);
     const auto self = std::this_thread::get_id();
-    for (auto at = waits_.find(owner); at != waits_.end(); at = waits_.find(at->second))
-      if (at->second == self) return false;
-    waits_[self] = owner;
+    for (auto at = waits_.find(owner); at != waits_.end(); at = waits_.find(at->second.owner))
+      if (at->second.owner == self) return false;
+    waits_[self].owner = owner;
     return true;
   }
-  void end() {
+  // Keeps the deadlock for the owner, which tells its model when its own wait ends. False: it does not wait.
+  [[nodiscard]] bool keep(std::thread::id owner, Deadlock deadlock) {
     const std::lock_guard hold(lock_);
-    waits_.erase(std::this_thread::get_id());
+    const auto found = waits_.find(owner);
+    if (found == waits_.end()) return false;
+    found->second.deadlocks.push_back(std::move(deadlock));
+    return true;
+  }
+  // Returns what was kept for this thread.
+  [[nodiscard]] std::vector<Deadlock> end() {
+    const std::lock_guard hold(lock_);
+    const auto found = waits_.find(std::this_thread::get_id());
+    auto deadlocks = std::move(found->second.deadlocks);
+    waits_.erase(found);
+    return deadlocks;
   }
 
  private:
+  struct Wait {
+    std::thread::id owner;
+    std::vector<Deadlock> deadlocks;
+  };
   std::mutex lock_;
-  std::map<std::thread::id, std::thread::id> waits_;
+  std::map<std::thread::id, Wait> waits_;
 };
 
 Waits& waits() {
@@ -38,6 +65,8 @@ Waits& waits() {
 
 constexpr const char* kDeadlock =
     "an access to this device was not made: the threads of its model and of its driver wait for each other";
+
+constexpr auto kAwake = std::chrono::microseconds(50);
 
 constexpr std::array kNames = {"read", "write", "reset", "removed", "lost", "run", "moved"};
 
@@ -56,11 +85,13 @@ struct SimulatedLink::Request {
   uint64_t value = 0;  // that is stored, the kind of a reset, or the number of a job; then the answer
   bool whole = false;  // of a transfer
   std::vector<uint8_t> bytes{};
+  std::string access{};                     // of a deadlock: the stack of the access,
+  std::string waiting{};                    // and that of the model's thread
   std::optional<ModelWork::Piece> piece{};  // of a call that `settle` waits for
 
   std::mutex lock{};
   std::condition_variable changed{};
-  bool answered = false;
+  std::atomic<bool> answered = false;
 
   // The first answer counts.
   void answer(uint64_t result) {
@@ -69,6 +100,14 @@ struct SimulatedLink::Request {
     value = result;
     answered = true;
     changed.notify_all();
+  }
+  // A loop that has nothing else to do answers sooner than a thread that sleeps can be woken: so the thread
+  // does not sleep at once.
+  void wait() {
+    const auto end = std::chrono::steady_clock::now() + kAwake;
+    while (!answered && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    std::unique_lock hold(lock);
+    changed.wait(hold, [this] { return answered.load(); });
   }
 };
 
@@ -118,15 +157,15 @@ uint64_t SimulatedLink::ask(Operation operation, unsigned bar, uint64_t offset, 
     return request->value;
   }
   if (!waits().begin(owner_)) {
-    tell(Operation::lost);
+    std::string access = stackHere();
+    if (!waits().keep(owner_, {weak_from_this(), access})) lost(std::move(access), {});
     return allOnes(width);
   }
   if (!queue(request)) request->answer(allOnes(width));
-  {
-    std::unique_lock hold(request->lock);
-    request->changed.wait(hold, [&request] { return request->answered; });
+  request->wait();
+  for (Deadlock& deadlock : waits().end()) {
+    if (const auto link = deadlock.link.lock()) link->lost(std::move(deadlock.access), stackHere());
   }
-  waits().end();
   const std::lock_guard hold(lock_);
   std::erase(pending_, request);
   return request->value;
@@ -148,6 +187,14 @@ void SimulatedLink::deliver(Operation operation, uint64_t id, bool whole, std::v
 void SimulatedLink::tell(Operation operation, uint64_t id) {
   auto request = std::make_shared<Request>(operation);
   request->value = id;
+  request->piece.emplace(work_);
+  (void)queue(std::move(request));
+}
+
+void SimulatedLink::lost(std::string access, std::string waiting) {
+  auto request = std::make_shared<Request>(Operation::lost);
+  request->access = std::move(access);
+  request->waiting = std::move(waiting);
   request->piece.emplace(work_);
   (void)queue(std::move(request));
 }
@@ -251,7 +298,9 @@ uint64_t SimulatedLink::call(Request& request) {
       return bits & allOnes(request.width);
     }
     case Operation::lost:
-      (void)function.Call(undefined, {Napi::String::New(env, kDeadlock)});
+      (void)function.Call(undefined,
+                          {Napi::String::New(env, kDeadlock), Napi::String::New(env, request.access),
+                           Napi::String::New(env, request.waiting)});
       return 0;
     case Operation::removed:
       (void)function.Call(undefined, {});

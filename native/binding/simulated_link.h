@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -22,7 +23,7 @@
 
 namespace vfio::binding {
 
-class SimulatedLink {
+class SimulatedLink : public std::enable_shared_from_this<SimulatedLink> {
  public:
   // The functions of a model, in the order of their names in the .cc.
   enum class Operation : uint8_t { read, write, reset, removed, lost, run, moved };
@@ -67,6 +68,8 @@ class SimulatedLink {
  private:
   static constexpr size_t kOperations = 7;
 
+  // Tells the model of a deadlock, with the stacks of the two threads.
+  void lost(std::string access, std::string waiting);
   [[nodiscard]] bool queue(std::shared_ptr<Request> request);
   void close();
   static void take(napi_env env, napi_value, void* context, void* data);

@@ -18,6 +18,7 @@ import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { blocksOf, isFile, missing, transcript } from '../support/pages.ts';
 
 const root = join(import.meta.dirname, '../..');
 const made = new Set(['.git', 'build', 'dist', 'node_modules', 'prebuilds', 'test-report']);
@@ -51,12 +52,15 @@ function node(...args: string[]): { status: number | null; stdout: string; stder
   return spawnSync(process.execPath, args, { cwd: app, env, encoding: 'utf8', timeout: 60_000 });
 }
 
+function tarball(): string {
+  return join(work, readdirSync(work).find((name) => name.endsWith('.tgz')) ?? 'missing.tgz');
+}
+
 function install(): void {
   rmSync(app, { recursive: true, force: true });
   mkdirSync(app);
   writeFileSync(join(app, 'package.json'), '{ "private": true, "type": "module" }\n');
-  const tarball = readdirSync(work).find((name) => name.endsWith('.tgz')) ?? 'missing.tgz';
-  npm(app, withoutCompiler, 'install', '--ignore-scripts', join(work, tarball));
+  npm(app, withoutCompiler, 'install', '--ignore-scripts', tarball());
 }
 
 /** The first fenced block of the README that is marked as an example: ```js example */
@@ -92,9 +96,10 @@ describe('installed with no compiler and no install scripts, the package', () =>
       .filter((entry) => entry.isFile())
       .map((entry) => join(entry.parentPath, entry.name).slice(installed.length + 1));
     const allowed =
-      /^(dist\/lib\/.*\.d\.ts$|native\/|prebuilds\/)|^docs\/[\w-]+\.md$|^(dist\/(vfio|testing)\.js|dist\/vfio-command\.js|dist\/bin\/vfio-soft-preload\.js|scripts\/install\.mjs|package\.json|binding\.gyp|README\.md|LICENSE)$/;
+      /^(dist\/lib\/.*\.d\.ts$|native\/|prebuilds\/)|^docs\/[\w-]+\.md$|^(dist\/(vfio|testing|testing-vitest|testing-jest|models)\.js|dist\/vfio-command\.js|dist\/bin\/vfio-soft-preload\.js|scripts\/install\.mjs|package\.json|binding\.gyp|README\.md|LICENSE)$/;
     expect(files.filter((file) => !allowed.test(file))).toEqual([]);
-    for (const file of ['vfio', 'testing']) expect(files).toContain(`dist/${file}.js`);
+    for (const file of ['vfio', 'testing', 'testing-vitest', 'testing-jest', 'models'])
+      expect(files).toContain(`dist/${file}.js`);
     expect(files).toContain('dist/lib/index.d.ts');
     expect(files.filter((file) => /^prebuilds\/linux-[a-z0-9]+\/.*\.node$/.test(file))).toHaveLength(1);
   });
@@ -122,6 +127,20 @@ describe('installed with no compiler and no install scripts, the package', () =>
       "import('vfio').then((m) => console.log(typeof m.Host.open))",
     );
     expect({ status, stdout, stderr }).toEqual({ status: 0, stdout: 'function\n', stderr: '' });
+  });
+
+  test('has the models of vfio/models, which its software host takes', () => {
+    const { status, stdout, stderr } = node(
+      '--input-type=module',
+      '-e',
+      `import { Host } from 'vfio';
+       import { EduDevice } from 'vfio/models';
+       const host = Host.open({ backend: 'software' });
+       host.software.addDevice('0000:00:1c.0', new EduDevice());
+       console.log(host.device('0000:00:1c.0').device.toString(16));
+       host[Symbol.dispose]();`,
+    );
+    expect({ status, stdout, stderr }).toEqual({ status: 0, stdout: '11e8\n', stderr: '' });
   });
 
   test('runs a program on the software host: vfio-soft-preload', () => {
@@ -221,6 +240,56 @@ describe('installed with no compiler and no install scripts, the package', () =>
       "console.log(typeof require('vfio').Host.open)",
     );
     expect({ stdout, stderr }).toEqual({ stdout: 'function\n', stderr: '' });
+  });
+});
+
+describe('from an empty folder, docs/testing-a-driver.md', () => {
+  const folder = join(work, 'doubler');
+  const blocks = blocksOf(readFileSync(join(root, 'docs/testing-a-driver.md'), 'utf8'));
+  const shell = (command: string) => {
+    const { status, stdout } = spawnSync('sh', ['-c', `exec 2>&1\n${command}`], {
+      cwd: folder,
+      env: { ...environment, NO_COLOR: '1' },
+      encoding: 'utf8',
+    });
+    return { status, stdout };
+  };
+  const succeeds = (command: string) => {
+    const { status, stdout } = shell(command);
+    expect(status, `${command}\n${stdout}`).toBe(0);
+  };
+
+  test('gives what it shows, block by block', { timeout: 300_000 }, () => {
+    mkdirSync(folder);
+    for (const block of blocks) {
+      const { language, word, body } = block;
+      if (isFile(block)) {
+        mkdirSync(join(folder, word, '..'), { recursive: true });
+        writeFileSync(join(folder, word), body);
+      } else if (word === 'install')
+        for (const command of body.trim().split('\n'))
+          succeeds(command.replace(/^npm install vfio$/, `npm install '${tarball()}'`));
+      else if (language === 'console')
+        for (const { command, prints } of transcript(body)) {
+          const { stdout } = shell(command);
+          expect(missing(prints, stdout), `${command}\nprinted\n${stdout}`).toBe(null);
+        }
+    }
+  });
+
+  test('has a CI file whose commands succeed', { timeout: 300_000 }, () => {
+    const file = readFileSync(join(folder, '.github/workflows/test.yml'), 'utf8');
+    const commands = [...file.matchAll(/^ +- run: (.*)$/gm)].map(([, command = '']) => command);
+    expect(commands).toContain('npx vitest run');
+    commands.forEach(succeeds);
+  });
+
+  test('has files that compile in strict mode', { timeout: 120_000 }, () => {
+    const files = blocks.filter((each) => each.language === 'ts').map(({ word }) => word);
+    const flags = '--strict --noEmit --target es2022 --module esnext --moduleResolution bundler';
+    const more = '--lib es2023,esnext.disposable --allowImportingTsExtensions --skipLibCheck --ignoreConfig';
+    const tsc = join(root, 'node_modules/typescript/bin/tsc');
+    succeeds(`'${process.execPath}' '${tsc}' ${flags} ${more} ${[...new Set(files)].join(' ')}`);
   });
 });
 

@@ -1,4 +1,5 @@
 /** Faults that a test injects into a software host: calls of the kernel that fail, and devices that misbehave. */
+import { inspect } from 'node:util';
 import type { DeviceFaultName, NativeFault, NativeHost } from '../../addon/native.ts';
 import { deviceName, integer, known, oneOf, options, refusal, text } from '../../base/check.ts';
 import { errnoOf, stackOf } from '../../base/errors.ts';
@@ -64,6 +65,14 @@ export interface InjectedFault extends Disposable {
   readonly strikes: readonly FaultStrike[];
 }
 
+/** An injected fault that was not disposed yet. */
+export interface OpenFault {
+  /** What was injected, in words. */
+  readonly fault: string;
+  /** The stack of the call that injected it; null: not known. */
+  readonly injected: string | null;
+}
+
 /** Fault injection of a software host. */
 export interface FaultInjection {
   /**
@@ -73,6 +82,8 @@ export interface FaultInjection {
    * @throws {TypeError} no call or error has that name.
    */
   injectFault(o: CallFault | InterruptFault | TransferFault | PageRequestFault): InjectedFault;
+  /** The injected faults that nobody has disposed, oldest first; those that were collected too. */
+  openFaults(): OpenFault[];
 }
 
 /** The longest delay, in milliseconds: a day. */
@@ -83,7 +94,25 @@ type Kind = 'code' | 'interrupt' | 'dma' | 'pageRequest';
 
 /** @internal */
 export function faultInjection(host: NativeHost): FaultInjection {
-  return { injectFault: (o) => inject(host, o) };
+  const open = new Set<OpenFault>();
+  return {
+    injectFault(o) {
+      const made = inject(host, o);
+      const stack = stackOf(new Error())?.split('\n').slice(2).join('\n');
+      const entry = { fault: inspect(o, { breakLength: Number.POSITIVE_INFINITY }), injected: stack ?? null };
+      open.add(entry);
+      return {
+        get strikes() {
+          return made.strikes;
+        },
+        [Symbol.dispose]() {
+          open.delete(entry);
+          made[Symbol.dispose]();
+        },
+      };
+    },
+    openFaults: () => [...open],
+  };
 }
 
 function inject(

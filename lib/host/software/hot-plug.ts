@@ -4,6 +4,7 @@ import type { NativeHost } from '../../addon/native.ts';
 import { bdf as checkBdf, flag, known, options, refusal, text } from '../../base/check.ts';
 import { VfioError } from '../../base/errors.ts';
 import { ownOf } from '../../base/own.ts';
+import type { OwnedChange } from '../../simulation/ownership.ts';
 import { isSimulated, plugSimulated, type SimulatedDevice } from '../../simulation/simulated-device.ts';
 import { type DeviceModel, topologyText } from './topology.ts';
 
@@ -54,8 +55,11 @@ export interface HotPlug {
 /** How often removeDevice looks whether the device was closed, in milliseconds. */
 const PERIOD = 5;
 
-/** @internal The hot-plug calls of a software host. */
-export function hotPlug(host: NativeHost): HotPlug {
+/** @internal The hot-plug calls of a software host. `changed` is told what drivers change while a device owns it. */
+export function hotPlug(
+  host: NativeHost,
+  changed: ((bdf: string, change: OwnedChange) => void) | undefined,
+): HotPlug {
   const failure = (result: number, bdf: string, reason: string) =>
     new VfioError(-result, { syscall: 'write', path: `/sys/bus/pci/devices/${bdf}`, reason });
   const missing = (bdf: string) => `there is no PCI device ${bdf}`;
@@ -77,6 +81,7 @@ export function hotPlug(host: NativeHost): HotPlug {
           place: at,
           text: (all) => topologyText(all, 'device'),
           eject: () => void eject(host, at.bdf),
+          changed: changed && ((change) => changed(at.bdf, change)),
         });
         return;
       }

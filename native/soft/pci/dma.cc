@@ -165,6 +165,11 @@ Function::Reach Function::reach(uint64_t address, size_t size, std::optional<uin
   return result;
 }
 
+bool Function::reachesNeighbour(uint64_t iova, size_t size, std::optional<uint32_t> pasid) {
+  const Reach first = reach(iova, size, pasid);
+  return first.peer != nullptr || first.size != size;  // the stretch ends where a neighbour's begins
+}
+
 // A data phase of the bus is four bytes at most.
 bool Function::peerRead(const Reach& reach, uint8_t* into) {
   const Busy busy(*this);

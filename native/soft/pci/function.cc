@@ -163,6 +163,7 @@ uint32_t Function::configRead(unsigned offset, unsigned width) const {
 void Function::configWrite(unsigned offset, unsigned width, uint32_t value) {
   if (gone_) return;
   const bool disabled = (command() & commandIntxDisable) != 0;
+  const bool hadPin = !messagesEnabled();
   config.write(offset, width, value);
   const unsigned express = config.findCapability(capExpress);
   if (express != 0 && (config.read(express + expressDeviceControl, 2) & expressStartFlr) != 0) {
@@ -172,6 +173,7 @@ void Function::configWrite(unsigned offset, unsigned width, uint32_t value) {
   // A function that sends messages has stopped asserting its line. It asserts the line again only for a new
   // interrupt.
   if (messagesEnabled()) {
+    if (hadPin && line_) unheard_ = 0;  // the program waits for a message of what the line has told
     line_ = false;
     noteMessages();
   }
@@ -205,7 +207,8 @@ bool Function::inMsixTable(unsigned bar, uint64_t offset) const {
 uint64_t Function::barRead(unsigned bar, uint64_t offset, unsigned width) {
   const bool inside =
       bar < resources.size() && offset <= resources[bar].size && width <= resources[bar].size - offset;
-  if (!inside || !decodes(bar)) return ~uint64_t{0} >> (64 - 8 * width);
+  const uint64_t allOnes = ~uint64_t{0} >> (64 - 8 * width);
+  if (!inside || !decodes(bar)) return allOnes;
   if (memory_[bar] && description().bars[bar].isMemory(offset, width))
     return load(memory_[bar]->bytes + offset, width);
   const auto& msix = description().msix;
@@ -219,10 +222,11 @@ uint64_t Function::barRead(unsigned bar, uint64_t offset, unsigned width) {
     }
     return value;
   }
-  if (!remote_) return model_->read(bar, offset, width);
+  // A model may give more bits than the access has: all ones, whatever the width.
+  if (!remote_) return model_->read(bar, offset, width) & allOnes;
   uint64_t value = 0;
   callModel([&] { value = model_->read(bar, offset, width); });
-  return value;
+  return value & allOnes;
 }
 
 void Function::barWrite(unsigned bar, uint64_t offset, unsigned width, uint64_t value) {

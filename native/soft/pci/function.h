@@ -151,6 +151,8 @@ class Function final : public devices::Port {
   [[nodiscard]] uint16_t command() const;
 
   // --- Port
+  // Would an access reach registers of a neighbour?
+  [[nodiscard]] bool reachesNeighbour(uint64_t iova, size_t size, std::optional<uint32_t> pasid);
   bool dmaRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) override;
   bool dmaWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) override;
   void startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) override;

@@ -38,6 +38,32 @@ bool RemotePort::dmaWrite(uint64_t iova, const void* from, size_t size, std::opt
   return whole;
 }
 
+std::optional<bool> RemotePort::dmaReadAlone(uint64_t iova, void* into, size_t size,
+                                             std::optional<uint32_t> pasid) {
+  std::optional<bool> whole = false;
+  enter([&](Function& function) {
+    if (function.reachesNeighbour(iova, size, pasid)) {
+      whole = std::nullopt;
+    } else {
+      whole = function.dmaRead(iova, into, size, pasid);
+    }
+  });
+  return whole;
+}
+
+std::optional<bool> RemotePort::dmaWriteAlone(uint64_t iova, const void* from, size_t size,
+                                              std::optional<uint32_t> pasid) {
+  std::optional<bool> whole = false;
+  enter([&](Function& function) {
+    if (function.reachesNeighbour(iova, size, pasid)) {
+      whole = std::nullopt;
+    } else {
+      whole = function.dmaWrite(iova, from, size, pasid);
+    }
+  });
+  return whole;
+}
+
 void RemotePort::startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) {
   enter([&](Function& function) {
     function.startRead(iova, into, size, pasid, onEngine(function, std::move(done)));

@@ -31,6 +31,10 @@ class RemotePort final : public devices::Port {
   // --- Port, called without the lock. `done` is called without the lock too, on the engine.
   bool dmaRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) override;
   bool dmaWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) override;
+  [[nodiscard]] std::optional<bool> dmaReadAlone(uint64_t iova, void* into, size_t size,
+                                                 std::optional<uint32_t> pasid) override;
+  [[nodiscard]] std::optional<bool> dmaWriteAlone(uint64_t iova, const void* from, size_t size,
+                                                  std::optional<uint32_t> pasid) override;
   void startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) override;
   void startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
                   Done done) override;

@@ -18,6 +18,11 @@ export class Doorbells {
     this.#times[at] = time;
   }
 
+  /** How many stores there were after one time and until another; of those that are known, so at most 16. */
+  between(after: bigint, until: bigint): number {
+    return this.#times.filter((each) => each > after && each <= until).length;
+  }
+
   /** The last store before that time; undefined: there was none, or it is too long ago. */
   before(time: bigint): Stack | undefined {
     let found: number | undefined;

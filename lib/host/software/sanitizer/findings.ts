@@ -16,7 +16,9 @@ function causeOf(found: Found): string {
   const { kind, device, message } = found;
   const { map, unmap, dispose, doorbell, reset, call } = ownOf<DmaStacks>(found.stacks);
   const places = [map, unmap, dispose, reset, call].filter((each) => each !== undefined);
-  if (places.length === 0 && doorbell !== undefined) places.push(doorbell);
+  // Of memory that was given away, the doorbell is what gave it: the ring's one mapping has all of them.
+  if (doorbell !== undefined && (places.length === 0 || kind === 'changed-while-owned'))
+    places.push(doorbell);
   const parts: unknown[] = [kind, device, ...(places.length === 0 ? [message] : places)];
   if (kind === 'left-at-close' && !Object.hasOwn(found, 'iova')) parts.push(message);
   if (Object.hasOwn(found, 'pasid') && 'pasid' in found) parts.push(found.pasid, found.write);

@@ -62,6 +62,11 @@ export type DmaFinding =
   | (AccessFinding & { readonly kind: 'after-reset' })
   /** Another device wrote there too, and the driver told this one nothing in between. */
   | (AccessFinding & { readonly kind: 'overlapping-writes'; readonly other: string })
+  /**
+   * The driver changed memory that it had given to the device ({@link SimulatedDevice.own}). `iova` and `length`: the bytes that
+   * differ. `mapping`: what the device had taken.
+   */
+  | (AccessFinding & { readonly kind: 'changed-while-owned'; readonly mapping: DmaRange })
   /** Refused for another reason, which `message` tells: beyond what the device can address, no memory, a guest's table ... */
   | (AccessFinding & { readonly kind: 'refused' })
   /** The device raised an interrupt that nobody hears of. */

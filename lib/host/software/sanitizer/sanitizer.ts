@@ -8,12 +8,13 @@
 import type { NativeHost, NativeIncident } from '../../../addon/native.ts';
 import { type Handle, kindOf, type Observer, openedAt, parentsOf } from '../../../handles/handle.ts';
 import type { MadeMapping } from '../../../handles/observer.ts';
+import type { OwnedChange } from '../../../simulation/ownership.ts';
 import { Doorbells } from './doorbells.ts';
 import { Findings, type Found } from './findings.ts';
 import { History, type Record } from './history.ts';
 import { type DmaReport, reportText } from './report.ts';
 import { framesOf, Stack } from './stacks.ts';
-import { accessText, besideText, guessOf, hex, nearestOf, rangeText } from './words.ts';
+import { accessText, besideText, changeText, guessOf, hex, nearestOf, rangeText } from './words.ts';
 
 // A test may replace the clock of its process (fake timers). This one is compared with times of the machine.
 const now = process.hrtime.bigint;
@@ -128,8 +129,11 @@ export class Sanitizer implements Observer {
         other.memory?.pages !== pages &&
         start < address + Number(record.length) &&
         address < start + Number(other.length)
-      )
-        this.#allow(other);
+      ) {
+        // Other memory is there now, whatever else is known of the disposed buffer.
+        this.#forbidden.delete(start);
+        if (!this.#closed) this.#host.forbidDma(BigInt(start), 0n);
+      }
     const records = this.#byPages.get(pages);
     if (records === undefined) this.#byPages.set(pages, new Set([record]));
     else records.add(record);
@@ -275,6 +279,24 @@ export class Sanitizer implements Observer {
 
   // ---------------------------------------------------------------- what the machine has seen
 
+  /** The driver has changed what it had given to this device. */
+  changed(bdf: string, { iova, pasid, before, after, owned, since }: OwnedChange): void {
+    if (this.#closed) return;
+    const length = BigInt(after.length);
+    const place = { kind: 'fault', bdf, iova, length, write: false, pasid, reason: '', time: since } as const;
+    this.#findings.add({
+      kind: 'changed-while-owned',
+      message: changeText(bdf, iova, before, after, owned),
+      device: bdf,
+      iova,
+      length,
+      write: false,
+      pasid,
+      mapping: owned,
+      stacks: given({ map: this.#recordAt(place)?.mapped.text, doorbell: this.#doorbell(place) }),
+    });
+  }
+
   #judge(incident: NativeIncident): void {
     const found = this.#foundOf(incident);
     if (found !== undefined) this.#findings.add(found);
@@ -282,6 +304,14 @@ export class Sanitizer implements Observer {
 
   #doorbell({ bdf, time }: NativeIncident): string | undefined {
     return (this.#doorbells.get(bdf) ?? this.#doorbells.get(null))?.before(time)?.text;
+  }
+
+  /** Where the device was reset, if the driver has made only one store to its registers since. */
+  #newlyReset({ bdf, time }: NativeIncident): Stack | undefined {
+    const reset = this.#resets.get(bdf) ?? this.#resets.get(null);
+    const doorbells = this.#doorbells.get(bdf) ?? this.#doorbells.get(null);
+    if (reset === undefined || reset.time > time) return undefined;
+    return doorbells?.between(reset.time, time) === 1 ? reset.stack : undefined;
   }
 
   /** The last change of what translates accesses like this one; undefined: none is known. */
@@ -383,14 +413,15 @@ export class Sanitizer implements Observer {
         const nearest = nearestOf(iova, alive);
         const [first] = nearest;
         const where = first === undefined ? 'nothing is mapped' : `it is ${besideText(iova, first)}`;
-        const guess = guessOf(iova, alive);
+        const reset = this.#newlyReset(incident);
+        const guess = reset === undefined ? guessOf(iova, alive) : RESET_GUESS;
         const near = alive.find((each) => each.iova === first?.iova);
         return {
           ...access,
           kind: 'unmapped',
           message: `${tried}, where nothing is mapped: ${where}${guess === undefined ? '' : `; ${guess}`}`,
           nearest,
-          stacks: given({ map: near?.mapped.text, doorbell }),
+          stacks: given({ map: near?.mapped.text, reset: reset?.text, doorbell }),
         };
       }
       case 'not writable':
@@ -433,5 +464,7 @@ export class Sanitizer implements Observer {
   }
 }
 
+const RESET_GUESS =
+  'possible: the device was not set up again after its reset, since when the driver has made one store to its registers';
 /** Where devices write their interrupts on PCs. */
 const MESSAGE = 0xfee00000n;

@@ -44,6 +44,24 @@ export function besideText(iova: bigint, range: DmaRange): string {
   return `${far} byte${far === 1n ? '' : 's'} behind the end of ${rangeText(range)}`;
 }
 
+/** The bytes of memory as text: the first 16. */
+function bytesText(bytes: Uint8Array): string {
+  const shown = Array.from(bytes.subarray(0, 16), (each) => each.toString(16).padStart(2, '0')).join(' ');
+  return bytes.length > 16 ? `${shown} ...` : shown;
+}
+
+/** What a driver has changed while a device owned it. */
+export function changeText(
+  bdf: string,
+  iova: bigint,
+  before: Uint8Array,
+  after: Uint8Array,
+  owned: DmaRange,
+): string {
+  const { length } = after;
+  return `${length} byte${length === 1 ? '' : 's'} at IOVA ${hex(iova)}, byte ${iova - owned.iova} of ${rangeText(owned)}, changed from ${bytesText(before)} to ${bytesText(after)} while ${bdf} owned ${length === 1 ? 'it' : 'them'}: a driver writes all of a descriptor before it rings the doorbell`;
+}
+
 const LOW = 0xffffffffn;
 
 /** What an address may have been before it was spoilt; only a guess, from what is mapped. */

@@ -1,0 +1,34 @@
+/** Checks of what a model passes to its device, and of what its functions return. */
+import { integer, known, refusal, type U64Like, u64 } from '../base/check.ts';
+import { settled } from '../base/later.ts';
+
+/** What `own` takes at most, in bytes: it is copied. */
+const MOST_OWNED = 2 ** 24;
+
+/** The checked arguments of a change of owner. */
+export function range(iova: U64Like, length: number, o: { pasid?: number } | undefined) {
+  const address = u64(iova, 'iova');
+  const size = integer(length, 'length', 1, MOST_OWNED);
+  const { pasid } = known(o, 'options', ['pasid']);
+  if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
+  return { address, size, pasid };
+}
+
+/** The checked arguments of a DMA access. */
+export function access(write: boolean, iova: U64Like, bytes: Uint8Array, o: { pasid?: number } | undefined) {
+  const address = u64(iova, 'iova');
+  const { pasid } = known(o, 'options', ['pasid']);
+  if (!ArrayBuffer.isView(bytes) || !(bytes instanceof Uint8Array))
+    throw refusal('a Uint8Array', write ? 'from' : 'into', bytes);
+  if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
+  const { length } = bytes; // 0 once a model has detached it
+  return { address, length, pasid };
+}
+
+/** A value that a model gave, as 64 bits of which the addon takes those of the access. */
+export function onTheBus(value: bigint | number): bigint | number {
+  settled(value, 'what onRead returned');
+  if (typeof value === 'bigint') return BigInt.asUintN(64, value);
+  if (!Number.isSafeInteger(value)) return u64(value, 'what onRead returned');
+  return value < 0 ? BigInt.asUintN(64, BigInt(value)) : value;
+}
