@@ -173,6 +173,9 @@ void cable() {
   for (int i = 0; i < 300; ++i) (void)one.send(there);
   for (uint16_t i = 0; i < kEntries; ++i) (void)other.take(0);
   claim("what is too much is lost, and nobody waits for it", one.send(there) && !one.needsReset());
+  (void)machine.host.close(other.fd);
+  claim("the other is unplugged", 0, machine.host.removeDevice("0000:00:05.0"));
+  claim("... and frames to it are lost", one.send(there) && !one.needsReset());
 }
 
 void interrupts() {
