@@ -19,8 +19,7 @@ function missing(): string | undefined {
   const drivers = '/usr/lib/x86_64-linux-gnu/dpdk';
   const found = existsSync(drivers) ? readdirSync(drivers, { recursive: true, encoding: 'utf8' }) : [];
   for (const name of ['librte_net_virtio.so', 'librte_mempool_ring.so']) {
-    if (!found.some((path) => path.endsWith(name)))
-      return `there is no ${name} (Debian: dpdk-dev)`;
+    if (!found.some((path) => path.endsWith(name))) return `there is no ${name} (Debian: dpdk-dev)`;
   }
   return undefined;
 }

@@ -7,7 +7,9 @@
 
 #include "../../native/soft/devices/bridge.h"
 #include "../../native/soft/devices/ivshmem.h"
+#include "../../native/soft/devices/network.h"
 #include "../../native/soft/devices/nvme/nvme.h"
+#include "../../native/soft/devices/virtio/net.h"
 #include "machine_harness.h"
 
 using namespace vfio::soft;
@@ -275,6 +277,98 @@ void nvme() {
   claim("... by a controller that is ready", 1, static_cast<int64_t>(status));
 }
 
+// A virtio network device with queues of 4 entries: that to receive in the page at IOVA 0x10000, that to send
+// in the next one, and the buffers in the third.
+struct VirtioNet {
+  VirtioNet(Edu& edu, uint8_t devfn) : machine(edu.machine), memory(edu.buffer.bytes()) {
+    auto model = devices::makeVirtioNet({});
+    auto* station = dynamic_cast<devices::Station*>(model.get());
+    device = std::make_unique<MemoryDevice>(machine, devfn, std::move(model), 0);
+    station->connect(network, "0000:00:11.0");
+    device->function->configWrite(pci::regCommand, 2, pci::commandMemory | pci::commandMaster);
+  }
+  void set(uint64_t offset, uint64_t value, unsigned width) {
+    machine.inside([&] { device->function->barWrite(0, offset, width, value); });
+  }
+  void start() {
+    for (const uint8_t status : {1, 3}) set(0x14, status, 1);
+    set(0x08, 1, 4);
+    set(0x0c, 3, 4);
+    set(0x14, 11, 1);
+    for (const uint16_t queue : {0, 1}) {
+      const uint64_t page = 0x10000 + queue * check::kPage;
+      set(0x16, queue, 2);
+      set(0x18, 4, 2);
+      set(0x20, page, 8);
+      set(0x28, page + 0x200, 8);
+      set(0x30, page + 0x400, 8);
+      set(0x1c, 1, 2);
+    }
+    set(0x14, 15, 1);
+    machine.host.settle();
+  }
+  // Makes a buffer of 128 bytes available, at `offset` of the third page.
+  void offer(unsigned queue, uint16_t slot, uint64_t offset) {
+    struct {
+      uint64_t address;
+      uint32_t length;
+      uint16_t flags, next;
+    } const descriptor{0x10000 + 2 * check::kPage + offset, 128, static_cast<uint16_t>(queue == 0 ? 2 : 0),
+                       0};
+    char* page = memory + queue * check::kPage;
+    std::memcpy(page + slot * sizeof descriptor, &descriptor, sizeof descriptor);
+    const std::array<uint16_t, 2> head{0, static_cast<uint16_t>(slot + 1)};
+    std::memcpy(page + 0x200, head.data(), sizeof head);
+    std::memcpy(page + 0x204 + 2 * size_t{slot}, &slot, sizeof slot);
+  }
+  [[nodiscard]] int used(unsigned queue) const { return memory[queue * check::kPage + 0x402]; }
+  check::EduMachine& machine;
+  char* memory;
+  devices::Network network;
+  std::unique_ptr<MemoryDevice> device;
+};
+
+void virtio() {
+  Edu edu('a', 3);
+  VirtioNet one(edu, 0x88), other(edu, 0x90);
+  Nvme stranger(edu, 0x98, {.size = 1 << 20});
+  std::memset(edu.buffer.bytes(), 0, 2 * check::kPage);
+  one.start();
+  one.offer(1, 0, 0);
+  one.set(0x3004, 1, 4);
+  one.machine.host.settle();
+  claim("a frame is sent", 1, one.used(1));
+  claim("... and waits for a buffer", 0, one.used(0));
+
+  // A second frame, which the device has not begun yet.
+  one.offer(1, 1, 0);
+  Bytes state;
+  one.machine.inside([&] {
+    one.device->function->barWrite(0, 0x3004, 4, 1);
+    state = one.device->function->saveModel();
+    one.device->function->reset();
+  });
+  const auto loaded = [&](pci::Function& function, const Bytes& bytes) {
+    bool result = false;
+    edu.machine.inside([&] { result = function.loadModel(bytes); });
+    return result;
+  };
+  Bytes damaged = state;
+  damaged[damaged.size() / 2] ^= 1;
+  claim("a damaged state is refused", !loaded(*other.device->function, damaged));
+  claim("... and another model's", !loaded(*other.device->function, stranger.save()));
+  claim("the state is loaded", loaded(*other.device->function, state));
+  edu.machine.host.settle();
+  claim("... and the frame that waited is sent", 2, other.used(1));
+  other.offer(0, 0, 1024);
+  other.offer(0, 1, 2048);
+  other.set(0x3000, 0, 4);
+  edu.machine.host.settle();
+  claim("... and both are received", 2, other.used(0));
+  const char* received = edu.buffer.bytes() + 2 * check::kPage + 2048;
+  claim("... with their bytes", received[11] == 0 && received[12] == 'a' && received[127] == 'a');
+}
+
 }  // namespace
 
 int main() {
@@ -283,6 +377,7 @@ int main() {
   refused();
   memory();
   nvme();
+  virtio();
   std::printf("%s\n", check::failures == 0 ? "all held" : "FAILED");
   return check::failures == 0 ? 0 : 1;
 }

@@ -15,6 +15,7 @@
 #include "../core/dma_watch.h"
 #include "../core/engine.h"
 #include "../core/services.h"
+#include "bar_window.h"
 #include "registers.h"
 
 namespace vfio::soft::pci {
@@ -75,6 +76,7 @@ Function::Function(Services& host, const Place& place, std::unique_ptr<devices::
   if (description().express && place.pageRequests && unit.pageRequests != iommu::PageRequestKind::stall)
     config.addPageRequests(place.pasidBits != 0);
   if (physical) config.makeVirtual();
+  openBarWindow(config);
   config.set(regInterruptLine, 1, place.interrupt);
   config.set(regCommand, 2, place.command);
   for (unsigned i = 0; i < resources.size(); ++i) {
@@ -145,6 +147,16 @@ uint32_t Function::configRead(unsigned offset, unsigned width) const {
   for (unsigned i = 0; i < width; ++i) {
     if (offset + i == regStatus && line_) value |= uint32_t{statusInterrupt} << 8 * i;
   }
+  const auto window = barWindowAt(config, offset);
+  if (!window || remote_ || window->bar >= resources.size() || !decodes(window->bar) ||
+      uint64_t{window->offset} + window->width > resources[window->bar].size)
+    return value;
+  const uint64_t there = model_->read(window->bar, window->offset, window->width);
+  for (unsigned i = 0; i < width; ++i) {
+    const unsigned at = offset + i - window->data;
+    if (at >= window->width) break;
+    value = (value & ~(uint32_t{0xff} << 8 * i)) | static_cast<uint32_t>(there >> 8 * at & 0xff) << 8 * i;
+  }
   return value;
 }
 
@@ -167,6 +179,8 @@ void Function::configWrite(unsigned offset, unsigned width, uint32_t value) {
   }
   if (disabled && (command() & commandIntxDisable) == 0) updateLine();
   flushPending();
+  if (const auto window = barWindowAt(config, offset))
+    barWrite(window->bar, window->offset, window->width, config.read(window->data, window->width));
 }
 
 bool Function::asleep() const {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <optional>
 #include <utility>
 
 namespace vfio::soft::devices::virtio {
@@ -31,20 +32,24 @@ void setAddress(uint64_t& address, uint64_t skip, unsigned width, uint64_t value
 VendorCapabilities capabilities(unsigned queues, uint32_t specificSize) {
   VendorCapabilities result;
   size_t count = 0, used = 0;
-  const auto put = [&](Structure type, uint32_t offset, uint32_t size, bool more) {
+  // `last`: a field that only some of them have.
+  const auto put = [&](Structure type, uint32_t offset, uint32_t size, std::optional<uint32_t> last = {}) {
     const size_t from = used;
     result.bytes[used++] = static_cast<uint8_t>(type);
     used += 4;  // the BAR, 0, an id, 0, and two bytes that are reserved
-    for (const uint32_t field : {offset, size, more ? uint32_t{notifyMultiplier} : 0}) {
+    const auto putField = [&](uint32_t field) {
       for (unsigned i = 0; i < 4; ++i) result.bytes[used++] = static_cast<uint8_t>(field >> 8 * i);
-    }
-    if (!more) used -= 4;
+    };
+    putField(offset);
+    putField(size);
+    if (last) putField(*last);
     result.lengths[count++] = static_cast<uint8_t>(used - from);
   };
-  put(Structure::common, commonAt, commonSize, false);
-  put(Structure::notify, notifyAt, queues * notifyMultiplier, true);
-  put(Structure::isr, isrAt, isrSize, false);
-  put(Structure::specific, specificAt, specificSize, false);
+  put(Structure::common, commonAt, commonSize);
+  put(Structure::notify, notifyAt, queues * notifyMultiplier, notifyMultiplier);
+  put(Structure::isr, isrAt, isrSize);
+  put(Structure::specific, specificAt, specificSize);
+  put(Structure::configAccess, 0, 0, 0);  // the driver fills it: soft/pci/bar_window.h
   return result;
 }
 
