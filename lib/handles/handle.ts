@@ -203,8 +203,15 @@ export abstract class Handle implements Disposable {
   /** Disposes the handle. A parent's disposal calls this and not [Symbol.dispose], which a program can replace. */
   #end(withParent = false): void {
     if (this.#disposed) return;
-    // A handle that ends with its parent is told of by the parent.
-    if (!withParent) this.#observer?.ends(this, descendantsOf(this));
+    try {
+      // A handle that ends with its parent is told of by the parent.
+      if (!withParent) this.#observer?.ends(this, descendantsOf(this));
+    } finally {
+      this.#close();
+    }
+  }
+
+  #close(): void {
     this.#disposed = true;
     for (const child of childrenOf(this)) child.#end(true);
     this.#children.clear();

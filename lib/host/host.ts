@@ -116,6 +116,16 @@ export interface OpenHandle {
   readonly opened: string | null;
 }
 
+/** A sanitizer for a new host. If there can't be one, nothing is left of the host. */
+function watch(made: NativeHost): Sanitizer {
+  try {
+    return new Sanitizer(made);
+  } catch (error) {
+    made.dispose();
+    throw error;
+  }
+}
+
 /** Not made in the constructor of the host, which is never collected if a closure beside its release has it. */
 function controlsOf(
   host: Host,
@@ -168,12 +178,12 @@ export class Host extends Handle implements Opener {
       isVirtual,
       chosen,
     );
+    const watching = backend === 'software' && sanitized ? watch(made) : undefined;
     super(key, 'Host', undefined, [], (self: Host) => self.#release());
     this.backend = backend;
     this.#native = made;
     this.#differences = backend === 'software' ? { ...SIMULATED, seed: chosen } : MACHINE;
     if (backend === 'software') {
-      const watching = sanitized ? new Sanitizer(made) : undefined;
       if (watching !== undefined) observe(this, watching);
       this.#sanitizer = watching;
       this.software = controlsOf(this, made, isVirtual, watching);
@@ -390,8 +400,11 @@ export class Host extends Handle implements Opener {
   }
 
   #release(): void {
-    this.#sanitizer?.close();
-    this.#native.dispose();
+    try {
+      this.#sanitizer?.close();
+    } finally {
+      this.#native.dispose();
+    }
   }
 
   readonly #groupOf = (bdf: string): number | null =>

@@ -6,6 +6,7 @@
  * descriptor (`fromFd`), so those of other threads, are unknown to it. It refers to handles weakly.
  */
 import type { NativeHost, NativeIncident } from '../../../addon/native.ts';
+import { VfioError } from '../../../base/errors.ts';
 import { type Handle, kindOf, type Observer, openedAt, parentsOf } from '../../../handles/handle.ts';
 import type { MadeMapping } from '../../../handles/observer.ts';
 import type { OwnedChange } from '../../../simulation/ownership.ts';
@@ -97,10 +98,22 @@ export class Sanitizer implements Observer {
 
   /** Takes the incidents of the machine into the report. */
   take(): void {
+    this.#ask((host) => {
+      const { incidents, lost } = host.takeIncidents();
+      this.#findings.drop(lost);
+      for (const each of incidents) this.#judge(each);
+    });
+  }
+
+  /** The machine may lack memory. Then the report lacks something, and says so; the driver's call goes on. */
+  #ask(call: (host: NativeHost) => void): void {
     if (this.#closed) return;
-    const { incidents, lost } = this.#host.takeIncidents();
-    this.#findings.drop(lost);
-    for (const each of incidents) this.#judge(each);
+    try {
+      call(this.#host);
+    } catch (error) {
+      if (!(error instanceof VfioError)) throw error;
+      this.#findings.drop(1);
+    }
   }
 
   /** The host's handle ends: the machine is asked no more. */
@@ -132,7 +145,7 @@ export class Sanitizer implements Observer {
       ) {
         // Other memory is there now, whatever else is known of the disposed buffer.
         this.#forbidden.delete(start);
-        if (!this.#closed) this.#host.forbidDma(BigInt(start), 0n);
+        this.#ask((host) => host.forbidDma(BigInt(start), 0n));
       }
     const records = this.#byPages.get(pages);
     if (records === undefined) this.#byPages.set(pages, new Set([record]));
@@ -183,7 +196,7 @@ export class Sanitizer implements Observer {
       const other = this.#forbidden.get(address);
       if (other !== undefined && other.length >= each.length) continue;
       this.#forbidden.set(address, each);
-      this.#host.forbidDma(BigInt(address), each.length);
+      this.#ask((host) => host.forbidDma(BigInt(address), each.length));
     }
   }
 
@@ -273,7 +286,7 @@ export class Sanitizer implements Observer {
     if (this.#closed) return;
     // Another mapping of the same memory may be left.
     const other = [...(this.#byPages.get(pages) ?? [])].find((each) => each.memory?.address === address);
-    this.#host.forbidDma(BigInt(address), other?.length ?? 0n);
+    this.#ask((host) => host.forbidDma(BigInt(address), other?.length ?? 0n));
     if (other !== undefined) this.#forbidden.set(address, other);
   }
 
