@@ -233,6 +233,11 @@ void neighbours() {
   machine.chips[3].onRead = [&] { reading.pass(); };
   uint32_t word = 0;
   bool moved = true;
+  claim("an access that must call no other model is not made",
+        !port.dmaReadAlone(0xfdf00000 - 2, &word, 4, std::nullopt) &&
+            !port.dmaWriteAlone(0xfdf00000, &word, 4, std::nullopt) && word == 0);
+  claim("... but one that goes to the IOMMU is",
+        std::optional(false) == port.dmaReadAlone(0x1000, &word, 4, 1));
   {
     const Thread dma([&] { moved = port.dmaRead(0xfdf00000, &word, 4, std::nullopt); });
     reading.awaitArrival();
