@@ -250,7 +250,11 @@ export async function tour(vfio, tell) {
   }
   // The models of the package that is under test: they extend its classes.
   const { EduDevice, Nic, DmaEngine } = await import('../../dist/models.js');
-  await each('EduDevice.constructor', [...none, { dmaMask: 2n ** 40n - 1n }], (o) => new EduDevice(o).identity);
+  await each(
+    'EduDevice.constructor',
+    [...none, { dmaMask: 2n ** 40n - 1n }],
+    (o) => new EduDevice(o).identity,
+  );
   await each('Nic.constructor', [...none, { pairs: 2 }], (o) => new Nic(o).identity);
   await each('DmaEngine.constructor', [...none, { channels: 2 }], (o) => new DmaEngine(o).identity);
   class Own extends vfio.SimulatedDevice {
