@@ -2,7 +2,7 @@
 # Runs the test suite against a real kernel: boots the guest and runs vitest in it on the kernel backend. Arguments go to
 # vitest. The report (VFIO_TEST_REPORT, default test-report/kernel.json) and the guest's kernel log end up beside it.
 #   npm run test:kernel [-- test/some.test.ts -t 'a name']          variables: see run-guest.sh
-#   (TIMEOUT=2000 is the default here)
+#   (TIMEOUT=2300 is the default here)
 set -euo pipefail
 started=$SECONDS
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -36,7 +36,7 @@ VFIO_GUEST_IMAGE=${VFIO_GUEST_IMAGE:-$("$here/build-kernel.sh")}
 "$here/../support/kernel-source.sh" >/dev/null || echo "the guest has no unpacked kernel source" >&2
 built=$SECONDS
 # The whole suite takes a quarter of an hour or more.
-export TIMEOUT=${TIMEOUT:-2000}
+export TIMEOUT=${TIMEOUT:-2300}
 export VFIO_GUEST_IMAGE VFIO_TEST_BACKEND=kernel VFIO_TEST_REPORT=$report
 export CI=true # no progress display that redraws the screen
 SHARE=$(dirname "$report")
