@@ -26,7 +26,7 @@ export interface DoorbellOwner {
  *
  * Life: from `doorbell()` of the device until the loop is left or the device is removed.
  */
-export class Doorbell implements AsyncIterableIterator<DoorbellWrite, undefined> {
+export class Doorbell implements AsyncIterableIterator<DoorbellWrite> {
   readonly #owner: DoorbellOwner;
   #writes: DoorbellWrite[] = [];
   #readers: ((result: Result) => void)[] = [];

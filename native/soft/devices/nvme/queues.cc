@@ -1,7 +1,7 @@
 // The queues of the controller: doorbells, the fetching of commands, completions and their interrupts.
-#include <atomic>
 #include <new>
 
+#include "../../core/fence.h"
 #include "controller.h"
 
 namespace vfio::soft::devices::nvme {
@@ -111,7 +111,7 @@ void Controller::complete(unsigned number, uint16_t command, Outcome outcome) {
   const auto* bytes = reinterpret_cast<const uint8_t*>(&entry);
   constexpr size_t half = sizeof entry / 2;
   const bool begun = port_->dmaWrite(at, bytes, half, std::nullopt);
-  std::atomic_thread_fence(std::memory_order_release);
+  fence(std::memory_order_release);
   const bool posted = begun && life == life_ && port_->dmaWrite(at + half, bytes + half, half, std::nullopt);
   if (life != life_) return;
   if (!posted) return failFatally();

@@ -1,6 +1,6 @@
 #include "queue.h"
 
-#include <atomic>
+#include "../../core/fence.h"
 
 namespace vfio::soft::devices::virtio {
 
@@ -16,7 +16,7 @@ Found Queue::find(const Memory& memory, uint16_t ahead, bool indirect, Chain& in
   const auto available = static_cast<uint16_t>(index - position);
   if (available > size) return Found::error;
   if (available <= ahead) return Found::nothing;
-  std::atomic_thread_fence(std::memory_order_acquire);
+  fence(std::memory_order_acquire);
   const auto slot = static_cast<uint16_t>(position + ahead) % size;
   into = {};
   const bool found =
@@ -58,7 +58,7 @@ bool Queue::use(const Memory& memory, uint16_t ahead, const Chain& chain, uint64
 // The entries, and the data, are there before the index says so.
 bool Queue::publish(const Memory& memory, uint16_t count) {
   const auto index = static_cast<uint16_t>(position + count);
-  std::atomic_thread_fence(std::memory_order_release);
+  fence(std::memory_order_release);
   if (!memory.write(device + ringIndex, &index, sizeof index)) return false;
   position = index;
   return true;
@@ -67,7 +67,7 @@ bool Queue::publish(const Memory& memory, uint16_t count) {
 // The driver may have changed its mind just before it looked at the index.
 bool Queue::readWanted(const Memory& memory, bool& wanted) const {
   uint16_t flags = 0;
-  std::atomic_thread_fence(std::memory_order_seq_cst);
+  fence(std::memory_order_seq_cst);
   if (!memory.read(driver, &flags, sizeof flags)) return false;
   wanted = (flags & noInterrupt) == 0;
   return true;
