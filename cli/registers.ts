@@ -2,10 +2,9 @@
 
 import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
+import { hex } from '../lib/base/hex.ts';
 import type { RegisterLayout, RegisterMap, RegisterRow } from '../lib/index.ts';
 import type { Printer } from './print.ts';
-
-const hex = (value: bigint | number) => `0x${value.toString(16)}`;
 
 /**
  * The register maps among the exports of a module. The module may have imported another copy of this package, so a map is

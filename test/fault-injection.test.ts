@@ -283,3 +283,12 @@ describe('a device', () => {
     expect(injected.strikes).toEqual([{ what: 'page request', stack: null }]);
   });
 });
+
+test('a fault that strikes again and again lists its first 65,536 strikes', async () => {
+  await host.device(EDU).bind();
+  using user = host.attach(EDU);
+  const region = user.device.region('bar0');
+  using fault = host.software.injectFault({ request: 'pread', code: null });
+  for (let i = 0; i < 65_600; i++) region.read32(0);
+  expect(fault.strikes.length).toBe(65_536);
+});

@@ -24,8 +24,7 @@ function names(): string[] {
     for (const [, list = ''] of text.matchAll(/\{([^{}]*)\} = (?:options|known|ownOf)\(/g))
       for (const [, name = ''] of list.matchAll(/(\w+)(?: = [^,]*)?(?:,|$)/g)) found.add(name);
   }
-  // With `writable` there, Object.defineProperty itself fails for every program.
-  return [...found].filter((name) => name !== '' && name !== 'writable').sort();
+  return [...found].filter((name) => name !== '').sort();
 }
 
 /** Runs the test program with each of these names on Object.prototype. `reads`: where a module of this package read one. */
@@ -40,6 +39,7 @@ async function walk(
     let looking = false;
     for (const name of ${JSON.stringify(polluted)})
       Object.defineProperty(Object.prototype, name, {
+        __proto__: null, // else it would inherit 'writable', which an accessor must not have
         configurable: true,
         get() {
           if (looking) return undefined;

@@ -8,7 +8,7 @@ export function later(result: unknown): Promise<unknown> | undefined {
 }
 
 /** Refuses a promise where a value is needed at once. The refusal is the error then: what the promise does is not told. */
-export function settled(result: unknown, name: string): void {
+export function refusePromise(result: unknown, name: string): void {
   const promise = later(result);
   if (promise === undefined) return;
   promise.catch(() => {});

@@ -8,6 +8,7 @@
  * Life of a mapping: map, mapAsync or copy makes it. It ends when it is disposed, when a range that contains it is unmapped,
  * or with its address space.
  */
+
 import { constants } from 'node:os';
 import type { NativeFile } from '../addon/files.ts';
 import { warnOfKeptMemory } from '../addon/kept-memory.ts';
@@ -15,13 +16,14 @@ import type { NativeSpace, NativeSpaceCalls } from '../addon/memory.ts';
 import type { IovaRange } from '../addon/records.ts';
 import { options, type U64Like, u64 } from '../base/check.ts';
 import { VfioError, type Words, withWords } from '../base/errors.ts';
+import { hex, range } from '../base/hex.ts';
 import { OURS, ours } from '../base/private.ts';
 import { alive, Handle, observerOf } from '../handles/handle.ts';
 import { type DmaBuffer, type MemorySlice, type Window, watched, windowOf } from './dma-buffer.ts';
 import type { DmaSpace, MapOptions, Mapping } from './dma-space.ts';
 import { IovaAllocator } from './iova-allocator.ts';
 import { accessOf, mapOptionsOf, mappingNumber, READ, WRITE } from './map-call.ts';
-import { type MapRequest, range, wordsForMap } from './map-words.ts';
+import { type MapRequest, wordsForMap } from './map-words.ts';
 
 /** An unmap of this many bytes from address 0 on unmaps everything. */
 export const EVERYTHING = 2n ** 64n - 1n;
@@ -437,7 +439,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     throw new VfioError(constants.errno.ENOSPC, {
       syscall: 'ioctl',
       request: this.#request,
-      reason: `no free range of 0x${size.toString(16)} bytes, aligned as the memory is, among ${allocator.free.map(({ start, last }) => range(start, last - start + 1n)).join(', ')}`,
+      reason: `no free range of ${hex(size)} bytes, aligned as the memory is, among ${allocator.free.map(({ start, last }) => range(start, last - start + 1n)).join(', ')}`,
     });
   }
 

@@ -3,6 +3,7 @@
 import type { IovaRange } from '../addon/records.ts';
 import type { U64Like } from '../base/check.ts';
 import type { VfioError, Words } from '../base/errors.ts';
+import { hex, span } from '../base/hex.ts';
 import { lastingLockLimit, lockedBytes, lockLimit, raiseLockLimit } from '../base/memlock.ts';
 
 /** The arguments of a map that failed. */
@@ -22,10 +23,6 @@ export interface SpaceState {
   pinned: number;
 }
 
-const hex = (value: bigint) => `0x${value.toString(16)}`;
-const span = (start: bigint, last: bigint) => `[${hex(start)}, ${hex(last)}]`;
-/** A range of addresses: "[0x1000, 0x1fff]". */
-export const range = (start: bigint, length: bigint) => span(start, start + length - 1n);
 const mebibytes = (bytes: number) => `${(bytes / 1048576).toFixed(bytes < 10485760 ? 2 : 0)} MiB`;
 
 /** Why IOMMU_IOAS_MAP or IOMMU_IOAS_COPY failed. */

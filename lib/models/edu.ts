@@ -4,7 +4,9 @@
  *
  * It shows how to write a device whose bus decodes less than a register bank does, and whose work goes on after the access.
  */
+
 import { integer, known, type U64Like, u64 } from '../base/check.ts';
+import { hex } from '../base/hex.ts';
 import {
   DmaError,
   RegisterBank,
@@ -175,10 +177,7 @@ export class EduDevice extends SimulatedDevice {
     if (reset !== this.#resets) return;
     dmaCommand.update({ start: 0 });
     if (dmaCommand.field('interrupt') === 1) this.#raise(TRANSFER_DONE);
-    if (!fits)
-      throw new Error(
-        `A transfer of ${count} bytes at 0x${(inside + BUFFER).toString(16)} leaves the buffer`,
-      );
+    if (!fits) throw new Error(`A transfer of ${count} bytes at ${hex(inside + BUFFER)} leaves the buffer`);
   }
 
   #raise(bits: number): void {

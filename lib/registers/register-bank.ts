@@ -8,7 +8,7 @@
  */
 
 import { integer, known, refusal, u64 } from '../base/check.ts';
-import { later, settled } from '../base/later.ts';
+import { later, refusePromise } from '../base/later.ts';
 import { Accessor, type RegisterAccessors } from './accessor.ts';
 import {
   type Register,
@@ -236,7 +236,7 @@ export class RegisterBank<L extends RegisterLayout> implements RegisterFile {
     const { handlers, register, index, at } = cell;
     const value = handlers.onRead?.(index);
     if (value === undefined) return;
-    settled(value, `what onRead of ${register.name} returned`);
+    refusePromise(value, `what onRead of ${register.name} returned`);
     if (register.width === 8) {
       const wide = u64(value, `what onRead of ${register.name} returned`);
       this.#values[at] = Number(wide & 0xffffffffn);

@@ -7,6 +7,7 @@
  */
 
 import { integer, known, oneOf, options, plain, refusal, type U64Like, u64 } from '../base/check.ts';
+import { hex } from '../base/hex.ts';
 import { OURS, ours } from '../base/private.ts';
 
 /** The size of a register in bytes. */
@@ -217,11 +218,7 @@ export function registers<const L extends RegisterLayout>(layout: L): RegisterMa
         const at = offset + index * stride + byte;
         const other = taken.get(at);
         if (other !== undefined)
-          throw refusal(
-            `a place beside ${other}, which has byte 0x${at.toString(16)},`,
-            `${name}.offset`,
-            offset,
-          );
+          throw refusal(`a place beside ${other}, which has byte ${hex(at)},`, `${name}.offset`, offset);
         taken.set(at, name);
       }
   return new RegisterMap(OURS, layout, checked);

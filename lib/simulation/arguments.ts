@@ -1,6 +1,6 @@
 /** Checks of what a model passes to its device, and of what its functions return. */
 import { integer, known, refusal, type U64Like, u64 } from '../base/check.ts';
-import { settled } from '../base/later.ts';
+import { refusePromise } from '../base/later.ts';
 
 /** What `own` takes at most, in bytes: it is copied. */
 const MOST_OWNED = 2 ** 24;
@@ -27,7 +27,7 @@ export function access(write: boolean, iova: U64Like, bytes: Uint8Array, o: { pa
 
 /** A value that a model gave, as 64 bits of which the addon takes those of the access. */
 export function onTheBus(value: bigint | number): bigint | number {
-  settled(value, 'what onRead returned');
+  refusePromise(value, 'what onRead returned');
   if (typeof value === 'bigint') return BigInt.asUintN(64, value);
   if (!Number.isSafeInteger(value)) return u64(value, 'what onRead returned');
   return value < 0 ? BigInt.asUintN(64, BigInt(value)) : value;

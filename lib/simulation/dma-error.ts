@@ -1,4 +1,5 @@
 /** The error of a device whose DMA did not arrive. */
+import { hex } from '../base/hex.ts';
 import { type OURS, ours } from '../base/private.ts';
 
 /** A DMA access that did not move all of its bytes. The fault log of the host says why (`host.software.takeFaults()`). */
@@ -13,7 +14,7 @@ export class DmaError extends Error {
   constructor(key: typeof OURS, iova: bigint, length: number, write: boolean, pasid: number | undefined) {
     ours(key, 'DmaError');
     const way = write ? 'write to' : 'read from';
-    super(`The device's ${way} IOVA 0x${iova.toString(16)}, ${length} bytes, did not arrive`);
+    super(`The device's ${way} IOVA ${hex(iova)}, ${length} bytes, did not arrive`);
     this.name = 'DmaError';
     this.iova = iova;
     this.length = length;

@@ -1,4 +1,5 @@
 /** What a test has left or done wrong, in words: each text says what to do. '' if there is nothing to say. */
+import { hex } from '../base/hex.ts';
 import { reportText } from '../host/software/sanitizer/report.ts';
 import type { DeviceError, DmaFinding, OpenFault, OpenHandle } from '../index.ts';
 
@@ -55,8 +56,8 @@ export function tableOf(
   mappings: readonly (Omit<ListedMapping, 'writable'> & { readonly writable: boolean | undefined })[],
 ): string[] {
   const rows = mappings.map(({ iova, length, writable }) => [
-    `0x${iova.toString(16)}-0x${(iova + length - 1n).toString(16)}`,
-    `0x${length.toString(16)} bytes`,
+    `${hex(iova)}-${hex(iova + length - 1n)}`,
+    `${hex(length)} bytes`,
     writable === undefined ? '' : writable ? 'writable' : 'read-only',
   ]);
   const widths = [0, 1].map((column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));

@@ -30,6 +30,7 @@ class InjectedFault::Log {
     const bool here = std::this_thread::get_id() == owner_ && !onStrike_.IsEmpty();
     {
       const std::lock_guard hold(lock_);
+      if (entries_.size() == kMost) return;  // a driver that polls must not fill memory
       entries_.push_back({what, here});
     }
     if (!here) return;
@@ -49,6 +50,7 @@ class InjectedFault::Log {
   void close() { onStrike_.Reset(); }
 
  private:
+  static constexpr size_t kMost = 65536;
   const Napi::Env env_;
   const std::thread::id owner_;
   Napi::FunctionReference onStrike_;

@@ -51,7 +51,7 @@ const thorough = process.env.THOROUGH === '1';
 let random = Number(process.env.SEED);
 const chosen = () => {
   random = (random * 1103515245 + 12345) & 0x7fffffff;
-  return (random >> 16) % 20 === 0;
+  return (random >> 16) % 12 === 0;
 };
 
 const host = Host.open({ backend: 'software' });

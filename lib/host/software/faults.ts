@@ -61,7 +61,7 @@ export interface FaultStrike {
 
 /** An injected fault. It ends when it is disposed, or collected. */
 export interface InjectedFault extends Disposable {
-  /** What it has struck so far, oldest first. */
+  /** What it has struck so far, oldest first; at most 65,536. */
   readonly strikes: readonly FaultStrike[];
 }
 
@@ -97,19 +97,11 @@ export function faultInjection(host: NativeHost): FaultInjection {
   const open = new Set<OpenFault>();
   return {
     injectFault(o) {
-      const made = inject(host, o);
       const stack = stackOf(new Error())?.split('\n').slice(2).join('\n');
       const entry = { fault: inspect(o, { breakLength: Number.POSITIVE_INFINITY }), injected: stack ?? null };
+      const made = inject(host, o, () => open.delete(entry));
       open.add(entry);
-      return {
-        get strikes() {
-          return made.strikes;
-        },
-        [Symbol.dispose]() {
-          open.delete(entry);
-          made[Symbol.dispose]();
-        },
-      };
+      return made;
     },
     openFaults: () => [...open],
   };
@@ -118,6 +110,7 @@ export function faultInjection(host: NativeHost): FaultInjection {
 function inject(
   host: NativeHost,
   o: CallFault | InterruptFault | TransferFault | PageRequestFault,
+  ended: () => void,
 ): InjectedFault {
   if (o === undefined) throw refusal('a plain object', 'fault', o);
   const given = options<Given>(o as Given, 'fault');
@@ -129,12 +122,12 @@ function inject(
     throw refusal("one of 'code', 'interrupt', 'dma' and 'pageRequest'", 'fault', o);
   const when = occurrence(given);
   if (kind === 'code')
-    return callFault(host, known(given, 'fault', ['code', 'request', 'nth', 'probability']), when);
+    return callFault(host, known(given, 'fault', ['code', 'request', 'nth', 'probability']), when, ended);
   const [what, delayed] = misbehaviour(kind, given);
   known(given, 'fault', [kind, 'device', 'nth', 'probability', ...(delayed ? (['delay'] as const) : [])]);
   const device = given.device === undefined ? '' : deviceName(given.device, 'device');
   const delay = delayed ? integer(given.delay === undefined ? 1 : given.delay, 'delay', 0, LONGEST) : 0;
-  return handle(host.injectDeviceFault(what, device, ...when, delay), []);
+  return handle(host.injectDeviceFault(what, device, ...when, delay), [], ended);
 }
 
 /** Which fault of the addon's it is, and whether it has a delay. */
@@ -160,6 +153,7 @@ function callFault(
   host: NativeHost,
   { request, code }: Partial<CallFault>,
   when: [number, number],
+  ended: () => void,
 ): InjectedFault {
   const name = request === undefined ? '' : text(request, 'request');
   if (name === '' && request !== undefined) throw refusal('the name of a call', 'request', request);
@@ -168,7 +162,7 @@ function callFault(
   const stacks: string[] = [];
   // Called in the middle of the call, which it does not change: it must not throw.
   const onStrike = () => void stacks.push(stackOf(new Error())?.split('\n').slice(2).join('\n') ?? '');
-  return handle(host.injectCallFault(name, number, ...when, onStrike), stacks);
+  return handle(host.injectCallFault(name, number, ...when, onStrike), stacks, ended);
 }
 
 function occurrence({ nth, probability }: FaultOccurrence): [nth: number, probability: number] {
@@ -179,8 +173,8 @@ function occurrence({ nth, probability }: FaultOccurrence): [nth: number, probab
   return [nth === undefined ? 0 : integer(nth, 'nth', 1, Number.MAX_SAFE_INTEGER), probability ?? 1];
 }
 
-/** `stacks`: where the calls were made that this thread made, in their order. */
-function handle(fault: NativeFault, stacks: readonly string[]): InjectedFault {
+/** `stacks`: where the calls were made that this thread made, in their order. `ended` is called when it is disposed. */
+function handle(fault: NativeFault, stacks: readonly string[], ended: () => void): InjectedFault {
   return {
     get strikes() {
       let next = 0;
@@ -188,6 +182,9 @@ function handle(fault: NativeFault, stacks: readonly string[]): InjectedFault {
         .struck()
         .map(({ what, here }) => ({ what, stack: here ? (stacks[next++] ?? null) : null }));
     },
-    [Symbol.dispose]: () => fault.dispose(),
+    [Symbol.dispose]() {
+      ended();
+      fault.dispose();
+    },
   };
 }

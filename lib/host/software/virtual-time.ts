@@ -1,4 +1,5 @@
 /** The time of a software host: real, or the program's. */
+import { constants } from 'node:os';
 import type { NativeHost } from '../../addon/native.ts';
 import { VfioError } from '../../base/errors.ts';
 
@@ -29,7 +30,7 @@ export interface VirtualTime {
 export function virtualTime(host: NativeHost, deterministic: boolean): VirtualTime {
   const virtual = <T>(syscall: string, call: () => T): T => {
     if (!deterministic)
-      throw new VfioError(95, {
+      throw new VfioError(constants.errno.EOPNOTSUPP, {
         syscall,
         reason: "this host's time is real",
         hint: 'Open it with software: { deterministic: true }',

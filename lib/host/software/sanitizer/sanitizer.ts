@@ -5,8 +5,10 @@
  * Life: one for each Host handle. It knows what was mapped by handles of that host; mappings that were made by a handle of a
  * descriptor (`fromFd`), so those of other threads, are unknown to it. It refers to handles weakly.
  */
+
 import type { NativeHost, NativeIncident } from '../../../addon/native.ts';
 import { VfioError } from '../../../base/errors.ts';
+import { hex } from '../../../base/hex.ts';
 import { type Handle, kindOf, type Observer, openedAt, parentsOf } from '../../../handles/handle.ts';
 import type { MadeMapping } from '../../../handles/observer.ts';
 import type { OwnedChange } from '../../../simulation/ownership.ts';
@@ -15,7 +17,7 @@ import { Findings, type Found } from './findings.ts';
 import { History, type Record } from './history.ts';
 import { type DmaReport, reportText } from './report.ts';
 import { framesOf, Stack } from './stacks.ts';
-import { accessText, besideText, changeText, guessOf, hex, nearestOf, rangeText } from './words.ts';
+import { accessText, besideText, changeText, guessOf, nearestOf, rangeText } from './words.ts';
 
 // A test may replace the clock of its process (fake timers). This one is compared with times of the machine.
 const now = process.hrtime.bigint;

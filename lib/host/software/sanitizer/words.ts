@@ -1,13 +1,11 @@
 /** What the sanitizer says of an access that went wrong. */
+
 import type { NativeIncident } from '../../../addon/native.ts';
+import { hex, range } from '../../../base/hex.ts';
 import type { DmaRange } from './report.ts';
 
-export function hex(value: bigint): string {
-  return `0x${value.toString(16)}`;
-}
-
 export function rangeText({ iova, length }: DmaRange): string {
-  return `[${hex(iova)}, ${hex(iova + length - 1n)}]`;
+  return range(iova, length);
 }
 
 /** "0000:00:10.0 wrote 8 bytes to IOVA 0x1000 (PASID 5)" */
