@@ -127,7 +127,13 @@ class Port : public std::enable_shared_from_this<Port> {
                                                           std::optional<uint32_t> /*pasid*/) {
     return std::nullopt;
   }
-  // The same for a device that can wait until a missing page is there, if the machine lets the device ask
+  // Reads memory for a sanitizer. It is no access of the device: no injected fault strikes it. Registers of a
+  // neighbour are not read: false.
+  [[nodiscard]] virtual bool peek(uint64_t /*iova*/, void* /*into*/, size_t /*size*/,
+                                  std::optional<uint32_t> /*pasid*/) {
+    return false;
+  }
+  // DMA of a device that can wait until a missing page is there, if the machine lets the device ask
   // for one. `done` is called with the outcome, at once or later on the engine. Until then the memory
   // belongs to the transfer. A reset of the function drops the transfer.
   using Done = std::function<void(bool)>;

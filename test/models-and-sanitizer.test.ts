@@ -40,6 +40,9 @@ class Device extends SimulatedDevice {
   later(iova: bigint): Promise<void> {
     return this.dmaReadAsync(iova, new Uint8Array(4));
   }
+  laterWrite(iova: bigint): Promise<void> {
+    return this.dmaWriteAsync(iova, new Uint8Array(4).fill(9));
+  }
   take(iova: bigint, length: number): void {
     this.own(iova, length);
   }
@@ -100,6 +103,31 @@ describe('Memory that a device owns', () => {
   afterEach(() => {
     mapping[Symbol.dispose]();
     buffer[Symbol.dispose]();
+  });
+
+  test.each(['dropped', 'corrupted'] as const)('is looked at without an access: DMA that is %s', (dma) => {
+    using fault = host.software.injectFault({ dma, nth: 1 });
+    bytes.fill(7, 0, 16);
+    ring(() => {
+      model.take(0x10000n, 16);
+      expect(fault.strikes).toEqual([]);
+      model.move(true, 0x10000n, 16);
+      model.give(0x10000n, 16);
+    });
+    expect(fault.strikes.length).toBe(1);
+    expect(host.software.report.findings).toEqual([]);
+  });
+
+  test('and that the device writes later is given back', async () => {
+    let ended: Promise<unknown> = Promise.resolve();
+    ring(() => {
+      model.take(0x10000n, 64);
+      ended = Promise.all([model.laterWrite(0x10000n), model.laterWrite(0x10002n)]);
+      model.give(0x10000n, 64);
+    });
+    await ended;
+    expect(bytes[0]).toBe(9);
+    expect(host.software.report.findings).toEqual([]);
   });
 
   test('and that the driver changes: the doorbell that gave it, and what was changed', () => {

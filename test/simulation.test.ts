@@ -280,6 +280,43 @@ describe('a model that misbehaves is an error of the device, and the process liv
     }
   });
 
+  test.each([2, 3])('it loops for ever in a function that %i of its own functions wait for', (depth) => {
+    class Looping extends Scripted {
+      override readonly patience = 20;
+    }
+    const model = new Looping();
+    let calls = 0;
+    host.software.addDevice(BDF, model);
+    using user = host.attach(BDF);
+    const region = user.device.region('bar0');
+    model.write = () => {
+      if (++calls < depth) region.write32(0, 1);
+      for (;;);
+    };
+    region.write32(0, 1);
+    expect(calls).toBe(depth);
+    expect(model.errors.map(({ error }) => (error as Error).message)).toContain(
+      'onWrite ran for more than 20 ms and was stopped',
+    );
+    // The thread and the device go on.
+    model.write = () => {};
+    region.write32(0, 1);
+    expect(region.read32(0)).toBe(0);
+  });
+
+  test('a getter of it plugs it in somewhere else', () => {
+    const twice = Object.defineProperty(new Scripted(), 'bars', {
+      get() {
+        Object.defineProperty(twice, 'bars', { value: [{ size: 4096 }] });
+        host.software.addDevice('0000:00:1e.0', twice);
+        return [{ size: 4096 }];
+      },
+    });
+    expect(() => host.software.addDevice(BDF, twice)).toThrow(/Expected a device that was never plugged in/);
+    expect(twice.plugged).toBe(true);
+    expect(host.devices().map(({ bdf }) => bdf)).not.toContain(BDF);
+  });
+
   test('it detaches the array that the driver reads into', () => {
     const model = new Scripted();
     host.software.addDevice(BDF, model);
@@ -503,6 +540,34 @@ describe('in other threads', () => {
       stdout: 'ffffffff\nonRead ran for more than 20 ms and was stopped\n',
       stderr: '',
     });
+  });
+
+  test('the end of a host does not wait for a device that waits for the thread that ends it', async () => {
+    const ended = await run(`
+      class Neighbour extends vfio.SimulatedDevice {
+        identity = { vendor: 0x1af4, device: 0x10f0, classCode: 0xff0000 };
+        bars = [{ size: 4096 }];
+        onRead() { return 1; }
+        fetch(iova) { return this.dmaReadAsync(iova, new Uint8Array(4)); }
+      }
+      const host = Host.open({ backend: 'software' });
+      const [a, b] = [new Neighbour(), new Neighbour()];
+      host.software.addDevice('0000:03:04.0', a);
+      host.software.addDevice('0000:03:05.0', b);
+      for (const each of ['0000:03:01.0', '0000:03:02.0']) await host.device(each).bind();
+      const iommufd = host.openIommufd();
+      const [first, second] = ['0000:03:04.0', '0000:03:05.0'].map((each) => host.openDevice(each));
+      first.bind(iommufd);
+      second.bind(iommufd);
+      first.config.busMaster = true;
+      const fault = host.software.injectFault({ dma: 'delayed', delay: 2 });
+      const moved = a.fetch(BigInt((second.config.read32(0x10) & ~0xf) >>> 0)).catch((error) => error.code);
+      for (const end = Date.now() + 50; Date.now() < end;); // the engine waits for this thread by now
+      host[Symbol.dispose]();
+      fault[Symbol.dispose]();
+      console.log(await moved);
+    `);
+    expect(ended).toEqual({ code: 0, signal: null, stdout: 'ERR_VFIO_DMA\n', stderr: '' });
   });
 
   test('a thread that ends leaves a device that answers nothing', async () => {

@@ -141,6 +141,8 @@ export interface SimulatedHandlers {
 export interface NativePort {
   dmaRead(iova: bigint, into: Uint8Array, pasid: number | undefined): boolean;
   dmaWrite(iova: bigint, from: Uint8Array, pasid: number | undefined): boolean;
+  /** Reads memory for a sanitizer: no access of the device. Whether all bytes were read. */
+  peek(iova: bigint, into: Uint8Array, pasid: number | undefined): boolean;
   message(vector: number): boolean;
   line(asserted: boolean): boolean;
   messagesEnabled(): boolean;

@@ -90,14 +90,18 @@ export class Ownership {
     for (const each of this.#overlapping(iova, length, pasid)) this.#compare(each, iova, length);
   }
 
-  /** The device has written there. If not `whole`, nobody knows which bytes are its own: that memory is given back, unseen. */
-  wrote(iova: bigint, from: Uint8Array, pasid: number | undefined, whole: boolean): void {
-    for (const each of this.#overlapping(iova, from.length, pasid)) {
-      if (!whole) this.#ranges.delete(each);
-      const { at, end } = part(each, iova, from.length);
-      const skipped = Number(each.iova - iova) + at;
-      each.bytes.set(from.subarray(skipped, skipped + end - at), at);
+  /** The device has written there: what is there now is what it owns. */
+  wrote(iova: bigint, length: number, pasid: number | undefined): void {
+    for (const each of this.#overlapping(iova, length, pasid)) {
+      const { at, end } = part(each, iova, length);
+      if (!this.#owner.read(each.iova + BigInt(at), each.bytes.subarray(at, end), pasid))
+        this.#ranges.delete(each);
     }
+  }
+
+  /** All ranges that this memory is a part of are given back, without a look. */
+  drop(iova: bigint, length: number, pasid: number | undefined): void {
+    for (const each of this.#overlapping(iova, length, pasid)) this.#ranges.delete(each);
   }
 
   clear(): void {

@@ -7,10 +7,14 @@ const script = new Script('call()');
 /** The call that is under way, as the script sees it. Made by the first call: few models need it. */
 let scope: (Context & { call?: (() => unknown) | undefined }) | undefined;
 
-/** Runs a function of a model, and stops it with an error when it has run for this many milliseconds. */
+/**
+ * Runs a function of a model, and stops it with an error when it has run for this many milliseconds. What it calls, of this
+ * model and of others, is stopped with it.
+ */
 export function within<T>(milliseconds: number, during: string, call: () => T): T {
+  // A call inside another one ends with that: two watchdogs at a time could take each other's end away.
+  if (scope?.call !== undefined) return call();
   scope ??= createContext({});
-  const outer = scope.call;
   scope.call = call;
   try {
     return script.runInContext(scope, { timeout: milliseconds }) as T;
@@ -18,7 +22,7 @@ export function within<T>(milliseconds: number, during: string, call: () => T): 
     if ((error as { code?: unknown } | null)?.code !== 'ERR_SCRIPT_EXECUTION_TIMEOUT') throw error;
     throw new Error(`${during} ran for more than ${milliseconds} ms and was stopped`, { cause: error });
   } finally {
-    scope.call = outer;
+    scope.call = undefined;
   }
 }
 

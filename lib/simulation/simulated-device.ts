@@ -218,8 +218,9 @@ export abstract class SimulatedDevice {
   /**
    * Tells the host's sanitizer that the driver has given this memory to the device: descriptors, when their doorbell is rung. The
    * device reads it now. At each access of the device to it, and at {@link release}, the sanitizer looks whether the driver has
-   * changed it since: `changed-while-owned`. What the device writes itself is no change. Nothing happens where no sanitizer is on.
-   * A reset and the removal give all memory back.
+   * changed it since: `changed-while-owned`. What the device writes itself is no change; memory that it writes by
+   * {@link dmaWriteAsync} is given back, without a look. Nothing happens where no sanitizer is on. A reset and the removal give
+   * all memory back.
    */
   protected own(iova: U64Like, length: number, o?: { pasid?: number }): void {
     const { address, size, pasid } = range(iova, length, o);
@@ -331,7 +332,8 @@ export abstract class SimulatedDevice {
     const port = this.#port;
     this.#owned?.check(address, length, pasid);
     const moved = write ? port?.dmaWrite(address, bytes, pasid) : port?.dmaRead(address, bytes, pasid);
-    if (write) this.#owned?.wrote(address, bytes, pasid, moved === true);
+    if (write && moved === true) this.#owned?.wrote(address, length, pasid);
+    else if (write) this.#owned?.drop(address, length, pasid); // nobody knows which bytes arrived
     if (moved !== true) throw new DmaError(OURS, address, length, write, pasid);
   }
 
@@ -344,7 +346,8 @@ export abstract class SimulatedDevice {
     const { address, length, pasid } = access(write, iova, bytes, o);
     const port = this.#port;
     this.#owned?.check(address, length, pasid);
-    const written = write && this.#owned !== undefined ? bytes.slice() : undefined;
+    // Nobody knows when the bytes arrive.
+    if (write) this.#owned?.drop(address, length, pasid);
     const id = ++this.#last;
     const ended = new Promise<Moved>((resolve) => this.#transfers.set(id, resolve));
     const begun = write
@@ -352,7 +355,6 @@ export abstract class SimulatedDevice {
       : port?.startRead(id, address, length, pasid);
     if (begun !== true) this.#moved(id, DROPPED);
     const moved = await ended;
-    if (written !== undefined) this.#owned?.wrote(address, written, pasid, moved.whole);
     if (!write && moved.bytes.length > 0) {
       if (bytes.length !== length) throw refusal('an array that keeps its length', 'into', bytes);
       bytes.set(moved.bytes);
@@ -366,9 +368,10 @@ export abstract class SimulatedDevice {
   }
 
   #plug({ host, place, text, eject, changed }: Slot): void {
-    if (this.#state !== 'new') throw refusal('a device that was never plugged in', 'device', 'one that was');
     const { device, banks, memory } = describe(this);
     const { patience } = this;
+    // A getter of the program may have plugged it in meanwhile.
+    if (this.#state !== 'new') throw refusal('a device that was never plugged in', 'device', 'one that was');
     if (patience !== undefined) integer(patience, 'patience', 1, MOST_DELAY);
     this.#patience = patience;
     this.#banks = banks;
@@ -405,7 +408,7 @@ export abstract class SimulatedDevice {
     this.#port = port;
     if (changed !== undefined)
       this.#owned = new Ownership({
-        read: (iova, into, pasid) => port.dmaRead(iova, into, pasid),
+        read: (iova, into, pasid) => port.peek(iova, into, pasid),
         changed,
       });
     this.#state = 'plugged';

@@ -4,7 +4,9 @@
  * Life: made before the test and ended after it. It opens its device when the test asks for it. Its own handles are no leaks of
  * the test: they are known by `countedBy`, to the assertions too.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { bdf as checkBdf, flag, known, refusal } from '../base/check.ts';
+import { ownOf } from '../base/own.ts';
 import {
   DmaError,
   Host,
@@ -60,6 +62,8 @@ export interface Bench<M extends SimulatedDevice = SimulatedDevice> {
   readonly model: M;
 }
 
+/** How long devices may work on after a test, in milliseconds. */
+const QUIET = 1000;
 /** Where a model is plugged in. */
 const SLOT = '0000:00:1c.0';
 const VARIABLE = 'VFIO_TEST_DEVICE';
@@ -165,8 +169,9 @@ export class TestBench<M extends SimulatedDevice> implements Bench<M> {
    * Closes all and returns what the test has left, in words; '' if nothing. Of a test that has failed, which could not clean up,
    * only the mistakes with DMA.
    */
-  end(failed: boolean): string {
+  async end(failed: boolean): Promise<string> {
     const { host } = this;
+    if (!failed) await quiet(host);
     const { handles, dma, faults, model } = this.#checks;
     const complaints: string[] = [];
     const report = host.software?.report;
@@ -197,6 +202,13 @@ export class TestBench<M extends SimulatedDevice> implements Bench<M> {
     }
     return this.#user;
   }
+}
+
+/** Lets the devices end their work, so that its mistakes count. Not for ever: a device may give itself new work again and again. */
+async function quiet(host: Host): Promise<void> {
+  const settled = host.software?.settle();
+  settled?.catch(() => {}); // of a host that was disposed meanwhile
+  await Promise.race([settled, sleep(QUIET, undefined, ownOf({ ref: false }))]);
 }
 
 const errorsOf = (model: SimulatedDevice | undefined) =>
@@ -250,12 +262,12 @@ export async function withDevice<M extends SimulatedDevice, T>(
   try {
     result = await body(bench);
   } catch (error) {
-    const also = bench.end(true);
+    const also = await bench.end(true);
     const words = error instanceof Error ? error.message : String(error);
     if (words.includes(also)) throw error; // nothing, or what the body has found itself
     throw new AggregateError([error, new Error(also)], `${words}\n\n${also}`);
   }
-  const left = bench.end(false);
+  const left = await bench.end(false);
   if (left !== '') throw new Error(left);
   return result;
 }

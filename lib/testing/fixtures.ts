@@ -38,7 +38,7 @@ export function fixtures<M extends SimulatedDevice = SimulatedDevice>(o?: BenchO
     bench: async ({ task, onTestFinished }, use) => {
       const bench = await TestBench.open(o);
       await use(bench); // ends with the test, whatever that did
-      const left = bench.end(task.result?.state === 'fail');
+      const left = await bench.end(task.result?.state === 'fail');
       // vitest reports what a fixture throws twice, and does not end the other fixtures then.
       if (left !== '')
         onTestFinished(() => {

@@ -2,7 +2,10 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <initializer_list>
 #include <string>
+
+#include "call.h"
 
 namespace vfio::binding {
 namespace {
@@ -11,14 +14,21 @@ Napi::Value textOrUndefined(Napi::Env env, const char* text) {
   return text ? Napi::Value(Napi::String::New(env, text)) : env.Undefined();
 }
 
+Napi::Value made(Napi::Env env, const Napi::Function& makeError, std::initializer_list<napi_value> words) {
+  const napi_value error = tryCall(makeError, words);
+  if (error == nullptr) throw Stopped{};
+  return {env, error};
+}
+
 Napi::Value make(Napi::Env env, int64_t error, const char* syscall, Napi::Value request, Napi::Value path,
                  Napi::Value handled) {
   const Napi::Function makeError = Environment::of(env).makeError.Value();
   // The copy of lib/ was collected while one of its calls was running. No code is left that could notice the
   // different error.
   if (makeError.IsEmpty()) return Napi::Error::New(env, std::string(syscall) + " failed").Value();
-  return makeError.Call({Napi::Number::New(env, static_cast<double>(std::llabs(error))),
-                         Napi::String::New(env, syscall), request, path, handled});
+  return made(env, makeError,
+              {Napi::Number::New(env, static_cast<double>(std::llabs(error))),
+               Napi::String::New(env, syscall), request, path, handled});
 }
 
 }  // namespace
@@ -39,10 +49,10 @@ void throwErrnoAfter(Napi::Env env, int64_t error, const char* request, uint32_t
 }
 
 void throwReply(Napi::Env env, const char* syscall, const char* request, const std::string& reason) {
-  throw Napi::Error(env, Environment::of(env).makeError.Call(
-                             {Napi::Number::New(env, EPROTO), Napi::String::New(env, syscall),
-                              textOrUndefined(env, request), env.Undefined(), env.Undefined(),
-                              Napi::String::New(env, reason)}));
+  throw Napi::Error(env, made(env, Environment::of(env).makeError.Value(),
+                              {Napi::Number::New(env, EPROTO), Napi::String::New(env, syscall),
+                               textOrUndefined(env, request), env.Undefined(), env.Undefined(),
+                               Napi::String::New(env, reason)}));
 }
 
 void throwCode(Napi::Env env, const char* code, const std::string& message) {

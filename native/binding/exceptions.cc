@@ -8,6 +8,7 @@
 #include <string>
 #include <system_error>
 
+#include "call.h"
 #include "environment.h"
 
 namespace vfio::binding {
@@ -30,6 +31,8 @@ void throwHandled(napi_env raw) noexcept {
       throw;
     } catch (const Napi::Error& error) {
       error.ThrowAsJavaScriptException();
+    } catch (const Stopped&) {
+      // No exception: the JavaScript ends at this call.
     } catch (const std::bad_alloc&) {
       Napi::Error(env, makeErrno(env, ENOMEM, "malloc", nullptr, nullptr)).ThrowAsJavaScriptException();
     } catch (const std::system_error& error) {
@@ -39,6 +42,8 @@ void throwHandled(napi_env raw) noexcept {
     } catch (const std::exception& error) {
       Napi::Error::New(env, error.what()).ThrowAsJavaScriptException();
     }
+  } catch (const Stopped&) {
+    // As above.
   } catch (...) {
     // Not even an error object could be created, or an exception is already pending.
     napi_throw_error(raw, "ENOMEM", "ENOMEM: there is no memory for the error that was to be told");

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "arguments.h"
+#include "call.h"
 #include "environment.h"
 
 namespace vfio::binding {
@@ -35,11 +36,7 @@ class InjectedFault::Log {
     }
     if (!here) return;
     const Napi::HandleScope scope(env_);
-    try {
-      (void)onStrike_.Value().Call({});
-    } catch (const Napi::Error&) {
-      // The function throws nothing: the thread is being stopped, and nobody can be told.
-    }
+    (void)tryCall(onStrike_.Value(), {});
   }
 
   [[nodiscard]] std::vector<Entry> entries() {

@@ -77,7 +77,7 @@ Napi::Function SimulatedPort::define(Napi::Env env) {
   return DefineClass(
       env, "SimulatedPort",
       {InstanceMethod<&SimulatedPort::dmaRead>("dmaRead"),
-       InstanceMethod<&SimulatedPort::dmaWrite>("dmaWrite"),
+       InstanceMethod<&SimulatedPort::dmaWrite>("dmaWrite"), InstanceMethod<&SimulatedPort::peek>("peek"),
        InstanceMethod<&SimulatedPort::message>("message"), InstanceMethod<&SimulatedPort::line>("line"),
        InstanceMethod<&SimulatedPort::end>("end"),
        InstanceMethod<&SimulatedPort::messagesEnabled>("messagesEnabled"),
@@ -138,6 +138,17 @@ Napi::Value SimulatedPort::dmaWrite(const Napi::CallbackInfo& info) {
   const std::vector<uint8_t> bytes(from.begin(), from.end());
   const bool whole = link_->withPort(
       [&](devices::Port& port) { return port.dmaWrite(iova, bytes.data(), bytes.size(), pasid); });
+  return Napi::Boolean::New(info.Env(), whole);
+}
+
+Napi::Value SimulatedPort::peek(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  const uint64_t iova = arguments.u64(0, "iova");
+  const auto into = arguments.bytes(1, "into");
+  const auto pasid = pasidOf(arguments, 2);
+  const bool whole = link_ && link_->withPort([&](devices::Port& port) {
+    return port.peek(iova, into.data(), into.size(), pasid);
+  });
   return Napi::Boolean::New(info.Env(), whole);
 }
 

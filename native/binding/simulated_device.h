@@ -40,8 +40,10 @@ class SimulatedPort final : public Napi::ObjectWrap<SimulatedPort> {
  private:
   Napi::Value dmaRead(const Napi::CallbackInfo& info);   // (iova, into: Uint8Array, pasid?) => all moved?
   Napi::Value dmaWrite(const Napi::CallbackInfo& info);  // (iova, from: Uint8Array, pasid?) => all moved?
-  Napi::Value message(const Napi::CallbackInfo& info);   // (vector) => sent? not while messages are off
-  Napi::Value line(const Napi::CallbackInfo& info);      // (asserted) => plugged in?
+  Napi::Value peek(
+      const Napi::CallbackInfo& info);  // (iova, into, pasid?) => were all bytes read, for a sanitizer?
+  Napi::Value message(const Napi::CallbackInfo& info);  // (vector) => sent? not while messages are off
+  Napi::Value line(const Napi::CallbackInfo& info);     // (asserted) => plugged in?
   Napi::Value end(
       const Napi::CallbackInfo& info);  // (): the thread is about to end; the model answers no more
   Napi::Value messagesEnabled(const Napi::CallbackInfo& info);  // () => boolean

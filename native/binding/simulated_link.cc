@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "arguments.h"
+#include "call.h"
 #include "stack.h"
 
 namespace vfio::binding {
@@ -67,6 +68,8 @@ constexpr const char* kDeadlock =
     "an access to this device was not made: the threads of its model and of its driver wait for each other";
 
 constexpr auto kAwake = std::chrono::microseconds(50);
+// How often a thread that waits looks whether the host has ended.
+constexpr std::chrono::milliseconds kLook{10};
 
 constexpr std::array kNames = {"read", "write", "reset", "removed", "lost", "run", "moved"};
 
@@ -103,11 +106,15 @@ struct SimulatedLink::Request {
   }
   // A loop that has nothing else to do answers sooner than a thread that sleeps can be woken: so the thread
   // does not sleep at once.
-  void wait() {
+  // False: the host has ended meanwhile. The end of a host waits for its engine, maybe on the thread that
+  // would have to answer.
+  [[nodiscard]] bool wait(const std::weak_ptr<Backend>& host) {
     const auto end = std::chrono::steady_clock::now() + kAwake;
     while (!answered && std::chrono::steady_clock::now() < end) std::this_thread::yield();
     std::unique_lock hold(lock);
-    changed.wait(hold, [this] { return answered.load(); });
+    while (!changed.wait_for(hold, kLook, [this] { return answered.load(); }))
+      if (host.expired()) return false;
+    return true;
   }
 };
 
@@ -162,7 +169,7 @@ uint64_t SimulatedLink::ask(Operation operation, unsigned bar, uint64_t offset, 
     return allOnes(width);
   }
   if (!queue(request)) request->answer(allOnes(width));
-  request->wait();
+  if (!request->wait(host_)) request->answer(allOnes(width));
   for (Deadlock& deadlock : waits().end()) {
     if (const auto link = deadlock.link.lock()) link->lost(std::move(deadlock.access), stackHere());
   }
@@ -247,7 +254,7 @@ void SimulatedLink::take(napi_env env, napi_value, void* context, void* data) {
   auto& link = **static_cast<std::shared_ptr<SimulatedLink>*>(context);
   if (env == nullptr) {
     (*request)->answer(allOnes((*request)->width));
-  } else {
+  } else if (!(*request)->answered) {
     link.run(**request);
   }
 }
@@ -260,17 +267,13 @@ void SimulatedLink::finalize(napi_env, void* data, void*) {
   for (auto& reference : link.functions_) reference.Reset();
 }
 
-// Calls the model's function. lib/ catches what the function throws: an exception that arrives here means
-// that the thread is being stopped.
+// Calls the model's function. lib/ catches what the function throws: a call that fails means that the
+// JavaScript is being stopped, and nobody can be told.
 void SimulatedLink::run(Request& request) {
   uint64_t result = allOnes(request.width);
   if (!ended_) {
     const Napi::HandleScope scope(env_);
-    try {
-      result = call(request);
-    } catch (const Napi::Error&) {
-      // The thread is being stopped: its JavaScript can't run any more, and nobody can be told.
-    }
+    result = call(request);
   }
   request.answer(result);
 }
@@ -278,42 +281,38 @@ void SimulatedLink::run(Request& request) {
 uint64_t SimulatedLink::call(Request& request) {
   const Napi::Env env = env_;
   const Napi::Function function = functions_[static_cast<size_t>(request.operation)].Value();
-  const napi_value undefined = env.Undefined();
   switch (request.operation) {
     case Operation::read:
     case Operation::write: {
-      const napi_value arguments[] = {
-          Napi::Number::New(env, request.bar), Napi::Number::New(env, static_cast<double>(request.offset)),
-          Napi::Number::New(env, request.width),
+      const Napi::Value stored =
           request.operation != Operation::write ? env.Undefined()
           : request.width == 8                  ? Napi::Value(Napi::BigInt::New(env, request.value))
-                               : Napi::Value(Napi::Number::New(env, static_cast<double>(request.value)))};
-      if (request.operation == Operation::write) {
-        (void)function.Call(undefined, 4, arguments);
-        return 0;
-      }
-      const Napi::Value value = function.Call(undefined, 3, arguments);
-      if (value.IsUndefined()) return allOnes(request.width);
+                               : Napi::Value(Napi::Number::New(env, static_cast<double>(request.value)));
+      const Napi::Value value(env,
+                              tryCall(function, {Napi::Number::New(env, request.bar),
+                                                 Napi::Number::New(env, static_cast<double>(request.offset)),
+                                                 Napi::Number::New(env, request.width), stored}));
+      if (request.operation == Operation::write) return 0;
+      if (value.IsEmpty() || value.IsUndefined()) return allOnes(request.width);
+      // lib/ has checked the value.
       const uint64_t bits = value.IsBigInt() ? bigU64Of(env, value, "value") : u64Of(env, value, "value");
       return bits & allOnes(request.width);
     }
     case Operation::lost:
-      (void)function.Call(undefined,
-                          {Napi::String::New(env, kDeadlock), Napi::String::New(env, request.access),
-                           Napi::String::New(env, request.waiting)});
+      (void)tryCall(function, {Napi::String::New(env, kDeadlock), Napi::String::New(env, request.access),
+                               Napi::String::New(env, request.waiting)});
       return 0;
     case Operation::removed:
-      (void)function.Call(undefined, {});
+      (void)tryCall(function, {});
       return 0;
     case Operation::reset:
     case Operation::run:
-      (void)function.Call(undefined, {Napi::Number::New(env, static_cast<double>(request.value))});
+      (void)tryCall(function, {Napi::Number::New(env, static_cast<double>(request.value))});
       return 0;
     case Operation::moved:
-      (void)function.Call(
-          undefined,
-          {Napi::Number::New(env, static_cast<double>(request.value)), Napi::Boolean::New(env, request.whole),
-           Napi::Buffer<uint8_t>::Copy(env, request.bytes.data(), request.bytes.size())});
+      (void)tryCall(function, {Napi::Number::New(env, static_cast<double>(request.value)),
+                               Napi::Boolean::New(env, request.whole),
+                               Napi::Buffer<uint8_t>::Copy(env, request.bytes.data(), request.bytes.size())});
       return 0;
   }
   return 0;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <list>
 
+#include "call.h"
+
 namespace vfio::binding {
 namespace {
 
@@ -22,12 +24,8 @@ std::string stackHere() {
     const Napi::HandleScope scope(each.Env());
     const Napi::Function stack = each.Value();
     if (stack.IsEmpty()) continue;
-    try {
-      const Napi::Value text = stack.Call({});
-      if (text.IsString()) return text.As<Napi::String>();
-    } catch (const Napi::Error&) {
-      // The thread is being stopped.
-    }
+    const Napi::Value text(each.Env(), tryCall(stack, {}));
+    if (!text.IsEmpty() && text.IsString()) return text.As<Napi::String>();
   }
   return {};
 }

@@ -20,7 +20,10 @@ export interface VirtualTime {
    * has work left.
    */
   step(): boolean;
-  /** Moves the clock by a number of milliseconds, and does all work that is due until then, in order. */
+  /**
+   * Moves the clock by a number of milliseconds, and does all work that is due until then, in order. It does not return while a
+   * device posts itself work without a delay again and again.
+   */
   advance(milliseconds: number): void;
   /** What devices have done since the last call, oldest first: at most 1048576 entries. */
   takeTrace(): TraceEntry[];

@@ -170,6 +170,10 @@ bool Function::reachesNeighbour(uint64_t iova, size_t size, std::optional<uint32
   return first.peer != nullptr || first.size != size;  // the stretch ends where a neighbour's begins
 }
 
+bool Function::peek(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) {
+  return !reachesNeighbour(iova, size, pasid) && readMemory(iova, into, size, pasid);
+}
+
 // A data phase of the bus is four bytes at most.
 bool Function::peerRead(const Reach& reach, uint8_t* into) {
   const Busy busy(*this);

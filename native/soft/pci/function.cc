@@ -89,6 +89,9 @@ Function::Function(Services& host, const Place& place, std::unique_ptr<devices::
     }
     if (bar.hasMemory()) memory_[i] = std::make_shared<Memory>(bar.size);
   }
+  // A driver can tell a device something in memory, which nobody sees: such a device was always told just
+  // now.
+  if (hasMemory()) endpoint->stored = UINT64_MAX;
   const auto vectors = description().msix.vectors;
   msixTable_.assign(vectors * size_t{msixEntrySize}, 0);
   for (unsigned i = 0; i < vectors; ++i) msixTable_[i * msixEntrySize + msixEntryControl] = 1;  // masked
@@ -433,6 +436,7 @@ bool Function::hasMemory() const {
 
 void Function::noteStore() {
   storedIn_ = resets_;
+  if (hasMemory()) return;
   if (host.watcher() != nullptr) endpoint->stored = DmaWatch::now();
 }
 

@@ -162,6 +162,7 @@ class Function final : public devices::Port {
   [[nodiscard]] bool messagesEnabled() const override;
   void sendMessage(unsigned vector) override;
   void setLine(bool asserted) override;
+  [[nodiscard]] bool peek(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) override;
   bool post(std::chrono::nanoseconds delay, std::function<void()> job) override;
   void vanish() override;
   [[nodiscard]] uint8_t* memory(unsigned bar) override;

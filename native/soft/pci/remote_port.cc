@@ -64,6 +64,12 @@ std::optional<bool> RemotePort::dmaWriteAlone(uint64_t iova, const void* from, s
   return whole;
 }
 
+bool RemotePort::peek(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) {
+  bool whole = false;
+  enter([&](Function& function) { whole = function.peek(iova, into, size, pasid); });
+  return whole;
+}
+
 void RemotePort::startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) {
   enter([&](Function& function) {
     function.startRead(iova, into, size, pasid, onEngine(function, std::move(done)));

@@ -35,6 +35,7 @@ class RemotePort final : public devices::Port {
                                                  std::optional<uint32_t> pasid) override;
   [[nodiscard]] std::optional<bool> dmaWriteAlone(uint64_t iova, const void* from, size_t size,
                                                   std::optional<uint32_t> pasid) override;
+  bool peek(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) override;
   void startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) override;
   void startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
                   Done done) override;

@@ -41,10 +41,14 @@ export class Stack {
 
   /** Where the program is now. */
   constructor() {
-    const limit = Errors.stackTraceLimit;
-    set(Errors, 'stackTraceLimit', TAKEN);
-    captureStackTrace(this.#taken as object, Stack);
-    set(Errors, 'stackTraceLimit', limit);
+    try {
+      const limit = Errors.stackTraceLimit;
+      set(Errors, 'stackTraceLimit', TAKEN);
+      captureStackTrace(this.#taken as object, Stack);
+      set(Errors, 'stackTraceLimit', limit);
+    } catch {
+      // An accessor of the program's threw: there is no stack, and the driver's call goes on.
+    }
     waiting.push(this);
     if (waiting.length > WAITING) {
       waiting = waiting.filter((each) => each.#taken !== undefined);
