@@ -28,8 +28,8 @@ export type MapArguments = [
 
 /** The hot calls of an address space, of an IOAS or a container. What comes out is a number where that is exact. */
 export interface NativeSpaceCalls {
-  /** What comes out is where it is; undefined: at the `iova` that was given. */
-  map(...given: MapArguments): U64Like | undefined;
+  /** The IOVA is in `place` of the addon afterwards. */
+  map(...given: MapArguments): void;
   /** How many bytes were unmapped; undefined: as many as `length`. */
   unmap(iova: U64Like, length: U64Like): U64Like | undefined;
 }

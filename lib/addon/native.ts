@@ -222,6 +222,8 @@ interface Addon {
   memoryOfDescriptor(fd: number, offset: U64Like, length: U64Like): NativeMemory;
   memoryOfAddress(address: U64Like, length: U64Like): NativeMemory;
   schedule: NativeSchedule;
+  /** One number: the IOVA of the last map of this thread, by the hot calls of a space. */
+  place: BigUint64Array;
   /** Reserves `count` consecutive numbers for mappings; returns the first. */
   mappingNumbers(count: number): number;
   /** How many times memory has come to be kept (lib/addon/kept-memory.ts). */

@@ -103,9 +103,9 @@ export class Ioas extends AddressSpace {
     const access = accessOf(read, write);
     alive(this);
     const number = mappingNumber();
-    let place: U64Like;
+    let place: bigint;
     try {
-      place = this.#space.mapFile(fd, start, bytes, access, iova, number);
+      place = BigInt(this.#space.mapFile(fd, start, bytes, access, iova, number));
     } catch (error) {
       throw explainMap(
         this,
@@ -141,22 +141,16 @@ export class Ioas extends AddressSpace {
     const number = mappingNumber();
     // The kernel would copy whichever mapping is at that address by now. This check, and the ledger during the call, make sure
     // that it is still the source.
-    if (space.disposed || !nativeSpaceOf(space).holds(source.number, source.place, length))
+    if (space.disposed || !nativeSpaceOf(space).holds(source.number, source.iova, length))
       throw new VfioError(constants.errno.ENOENT, {
         syscall: 'ioctl',
         request: 'IOMMU_IOAS_COPY',
         reason: 'the source is not mapped any more',
       });
-    let place: U64Like;
+    let place: bigint;
     try {
-      place = this.#space.copy(
-        nativeSpaceOf(space),
-        source.number,
-        source.place,
-        length,
-        access,
-        iova,
-        number,
+      place = BigInt(
+        this.#space.copy(nativeSpaceOf(space), source.number, source.iova, length, access, iova, number),
       );
     } catch (error) {
       throw explainMap(this, error, { iova, size: Number(length), address: undefined });

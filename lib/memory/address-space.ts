@@ -13,6 +13,7 @@ import { constants } from 'node:os';
 import type { NativeFile } from '../addon/files.ts';
 import { warnOfKeptMemory } from '../addon/kept-memory.ts';
 import type { NativeSpace, NativeSpaceCalls } from '../addon/memory.ts';
+import { native } from '../addon/native.ts';
 import type { IovaRange } from '../addon/records.ts';
 import { options, type U64Like, u64 } from '../base/check.ts';
 import { VfioError, type Words, withWords } from '../base/errors.ts';
@@ -25,14 +26,16 @@ import { IovaAllocator } from './iova-allocator.ts';
 import { accessOf, mapOptionsOf, mappingNumber, READ, WRITE } from './map-call.ts';
 import { type MapRequest, wordsForMap } from './map-words.ts';
 
+/** Where the last map put its memory. Reading it costs less than a value that the call returns. */
+const { place } = native;
+
 /** An unmap of this many bytes from address 0 on unmaps everything. */
 export const EVERYTHING = 2n ** 64n - 1n;
 
 /** The fields of a mapping, which no program can reach. */
 export interface MappingParts {
   readonly space: AddressSpace;
-  /** The IOVA as the addon returned it: a number where that is exact, since it costs less, else a bigint. */
-  readonly place: U64Like;
+  readonly iova: bigint;
   readonly length: bigint;
   readonly writable: boolean;
   readonly number: number;
@@ -53,18 +56,17 @@ export class SpaceMapping implements Mapping {
   constructor(
     key: typeof OURS,
     space: AddressSpace,
-    place: U64Like,
+    iova: bigint,
     length: bigint,
     writable: boolean,
     number: number,
   ) {
     ours(key, 'Mapping');
-    this.#parts = { space, place, length, writable, number };
+    this.#parts = { space, iova, length, writable, number };
   }
 
   get iova(): bigint {
-    const { place } = this.#parts;
-    return typeof place === 'bigint' ? place : BigInt(place);
+    return this.#parts.iova;
   }
 
   get length(): bigint {
@@ -77,8 +79,8 @@ export class SpaceMapping implements Mapping {
 
   /** Unmaps the parts of it that are still mapped, and nothing else. */
   [Symbol.dispose](): void {
-    const { space, number, place, length } = this.#parts;
-    endMapping(space, number, place, length);
+    const { space, number, iova, length } = this.#parts;
+    endMapping(space, number, iova, length);
   }
 }
 
@@ -98,7 +100,7 @@ export type MapLater = (
   iova: U64Like | undefined,
   offset: number,
   size: number,
-) => Promise<{ place: U64Like; space: AddressSpace }>;
+) => Promise<{ iova: bigint; space: AddressSpace }>;
 
 /** The requests to map by: the space's own, or those of a container that works on the space. */
 export interface Way {
@@ -111,20 +113,20 @@ export interface Way {
 /** The handle of a mapping that the kernel has made. */
 export function mappingIn(
   space: AddressSpace,
-  place: U64Like,
+  iova: bigint,
   length: bigint,
   access: number,
   number: number,
   window?: Window,
 ): SpaceMapping {
-  take(space, place, length);
+  take(space, iova, length);
   const write = (access & WRITE) !== 0;
   const observer = observerOf(space);
   if (observer !== null) {
     const memory = window && watched(window, observer);
-    observer.mapped(space, { number, iova: BigInt(place), length, write, memory });
+    observer.mapped(space, { number, iova, length, write, memory });
   }
-  return new SpaceMapping(OURS, space, place, length, write, number);
+  return new SpaceMapping(OURS, space, iova, length, write, number);
 }
 
 /** The error of a call that maps, with a reason. */
@@ -148,7 +150,7 @@ function wayOf(space: AddressSpace, made: NativeSpace, calls: NativeSpaceCalls):
   return {
     calls,
     later: async (memory, access, number, iova, offset, size) => ({
-      place: await made.mapAsync(memory, access, number, iova, offset, size),
+      iova: BigInt(await made.mapAsync(memory, access, number, iova, offset, size)),
       space,
     }),
     space: () => space,
@@ -156,8 +158,8 @@ function wayOf(space: AddressSpace, made: NativeSpace, calls: NativeSpaceCalls):
 }
 
 let mapWords: (space: AddressSpace, error: VfioError, request: MapRequest) => Words | undefined;
-let take: (space: AddressSpace, place: U64Like, length: bigint) => void;
-let endMapping: (space: AddressSpace, number: number, place: U64Like, length: bigint) => void;
+let take: (space: AddressSpace, iova: bigint, length: bigint) => void;
+let endMapping: (space: AddressSpace, number: number, iova: bigint, length: bigint) => void;
 let nativeOf: (space: AddressSpace) => NativeSpace;
 let mapWindow: (
   space: AddressSpace,
@@ -241,18 +243,18 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
 
   static {
     mapWords = (space, error, request) => space.#wordsForMap(error, request);
-    take = (space, place, length) => space.#allocator?.take(BigInt(place), BigInt(place) + length - 1n);
+    take = (space, iova, length) => space.#allocator?.take(iova, iova + length - 1n);
     nativeOf = (space) => space.#native;
     mapWindow = (space, way, window, access, iova) => space.#map(way, window, access, iova);
     mapWindowLater = (space, way, window, access, iova) => space.#mapLater(way, window, access, iova);
     unmapRange = (space, way, iova, length) => space.#unmap(way, iova, length);
     placeIn = (space, window, usable) => space.#place(window, usable);
     isOutdated = (space, place, error) => space.#outdated(place, error);
-    endMapping = (space, number, place, length) => {
+    endMapping = (space, number, iova, length) => {
       if (space.disposed || space.#native.ended()) return;
-      observerOf(space)?.unmaps(space, BigInt(place), length, number);
-      if (BigInt(space.#native.unmapMapping(number, place, length)) === length)
-        space.#allocator?.give(BigInt(place), BigInt(place) + length - 1n);
+      observerOf(space)?.unmaps(space, iova, length, number);
+      if (BigInt(space.#native.unmapMapping(number, iova, length)) === length)
+        space.#allocator?.give(iova, iova + length - 1n);
       else space.#allocator = undefined;
     };
   }
@@ -362,16 +364,15 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     alive(this);
     const { memory, offset, size, length, whole } = window;
     const number = mappingNumber();
-    let place: U64Like | undefined;
     try {
       // A call with fewer arguments is faster: a whole buffer needs no offset and no length.
-      if (!whole) place = way.calls.map(memory, access, number, iova, offset, size) ?? iova;
-      else if (iova !== undefined) place = way.calls.map(memory, access, number, iova) ?? iova;
-      else place = way.calls.map(memory, access, number);
+      if (!whole) way.calls.map(memory, access, number, iova, offset, size);
+      else if (iova !== undefined) way.calls.map(memory, access, number, iova);
+      else way.calls.map(memory, access, number);
     } catch (error) {
       throw explainMap(this, error, { iova, size, address: BigInt(window.address) });
     }
-    return mappingIn(way.space(), place as U64Like, length, access, number, window);
+    return mappingIn(way.space(), place[0] as bigint, length, access, number, window);
   }
 
   async #mapLater(
@@ -383,7 +384,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     alive(this);
     const { memory, offset, size, length } = window;
     const number = mappingNumber();
-    const { place, space } = await way
+    const { iova: place, space } = await way
       .later(memory, access, number, iova, offset, size)
       .catch((error: unknown) => {
         alive(this); // if the space was disposed meanwhile, throws that error instead
@@ -394,7 +395,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
       throw new VfioError(constants.errno.ECANCELED, {
         syscall: 'ioctl',
         request: this.#request,
-        reason: `${range(BigInt(place), length)} was unmapped while it was being mapped`,
+        reason: `${range(place, length)} was unmapped while it was being mapped`,
       });
     return mappingIn(space, place, length, access, number, window);
   }

@@ -76,7 +76,7 @@ function wayOf(
     later: async (memory, access, number, iova, offset, size) => {
       const alone = own !== undefined;
       const made = await file.containerMapAsync(alone, memory, access, number, iova, offset, size);
-      return { place: made.iova, space: spaceOf(made.ioas) };
+      return { iova: BigInt(made.iova), space: spaceOf(made.ioas) };
     },
     space: () => spaceOf(calls.which()),
   };
@@ -354,7 +354,7 @@ export class Container extends FileHandle<NativeContainer> implements DmaSpace {
         pages,
         offset,
         size,
-        parts.place,
+        parts.iova,
         parts.number,
         parts.length,
       ),

@@ -84,6 +84,10 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   exports.Set("memoryOfDescriptor", Napi::Function::New<Memory::ofDescriptor>(env, "memoryOfDescriptor"));
   exports.Set("memoryOfAddress", Napi::Function::New<Memory::ofAddress>(env, "memoryOfAddress"));
   exports.Set("schedule", Schedule::make(env));
+  const Napi::ArrayBuffer place = Napi::ArrayBuffer::New(env, sizeof(uint64_t));
+  environment->placeMemory = Napi::Persistent(place);
+  environment->place = static_cast<uint64_t*>(environment->placeMemory.Value().Data());
+  exports.Set("place", Napi::BigUint64Array::New(env, 1, place, 0));
   exports.Set("mappingNumbers", Napi::Function::New<mappingNumbers>(env, "mappingNumbers"));
   exports.Set("doubts", Napi::Function::New<doubts>(env, "doubts"));
   exports.Set("kept", Napi::Function::New<kept>(env, "kept"));

@@ -81,11 +81,12 @@ int askToMap(const OpenFile& file, const MapArguments& given, const Wanted& want
 struct Calls {
   std::shared_ptr<File::Slot> slot;
   std::shared_ptr<PagesTable> memory;
+  uint64_t* place;
   bool own;
   uint32_t last = 0;
 };
 
-// Arguments as in MapArguments, with an iova: the mapping is there afterwards
+// Arguments as in MapArguments, with an iova; it is in Environment::place afterwards
 napi_value map(Napi::Env env, const napi_value* arguments, Calls& calls) {
   MapArguments given(env, *calls.memory, arguments);
   const OpenFile& file = calls.slot->live(env, "Container");
@@ -95,6 +96,7 @@ napi_value map(Napi::Env env, const napi_value* arguments, Calls& calls) {
     result = target.space->map(given.wanted, [&](Wanted& wanted) { return askToMap(file, given, wanted); });
   if (result < 0) throwErrno(env, result, "ioctl", "VFIO_IOMMU_MAP_DMA");
   if (target.object) calls.last = target.object->id;
+  *calls.place = *given.wanted.iova;
   return nullptr;
 }
 
@@ -122,8 +124,9 @@ napi_value which(Napi::Env env, const napi_value*, Calls& calls) { return number
 Napi::Value containerCalls(const Napi::CallbackInfo& info, File& self) {
   const Napi::Env env = info.Env();
   (void)self.live(env);
+  const Environment& environment = Environment::of(env);
   auto target = std::make_shared<Calls>(
-      Calls{self.slot(), Environment::of(env).pages, Arguments(info).boolean(0, "own")});
+      Calls{self.slot(), environment.pages, environment.place, Arguments(info).boolean(0, "own")});
   Napi::Object calls = Napi::Object::New(env);
   calls.Set("map", bind<Calls, map>(env, "map", target));
   calls.Set("unmap", bind<Calls, unmap>(env, "unmap", target));

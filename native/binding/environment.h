@@ -33,6 +33,10 @@ struct Environment {
   // weak, because the function keeps its whole copy of lib/ alive. The copy keeps the function
   // (lib/addon/native.ts), and both are collected when nothing uses the copy any more.
   Napi::FunctionReference makeError;
+  // Where the last map of this thread put its memory: one number in memory that lib/ reads as a bigint. It
+  // costs less than any value that a call returns.
+  Napi::Reference<Napi::ArrayBuffer> placeMemory;
+  uint64_t* place = nullptr;
   Schedule schedule;
   std::shared_ptr<PagesTable> pages = std::make_shared<PagesTable>();
 

@@ -54,19 +54,20 @@ void requireOpen(Napi::Env env, const ledger::SpaceHandle& handle) {
 struct Calls {
   std::shared_ptr<ledger::SpaceHandle> handle;
   std::shared_ptr<PagesTable> memory;
+  uint64_t* place;
 };
 
-// Arguments as in MapArguments => iova; undefined: the iova that was passed
+// Arguments as in MapArguments; the IOVA is in Environment::place afterwards
 napi_value map(Napi::Env env, const napi_value* arguments, Calls& calls) {
   const ledger::SpaceHandle& handle = *calls.handle;
   requireOpen(env, handle);
   MapArguments given(env, *calls.memory, arguments);
-  const std::optional<uint64_t> asked = given.wanted.iova;
   const int result = handle.space->map(given.wanted, [&](Wanted& wanted) {
     return askToMap(handle, *handle.file(), given.address, given.access, wanted);
   });
   if (result < 0) fail(env, result, "IOMMU_IOAS_MAP");
-  return u64UnlessAsked(env, *given.wanted.iova, asked);
+  *calls.place = *given.wanted.iova;
+  return nullptr;
 }
 
 // (iova, length) => bytes unmapped; undefined: exactly `length`
@@ -144,7 +145,8 @@ Napi::Value Space::ended(const Napi::CallbackInfo& info) {
 // () => { map, unmap }: the hot calls, as functions bound to this space
 Napi::Value Space::calls(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  const auto bound = std::make_shared<Calls>(Calls{live(info), Environment::of(env).pages});
+  const Environment& environment = Environment::of(env);
+  const auto bound = std::make_shared<Calls>(Calls{live(info), environment.pages, environment.place});
   Napi::Object calls = Napi::Object::New(env);
   calls.Set("map", bind<Calls, map>(env, "map", bound));
   calls.Set("unmap", bind<Calls, unmap>(env, "unmap", bound));
