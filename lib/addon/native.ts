@@ -183,7 +183,8 @@ export interface NativeEventFd {
 
 /** native/binding/watch.h */
 export interface NativeWatch {
-  watch(): void;
+  /** `idle`: the process may end although nothing has become readable. */
+  watch(idle?: boolean): void;
   rest(): void;
   dispose(): void;
 }
@@ -221,6 +222,8 @@ interface Addon {
   allocateMemory(size: U64Like, pageShift: number, numaNode?: number): NativeMemory;
   memoryOfDescriptor(fd: number, offset: U64Like, length: U64Like): NativeMemory;
   memoryOfAddress(address: U64Like, length: U64Like): NativeMemory;
+  /** Where the bytes of an ArrayBuffer or a view are in this process; null: it is neither, or has no bytes. */
+  addressOf(memory: unknown): { address: bigint; length: number; buffer: object } | null;
   schedule: NativeSchedule;
   /** One number: the IOVA of the last map of this thread, by the hot calls of a space. */
   place: BigUint64Array;
