@@ -374,7 +374,7 @@ void errors() {
        "\"vfio-pci\""},
       {edu(R"("bdf": "0000:00:01.0", "driver": "edu", "mdevs": ["83b8f4f2-509f-382f-3c1e-e6bfe0fa1001",
         "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"])"),
-       "Expected UUIDs that no other device has for devices[0].mdevs but received "
+       "line 1: Expected UUIDs that no other device has for devices[0].mdevs but received "
        "\"83b8f4f2-509f-382f-3c1e-e6bfe0fa1001\""},
       {edu(R"("bdf": "0000:00:01.0", "iommu": null, "group": 3)"),
        "Expected nothing (no IOMMU translates it) for devices[0].group but received 3"},
