@@ -172,9 +172,7 @@ function openHost({ backend, topology, kernel }: Options): Host {
   } catch (error) {
     const refused = error instanceof TypeError || error instanceof RangeError;
     if (topology === undefined || !refused || error.message.includes('software.kernel')) throw error;
-    // The library passes the topology to the addon as one line of text: the line number does not refer to the file.
-    const message = error.message.replace(/^line 1: /, '');
-    throw Object.assign(new TypeError(`${topology}: ${message}`), {
+    throw Object.assign(new TypeError(`${topology}: ${error.message}`), {
       code: (error as { code?: string }).code,
     });
   }

@@ -523,7 +523,7 @@ describe('unplugging', () => {
             }
           } else if (each === 'unplug') {
             if (there === 0) {
-              expect(() => software?.removeDevice(bdf)).toThrow(code('ENODEV'));
+              await expect(software?.removeDevice(bdf)).rejects.toThrow(code('ENODEV'));
               continue;
             }
             if (leaving.has(there)) again++;

@@ -347,12 +347,12 @@ test('unplugging a bridge removes the devices behind it', async (ctx) => {
   expect(host.groups()).toHaveLength(1);
 });
 
-test('a device that can’t be plugged in is refused, with the reason', (ctx) => {
+test('a device that can’t be plugged in is refused, with the reason', async (ctx) => {
   needs(ctx, HOT_PLUG);
   using host = openMachine();
   const { software } = host;
   expect(() => software?.addDevice('0000:00:02.0', { model: 'edu' })).toThrow(
-    'line 1: Expected an address that no other device has for device.bdf but received "0000:00:02.0"',
+    'Expected an address that no other device has for device.bdf but received "0000:00:02.0"',
   );
   expect(() => software?.addDevice('0000:77:00.0', { model: 'edu' })).toThrow(
     'Expected an address on a bus that is there for device.bdf but received "0000:77:00.0"',
@@ -360,7 +360,9 @@ test('a device that can’t be plugged in is refused, with the reason', (ctx) =>
   expect(() => software?.addDevice('0000:00:05.0', { model: 'root-port' })).toThrow(
     'Expected a device that is',
   );
-  expect(() => software?.removeDevice('0000:00:05.0')).toThrow(expect.objectContaining({ code: 'ENODEV' }));
+  await expect(software?.removeDevice('0000:00:05.0')).rejects.toThrow(
+    expect.objectContaining({ code: 'ENODEV' }),
+  );
   expect(() => software?.bindKernelDriver('0000:00:02.0', '../x')).toThrow(
     "Expected the name of a driver such as 'nvme' for driver but received '../x'",
   );

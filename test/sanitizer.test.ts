@@ -397,6 +397,47 @@ describe('What the driver does with its handles', () => {
   });
 });
 
+describe('A store to a register that is stored to very often', () => {
+  const EARLIER = '(an earlier store to the same register: not each one takes a stack)';
+  const last = (stack: string | undefined) => stack?.split('\n').at(-1);
+
+  test('has its own stack 256 times and then each 32nd time; else it has that of an earlier store, and says so', () => {
+    const region = user.device.region('bar0');
+    using mapped = region.mmap();
+    const own: number[] = [];
+    for (let store = 1; store <= 400; store++) {
+      host.software.report.clear();
+      model.work = () => model.move(true, 0x10000n);
+      // Two lines that store to the same register, by turns.
+      if (store % 2 === 0) mapped.write32(0, store);
+      else region.write32(0, store);
+      const even = here() - 2;
+      const { doorbell } = only(host, 'unmapped').stacks;
+      if (last(doorbell) === EARLIER) continue;
+      own.push(store);
+      expect(lineOf(doorbell)).toBe(store % 2 === 0 ? even : even + 1);
+    }
+    const all = Array.from({ length: 256 }, (_, at) => at + 1);
+    expect(own).toEqual([...all, 257, 289, 321, 353, 385]);
+  });
+
+  test('does not take the stacks of stores to other registers, and is the same cause as a store with a stack', () => {
+    using mapped = user.device.region('bar0').mmap();
+    for (let store = 0; store < 400; store++) {
+      model.work = () => model.move(true, 0x10000n);
+      mapped.write32(8, store);
+      expect(only(host, 'unmapped').count).toBe(store + 1);
+    }
+    const often = here() - 3;
+    expect(lineOf(only(host, 'unmapped').stacks.doorbell)).toBe(often);
+    host.software.report.clear();
+    mapped.write32(12, 1);
+    const { doorbell } = only(host, 'unmapped').stacks;
+    expect(lineOf(doorbell)).toBe(here() - 2);
+    expect(last(doorbell)).not.toBe(EARLIER);
+  });
+});
+
 describe('The report', () => {
   test('the C++ edu device, on the engine, is in it when settle() resolves', async () => {
     using job = await startJob(host);

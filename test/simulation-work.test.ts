@@ -118,14 +118,14 @@ describe('a posted job', () => {
     expect(() => model.later(() => {})).toThrow(/a device that is plugged in/);
   });
 
-  test('of a host that is disposed meanwhile does nothing, and settle ends', async () => {
+  test('of a host that is disposed meanwhile does nothing, and settle rejects', async () => {
     const machine = Host.open({ backend: 'software' });
     machine.software.addDevice(BDF, model);
     let ran = 0;
     for (let each = 0; each < 100; each++) model.later(() => void ran++, each / 10);
     const settled = machine.software.settle();
     machine[Symbol.dispose]();
-    await settled;
+    await expect(settled).rejects.toThrow(expect.objectContaining({ code: 'ERR_VFIO_DISPOSED' }));
     await collect(() => !model.plugged);
     expect(model.plugged).toBe(false);
   });
@@ -333,7 +333,7 @@ describe('a process', () => {
           host.software.addDevice('0000:00:1c.0', new Busy());
           globalThis.device = host.attach('0000:00:1c.0').device;
           device.region('bar0').write32(0, 1);
-          void host.software.settle();
+          host.software.settle().catch(() => {});
           parentPort.postMessage('ready');
           setInterval(() => {}, 1000);
         });

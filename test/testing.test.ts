@@ -6,7 +6,13 @@ import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { Host } from '../lib/index.ts';
-import { assertMappings, assertNoDmaFaults, assertNoOpenHandles, withDevice } from '../lib/testing/index.ts';
+import {
+  assertMappings,
+  assertNoDmaFaults,
+  assertNoOpenHandles,
+  fixtures,
+  withDevice,
+} from '../lib/testing/index.ts';
 import { EduModel } from './fixtures/testing/edu-model.ts';
 import { backend, EDU, NVME, needs } from './support/backends.ts';
 
@@ -269,8 +275,13 @@ describe('withDevice', () => {
     [{ bdf: 'edu' }, /^Expected a PCI address .* for bdf but received 'edu'/],
     [{ checks: { leaks: true } }, /^Expected only .* for checks but received 'leaks'/],
     [{ checks: { dma: 1 } }, /^Expected a boolean for checks.dma but received 1/],
+    [{ software: { sanitiser: false } }, /^Expected only .* for software but received 'sanitiser'/],
   ])('refuses %j', async (options, message) => {
     await expect(withDevice(options as never, () => {})).rejects.toThrow(message);
+    // What `model` returns is known when a test begins; all else at once.
+    if ('model' in options && typeof options.model === 'function')
+      expect(fixtures(options as never)).toHaveProperty('bench');
+    else expect(() => fixtures(options as never)).toThrow(message);
   });
 
   test('refuses a body that is no function', async () => {

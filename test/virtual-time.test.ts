@@ -48,6 +48,17 @@ test('settle() does all work, and moves the clock to it', async () => {
   expect(host.software.step()).toBe(false);
 });
 
+test.each([true, false])(
+  'settle() of a disposed host rejects, with deterministic: %j',
+  async (deterministic) => {
+    const other = Host.open({ backend: 'software', software: { deterministic } });
+    other[Symbol.dispose]();
+    await expect(other.software.settle()).rejects.toThrow(
+      expect.objectContaining({ code: 'ERR_VFIO_DISPOSED' }),
+    );
+  },
+);
+
 /** Raises vector 0 at each write. */
 class Bell extends SimulatedDevice {
   readonly identity = { vendor: 0x1af4, device: 0x10f2, classCode: 0xff0000 };

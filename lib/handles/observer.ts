@@ -42,7 +42,7 @@ export interface Observing<Handle> {
   /** A device was attached, for its accesses with this PASID or for those without one; no space: it is detached. */
   attached(bdf: string | null, pasid: number | undefined, space: Handle | undefined): void;
   /** The driver is going to write to a register of the device. */
-  stores(device: Handle): void;
+  stores(device: Handle, region: number, offset: number): void;
   /** The driver has asked for a reset of the device. */
   resets(device: Handle): void;
   /** The program disposes a handle. `left`: the handles that are disposed with it, for they are alive. */

@@ -67,7 +67,7 @@ export interface SoftwareOptions {
   seed?: number;
   /**
    * Whether it reports the mistakes that drivers make with DMA ({@link SoftwareControls.report}). Default true. It costs a stack
-   * for each map, unmap and store to a register.
+   * for each map and unmap, and for stores to registers.
    */
   sanitizer?: boolean;
 }

@@ -5,7 +5,7 @@
  * the test: they are known by `countedBy`, to the assertions too.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { bdf as checkBdf, flag, known, refusal } from '../base/check.ts';
+import { bdf as checkBdf, flag, known, options, refusal } from '../base/check.ts';
 import { ownOf } from '../base/own.ts';
 import {
   DmaError,
@@ -100,6 +100,26 @@ function without(all: readonly OpenHandle[], others: readonly OpenHandle[]): Ope
   });
 }
 
+/** Options that were checked, but for what only a model or a host can tell. */
+export interface CheckedOptions<M extends SimulatedDevice> {
+  readonly model: (() => M) | undefined;
+  readonly bdf: string | undefined;
+  readonly software: SoftwareOptions;
+  readonly checks: Required<Checks>;
+}
+
+/** @throws {TypeError} an option is none. Those of the host are checked when it is made. */
+export function checkedOptions<M extends SimulatedDevice>(o: BenchOptions<M> | undefined): CheckedOptions<M> {
+  const { model, bdf, software, checks } = known(o, 'options', ['model', 'bdf', 'software', 'checks']);
+  if (model !== undefined && typeof model !== 'function') throw refusal('a function', 'model', model);
+  return {
+    model,
+    bdf: bdf === undefined ? undefined : checkBdf(bdf),
+    software: options<SoftwareOptions>(software, 'software'),
+    checks: checksOf(checks),
+  };
+}
+
 /** A bench, and its end. */
 export class TestBench<M extends SimulatedDevice> implements Bench<M> {
   readonly host: Host;
@@ -115,19 +135,14 @@ export class TestBench<M extends SimulatedDevice> implements Bench<M> {
     this.#checks = checks;
   }
 
-  static async open<M extends SimulatedDevice>(o?: BenchOptions<M>): Promise<TestBench<M>> {
-    const given = known(o, 'options', ['model', 'bdf', 'software', 'checks']);
-    const checks = checksOf(given.checks);
-    if (given.model !== undefined && typeof given.model !== 'function')
-      throw refusal('a function', 'model', given.model);
-    const chosen = given.bdf === undefined ? undefined : checkBdf(given.bdf);
-    const model = given.model?.();
-    if (given.model !== undefined && !((model as unknown) instanceof SimulatedDevice))
+  static async open<M extends SimulatedDevice>(o: CheckedOptions<M>): Promise<TestBench<M>> {
+    const model = o.model?.();
+    if (o.model !== undefined && !((model as unknown) instanceof SimulatedDevice))
       throw refusal('a SimulatedDevice', 'what model returns', model);
     const real = realDevice();
-    if (real !== null) return new TestBench<M>(openReal(real, model), real, undefined, checks);
-    const host = Host.open({ backend: 'software', software: given.software ?? {} });
-    const bdf = chosen ?? (model === undefined ? undefined : SLOT);
+    if (real !== null) return new TestBench<M>(openReal(real, model), real, undefined, o.checks);
+    const host = Host.open({ backend: 'software', software: o.software });
+    const bdf = o.bdf ?? (model === undefined ? undefined : SLOT);
     try {
       if (bdf !== undefined && model !== undefined) host.software.addDevice(bdf, model);
       else if (bdf !== undefined) await host.device(bdf).bind();
@@ -135,7 +150,7 @@ export class TestBench<M extends SimulatedDevice> implements Bench<M> {
       host[Symbol.dispose]();
       throw error;
     }
-    return new TestBench(host, bdf, model, checks);
+    return new TestBench(host, bdf, model, o.checks);
   }
 
   get bdf(): string {
@@ -257,7 +272,7 @@ export async function withDevice<M extends SimulatedDevice, T>(
   body: (bench: Bench<M>) => T | Promise<T>,
 ): Promise<T> {
   if (typeof body !== 'function') throw refusal('a function', 'body', body);
-  const bench = await TestBench.open(o);
+  const bench = await TestBench.open(checkedOptions(o));
   let result: T;
   try {
     result = await body(bench);

@@ -1,6 +1,6 @@
 /** Fixtures for vitest's `test.extend`. They need nothing of vitest. */
-import type { SimulatedDevice } from '../index.ts';
-import { type Bench, type BenchOptions, notSimulated, TestBench } from './bench.ts';
+import { Host, type SimulatedDevice } from '../index.ts';
+import { type Bench, type BenchOptions, checkedOptions, notSimulated, TestBench } from './bench.ts';
 
 /** What vitest gives to each fixture. */
 interface TestContext {
@@ -31,12 +31,18 @@ export type Fixtures<M extends SimulatedDevice = SimulatedDevice> = {
  *
  * If VFIO_TEST_DEVICE is set, the device is that real one. A test that takes `model` or `simulatedHost` is then skipped, with
  * the reason.
+ *
+ * @throws {TypeError} an option is none.
  */
 export function fixtures<M extends SimulatedDevice = SimulatedDevice>(o?: BenchOptions<M>): Fixtures<M> {
+  const checked = checkedOptions(o);
+  // A host refuses options that are none.
+  if (o?.software !== undefined)
+    Host.open({ backend: 'software', software: checked.software })[Symbol.dispose]();
   // vitest reads the names in the braces of each function, to know what it needs.
   return {
     bench: async ({ task, onTestFinished }, use) => {
-      const bench = await TestBench.open(o);
+      const bench = await TestBench.open(checked);
       await use(bench); // ends with the test, whatever that did
       const left = await bench.end(task.result?.state === 'fail');
       // vitest reports what a fixture throws twice, and does not end the other fixtures then.

@@ -10,7 +10,7 @@ import type { NativeDevice, NativeMapped, NativeRegionInfo } from '../addon/file
 import { integer, options, refusal, type U64Like, u64 } from '../base/check.ts';
 import { withWords } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
-import { alive, disposedError, fileOf, Handle, type Observer, observerOf } from '../handles/handle.ts';
+import { alive, disposedError, fileOf, Handle, observerOf } from '../handles/handle.ts';
 import type { IommufdDevice } from '../handles/iommufd-file.ts';
 import type { Registers } from '../registers/registers.ts';
 
@@ -80,19 +80,19 @@ export class Region implements Registers {
   }
   /** Writes 8 bits: `v` from 0 to 2^8-1. */
   write8(o: number, v: number): void {
-    this.#stored().regionWrite(this.#at(o, 1), 1, v);
+    this.#stored(o).regionWrite(this.#at(o, 1), 1, v);
   }
   /** Writes 16 bits, little endian: `v` from 0 to 2^16-1. */
   write16(o: number, v: number): void {
-    this.#stored().regionWrite(this.#at(o, 2), 2, v);
+    this.#stored(o).regionWrite(this.#at(o, 2), 2, v);
   }
   /** Writes 32 bits, little endian: `v` from 0 to 2^32-1. */
   write32(o: number, v: number): void {
-    this.#stored().regionWrite(this.#at(o, 4), 4, v);
+    this.#stored(o).regionWrite(this.#at(o, 4), 4, v);
   }
   /** Writes 64 bits, little endian; the kernel may split it into two accesses of 4 bytes on the bus. */
   write64(o: number, v: U64Like): void {
-    this.#stored().regionWrite(this.#at(o, 8), 8, v);
+    this.#stored(o).regionWrite(this.#at(o, 8), 8, v);
   }
 
   /** Reads up to `into.length` bytes from `o` on; returns how many were read. */
@@ -101,7 +101,7 @@ export class Region implements Registers {
   }
   /** Writes up to `from.length` bytes at `o`; returns how many were written. */
   writeFrom(o: number, from: Uint8Array): number {
-    return this.#stored().writeFrom(this.#at(o, 1), from);
+    return this.#stored(o).writeFrom(this.#at(o, 1), from);
   }
 
   /**
@@ -130,7 +130,7 @@ export class Region implements Registers {
         return { reason: 'offset and length must be page aligned and inside a mappable part' };
       });
     }
-    return new MappedRegion(OURS, this.#device, mapped, Number(length));
+    return new MappedRegion(OURS, this.#device, mapped, Number(length), this.index, Number(offset));
   }
 
   #file(): NativeDevice {
@@ -138,9 +138,10 @@ export class Region implements Registers {
   }
 
   /** The file, for a store. Config space is no doorbell. */
-  #stored(): NativeDevice {
+  #stored(offset: number): NativeDevice {
     const file = fileOf(this.#device);
-    if (this.index !== CONFIG) observerOf(this.#device)?.stores(this.#device);
+    if (this.index !== CONFIG && typeof offset === 'number')
+      observerOf(this.#device)?.stores(this.#device, this.index, offset);
     return file;
   }
 
@@ -170,11 +171,19 @@ export class MappedRegion extends Handle implements Registers {
   readonly #length: number;
   #buffer: ArrayBuffer | undefined;
 
-  constructor(key: typeof OURS, device: Handle, mapped: NativeMapped, length: number) {
+  constructor(
+    key: typeof OURS,
+    device: Handle,
+    mapped: NativeMapped,
+    length: number,
+    region: number,
+    start: number,
+  ) {
     ours(key, 'MappedRegion');
     super(key, 'MappedRegion', device, [mapped], (self: MappedRegion) => self.#release());
     const observer = observerOf(device);
-    this.#mapped = observer !== null && mapped.trapped ? observed(mapped, device, observer) : mapped;
+    const stores = (offset: number) => observer?.stores(device, region, start + offset);
+    this.#mapped = observer !== null && mapped.trapped ? observed(mapped, stores) : mapped;
     this.#length = length;
   }
 
@@ -237,8 +246,8 @@ export class MappedRegion extends Handle implements Registers {
   }
 }
 
-/** A mapping whose stores an observer is told of. */
-function observed(mapped: NativeMapped, device: Handle, observer: Observer): NativeMapped {
+/** A mapping whose stores an observer is told of, before the addon has checked their arguments. */
+function observed(mapped: NativeMapped, stores: (offset: number) => void): NativeMapped {
   const { read8, read16, read32, read64, write8, write16, write32, write64 } = mapped;
   return {
     trapped: true,
@@ -247,19 +256,19 @@ function observed(mapped: NativeMapped, device: Handle, observer: Observer): Nat
     read32,
     read64,
     write8(offset, value) {
-      observer.stores(device);
+      if (typeof offset === 'number') stores(offset);
       write8(offset, value);
     },
     write16(offset, value) {
-      observer.stores(device);
+      if (typeof offset === 'number') stores(offset);
       write16(offset, value);
     },
     write32(offset, value) {
-      observer.stores(device);
+      if (typeof offset === 'number') stores(offset);
       write32(offset, value);
     },
     write64(offset, value) {
-      observer.stores(device);
+      if (typeof offset === 'number') stores(offset);
       write64(offset, value);
     },
     buffer: () => mapped.buffer(),

@@ -415,6 +415,7 @@ Napi::Value HostHandle::forbidDma(const Napi::CallbackInfo& info) {
 // () => Promise<void>: resolves when the engine has no work left. Software host only: real devices cannot be
 // asked.
 Napi::Value HostHandle::settle(const Napi::CallbackInfo& info) {
+  (void)live(info.Env());
   return AsyncCall::start(
       info.Env(), {"settle", nullptr},
       [backend = backend_]() -> int64_t {
@@ -426,7 +427,8 @@ Napi::Value HostHandle::settle(const Napi::CallbackInfo& info) {
 
 // () => { left, ended }: the work of models in JavaScript
 Napi::Value HostHandle::modelWork(const Napi::CallbackInfo& info) {
-  const auto count = backend_ ? ModelWork::of(backend_)->count() : ModelWork::Count{};
+  (void)live(info.Env());
+  const auto count = ModelWork::of(backend_)->count();
   Napi::Object result = Napi::Object::New(info.Env());
   result.Set("left", static_cast<double>(count.left));
   result.Set("ended", static_cast<double>(count.ended));

@@ -85,7 +85,7 @@ void limits() {
   }
   for (const char* text :
        {"null", "[]", "\"\"", "0", "true", "{}", "{\"devices\":null}", "{\"devices\":{}}"}) {
-    claim(std::string(text) + " is no topology", contains(refusedTopology(text), "line 1: Expected"));
+    claim(std::string(text) + " is no topology", refusedTopology(text).starts_with("Expected"));
   }
 }
 

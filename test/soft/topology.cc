@@ -351,84 +351,84 @@ void errors() {
   const auto edu = [&device](const std::string& fields) { return device("\"model\": \"edu\", " + fields); };
   const std::pair<std::string, std::string> cases[] = {
       {"{\n\"devices\": [\n}", "line 3: Expected a value of JSON but received }"},
-      {"{} x", "line 1: Expected nothing after the value but received x"},
+      {"{} x", "Expected nothing after the value but received x"},
       {"{\"devices\": [], \"devices\": []}",
-       "line 1: Expected the name \"devices\" once in an object but received it twice"},
-      {"[]", "line 1: Expected an object { iommus, devices, system } for topology but received a list of 0"},
-      {"{}", "line 1: Expected a list of devices for topology.devices but received nothing"},
+       "Expected the name \"devices\" once in an object but received it twice"},
+      {"[]", "Expected an object { iommus, devices, system } for topology but received a list of 0"},
+      {"{}", "Expected a list of devices for topology.devices but received nothing"},
       {R"({ "devices": [], "system": { "without": ["pci"] } })",
-       "line 1: Expected \"iommufd\", \"vfio-pci\" or \"device-nodes\" for system.without[0] but received "
+       "Expected \"iommufd\", \"vfio-pci\" or \"device-nodes\" for system.without[0] but received "
        "\"pci\""},
       {edu(R"("bdf": "0000:00:01.0", "disk": { "name": "a/b" })"),
-       "line 1: Expected the name of a disk for devices[0].disk.name but received \"a/b\""},
+       "Expected the name of a disk for devices[0].disk.name but received \"a/b\""},
       {edu(R"("bdf": "0000:00:01.0", "network": { "name": "eth0", "route": true })"),
-       "line 1: Expected false of an interface that is down for devices[0].network.route but received true"},
+       "Expected false of an interface that is down for devices[0].network.route but received true"},
       {edu(R"("bdf": "0000:00:01.0", "mdevs": ["83B8F4F2-509f-382f-3c1e-e6bfe0fa1001"])"),
-       "line 1: Expected a UUID in small letters for devices[0].mdevs[0] but received "
+       "Expected a UUID in small letters for devices[0].mdevs[0] but received "
        "\"83B8F4F2-509f-382f-3c1e-e6bfe0fa1001\""},
       {edu(R"("bdf": "0000:00:01.0", "mdevs": ["83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"])"),
-       "line 1: Expected a driver of the host, which makes the mdevs for devices[0].driver but received "
+       "Expected a driver of the host, which makes the mdevs for devices[0].driver but received "
        "nothing"},
       {edu(R"("bdf": "0000:00:01.0", "driver": "vfio-pci", "mdevs": ["83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"])"),
-       "line 1: Expected a driver of the host, which makes the mdevs for devices[0].driver but received "
+       "Expected a driver of the host, which makes the mdevs for devices[0].driver but received "
        "\"vfio-pci\""},
       {edu(R"("bdf": "0000:00:01.0", "driver": "edu", "mdevs": ["83b8f4f2-509f-382f-3c1e-e6bfe0fa1001",
         "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"])"),
        "line 1: Expected UUIDs that no other device has for devices[0].mdevs but received "
        "\"83b8f4f2-509f-382f-3c1e-e6bfe0fa1001\""},
       {edu(R"("bdf": "0000:00:01.0", "iommu": null, "group": 3)"),
-       "line 1: Expected nothing (no IOMMU translates it) for devices[0].group but received 3"},
+       "Expected nothing (no IOMMU translates it) for devices[0].group but received 3"},
       {"{\"devices\": [], \"cpus\": 1}",
-       "line 1: Expected one of the fields iommus, devices, system for topology but received \"cpus\""},
+       "Expected one of the fields iommus, devices, system for topology but received \"cpus\""},
       {edu("\n\"bdf\": \"0:10\""),
        "line 2: Expected a PCI address such as \"0000:00:10.0\" (domain 0000) for devices[0].bdf "
        "but "
        "received \"0:10\""},
       {edu("\"slot\": 1"),
-       "line 1: Expected a device behind a bridge (the field \"behind\") for devices[0].slot but received 1"},
+       "Expected a device behind a bridge (the field \"behind\") for devices[0].slot but received 1"},
       {edu("\"behind\": \"0000:00:01.0\", \"slot\": 0"),
-       "line 1: Expected the address of a bridge or port that is in the topology for devices[0].behind but "
+       "Expected the address of a bridge or port that is in the topology for devices[0].behind but "
        "received "
        "\"0000:00:01.0\""},
       {edu("\"bdf\": \"0000:00:01.0\", \"iommu\": 1"),
-       "line 1: Expected the index of one of 1 iommus, or null for devices[0].iommu but received 1"},
+       "Expected the index of one of 1 iommus, or null for devices[0].iommu but received 1"},
       {edu("\"bdf\": \"0000:00:01.0\", \"addresses\": [4096]"),
-       "line 1: Expected a multiple of the BAR's size below 0x100000000 for devices[0].addresses[0] but "
+       "Expected a multiple of the BAR's size below 0x100000000 for devices[0].addresses[0] but "
        "received "
        "0x1000"},
       {device("\"model\": \"root-port\", \"bdf\": \"0000:00:01.0\", \"driver\": \"vfio-pci\""),
-       "line 1: Expected a driver that takes this device for devices[0].driver but received \"vfio-pci\""},
+       "Expected a driver that takes this device for devices[0].driver but received \"vfio-pci\""},
       {device("\"model\": \"nic\", \"bdf\": \"0000:00:01.0\""),
-       "line 1: Expected one of \"edu\", \"ivshmem\", \"nvme\", \"virtio-net\", \"root-port\", "
+       "Expected one of \"edu\", \"ivshmem\", \"nvme\", \"virtio-net\", \"root-port\", "
        "\"upstream-port\", \"downstream-port\", \"bridge\", \"host-bridge\", \"passive\" for "
        "devices[0].model but received \"nic\""},
       {device("\"model\": \"nvme\", \"bdf\": \"0000:00:01.0\", \"size\": 1000"),
-       "line 1: Expected a multiple of the block size, 512 for devices[0].size but received 1000"},
+       "Expected a multiple of the block size, 512 for devices[0].size but received 1000"},
       {device("\"model\": \"nvme\", \"bdf\": \"0000:00:01.0\", \"blockSize\": 1024"),
-       "line 1: Expected 512 or 4096 for devices[0].blockSize but received 1024"},
+       "Expected 512 or 4096 for devices[0].blockSize but received 1024"},
       {device("\"model\": \"nvme\", \"bdf\": \"0000:00:01.0\", \"doorbellStride\": 12"),
-       "line 1: Expected a power of two from 4 to 64 for devices[0].doorbellStride but received 12"},
+       "Expected a power of two from 4 to 64 for devices[0].doorbellStride but received 12"},
       {device("\"model\": \"nvme\", \"bdf\": \"0000:00:01.0\", \"file\": \"/nowhere/disk\""),
-       "line 1: Expected a file that holds a block and can be written (No such file or directory) for "
+       "Expected a file that holds a block and can be written (No such file or directory) for "
        "devices[0].file but received \"/nowhere/disk\""},
       {device("\"model\": \"nvme\", \"bdf\": \"0000:00:01.0\", \"file\": \"/dev/null\""),
-       "line 1: Expected a file that holds a block and can be written (Invalid argument) for "
+       "Expected a file that holds a block and can be written (Invalid argument) for "
        "devices[0].file but received \"/dev/null\""},
       {device("\"model\": \"virtio-net\", \"bdf\": \"0000:00:01.0\", \"mac\": \"01:00:5e:00:00:01\""),
-       "line 1: Expected a MAC address of one station such as \"52:54:00:12:34:56\" for devices[0].mac but "
+       "Expected a MAC address of one station such as \"52:54:00:12:34:56\" for devices[0].mac but "
        "received \"01:00:5e:00:00:01\""},
       {device("\"model\": \"virtio-net\", \"bdf\": \"0000:00:01.0\", \"mac\": \"52:54:00:12:34:5\""),
-       "line 1: Expected a MAC address of one station such as \"52:54:00:12:34:56\" for devices[0].mac but "
+       "Expected a MAC address of one station such as \"52:54:00:12:34:56\" for devices[0].mac but "
        "received \"52:54:00:12:34:5\""},
       {device("\"model\": \"virtio-net\", \"bdf\": \"0000:00:01.0\", \"peer\": \"4\""),
-       "line 1: Expected a PCI address such as \"0000:00:10.0\" (domain 0000) for devices[0].peer but "
+       "Expected a PCI address such as \"0000:00:10.0\" (domain 0000) for devices[0].peer but "
        "received \"4\""},
       {device("\"model\": \"edu\", \"bdf\": \"0000:00:01.0\", \"size\": 4096"),
-       "line 1: Expected one of the fields model, bdf, behind, slot, function, iommu, driver, pasidBits, "
+       "Expected one of the fields model, bdf, behind, slot, function, iommu, driver, pasidBits, "
        "pageRequests, group, irq, addresses, acs, disk, network, mdevs, mdevsIsolated for devices[0] but "
        "received \"size\""},
       {"{ \"iommus\": [{ \"kind\": \"vtd\", \"pageSizes\": [3000] }], \"devices\": [] }",
-       "line 1: Expected a power of two from 256 for iommus[0].pageSizes but received 3000"},
+       "Expected a power of two from 256 for iommus[0].pageSizes but received 3000"},
       {"{ \"devices\": [{ \"model\": \"edu\", \"bdf\": \"0000:00:01.0\" },\n{ \"model\": \"edu\", \"bdf\": "
        "\"0000:00:01.0\" }] }",
        "line 2: Expected an address that no other device has for devices[1].bdf but received "
@@ -438,19 +438,18 @@ void errors() {
        "\"0000:01:01.0\", \"behind\": \"0000:00:01.0\" }] }",
        "line 2: Expected 0, the only one behind a port for devices[1].slot but received 1"},
       {edu("\"bdf\": \"0000:00:01.3\""),
-       "line 1: Expected a device that has a function 0 for devices[0].bdf but received \"0000:00:01.3\""},
+       "Expected a device that has a function 0 for devices[0].bdf but received \"0000:00:01.3\""},
       {edu("\"bdf\": \"0000:00:01.0\", \"acs\": true"),
-       "line 1: Expected false for a conventional device for devices[0].acs but received true"},
+       "Expected false for a conventional device for devices[0].acs but received true"},
       {device("\"model\": \"downstream-port\", \"bdf\": \"0000:00:01.0\""),
-       "line 1: Expected downstream ports, and nothing else, behind an upstream port for devices[0].bdf but "
+       "Expected downstream ports, and nothing else, behind an upstream port for devices[0].bdf but "
        "received \"0000:00:01.0\""},
   };
   for (const auto& [text, expected] : cases)
     same("a topology that is none: " + expected, expected, errorOf(text));
   std::string deep;
   for (int i = 0; i < 100'000; ++i) deep += '[';
-  claim("a text of brackets is no danger",
-        errorOf(deep).starts_with("line 1: Expected no more than 32 levels"));
+  claim("a text of brackets is no danger", errorOf(deep).starts_with("Expected no more than 32 levels"));
   // No prefix of a valid topology is valid.
   const std::string whole = kTree;
   bool all = true;

@@ -98,12 +98,12 @@ export function hotPlug(
       );
     },
 
-    removeDevice(bdf) {
+    async removeDevice(bdf) {
       const address = checkBdf(bdf);
       const life = host.life(address);
       const first = host.removeDevice(address, life);
       if (first < 0 && first !== -16) throw failure(first, address, missing(address));
-      return first === 0 ? Promise.resolve() : gone(host, address, life);
+      if (first !== 0) await gone(host, address, life);
     },
 
     bindKernelDriver(bdf, driver, o) {

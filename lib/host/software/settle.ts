@@ -14,6 +14,8 @@ export interface Settling {
    *
    * In virtual time it does the devices' work, moves the clock as far as that needs, and lets the program run between the
    * pieces. It does not resolve while a device gives itself new work again and again.
+   *
+   * @throws {VfioError} ERR_VFIO_DISPOSED the host was disposed, before the call or while it waited.
    */
   settle(): Promise<void>;
 }

@@ -41,7 +41,8 @@ void appendUtf8(std::string& text, uint32_t point) {
 
 class Parser {
  public:
-  explicit Parser(std::string_view text) : text_(text) {}
+  explicit Parser(std::string_view text)
+      : text_(text), line_(text.find('\n') == std::string_view::npos ? 0 : 1) {}
 
   Value whole() {
     if (text_.size() > longest) {
@@ -61,8 +62,8 @@ class Parser {
       const auto c = static_cast<unsigned char>(text_[at_]);
       received = c > ' ' && c < 0x7f ? std::string(1, text_[at_]) : "the byte " + std::to_string(c);
     }
-    throw std::invalid_argument("line " + std::to_string(line_) + ": Expected " + expected + " " + where +
-                                " but received " + received);
+    throw std::invalid_argument(lineText(line_) + "Expected " + expected + " " + where + " but received " +
+                                received);
   }
 
   [[nodiscard]] char peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }
@@ -135,8 +136,7 @@ class Parser {
       if (peek() != '"') refuse("a name in quotes", "in an object");
       std::string name = string();
       if (isKnown(result, names, name)) {
-        throw std::invalid_argument("line " + std::to_string(line_) + ": Expected the name \"" +
-                                    shown(shortened(name, 40)) +
+        throw std::invalid_argument(lineText(line_) + "Expected the name \"" + shown(shortened(name, 40)) +
                                     "\" once in an object but received it twice");
       }
       skipSpace();
@@ -232,11 +232,15 @@ class Parser {
 
   const std::string_view text_;
   size_t at_ = 0;
-  unsigned line_ = 1;
+  unsigned line_;
   size_t values_ = 0;
 };
 
 }  // namespace
+
+std::string lineText(unsigned line) {
+  return line == 0 ? std::string() : "line " + std::to_string(line) + ": ";
+}
 
 const Value* Value::find(std::string_view name) const {
   const auto found =

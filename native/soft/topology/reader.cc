@@ -20,8 +20,8 @@ std::string hex(uint64_t value) {
 }  // namespace
 
 void fail(unsigned line, std::string_view expected, std::string_view where, const std::string& received) {
-  throw std::invalid_argument("line " + std::to_string(line) + ": Expected " + std::string(expected) +
-                              " for " + std::string(where) + " but received " + shown(received));
+  throw std::invalid_argument(json::lineText(line) + "Expected " + std::string(expected) + " for " +
+                              std::string(where) + " but received " + shown(received));
 }
 
 std::optional<uint64_t> toInteger(const Value& value) {

@@ -52,8 +52,8 @@ struct SystemSpec {
 
 // An entry of `devices`. The placement fills the second half.
 struct DeviceSpec {
-  // Its line and its name in the text, for errors: "devices[2]".
-  unsigned line = 1;
+  // Its line (0: it has none) and its name in the text, for errors: "devices[2]".
+  unsigned line = 0;
   std::string name;
 
   PortKind kind = PortKind::endpoint;

@@ -1,5 +1,6 @@
 /** The list of findings: each cause once, with a count. */
 import { ownOf } from '../../../base/own.ts';
+import { EARLIER } from './doorbells.ts';
 import type { DmaFinding, DmaStacks } from './report.ts';
 
 const MOST = 1000;
@@ -18,7 +19,7 @@ function causeOf(found: Found): string {
   const places = [map, unmap, dispose, reset, call].filter((each) => each !== undefined);
   // Of memory that was given away, the doorbell is what gave it: the ring's one mapping has all of them.
   if (doorbell !== undefined && (places.length === 0 || kind === 'changed-while-owned'))
-    places.push(doorbell);
+    places.push(doorbell.replace(EARLIER, ''));
   const parts: unknown[] = [kind, device, ...(places.length === 0 ? [message] : places)];
   if (kind === 'left-at-close' && !Object.hasOwn(found, 'iova')) parts.push(message);
   if (Object.hasOwn(found, 'pasid') && 'pasid' in found) parts.push(found.pasid, found.write);

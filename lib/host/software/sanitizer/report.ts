@@ -9,7 +9,11 @@ export interface DmaStacks {
   readonly unmap?: string;
   /** The buffer or the handle was disposed; of what was left at a close: what was closed. */
   readonly dispose?: string;
-  /** The last store to a register of the device before it happened. */
+  /**
+   * The last store to a register of the device before it happened. To a register that the driver has stored to more than 256
+   * times, only each 32nd store takes a stack; the others have the last one that was taken for that register, and then the last
+   * line says `(an earlier store to the same register: not each one takes a stack)`.
+   */
   readonly doorbell?: string;
   /** The device was reset. */
   readonly reset?: string;

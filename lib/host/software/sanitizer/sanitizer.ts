@@ -23,6 +23,8 @@ import { accessText, besideText, changeText, guessOf, nearestOf, rangeText } fro
 const now = process.hrtime.bigint;
 
 const DEVICE = 'VfioDevice';
+/** More than a region has bytes whose numbers are exact beside it. */
+const REGION = 2 ** 40;
 /** How many spaces that have ended, and how many changes of a device's attachment, are remembered. */
 const KEPT = 64;
 
@@ -210,7 +212,7 @@ export class Sanitizer implements Observer {
     if (changes.length > KEPT) changes.shift();
   }
 
-  stores(device: Handle): void {
+  stores(device: Handle, region: number, offset: number): void {
     let doorbells = this.#doorbellsOf.get(device);
     if (doorbells === undefined) {
       const bdf = deviceOf(device) ?? null;
@@ -218,7 +220,7 @@ export class Sanitizer implements Observer {
       this.#doorbells.set(bdf, doorbells);
       this.#doorbellsOf.set(device, doorbells);
     }
-    doorbells.add(now());
+    doorbells.add(now(), region * REGION + offset);
   }
 
   resets(device: Handle): void {
@@ -318,7 +320,7 @@ export class Sanitizer implements Observer {
   }
 
   #doorbell({ bdf, time }: NativeIncident): string | undefined {
-    return (this.#doorbells.get(bdf) ?? this.#doorbells.get(null))?.before(time)?.text;
+    return (this.#doorbells.get(bdf) ?? this.#doorbells.get(null))?.before(time);
   }
 
   /** Where the device was reset, if the driver has made only one store to its registers since. */
