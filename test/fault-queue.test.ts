@@ -6,16 +6,16 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import {
   DmaBuffer,
   type FaultQueue,
-  type Host,
+  Host,
   type Ioas,
   type Iommufd,
   type IoPageFault,
   type VfioDevice,
 } from '../lib/index.ts';
-import { backend, needs, openHost } from './support/backends.ts';
+import { backend, EDU, needs, openHost } from './support/backends.ts';
 import { collect, descriptors, descriptorsAtRest, descriptorsSettle, turn } from './support/collect.ts';
 import { dropsOnPurpose } from './support/dropped.ts';
-import { BUFFER, type Edu } from './support/edu.ts';
+import { BUFFER, type Edu, Reg } from './support/edu.ts';
 import { bound, machine } from './support/iommu.ts';
 import { run } from './support/program.ts';
 
@@ -152,7 +152,7 @@ describe('faults', () => {
     expect(host.software?.takeFaults()).toEqual([]);
   });
 
-  test("answered with 'invalid', the access fails as one that is not mapped", async () => {
+  test("S27: answered with 'invalid', the access fails as one that is not mapped", async () => {
     edu.start(BUFFER, 0x10000n, 8, true);
     queue.respond(await queue.wait({ timeout: 5000 }), 'invalid');
     await edu.idle();
@@ -175,7 +175,7 @@ describe('faults', () => {
     await serve;
   });
 
-  test('one answer for a group: a second is refused, a made-up fault too', async () => {
+  test('S27: one answer for a group: a second is refused, a made-up fault too', async () => {
     edu.start(BUFFER, 0x10000n, 8, true);
     const fault = await queue.wait({ timeout: 5000 });
     expect(() => queue.respond({ ...fault }, 'success')).toThrow(/^Expected a fault of this queue/);
@@ -228,6 +228,35 @@ describe('faults', () => {
     device.detach();
     queue[Symbol.dispose]();
     expect(queue.disposed).toBe(true);
+  });
+
+  test('S29: a fault that nobody answers has no time-out', async () => {
+    using virtual = Host.open({
+      backend: 'software',
+      software: {
+        deterministic: true,
+        topology: {
+          iommus: [{ kind: 'vtd', pageRequests: 'pri' }],
+          devices: [{ model: 'edu', bdf: EDU, driver: 'vfio-pci', pageRequests: true }],
+        },
+      },
+    });
+    const its = await bound(virtual);
+    const space = its.iommufd.allocIoas();
+    const faults = its.iommufd.allocFaultQueue();
+    its.device.attach(its.iommufd.allocHwpt({ device: its.device, parent: space, faultQueue: faults }));
+    its.edu.start(BUFFER, 0x10000n, 8, true);
+    virtual.software.advance(24 * 3_600_000);
+    const fault = faults.poll();
+    expect(fault).toMatchObject({ last: true });
+    virtual.software.advance(24 * 3_600_000);
+    expect(its.edu.registers.read64(Reg.command) & 1n).toBe(1n);
+    expect(virtual.software.takeFaults()).toEqual([]);
+    space.map(memory, { iova: 0x10000 });
+    faults.respond(fault as IoPageFault, 'success');
+    virtual.software.advance(0);
+    expect(its.edu.registers.read64(Reg.command) & 1n).toBe(0n);
+    expect(memory.bytes[0]).toBe(0);
   });
 
   test('disposing the host while a fault is open and a wait is pending is harmless', async () => {

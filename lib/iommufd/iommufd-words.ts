@@ -116,8 +116,13 @@ export function wordsForPasid(error: VfioError, file: NativeFile): Words | undef
   if (error.code === 'EINVAL' || error.code === 'ENOTTY') return needs('pasid', '6.15', file);
   if (error.code === 'EOPNOTSUPP')
     return {
-      reason: 'the device or its IOMMU has no PASIDs',
-      hint: 'iommufd.hwInfo(device).maxPasidLog2 tells',
+      reason:
+        "the driver of the device's IOMMU attaches no page table with a PASID, or the device is mediated",
+    };
+  if (error.code === 'EBUSY')
+    return {
+      reason:
+        'the PASID may be in use by the kernel; with PASID 0, the device may be attached without a PASID already',
     };
   return undefined;
 }

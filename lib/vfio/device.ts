@@ -180,11 +180,18 @@ export class VfioDevice extends IommufdDevice {
   /**
    * Attaches the device to an address space or a page table (VFIO_DEVICE_ATTACH_IOMMUFD_PT, Linux 6.6). If it is attached
    * already, the new one replaces the old one; on failure the old one stays. Returns the id of the page table in use: for an
-   * Ioas, the kernel makes one or uses one that it has. With `pasid` (Linux 6.15) it is used for accesses with that PASID only.
+   * Ioas, the kernel makes one or uses one that it has. With `pasid` (Linux 6.15) it is used for accesses with that PASID only:
+   * 1 to 2^n-1, where n is `maxPasidLog2` of `hwInfo()`. The page table must be made with `pasid: true`, and so must the one
+   * that is used without a PASID, if there is one. Members of the group that have no PASIDs are skipped; if none has any, the
+   * attach succeeds without effect. PASID 0 means none, but ends and is replaced with `pasid: 0` only.
    *
-   * @throws {VfioError} EADDRINUSE a mapping or allowed range lies where the device reserves addresses; EINVAL another device
-   * of the group is attached to another page table, the page table is for another IOMMU, or the alignment does not suit;
-   * EFAULT, ENOMEM memory can't be pinned; EOPNOTSUPP the device or its IOMMU has no PASIDs.
+   * @throws {VfioError} EADDRINUSE a mapping or allowed range lies where the device reserves addresses; EBUSY the PASID is in
+   * use by the kernel, the device is attached without a PASID and `pasid` is 0, or the other way round, or (before 6.16) the
+   * kernel has turned on the device's page requests; EINVAL another device of the group is attached to another page table, the
+   * page table is for another IOMMU or not for PASIDs, the device does not have that PASID, the page table has a fault queue
+   * and the device is a virtual function with PRI or (before 6.16) does not stall behind an SMMUv3, or the alignment does not
+   * suit; ENODEV the page table has a fault queue and the device or its IOMMU has no page requests; EFAULT, ENOMEM memory can't
+   * be pinned; EOPNOTSUPP the driver of the IOMMU attaches no page tables with a PASID.
    */
   attach(to: Ioas | Hwpt, o?: { pasid?: number }): number {
     alive(this);

@@ -229,7 +229,7 @@ void cookies() {
   const auto request = [&machine](uint32_t group, uint64_t address, bool last) {
     int result = 0;
     machine.inside([&] {
-      result = machine.edu.endpoint->requests.send(
+      result = machine.edu.endpoint->requests.report(
           {address, uapi::IOMMU_PGFAULT_PERM_EXEC, group, std::nullopt, last});
     });
     return result;

@@ -452,12 +452,12 @@ void devices(Host& host) {
   claim("faults EOPNOTSUPP", -EOPNOTSUPP, fd.hwpt(device->id(), ioas, other, 4));
   claim("nested without data EOPNOTSUPP", -EOPNOTSUPP, fd.hwpt(device->id(), manual, other));
   pt = manual;
-  claim("replace", 0, device->attach(pt));
+  claim("replace", 0, device->replace(pt));
   claim("the auto page table is gone", -ENOENT, fd.destroy(3));
   claim("DMA goes on", nic.dma.read(0x10000, &byte, 1));
   claim("the manual one is busy", -EBUSY, fd.destroy(manual));
   pt = ioas;
-  claim("replace by IOAS makes an auto one", 0, device->attach(pt));
+  claim("replace by IOAS makes an auto one", 0, device->replace(pt));
   claim("with the free id", 3, pt);
   claim("the manual one stays until it is destroyed", 0, fd.destroy(manual));
 
@@ -473,14 +473,14 @@ void devices(Host& host) {
   pt = second_ioas;
   claim("the other member elsewhere EINVAL", -EINVAL, r->attach(pt));
   pt = second_ioas;
-  claim("the first moves elsewhere", 0, l->attach(pt));
+  claim("the first moves elsewhere", 0, l->replace(pt));
   claim("the other joins", 0, r->attach(pt));
   ranges = fd.ranges(second_ioas);
   claim("its direct region is out of use, the relaxable not", ranges.list[0].last == 0xfffff &&
                                                                   ranges.list[1].start == 0x200000 &&
                                                                   ranges.list[1].last == 0xfedfffff);
   pt = ioas;
-  claim("moving back through one member fails for the other's region", -EADDRINUSE, l->attach(pt));
+  claim("moving back through one member fails for the other's region", -EADDRINUSE, l->replace(pt));
   claim("... and nothing has moved", fd.ranges(second_ioas).count == 3 &&
                                          right.translation() == left.translation() &&
                                          left.translation() != nic.translation());

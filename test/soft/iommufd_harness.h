@@ -161,4 +161,10 @@ class Fd {
   }
 };
 
+// As VFIO does: attaches a device, or replaces what it is attached to.
+inline int place(iommufd::BoundDevice& device, uint32_t& pt, uint32_t pasid = 0) {
+  const int result = device.attach(pt, pasid);
+  return result == -EBUSY ? device.replace(pt, pasid) : result;
+}
+
 }  // namespace vfio::soft::check

@@ -88,7 +88,7 @@ class EduMachine {
   // VFIO's calls on the device.
   int attach(uint32_t& pt, uint32_t pasid = 0) {
     int result = 0;
-    inside([&] { result = device->attach(pt, pasid); });
+    inside([&] { result = place(*device, pt, pasid); });
     return result;
   }
   int attachTo(uint32_t pt, uint32_t pasid = 0) { return attach(pt, pasid); }

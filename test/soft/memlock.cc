@@ -38,7 +38,7 @@ struct Setup {
     fd.file = std::make_shared<iommufd::Context>(host, payer, nullptr);
     claim("bind", 0, iommufd::bind(fd.file, nic, device));
   }
-  int attach(uint32_t pt) { return device->attach(pt); }
+  int attach(uint32_t pt) { return place(*device, pt); }
 };
 
 void charges(Host& host, mm::Payer payer) {

@@ -47,7 +47,11 @@ class Domain final : public Translation {
   [[nodiscard]] bool enforceCoherency();
 
   // Guests' tables will be nested on this one. Called before anything is mapped.
-  void becomeParent() { refusesReadOnly_ = leaves_.parentsAreWritable; }
+  void becomeParent() {
+    parent_ = true;
+    refusesReadOnly_ = leaves_.parentsAreWritable;
+  }
+  [[nodiscard]] bool isParent() const { return parent_; }
 
   // 0, or -EINVAL when an endpoint behind `unit` can't be translated by this table.
   [[nodiscard]] int suits(const Unit& unit) const override;
@@ -139,6 +143,7 @@ class Domain final : public Translation {
   bool enforcesCoherency_;
   bool forcesCoherency_ = false;
   LeafRules leaves_;
+  bool parent_ = false;
   bool refusesReadOnly_ = false;
   bool offersDirtyTracking_ = false;
   bool dirtyTracking_ = false;

@@ -35,9 +35,13 @@ Endpoint::~Endpoint() {
   };
   end(std::nullopt, plain_);
   for (const auto& [pasid, by] : pasids_) end(pasid, by);
+  unit.requestQueue.forget(*this);
+  unit.requestQueue.drain();
   host.engine().cancel(this);
   std::erase(group.members, this);
 }
+
+bool Endpoint::canRequestPages() const { return pageRequests && unit.model.passesRequests(unit); }
 
 bool Endpoint::guestsPasid() const {
   return unit.nesting != nullptr && unit.nesting->hasPasids() && plain_.translation != nullptr &&
@@ -70,6 +74,9 @@ void Endpoint::leave(std::optional<uint32_t> pasid, const Attachment& by) const 
 }
 
 void Endpoint::attach(std::optional<uint32_t> pasid, const Attachment& to) {
+  // The kernel changes the table, empties the caches and the queue of page requests, and only then changes
+  // the handler. So what is in the queue still goes to the old one, which refuses it afterwards.
+  unit.requestQueue.drain();
   // Was anything translating these transactions until now? It may be a guest's table, for all PASIDs.
   const bool translated = attachment(pasid) != nullptr;
   const bool guests = !pasid && guestsPasid();
@@ -87,8 +94,6 @@ void Endpoint::attach(std::optional<uint32_t> pasid, const Attachment& to) {
   }
   serve(pasid, to);
   if (translated) unit.model.invalidate({.endpoint = *this, .pasid = pasid, .guestPasids = guests});
-  // Requests whose group isn't complete are lost with the table that they were for.
-  if (to.pageRequests == nullptr) requests.forget(pasid);
 }
 
 }  // namespace vfio::soft::iommu

@@ -44,10 +44,10 @@ class Endpoint {
   Endpoint(const Endpoint&) = delete;
   Endpoint& operator=(const Endpoint&) = delete;
 
-  // Can it ask for pages? Both it and its unit have to be able to.
-  [[nodiscard]] bool canRequestPages() const {
-    return pageRequests && unit.pageRequests != PageRequestKind::none;
-  }
+  // Can it ask for pages? It, its unit and the unit's driver have to be able to.
+  [[nodiscard]] bool canRequestPages() const;
+  // Has the function PCI's capability for page requests?
+  [[nodiscard]] bool hasPri() const { return pageRequests && unit.pageRequests != PageRequestKind::stall; }
   [[nodiscard]] unsigned usablePasidBits() const { return std::min(pasidBits, unit.pasidBits); }
 
   // The attachment for transactions without a PASID, or with this one. Null: nothing translates them.
@@ -55,6 +55,8 @@ class Endpoint {
   [[nodiscard]] const std::shared_ptr<Translation>& translation() const { return plain_.translation; }
   void attach(std::optional<uint32_t> pasid, const Attachment& to);  // no translation: detaches
   [[nodiscard]] bool isPlain(const Attachment& one) const { return &one == &plain_; }
+  // Is something attached for just this PASID, whoever attached it?
+  [[nodiscard]] bool hasPasid(uint32_t pasid) const { return pasids_.contains(pasid); }
 
   // Where the bytes of a transaction are. `by` is the attachment of this endpoint that translates it.
   [[nodiscard]] Translation::Reach reach(const Attachment& by, std::optional<uint32_t> pasid, uint64_t iova,
@@ -72,8 +74,9 @@ class Endpoint {
   // What the device can do, if the unit can too.
   unsigned pasidBits = 0;
   bool pageRequests = false;
-  bool pasidsExecute = false;     // its requests with a PASID can fetch code,
-  bool pasidsPrivileged = false;  // ... or have a supervisor's privilege
+  const Endpoint* physical = nullptr;  // of a virtual function: the physical one, which outlives it
+  bool pasidsExecute = false;          // its requests with a PASID can fetch code,
+  bool pasidsPrivileged = false;       // ... or have a supervisor's privilege
 
   uint64_t stored = 0;  // when a driver last wrote to a register of the device; kept for the host's DmaWatch
 

@@ -14,6 +14,7 @@
 // Life: a model has no state, and outlives all units of it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string_view>
@@ -66,6 +67,8 @@ class Model {
     bool dirtyTracking = false;
     bool enforcesCoherency = false;
     bool isolatesInterrupts = false;
+    size_t requestEntries = 0;   // of the queue of page requests; 0: it has no limit
+    size_t requestsGranted = 0;  // to each device, without an answer yet; 0: as many as it can have
   };
 
   Model(std::string_view itsName, Defaults itsDefaults) : name(itsName), defaults(std::move(itsDefaults)) {}
@@ -100,8 +103,26 @@ class Model {
   [[nodiscard]] virtual bool attachesPasids() const { return true; }
   // Can it walk the page table of a process (shared virtual addressing)?
   [[nodiscard]] virtual bool sharesTables() const { return false; }
+  // Can this table translate transactions with a PASID, while `plain` translates those without (null: they
+  // are blocked)? `memory` is the table's domain, or its parent: 0 or -errno.
+  [[nodiscard]] virtual int servesPasid(const Translation& /*table*/, const Domain& /*memory*/,
+                                        const Translation* /*plain*/) const {
+    return 0;
+  }
   // Did the driver support the nesting type of containers?
   [[nodiscard]] virtual bool nestsInContainers() const { return false; }
+
+  // --- page requests
+  // Does the driver of this unit have devices ask for pages?
+  [[nodiscard]] virtual bool passesRequests(const Unit& unit) const {
+    return unit.pageRequests != PageRequestKind::none;
+  }
+  // The driver's answer when page requests are to be turned on for an endpoint: 0, -ENODEV ...
+  [[nodiscard]] virtual int enablesRequests(const Endpoint& endpoint) const;
+  // What the driver does with a request of this endpoint by itself.
+  [[nodiscard]] virtual Screening screens(const Endpoint& /*from*/, const PageRequest& /*request*/) const {
+    return Screening::passed;
+  }
 
   // --- what programs are told of it
   // The driver's answer when information of the type `wanted` is asked for.

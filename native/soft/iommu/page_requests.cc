@@ -8,22 +8,38 @@
 #include "../core/device_faults.h"
 #include "../core/services.h"
 #include "endpoint.h"
+#include "model.h"
 
 namespace vfio::soft::iommu {
 
-std::vector<PageRequest> PageRequests::missing(uint32_t group, std::optional<uint32_t> pasid, uint64_t iova,
-                                               size_t size, uint32_t access) const {
+uint32_t PageRequests::mostGroups() const {
+  return endpoint_.unit.pageRequests == PageRequestKind::stall ? 1U << 16 : 1U << 9;
+}
+
+// The driver gives each device as many requests as the unit's queue has room for, or a fixed number. The
+// unit itself limits how many transactions it holds; no limit is modelled.
+size_t PageRequests::most() const {
+  constexpr size_t kOfDevice = 512;  // what it says in its PRI capability
+  if (endpoint_.unit.pageRequests == PageRequestKind::stall) return mostGroups();
+  const size_t granted = endpoint_.unit.model.defaults.requestsGranted;
+  return granted == 0 ? kOfDevice : std::min(kOfDevice, granted);
+}
+
+std::vector<PageRequest> PageRequests::missing(uint32_t group, const Need& need, size_t room) const {
   constexpr uint64_t kPage = 4096;
-  constexpr unsigned kMost = 32;  // of a group
+  constexpr size_t kMostOfGroup = 32;
+  const size_t most =
+      endpoint_.unit.pageRequests == PageRequestKind::stall ? 1 : std::min(room, kMostOfGroup);
   const uint32_t permissions =
-      access == kWrite ? uapi::IOMMU_PGFAULT_PERM_WRITE : uapi::IOMMU_PGFAULT_PERM_READ;
-  const Attachment& by = *endpoint_.attachment(pasid);
+      need.asks | (need.access == kWrite ? uapi::IOMMU_PGFAULT_PERM_WRITE : uapi::IOMMU_PGFAULT_PERM_READ);
+  const Attachment& by = *endpoint_.attachment(need.pasid);
   std::vector<PageRequest> requests;
-  const uint64_t last = iova + (size - 1);
-  for (uint64_t page = iova & ~(kPage - 1); page <= last && requests.size() < kMost; page += kPage) {
-    const Translation::Reach reach = endpoint_.reach(by, pasid, std::max(page, iova), 1, access);
+  const uint64_t last = need.iova + (need.size - 1);
+  for (uint64_t page = need.iova & ~(kPage - 1); page <= last && requests.size() < most; page += kPage) {
+    const Translation::Reach reach =
+        endpoint_.reach(by, need.pasid, std::max(page, need.iova), 1, need.access);
     if (requests.empty() || (reach.size == 0 && reach.missing))
-      requests.push_back({page, permissions, group, pasid, false});
+      requests.push_back({page, permissions, group, need.pasid, false});
     if (page + kPage < page) break;
   }
   requests.back().last = true;
@@ -36,18 +52,21 @@ PageRequest PageRequests::single(std::optional<uint32_t> pasid, uint64_t iova, u
           .pasid = pasid};
 }
 
-int PageRequests::send(const PageRequest& request) {
+void PageRequests::send(const PageRequest& request) { endpoint_.unit.requestQueue.send(endpoint_, request); }
+
+int PageRequests::report(const PageRequest& request) {
   const Attachment* const by = endpoint_.attachment(request.pasid);
   if (by == nullptr || by->pageRequests == nullptr) {
-    if (request.last) respond(request.group, PageResponse::invalid);
+    // Until 6.11 the last request of a group was the only one that was answered.
+    if (request.last || endpoint_.host.since(6, 11)) respond(request.group, PageResponse::invalid);
     return -EINVAL;
   }
   if (!request.last) {
-    partial_.push_back(request);
+    incomplete_.push_back(request);
     return 0;
   }
   std::vector<PageRequest> whole;
-  std::erase_if(partial_, [&](const PageRequest& earlier) {
+  std::erase_if(incomplete_, [&](const PageRequest& earlier) {
     if (earlier.group != request.group) return false;
     whole.push_back(earlier);
     return true;
@@ -60,8 +79,8 @@ int PageRequests::send(const PageRequest& request) {
 
 void PageRequests::respond(uint32_t group, PageResponse response) { endpoint_.dma.resume(group, response); }
 
-void PageRequests::forget(std::optional<uint32_t> pasid) {
-  std::erase_if(partial_, [&](const PageRequest& request) { return request.pasid == pasid; });
+void PageRequests::turnOff() {
+  if (--enabled_ == 0) dropIncomplete();
 }
 
 }  // namespace vfio::soft::iommu

@@ -1,7 +1,11 @@
-// The page requests of one endpoint: it collects the requests of a group until the last one comes, and hands
-// the group to the handler of the page table's page requests.
+// The page requests of one endpoint: which ones a transfer needs, their way to the unit's queue, how the
+// kernel passes them on to the handler of the page table's page requests, and their answers.
 //
-// Life: part of its endpoint. Requests of an incomplete group are lost when their page table is detached.
+// The kernel keeps the requests of a group until the last one comes. They belong together by their number
+// only, whatever their PASIDs are. A request is answered once; nothing has a time-out.
+//
+// Life: part of its endpoint. Requests are on while part of the kernel has turned them on, as the unit's
+// driver allows. Incomplete groups are lost when they are turned off.
 #pragma once
 
 #include <cstddef>
@@ -21,21 +25,40 @@ class PageRequests {
 
   // The request for one page.
   [[nodiscard]] static PageRequest single(std::optional<uint32_t> pasid, uint64_t iova, uint32_t access);
-  // The requests, as one group, for the pages that [iova, iova+size) lacks: the first page, at which the
-  // transfer has stopped, and those of the others that are missing.
-  [[nodiscard]] std::vector<PageRequest> missing(uint32_t group, std::optional<uint32_t> pasid, uint64_t iova,
-                                                 size_t size, uint32_t access) const;
-  // A page request of the device: 0, or -EINVAL when nobody handles it; then the device gets the answer
-  // `invalid`.
-  [[nodiscard]] int send(const PageRequest& request);
+  // How many groups, and how many requests, can be without an answer at the same time?
+  [[nodiscard]] uint32_t mostGroups() const;
+  [[nodiscard]] size_t most() const;
+
+  // What a transfer lacks.
+  struct Need {
+    std::optional<uint32_t> pasid;
+    uint64_t iova;
+    size_t size;
+    uint32_t access;
+    uint32_t asks;  // besides reading or writing: IOMMU_PGFAULT_PERM_EXEC, _PRIV
+  };
+  // The requests, as one group of at most `room` (> 0), for the pages that it needs: the first page, at which
+  // the transfer has stopped, and those of the others that are missing.
+  [[nodiscard]] std::vector<PageRequest> missing(uint32_t group, const Need& need, size_t room) const;
+  // The device sends a request. The kernel handles it later, on the engine.
+  void send(const PageRequest& request);
+  // The kernel passes a request on: 0, or -EINVAL when nobody handles it; then the answer is `invalid`.
+  int report(const PageRequest& request);
+  // Forgets the requests of incomplete groups; they get no answer.
+  void dropIncomplete() { incomplete_.clear(); }
   // The answer to a group of requests.
   void respond(uint32_t group, PageResponse response);
-  // Forgets the incomplete groups with this PASID, or without one.
-  void forget(std::optional<uint32_t> pasid);
+
+  // A part of the kernel turns page requests on, after it has asked the unit's driver
+  // (Model::enablesRequests), and off.
+  void turnOn() { ++enabled_; }
+  void turnOff();
+  [[nodiscard]] bool on() const { return enabled_ != 0; }
 
  private:
   Endpoint& endpoint_;
-  std::vector<PageRequest> partial_;  // of groups whose last request hasn't come
+  std::vector<PageRequest> incomplete_;  // of groups whose last request hasn't come
+  unsigned enabled_ = 0;
 };
 
 }  // namespace vfio::soft::iommu

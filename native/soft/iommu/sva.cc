@@ -52,6 +52,7 @@ void Bond::detach() {
   if (endpoint_ == nullptr) return;
   Endpoint& endpoint = *std::exchange(endpoint_, nullptr);
   endpoint.attach(process_->pasid, {});
+  endpoint.unit.requestQueue.drain();
   endpoint.dma.refuse(process_->pasid);
 }
 
@@ -67,18 +68,23 @@ bool Sva::has(const Endpoint& endpoint) {
   return endpoint.unit.model.sharesTables() && endpoint.usablePasidBits() != 0 && endpoint.canRequestPages();
 }
 
-int Sva::enable(const Endpoint& endpoint) {
+int Sva::enable(Endpoint& endpoint) {
   if (!has(endpoint)) return -ENODEV;
-  return enabled_.insert(&endpoint).second ? 0 : -EBUSY;
+  if (enabled(endpoint)) return -EBUSY;
+  if (const int failed = endpoint.unit.model.enablesRequests(endpoint)) return failed;
+  enabled_.insert(&endpoint);
+  endpoint.requests.turnOn();
+  return 0;
 }
 
-int Sva::disable(const Endpoint& endpoint) {
+int Sva::disable(Endpoint& endpoint) {
   if (!enabled(endpoint)) return -EINVAL;
   for (const auto& each : bonds_) {
     const auto bond = each.lock();
     if (bond && bond->endpoint_ == &endpoint) return -EBUSY;
   }
   enabled_.erase(&endpoint);
+  endpoint.requests.turnOff();
   return 0;
 }
 
@@ -147,12 +153,12 @@ int Sva::bind(Endpoint& endpoint, pid_t pid, bool exclusive, std::shared_ptr<Bon
   return 0;
 }
 
-void Sva::close(const Endpoint& endpoint) {
+void Sva::close(Endpoint& endpoint) {
   for (const auto& each : bonds_) {
     const auto bond = each.lock();
     if (bond && bond->endpoint_ == &endpoint) bond->detach();
   }
-  enabled_.erase(&endpoint);
+  if (enabled_.erase(&endpoint) != 0) endpoint.requests.turnOff();
 }
 
 // ---------------------------------------------------------------- events

@@ -79,10 +79,11 @@ class Sva {
   // Could it be enabled? The endpoint and its unit have PASIDs and page requests.
   [[nodiscard]] static bool has(const Endpoint& endpoint);
   [[nodiscard]] bool enabled(const Endpoint& endpoint) const { return enabled_.contains(&endpoint); }
-  // 0, -ENODEV (it doesn't have it) or -EBUSY (it is enabled).
-  [[nodiscard]] int enable(const Endpoint& endpoint);
+  // Page requests are on while it is enabled. 0, -ENODEV (it doesn't have it), -EBUSY (it is enabled), or what
+  // the unit's driver says of page requests (Model::enablesRequests).
+  [[nodiscard]] int enable(Endpoint& endpoint);
   // 0, -EINVAL (it is not enabled) or -EBUSY (a process is bound).
-  [[nodiscard]] int disable(const Endpoint& endpoint);
+  [[nodiscard]] int disable(Endpoint& endpoint);
 
   // --- bonds
   // Binds a process: 0, -ENODEV (no IOMMU, or no group), -EINVAL (the group has other members, or the feature
@@ -93,7 +94,7 @@ class Sva {
   // `pid` 0: this process.
   [[nodiscard]] int bind(Endpoint& endpoint, pid_t pid, bool exclusive, std::shared_ptr<Bond>& out);
   // Ends all bonds of an endpoint whose device is closed or removed, and disables the feature.
-  void close(const Endpoint& endpoint);
+  void close(Endpoint& endpoint);
 
   // In the child of a fork: the bonds of this process are the parent's.
   void afterFork();

@@ -118,13 +118,14 @@ bool Transfers::write(uint64_t iova, const void* from, size_t size, std::optiona
   return run({iova, size, static_cast<char*>(const_cast<void*>(from)), kWrite, pasid, {}});
 }
 
-void Transfers::startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) {
-  proceed({iova, size, static_cast<char*>(into), kRead, pasid, std::move(done)});
+void Transfers::startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done,
+                          uint32_t asks) {
+  proceed({iova, size, static_cast<char*>(into), kRead, pasid, std::move(done), asks});
 }
 
 void Transfers::startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
-                           Done done) {
-  proceed({iova, size, static_cast<char*>(const_cast<void*>(from)), kWrite, pasid, std::move(done)});
+                           Done done, uint32_t asks) {
+  proceed({iova, size, static_cast<char*>(const_cast<void*>(from)), kWrite, pasid, std::move(done), asks});
 }
 
 void Transfers::proceed(Transfer transfer) {
@@ -134,25 +135,51 @@ void Transfers::proceed(Transfer transfer) {
     wait(std::move(transfer));
     return;
   }
-  if (reason != nullptr) {
-    fail(transfer, reason);
-    moveRest({transfer.iova, transfer.size, transfer.bytes, transfer.access, transfer.pasid, {}});
-  }
+  if (reason != nullptr) failAt(transfer, reason);
+  admitNext();
   transfer.done(reason == nullptr);
 }
 
-// Requests all the pages that the rest of a transfer needs, as one group.
+// Fails where it stands; the pages behind that are still moved.
+void Transfers::failAt(const Transfer& transfer, const char* reason) {
+  fail(transfer, reason);
+  moveRest({transfer.iova, transfer.size, transfer.bytes, transfer.access, transfer.pasid, {}});
+}
+
+// How many more requests may be without an answer.
+size_t Transfers::room() const {
+  if (waiting_.size() >= endpoint_.requests.mostGroups()) return 0;
+  const size_t most = endpoint_.requests.most();
+  return asked_ < most ? most - asked_ : 0;
+}
+
+// Requests the pages that the rest of a transfer needs, as one group.
 void Transfers::wait(Transfer transfer) {
-  constexpr uint32_t kGroups = 1U << 9;  // a group's index has nine bits
+  const size_t left = room();
+  if (left == 0) {
+    inLine_.push_back(std::move(transfer));
+    return;
+  }
+  const uint32_t groups = endpoint_.requests.mostGroups();
   const auto outstanding = [this](uint32_t group) {
     return std::ranges::any_of(waiting_, [group](const Transfer& other) { return other.group == group; });
   };
-  while (outstanding(nextGroup_ % kGroups)) ++nextGroup_;
-  transfer.group = nextGroup_++ % kGroups;
+  while (outstanding(nextGroup_ % groups)) ++nextGroup_;
+  transfer.group = nextGroup_++ % groups;
   const std::vector<PageRequest> requests = endpoint_.requests.missing(
-      transfer.group, transfer.pasid, transfer.iova, transfer.size, transfer.access);
+      transfer.group, {transfer.pasid, transfer.iova, transfer.size, transfer.access, transfer.asks}, left);
+  transfer.requests = requests.size();
+  asked_ += transfer.requests;
   waiting_.push_back(std::move(transfer));
-  for (const PageRequest& request : requests) (void)endpoint_.requests.send(request);
+  for (const PageRequest& request : requests) endpoint_.requests.send(request);
+  admitNext();
+}
+
+void Transfers::admitNext() {
+  if (inLine_.empty() || room() == 0) return;
+  Transfer next = std::move(inLine_.front());
+  inLine_.pop_front();
+  resumeOnEngine(std::move(next), [this](Transfer transfer) { proceed(std::move(transfer)); });
 }
 
 void Transfers::resume(uint32_t group, PageResponse response) {
@@ -160,19 +187,28 @@ void Transfers::resume(uint32_t group, PageResponse response) {
       std::ranges::find_if(waiting_, [group](const Transfer& transfer) { return transfer.group == group; });
   // The device was reset meanwhile, or no transfer belonged to the request.
   if (found == waiting_.end()) return;
-  // The device continues on the engine, where devices work, and not inside the call that answered.
-  auto transfer = std::make_shared<Transfer>(std::move(*found));
+  Transfer transfer = std::move(*found);
   waiting_.erase(found);
+  asked_ -= transfer.requests;
+  resumeOnEngine(std::move(transfer), [this, response](Transfer answered) {
+    if (response == PageResponse::success) return proceed(std::move(answered));
+    // A held transaction ends as a fault. A device that asks by itself gives up the whole transfer.
+    if (endpoint_.unit.pageRequests == PageRequestKind::stall) {
+      failAt(answered, "the stalled access was aborted");
+    } else {
+      fail(answered, "the page request was refused");
+    }
+    admitNext();
+    answered.done(false);
+  });
+}
+
+// The device continues on the engine, where devices work, and not inside the call that answered.
+void Transfers::resumeOnEngine(Transfer transfer, std::function<void(Transfer)> work) {
+  auto kept = std::make_shared<Transfer>(std::move(transfer));
   Services& host = endpoint_.host;
-  const bool soon =
-      host.engine().post(&endpoint_, std::chrono::nanoseconds::zero(), [this, transfer, response] {
-        if (response == PageResponse::success) {
-          proceed(std::move(*transfer));
-        } else {
-          fail(*transfer, "the page request was refused");
-          transfer->done(false);
-        }
-      });
+  const bool soon = host.engine().post(&endpoint_, std::chrono::nanoseconds::zero(),
+                                       [kept, work = std::move(work)] { work(std::move(*kept)); });
   if (!soon) host.reportFault({endpoint_.bdf, 0, 0, false, kNoThread});
 }
 
@@ -185,7 +221,10 @@ void Transfers::refuse(std::optional<uint32_t> pasid) {
 }
 
 void Transfers::drop() {
+  endpoint_.unit.requestQueue.drain();
   waiting_.clear();
+  inLine_.clear();
+  asked_ = 0;
   endpoint_.host.engine().cancel(&endpoint_);
 }
 

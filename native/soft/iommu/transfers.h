@@ -2,8 +2,10 @@
 //
 // A transfer moves as many bytes as the endpoint's attachments allow. A page that can't be moved is a fault:
 // the page is left out (a read finds zeroes), the first failure is written to the host's fault log, and the
-// pages behind it are still moved. A device that can wait asks for missing pages instead (page_requests.h);
-// its transfer waits here under the number of its request group until the answer comes.
+// pages behind it are still moved. A device that can wait asks for missing pages instead (page_requests.h),
+// or the unit holds its transaction and asks; the transfer waits here under the number of its request group
+// until the answer comes. While the device has as many requests without an answer as it may have, further
+// transfers stand in line.
 //
 // Life: part of its endpoint. A transfer that waits ends with its answer, or is dropped at a reset or with
 // the endpoint.
@@ -34,10 +36,13 @@ class Transfers {
   bool write(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid = std::nullopt);
 
   // The same for a device that can wait. `done` is told the outcome, at once or later on the engine. Until
-  // then the memory must stay valid.
+  // then the memory must stay valid. `asks`: what its page requests ask for besides reading or writing,
+  // IOMMU_PGFAULT_PERM_EXEC or _PRIV. Page tables here know no such rights.
   using Done = std::function<void(bool)>;
-  void startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done);
-  void startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid, Done done);
+  void startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done,
+                 uint32_t asks = 0);
+  void startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid, Done done,
+                  uint32_t asks = 0);
 
   // The answer to the page requests of `group`. Nothing happens if no transfer waits for it.
   void resume(uint32_t group, PageResponse response);
@@ -54,8 +59,11 @@ class Transfers {
     uint32_t access;
     std::optional<uint32_t> pasid;
     Done done;
-    uint32_t group = 0;  // of its page requests, while it waits
-    unsigned tries = 0;  // how often it got its page, and could not move a byte all the same
+    uint32_t asks = 0;
+    // While it waits:
+    uint32_t group = 0;   // the number of its page requests
+    size_t requests = 0;  // how many these are
+    unsigned tries = 0;   // how often it got its page, and could not move a byte all the same
   };
 
   bool run(Transfer transfer);
@@ -65,11 +73,17 @@ class Transfers {
   [[nodiscard]] const char* move(Transfer& transfer, bool& missing);
   void proceed(Transfer transfer);
   void wait(Transfer transfer);
+  void resumeOnEngine(Transfer transfer, std::function<void(Transfer)> work);
+  void admitNext();
+  [[nodiscard]] size_t room() const;
   void fail(const Transfer& transfer, const char* reason);
+  void failAt(const Transfer& transfer, const char* reason);
   void moveRest(Transfer transfer);
 
   Endpoint& endpoint_;
   std::list<Transfer> waiting_;
+  std::list<Transfer> inLine_;  // for a request of their own
+  size_t asked_ = 0;            // requests of those that wait
   uint32_t nextGroup_ = 0;
 };
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "page_request.h"
+#include "request_queue.h"
 
 namespace vfio::soft::iommu {
 
@@ -45,6 +46,7 @@ struct Unit {
   PageRequestKind pageRequests = PageRequestKind::none;
   const GuestFormat* nesting = nullptr;  // the guests' tables that it reads; null: it has one stage only
   bool commandQueues = false;            // has queues of commands that a guest can fill by itself
+  RequestQueue requestQueue{};           // the page requests of the endpoints behind it
 };
 
 // The unit to be made, in the words of `IommuModel` (docs/topology.md). A value that is left out is the

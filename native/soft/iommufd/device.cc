@@ -31,6 +31,7 @@ void Attach::take(iommu::Endpoint& from, std::vector<iommu::PageRequest> group) 
 }
 
 void Attach::forget(const iommu::Endpoint& from) {
+  std::erase(requesters, &from);
   if (hwpt->faultQueue != nullptr) hwpt->faultQueue->forget(from);
 }
 
@@ -50,57 +51,110 @@ int Device::reserveFor(Ioas& ioas) const {
   return 0;
 }
 
-// Can all members of the group use this PASID?
-int Device::checkPasid(uint32_t pasid) const {
-  for (const iommu::Endpoint* member : group_->group.members) {
-    if (!member->unit.model.attachesPasids()) return -EOPNOTSUPP;
-    const unsigned bits = member->usablePasidBits();
-    if (bits == 0 || pasid >> bits != 0) return -EINVAL;
+// The members of the group that use attachments for this PASID, bound or not: those without PASIDs are
+// skipped.
+std::vector<iommu::Endpoint*> Device::usersOf(uint32_t pasid) const {
+  std::vector<iommu::Endpoint*> all = group_->group.members;
+  if (pasid != kNoPasid) {
+    std::erase_if(all, [](const iommu::Endpoint* member) { return member->usablePasidBits() == 0; });
   }
-  return 0;
+  return all;
 }
 
-// Can the group be translated by this table?
-int Device::checkHardware(Hwpt& hwpt, uint32_t pasid, bool replaces) const {
-  // Tables for PASIDs and the table for no PASID must be of the kind that can be combined.
+// Tables for PASIDs and the table for no PASID must be of the kind that can be combined.
+int Device::checkCompatible(const Hwpt& hwpt, uint32_t pasid) const {
   const auto plain = group_->attached.find(kNoPasid);
   if (pasid == kNoPasid) {
     const bool others = group_->attached.upper_bound(kNoPasid) != group_->attached.end();
-    if (!hwpt.pasidCompatible && others) return -EINVAL;
-  } else {
-    if (!hwpt.pasidCompatible) return -EINVAL;
-    if (plain != group_->attached.end() && !plain->second.hwpt->pasidCompatible) return -EINVAL;
-    if (const int error = checkPasid(pasid); error != 0) return error;
-    // VT-d's driver can't turn dirty tracking on and off for a PASID.
-    if (hwpt.paging().domain->offersDirtyTracking()) return -EINVAL;
+    return !hwpt.pasidCompatible && others ? -EINVAL : 0;
   }
-  // Through 6.15 iommufd turned page requests on, for this device only, before it asked the unit for
-  // anything else. Since then the units' drivers do it, for each device.
+  if (!hwpt.pasidCompatible) return -EINVAL;
+  return plain != group_->attached.end() && !plain->second.hwpt->pasidCompatible ? -EINVAL : 0;
+}
+
+// Can this device's page requests go to the table's fault queue? A virtual function shares PCI's capability
+// for them with its physical one, and the kernel knows no way to share it. Through 6.15 iommufd turned page
+// requests on, for this device only. Since then the units' drivers do it, for each device.
+int Device::checkRequests(const Hwpt& hwpt) const {
+  if (hwpt.faultQueue == nullptr) return 0;
+  const iommu::Endpoint* const physical = endpoint.physical;
+  if (physical != nullptr && (physical->hasPri() || !context.host.since(6, 13))) return -EINVAL;
+  if (context.host.since(6, 16)) return 0;
+  const bool on = std::ranges::any_of(
+      group_->attached, [](const auto& entry) { return entry.second.hwpt->faultQueue != nullptr; });
+  return on ? 0 : endpoint.unit.model.enablesRequests(endpoint);
+}
+
+// Can all members of the group use this PASID, and is it free?
+int Device::checkPasid(uint32_t pasid, bool replaces) const {
+  if (!endpoint.unit.model.attachesPasids()) return -EOPNOTSUPP;
+  const std::vector<iommu::Endpoint*> members = usersOf(pasid);
+  const auto lacksIt = [pasid](const auto* member) { return pasid >> member->usablePasidBits() != 0; };
+  if (std::ranges::any_of(members, lacksIt)) return -EINVAL;
+  const auto usesIt = [pasid](const auto* member) { return member->hasPasid(pasid); };
+  return !replaces && std::ranges::any_of(members, usesIt) ? -EBUSY : 0;
+}
+
+// Can the group be translated by this table? The order of the checks is the kernel's.
+int Device::checkHardware(Hwpt& hwpt, uint32_t pasid, bool replaces) const {
   const bool late = context.host.since(6, 16);
-  const bool wantsRequests = hwpt.faultQueue != nullptr;
-  const bool hasRequests = replaces && group_->attached.at(pasid).hwpt->faultQueue != nullptr;
-  if (!late && wantsRequests && !hasRequests && !endpoint.canRequestPages()) return -ENODEV;
-  for (const iommu::Endpoint* member : group_->group.members) {
+  if (late) {
+    if (const int error = checkRequests(hwpt); error != 0) return error;
+  }
+  if (const int error = checkCompatible(hwpt, pasid); error != 0) return error;
+  if (!late) {
+    if (const int error = checkRequests(hwpt); error != 0) return error;
+  }
+  if (pasid != kNoPasid) {
+    if (const int error = checkPasid(pasid, replaces); error != 0) return error;
+  }
+  for (const iommu::Endpoint* member : usersOf(pasid)) {
+    const iommu::Model& model = member->unit.model;
     if (const int error = hwpt.translation->suits(member->unit); error != 0) return error;
     if (const int error = hwpt.translation->admits(*member); error != 0) return error;
-    if (late && wantsRequests && !member->canRequestPages()) return -ENODEV;
+    if (pasid != kNoPasid) {
+      const int error =
+          model.servesPasid(*hwpt.translation, *hwpt.paging().domain, member->translation().get());
+      if (error != 0) return error;
+    }
+    if (late && hwpt.faultQueue != nullptr) {
+      if (const int error = model.enablesRequests(*member); error != 0) return error;
+    }
     if (const int error = hwpt.translation->configures(member->unit); error != 0) return error;
   }
   return 0;
 }
 
-// All members of the group, bound or not.
-void Device::translateGroupBy(const Hwpt* hwpt, uint32_t pasid, Attach* by) const {
+void Device::translateGroupBy(const Hwpt* hwpt, uint32_t pasid, Attach& by) const {
   iommu::Attachment to;
   if (hwpt != nullptr) {
     to.translation = hwpt->translation;
-    if (hwpt->faultQueue != nullptr) to.pageRequests = by;
+    if (hwpt->faultQueue != nullptr) to.pageRequests = &by;
   }
+  const std::vector<iommu::Endpoint*> before = std::move(by.requesters);
+  by.requesters.clear();
   const auto as = pasid == kNoPasid ? std::nullopt : std::optional(pasid);
-  for (iommu::Endpoint* member : group_->group.members) member->attach(as, to);
+  const auto requests = [this](const iommu::Endpoint* member) {
+    return std::ranges::any_of(group_->attached, [member](const auto& entry) {
+      const auto& all = entry.second.requesters;
+      return std::ranges::find(all, member) != all.end();
+    });
+  };
+  for (iommu::Endpoint* member : usersOf(pasid)) {
+    // They are turned on once for all attachments here. A member that has none is left as it is.
+    if (to.pageRequests != nullptr &&
+        (requests(member) || std::ranges::find(before, member) != before.end() ||
+         member->unit.model.enablesRequests(*member) == 0)) {
+      by.requesters.push_back(member);
+      member->requests.turnOn();
+    }
+    member->attach(as, to);
+  }
+  for (iommu::Endpoint* const member : before) member->requests.turnOff();
 }
 
 int Device::attachTo(Hwpt& hwpt, uint32_t pasid) {
+  if (attached(pasid)) return -EBUSY;
   const auto found = group_->attached.find(pasid);
   const bool first = found == group_->attached.end();
   if (!first && found->second.hwpt != &hwpt) return -EINVAL;
@@ -119,7 +173,7 @@ int Device::attachTo(Hwpt& hwpt, uint32_t pasid) {
   if (first) {
     attach.hwpt = &hwpt;
     attach.reporter = this;
-    translateGroupBy(&hwpt, pasid, &attach);
+    translateGroupBy(&hwpt, pasid, attach);
   }
   ++hwpt.users;
   attach.devices.push_back(this);
@@ -131,7 +185,7 @@ Hwpt& Device::detachFrom(uint32_t pasid) {
   Hwpt& hwpt = *attach.hwpt;
   std::erase(attach.devices, this);
   if (attach.devices.empty()) {
-    translateGroupBy(nullptr, pasid, nullptr);
+    translateGroupBy(nullptr, pasid, attach);
     if (hwpt.faultQueue != nullptr) hwpt.faultQueue->refuse(attach);
     group_->attached.erase(pasid);
   } else if (attach.reporter == this) {
@@ -166,9 +220,10 @@ int Device::replaceWith(Hwpt& hwpt, uint32_t pasid, Hwpt*& left) {
     if (pasid == kNoPasid) unreserveAll(to);
     return error;
   }
+  // What the unit's queue holds still goes to the old table's.
+  translateGroupBy(&hwpt, pasid, attach);
   attach.hwpt = &hwpt;
   attach.reporter = this;
-  translateGroupBy(&hwpt, pasid, &attach);
   if (old.faultQueue != nullptr) old.faultQueue->refuse(attach);
   if (moves) unreserveAll(from);
   const auto count = static_cast<unsigned>(attach.devices.size());
@@ -180,19 +235,19 @@ int Device::replaceWith(Hwpt& hwpt, uint32_t pasid, Hwpt*& left) {
 
 // --- attaching by id
 
-int Device::join(Hwpt& hwpt, uint32_t pasid, Hwpt*& left) {
-  return attached(pasid) ? replaceWith(hwpt, pasid, left) : attachTo(hwpt, pasid);
+int Device::join(Change how, Hwpt& hwpt, uint32_t pasid, Hwpt*& left) {
+  return how == Change::replace ? replaceWith(hwpt, pasid, left) : attachTo(hwpt, pasid);
 }
 
 // The first auto page table of the address space that takes the device, or a new one.
-int Device::joinAuto(Ioas& ioas, uint32_t pasid, uint32_t& ptId, Hwpt*& left) {
+int Device::joinAuto(Change how, Ioas& ioas, uint32_t pasid, uint32_t& ptId, Hwpt*& left) {
   for (PagingHwpt* hwpt : ioas.hwpts) {
     if (!hwpt->autoDomain) continue;
-    const int error = join(*hwpt, pasid, left);
+    const int error = join(how, *hwpt, pasid, left);
     if (error == 0) ptId = hwpt->id;
     if (error != -EINVAL) return error;
   }
-  const bool attach = !attached(pasid);
+  const bool attach = how == Change::attach;
   PagingHwpt* hwpt = nullptr;
   if (const int error = PagingHwpt::make(context, ioas, *this, 0, {}, attach ? &pasid : nullptr, hwpt);
       error != 0) {
@@ -218,20 +273,19 @@ void Device::put(Hwpt& hwpt) {
   }
 }
 
-int Device::change(uint32_t& ptId, uint32_t pasid) {
+int Device::change(Change how, uint32_t& ptId, uint32_t pasid) {
   Object* const target = context.objects.find(ptId);
   if (target == nullptr) return -ENOENT;
-  const bool wasAttached = attached(pasid);
   Hwpt* left = nullptr;
   int error = -EINVAL;
   if (target->kind == ObjectKind::pagingHwpt || target->kind == ObjectKind::nestedHwpt) {
-    error = join(static_cast<Hwpt&>(*target), pasid, left);
+    error = join(how, static_cast<Hwpt&>(*target), pasid, left);
   } else if (target->kind == ObjectKind::ioas) {
-    error = joinAuto(static_cast<Ioas&>(*target), pasid, ptId, left);
+    error = joinAuto(how, static_cast<Ioas&>(*target), pasid, ptId, left);
   }
   if (error != 0) return error;
   if (left != nullptr) put(*left);
-  if (!wasAttached) ++users;
+  if (how == Change::attach) ++users;
   return 0;
 }
 
@@ -265,7 +319,11 @@ void Device::unbind(Device& device) {
   if (device.vdevice != nullptr) (void)device.context.objects.entomb(device.vdevice->id);
   std::vector<uint32_t> pasids;
   for (const auto& [pasid, attach] : device.group_->attached) pasids.push_back(pasid);
-  for (const uint32_t pasid : pasids) device.detach(pasid);
+  // The attachment without a PASID ends last.
+  for (const uint32_t pasid : pasids) {
+    if (pasid != kNoPasid) device.detach(pasid);
+  }
+  device.detach(kNoPasid);
   --device.users;
   (void)device.context.remove(device.id);
 }
@@ -282,7 +340,12 @@ class Binding final : public BoundDevice {
   Binding& operator=(const Binding&) = delete;
 
   [[nodiscard]] uint32_t id() const override { return device_.id; }
-  [[nodiscard]] int attach(uint32_t& ptId, uint32_t pasid) override { return device_.change(ptId, pasid); }
+  [[nodiscard]] int attach(uint32_t& ptId, uint32_t pasid) override {
+    return device_.change(Device::Change::attach, ptId, pasid);
+  }
+  [[nodiscard]] int replace(uint32_t& ptId, uint32_t pasid) override {
+    return device_.change(Device::Change::replace, ptId, pasid);
+  }
   void detach(uint32_t pasid) override { device_.detach(pasid); }
 
  private:
@@ -309,10 +372,11 @@ class Mediation final : public BoundDevice {
   [[nodiscard]] uint32_t id() const override { return access_->id; }
   // A mediated device attaches nothing with a PASID.
   [[nodiscard]] int attach(uint32_t& ptId, uint32_t /*pasid*/) override {
-    const int error = access_->ioas() == nullptr ? access_->attach(ptId) : access_->replace(ptId);
+    const int error = access_->attach(ptId);
     if (error == 0) endpoint_.attach(std::nullopt, {.translation = table_});
     return error;
   }
+  [[nodiscard]] int replace(uint32_t& ptId, uint32_t /*pasid*/) override { return access_->replace(ptId); }
   void detach(uint32_t /*pasid*/) override {
     endpoint_.attach(std::nullopt, {});
     access_->detach();

@@ -36,7 +36,8 @@ class Attach final : public iommu::PageRequestHandler {
 
   Hwpt* hwpt = nullptr;
   std::vector<Device*> devices;
-  Device* reporter = nullptr;  // the device that attached: page requests carry its id
+  Device* reporter = nullptr;                // the device that attached: page requests carry its id
+  std::vector<iommu::Endpoint*> requesters;  // their page requests are on for this
 };
 
 struct DeviceGroup {
@@ -57,14 +58,15 @@ class Device final : public Object {
   [[nodiscard]] static int bind(Context& context, iommu::Endpoint& endpoint, Device*& out);
   static void unbind(Device& device);
 
-  // Attaches, or replaces if the device is attached for that PASID: 0, with the page table in use in `ptId`;
-  // or -errno, and nothing has changed.
-  [[nodiscard]] int change(uint32_t& ptId, uint32_t pasid = kNoPasid);
+  // Attaches a device that isn't attached for that PASID (else -EBUSY), or replaces the page table of one
+  // that is (else -EINVAL): 0, with the page table in use in `ptId`; or -errno, and nothing has changed.
+  enum class Change : uint8_t { attach, replace };
+  [[nodiscard]] int change(Change how, uint32_t& ptId, uint32_t pasid = kNoPasid);
   void detach(uint32_t pasid = kNoPasid);  // nothing attached: no-op
   [[nodiscard]] bool attached(uint32_t pasid = kNoPasid) const;
 
-  // The steps of `change`. `attachTo` is for a device that isn't attached, `replaceWith` for one that is: 0,
-  // with the table that it left in `left` (null: none); the device is still a user of that table.
+  // The steps of `change`. `replaceWith` gives the table that it left in `left` (null: none); the device is
+  // still a user of that table.
   [[nodiscard]] int attachTo(Hwpt& hwpt, uint32_t pasid);
   [[nodiscard]] int replaceWith(Hwpt& hwpt, uint32_t pasid, Hwpt*& left);
   Hwpt& detachFrom(uint32_t pasid);
@@ -74,12 +76,15 @@ class Device final : public Object {
   Vdevice* vdevice = nullptr;  // the vdevice that it is behind a virtual IOMMU (from 6.17 on)
 
  private:
-  [[nodiscard]] int join(Hwpt& hwpt, uint32_t pasid, Hwpt*& left);
-  [[nodiscard]] int joinAuto(Ioas& ioas, uint32_t pasid, uint32_t& ptId, Hwpt*& left);
+  [[nodiscard]] int join(Change how, Hwpt& hwpt, uint32_t pasid, Hwpt*& left);
+  [[nodiscard]] int joinAuto(Change how, Ioas& ioas, uint32_t pasid, uint32_t& ptId, Hwpt*& left);
   [[nodiscard]] int reserveFor(Ioas& ioas) const;
-  [[nodiscard]] int checkPasid(uint32_t pasid) const;
+  [[nodiscard]] int checkCompatible(const Hwpt& hwpt, uint32_t pasid) const;
+  [[nodiscard]] int checkRequests(const Hwpt& hwpt) const;
+  [[nodiscard]] int checkPasid(uint32_t pasid, bool replaces) const;
   [[nodiscard]] int checkHardware(Hwpt& hwpt, uint32_t pasid, bool replaces) const;
-  void translateGroupBy(const Hwpt* hwpt, uint32_t pasid, Attach* by) const;
+  [[nodiscard]] std::vector<iommu::Endpoint*> usersOf(uint32_t pasid) const;
+  void translateGroupBy(const Hwpt* hwpt, uint32_t pasid, Attach& by) const;
   void put(Hwpt& hwpt);
 
   const std::shared_ptr<DeviceGroup> group_;

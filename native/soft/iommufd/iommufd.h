@@ -24,9 +24,11 @@ class BoundDevice {
  public:
   virtual ~BoundDevice() = default;
   [[nodiscard]] virtual uint32_t id() const = 0;
-  // `ptId` names an IOAS or a page table; on success it is the page table in use. Attaching again replaces.
-  // With a PASID, the page table translates the transactions with that PASID; 0 means none.
+  // `ptId` names an IOAS or a page table; on success it is the page table in use. With a PASID, the page
+  // table translates the transactions with that PASID; 0 means none. `attach` is for a device that isn't
+  // attached (else -EBUSY), `replace` for one that is (else -EINVAL).
   [[nodiscard]] virtual int attach(uint32_t& ptId, uint32_t pasid = 0) = 0;
+  [[nodiscard]] virtual int replace(uint32_t& ptId, uint32_t pasid = 0) = 0;
   virtual void detach(uint32_t pasid = 0) = 0;  // nothing attached: no-op
 };
 

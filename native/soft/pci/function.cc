@@ -75,7 +75,10 @@ Function::Function(Services& host, const Place& place, std::unique_ptr<devices::
   // Behind an IOMMU that stalls accesses, a device needs no capability to have missing pages requested.
   if (description().express && place.pageRequests && unit.pageRequests != iommu::PageRequestKind::stall)
     config.addPageRequests(place.pasidBits != 0);
-  if (physical) config.makeVirtual();
+  if (physical) {
+    config.makeVirtual();
+    endpoint->physical = physical->endpoint.get();
+  }
   openBarWindow(config);
   config.set(regInterruptLine, 1, place.interrupt);
   config.set(regCommand, 2, place.command);

@@ -19,6 +19,9 @@ MockDevice::~MockDevice() {
 
 int MockDevice::bind() { return iommufd::Device::bind(context_, endpoint_, device_); }
 
-int MockDevice::attach(uint32_t& ptId) { return device_->change(ptId); }
+int MockDevice::attach(uint32_t& ptId) {
+  const bool again = device_->attached();
+  return device_->change(again ? iommufd::Device::Change::replace : iommufd::Device::Change::attach, ptId);
+}
 
 }  // namespace vfio::soft::selftest

@@ -151,7 +151,7 @@ int triggerIopf(const Command& command, const TestCommand& arguments) {
   iommu::PageRequest request = {.address = address, .permissions = permission, .group = groupId};
   if (pasid != iommufd::kNoPasid) request.pasid = pasid;
   // The command succeeds also if no fault queue takes it.
-  (void)device->endpoint.requests.send(request);
+  (void)device->endpoint.requests.report(request);
   return 0;
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
+#include <optional>
 
 #include "../../uapi/vfio.h"
 #include "../core/services.h"
@@ -58,6 +59,12 @@ int copyPasidRequest(const DeviceFile& file, UserAddress argument, size_t least,
   return mm::Memory::copyIn(&request.pasid, argument + least, sizeof request.pasid) != 0 ? -EFAULT : 0;
 }
 
+// ATTACH and DETACH know one flag only.
+template <typename Request>
+std::optional<uint32_t> pasidOf(const Request& request) {
+  return request.flags == 0 ? std::nullopt : std::optional(request.pasid);
+}
+
 }  // namespace
 
 int bindRequest(DeviceFile& file, UserAddress argument) {
@@ -87,12 +94,12 @@ int attachRequest(DeviceFile& file, UserAddress argument) {
   if (const int failed = copyPasidRequest(file, argument, vfio_device_attach_iommufd_pt_min,
                                           VFIO_DEVICE_ATTACH_PASID, attach))
     return failed;
-  if (const int failed = file.attach(attach.pt_id, attach.pasid)) return failed;
+  if (const int failed = file.attach(attach.pt_id, pasidOf(attach))) return failed;
   if (mm::Memory::copyOut(argument + offsetof(vfio_device_attach_iommufd_pt, pt_id), &attach.pt_id,
                           sizeof attach.pt_id) == 0)
     return 0;
   // Even when the call was for a PASID, the attachment without a PASID is the one that ends.
-  file.detach(0);
+  file.detach(std::nullopt);
   return -EFAULT;
 }
 
@@ -101,7 +108,7 @@ int detachRequest(DeviceFile& file, UserAddress argument) {
   if (const int failed = copyPasidRequest(file, argument, vfio_device_detach_iommufd_pt_min,
                                           VFIO_DEVICE_DETACH_PASID, detach))
     return failed;
-  file.detach(detach.pasid);
+  file.detach(pasidOf(detach));
   return 0;
 }
 

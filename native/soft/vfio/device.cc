@@ -97,6 +97,7 @@ void Device::leave() {
   if (physical) --physical->tokenUsers;
   session.reset();
   bound.reset();
+  attached = {};
   if (!groupFile_) return;
   group->unuse();
   groupFile_.reset();
@@ -161,13 +162,28 @@ void DeviceFile::unbind() {
   device_.group->unblock();
 }
 
-int DeviceFile::attach(uint32_t& pageTable, uint32_t pasid) {
+int DeviceFile::attach(uint32_t& pageTable, std::optional<uint32_t> pasid) {
+  iommufd::BoundDevice& bound = *device_.bound;
+  auto& [plain, pasids] = device_.attached;
+  if (!pasid) {
+    const int failed = plain ? bound.replace(pageTable) : bound.attach(pageTable);
+    if (failed == 0) plain = true;
+    return failed;
+  }
+  if (pasids.contains(*pasid)) return bound.replace(pageTable, *pasid);
   // The kernel keeps the PASIDs in use as signed numbers.
-  if (pasid > INT32_MAX) return -ENOSPC;
-  return device_.bound->attach(pageTable, pasid);
+  if (*pasid > INT32_MAX) return -ENOSPC;
+  const int failed = bound.attach(pageTable, *pasid);
+  if (failed == 0) pasids.insert(*pasid);
+  return failed;
 }
 
-void DeviceFile::detach(uint32_t pasid) { device_.bound->detach(pasid); }
+void DeviceFile::detach(std::optional<uint32_t> pasid) {
+  auto& [plain, pasids] = device_.attached;
+  if (pasid ? pasids.erase(*pasid) == 0 : !plain) return;
+  if (!pasid) plain = false;
+  device_.bound->detach(pasid.value_or(0));
+}
 
 int64_t DeviceFile::pread(UserAddress user, size_t size, uint64_t offset) {
   if (!granted_) return -EINVAL;

@@ -13,6 +13,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 
 #include "../core/file.h"
 #include "../iommufd/iommufd.h"
@@ -67,6 +68,10 @@ class Device final : public pci::Holder {
   bool boundAsDevice = false;  // bound by its character device, not opened by its group
   std::unique_ptr<iommufd::BoundDevice>
       bound;  // during a session with an iommufd; without IOMMU there is none
+  struct {
+    bool plain = false;           // without VFIO's flag for a PASID
+    std::set<uint32_t> pasids{};  // with the flag
+  } attached;                     // by the file that has bound it
   std::unique_ptr<Session> session;
   std::optional<Token> token;  // of a physical function
   unsigned tokenUsers = 0;     // how many virtual functions of it are open
@@ -100,8 +105,10 @@ class DeviceFile final : public File, public std::enable_shared_from_this<Device
   // Undoes a bind.
   void unbind();
   // For a bound file. `pageTable` is the id of an IOAS or HWPT; on success, the id of the HWPT that is used.
-  [[nodiscard]] int attach(uint32_t& pageTable, uint32_t pasid);
-  void detach(uint32_t pasid);
+  // A PASID of 0 is not the same as none: VFIO keeps apart what was attached with its flag and without, while
+  // for iommufd 0 means none.
+  [[nodiscard]] int attach(uint32_t& pageTable, std::optional<uint32_t> pasid);
+  void detach(std::optional<uint32_t> pasid);
   [[nodiscard]] Device& device() const { return device_; }
 
   [[nodiscard]] FileKind kind() const override { return FileKind::device; }

@@ -3,6 +3,7 @@
 #include "../../../uapi/iommufd.h"
 #include "../../../uapi/iommufd_data.h"
 #include "../../core/services.h"
+#include "../endpoint.h"
 #include "catalogue.h"
 #include "values.h"
 
@@ -24,7 +25,9 @@ class Amd final : public Model {
                       .reserved = {kX86Messages, {{0xfd00000000, 0xffffffffff}, ReservedKind::reserved}},
                       .pageSizes = ((uint64_t{1} << 52) - 4 * kKiB) & ~(uint64_t{2} << 38),
                       .enforcesCoherency = true,
-                      .isolatesInterrupts = true}) {}
+                      .isolatesInterrupts = true,
+                      .requestEntries = 512,
+                      .requestsGranted = 32}) {}
 
   [[nodiscard]] const GuestFormat* format() const override {
     static const AmdGuestTables kFormat;
@@ -37,6 +40,17 @@ class Amd final : public Model {
     return Model::allocates(unit, flags);
   }
   [[nodiscard]] bool attachesPasids() const override { return false; }
+
+  // The driver knows PCI's page requests only, and only for shared address spaces. It has devices ask at
+  // any time, so there is nothing to turn on.
+  [[nodiscard]] bool passesRequests(const Unit& unit) const override {
+    return unit.pageRequests == PageRequestKind::pri;
+  }
+  [[nodiscard]] int enablesRequests(const Endpoint&) const override { return 0; }
+  [[nodiscard]] Screening screens(const Endpoint& from, const PageRequest& request) const override {
+    const uint32_t pasid = request.pasid.value_or(0);
+    return pasid == 0 || pasid >> from.usablePasidBits() != 0 ? Screening::failed : Screening::passed;
+  }
 
   [[nodiscard]] std::optional<HwInfo> describe(const Services& host, const Unit& unit,
                                                uint32_t) const override {

@@ -1,11 +1,15 @@
 // Arm's SMMUv3: a large one, with all the features that Linux uses, and its message window where Linux
 // places it. With Unit::commandQueues it also has the command queues of Tegra241 (CMDQV).
 #include <bit>
+#include <cerrno>
 #include <iterator>
 
+#include "../../../uapi/iommufd.h"
 #include "../../../uapi/iommufd_data.h"
 #include "../../core/services.h"
 #include "../command_queues.h"
+#include "../domain.h"
+#include "../endpoint.h"
 #include "catalogue.h"
 #include "smmuv3_nested.h"
 #include "values.h"
@@ -70,6 +74,43 @@ class Smmuv3 final : public Model {
   [[nodiscard]] const GuestFormat* format() const override { return &smmuv3Tables(); }
   [[nodiscard]] bool canHaveCommandQueues() const override { return true; }
   [[nodiscard]] bool sharesTables() const override { return true; }
+
+  // A nest parent is a stage-2 table, which is alone in its kind of table.
+  [[nodiscard]] int allocates(const Unit& unit, uint32_t flags) const override {
+    const bool parent = (flags & uapi::IOMMU_HWPT_ALLOC_NEST_PARENT) != 0;
+    const bool more = (flags & (uapi::IOMMU_HWPT_ALLOC_PASID | uapi::IOMMU_HWPT_ALLOC_DIRTY_TRACKING)) != 0;
+    return parent && more ? -EOPNOTSUPP : Model::allocates(unit, flags);
+  }
+  // Tables for PASIDs are of stage 1. Beside them, what has no PASID is translated by another table of stage
+  // 1, or is blocked: the stream table entry must lead to a table of context descriptors that is the
+  // kernel's.
+  [[nodiscard]] int servesPasid(const Translation& table, const Domain& memory,
+                                const Translation* plain) const override {
+    const auto* const plainDomain = dynamic_cast<const Domain*>(plain);
+    const bool plainHasOther =
+        plain != nullptr && (plain->nested() || (plainDomain != nullptr && plainDomain->isParent()));
+    return plainHasOther || table.nested() || memory.isParent() ? -EINVAL : 0;
+  }
+
+  // Linux has devices behind this unit stall. It has none of them use PCI's page requests.
+  [[nodiscard]] bool passesRequests(const Unit& unit) const override {
+    return unit.pageRequests == PageRequestKind::stall;
+  }
+  [[nodiscard]] int enablesRequests(const Endpoint& endpoint) const override {
+    // Since 6.16 an attach succeeds also if there is nothing to turn on; no request comes then.
+    if (endpoint.host.since(6, 16)) return 0;
+    if (!endpoint.canRequestPages()) return -EINVAL;
+    return endpoint.requests.on() ? -EBUSY : 0;
+  }
+  [[nodiscard]] Screening screens(const Endpoint& from, const PageRequest& request) const override {
+    // Until 6.16 the driver made the kernel's core take a device's requests when it turned shared address
+    // spaces on, and not for page tables of a program: the core refused each of them.
+    const Attachment* const by = from.attachment(request.pasid);
+    const bool ofProgram = by != nullptr && (by->translation->nested() ||
+                                             dynamic_cast<const Domain*>(by->translation.get()) != nullptr);
+    return ofProgram && !from.host.since(6, 16) ? Screening::refused : Screening::passed;
+  }
+
   // This was the only driver that supported it.
   [[nodiscard]] bool nestsInContainers() const override { return true; }
 

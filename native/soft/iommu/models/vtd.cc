@@ -1,9 +1,12 @@
 // Intel's VT-d: QEMU's model of it, as Linux 6.12 finds it in the guest. GET_HW_INFO gives the unit's
 // registers. They are derived from the unit's abilities, so that the two always agree.
 #include <bit>
+#include <cerrno>
 
 #include "../../../uapi/iommufd_data.h"
 #include "../../core/services.h"
+#include "../domain.h"
+#include "../endpoint.h"
 #include "catalogue.h"
 #include "values.h"
 #include "vtd_nested.h"
@@ -32,7 +35,8 @@ uint64_t capabilities(const Unit& unit) {
 uint64_t extendedCapabilities(const Unit& unit) {
   const bool nests = unit.nesting != nullptr;
   // Legacy mode lacks these features, so a unit that has any of them has scalable mode.
-  const bool scalable = nests || unit.tracksDirty || unit.pasidBits != 0;
+  const bool requests = unit.pageRequests == PageRequestKind::pri;
+  const bool scalable = nests || unit.tracksDirty || unit.pasidBits != 0 || requests;
   uint64_t value = bit(1);                   // queued invalidation
   value |= bit(2);                           // device TLBs
   value |= bit(3, unit.isolatesInterrupts);  // interrupt remapping
@@ -41,7 +45,7 @@ uint64_t extendedCapabilities(const Unit& unit) {
   value |= uint64_t{0xf} << 8;               // where the IOTLB registers are
   value |= uint64_t{0xf} << 20;              // largest handle mask
   value |= bit(26, nests);                   // nested translation
-  value |= bit(29, unit.pageRequests == PageRequestKind::pri);
+  value |= bit(29, requests);
   value |= bit(31, firstStage(unit).supervisorRequests);
   value |= bit(34, firstStage(unit).extendedAccessed);
   if (unit.pasidBits != 0) value |= bit(40) | uint64_t{unit.pasidBits - 1} << 35;
@@ -53,6 +57,12 @@ uint64_t extendedCapabilities(const Unit& unit) {
   return value;
 }
 
+// Is this an address of a processor with five levels of tables, as programs of the host have it?
+bool isCanonical(uint64_t address) {
+  constexpr int kUnused = 64 - 57;
+  return static_cast<uint64_t>(static_cast<int64_t>(address << kUnused) >> kUnused) == address;
+}
+
 class Vtd final : public Model {
  public:
   Vtd()
@@ -60,10 +70,34 @@ class Vtd final : public Model {
                       .apertures = {k48Bits},
                       .reserved = {kX86Messages},
                       .pageSizes = 4 * kKiB | 2 * kMiB | kGiB,
-                      .isolatesInterrupts = true}) {}
+                      .isolatesInterrupts = true,
+                      .requestEntries = 2048,
+                      .requestsGranted = 2048}) {}
 
   [[nodiscard]] const GuestFormat* format() const override { return &vtdFirstStage(); }
   [[nodiscard]] bool sharesTables() const override { return true; }
+
+  // The driver can't turn dirty tracking on and off for a PASID.
+  [[nodiscard]] int servesPasid(const Translation&, const Domain& memory, const Translation*) const override {
+    return memory.offersDirtyTracking() ? -EINVAL : 0;
+  }
+
+  // The driver knows PCI's page requests only.
+  [[nodiscard]] bool passesRequests(const Unit& unit) const override {
+    return unit.pageRequests == PageRequestKind::pri;
+  }
+  [[nodiscard]] Screening screens(const Endpoint& from, const PageRequest& request) const override {
+    const auto asks = [&request](uint32_t permissions) { return (request.permissions & permissions) != 0; };
+    using namespace uapi;
+    // Until 6.13 the driver expected requests of shared address spaces only.
+    if (!request.pasid && !from.host.since(6, 13)) return Screening::refused;
+    if (!isCanonical(request.address)) return Screening::refused;
+    const bool accesses = asks(IOMMU_PGFAULT_PERM_READ | IOMMU_PGFAULT_PERM_WRITE);
+    if (asks(IOMMU_PGFAULT_PERM_PRIV) && accesses) return Screening::refused;
+    if (asks(IOMMU_PGFAULT_PERM_EXEC) && asks(IOMMU_PGFAULT_PERM_READ)) return Screening::refused;
+    // A stop marker: the device has sent all its requests with this PASID.
+    return request.last && !accesses ? Screening::dropped : Screening::passed;
+  }
 
   [[nodiscard]] LeafRules leaves(const Services& host) const override {
     // Until 6.19 the driver marked every entry as present with the bit that means readable. The other rule
