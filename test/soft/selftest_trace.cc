@@ -767,6 +767,33 @@ void faults() {
   answer("what was refused", 1, 0, 8);
   trigger("nobody any more", mock.idev, 0, 5);
   ready();
+  // From the table of one queue to the table of another: the faults of the old one are refused.
+  uapi::iommu_fault_alloc second = {};
+  second.size = sizeof(second);
+  const int failed = call(f.fd, uapi::IOMMU_FAULT_QUEUE_ALLOC, &second);
+  show("second queue", failed, {second.out_fault_id});
+  const uint32_t other =
+      f.hwpt("nested, with the second queue", mock.idev, parent, uapi::IOMMU_HWPT_FAULT_ID_VALID,
+             kHwptDataType, &data, sizeof(data), second.out_fault_id);
+  f.replace("by the table with the first queue", mock.stdev, table);
+  trigger("to be read", mock.idev, 0, 6);
+  take(40);
+  trigger("to be left unread", mock.idev, 0, 7);
+  ready();
+  f.replace("by the table with the second queue", mock.stdev, other);
+  ready();
+  take(40);
+  answer("what the first queue refused", 1, 0, 8);
+  trigger("to the second queue", mock.idev, 0, 8);
+  ready();
+  pollfd poll2 = {static_cast<int>(second.out_fault_fd), POLLIN | POLLOUT, 0};
+  (void)::poll(&poll2, 1, 0);
+  show("poll of the second queue", 0, {static_cast<uint64_t>(poll2.revents)});
+  show("close the second queue", closeFile(static_cast<int>(second.out_fault_fd)));
+  f.destroy("the second queue, which a table uses", second.out_fault_id);
+  f.replace("away from it too", mock.stdev, parent);
+  f.destroy("its table", other);
+  f.destroy("the second queue", second.out_fault_id);
   f.destroy("the table", table);
   show("close the queue", closeFile(queue));
   f.destroy("the queue", alloc.out_fault_id);
