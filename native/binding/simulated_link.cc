@@ -8,6 +8,7 @@
 #include <string>
 #include <thread>
 
+#include "../base/reserve.h"
 #include "arguments.h"
 #include "call.h"
 #include "stack.h"
@@ -30,6 +31,7 @@ class Waits {
     const auto self = std::this_thread::get_id();
     for (auto at = waits_.find(owner); at != waits_.end(); at = waits_.find(at->second.owner))
       if (at->second.owner == self) return false;
+    const Reserve::Use use;
     waits_[self].owner = owner;
     return true;
   }
@@ -118,6 +120,14 @@ struct SimulatedLink::Request {
   }
 };
 
+// The host counts a model's work as none of its own, and lends it no memory of the reserve. But whether a
+// model is called is up to the call that the reserve was filled for: a reset, or the end of a device, can't
+// fail.
+std::shared_ptr<SimulatedLink::Request> SimulatedLink::requestOf(Operation operation) {
+  const Reserve::Use use;
+  return std::make_shared<Request>(operation);
+}
+
 SimulatedLink::SimulatedLink(Napi::Env env, const Napi::Object& handlers, std::weak_ptr<Backend> host)
     : host_(std::move(host)), work_(ModelWork::of(host_)), env_(env), owner_(std::this_thread::get_id()) {
   static_assert(kNames.size() == kOperations);
@@ -154,7 +164,7 @@ void SimulatedLink::unplugged() {
 
 uint64_t SimulatedLink::ask(Operation operation, unsigned bar, uint64_t offset, unsigned width,
                             uint64_t value) {
-  const auto request = std::make_shared<Request>(operation);
+  const auto request = requestOf(operation);
   request->bar = bar;
   request->offset = offset;
   request->width = width;
@@ -179,7 +189,7 @@ uint64_t SimulatedLink::ask(Operation operation, unsigned bar, uint64_t offset, 
 }
 
 void SimulatedLink::deliver(Operation operation, uint64_t id, bool whole, std::vector<uint8_t> bytes) {
-  auto request = std::make_shared<Request>(operation);
+  auto request = requestOf(operation);
   request->value = id;
   request->whole = whole;
   request->bytes = std::move(bytes);
@@ -192,14 +202,14 @@ void SimulatedLink::deliver(Operation operation, uint64_t id, bool whole, std::v
 }
 
 void SimulatedLink::tell(Operation operation, uint64_t id) {
-  auto request = std::make_shared<Request>(operation);
+  auto request = requestOf(operation);
   request->value = id;
   request->piece.emplace(work_);
   (void)queue(std::move(request));
 }
 
 void SimulatedLink::lost(std::string access, std::string waiting) {
-  auto request = std::make_shared<Request>(Operation::lost);
+  auto request = requestOf(Operation::lost);
   request->access = std::move(access);
   request->waiting = std::move(waiting);
   request->piece.emplace(work_);
@@ -236,6 +246,7 @@ void SimulatedLink::end() {
 bool SimulatedLink::queue(std::shared_ptr<Request> request) {
   const std::lock_guard hold(lock_);
   if (!open_) return false;
+  const Reserve::Use use;
   auto kept = std::make_unique<std::shared_ptr<Request>>(request);
   if (!request->piece) pending_.push_back(std::move(request));
   if (napi_call_threadsafe_function(queue_, kept.get(), napi_tsfn_nonblocking) != napi_ok) return false;

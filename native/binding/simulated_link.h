@@ -70,6 +70,7 @@ class SimulatedLink : public std::enable_shared_from_this<SimulatedLink> {
 
   // Tells the model of a deadlock, with the stacks of the two threads.
   void lost(std::string access, std::string waiting);
+  [[nodiscard]] static std::shared_ptr<Request> requestOf(Operation operation);
   [[nodiscard]] bool queue(std::shared_ptr<Request> request);
   void close();
   static void take(napi_env env, napi_value, void* context, void* data);

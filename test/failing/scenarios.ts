@@ -7,6 +7,18 @@ export const SCENARIOS = `
 const SMMU = { iommus: [{ kind: 'smmuv3' }], devices: [
   { model: 'edu', bdf: EDU, driver: 'vfio-pci', pageRequests: true, pasidBits: 8 }] };
 const IVSHMEM = '0000:00:14.0';
+class Mover extends vfio.SimulatedDevice {
+  identity = { vendor: 0x1af4, device: 0x10f1, classCode: 0xff0000 };
+  bars = [{ size: 4096 }];
+  iova = 0n;
+  onWrite() {
+    try {
+      this.dmaWrite(this.iova, new Uint8Array(64));
+    } catch (error) {
+      if (!(error instanceof vfio.DmaError)) throw error;
+    }
+  }
+}
 const start = (registers, source, destination, count, command) => {
   registers.write64(0x80, source);
   registers.write64(0x88, destination);
@@ -138,6 +150,37 @@ const scenarios = {
     });
     host.software.addDevice('0000:00:1e.0', { model: 'ivshmem' }, { driver: 'vfio-pci' });
     await host.software.removeDevice('0000:00:1e.0');
+  },
+  // The sanitizer hears that a buffer was disposed which is mapped still, and then that its range was unmapped.
+  'a model in JavaScript, and the sanitizer': async (host, keep, restore) => {
+    const place = '0000:00:1e.0';
+    restore(async () => {
+      if (host.devices().some((each) => each.bdf === place)) await host.software.removeDevice(place);
+    });
+    const model = new Mover();
+    host.software.addDevice(place, model);
+    const user = keep(host.attach(place));
+    const { device, dma } = user;
+    device.config.busMaster = true;
+    const memory = keep(DmaBuffer.alloc(4096));
+    const { iova } = dma.map(memory);
+    memory[Symbol.dispose]();
+    model.iova = iova;
+    device.region('bar0').write32(0, 1);
+    dma.unmap(iova, 4096n);
+    device.region('bar0').write32(0, 1);
+    host.software.report.toString();
+    await host.software.settle();
+    user[Symbol.dispose]();
+    await host.software.removeDevice(place);
+  },
+  'injected faults': async (host, keep) => {
+    const call = keep(host.software.injectFault({ code: null, request: 'IOMMU_IOAS_MAP' }));
+    keep(host.software.injectFault({ interrupt: 'lost', device: EDU }));
+    const { device, dma } = keep(host.attach(EDU));
+    dma.map(keep(DmaBuffer.alloc(4096)));
+    device.irq('msi').enable(1);
+    call.strikes;
   },
 };
 `;
