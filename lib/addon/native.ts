@@ -183,7 +183,8 @@ export interface NativeEventFd {
 
 /** native/binding/watch.h */
 export interface NativeWatch {
-  watch(): void;
+  /** `keepAlive`: whether the process stays alive meanwhile. Default true. */
+  watch(keepAlive?: boolean): void;
   rest(): void;
   dispose(): void;
 }
@@ -219,8 +220,12 @@ interface Addon {
   /** A duplicate of a descriptor that leads to a file of this kind. */
   adopt<Kind extends keyof NativeFiles>(fd: number, kind: Kind): NativeFiles[Kind];
   allocateMemory(size: U64Like, pageShift: number, numaNode?: number): NativeMemory;
+  /** At exactly this address: EEXIST if anything is mapped there. */
+  allocateMemoryAt(address: U64Like, size: U64Like): NativeMemory;
   memoryOfDescriptor(fd: number, offset: U64Like, length: U64Like): NativeMemory;
   memoryOfAddress(address: U64Like, length: U64Like): NativeMemory;
+  /** The size of a page of this process, in bytes. */
+  pageSize: number;
   schedule: NativeSchedule;
   /** One number: the IOVA of the last map of this thread, by the hot calls of a space. */
   place: BigUint64Array;
