@@ -5,7 +5,7 @@
  * Life: `attach` makes the IOAS, the page table and the attachment; `detach` ends them all. Until then the device's handle
  * refers to what it is attached to.
  */
-import { VfioError } from '../base/errors.ts';
+import { VfioError, type Words, withWords } from '../base/errors.ts';
 import { ownOf } from '../base/own.ts';
 import { bindingOf } from '../handles/iommufd-file.ts';
 import type { FaultQueue } from '../iommufd/fault-queue.ts';
@@ -123,7 +123,10 @@ function made(
   } catch (error) {
     table?.[Symbol.dispose]();
     ioas[Symbol.dispose]();
-    return noWay(error, pasid === undefined ? 'no attach' : 'no attach with a PASID');
+    return noWay(
+      queue === undefined ? error : withWords(error, (failed) => wordsForRequests(failed)),
+      pasid === undefined ? 'no attach' : 'no attach with a PASID',
+    );
   }
   const to = table ?? ioas;
   return {
@@ -138,6 +141,12 @@ function made(
       ioas[Symbol.dispose]();
     },
   };
+}
+
+/** No IOMMU says that it is for want of page requests: VT-d answers ENODEV, SMMUv3 EINVAL, others EOPNOTSUPP. */
+function wordsForRequests({ code, reason }: VfioError): Words | undefined {
+  if (reason !== undefined || !/^(ENODEV|EINVAL|EOPNOTSUPP)$/.test(code)) return undefined;
+  return { reason: 'possibly the device or its IOMMU has no page requests (ATS with PRI, or stalls)' };
 }
 
 /** A step of an end that can't fail. What it leaves behind lives until the iommufd is closed: the program is told. */

@@ -94,7 +94,9 @@ export class Heap {
   adopt(address: bigint, length: number, owner: unknown): void {
     const start = address - (address % PAGE);
     const last = up(address + BigInt(length)) - 1n;
-    if (length === 0 || this.#covers(start, last)) return;
+    if (length === 0) return;
+    this.#space.makeRoom?.(start, last);
+    if (this.#covers(start, last)) return;
     const outside = this.#outside(start, last);
     if (outside !== undefined) throw refused(outside, 'Use memory of bond.allocate, which lies in range');
     const overlap = this.#mapped().find((each) => each.start <= last && each.last >= start);
@@ -102,7 +104,6 @@ export class Heap {
       throw refused(
         `its pages ${span(start, last)} overlap ${span(overlap.start, overlap.last)}, which is mapped already: adopt the pages that are not`,
       );
-    this.#space.makeRoom?.(start, last);
     const buffer = DmaBuffer.unsafeFromAddress(start, last - start + 1n);
     try {
       this.#adopted.set(this.#space.ioas.map(buffer, { iova: start }), { buffer, owner });

@@ -15,8 +15,9 @@ class Watch final : public Napi::ObjectWrap<Watch> {
   ~Watch() override;
 
  private:
-  Napi::Value watch(const Napi::CallbackInfo& info);  // calls onReadable once, when it is readable
-  Napi::Value rest(const Napi::CallbackInfo& info);   // nobody waits now
+  // (keepAlive = true): calls onReadable once, when it is readable.
+  Napi::Value watch(const Napi::CallbackInfo& info);
+  Napi::Value rest(const Napi::CallbackInfo& info);  // nobody waits now
   Napi::Value dispose(const Napi::CallbackInfo& info);
   void close();
 
