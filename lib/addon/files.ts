@@ -193,4 +193,6 @@ export interface NativeFiles {
   container: NativeContainer;
   group: NativeGroup;
   device: NativeDevice;
+  /** The node of another driver, which this package makes no requests of. */
+  other: NativeFile;
 }

@@ -19,7 +19,8 @@ const Kind kKinds[] = {
     {FileKind::group, "GroupFile", {groupTable}},
     {FileKind::device, "DeviceFile", {deviceTable, regionTable}},
     {FileKind::faultQueue, "FaultQueueFile", {faultQueueTable}},
-    {FileKind::eventQueue, "EventQueueFile", {eventQueueTable}}};
+    {FileKind::eventQueue, "EventQueueFile", {eventQueueTable}},
+    {FileKind::other, "OtherFile", {}}};
 
 }  // namespace
 
