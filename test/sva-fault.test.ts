@@ -225,6 +225,43 @@ describe('a request', () => {
     warned.mockRestore();
   });
 
+  test('that can not be resolved is refused, and the next ones are resolved', async () => {
+    using buffer = memory(BLOCK);
+    const warned = vi.spyOn(process, 'emitWarning').mockImplementation(() => {});
+    const usable = vi.spyOn(made.ioas, 'iovaRanges').mockImplementationOnce(() => {
+      throw new Error('no answer');
+    });
+    await expect(model.fetch(buffer.address, new Uint8Array(8), o)).rejects.toBeInstanceOf(DmaError);
+    const told = warned.mock.calls.map(([text]) => String(text));
+    for (const each of [warned, usable]) each.mockRestore();
+    expect(told).toEqual([expect.stringMatching(/could not be resolved: no answer/)]);
+    expect(made.faults).toMatchObject([{ address: buffer.address }]);
+    await model.fetch(buffer.address, new Uint8Array(8), o);
+  });
+
+  test("whose event throws has its answer, and the error is the program's", async () => {
+    made.bonding.dispose();
+    const thrown = new Promise((resolve) => process.once('uncaughtException', resolve));
+    const events = {
+      exit: () => {},
+      fault: () => {
+        throw new Error('of the program');
+      },
+    };
+    const listeners = process.rawListeners('uncaughtException').slice(0, -1);
+    for (const each of listeners) process.off('uncaughtException', each as () => void);
+    try {
+      made = bonded(fault, device, { events });
+      o = { pasid: made.bonding.pasid() as number };
+      await expect(model.fetch(0n, new Uint8Array(8), o)).rejects.toBeInstanceOf(DmaError);
+      expect(await thrown).toMatchObject({ message: 'of the program' });
+    } finally {
+      for (const each of listeners) process.on('uncaughtException', each as () => void);
+    }
+    using buffer = memory(BLOCK);
+    await model.fetch(buffer.address, new Uint8Array(8), o);
+  });
+
   test('that fails may end the bond, in its event', async () => {
     made.bonding.dispose();
     const events = { exit: () => {}, fault: () => made.bonding.dispose() };

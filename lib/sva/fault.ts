@@ -92,13 +92,30 @@ function answer(queue: FaultQueue, heap: Heap, windows: Windows, events: Bonding
       if (!record.last) return;
       const faults = group;
       group = [];
-      const refused = firstRefused(faults, heap, windows);
+      let refused: IoPageFault | undefined;
+      try {
+        refused = firstRefused(faults, heap, windows);
+      } catch (error) {
+        warn(`A page request of a device could not be resolved: ${textOf(error)}`);
+        [refused] = faults;
+      }
       respond(queue, record, refused === undefined);
-      if (refused !== undefined) events.fault(refused);
+      if (refused !== undefined) tell(events, refused);
     },
     failed: (error) =>
       warn(`Page requests of a device can't be read any more, and stay unanswered: ${textOf(error)}`),
   });
+}
+
+/** An error of the program's function is one of its own, and keeps no other request from its answer. */
+function tell(events: BondingEvents, refused: IoPageFault): void {
+  try {
+    events.fault(refused);
+  } catch (error) {
+    queueMicrotask(() => {
+      throw error;
+    });
+  }
 }
 
 /** The first fault of a group whose page can't be mapped; the rest is not tried then, as the kernel's own handler does. */

@@ -88,8 +88,14 @@ export class Windows {
       if (number * this.#size <= last && (number + 1n) * this.#size > start) this.#end(number, block);
   }
 
+  /** Unmaps everything. What can't be unmapped here is unmapped at the end of the address space. */
   dispose(): void {
-    for (const [number, block] of this.#blocks) this.#end(number, block);
+    for (const [number, block] of this.#blocks)
+      try {
+        this.#end(number, block);
+      } catch (error) {
+        if (!(error instanceof VfioError)) throw error;
+      }
   }
 
   /** Maps one window; on ENOMEM it makes room first. 'there': something is mapped there already, by the program's wish. */
