@@ -63,13 +63,20 @@ export const faultWithin =
       addressBits: request.addressBits,
       makeRoom: (start, last) => windows.drop(start, last),
     });
-    answer(queue, heap, windows, request.events);
+    try {
+      answer(queue, heap, windows, request.events);
+    } catch (error) {
+      attachment.detach();
+      queue[Symbol.dispose]();
+      return noWay(error, 'page requests of the device can not be answered');
+    }
     return {
       way: 'iommufd-fault',
       pasid: () => attachment.pasid,
       ended: () => false,
       reach(address, length) {
-        if (length > 0) heap.inRange(address, length);
+        if (length === 0) return;
+        heap.inRange(address, length);
         windows.drop(address, address + BigInt(length) - 1n);
       },
       allocate: (size) => heap.allocate(size),

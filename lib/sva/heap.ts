@@ -26,8 +26,8 @@ const CHUNK = 2n ** 21n;
 const LARGEST = 2 ** 32;
 /** Below this address no memory is placed: a null pointer with an offset has to fault. */
 const LOWEST = 2n ** 20n;
-/** The end of a process's addresses on 64-bit machines, unless it asks for more. */
-const HIGHEST = 2n ** 47n;
+/** The kernel's half of the addresses begins here: the area '[vsyscall]' lies in it. */
+const KERNEL = 2n ** 63n;
 /** Bytes below the stack that are left to it. */
 const STACK = 2n ** 26n;
 /** How often a place is chosen anew when another thread has taken it meanwhile. */
@@ -67,15 +67,7 @@ export class Heap {
   /** The addresses at which the device can reach memory. */
   usable(): IovaRange[] {
     const { ioas, addressBits = 64 } = this.#space;
-    const end = 2n ** BigInt(addressBits);
-    const highest = end < HIGHEST ? end : HIGHEST;
-    return ioas
-      .iovaRanges()
-      .ranges.map(({ start, last }) => ({
-        start: start > LOWEST ? start : LOWEST,
-        last: last < highest ? last : highest - 1n,
-      }))
-      .filter(({ start, last }) => start <= last);
+    return within(ioas.iovaRanges().ranges, LOWEST, 2n ** BigInt(addressBits) - 1n);
   }
 
   /** Zeroed memory of whole pages, at whose own address the device can reach it. */
@@ -200,8 +192,11 @@ export class Heap {
     buffer[Symbol.dispose]();
     const usable = this.usable();
     for (let left = TRIES; ; left--) {
-      const gaps = new IovaAllocator(usable, PAGE);
-      for (const { start, last, name } of areas())
+      const list = areas();
+      // How wide the process's addresses are depends on the machine: nothing is placed above its highest area, the stack.
+      const highest = list.findLast(({ start }) => start < KERNEL)?.last ?? 0n;
+      const gaps = new IovaAllocator(within(usable, LOWEST, highest), PAGE);
+      for (const { start, last, name } of list)
         gaps.take(name === '[stack]' && start > STACK ? start - STACK : start, last);
       const at = gaps.allocate(size, CHUNK) ?? gaps.allocate(size, PAGE);
       if (at === undefined)
@@ -221,6 +216,15 @@ export class Heap {
 
 /** Rounded up to whole pages. */
 const up = (value: bigint) => ((value + PAGE - 1n) / PAGE) * PAGE;
+
+/** The parts of ranges from `first` to `last`. */
+const within = (ranges: readonly IovaRange[], first: bigint, last: bigint): IovaRange[] =>
+  ranges
+    .map((each) => ({
+      start: each.start > first ? each.start : first,
+      last: each.last < last ? each.last : last,
+    }))
+    .filter((each) => each.start <= each.last);
 
 function take(chunk: Chunk, length: number): ArrayBuffer {
   const buffer = piece(chunk.buffer, chunk.used, length);
