@@ -71,7 +71,7 @@ function memory(size: number): DmaBuffer {
 
 afterEach(() => {
   made?.bonding.dispose();
-  host[Symbol.dispose]();
+  host?.[Symbol.dispose]();
 });
 
 describe('any pointer of the process', () => {

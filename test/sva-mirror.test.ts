@@ -13,14 +13,23 @@ import {
   type SoftwareOptions,
   type VfioDevice,
 } from '../lib/index.ts';
-import { areas, areasOf, forbids } from '../lib/sva/areas.ts';
+import { bufferAt } from '../lib/memory/dma-buffer.ts';
+import { type Area, areas, areasOf, forbids } from '../lib/sva/areas.ts';
+import { fault } from '../lib/sva/fault.ts';
 import { mirror } from '../lib/sva/mirror.ts';
 import type { BondingRequest, NoWay } from '../lib/sva/way.ts';
-import { needs, openHost } from './support/backends.ts';
+import { backend, needs, openHost } from './support/backends.ts';
 import { asked, bonded, bytesAt } from './support/bonding.ts';
 import { collect } from './support/collect.ts';
 import { bound } from './support/iommu.ts';
 import { Open } from './support/open-device.ts';
+
+/** What the next readings of the process's areas return, in place of what is so. */
+const outdated = vi.hoisted(() => [] as Area[][]);
+vi.mock(import('../lib/sva/areas.ts'), async (original) => {
+  const real = await original();
+  return { ...real, areas: () => outdated.shift() ?? real.areas() };
+});
 
 const BDF = '0000:00:1c.0';
 const MIB = 2 ** 20;
@@ -109,6 +118,23 @@ describe('with the edu device', () => {
     await edu.fetch(address + 4096n, LENGTH);
     await edu.store(to.address, LENGTH);
     expect(to.bytes.subarray(0, LENGTH)).toEqual(bytes.subarray(4096, 4096 + LENGTH));
+  });
+
+  test('the way with page requests says why it can not be taken', async () => {
+    const { device } = await bound(host);
+    expect(asked(fault, device)).toMatchObject(
+      backend === 'kernel'
+        ? {
+            code: 'EOPNOTSUPP',
+            reason: expect.stringMatching(/needs Linux 6\.13, this host answers as 6\.12/),
+          }
+        : {
+            code: 'ENODEV',
+            reason: expect.stringMatching(/possibly the device or its IOMMU has no page requests/),
+          },
+    );
+    using made = bonded(mirror, device, { addressBits: EDU_BITS }); // nothing is left of the attempt
+    expect(made.allocate(4096).bytes.length).toBe(4096);
   });
 
   test('memory that the kernel can not pin is refused with the reason', async () => {
@@ -317,6 +343,28 @@ describe('of simulated devices', () => {
         await model.store(address, pattern(4096));
         expect(bytes.subarray(0, 4096)).toEqual(pattern(4096));
       }
+    });
+
+    test('never takes the place of other memory: another one is chosen, and after some tries it fails', () => {
+      begin({ apertures: [{ start: 0n, last: 2n ** 39n - 1n }], pasidBits: 0 });
+      using made = bonded(mirror, device);
+      const { address, bytes } = made.allocate(4 * MIB);
+      bytes.fill(0x5a);
+      expect(() => bufferAt(address + 4096n, 4096)).toThrow(code('EEXIST'));
+      // A reading of the areas in which only that memory's place was free: it has been taken since.
+      const taken = { read: true, write: true, execute: false, name: '' };
+      const stale = [
+        { ...taken, start: 2n ** 20n, last: address - 1n },
+        { ...taken, start: address + BigInt(4 * MIB), last: 2n ** 47n - 1n },
+      ];
+      outdated.push(stale, stale);
+      const other = made.allocate(4 * MIB);
+      expect(outdated).toEqual([]);
+      expect(other.address).not.toBe(address);
+      outdated.push(...Array<Area[]>(9).fill(stale));
+      expect(() => made.allocate(4 * MIB)).toThrow(code('EEXIST'));
+      expect(outdated).toEqual([]);
+      expect(bytes.every((byte) => byte === 0x5a)).toBe(true);
     });
 
     test('says which addresses it needs, if the process has none of them free', () => {
