@@ -368,6 +368,21 @@ describe('a bonding', () => {
     await model.fetch(buffer.address, new Uint8Array(8), { pasid: made.bonding.pasid() as number });
   });
 
+  test('that is used rightly gives the sanitizer nothing to report', async () => {
+    bond({}, faultWithin({ window: BLOCK, most: BLOCK }));
+    device.region('bar0').write32(0, 1); // the driver has told the device to work
+    using buffer = memory(4 * BLOCK);
+    for (const block of [0, 1]) await model.store(buffer.address + BigInt(block * BLOCK), pattern(8), o);
+    made.bonding.reach(buffer.address, BLOCK);
+    made.bonding.adopt(buffer.address, BLOCK, buffer);
+    await model.store(buffer.address, pattern(8), o);
+    await model.store(made.allocate(PAGE).address, pattern(8), o);
+    made.bonding.dispose();
+    device[Symbol.dispose]();
+    iommufd[Symbol.dispose]();
+    expect(host.software.report.findings).toEqual([]);
+  });
+
   test('does not keep the process alive', async () => {
     const way = JSON.stringify(new URL('../dist/lib/sva/fault.js', import.meta.url).href);
     const ended = await run(

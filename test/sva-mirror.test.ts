@@ -11,7 +11,8 @@ import {
   type IommuModel,
   type SoftwareHost,
   type SoftwareOptions,
-  type VfioDevice,
+  VfioDevice,
+  VfioError,
 } from '../lib/index.ts';
 import { bufferAt } from '../lib/memory/dma-buffer.ts';
 import { type Area, areas, areasOf, forbids } from '../lib/sva/areas.ts';
@@ -218,6 +219,43 @@ describe('of simulated devices', () => {
       second.bonding.dispose();
       using again = bonded(mirror, device);
       expect(again.bonding.pasid()).toBe(2);
+    });
+
+    test('a PASID that the kernel has given to a process is passed over', () => {
+      begin();
+      {
+        using _fault = host.software.injectFault({
+          request: 'VFIO_DEVICE_ATTACH_IOMMUFD_PT',
+          code: 'EBUSY',
+          nth: 1,
+        });
+        using second = bonded(mirror, device);
+        expect(second.bonding.pasid()).toBe(2);
+      }
+      // If all are taken, the device's own attachment is.
+      const attach = vi.spyOn(device, 'attach').mockImplementation((to, o) => {
+        if (o?.pasid !== undefined) throw new VfioError(16, { syscall: 'ioctl' });
+        return VfioDevice.prototype.attach.call(device, to);
+      });
+      using last = bonded(mirror, device);
+      expect(last.bonding.pasid()).toBeNull();
+      expect(attach.mock.calls.length).toBe(65);
+      attach.mockRestore();
+    });
+
+    test('used rightly, it gives the sanitizer nothing to report', async () => {
+      begin();
+      device.region('bar0').write32(0, 1); // the driver has told the device to work
+      using memory = DmaBuffer.alloc(2 * 4096);
+      const { bonding, allocate } = bonded(mirror, device);
+      const o = { pasid: bonding.pasid() as number };
+      bonding.adopt(memory.address, 2 * 4096, memory);
+      for (const address of [memory.address, allocate(4096).address, allocate(3 * MIB).address])
+        await model.store(address, pattern(8), o);
+      bonding.dispose();
+      device[Symbol.dispose]();
+      iommufd[Symbol.dispose]();
+      expect(host.software.report.findings).toEqual([]);
     });
 
     test('the end leaves an attachment that the program has put in its place', async () => {
@@ -478,7 +516,7 @@ describe('of simulated devices', () => {
       }
       const told = warned.mock.calls.map(([text]) => String(text));
       warned.mockRestore();
-      expect(told[0]).toMatch(/memory is unmapped, but an object of the iommufd is left: EIO/);
+      expect(told[0]).toMatch(/has ended, but an object of its iommufd is left until that is closed: EIO/);
       await expect(model.fetch(address, new Uint8Array(8), { pasid })).rejects.toMatchObject({
         iova: address,
       });

@@ -61,19 +61,24 @@ export function attach(device: VfioDevice, queue?: FaultQueue): Attachment | NoW
       reason: `${nameOf(device)} is attached to ${space}: detach it first (device.detach()), as it can't be attached with a PASID besides (${attached.reason})`,
     };
   }
-  return made(device, iommufd, queue, undefined);
+  return made(device, iommufd, queue, []);
 }
 
 const nameOf = (device: VfioDevice) => device.bdf ?? 'the device';
 
+/** How many PASIDs are tried: a kernel driver of the device may have given some of them to processes. */
+const TRIES = 64;
+
 /**
- * The lowest PASID from 1 on that this handle of the device has not attached. iommufd does not share the kernel's system-wide
- * PASIDs: each number is the device's own.
+ * The lowest PASIDs from 1 on that this handle of the device has not attached. Those that another handle of the same open file
+ * has attached are not known: an attach would replace them.
  */
-function freePasid(device: VfioDevice, count: number): number | undefined {
+function freePasids(device: VfioDevice, count: number): number[] {
   const { spaces } = bindingOf(device);
-  for (let pasid = 1; pasid < count; pasid++) if (!spaces.has(pasid)) return pasid;
-  return undefined;
+  const found: number[] = [];
+  for (let pasid = 1; pasid < count && found.length < TRIES; pasid++)
+    if (!spaces.has(pasid)) found.push(pasid);
+  return found;
 }
 
 function withPasid(device: VfioDevice, iommufd: Iommufd, queue: FaultQueue | undefined): Attachment | NoWay {
@@ -88,9 +93,9 @@ function withPasid(device: VfioDevice, iommufd: Iommufd, queue: FaultQueue | und
       code: 'EOPNOTSUPP',
       reason: 'the device, its IOMMU or the kernel (before Linux 6.15) has no PASIDs',
     };
-  const pasid = freePasid(device, 2 ** width);
-  if (pasid === undefined) return { code: 'ENOSPC', reason: `all ${2 ** width - 1} PASIDs are in use` };
-  const attached = made(device, iommufd, queue, pasid);
+  const pasids = freePasids(device, 2 ** width);
+  if (pasids.length === 0) return { code: 'ENOSPC', reason: `all ${2 ** width - 1} PASIDs are in use` };
+  const attached = made(device, iommufd, queue, pasids);
   // The kernel says EINVAL, and not why. It is known for an IOAS: the page table that it is attached by never is for PASIDs.
   if (isNoWay(attached) && attached.code === 'EINVAL') {
     const own = bindingOf(device).spaces.get(undefined);
@@ -107,25 +112,26 @@ function made(
   device: VfioDevice,
   iommufd: Iommufd,
   queue: FaultQueue | undefined,
-  pasid: number | undefined,
+  pasids: readonly number[],
 ): Attachment | NoWay {
   const ioas = iommufd.allocIoas();
   let table: Hwpt | undefined;
+  let pasid: number | undefined;
   try {
-    if (queue !== undefined || pasid !== undefined)
+    if (queue !== undefined || pasids.length > 0)
       table = iommufd.allocHwpt({
         device,
         parent: ioas,
-        ...(pasid === undefined ? {} : { pasid: true }),
+        ...(pasids.length === 0 ? {} : { pasid: true }),
         ...(queue === undefined ? {} : { faultQueue: queue }),
       });
-    device.attach(table ?? ioas, pasid === undefined ? {} : { pasid });
+    pasid = attachTo(device, table ?? ioas, pasids);
   } catch (error) {
     table?.[Symbol.dispose]();
     ioas[Symbol.dispose]();
     return noWay(
       queue === undefined ? error : withWords(error, (failed) => wordsForRequests(failed)),
-      pasid === undefined ? 'no attach' : 'no attach with a PASID',
+      pasids.length === 0 ? 'no attach' : 'no attach with a PASID',
     );
   }
   const to = table ?? ioas;
@@ -143,6 +149,24 @@ function made(
   };
 }
 
+/** Attaches with the first of these PASIDs that nobody uses, and returns it; with none of them if the list is empty. */
+function attachTo(device: VfioDevice, to: Ioas | Hwpt, pasids: readonly number[]): number | undefined {
+  if (pasids.length === 0) {
+    device.attach(to);
+    return undefined;
+  }
+  for (const [at, pasid] of pasids.entries()) {
+    try {
+      device.attach(to, { pasid });
+      return pasid;
+    } catch (error) {
+      const used = error instanceof VfioError && error.code === 'EBUSY'; // the kernel has given it to a process
+      if (!used || at === pasids.length - 1) throw error;
+    }
+  }
+  return undefined;
+}
+
 /** No IOMMU says that it is for want of page requests: VT-d answers ENODEV, SMMUv3 EINVAL, others EOPNOTSUPP. */
 function wordsForRequests({ code, reason }: VfioError): Words | undefined {
   if (reason !== undefined || !/^(ENODEV|EINVAL|EOPNOTSUPP)$/.test(code)) return undefined;
@@ -155,7 +179,7 @@ function attempt(step: () => void, device: VfioDevice): void {
     step();
   } catch (error) {
     process.emitWarning(
-      `The bond with ${nameOf(device)} has ended and its memory is unmapped, but an object of the iommufd is left: ${error instanceof Error ? error.message : String(error)}`,
+      `The bond with ${nameOf(device)} has ended, but an object of its iommufd is left until that is closed: ${error instanceof Error ? error.message : String(error)}`,
       ownOf({ type: 'VfioSvaWarning', code: 'VFIO_SVA_LEFT' }),
     );
   }
