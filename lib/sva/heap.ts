@@ -43,6 +43,12 @@ interface Chunk {
   used: number;
 }
 
+/** Pages of existing memory. */
+interface Adopted {
+  readonly buffer: DmaBuffer;
+  readonly mapping: Mapping;
+}
+
 /** What the heap needs to know of its address space. */
 export interface HeapSpace {
   readonly ioas: Ioas;
@@ -55,10 +61,12 @@ export interface HeapSpace {
 /** The memory of a bond, at IOVA = address. */
 export class Heap {
   readonly #space: HeapSpace;
-  readonly #chunks = new Set<Chunk>();
+  readonly #chunks: Chunk[] = [];
   /** The chunk with the most room. */
   #open: Chunk | undefined;
-  readonly #adopted = new Map<Mapping, { buffer: DmaBuffer; owner: unknown }>();
+  readonly #adopted: Adopted[] = [];
+  /** What keeps the adopted memory. */
+  readonly #owners: unknown[] = [];
 
   constructor(space: HeapSpace) {
     this.#space = space;
@@ -82,33 +90,29 @@ export class Heap {
     return take(this.#open, length);
   }
 
-  /** Maps existing memory in whole pages. `owner` keeps the memory. */
+  /** Maps existing memory in whole pages, as far as these are not mapped already. `owner` keeps the memory. */
   adopt(address: bigint, length: number, owner: unknown): void {
+    if (length === 0) return;
     const start = address - (address % PAGE);
     const last = up(address + BigInt(length)) - 1n;
-    if (length === 0) return;
+    this.inRange(start, Number(last - start + 1n));
     this.#space.makeRoom?.(start, last);
-    if (this.#covers(start, last)) return;
-    const outside = this.#outside(start, last);
-    if (outside !== undefined) throw refused(outside, 'Use memory of bond.allocate, which lies in range');
-    const overlap = this.#mapped().find((each) => each.start <= last && each.last >= start);
-    if (overlap !== undefined)
-      throw refused(
-        `its pages ${span(start, last)} overlap ${span(overlap.start, overlap.last)}, which is mapped already: adopt the pages that are not`,
-      );
-    const buffer = DmaBuffer.unsafeFromAddress(start, last - start + 1n);
+    const made: Adopted[] = [];
     try {
-      this.#adopted.set(this.#space.ioas.map(buffer, { iova: start }), { buffer, owner });
+      for (const gap of this.#gaps(start, last)) made.push(this.#mapExisting(gap));
+      this.#owners.push(owner);
     } catch (error) {
-      buffer[Symbol.dispose]();
-      throw withWords(error, ({ code }) => (code === 'EFAULT' ? unpinnable(start, last) : undefined));
+      while (made.length > 0 && this.#unmapped(made.at(-1) as Adopted)) made.pop();
+      throw error;
+    } finally {
+      this.#adopted.push(...made);
     }
   }
 
   /** @throws {VfioError} EFAULT the device can't reach all of these bytes. */
   reach(address: bigint, length: number): void {
     const last = address + BigInt(length) - 1n;
-    if (this.#covers(address, last)) return;
+    if (this.#gaps(address, last).length === 0) return;
     throw refused(
       `the device can't reach ${span(address, last)}: only memory that bond.allocate returned or bond.adopt was given is mapped for it`,
       'Allocate the memory by bond.allocate(size), or give it to bond.adopt(view) first',
@@ -123,27 +127,34 @@ export class Heap {
 
   /** Unmaps everything. What can't be unmapped here is unmapped or kept at the end of the address space, which warns of it. */
   dispose(): void {
-    for (const { mapping, buffer } of this.#chunks) {
-      this.#unmapped(mapping);
-      buffer[Symbol.dispose]();
-    }
-    this.#chunks.clear();
+    const all = [...this.#chunks, ...this.#adopted.splice(0)];
+    this.#chunks.length = 0;
     this.#open = undefined;
-    for (const [mapping, { buffer, owner }] of this.#adopted) {
-      if (!this.#unmapped(mapping)) kept.push(owner);
-      buffer[Symbol.dispose]();
-    }
-    this.#adopted.clear();
+    const left = all.filter((each) => !this.#unmapped(each));
+    if (left.length > 0) kept.push(...this.#owners);
+    this.#owners.length = 0;
+    for (const { buffer } of left) buffer[Symbol.dispose]();
   }
 
-  /** Unmaps a mapping. False: it is not known to be unmapped. */
-  #unmapped(mapping: Mapping): boolean {
+  /** Unmaps memory, and disposes its buffer. False: it is not known to be unmapped. */
+  #unmapped({ mapping, buffer }: Adopted): boolean {
     try {
       mapping[Symbol.dispose]();
-      return true;
     } catch (error) {
       if (!(error instanceof VfioError)) throw error;
       return false;
+    }
+    buffer[Symbol.dispose]();
+    return true;
+  }
+
+  #mapExisting({ start, last }: IovaRange): Adopted {
+    const buffer = DmaBuffer.unsafeFromAddress(start, last - start + 1n);
+    try {
+      return { buffer, mapping: this.#space.ioas.map(buffer, { iova: start }) };
+    } catch (error) {
+      buffer[Symbol.dispose]();
+      throw withWords(error, ({ code }) => (code === 'EFAULT' ? unpinnable(start, last) : undefined));
     }
   }
 
@@ -154,13 +165,17 @@ export class Heap {
     return ioas.mappings().map(({ iova, length }) => ({ start: iova, last: iova + length - 1n }));
   }
 
-  #covers(start: bigint, last: bigint): boolean {
+  /** The parts of a range that are not mapped. */
+  #gaps(start: bigint, last: bigint): IovaRange[] {
+    const found: IovaRange[] = [];
     let at = start;
     for (const each of this.#mapped()) {
-      if (each.start > at) break;
+      if (each.start > last) break;
+      if (each.start > at) found.push({ start: at, last: each.start - 1n });
       if (each.last >= at) at = each.last + 1n;
     }
-    return at > last;
+    if (at <= last) found.push({ start: at, last });
+    return found;
   }
 
   /** Why addresses are out of the device's range, in words; undefined: they are in it. */
@@ -177,7 +192,7 @@ export class Heap {
     try {
       this.#space.makeRoom?.(start, start + size - 1n);
       const chunk = { buffer, mapping: this.#space.ioas.map(buffer, { iova: start }), used: 0 };
-      this.#chunks.add(chunk);
+      this.#chunks.push(chunk);
       return chunk;
     } catch (error) {
       buffer[Symbol.dispose]();

@@ -48,8 +48,7 @@ export interface Bonding {
    * device reaches its neighbours on the first and the last page too. `owner`: an object that keeps the memory; it is referred to
    * until the device is known not to reach the memory any more.
    *
-   * @throws {VfioError} EFAULT the memory is out of the device's range, overlaps memory that is mapped already, or can't be
-   * pinned; ENOMEM over the locked-memory limit. `reason` says which.
+   * @throws {VfioError} EFAULT the memory is out of the device's range, or can't be pinned; ENOMEM over the locked-memory limit. `reason` says which.
    */
   adopt(address: bigint, length: number, owner?: unknown): void;
   /** Ends it: from then on the device reaches nothing by it. Can't fail; a second call does nothing. */
