@@ -335,6 +335,19 @@ describe('the windows', () => {
     expect(made.ioas.mappings()).toHaveLength(2);
   });
 
+  test('that can not be unmapped are an error of the pointer, and are tried again', async () => {
+    bond();
+    using buffer = memory(BLOCK);
+    await model.fetch(buffer.address, new Uint8Array(8), o);
+    {
+      using _unmap = host.software.injectFault({ request: 'IOMMU_IOAS_UNMAP', code: 'EIO' });
+      expect(() => made.bonding.reach(buffer.address, 8)).toThrow(expect.objectContaining({ code: 'EIO' }));
+    }
+    expect(made.ioas.mappings()).toHaveLength(1);
+    made.bonding.reach(buffer.address, 8);
+    expect(made.ioas.mappings()).toEqual([]);
+  });
+
   test('give way to memory that is mapped ahead, which the device reaches without a request', async () => {
     bond();
     using buffer = memory(4 * BLOCK);

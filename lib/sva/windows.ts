@@ -134,8 +134,8 @@ export class Windows {
   }
 
   #end(number: bigint, block: Block): void {
-    this.#blocks.delete(number);
     for (const each of [...block.windows]) this.#unmap(block, each);
+    this.#blocks.delete(number);
   }
 
   #unmap(block: Block, window: Window): void {
