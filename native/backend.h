@@ -46,6 +46,7 @@ enum class FileKind {
   device,
   faultQueue,  // of an iommufd, like the next
   eventQueue,
+  bond,  // of a process and a device, for shared virtual addressing
 };
 
 class Controls;

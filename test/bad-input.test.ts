@@ -30,6 +30,8 @@ import {
   RegisterBank,
   registers,
   SimulatedDevice,
+  Sva,
+  SvaBond,
   type U64Like,
   VfioDevice,
   VfioError,
@@ -58,6 +60,7 @@ let edu: Edu;
 let folder: string;
 let file: number;
 let hwpt: Hwpt;
+let bond: SvaBond;
 let queue: FaultQueue;
 let container: Container;
 let group: Group;
@@ -100,6 +103,17 @@ beforeAll(async () => {
   memory = DmaBuffer.alloc(0x2000);
   memory.write(0, Buffer.alloc(0x2000, 0x5a));
   mapping = ioas.map(memory, { iova: 0x10000 });
+  // The checks come before the way that it was made by.
+  const bonding = {
+    way: 'native',
+    pasid: () => 1,
+    ended: () => false,
+    reach: () => {},
+    allocate: () => new ArrayBuffer(0),
+    adopt: () => {},
+    dispose: () => {},
+  } as const;
+  bond = new SvaBond(OURS, device, bonding, undefined, false, []);
   folder = mkdtempSync(join(tmpdir(), 'vfio-bad-input-'));
   writeFileSync(join(folder, 'memory'), Buffer.alloc(0x3000));
   file = openSync(join(folder, 'memory'), 'r+');
@@ -206,6 +220,18 @@ const booleans = ['true', '', null, {}, [], Symbol('odd'), () => true, 0, 1, Num
 const texts = [undefined, null, true, 0, 1n, {}, [], ['vfio-pci'], Symbol('odd'), () => ''];
 const objects = [null, true, 'x', 5, 5n, Symbol('odd'), [], [1]];
 const functions = [undefined, null, true, 'x', 5, {}, []];
+const detached = new ArrayBuffer(8);
+const ofDetached = new Uint8Array(detached);
+structuredClone(detached, { transfer: [detached] });
+const notBytes = [
+  ...[undefined, null, 'bytes', 5, [1, 2], {}, Symbol('odd'), () => true],
+  Object.create(Uint8Array.prototype),
+  Object.create(ArrayBuffer.prototype),
+  new Proxy(new Uint8Array(8), {}),
+  new Proxy(new ArrayBuffer(8), {}),
+  detached,
+  ofDetached,
+];
 const bytes = [
   undefined,
   null,
@@ -1074,6 +1100,35 @@ const table: Record<string, () => Refused[]> = {
     ...refuses('length', [0x1001], (bad) => memory.slice(0x1000, bad)),
     ...refuses('length', [1], (bad) => memory.slice(0x2000, bad)),
   ],
+
+  'static Sva.features': () => [
+    ...refuses('device', notOf(VfioDevice, device), (bad) => Sva.features(bad)),
+    ...['has', 'enable', 'disable', 'enabled'].flatMap((name) =>
+      refuses('feature', [...texts, '', 'SVA'], (bad) => Sva.features(device)[name as 'has'](bad)),
+    ),
+  ],
+  'static Sva.bind': () => [
+    ...refuses('device', notOf(VfioDevice, device), (bad) => Sva.bind(bad)),
+    ...refuses('options', objects, (bad) => Sva.bind(device, bad)),
+    ...refuses('mm', [null, true, 5, 'other', '', [], Symbol('odd')], (mm) => Sva.bind(device, { mm })),
+    ...refuses('mm.pid', [...integers(2 ** 31 - 1), 0, undefined], (pid) =>
+      Sva.bind(device, { mm: { pid } }),
+    ),
+    ...refuses('exclusive', booleans, (exclusive) => Sva.bind(device, { exclusive })),
+    ...refuses('ways', [null, 'native', 5, {}], (bad) => Sva.bind(device, { ways: bad })),
+    ...refuses('ways', texts, (bad) => Sva.bind(device, { ways: [bad] })),
+    ...fails('EINVAL', [{}, { mm: { pid: 1 } }, { exclusive: true }], (bad) => Sva.bind(device, bad)),
+  ],
+  'SvaBond.setOps': () => [
+    ...refuses('ops', objects, (bad) => bond.setOps(bad)),
+    ...refuses('mmExit', functions.slice(1), (mmExit) => bond.setOps({ mmExit })),
+    ...refuses('fault', functions.slice(1), (fault) => bond.setOps({ fault })),
+  ],
+  'SvaBond.pointer': () => refuses('memory', notBytes, (bad) => bond.pointer(bad)),
+  'SvaBond.adopt': () => refuses('memory', notBytes, (bad) => bond.adopt(bad)),
+  'SvaBond.allocate': () =>
+    refuses('size', [undefined, ...integers(2 ** 53 - 1), 0], (bad) => bond.allocate(bad)),
+  'SvaBond.run': () => refuses('work', functions, (bad) => bond.run(bad)),
 
   'PciDevice.bind': () => [
     ...refuses(

@@ -9,7 +9,6 @@ import {
   Host,
   type Iommufd,
   type IommuModel,
-  type IoPageFault,
   type SoftwareHost,
   type SoftwareOptions,
   type VfioDevice,
@@ -17,6 +16,7 @@ import {
 import { bufferAt } from '../lib/memory/dma-buffer.ts';
 import { areas } from '../lib/sva/areas.ts';
 import { fault, faultWithin } from '../lib/sva/fault.ts';
+import type { SvaFault } from '../lib/sva/way.ts';
 import { needs } from './support/backends.ts';
 import { asked, type Bonded, bonded } from './support/bonding.ts';
 import { Open } from './support/open-device.ts';
@@ -148,8 +148,18 @@ describe('a request', () => {
     await model.fetch(text, bytes, o); // it may be read
     const access = { execute: false, privileged: false };
     expect(made.faults).toMatchObject([
-      { address: hole + 1n, pasid: o.pasid, access: { ...access, read: true, write: false } },
-      { address: text, pasid: o.pasid, access: { ...access, read: false, write: true } },
+      {
+        address: hole + 1n,
+        pasid: o.pasid,
+        access: { ...access, read: true, write: false },
+        reason: 'the process has no memory there',
+      },
+      {
+        address: text,
+        pasid: o.pasid,
+        access: { ...access, read: false, write: true },
+        reason: 'the process may not write there',
+      },
     ]);
   });
 
@@ -198,7 +208,9 @@ describe('a request', () => {
     using buffer = memory(BLOCK);
     using _fault = host.software.injectFault({ request: 'IOMMU_IOAS_MAP', code: 'EFAULT' });
     await expect(model.fetch(buffer.address, new Uint8Array(8), o)).rejects.toBeInstanceOf(DmaError);
-    expect(made.faults).toMatchObject([{ address: buffer.address }]);
+    expect(made.faults).toMatchObject([
+      { address: buffer.address, reason: expect.stringMatching(/can't be pinned for the device/) },
+    ]);
   });
 
   test('that the kernel has answered by itself meanwhile, as the device was detached, is answered without harm', async () => {
@@ -207,7 +219,7 @@ describe('a request', () => {
     const told: bigint[] = [];
     const events = {
       exit: () => {},
-      fault: ({ address, pasid }: IoPageFault) => {
+      fault: ({ address, pasid }: SvaFault) => {
         told.push(address);
         device.detach({ pasid: pasid as number });
       },
@@ -235,7 +247,7 @@ describe('a request', () => {
     const told = warned.mock.calls.map(([text]) => String(text));
     for (const each of [warned, usable]) each.mockRestore();
     expect(told).toEqual([expect.stringMatching(/could not be resolved: no answer/)]);
-    expect(made.faults).toMatchObject([{ address: buffer.address }]);
+    expect(made.faults).toMatchObject([{ address: buffer.address, reason: 'no answer' }]);
     await model.fetch(buffer.address, new Uint8Array(8), o);
   });
 
@@ -318,7 +330,7 @@ describe('the windows', () => {
     await expect(
       model.fetch(buffer.address + BigInt(2 * BLOCK), new Uint8Array(8), o),
     ).rejects.toBeInstanceOf(DmaError);
-    expect(made.faults).toHaveLength(1);
+    expect(made.faults).toMatchObject([{ reason: expect.stringMatching(/ENOMEM|locked-memory limit/) }]);
   });
 
   test('of memory that a pointer is asked for are dropped: the device gets the pages that are there now', async () => {

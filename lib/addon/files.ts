@@ -164,7 +164,7 @@ export interface NativeGroup extends NativeFile {
   groupDevice(name: string): NativeDevice;
 }
 
-/** A device, and its regions: native/binding/vfio_device.cc, vfio_region.cc */
+/** A device, and its regions: native/binding/vfio_device.cc, vfio_region.cc, sva.cc */
 export interface NativeDevice extends NativeFile {
   bindIommufd(iommufd: NativeIommufd, token?: string): number;
   setVfToken(token: string): void;
@@ -178,6 +178,11 @@ export interface NativeDevice extends NativeFile {
   hotResetInfo(): { deviceIds: boolean; functions: { bdf: string; id: number }[] };
   hotReset(groups: NativeGroup[]): Promise<void>;
 
+  svaSupported(): boolean;
+  svaEnabled(): boolean;
+  svaEnable(on: boolean): void;
+  svaBind(exclusive: boolean, pid?: number): NativeBond;
+
   regionInfo(index: number): NativeRegionInfo;
   regionRead(position: bigint, width: 1 | 2 | 4): number;
   regionRead(position: bigint, width: 8): bigint;
@@ -185,6 +190,24 @@ export interface NativeDevice extends NativeFile {
   readInto(position: bigint, into: Uint8Array): number;
   writeFrom(position: bigint, from: Uint8Array): number;
   mmap(position: bigint, length: bigint, readable: boolean, writable: boolean): NativeMapped;
+}
+
+/** What a bond of shared virtual addressing was told: the process has ended, or the device got no page. */
+export type NativeBondEvent =
+  | 'exit'
+  | {
+      readonly pasid: number | null;
+      readonly address: bigint;
+      readonly group: number;
+      readonly access: IoPageFault['access'];
+      readonly reason: string;
+      readonly lost: number;
+    };
+
+/** A bond of a process and a device: native/binding/sva.cc */
+export interface NativeBond extends NativeFile {
+  bondInfo(): { exited: boolean; detached: boolean; pasid: number | null };
+  readBondEvents(): NativeBondEvent[];
 }
 
 /** The kinds of file that can be opened by path or descriptor (native/binding/kinds.h), with the type of each. */

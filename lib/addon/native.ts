@@ -183,8 +183,8 @@ export interface NativeEventFd {
 
 /** native/binding/watch.h */
 export interface NativeWatch {
-  /** `keepAlive`: whether the process stays alive meanwhile. Default true. */
-  watch(keepAlive?: boolean): void;
+  /** `idle`: the process may end although nothing has become readable. */
+  watch(idle?: boolean): void;
   rest(): void;
   dispose(): void;
 }
@@ -226,6 +226,8 @@ interface Addon {
   memoryOfAddress(address: U64Like, length: U64Like): NativeMemory;
   /** The size of a page of this process, in bytes. */
   pageSize: number;
+  /** Where the bytes of an ArrayBuffer or a view are in this process; null: it is neither, or has no bytes. */
+  addressOf(memory: unknown): { address: bigint; length: number; buffer: object } | null;
   schedule: NativeSchedule;
   /** One number: the IOVA of the last map of this thread, by the hot calls of a space. */
   place: BigUint64Array;

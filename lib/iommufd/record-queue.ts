@@ -156,7 +156,7 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
   /** Polls the descriptor while a wait is pending or somebody listens, and only then. */
   #rest(): void {
     if (this.#waiters.size > 0) this.#watch.watch();
-    else if (this.#listener !== undefined) this.#watch.watch(false);
+    else if (this.#listener !== undefined) this.#watch.watch(true);
     else this.#watch.rest();
   }
 }

@@ -22,7 +22,8 @@ import { listen } from '../iommufd/record-queue.ts';
 import { type Area, areaAt, areas } from './areas.ts';
 import { attach, isNoWay, noWay, unsuited } from './attachment.ts';
 import { Heap } from './heap.ts';
-import type { BondingEvents, MakeBonding } from './way.ts';
+import { shared } from './shared.ts';
+import type { BondingEvents, MakeBonding, SvaFault } from './way.ts';
 import { Windows } from './windows.ts';
 
 /** How much a bonding maps in answer to page requests, in bytes. */
@@ -35,13 +36,9 @@ export interface FaultLimits {
 
 const LIMITS: FaultLimits = { window: 65536, most: 2 ** 28 };
 
-/** Makes a bonding whose device asks for pages (Linux 6.13; with a PASID 6.15). */
-export const fault: MakeBonding = (request) => faultWithin(LIMITS)(request);
-
-/** The same with other limits. */
-export const faultWithin =
-  (limits: FaultLimits): MakeBonding =>
-  (request) => {
+/** A way with these limits, for bondings whose device asks for pages. */
+export const faultWithin = (limits: FaultLimits): MakeBonding =>
+  shared((request) => {
     const unfit = unsuited(request);
     if (unfit !== undefined) return unfit;
     let queue: FaultQueue;
@@ -88,7 +85,10 @@ export const faultWithin =
         queue[Symbol.dispose]();
       },
     };
-  };
+  });
+
+/** Makes a bonding whose device asks for pages (Linux 6.13; with a PASID 6.15). */
+export const fault: MakeBonding = faultWithin(LIMITS);
 
 /** Answers the page requests of a queue, group by group, until the queue is disposed. */
 function answer(queue: FaultQueue, heap: Heap, windows: Windows, events: BondingEvents): void {
@@ -99,12 +99,12 @@ function answer(queue: FaultQueue, heap: Heap, windows: Windows, events: Bonding
       if (!record.last) return;
       const faults = group;
       group = [];
-      let refused: IoPageFault | undefined;
+      let refused: SvaFault | undefined;
       try {
         refused = firstRefused(faults, heap, windows);
       } catch (error) {
         warn(`A page request of a device could not be resolved: ${textOf(error)}`);
-        [refused] = faults;
+        refused = { ...(faults[0] ?? record), reason: textOf(error) };
       }
       respond(queue, record, refused === undefined);
       if (refused !== undefined) tell(events, refused);
@@ -115,7 +115,7 @@ function answer(queue: FaultQueue, heap: Heap, windows: Windows, events: Bonding
 }
 
 /** An error of the program's function is one of its own, and keeps no other request from its answer. */
-function tell(events: BondingEvents, refused: IoPageFault): void {
+function tell(events: BondingEvents, refused: SvaFault): void {
   try {
     events.fault(refused);
   } catch (error) {
@@ -126,26 +126,32 @@ function tell(events: BondingEvents, refused: IoPageFault): void {
 }
 
 /** The first fault of a group whose page can't be mapped; the rest is not tried then, as the kernel's own handler does. */
-function firstRefused(faults: readonly IoPageFault[], heap: Heap, windows: Windows): IoPageFault | undefined {
+function firstRefused(faults: readonly IoPageFault[], heap: Heap, windows: Windows): SvaFault | undefined {
   const list = areas();
   const usable = heap.usable();
   windows.begin();
-  return faults.find((each) => {
+  for (const each of faults) {
     const area = areaAt(list, each.address);
     const range = usable.find(({ start, last }) => start <= each.address && each.address <= last);
-    return (
-      area === undefined || range === undefined || !permits(area, each) || !windows.map(each, area, range)
-    );
-  });
+    const reason =
+      area === undefined
+        ? 'the process has no memory there'
+        : range === undefined
+          ? 'the device can not address it'
+          : (forbidden(area, each) ?? windows.map(each, area, range));
+    if (reason !== undefined) return { ...each, reason };
+  }
+  return undefined;
 }
 
-/** Whether the process itself may access the area so. No device may make an access of the kernel's. */
-const permits = (area: Area, { access }: IoPageFault): boolean =>
-  (area.read || !access.read) &&
-  (area.write || !access.write) &&
-  (area.execute || !access.execute) &&
-  (area.read || area.write) &&
-  !access.privileged;
+/** Why an access is not allowed; undefined: the process may access the area so. No device may make an access of the kernel's. */
+function forbidden({ read, write, execute }: Area, { access }: IoPageFault): string | undefined {
+  if (access.privileged) return 'it is an access of the kernel, which no process can allow';
+  if (access.write && !write) return 'the process may not write there';
+  if (access.execute && !execute) return 'the process may not execute there';
+  if (access.read ? !read : !read && !write) return 'the process may not read there';
+  return undefined;
+}
 
 function respond(queue: FaultQueue, record: IoPageFault, success: boolean): void {
   try {

@@ -11,10 +11,11 @@
  */
 import { attach, isNoWay, unsuited } from './attachment.ts';
 import { Heap } from './heap.ts';
+import { shared } from './shared.ts';
 import type { MakeBonding } from './way.ts';
 
 /** Makes a bonding for memory that is mapped ahead (Linux 6.6; with a PASID 6.15). */
-export const mirror: MakeBonding = (request) => {
+export const mirror: MakeBonding = shared((request) => {
   const attachment = unsuited(request) ?? attach(request.device);
   if (isNoWay(attachment)) return attachment;
   const heap = new Heap({ ioas: attachment.ioas, addressBits: request.addressBits });
@@ -30,4 +31,4 @@ export const mirror: MakeBonding = (request) => {
       attachment.detach();
     },
   };
-};
+});

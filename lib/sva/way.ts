@@ -17,10 +17,16 @@ import type { VfioDevice } from '../vfio/device.ts';
  */
 export type SvaWay = 'native' | 'character-device' | 'iommufd-fault' | 'iommufd-mirror';
 
+/** An access of a device to the memory of a process that could not be made. It is answered already. */
+export interface SvaFault extends IoPageFault {
+  /** Why, in words. */
+  readonly reason: string;
+}
+
 /** What a bonding tells its bond. */
 export interface BondingEvents {
   /** The device accessed memory that it can't have. The access has failed. */
-  fault(fault: IoPageFault): void;
+  fault(fault: SvaFault): void;
   /** The process has ended. */
   exit(): void;
 }

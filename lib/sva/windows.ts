@@ -48,14 +48,14 @@ export class Windows {
     this.#group++;
   }
 
-  /** Maps the page of a fault, with its neighbours in `area` and `range`. False: it can't be mapped. */
-  map({ address, access }: IoPageFault, area: Area, range: IovaRange): boolean {
+  /** Maps the page of a fault, with its neighbours in `area` and `range`. Returns why it can't be mapped; undefined: it is. */
+  map({ address, access }: IoPageFault, area: Area, range: IovaRange): string | undefined {
     const page = address - (address % PAGE);
     const number = page / this.#size;
     const block = this.#blocks.get(number) ?? { windows: [], group: 0 };
     const there = block.windows.find(({ start, last }) => start <= page && page <= last);
     if (there !== undefined) {
-      if (there.writable || !access.write) return true; // another fault of the group has had it mapped
+      if (there.writable || !access.write) return undefined; // another fault of the group has had it mapped
       this.#unmap(block, there); // the process has been allowed to write since
     }
     const whole = clipped(page, { start: number * this.#size, last: (number + 1n) * this.#size - 1n }, [
@@ -70,16 +70,17 @@ export class Windows {
       { ...single, write: area.write },
     ];
     if (area.write && !access.write) tries.push({ ...single, write: false });
+    let refused: VfioError | undefined;
     for (const each of tries) {
-      const result = this.#try(block, each);
-      if (result === 'mapped') {
+      refused = this.#try(block, each);
+      if (refused === undefined) {
         this.#renew(number, block);
-        return true;
+        return undefined;
       }
-      if (result === 'there') return true;
     }
     if (block.windows.length === 0) this.#blocks.delete(number);
-    return false;
+    // Memory that the program has had mapped ahead is there already.
+    return refused?.code === 'EEXIST' ? undefined : (refused?.reason ?? refused?.message);
   }
 
   /** Unmaps the blocks that share an address with the range. */
@@ -98,19 +99,19 @@ export class Windows {
       }
   }
 
-  /** Maps one window; on ENOMEM it makes room first. 'there': something is mapped there already, by the program's wish. */
-  #try(block: Block, { start, last, write }: IovaRange & { write: boolean }): 'mapped' | 'there' | 'refused' {
+  /** Maps one window; on ENOMEM it makes room first. Returns why it can't be mapped. */
+  #try(block: Block, { start, last, write }: IovaRange & { write: boolean }): VfioError | undefined {
     const buffer = DmaBuffer.unsafeFromAddress(start, last - start + 1n);
     for (;;) {
       try {
         const mapping = this.#ioas.map(buffer, { iova: start, write });
         block.windows.push({ start, last, mapping, buffer, writable: write });
-        return 'mapped';
+        return undefined;
       } catch (error) {
         if (error instanceof VfioError && error.code === 'ENOMEM' && this.#evict()) continue;
         buffer[Symbol.dispose]();
         if (!(error instanceof VfioError)) throw error;
-        return error.code === 'EEXIST' && last - start < PAGE ? 'there' : 'refused';
+        return error;
       }
     }
   }

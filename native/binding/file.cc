@@ -17,9 +17,10 @@ const Kind kKinds[] = {
     {FileKind::iommufd, "IommufdFile", {iommufdTable, hwptTable, viommuTable, containerTable}},
     {FileKind::container, "ContainerFile", {containerTable}},
     {FileKind::group, "GroupFile", {groupTable}},
-    {FileKind::device, "DeviceFile", {deviceTable, regionTable}},
+    {FileKind::device, "DeviceFile", {deviceTable, regionTable, svaTable}},
     {FileKind::faultQueue, "FaultQueueFile", {faultQueueTable}},
     {FileKind::eventQueue, "EventQueueFile", {eventQueueTable}},
+    {FileKind::bond, "BondFile", {bondTable}},
     {FileKind::other, "OtherFile", {}}};
 
 }  // namespace

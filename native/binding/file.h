@@ -100,6 +100,8 @@ std::vector<File::Call> hwptTable();
 std::vector<File::Call> viommuTable();
 std::vector<File::Call> faultQueueTable();
 std::vector<File::Call> eventQueueTable();
+std::vector<File::Call> bondTable();
+std::vector<File::Call> svaTable();
 std::vector<File::Call> deviceTable();
 std::vector<File::Call> regionTable();
 std::vector<File::Call> groupTable();

@@ -23,6 +23,8 @@ const char* inWords(FileKind kind) {
       return "a fault queue of an iommufd";
     case FileKind::eventQueue:
       return "an event queue of an iommufd";
+    case FileKind::bond:
+      return "a bond of shared virtual addressing";
     case FileKind::unknown:
     case FileKind::other:
       break;

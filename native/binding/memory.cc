@@ -305,6 +305,32 @@ Napi::Value Memory::ofAddress(const Napi::CallbackInfo& info) {
   return make(info.Env(), std::make_shared<Pages>(reinterpret_cast<uint8_t*>(address), length, false));
 }
 
+// (memory: an ArrayBuffer or a view) => { address, length, buffer } of its bytes in this process; null: it is
+// neither, or has no bytes
+Napi::Value Memory::addressOf(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Napi::Value memory = info[0];
+  void* bytes = nullptr;
+  size_t length = 0;
+  napi_value buffer = memory;
+  napi_status status = napi_ok;
+  if (memory.IsTypedArray()) {
+    status = napi_get_typedarray_info(env, memory, nullptr, nullptr, &bytes, &buffer, nullptr);
+    length = memory.As<Napi::TypedArray>().ByteLength();
+  } else if (memory.IsDataView()) {
+    status = napi_get_dataview_info(env, memory, &length, &bytes, &buffer, nullptr);
+  } else if (memory.IsArrayBuffer()) {
+    status = napi_get_arraybuffer_info(env, memory, &bytes, &length);
+  }
+  if (status != napi_ok) throw Napi::Error::New(env);
+  if (bytes == nullptr || length == 0) return env.Null();
+  Napi::Object found = Napi::Object::New(env);
+  found.Set("address", Napi::BigInt::New(env, reinterpret_cast<uint64_t>(bytes)));
+  found.Set("length", Napi::Number::New(env, static_cast<double>(length)));
+  found.Set("buffer", buffer);
+  return found;
+}
+
 // Unlike a method, JavaScript can call an accessor on any object, so the class is checked here.
 Napi::Value Memory::address(const Napi::CallbackInfo& info) {
   if (from(info.This()) != this) refuse(info.Env(), "a Memory", "this", info.This());

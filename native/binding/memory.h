@@ -83,6 +83,7 @@ class Memory final : public Napi::ObjectWrap<Memory> {
   static Napi::Value ofDescriptor(const Napi::CallbackInfo& info);
   // (address, length) => Memory that the package does not own: the caller must keep it valid.
   static Napi::Value ofAddress(const Napi::CallbackInfo& info);
+  static Napi::Value addressOf(const Napi::CallbackInfo& info);
 
   // The pages of the Memory with this number; it must not be disposed.
   static const std::shared_ptr<Pages>& pagesOf(Napi::Env env, const PagesTable& table, napi_value number);

@@ -8,15 +8,12 @@
 #include "../uapi/iommufd.h"
 #include "file.h"
 #include "kernel_object.h"
+#include "records.h"
 #include "replies.h"
 #include "values.h"
 
 namespace vfio::binding {
 namespace {
-
-// The buffer size of one read. A whole group of faults must fit. A group is at most as large as the number of
-// requests that one device may have outstanding: usually 512 for PCI.
-constexpr size_t kReadBytes = 64 << 10;
 
 constexpr std::pair<const char*, uint32_t> kViommuTypes[] = {
     {"arm-smmuv3", uapi::IOMMU_VIOMMU_TYPE_ARM_SMMUV3},
@@ -35,18 +32,6 @@ Napi::Value objectWithFile(Napi::Env env, const OpenFile& parent, const char* re
   answer.Set("file", File::make(env, parent.backend, static_cast<int>(fd), kind));
   answer.Set("object", KernelObject::make(env, std::move(object)));
   return answer;
-}
-
-// Reads the whole records that are available now; empty: there are none.
-std::vector<uint8_t> readAll(Napi::Env env, OpenFile& file, size_t unit) {
-  std::vector<uint8_t> bytes(kReadBytes / unit * unit);
-  const int64_t got = file.backend->read(file.fd, bytes.data(), bytes.size());
-  if (got < 0 && got != -EAGAIN) throwErrno(env, got, "read");
-  const Reply reply(env, "read", nullptr);
-  bytes.resize(got < 0 ? 0 : reply.moved(got, bytes.size()));
-  if (bytes.size() % unit != 0)
-    reply.refuse("it ends in the middle of a record, after " + std::to_string(got) + " bytes");
-  return bytes;
 }
 
 // () => { object, file }
@@ -68,11 +53,6 @@ Napi::Value readFaults(const Napi::CallbackInfo& info, File& self) {
        at += sizeof(uapi::iommu_hwpt_pgfault)) {
     uapi::iommu_hwpt_pgfault record;
     std::memcpy(&record, bytes.data() + at, sizeof record);
-    Napi::Object access = Napi::Object::New(env);
-    access.Set("read", (record.perm & uapi::IOMMU_PGFAULT_PERM_READ) != 0);
-    access.Set("write", (record.perm & uapi::IOMMU_PGFAULT_PERM_WRITE) != 0);
-    access.Set("execute", (record.perm & uapi::IOMMU_PGFAULT_PERM_EXEC) != 0);
-    access.Set("privileged", (record.perm & uapi::IOMMU_PGFAULT_PERM_PRIV) != 0);
     Napi::Object fault = Napi::Object::New(env);
     fault.Set("deviceId", number(env, record.dev_id));
     fault.Set("pasid", (record.flags & uapi::IOMMU_PGFAULT_FLAGS_PASID_VALID) != 0 ? number(env, record.pasid)
@@ -80,7 +60,7 @@ Napi::Value readFaults(const Napi::CallbackInfo& info, File& self) {
     fault.Set("address", bigint(env, record.addr));
     fault.Set("group", number(env, record.grpid));
     fault.Set("last", (record.flags & uapi::IOMMU_PGFAULT_FLAGS_LAST_PAGE) != 0);
-    fault.Set("access", access);
+    fault.Set("access", accessOf(env, record.perm));
     fault.Set("cookie", number(env, record.cookie));
     faults.Set(faults.Length(), fault);
   }

@@ -42,7 +42,7 @@ void Watch::close() {
 
 Napi::Value Watch::watch(const Napi::CallbackInfo& info) {
   if (!poll_) throwDisposed(info.Env(), "queue");
-  poll_->watch(info.Env(), info[0].IsUndefined() || Arguments(info).boolean(0, "keepAlive"));
+  poll_->watch(info.Env(), !info[0].ToBoolean().Value());
   return info.Env().Undefined();
 }
 

@@ -15,7 +15,7 @@ class Watch final : public Napi::ObjectWrap<Watch> {
   ~Watch() override;
 
  private:
-  // (keepAlive = true): calls onReadable once, when it is readable.
+  // (idle?) Calls onReadable once, when it is readable. `idle`: the process may end before that.
   Napi::Value watch(const Napi::CallbackInfo& info);
   Napi::Value rest(const Napi::CallbackInfo& info);  // nobody waits now
   Napi::Value dispose(const Napi::CallbackInfo& info);

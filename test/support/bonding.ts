@@ -1,8 +1,9 @@
 /** A bonding of a way, made directly, with what a test has to see of it. */
 import { closeSync, openSync, readSync } from 'node:fs';
 import { vi } from 'vitest';
-import type { Ioas, IoPageFault, VfioDevice } from '../../lib/index.ts';
-import type { Bonding, BondingRequest, MakeBonding, NoWay } from '../../lib/sva/way.ts';
+import { native } from '../../lib/addon/native.ts';
+import type { Ioas, VfioDevice } from '../../lib/index.ts';
+import type { Bonding, BondingRequest, MakeBonding, NoWay, SvaFault } from '../../lib/sva/way.ts';
 
 /** A bonding that was made. */
 export interface Bonded extends Disposable {
@@ -10,8 +11,8 @@ export interface Bonded extends Disposable {
   /** Its address space, which no program gets hold of. */
   readonly ioas: Ioas;
   /** The accesses that failed. */
-  readonly faults: IoPageFault[];
-  /** Allocates memory as the bond does, and finds out where it is. Valid while a test allocates by this function only. */
+  readonly faults: SvaFault[];
+  /** Allocates memory as the bond does, and finds out where it is. */
   allocate(size: number): { address: bigint; bytes: Uint8Array };
 }
 
@@ -32,8 +33,8 @@ export function bonded(make: MakeBonding, device: VfioDevice, o?: Partial<Bondin
     spaces.push(made);
     return made;
   });
-  const faults: IoPageFault[] = [];
-  const events = { fault: (fault: IoPageFault) => void faults.push(fault), exit: () => {} };
+  const faults: SvaFault[] = [];
+  const events = { fault: (fault: SvaFault) => void faults.push(fault), exit: () => {} };
   const bonding = asked(make, device, { events, ...o });
   spy.mockRestore();
   if ('reason' in bonding) throw new Error(`${bonding.code}: ${bonding.reason}`);
@@ -44,25 +45,12 @@ export function bonded(make: MakeBonding, device: VfioDevice, o?: Partial<Bondin
     faults,
     allocate(size) {
       const bytes = new Uint8Array(bonding.allocate(size));
-      return { address: addressOf(ioas, bytes), bytes };
+      const place = native.addressOf(bytes);
+      if (place === null) throw new Error('the bytes are nowhere');
+      return { address: place.address, bytes };
     },
     [Symbol.dispose]: () => bonding.dispose(),
   };
-}
-
-/** The address of bytes in one of these mappings: a random mark is searched for, at the start of each page. */
-function addressOf(ioas: Ioas, bytes: Uint8Array): bigint {
-  const page = 4096n;
-  const before = bytes.slice(0, 8);
-  const mark = crypto.getRandomValues(new Uint8Array(8));
-  bytes.set(mark);
-  try {
-    for (const { iova, length } of ioas.mappings())
-      for (let at = iova; at < iova + length; at += page) if (holds(at, mark)) return at;
-  } finally {
-    bytes.set(before);
-  }
-  throw new Error('the memory is nowhere in the address space');
 }
 
 /** The bytes at an address of this process. */
@@ -76,6 +64,3 @@ export function bytesAt(address: bigint, length: number): Uint8Array {
     closeSync(memory);
   }
 }
-
-const holds = (address: bigint, mark: Uint8Array): boolean =>
-  bytesAt(address, mark.length).every((byte, at) => byte === mark[at]);

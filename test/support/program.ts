@@ -26,6 +26,9 @@ function compiled(from: string): string {
   return pathToFileURL(join(from, 'dist', 'lib', 'index.js')).href;
 }
 
+/** The URL of the compiled package, for programs in files of their own. */
+export const packageUrl = (): string => compiled(root);
+
 /** The beginning of every program: the package, the backend and the test device; `openEdu` opens the device. */
 function prelude(from = root): string {
   return `

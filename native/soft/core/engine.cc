@@ -19,11 +19,15 @@ namespace vfio::soft {
 
 namespace {
 
+bool readable(int fd) {
+  pollfd ready{fd, POLLIN, 0};
+  return poll(&ready, 1, 0) == 1 && (ready.revents & POLLIN) != 0;
+}
+
 // Reads and clears an eventfd's count. Returns false if the count was 0. Never blocks.
 bool take(int fd) {
-  pollfd ready{fd, POLLIN, 0};
   uint64_t count;
-  return poll(&ready, 1, 0) == 1 && (ready.revents & POLLIN) != 0 && ::read(fd, &count, sizeof count) > 0;
+  return readable(fd) && ::read(fd, &count, sizeof count) > 0;
 }
 
 }  // namespace
@@ -105,8 +109,23 @@ void Engine::cancel(const void* owner) {
 
 uint64_t Engine::watch(int fd, std::function<void()> handler) {
   start();
+  return add({fd, std::move(handler)});
+}
+
+uint64_t Engine::watchOnce(int fd, std::function<void()> handler) {
+  const uint64_t id = add({fd, std::move(handler), true});
+  try {
+    start();
+  } catch (...) {
+    (void)lack();
+    restart_ = true;
+  }
+  return id;
+}
+
+uint64_t Engine::add(Watch watch) {
   const uint64_t id = nextWatch_++;
-  watches_.emplace(id, Watch{fd, std::move(handler)});
+  watches_.emplace(id, std::move(watch));
   wake();
   return id;
 }
@@ -123,8 +142,11 @@ void Engine::handleSignals() {
   for (const auto& [id, watch] : watches_) ids.push_back(id);
   for (const uint64_t id : ids) {
     const auto found = watches_.find(id);
-    if (found == watches_.end() || !take(found->second.fd)) continue;
-    const auto handler = found->second.handler;
+    if (found == watches_.end()) continue;
+    const Watch& watch = found->second;
+    if (watch.once ? !readable(watch.fd) : !take(watch.fd)) continue;
+    const auto handler = watch.handler;
+    if (watch.once) watches_.erase(found);
     handler();
   }
 }

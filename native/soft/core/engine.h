@@ -63,6 +63,9 @@ class Engine {
   // count, as the kernel's listeners do. The caller still owns the descriptor, which must outlive the watch.
   // Throws std::system_error if no thread can be started.
   [[nodiscard]] uint64_t watch(int fd, std::function<void()> handler);
+  // Calls `handler` once, when `fd` has become readable. It reads nothing. The rest is as for `watch`, but a
+  // lack of threads is no error: the next system calls look then.
+  [[nodiscard]] uint64_t watchOnce(int fd, std::function<void()> handler);
   void unwatch(uint64_t id);
   // Handles all signals so far. The kernel reacts within the write to the eventfd. Every system call calls
   // drain() at its start, so the next call after a signal sees the same as with the kernel.
@@ -86,6 +89,7 @@ class Engine {
   struct Watch {
     int fd;
     std::function<void()> handler;
+    bool once = false;
   };
   struct VirtualTime {
     Clock::time_point now;
@@ -101,6 +105,7 @@ class Engine {
   void run();
   void sleep(std::unique_lock<std::mutex>& hold);
   void wake();
+  uint64_t add(Watch watch);
   void handleSignals();
 
   std::mutex& lock_;

@@ -21,6 +21,9 @@ namespace vfio::soft {
 class DeviceFaults;
 class DmaWatch;
 class Engine;
+namespace iommu {
+class Sva;
+}
 namespace mm {
 class Memory;
 }
@@ -58,6 +61,7 @@ class Services {
   [[nodiscard]] virtual Engine& engine() = 0;
   [[nodiscard]] virtual mm::Memory& memory() = 0;
   [[nodiscard]] virtual DeviceFaults& deviceFaults() = 0;
+  [[nodiscard]] virtual iommu::Sva& sva() = 0;
 
   // Returns a new descriptor, or -errno. `flags` are those of open(2): only the access mode and O_CLOEXEC
   // matter.

@@ -104,6 +104,7 @@ void Host::beforeFork() { mutex_.lock(); }
 void Host::afterFork(bool inChild) {
   if (inChild) {
     engine_->afterFork();
+    sva_.afterFork();
     descriptors_.separate();
   }
   mutex_.unlock();

@@ -24,6 +24,7 @@
 #include "../files/descriptors.h"
 #include "../files/traps.h"
 #include "../files/tree.h"
+#include "../iommu/sva.h"
 
 namespace vfio::soft {
 
@@ -112,6 +113,7 @@ class Host final : public Backend, public Controls, public Services {
   [[nodiscard]] Engine& engine() override { return *engine_; }
   [[nodiscard]] mm::Memory& memory() override { return *memory_; }
   [[nodiscard]] DeviceFaults& deviceFaults() override { return deviceFaults_; }
+  [[nodiscard]] iommu::Sva& sva() override { return sva_; }
   [[nodiscard]] int install(std::shared_ptr<File> file, FdKind kind, int flags) override;
   void uninstall(int fd) override;
   [[nodiscard]] std::shared_ptr<File> file(int fd) override;
@@ -137,6 +139,7 @@ class Host final : public Backend, public Controls, public Services {
   Parameters parameters_;
   DeviceFaults deviceFaults_{options_.seed};
   std::shared_ptr<mm::Memory> memory_;
+  iommu::Sva sva_{*this};
   files::Descriptors descriptors_;
   files::Traps traps_;
   files::Tree tree_;

@@ -8,6 +8,7 @@
 #include "../core/services.h"
 #include "guest_format.h"
 #include "model.h"
+#include "sva.h"
 
 namespace vfio::soft::iommu {
 
@@ -25,6 +26,7 @@ Endpoint::Endpoint(Services& itsHost, std::string itsBdf, uint16_t itsRequesterI
 }
 
 Endpoint::~Endpoint() {
+  host.sva().close(*this);
   const auto end = [this](std::optional<uint32_t> pasid, const Attachment& by) {
     if (by.pageRequests != nullptr) by.pageRequests->forget(*this);
     if (by.translation == nullptr) return;

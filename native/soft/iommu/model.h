@@ -98,6 +98,8 @@ class Model {
   [[nodiscard]] virtual uint64_t walkable(const Unit& unit) const { return unit.pageSizes; }
   // Can a device be attached with a PASID?
   [[nodiscard]] virtual bool attachesPasids() const { return true; }
+  // Can it walk the page table of a process (shared virtual addressing)?
+  [[nodiscard]] virtual bool sharesTables() const { return false; }
   // Did the driver support the nesting type of containers?
   [[nodiscard]] virtual bool nestsInContainers() const { return false; }
 

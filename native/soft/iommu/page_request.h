@@ -30,6 +30,11 @@ class PageRequestHandler {
  public:
   // Takes a whole group, in the order of sending. The handler answers it with one call of `respond()`.
   virtual void take(Endpoint& from, std::vector<PageRequest> group) = 0;
+  // Serves one request at once, for a device that does not ask but would: its transfer waits for nobody.
+  // Null: somebody else has to answer.
+  [[nodiscard]] virtual std::optional<PageResponse> serve(Endpoint& /*from*/, const PageRequest& /*one*/) {
+    return std::nullopt;
+  }
   // The endpoint is being destroyed, with the transfers that wait: no answer can reach it any more.
   virtual void forget(const Endpoint& from) = 0;
 

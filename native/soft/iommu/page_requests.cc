@@ -22,11 +22,18 @@ std::vector<PageRequest> PageRequests::missing(uint32_t group, std::optional<uin
   const uint64_t last = iova + (size - 1);
   for (uint64_t page = iova & ~(kPage - 1); page <= last && requests.size() < kMost; page += kPage) {
     const Translation::Reach reach = endpoint_.reach(by, pasid, std::max(page, iova), 1, access);
-    if (reach.size == 0 && reach.missing) requests.push_back({page, permissions, group, pasid, false});
+    if (requests.empty() || (reach.size == 0 && reach.missing))
+      requests.push_back({page, permissions, group, pasid, false});
     if (page + kPage < page) break;
   }
   requests.back().last = true;
   return requests;
+}
+
+PageRequest PageRequests::single(std::optional<uint32_t> pasid, uint64_t iova, uint32_t access) {
+  return {.address = iova & ~uint64_t{4095},
+          .permissions = access == kWrite ? uapi::IOMMU_PGFAULT_PERM_WRITE : uapi::IOMMU_PGFAULT_PERM_READ,
+          .pasid = pasid};
 }
 
 int PageRequests::send(const PageRequest& request) {

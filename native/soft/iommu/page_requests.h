@@ -19,7 +19,10 @@ class PageRequests {
   PageRequests(const PageRequests&) = delete;
   PageRequests& operator=(const PageRequests&) = delete;
 
-  // The requests, as one group, for the pages that [iova, iova+size) lacks. At least one is missing.
+  // The request for one page.
+  [[nodiscard]] static PageRequest single(std::optional<uint32_t> pasid, uint64_t iova, uint32_t access);
+  // The requests, as one group, for the pages that [iova, iova+size) lacks: the first page, at which the
+  // transfer has stopped, and those of the others that are missing.
   [[nodiscard]] std::vector<PageRequest> missing(uint32_t group, std::optional<uint32_t> pasid, uint64_t iova,
                                                  size_t size, uint32_t access) const;
   // A page request of the device: 0, or -EINVAL when nobody handles it; then the device gets the answer

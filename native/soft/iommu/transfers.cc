@@ -10,11 +10,37 @@
 #include "../core/dma_watch.h"
 #include "../core/engine.h"
 #include "../core/services.h"
+#include "../mm/address_space.h"
 #include "../mm/memory.h"
 #include "domain.h"
 #include "endpoint.h"
 
 namespace vfio::soft::iommu {
+
+namespace {
+
+// How many times a device asks again for a page that it got, and can't access.
+constexpr unsigned kMostTries = 8;
+
+// Returns how many of the first bytes could be copied.
+size_t copy(bool write, char* bytes, const Translation::Reach& reach) {
+  if (reach.space != nullptr) {
+    return write ? reach.space->write(reach.user, bytes, reach.size)
+                 : reach.space->read(bytes, reach.user, reach.size);
+  }
+  return write ? mm::Memory::copyOutSome(reach.user, bytes, reach.size)
+               : mm::Memory::copyInSome(bytes, reach.user, reach.size);
+}
+
+}  // namespace
+
+// Does the owner of the page table bring in the page at which the transfer has stopped?
+bool Transfers::served(Transfer& transfer) {
+  const Attachment* const by = endpoint_.attachment(transfer.pasid);
+  if (by == nullptr || !endpoint_.canRequestPages() || ++transfer.tries > kMostTries) return false;
+  const PageRequest request = endpoint_.requests.single(transfer.pasid, transfer.iova, transfer.access);
+  return by->pageRequests->serve(endpoint_, request) == PageResponse::success;
+}
 
 const char* Transfers::move(Transfer& transfer, bool& missing) {
   missing = false;
@@ -30,17 +56,23 @@ const char* Transfers::move(Transfer& transfer, bool& missing) {
       missing = reach.missing && by->pageRequests != nullptr;
       return reach.reason;
     }
-    const size_t done = write ? mm::Memory::copyOutSome(reach.user, transfer.bytes, reach.size)
-                              : mm::Memory::copyInSome(transfer.bytes, reach.user, reach.size);
+    const size_t done = copy(write, transfer.bytes, reach);
     if (write && reach.domain != nullptr && reach.domain->dirtyTracking())
       reach.domain->markDirty(reach.iova, done);
-    if (DmaWatch* const watch = endpoint_.host.watcher(); watch != nullptr && done != 0)
+    // What a driver does with another process's memory, nobody here knows.
+    const bool known = reach.space == nullptr || reach.space->ending() < 0;
+    if (DmaWatch* const watch = endpoint_.host.watcher(); watch != nullptr && done != 0 && known)
       watch->moved({endpoint_.bdf, transfer.pasid, transfer.iova, reach.user, done, write, endpoint_.stored});
     transfer.iova += done;
     transfer.bytes += done;
     transfer.size -= done;
+    if (done != 0) transfer.tries = 0;
+    if (done == reach.size) continue;
     // The memory is pinned, but the program protected it or truncated its file all the same.
-    if (done != reach.size) return "no memory behind the mapping";
+    if (reach.space == nullptr) return "no memory behind the mapping";
+    // The page has gone since, or its area does not allow the access: the page request finds out which.
+    missing = by->pageRequests != nullptr;
+    return "the process's memory does not allow it";
   }
   return nullptr;
 }
@@ -69,7 +101,8 @@ void Transfers::moveRest(Transfer transfer) {
 
 bool Transfers::run(Transfer transfer) {
   bool missing = false;
-  const char* const reason = move(transfer, missing);
+  const char* reason = move(transfer, missing);
+  while (reason != nullptr && missing && served(transfer)) reason = move(transfer, missing);
   if (reason == nullptr) return true;
   fail(transfer, reason);
   moveRest(std::move(transfer));
@@ -97,7 +130,7 @@ void Transfers::startWrite(uint64_t iova, const void* from, size_t size, std::op
 void Transfers::proceed(Transfer transfer) {
   bool missing = false;
   const char* const reason = move(transfer, missing);
-  if (reason != nullptr && missing && endpoint_.canRequestPages()) {
+  if (reason != nullptr && missing && endpoint_.canRequestPages() && ++transfer.tries <= kMostTries) {
     wait(std::move(transfer));
     return;
   }
@@ -141,6 +174,14 @@ void Transfers::resume(uint32_t group, PageResponse response) {
         }
       });
   if (!soon) host.reportFault({endpoint_.bdf, 0, 0, false, kNoThread});
+}
+
+void Transfers::refuse(std::optional<uint32_t> pasid) {
+  std::vector<uint32_t> groups;
+  for (const Transfer& transfer : waiting_) {
+    if (transfer.pasid == pasid) groups.push_back(transfer.group);
+  }
+  for (const uint32_t group : groups) resume(group, PageResponse::invalid);
 }
 
 void Transfers::drop() {

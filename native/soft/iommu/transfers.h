@@ -41,6 +41,8 @@ class Transfers {
 
   // The answer to the page requests of `group`. Nothing happens if no transfer waits for it.
   void resume(uint32_t group, PageResponse response);
+  // Answers `invalid` to all requests with this PASID, or without one.
+  void refuse(std::optional<uint32_t> pasid);
   // Drops the transfers that wait; their `done` is not called.
   void drop();
 
@@ -53,9 +55,11 @@ class Transfers {
     std::optional<uint32_t> pasid;
     Done done;
     uint32_t group = 0;  // of its page requests, while it waits
+    unsigned tries = 0;  // how often it got its page, and could not move a byte all the same
   };
 
   bool run(Transfer transfer);
+  [[nodiscard]] bool served(Transfer& transfer);
   // Moves as much as can be moved. Null: that was all of it; else the reason why not. `missing`: pages can
   // be requested.
   [[nodiscard]] const char* move(Transfer& transfer, bool& missing);

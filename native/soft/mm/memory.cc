@@ -103,6 +103,12 @@ unsigned Memory::pins(uint64_t address) {
   return counts_.count(address / pageSize());
 }
 
+bool Memory::anyUnmapped(uint64_t user, uint64_t size) {
+  const uint64_t last = (user + (size - 1)) / pageSize();
+  const std::lock_guard hold(mutex_);
+  return last <= PinCounts::kLastPage && counts_.anyDying(user / pageSize(), last);
+}
+
 int Memory::unmap(uint64_t address, size_t size) {
   // The kernel's own checks, before anything is unmapped.
   if (address % pageSize() != 0 || size == 0) return -EINVAL;

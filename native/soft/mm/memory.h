@@ -74,6 +74,9 @@ class Memory {
     return pages <= 8192 && firstPage + pages * pageSize() < firstPage ? -EOVERFLOW : -EFAULT;
   }
 
+  // Has the program unmapped any of these pages, while pins keep them?
+  [[nodiscard]] bool anyUnmapped(uint64_t user, uint64_t size);
+
   // munmap as the program sees it. Returns 0 or -errno. Pinned parts are unmapped when their last pin ends.
   int unmap(uint64_t address, size_t size);
   // Something else is mapped there now. With `device` it is a device's memory, which can't be pinned.

@@ -5,6 +5,9 @@
 #include <utility>
 
 #include "../../uapi/vfio.h"
+#include "../core/services.h"
+#include "../iommu/endpoint.h"
+#include "../iommu/sva.h"
 #include "../pci/function.h"
 #include "../pci/registers.h"
 #include "device.h"
@@ -60,6 +63,7 @@ Session::Session(Device& device)
 
 Session::~Session() {
   clearMaster(function_);
+  function_.host.sva().close(endpoint());
   interrupts_.disable();
   removeIoEvents();
   device_.needsReset = true;

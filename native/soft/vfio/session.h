@@ -103,6 +103,7 @@ class Session {
   void wake();
 
   [[nodiscard]] Device& device() const { return device_; }
+  [[nodiscard]] iommu::Endpoint& endpoint() const { return *function_.endpoint; }
 
  private:
   struct IoEvent {

@@ -30,6 +30,7 @@ class Amd final : public Model {
     static const AmdGuestTables kFormat;
     return &kFormat;
   }
+  [[nodiscard]] bool sharesTables() const override { return true; }
 
   [[nodiscard]] int allocates(const Unit& unit, uint32_t flags) const override {
     if ((flags & uapi::IOMMU_HWPT_ALLOC_PASID) != 0 && unit.pasidBits == 0) return -EOPNOTSUPP;

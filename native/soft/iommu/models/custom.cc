@@ -16,6 +16,7 @@ class Custom final : public Model {
                          .isolatesInterrupts = true}) {}
 
   [[nodiscard]] bool accepts(const GuestFormat&) const override { return true; }
+  [[nodiscard]] bool sharesTables() const override { return true; }
 };
 
 }  // namespace

@@ -69,6 +69,7 @@ class Smmuv3 final : public Model {
 
   [[nodiscard]] const GuestFormat* format() const override { return &smmuv3Tables(); }
   [[nodiscard]] bool canHaveCommandQueues() const override { return true; }
+  [[nodiscard]] bool sharesTables() const override { return true; }
   // This was the only driver that supported it.
   [[nodiscard]] bool nestsInContainers() const override { return true; }
 

@@ -63,6 +63,7 @@ class Vtd final : public Model {
                       .isolatesInterrupts = true}) {}
 
   [[nodiscard]] const GuestFormat* format() const override { return &vtdFirstStage(); }
+  [[nodiscard]] bool sharesTables() const override { return true; }
 
   [[nodiscard]] LeafRules leaves(const Services& host) const override {
     // Until 6.19 the driver marked every entry as present with the bit that means readable. The other rule

@@ -13,7 +13,7 @@ using namespace uapi;
 
 namespace {
 
-constexpr std::array table = {&vfToken, &lowPower};
+constexpr std::array table = {&vfToken, &lowPower, &sva};
 
 const Feature* lookUp(const Session& session, uint32_t number) {
   for (const auto* family : table) {
@@ -36,10 +36,12 @@ int find(const Session& session, uint32_t flags, size_t room, Call& out) {
   if (!feature) return -ENOTTY;
   if ((wanted & VFIO_DEVICE_FEATURE_GET) != 0 && !feature->get) return -EINVAL;
   if ((wanted & VFIO_DEVICE_FEATURE_SET) != 0 && !feature->set) return -EINVAL;
-  out = {.run = nullptr, .size = feature->size, .answers = wanted == VFIO_DEVICE_FEATURE_GET};
+  out = {.run = nullptr,
+         .size = feature->size,
+         .answers = wanted == VFIO_DEVICE_FEATURE_GET || feature->setAnswers};
   if (probes) return 0;
   if (wanted == 0 || room < feature->size) return -EINVAL;
-  out.run = out.answers ? feature->get : feature->set;
+  out.run = wanted == VFIO_DEVICE_FEATURE_GET ? feature->get : feature->set;
   return 0;
 }
 

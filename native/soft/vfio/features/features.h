@@ -24,6 +24,7 @@ struct Feature {
   Operation get;                                     // fills the data; null: it can't be read
   Operation set;                                     // null: it can't be set
   bool (*exists)(const Session& session) = nullptr;  // null: each device has it
+  bool setAnswers = false;                           // what `set` leaves in the data goes back to the caller
 };
 
 // The call that a checked request asks for.
@@ -40,5 +41,6 @@ struct Call {
 // --- the features
 extern const std::span<const Feature> vfToken;
 extern const std::span<const Feature> lowPower;
+extern const std::span<const Feature> sva;
 
 }  // namespace vfio::soft::cdev::features

@@ -1,0 +1,194 @@
+/**
+ * Shared virtual addressing (SVA): a device reads and writes a process's memory by the process's own addresses, with no map
+ * call (requirements C1 to C9; docs/sva.md).
+ *
+ * Of the two forms that the kernel's interface has had, binds are counted as in the merged one: a second bind of one process and
+ * one device is a bond of its own, with the same PASID. `exclusive` asks for the first form: EEXIST.
+ */
+import { constants } from 'node:os';
+import { array, flag, integer, known, oneOf, refusal } from '../base/check.ts';
+import { errnoOf, explained, VfioError } from '../base/errors.ts';
+import { OURS, ours } from '../base/private.ts';
+import { alive, fileOf, instance } from '../handles/handle.ts';
+import { VfioDevice } from '../vfio/device.ts';
+import { SvaBond, tellBond } from './bond.ts';
+import { bindNative, supportsNative } from './native.ts';
+import type { BondingEvents, MakeBonding, SvaWay } from './way.ts';
+
+/** The features of a device that concern SVA. */
+export interface SvaFeatures {
+  /** Whether it can be enabled for this device, by any way. */
+  has(feature: 'sva'): boolean;
+  /**
+   * Enables it. {@link Sva.bind} fails without.
+   *
+   * @throws {VfioError} ENODEV the device doesn't have it; EBUSY it is enabled already.
+   */
+  enable(feature: 'sva'): void;
+  /** @throws {VfioError} EINVAL it is not enabled; EBUSY a bond exists. */
+  disable(feature: 'sva'): void;
+  /** Whether it is enabled. */
+  enabled(feature: 'sva'): boolean;
+}
+
+/** How to bind. */
+export interface SvaBindOptions<T> {
+  /** Whose memory: this process's ('self', the default), or another one's. */
+  readonly mm?: 'self' | { readonly pid: number };
+  /** The program's own data, for {@link SvaBond.data}. */
+  readonly data?: T;
+  /** EEXIST if the process and the device are bound already. Default false: binds are counted. */
+  readonly exclusive?: boolean;
+  /** The ways that may be taken, best first. Default: all. */
+  readonly ways?: readonly SvaWay[];
+}
+
+const ways: Readonly<Record<string, MakeBonding>> = { native: bindNative };
+const names = ['native', 'character-device', 'iommufd-fault', 'iommufd-mirror'] as const;
+
+/** Devices for which the program has enabled SVA, where no call of the host does it. */
+const enabledHere = new WeakSet<VfioDevice>();
+const bonds = new WeakMap<VfioDevice, Set<WeakRef<SvaBond<unknown>>>>();
+
+function checked(device: VfioDevice): VfioDevice {
+  alive(instance(device, VfioDevice, 'device'));
+  return device;
+}
+
+function failure(code: number, reason: string, hint?: string): VfioError {
+  return new VfioError(code, {
+    syscall: 'ioctl',
+    request: 'VFIO_DEVICE_FEATURE_SVA',
+    reason,
+    ...(hint !== undefined && { hint }),
+  });
+}
+
+function bondsOf(device: VfioDevice): SvaBond<unknown>[] {
+  const all = bonds.get(device);
+  if (all === undefined) return [];
+  return [...all].flatMap((each) => {
+    const bond = each.deref();
+    if (bond !== undefined && !bond.disposed) return [bond];
+    all.delete(each);
+    return [];
+  });
+}
+
+/** Shared virtual addressing. */
+export class Sva {
+  /** It has static functions only. */
+  private constructor(key: typeof OURS) {
+    ours(key, 'Sva');
+  }
+
+  /** The features of a device. Their state is the device's: it ends when the device is closed. */
+  static features(device: VfioDevice): SvaFeatures {
+    checked(device);
+    const onHost = () => supportsNative(checked(device));
+    return {
+      has(feature) {
+        oneOf(feature, 'feature', ['sva']);
+        return onHost() || device.iommufd !== null;
+      },
+      enable(feature) {
+        oneOf(feature, 'feature', ['sva']);
+        if (onHost()) {
+          explained(
+            () => fileOf(device).svaEnable(true),
+            (error) => (error.code === 'EBUSY' ? { reason: 'SVA is enabled already' } : undefined),
+          );
+          return;
+        }
+        if (device.iommufd === null)
+          throw failure(
+            constants.errno.ENODEV,
+            'the device is bound to no iommufd, and the host has no call that binds a process to it',
+            'device.bind(iommufd) makes the other ways possible',
+          );
+        if (enabledHere.has(device)) throw failure(constants.errno.EBUSY, 'SVA is enabled already');
+        enabledHere.add(device);
+      },
+      disable(feature) {
+        oneOf(feature, 'feature', ['sva']);
+        if (onHost() && !enabledHere.has(device)) {
+          explained(
+            () => fileOf(device).svaEnable(false),
+            (error) => ({
+              reason: error.code === 'EBUSY' ? 'a process is bound to the device' : 'SVA is not enabled',
+            }),
+          );
+          return;
+        }
+        if (!enabledHere.has(device)) throw failure(constants.errno.EINVAL, 'SVA is not enabled');
+        if (bondsOf(device).length > 0)
+          throw failure(constants.errno.EBUSY, 'a process is bound to the device');
+        enabledHere.delete(device);
+      },
+      enabled(feature) {
+        oneOf(feature, 'feature', ['sva']);
+        return enabledHere.has(checked(device)) || (onHost() && fileOf(device).svaEnabled());
+      },
+    };
+  }
+
+  /**
+   * Binds the address space of a process to a device, by the best way that the host and the device have. {@link SvaBond.way}
+   * says which it is, {@link SvaBond.reasons} why no better one.
+   *
+   * @throws {VfioError} EINVAL SVA is not enabled, or other devices share the device's group; ENODEV no IOMMU; EEXIST bound
+   * already (`exclusive`); EOVERFLOW the process's PASID is too large for this device; ENOSPC no PASID is left; EBUSY the PASID
+   * is attached to something else; EPERM, ESRCH another process; EOPNOTSUPP no way is left, `reason` says why for each.
+   */
+  static bind<T = undefined>(device: VfioDevice, o?: SvaBindOptions<T>): SvaBond<T> {
+    checked(device);
+    const given = known(o, 'options', ['mm', 'data', 'exclusive', 'ways']) as SvaBindOptions<T>;
+    const pid = pidOf(given.mm);
+    const exclusive = flag(given.exclusive, 'exclusive', false);
+    const wanted =
+      given.ways === undefined ? names : array(given.ways, 'ways').map((way) => oneOf(way, 'ways', names));
+    if (!Sva.features(device).enabled('sva'))
+      throw failure(
+        constants.errno.EINVAL,
+        'SVA is not enabled for the device',
+        "Sva.features(device).enable('sva') enables it",
+      );
+    const here: { bond?: WeakRef<SvaBond<unknown>> } = {};
+    const to = (event: Parameters<typeof tellBond>[1]) => {
+      const bond = here.bond?.deref();
+      if (bond !== undefined && !bond.disposed) tellBond(bond, event);
+    };
+    const events: BondingEvents = { fault: (fault) => to(fault), exit: () => to('exit') };
+    const reasons: string[] = [];
+    let code = 'EOPNOTSUPP';
+    for (const way of wanted) {
+      const make = ways[way];
+      if (make === undefined) continue;
+      const made = make({ device, pid, exclusive, events });
+      if ('reason' in made) {
+        reasons.push(`${way}: ${made.reason}`);
+        if (reasons.length === 1) ({ code } = made);
+        continue;
+      }
+      let bond: SvaBond<T>;
+      try {
+        bond = new SvaBond<T>(OURS, device, made, given.data as T, pid === undefined, reasons);
+      } catch (error) {
+        made.dispose();
+        throw error;
+      }
+      here.bond = new WeakRef<SvaBond<unknown>>(bond as SvaBond<unknown>);
+      const all = bonds.get(device) ?? new Set();
+      bonds.set(device, all.add(here.bond));
+      return bond;
+    }
+    throw failure(errnoOf(code) ?? constants.errno.EOPNOTSUPP, reasons.join('; '));
+  }
+}
+
+function pidOf(mm: SvaBindOptions<unknown>['mm']): number | undefined {
+  if (mm === undefined || mm === 'self') return undefined;
+  if (typeof mm !== 'object' || mm === null) throw refusal("'self' or { pid }", 'mm', mm);
+  const { pid } = known(mm, 'mm', ['pid']);
+  return integer(pid, 'mm.pid', 1, 0x7fffffff);
+}
