@@ -216,4 +216,6 @@ export interface NativeFiles {
   container: NativeContainer;
   group: NativeGroup;
   device: NativeDevice;
+  /** The node of another driver, which this package makes no requests of. */
+  other: NativeFile;
 }

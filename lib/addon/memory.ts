@@ -7,7 +7,8 @@ export interface NativeMemory {
   readonly size: number;
   /** Its number, for the calls that map: it leads here until this is disposed. */
   number(): number;
-  buffer(): ArrayBuffer;
+  /** All of it, or whole pages of it. Each call makes a new one, which keeps all of the memory. */
+  buffer(offset?: number, length?: number): ArrayBuffer;
   read(offset: number, into: Uint8Array): void;
   write(offset: number, from: Uint8Array): void;
   dispose(): void;

@@ -220,8 +220,12 @@ interface Addon {
   /** A duplicate of a descriptor that leads to a file of this kind. */
   adopt<Kind extends keyof NativeFiles>(fd: number, kind: Kind): NativeFiles[Kind];
   allocateMemory(size: U64Like, pageShift: number, numaNode?: number): NativeMemory;
+  /** At exactly this address: EEXIST if anything is mapped there. */
+  allocateMemoryAt(address: U64Like, size: U64Like): NativeMemory;
   memoryOfDescriptor(fd: number, offset: U64Like, length: U64Like): NativeMemory;
   memoryOfAddress(address: U64Like, length: U64Like): NativeMemory;
+  /** The size of a page of this process, in bytes. */
+  pageSize: number;
   /** Where the bytes of an ArrayBuffer or a view are in this process; null: it is neither, or has no bytes. */
   addressOf(memory: unknown): { address: bigint; length: number; buffer: object } | null;
   schedule: NativeSchedule;

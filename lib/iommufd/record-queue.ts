@@ -3,7 +3,8 @@
  *
  * Life: the descriptor is closed when the queue is disposed or collected; pending waits are rejected then. Records are read
  * only when the program asks for one, so that the kernel keeps (and counts) those that a slow reader has not read yet. The
- * event loop polls the descriptor: there is no thread and no timer. Only a pending wait keeps the process alive.
+ * event loop polls the descriptor: there is no thread and no timer. Only a pending wait keeps the process alive. A module of
+ * this package can listen instead: it is given each record as it comes, and does not keep the process alive.
  */
 
 import type { NativeFile, NativeObject } from '../addon/files.ts';
@@ -23,6 +24,16 @@ const bothOf = (first: { dispose(): void }, second: { dispose(): void }) => ({
   },
 });
 
+/** Is given each record as it comes, from the event loop. Neither function may throw. */
+export interface Listener<T> {
+  record(record: T): void;
+  /** The queue can't be read: nothing more comes. */
+  failed(error: unknown): void;
+}
+
+/** From now on this listener is given the records of a queue that nobody else reads. */
+export let listen: <T>(queue: RecordQueue<T>, listener: Listener<T>) => void;
+
 /** A queue of records. Each record is given to one reader: to the one that has waited longest. */
 export abstract class RecordQueue<T> extends IommufdObject implements AsyncIterable<T> {
   readonly #kind: string;
@@ -34,6 +45,15 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
   readonly #waiters = new Waiters<T>('record');
   /** Records that were read but not asked for yet: the kernel returns several at once. */
   readonly #ready: T[] = [];
+  #listener: Listener<T> | undefined;
+
+  static {
+    listen = (queue, listener) => {
+      alive(queue);
+      queue.#listener = listener;
+      queue.#rest();
+    };
+  }
 
   protected constructor(
     key: typeof OURS,
@@ -119,15 +139,24 @@ export abstract class RecordQueue<T> extends IommufdObject implements AsyncItera
   #serve(): void {
     try {
       this.#waiters.serve(() => this.poll() ?? undefined);
+      while (this.#listener !== undefined && !this.disposed) {
+        const record = this.poll();
+        if (record === null) break;
+        this.#listener.record(record);
+      }
     } catch (error) {
       this.#waiters.fail(() => error);
+      const listener = this.#listener;
+      this.#listener = undefined;
+      listener?.failed(error);
     }
     if (!this.disposed) this.#rest();
   }
 
-  /** Polls the descriptor while a wait is pending, and only then. */
+  /** Polls the descriptor while a wait is pending or somebody listens, and only then. */
   #rest(): void {
     if (this.#waiters.size > 0) this.#watch.watch();
+    else if (this.#listener !== undefined) this.#watch.watch(true);
     else this.#watch.rest();
   }
 }

@@ -65,6 +65,12 @@ export function windowOf(memory: DmaBuffer | MemorySlice): Window {
   return window;
 }
 
+/** A buffer at exactly this address, page aligned. @throws {VfioError} EEXIST something is mapped there; ENOMEM. */
+export let bufferAt: (address: bigint, size: number) => DmaBuffer;
+
+/** Whole pages of a buffer as an ArrayBuffer of their own. It keeps all of the buffer's pages. */
+export let piece: (of: DmaBuffer, offset: number, length: number) => ArrayBuffer;
+
 const pageShifts = { '2M': 21, '1G': 30 } as const;
 
 /**
@@ -78,6 +84,14 @@ export class DmaBuffer implements Disposable {
   readonly #address: bigint;
   readonly #size: number;
   #buffer: ArrayBuffer | undefined;
+
+  static {
+    bufferAt = (address, size) => new DmaBuffer(OURS, native.allocateMemoryAt(address, size));
+    piece = (of, offset, length) => {
+      of.#alive();
+      return of.#pages.native.buffer(offset, length);
+    };
+  }
 
   private constructor(key: typeof OURS, memory: NativeMemory) {
     ours(key, 'DmaBuffer');

@@ -49,8 +49,14 @@ export interface Bonding {
   reach(address: bigint, length: number): void;
   /** Memory for the bond, which the device can reach. Whole pages, page-aligned, zeroed. */
   allocate(size: number): ArrayBuffer;
-  /** Takes existing memory in. Does nothing where every byte of the process can be reached. */
-  adopt(address: bigint, length: number): void;
+  /**
+   * Takes existing memory in. Does nothing where every byte of the process can be reached. Whole pages are mapped, so that the
+   * device reaches its neighbours on the first and the last page too. `owner`: an object that keeps the memory; it is referred to
+   * until the device is known not to reach the memory any more.
+   *
+   * @throws {VfioError} EFAULT the memory is out of the device's range, or can't be pinned; ENOMEM over the locked-memory limit. `reason` says which.
+   */
+  adopt(address: bigint, length: number, owner?: unknown): void;
   /** Ends it: from then on the device reaches nothing by it. Can't fail; a second call does nothing. */
   dispose(): void;
 }
@@ -60,6 +66,11 @@ export interface BondingRequest {
   readonly device: VfioDevice;
   readonly pid: number | undefined;
   readonly exclusive: boolean;
+  /**
+   * The width of the addresses that the device can send, in bits, for a device that sends fewer than its IOMMU takes: allocated
+   * memory lies below. Undefined: no such limit.
+   */
+  readonly addressBits?: number | undefined;
   readonly events: BondingEvents;
 }
 

@@ -81,8 +81,10 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   exports.Set("Watch", Watch::define(env));
   exports.Set("adopt", Napi::Function::New<HostHandle::adopt>(env, "adopt"));
   exports.Set("allocateMemory", Napi::Function::New<Memory::allocate>(env, "allocateMemory"));
+  exports.Set("allocateMemoryAt", Napi::Function::New<Memory::allocateAt>(env, "allocateMemoryAt"));
   exports.Set("memoryOfDescriptor", Napi::Function::New<Memory::ofDescriptor>(env, "memoryOfDescriptor"));
   exports.Set("memoryOfAddress", Napi::Function::New<Memory::ofAddress>(env, "memoryOfAddress"));
+  exports.Set("pageSize", Napi::Number::New(env, static_cast<double>(pageSize())));
   exports.Set("addressOf", Napi::Function::New<Memory::addressOf>(env, "addressOf"));
   exports.Set("schedule", Schedule::make(env));
   const Napi::ArrayBuffer place = Napi::ArrayBuffer::New(env, sizeof(uint64_t));

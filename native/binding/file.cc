@@ -20,7 +20,8 @@ const Kind kKinds[] = {
     {FileKind::device, "DeviceFile", {deviceTable, regionTable, svaTable}},
     {FileKind::faultQueue, "FaultQueueFile", {faultQueueTable}},
     {FileKind::eventQueue, "EventQueueFile", {eventQueueTable}},
-    {FileKind::bond, "BondFile", {bondTable}}};
+    {FileKind::bond, "BondFile", {bondTable}},
+    {FileKind::other, "OtherFile", {}}};
 
 }  // namespace
 

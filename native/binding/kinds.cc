@@ -32,6 +32,11 @@ const char* inWords(FileKind kind) {
   return nullptr;
 }
 
+std::string wanted(FileKind kind) {
+  const char* const words = inWords(kind);
+  return words ? words : "another kind of file";
+}
+
 // "which is a VFIO container (/dev/vfio/vfio)"
 std::string whatItIs(FileKind kind, const std::string& name, const std::string& received) {
   if (kind == FileKind::unknown) return "and neither /sys nor /proc tells what that is";
@@ -54,7 +59,8 @@ FileKind kindArgument(const Arguments& arguments, size_t index) {
   static constexpr std::pair<const char*, FileKind> kKinds[] = {{"iommufd", FileKind::iommufd},
                                                                 {"device", FileKind::device},
                                                                 {"group", FileKind::group},
-                                                                {"container", FileKind::container}};
+                                                                {"container", FileKind::container},
+                                                                {"other", FileKind::other}};
   return oneOf(arguments, index, "kind", kKinds);
 }
 
@@ -62,7 +68,7 @@ void requireKind(Napi::Env env, Backend& backend, int fd, FileKind kind, const c
                  const char* name, const std::string& received) {
   const FileKind is = backend.kindOf(fd);
   if (is == kind) return;
-  refuseFile(env, std::string("Expected ") + expected + " " + inWords(kind) + " for " + name +
+  refuseFile(env, std::string("Expected ") + expected + " " + wanted(kind) + " for " + name +
                       " but received " + received + ", " + whatItIs(is, backend.nameOf(fd), received));
 }
 
@@ -84,7 +90,7 @@ Napi::Value adopt(const Arguments& arguments, const std::shared_ptr<Backend>& ho
   Fresh fresh{*backend, copy};
   require(copy);  // the number may belong to another file by now
   if (host && host != backend)
-    refuseFile(env, std::string("Expected the descriptor of ") + inWords(kind) +
+    refuseFile(env, std::string("Expected the descriptor of ") + wanted(kind) +
                         " of this host for fd but received " + number + ", which is another host's");
   return File::make(env, std::move(backend), fresh.release(), kind, true);
 }

@@ -23,7 +23,7 @@ struct Fresh {
   [[nodiscard]] int release() { return std::exchange(fd, -1); }
 };
 
-// 'iommufd', 'device', 'group' or 'container'
+// 'iommufd', 'device', 'group', 'container' or 'other'
 [[nodiscard]] FileKind kindArgument(const Arguments& arguments, size_t index);
 
 // Throws an error with a message if the file behind `fd` has another kind. `expected`: the argument that the

@@ -248,6 +248,29 @@ Napi::Value Memory::allocate(const Napi::CallbackInfo& info) {
   return make(info.Env(), std::move(pages));
 }
 
+Napi::Value Memory::allocateAt(const Napi::CallbackInfo& info) {
+  const Arguments arguments(info);
+  const uint64_t address = arguments.u64(0, "address");
+  const uint64_t wanted = arguments.u64(1, "size");
+  if (address == 0 || address % pageSize() != 0)
+    refuse(info.Env(), "a multiple of the page size, above 0", "address", info[0]);
+  size_t size;
+  if (!roundUp(wanted, pageSize(), size) || address + size < address)
+    refuse(info.Env(), "a size from 1 byte to what memory holds", "size", info[1]);
+  auto* const place = reinterpret_cast<uint8_t*>(address);
+  void* const result = ::mmap(place, size, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+  if (result == MAP_FAILED) throwErrno(info.Env(), errno, "mmap");
+  if (result != place) {  // Linux before 4.17 takes the address as a hint
+    ::munmap(result, size);
+    throwErrno(info.Env(), EEXIST, "mmap");
+  }
+  auto pages = own(place, size);
+  if (size >= kHugePage && address % kHugePage == 0) ::madvise(place, size, MADV_HUGEPAGE);  // as in allocate
+  ::madvise(place, size, MADV_DONTFORK);                                                     // as in allocate
+  return make(info.Env(), std::move(pages));
+}
+
 Napi::Value Memory::ofDescriptor(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
   const int fd = arguments.descriptor(0, "fd");
@@ -331,8 +354,15 @@ Napi::Value Memory::buffer(const Napi::CallbackInfo& info) {
   if (!pages_) throwDisposed(info.Env(), "DmaBuffer");
   if (!pages_->owned())
     throwCode(info.Env(), "EOPNOTSUPP", "There is no view of memory that this package does not own");
-  uint8_t* const address = pages_->address();
-  const size_t size = pages_->size();
+  uint8_t* address = pages_->address();
+  size_t size = pages_->size();
+  if (!info[0].IsUndefined()) {
+    size = Arguments(info).u64(1, "length");
+    address = window(info, 0, size).data();
+    // At the end of the environment, `retire` replaces whole pages.
+    if (size == 0 || reinterpret_cast<uintptr_t>(address) % pageSize() != 0 || size % pageSize() != 0)
+      refuse(info.Env(), "whole pages", "length", info[1]);
+  }
   return externalBuffer(info.Env(), address, size, pages_, [address, size] {
     (void)::mmap(address, size, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);

@@ -76,6 +76,9 @@ class Memory final : public Napi::ObjectWrap<Memory> {
 
   // (size, pageShift: 0 = ordinary, 21, 30; numaNode?) => Memory. Zeroed.
   static Napi::Value allocate(const Napi::CallbackInfo& info);
+  // (address, size) => Memory at exactly this address, page aligned. Zeroed. Fails with EEXIST if anything is
+  // mapped in the range: no mapping is ever replaced.
+  static Napi::Value allocateAt(const Napi::CallbackInfo& info);
   // (fd, offset, length) => Memory: a shared mapping of a file (memfd, hugetlbfs).
   static Napi::Value ofDescriptor(const Napi::CallbackInfo& info);
   // (address, length) => Memory that the package does not own: the caller must keep it valid.

@@ -28,7 +28,7 @@ export function groupNode(host: NativeHost, group: number): string {
 }
 
 /** The permissions of a node in words: "has mode 0600, owner 0, group 0; this process runs as 65534". */
-export function describeOwnership(host: NativeHost, path: string): string {
+export function describeOwnership(host: Pick<NativeHost, 'ownership' | 'user'>, path: string): string {
   const owned = host.ownership(path);
   if (owned === null) return 'is not there';
   return `has mode ${owned.mode.toString(8).padStart(4, '0')}, owner ${owned.uid}, group ${owned.gid}; this process runs as ${host.user()}`;
