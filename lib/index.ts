@@ -85,6 +85,7 @@ export { DmaError } from './simulation/dma-error.ts';
 export type { DoorbellWrite } from './simulation/doorbell.ts';
 export { type DeviceError, type ResetKind, SimulatedDevice } from './simulation/simulated-device.ts';
 export { SvaBond, type SvaOps } from './sva/bond.ts';
+export type { SvaNode } from './sva/nodes.ts';
 export { Sva, type SvaBindOptions, type SvaFeatures } from './sva/sva.ts';
 export type { SvaFault, SvaWay } from './sva/way.ts';
 export type { HostCheck, HostReport } from './system/doctor/report.ts';

@@ -1107,6 +1107,7 @@ const table: Record<string, () => Refused[]> = {
       refuses('feature', [...texts, '', 'SVA'], (bad) => Sva.features(device)[name as 'has'](bad)),
     ),
   ],
+  'Host.svaNodes': nothing,
   'static Sva.bind': () => [
     ...refuses('device', notOf(VfioDevice, device), (bad) => Sva.bind(bad)),
     ...refuses('options', objects, (bad) => Sva.bind(device, bad)),
@@ -1117,6 +1118,8 @@ const table: Record<string, () => Refused[]> = {
     ...refuses('exclusive', booleans, (exclusive) => Sva.bind(device, { exclusive })),
     ...refuses('ways', [null, 'native', 5, {}], (bad) => Sva.bind(device, { ways: bad })),
     ...refuses('ways', texts, (bad) => Sva.bind(device, { ways: [bad] })),
+    ...refuses('ways', ['character-device'], (bad) => Sva.bind(device, { ways: [bad] })),
+
     ...fails('EINVAL', [{}, { mm: { pid: 1 } }, { exclusive: true }], (bad) => Sva.bind(device, bad)),
   ],
   'SvaBond.setOps': () => [

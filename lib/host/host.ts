@@ -12,6 +12,7 @@ import { VfioError, withWords } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
 import { alive, Handle, observe, openBelow } from '../handles/handle.ts';
 import { Iommufd } from '../iommufd/iommufd.ts';
+import { nodesFor, type SvaNode } from '../sva/nodes.ts';
 import { type Differences, type HostReport, reportOf } from '../system/doctor/report.ts';
 import { wordsForJoin, wordsForNode, wordsForOpen } from '../system/explain/host-words.ts';
 import { markInUse } from '../system/facts/group-facts.ts';
@@ -258,6 +259,15 @@ export class Host extends Handle implements Opener {
         reason: `there is no ${UUID.test(name) ? 'mediated' : 'PCI'} device ${name}`,
       });
     return new PciDevice(OURS, this.#native, name);
+  }
+
+  /**
+   * The character devices whose own driver binds the process that opens them: queues of accelerators (uacce, Linux 5.7), work
+   * queues of Intel's DSA and IAA (idxd, Linux 5.11). {@link Sva.bind} opens one. The software host has none.
+   */
+  svaNodes(): SvaNode[] {
+    alive(this);
+    return nodesFor(this, this.#native);
   }
 
   /** All IOMMU groups, by number. */

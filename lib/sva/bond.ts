@@ -10,7 +10,6 @@ import { native } from '../addon/native.ts';
 import { integer, known, refusal } from '../base/check.ts';
 import { type OURS, ours } from '../base/private.ts';
 import { alive, Handle } from '../handles/handle.ts';
-import type { VfioDevice } from '../vfio/device.ts';
 import type { Bonding, SvaFault, SvaWay } from './way.ts';
 
 /** What a program wants to be told of a bond. */
@@ -72,14 +71,14 @@ export class SvaBond<T = unknown> extends Handle {
 
   constructor(
     key: typeof OURS,
-    device: VfioDevice,
+    parent: Handle,
     bonding: Bonding,
     data: T,
     self: boolean,
     reasons: readonly string[],
   ) {
     ours(key, 'SvaBond');
-    super(key, 'SvaBond', device, [bonding], (bond: SvaBond<unknown>) => end(bond));
+    super(key, 'SvaBond', parent, [bonding], (bond: SvaBond<unknown>) => end(bond));
     this.#bonding = bonding;
     this.#data = data;
     this.#reasons = reasons;
@@ -113,6 +112,15 @@ export class SvaBond<T = unknown> extends Handle {
   /** How the device reaches the memory. */
   get way(): SvaWay {
     return this.#bonding.way;
+  }
+
+  /**
+   * The descriptor of the node, for the calls of its driver; null: the way is not 'character-device'. It belongs to this object:
+   * don't close it.
+   */
+  get fd(): number | null {
+    alive(this);
+    return this.#bonding.fd ?? null;
   }
 
   /** Why not by a better way: a sentence for each better one. */
@@ -171,7 +179,7 @@ export class SvaBond<T = unknown> extends Handle {
   adopt(memory: Memory): void {
     alive(this);
     const { address, length, buffer } = placeOf(memory);
-    this.#bonding.adopt(address, length);
+    this.#bonding.adopt(address, length, buffer);
     this.#kept.add(buffer);
   }
 

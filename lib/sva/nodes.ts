@@ -12,7 +12,7 @@ import { constants } from 'node:os';
 import type { NativeFile } from '../addon/files.ts';
 import type { NativeHost } from '../addon/native.ts';
 import { VfioError, type Words, withWords } from '../base/errors.ts';
-import { disposedError } from '../handles/handle.ts';
+import { alive, disposedError, type Handle } from '../handles/handle.ts';
 import { DmaBuffer } from '../memory/dma-buffer.ts';
 import { describeOwnership } from '../system/facts/nodes.ts';
 import type { Bonding } from './way.ts';
@@ -51,6 +51,24 @@ export type NodeHost = NodeFiles &
 export interface NodeBonding extends Bonding {
   /** The descriptor of the open node, for the driver's own calls. It belongs to the bonding: don't close it. */
   readonly fd: number;
+}
+
+/** The nodes that were found, with the host of each. */
+const found = new WeakMap<object, { readonly parent: Handle; readonly host: NodeHost }>();
+
+/** The nodes of a host, which {@link Sva.bind} can open. */
+export function nodesFor(parent: Handle, host: NodeHost): SvaNode[] {
+  const nodes = nodesOf(host);
+  for (const node of nodes) found.set(node, { parent, host });
+  return nodes;
+}
+
+/** Opens a node that {@link nodesFor} has found; undefined: it is none. */
+export function bindKnown(value: object): { parent: Handle; bonding: NodeBonding } | undefined {
+  const of = typeof value === 'object' && value !== null ? found.get(value) : undefined;
+  if (of === undefined) return undefined;
+  alive(of.parent);
+  return { parent: of.parent, bonding: bindNode(of.host, value as SvaNode) };
 }
 
 const UACCE = '/sys/class/uacce';

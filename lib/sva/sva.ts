@@ -9,11 +9,14 @@ import { constants } from 'node:os';
 import { array, flag, integer, known, oneOf, refusal } from '../base/check.ts';
 import { errnoOf, explained, VfioError } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
-import { alive, fileOf, instance } from '../handles/handle.ts';
+import { alive, fileOf, type Handle, instance } from '../handles/handle.ts';
 import { VfioDevice } from '../vfio/device.ts';
 import { SvaBond, tellBond } from './bond.ts';
+import { fault } from './fault.ts';
+import { mirror } from './mirror.ts';
 import { bindNative, supportsNative } from './native.ts';
-import type { BondingEvents, MakeBonding, SvaWay } from './way.ts';
+import { bindKnown, type SvaNode } from './nodes.ts';
+import type { Bonding, BondingEvents, MakeBonding, SvaWay } from './way.ts';
 
 /** The features of a device that concern SVA. */
 export interface SvaFeatures {
@@ -41,10 +44,19 @@ export interface SvaBindOptions<T> {
   readonly exclusive?: boolean;
   /** The ways that may be taken, best first. Default: all. */
   readonly ways?: readonly SvaWay[];
+  /**
+   * The width of the addresses that the device can send, in bits, for a device that sends fewer than its IOMMU takes: memory of
+   * {@link SvaBond.allocate} lies below. Only 'iommufd-mirror' looks at it.
+   */
+  readonly addressBits?: number;
 }
 
-const ways: Readonly<Record<string, MakeBonding>> = { native: bindNative };
-const names = ['native', 'character-device', 'iommufd-fault', 'iommufd-mirror'] as const;
+const ways: Readonly<Record<Exclude<SvaWay, 'character-device'>, MakeBonding>> = {
+  native: bindNative,
+  'iommufd-fault': fault,
+  'iommufd-mirror': mirror,
+};
+const names = ['native', 'iommufd-fault', 'iommufd-mirror'] as const;
 
 /** Devices for which the program has enabled SVA, where no call of the host does it. */
 const enabledHere = new WeakSet<VfioDevice>();
@@ -139,12 +151,28 @@ export class Sva {
    * @throws {VfioError} EINVAL SVA is not enabled, or other devices share the device's group; ENODEV no IOMMU; EEXIST bound
    * already (`exclusive`); EOVERFLOW the process's PASID is too large for this device; ENOSPC no PASID is left; EBUSY the PASID
    * is attached to something else; EPERM, ESRCH another process; EOPNOTSUPP no way is left, `reason` says why for each.
+   *
+   * `device` may also be a node of {@link Host.svaNodes}: it is opened, and its own driver binds this process. Then only `data` of
+   * the options counts, and the errors are those of the open.
    */
-  static bind<T = undefined>(device: VfioDevice, o?: SvaBindOptions<T>): SvaBond<T> {
-    checked(device);
-    const given = known(o, 'options', ['mm', 'data', 'exclusive', 'ways']) as SvaBindOptions<T>;
+  static bind<T = undefined>(device: VfioDevice | SvaNode, o?: SvaBindOptions<T>): SvaBond<T> {
+    const given = known(o, 'options', [
+      'mm',
+      'data',
+      'exclusive',
+      'ways',
+      'addressBits',
+    ]) as SvaBindOptions<T>;
+    const node = bindKnown(device);
+    if (node !== undefined) return bonded(node.parent, node.bonding, given.data as T, true, []);
+    return Sva.#bindDevice(checked(device as VfioDevice), given);
+  }
+
+  static #bindDevice<T>(device: VfioDevice, given: SvaBindOptions<T>): SvaBond<T> {
     const pid = pidOf(given.mm);
     const exclusive = flag(given.exclusive, 'exclusive', false);
+    const { addressBits } = given;
+    if (addressBits !== undefined) integer(addressBits, 'addressBits', 20, 64);
     const wanted =
       given.ways === undefined ? names : array(given.ways, 'ways').map((way) => oneOf(way, 'ways', names));
     if (!Sva.features(device).enabled('sva'))
@@ -162,27 +190,34 @@ export class Sva {
     const reasons: string[] = [];
     let code = 'EOPNOTSUPP';
     for (const way of wanted) {
-      const make = ways[way];
-      if (make === undefined) continue;
-      const made = make({ device, pid, exclusive, events });
+      const made = ways[way]({ device, pid, exclusive, addressBits, events });
       if ('reason' in made) {
         reasons.push(`${way}: ${made.reason}`);
         if (reasons.length === 1) ({ code } = made);
         continue;
       }
-      let bond: SvaBond<T>;
-      try {
-        bond = new SvaBond<T>(OURS, device, made, given.data as T, pid === undefined, reasons);
-      } catch (error) {
-        made.dispose();
-        throw error;
-      }
+      const bond = bonded(device, made, given.data as T, pid === undefined, reasons);
       here.bond = new WeakRef<SvaBond<unknown>>(bond as SvaBond<unknown>);
       const all = bonds.get(device) ?? new Set();
       bonds.set(device, all.add(here.bond));
       return bond;
     }
     throw failure(errnoOf(code) ?? constants.errno.EOPNOTSUPP, reasons.join('; '));
+  }
+}
+
+function bonded<T>(
+  parent: Handle,
+  bonding: Bonding,
+  data: T,
+  self: boolean,
+  reasons: readonly string[],
+): SvaBond<T> {
+  try {
+    return new SvaBond<T>(OURS, parent, bonding, data, self, reasons);
+  } catch (error) {
+    bonding.dispose();
+    throw error;
   }
 }
 

@@ -34,6 +34,8 @@ export interface BondingEvents {
 /** What stands behind a bond. */
 export interface Bonding {
   readonly way: SvaWay;
+  /** The descriptor of an open node of the device's own driver. */
+  readonly fd?: number;
   /**
    * The PASID that the device has to send; null: the process has ended, or the device reaches its memory by transactions without
    * a PASID (iommufd-mirror on a device that has none).

@@ -79,8 +79,8 @@ class Sva {
   // Could it be enabled? The endpoint and its unit have PASIDs and page requests.
   [[nodiscard]] static bool has(const Endpoint& endpoint);
   [[nodiscard]] bool enabled(const Endpoint& endpoint) const { return enabled_.contains(&endpoint); }
-  // Page requests are on while it is enabled. 0, -ENODEV (it doesn't have it), -EBUSY (it is enabled), or what
-  // the unit's driver says of page requests (Model::enablesRequests).
+  // Page requests are on while it is enabled. 0, -ENODEV (it doesn't have it), -EBUSY (it is enabled), or
+  // what the unit's driver says of page requests (Model::enablesRequests).
   [[nodiscard]] int enable(Endpoint& endpoint);
   // 0, -EINVAL (it is not enabled) or -EBUSY (a process is bound).
   [[nodiscard]] int disable(Endpoint& endpoint);
