@@ -15,6 +15,7 @@ import { rows as models } from './models.ts';
 import { rows as registers } from './registers.ts';
 import { rows as software } from './software.ts';
 import { rows as start } from './start.ts';
+import { rows as sva } from './sva.ts';
 
 const { filter, json } = new Command('bench')
   .description('what this package adds to plain C++, on the software host')
@@ -29,6 +30,7 @@ const chosen = [
   ...interrupts,
   ...start,
   ...models,
+  ...sva,
   ...software,
   ...largeMachine,
 ].filter(({ name }) => name.includes(filter));

@@ -204,7 +204,8 @@ export abstract class SimulatedDevice {
    * requests, for an address space with a fault queue, the device asks for them. Else it is as {@link dmaRead}. `into` gets the
    * bytes at the end; bytes that did not arrive are 0.
    *
-   * The promise rejects with a DmaError as dmaRead throws it, and when the device is reset or removed meanwhile.
+   * The promise rejects with a DmaError as dmaRead throws it, and when the device is reset or removed meanwhile. A pending one
+   * does not keep the process alive: a driver that waits for an interrupt does.
    */
   protected dmaReadAsync(iova: U64Like, into: Uint8Array, o?: { pasid?: number }): Promise<void> {
     return seen(this.#moveLater(false, iova, into, o));

@@ -9,7 +9,7 @@ import { constants } from 'node:os';
 import { array, flag, integer, known, oneOf, refusal } from '../base/check.ts';
 import { errnoOf, explained, VfioError } from '../base/errors.ts';
 import { OURS, ours } from '../base/private.ts';
-import { alive, fileOf, type Handle, instance } from '../handles/handle.ts';
+import { alive, childrenOf, fileOf, type Handle, instance } from '../handles/handle.ts';
 import { VfioDevice } from '../vfio/device.ts';
 import { SvaBond, tellBond } from './bond.ts';
 import { fault } from './fault.ts';
@@ -60,7 +60,6 @@ const names = ['native', 'iommufd-fault', 'iommufd-mirror'] as const;
 
 /** Devices for which the program has enabled SVA, where no call of the host does it. */
 const enabledHere = new WeakSet<VfioDevice>();
-const bonds = new WeakMap<VfioDevice, Set<WeakRef<SvaBond<unknown>>>>();
 
 function checked(device: VfioDevice): VfioDevice {
   alive(instance(device, VfioDevice, 'device'));
@@ -73,17 +72,6 @@ function failure(code: number, reason: string, hint?: string): VfioError {
     request: 'VFIO_DEVICE_FEATURE_SVA',
     reason,
     ...(hint !== undefined && { hint }),
-  });
-}
-
-function bondsOf(device: VfioDevice): SvaBond<unknown>[] {
-  const all = bonds.get(device);
-  if (all === undefined) return [];
-  return [...all].flatMap((each) => {
-    const bond = each.deref();
-    if (bond !== undefined && !bond.disposed) return [bond];
-    all.delete(each);
-    return [];
   });
 }
 
@@ -133,7 +121,7 @@ export class Sva {
           return;
         }
         if (!enabledHere.has(device)) throw failure(constants.errno.EINVAL, 'SVA is not enabled');
-        if (bondsOf(device).length > 0)
+        if (childrenOf(device).some((each) => each instanceof SvaBond))
           throw failure(constants.errno.EBUSY, 'a process is bound to the device');
         enabledHere.delete(device);
       },
@@ -198,8 +186,6 @@ export class Sva {
       }
       const bond = bonded(device, made, given.data as T, pid === undefined, reasons);
       here.bond = new WeakRef<SvaBond<unknown>>(bond as SvaBond<unknown>);
-      const all = bonds.get(device) ?? new Set();
-      bonds.set(device, all.add(here.bond));
       return bond;
     }
     throw failure(errnoOf(code) ?? constants.errno.EOPNOTSUPP, reasons.join('; '));
