@@ -11,6 +11,7 @@ import {
   type IommuModel,
   type SoftwareHost,
   type SoftwareOptions,
+  Sva,
   VfioDevice,
   VfioError,
 } from '../lib/index.ts';
@@ -66,6 +67,32 @@ describe('with the edu device', () => {
     expect(to.bytes.subarray(1024, 1024 + LENGTH)).toEqual(pattern(LENGTH));
     expect(bytesAt(to.address + 1024n, LENGTH)).toEqual(pattern(LENGTH));
     expect(to.bytes.subarray(0, 1024)).toEqual(new Uint8Array(1024));
+  });
+
+  test('Sva.bind takes this way here, and says why no better one (C1, C2, C8)', async () => {
+    const { device, edu } = await bound(host);
+    expect(Sva.features(device).has('sva')).toBe(true);
+    expect(() => Sva.bind(device)).toThrow(code('EINVAL', /not enabled/));
+    Sva.features(device).enable('sva');
+    expect(() => Sva.features(device).enable('sva')).toThrow(code('EBUSY'));
+    using bond = Sva.bind(device, { addressBits: EDU_BITS, data: 'mine' });
+    expect([bond.way, bond.pasid, bond.data, bond.fd]).toEqual(['iommufd-mirror', null, 'mine', null]);
+    expect(bond.reasons).toEqual([
+      expect.stringMatching(/^native: no call of this host binds a process to the device/),
+      expect.stringMatching(/^iommufd-fault: ./),
+    ]);
+    const memory = new Uint8Array(bond.allocate(4096));
+    memory.set(pattern(64));
+    const pointer = bond.pointer(memory);
+    await edu.fetch(pointer, 64);
+    await edu.store(pointer + 64n, 64);
+    expect(memory.subarray(64, 128)).toEqual(pattern(64));
+    expect(() => bond.pointer(new Uint8Array(4096))).toThrow(code('EFAULT', /bond\.allocate/));
+    expect(() => Sva.bind(device, { addressBits: EDU_BITS, exclusive: true })).toThrow(code('EEXIST'));
+    using second = Sva.bind(device, { addressBits: EDU_BITS });
+    expect(second.pointer(memory)).toBe(pointer);
+    expect(() => Sva.features(device).disable('sva')).toThrow(code('EBUSY'));
+    expect(() => Sva.bind(device, { mm: { pid: 1 }, ways: ['iommufd-mirror'] })).toThrow(code('EOPNOTSUPP'));
   });
 
   test('a pointer to other memory is refused, and the device does not reach that', async () => {

@@ -4,8 +4,8 @@
  */
 import { describe, expect, test } from 'vitest';
 import { native } from '../lib/addon/native.ts';
-import { VfioError } from '../lib/index.ts';
-import { bindNode, type NodeHost, nodesOf, type SvaNode } from '../lib/sva/nodes.ts';
+import { Host, Sva, VfioError } from '../lib/index.ts';
+import { bindNode, type NodeHost, nodesFor, nodesOf, type SvaNode } from '../lib/sva/nodes.ts';
 import { needs } from './support/backends.ts';
 import { descriptors, descriptorsSettle } from './support/collect.ts';
 
@@ -184,4 +184,19 @@ describe('opening a node', () => {
       );
     });
   });
+});
+
+test('Sva.bind opens a node that a host has found, and the bond has its descriptor', () => {
+  using host = Host.open({ backend: 'software' });
+  expect(host.svaNodes()).toEqual([]);
+  const real = new native.Host('kernel');
+  const zip = nodesFor(host, {
+    ...fake(uacce),
+    open: (_path, kind, checked) => real.open('/dev/null', kind, checked),
+  }).find(({ sva }) => sva);
+  using bond = Sva.bind(zip as SvaNode, { data: 5 });
+  expect([bond.way, bond.pasid, bond.data]).toEqual(['character-device', null, 5]);
+  expect(bond.fd).toBeGreaterThan(2);
+  expect(bond.pointer(new Uint8Array(8))).toBeGreaterThan(0n);
+  expect(() => Sva.bind({ ...(zip as SvaNode) })).toThrow('Expected a VfioDevice for device');
 });
