@@ -53,6 +53,10 @@ void binds() {
   claim("... once EINVAL", -EINVAL, machine.disable(a));
   machine.unbind(other);
 
+  claim("by its own pid it is this process",
+        machine.bind(b, getpid(), other) == 0 && machine.pasidOf(other) == 1U);
+  machine.unbind(other);
+
   auto& narrow = machine.device(1);
   claim("a device with one PASID", 0, machine.enable(narrow));
   const Child child;
@@ -245,7 +249,7 @@ void areas() {
   for (const Area& area : all) {
     for (const bool write : {false, true}) {
       const auto at = reinterpret_cast<uint64_t>(area.make()) + 100;
-      told = {};
+      told.faults = 0;
       char bytes[16] = "sixteen of them";
       const bool moved = write ? machine.write(device, at, bytes, sizeof bytes, 1)
                                : machine.read(device, at, bytes, sizeof bytes, 1);

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <functional>
 #include <list>
 #include <memory>
@@ -25,7 +26,7 @@ struct Told final : iommu::BondUser {
     last = why;
     address = request.address;
   }
-  unsigned exits = 0;
+  std::atomic<unsigned> exits = 0;  // the engine's thread counts
   unsigned faults = 0;
   mm::FaultIn last = mm::FaultIn::done;
   uint64_t address = 0;
@@ -38,7 +39,10 @@ class SvaMachine {
         unit(fullUnit()),
         inside_(host.install(std::make_shared<Inside>(), FdKind::plain, O_RDWR)) {}
   ~SvaMachine() {
-    inside([this] { devices_.clear(); });
+    // A device may be in the group of an earlier one.
+    inside([this] {
+      while (!devices_.empty()) devices_.pop_back();
+    });
     host.close(inside_);
   }
   SvaMachine(const SvaMachine&) = delete;

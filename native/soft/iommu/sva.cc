@@ -1,5 +1,7 @@
 #include "sva.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <utility>
@@ -93,7 +95,7 @@ int Sva::disable(Endpoint& endpoint) {
 int Sva::processOf(pid_t pid, std::shared_ptr<Bond::Process>& out) {
   for (const auto& each : bonds_) {
     const auto bond = each.lock();
-    if (!bond || bond->hasExited()) continue;
+    if (!bond || bond->hasExited() || !bond->process_->space->isAlive()) continue;
     const bool own = bond->process_->space->ending() < 0;
     if (pid == 0 ? own : !own && bond->process_->space->pid == pid) {
       out = bond->process_;
@@ -111,6 +113,7 @@ int Sva::processOf(pid_t pid, std::shared_ptr<Bond::Process>& out) {
 }
 
 int Sva::bind(Endpoint& endpoint, pid_t pid, bool exclusive, std::shared_ptr<Bond>& out) {
+  if (pid == getpid()) pid = 0;
   if (endpoint.group.id == Group::kNone || endpoint.group.by != Confinement::iommu) return -ENODEV;
   if (endpoint.group.members.size() != 1) return -EINVAL;
   const unsigned bits = endpoint.usablePasidBits();

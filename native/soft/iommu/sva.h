@@ -91,7 +91,7 @@ class Sva {
   // left that the endpoint can carry; before 6.6 -EOPNOTSUPP where it can carry none), -EBUSY (the PASID is
   // attached to something else), -EEXIST (with `exclusive`: the two are bound already), -EOPNOTSUPP (the
   // unit can't walk page tables of processes), or the error of finding the process (AddressSpace::ofProcess).
-  // `pid` 0: this process.
+  // `pid` 0, or the caller's own: this process.
   [[nodiscard]] int bind(Endpoint& endpoint, pid_t pid, bool exclusive, std::shared_ptr<Bond>& out);
   // Ends all bonds of an endpoint whose device is closed or removed, and disables the feature.
   void close(Endpoint& endpoint);

@@ -137,7 +137,7 @@ class OtherSpace final : public AddressSpace {
 
   // The number of a process is given again once its parent has waited for it. So each access checks first
   // that this process has not ended.
-  [[nodiscard]] bool isAlive() const {
+  [[nodiscard]] bool isAlive() const override {
     pollfd ended{pidfd_, POLLIN, 0};
     return poll(&ended, 1, 0) == 0;
   }

@@ -43,6 +43,8 @@ class AddressSpace {
   // A descriptor that becomes readable when the process ends; -1: this process.
   [[nodiscard]] virtual int ending() const { return -1; }
 
+  // Is the process there? It may have ended although nobody was told yet.
+  [[nodiscard]] virtual bool isAlive() const { return true; }
   [[nodiscard]] bool hasEnded() const { return ended_; }
   void end() { ended_ = true; }
 
