@@ -391,3 +391,21 @@ test('C9: no privileged PASID, and no guest table, is offered: the bond has the 
   expect(Object.getOwnPropertyNames(SvaBond.prototype)).not.toContain('privileged');
   expect(() => Sva.bind(ofA.device, { supervisor: true } as never)).toThrow('supervisor');
 });
+
+test('the demo runs to its end (npm run demo:sva)', async () => {
+  const demo = new URL('../dist/examples/sva.js', import.meta.url).pathname;
+  const child = spawn(process.execPath, [demo], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    env: { ...process.env, NO_COLOR: '1' },
+  });
+  children.push(child);
+  let output = '';
+  child.stdout?.on('data', (piece: Buffer) => {
+    output += piece.toString();
+  });
+  const [code] = (await once(child, 'close')) as [number | null];
+  expect(output).toMatch(/the walker followed 512 pointers, sum 130816 \(done\)/);
+  expect(output).toMatch(/a pointer to nowhere: 0x1000: nothing is mapped there; the device was told/);
+  expect(output).toMatch(/the child was killed: mmExit was called, the PASID is null/);
+  expect(code).toBe(0);
+});
