@@ -7,6 +7,7 @@ import {
   DmaBuffer,
   DmaError,
   Host,
+  Ioas,
   type SoftwareHost,
   Sva,
   SvaBond,
@@ -16,7 +17,7 @@ import {
 } from '../lib/index.ts';
 import { Toucher } from './fixtures/toucher.ts';
 import { needs } from './support/backends.ts';
-import { collect } from './support/collect.ts';
+import { collect, turn } from './support/collect.ts';
 import { packageUrl, run } from './support/program.ts';
 
 needs({ backends: ['software'], because: 'VFIO of a real kernel has no call that binds a process' });
@@ -277,6 +278,72 @@ describe('C4, C5: what a bond is told', () => {
       reason: 'nothing is mapped there',
     });
   });
+});
+
+describe('C4: functions of the program that go wrong', () => {
+  test('one that throws loses no later event', async () => {
+    const { stdout } = await run(`
+      class Device extends vfio.SimulatedDevice {
+        identity = { vendor: 0x1af4, device: 0x10f2, classCode: 0xff0000 };
+        bars = [{ size: 4096 }]; express = true; functionReset = true; pageRequests = true; pasidBits = 8;
+        touch(pasid) { try { this.dmaRead(0x1000, new Uint8Array(1), { pasid }); } catch {} }
+      }
+      const host = Host.open({ backend: 'software', software: { topology: ${JSON.stringify(VTD)} } });
+      const model = new Device();
+      host.software.addDevice('${A}', model);
+      const { device } = host.attach('${A}');
+      device.config.busMaster = true;
+      vfio.Sva.features(device).enable('sva');
+      const bonds = [1, 2, 3].map((data) => vfio.Sva.bind(device, { data }));
+      held.push(host, bonds);
+      process.on('uncaughtException', ({ message }) => console.log('uncaught', message));
+      let told = 0;
+      bonds[0].setOps({ fault() { told++; throw new Error('of fault'); } });
+      for (const bond of bonds.slice(1)) bond.setOps({ mmExit({ data }) { console.log('exit', data); throw new Error('of exit'); } });
+      model.touch(bonds[0].pasid);
+      while (told < 1) await sleep(1);
+      model.touch(bonds[0].pasid);
+      while (told < 2) await sleep(1);
+    `);
+    expect(stdout.trim().split('\n')).toEqual(
+      expect.arrayContaining(['uncaught of fault', 'exit 2', 'exit 3']),
+    );
+    expect(stdout.match(/uncaught of fault/g)).toHaveLength(2);
+  });
+
+  test('ops that come after the end are told of it', async () => {
+    const { child } = await startChild();
+    const bond = bindA({ mm: { pid: child.pid as number } });
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+    await expect.poll(() => bond.exited).toBe(true);
+    await expect.poll(() => bond.pasid).toBeNull();
+    await turn();
+    await turn();
+    let exits = 0;
+    bond.setOps({ mmExit: () => exits++ });
+    await expect.poll(() => exits).toBe(1);
+  });
+});
+
+test('a transfer over the last address is a fault, by every way', async () => {
+  const bond = bindA();
+  const pasid = pasidOf(bond);
+  await expect(a.readLater(pasid, 0xffff_ffff_ffff_f000n, 8192)).rejects.toThrow(DmaError);
+  expect(() => a.write(pasid, 0xffff_ffff_ffff_f000n, new Uint8Array(8192))).toThrow(DmaError);
+  host[Symbol.dispose]();
+  open({ ...VTD, iommus: [{ kind: 'amd', pageRequests: 'pri', pasidBits: 8 }] });
+  const other = new Toucher();
+  const user = plug(A, other);
+  const { dma } = user;
+  if (!(dma instanceof Ioas)) throw new Error('this needs an Ioas');
+  const queue = dma.iommufd.allocFaultQueue();
+  const hwpt = dma.iommufd.allocHwpt({ device: user.device, parent: dma, faultQueue: queue });
+  user.device.attach(hwpt);
+  const waiting = other.readPlain(0xffff_ffff_ffff_f000n, 8192);
+  waiting.catch(() => {});
+  user[Symbol.dispose](); // refuses what waits
+  await expect(waiting).rejects.toThrow(DmaError);
 });
 
 describe('C6: what cannot be bound', () => {

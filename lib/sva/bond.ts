@@ -38,10 +38,18 @@ export const tellBond: (bond: SvaBond<unknown>, event: 'exit' | SvaFault) => voi
   tell(bond, event);
 
 function exiting(): void {
-  for (const each of own) {
+  // A function of the program may dispose bonds, or throw: each bond is told all the same.
+  const errors: unknown[] = [];
+  for (const each of [...own]) {
     const bond = each.deref();
-    if (bond !== undefined && !bond.disposed) tell(bond, 'exit');
+    if (bond === undefined || bond.disposed) continue;
+    try {
+      tell(bond, 'exit');
+    } catch (error) {
+      errors.push(error);
+    }
   }
+  if (errors.length > 0) throw errors[0];
 }
 
 /** The bond of one process and one device. `T`: the type of {@link SvaBond.data}. */
@@ -53,6 +61,7 @@ export class SvaBond<T = unknown> extends Handle {
   readonly #self: WeakRef<SvaBond<unknown>> = new WeakRef<SvaBond<unknown>>(this);
   #ops: SvaOps<T> = {};
   #exited = false;
+  #toldExit = false;
 
   static {
     end = (bond) => {
@@ -62,9 +71,9 @@ export class SvaBond<T = unknown> extends Handle {
     };
     tell = (bond, event) => {
       if (event !== 'exit') bond.#ops.fault?.(event, bond);
-      else if (!bond.#exited) {
+      else {
         bond.#exited = true;
-        bond.#ops.mmExit?.(bond);
+        bond.#tellExit();
       }
     };
   }
@@ -144,6 +153,15 @@ export class SvaBond<T = unknown> extends Handle {
       ...(mmExit && { mmExit: (bond) => Reflect.apply(mmExit, ops, [bond]) }),
       ...(fault && { fault: (what, bond) => Reflect.apply(fault, ops, [what, bond]) }),
     };
+    // The end came before anybody wanted to know.
+    if (this.#exited) queueMicrotask(() => this.#tellExit());
+  }
+
+  #tellExit(): void {
+    const { mmExit } = this.#ops;
+    if (this.#toldExit || this.disposed || mmExit === undefined) return;
+    this.#toldExit = true;
+    mmExit(this);
   }
 
   /**
@@ -160,14 +178,16 @@ export class SvaBond<T = unknown> extends Handle {
   }
 
   /**
-   * Memory that the device can reach by every way: `size` bytes, zeroed. It is this process's as any other, and lives until it is
-   * collected and the bond has ended.
+   * Memory that the device can reach by every way: whole pages, at least `size` bytes, zeroed. The bond keeps it; it is collected
+   * when the bond has ended and the program has dropped it.
    *
    * @throws {VfioError} ENOMEM, ENOSPC.
    */
   allocate(size: number): ArrayBuffer {
     alive(this);
-    return this.#bonding.allocate(integer(size, 'size', 1, Number.MAX_SAFE_INTEGER));
+    const memory = this.#bonding.allocate(integer(size, 'size', 1, Number.MAX_SAFE_INTEGER));
+    this.#kept.add(memory);
+    return memory;
   }
 
   /**
@@ -199,12 +219,13 @@ export class SvaBond<T = unknown> extends Handle {
       over();
       throw error;
     }
-    if (!(result instanceof Promise)) {
+    const then: unknown = (result as { then?: unknown } | null | undefined)?.then;
+    if (typeof then !== 'function') {
       over();
       return result;
     }
     // The caller gets the promise itself, and its rejection; this only waits for its end.
-    result.then(over, over);
+    Reflect.apply(then, result, [over, over]);
     return result;
   }
 

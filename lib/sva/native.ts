@@ -5,10 +5,11 @@
  * Life of a bonding: the descriptor of the bond is open until it is disposed; that is the unbind.
  */
 import { constants } from 'node:os';
-import type { NativeBond } from '../addon/files.ts';
+import type { NativeBond, NativeBondEvent } from '../addon/files.ts';
 import { type NativeWatch, native } from '../addon/native.ts';
 import { explained, type VfioError, type Words } from '../base/errors.ts';
 import { fileOf } from '../handles/handle.ts';
+import { DmaBuffer } from '../memory/dma-buffer.ts';
 import type { VfioDevice } from '../vfio/device.ts';
 import type { Bonding, BondingEvents, BondingRequest, NoWay } from './way.ts';
 
@@ -47,7 +48,7 @@ class NativeBonding implements Bonding {
   reach(): void {}
 
   allocate(size: number): ArrayBuffer {
-    return new ArrayBuffer(size);
+    return DmaBuffer.alloc(size).buffer;
   }
 
   adopt(): void {}
@@ -59,25 +60,33 @@ class NativeBonding implements Bonding {
     this.#file.dispose();
   }
 
+  /** Tells each event in a turn of its own: what a program's function throws is its own affair, and no event is lost by it. */
   #serve(): void {
-    for (const event of this.#file.readBondEvents()) {
-      if (event === 'exit') this.#events.exit();
-      else {
-        const { pasid, address, group, access, reason } = event;
-        this.#events.fault({
-          deviceId: this.#deviceId,
-          pasid,
-          address,
-          group,
-          last: true,
-          access,
-          cookie: 0,
-          reason,
-        });
-      }
-      if (!this.#open) return;
+    try {
+      for (const event of this.#file.readBondEvents()) queueMicrotask(() => this.#tell(event));
+    } finally {
+      this.#watch.watch(true);
     }
-    this.#watch.watch(true);
+  }
+
+  #tell(event: NativeBondEvent): void {
+    if (!this.#open) return;
+    if (event === 'exit') {
+      this.#events.exit();
+      return;
+    }
+    const { pasid, address, group, access, reason, lost } = event;
+    this.#events.fault({
+      deviceId: this.#deviceId,
+      pasid,
+      address,
+      group,
+      last: true,
+      access,
+      cookie: 0,
+      reason,
+      lost,
+    });
   }
 }
 
@@ -108,7 +117,7 @@ function wordsFor(error: VfioError, pid: number | undefined): Words | undefined 
       return { reason: 'the process and the device are bound already, and an exclusive bond was asked for' };
     case -constants.errno.EINVAL:
       return {
-        reason: 'other devices share the group of the device',
+        reason: 'possibly other devices share its group, or SVA was disabled meanwhile',
       };
     case -constants.errno.EOVERFLOW:
       return { reason: 'the PASID of the process has more bits than this device can carry' };
@@ -117,7 +126,9 @@ function wordsFor(error: VfioError, pid: number | undefined): Words | undefined 
     case -constants.errno.EBUSY:
       return { reason: 'the PASID of the process is attached to something else on this device' };
     case -constants.errno.ESRCH:
-      return { reason: `there is no process ${pid}` };
+      return {
+        reason: `process ${pid} has no memory, or is not there: a zombie, a thread of the kernel, or none`,
+      };
     case -constants.errno.EPERM:
       return {
         reason: `this process may not access the memory of process ${pid}`,

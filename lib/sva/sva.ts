@@ -115,7 +115,12 @@ export class Sva {
           explained(
             () => fileOf(device).svaEnable(false),
             (error) => ({
-              reason: error.code === 'EBUSY' ? 'a process is bound to the device' : 'SVA is not enabled',
+              reason:
+                error.code === 'EBUSY'
+                  ? 'a process is bound to the device'
+                  : error.code === 'EINVAL'
+                    ? 'SVA is not enabled'
+                    : undefined,
             }),
           );
           return;
@@ -162,7 +167,10 @@ export class Sva {
     const { addressBits } = given;
     if (addressBits !== undefined) integer(addressBits, 'addressBits', 20, 64);
     const wanted =
-      given.ways === undefined ? names : array(given.ways, 'ways').map((way) => oneOf(way, 'ways', names));
+      given.ways === undefined
+        ? names
+        : Array.from(array(given.ways, 'ways'), (way) => oneOf(way, 'ways', names));
+    if (wanted.length === 0) throw refusal('at least one way', 'ways', given.ways);
     if (!Sva.features(device).enabled('sva'))
       throw failure(
         constants.errno.EINVAL,
@@ -211,5 +219,5 @@ function pidOf(mm: SvaBindOptions<unknown>['mm']): number | undefined {
   if (mm === undefined || mm === 'self') return undefined;
   if (typeof mm !== 'object' || mm === null) throw refusal("'self' or { pid }", 'mm', mm);
   const { pid } = known(mm, 'mm', ['pid']);
-  return integer(pid, 'mm.pid', 1, 0x7fffffff);
+  return integer(pid, 'mm.pid', 1, 0x7fffffff) === process.pid ? undefined : pid;
 }

@@ -21,6 +21,8 @@ export type SvaWay = 'native' | 'character-device' | 'iommufd-fault' | 'iommufd-
 export interface SvaFault extends IoPageFault {
   /** Why, in words. */
   readonly reason: string;
+  /** How many faults before this one were dropped, since the program was too slow to take them. Left out: none can be dropped. */
+  readonly lost?: number;
 }
 
 /** What a bonding tells its bond. */

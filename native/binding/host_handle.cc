@@ -120,7 +120,7 @@ Napi::Value HostHandle::open(const Napi::CallbackInfo& info) {
   const Arguments arguments(info);
   const std::string path = arguments.text(0, "path");
   const FileKind kind = kindArgument(arguments, 1);
-  Fresh fresh{live(info.Env()), live(info.Env()).open(path.c_str(), O_RDWR)};
+  Fresh fresh{live(info.Env()), live(info.Env()).open(path.c_str(), O_RDWR | O_CLOEXEC)};
   if (fresh.fd < 0) throwErrno(info.Env(), fresh.fd, "open", nullptr, path.c_str());
   if (arguments.boolean(2, "checked"))
     requireKind(info.Env(), fresh.backend, fresh.fd, kind, "the path of", "path", "'" + path + "'");

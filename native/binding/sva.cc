@@ -2,6 +2,7 @@
 // these calls: a kernel answers ENOTTY.
 #include "../uapi/sva.h"
 
+#include <cerrno>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -32,7 +33,10 @@ Napi::Value svaSupported(const Napi::CallbackInfo& info, File& self) {
       uapi::VFIO_DEVICE_FEATURE_PROBE | uapi::VFIO_DEVICE_FEATURE_SET | uapi::VFIO_DEVICE_FEATURE_SVA;
   (void)self.live(info.Env());
   const int result = self.open()->ioctl(uapi::VFIO_DEVICE_FEATURE, &call);
-  return Napi::Boolean::New(info.Env(), result >= 0);
+  // A kernel without the feature answers ENOTTY, and EINVAL for a device without any feature.
+  const bool none = result == -ENOTTY || result == -EINVAL;
+  if (result < 0 && !none) throwErrno(info.Env(), result, "ioctl", "VFIO_DEVICE_FEATURE_SVA");
+  return Napi::Boolean::New(info.Env(), !none);
 }
 
 // () => is it enabled?

@@ -73,6 +73,9 @@ void binds() {
   machine.inside([&] { a.group.by = iommu::Confinement::none; });
   claim("S13: no IOMMU ENODEV", -ENODEV, machine.bind(a, 0, second));
   machine.inside([&] { a.group.by = iommu::Confinement::iommu; });
+  // A bond ends under the lock, as with the close of its file.
+  machine.unbind(other);
+  machine.unbind(first);
 }
 
 void withoutPasids() {
@@ -126,6 +129,34 @@ void ends() {
   machine.inside([&] { bond->leave(told); });
   machine.unbind(bond);
   claim("S12: unbind works after the end", bond == nullptr);
+
+  // A process that replaces its program has another memory.
+  const pid_t other = fork();
+  if (other == 0) {
+    usleep(100'000);
+    execl("/bin/sleep", "sleep", "60", nullptr);
+    _exit(1);
+  }
+  std::shared_ptr<Bond> before;
+  Told replaced;
+  claim("a process before exec", 0, machine.bind(device, other, before));
+  machine.inside([&] { before->join(replaced); });
+  const uint32_t its = machine.pasidOf(before).value_or(0);
+  claim("... is reached", machine.read(device, address, &got, sizeof got, its) && got == 5);
+  bool reached = true;
+  for (int round = 0; round < 200 && reached; ++round) {
+    usleep(10'000);
+    reached = machine.read(device, address, &got, sizeof got, its);
+  }
+  claim("... and not after it; its end is told", !reached && replaced.exits == 1 && !machine.pasidOf(before));
+  std::shared_ptr<Bond> fresh;
+  claim("a bind of what it runs now is another bond",
+        machine.bind(device, other, fresh) == 0 && fresh != before && machine.pasidOf(fresh).has_value());
+  machine.inside([&] { before->leave(replaced); });
+  machine.unbind(before);
+  machine.unbind(fresh);
+  kill(other, SIGKILL);
+  waitpid(other, nullptr, 0);
 
   machine.host.beforeFork();
   const pid_t forked = fork();

@@ -104,8 +104,8 @@ void Host::beforeFork() { mutex_.lock(); }
 void Host::afterFork(bool inChild) {
   if (inChild) {
     engine_->afterFork();
-    sva_.afterFork();
     descriptors_.separate();
+    sva_.afterFork();
   }
   mutex_.unlock();
 }

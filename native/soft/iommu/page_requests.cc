@@ -34,7 +34,8 @@ std::vector<PageRequest> PageRequests::missing(uint32_t group, const Need& need,
       need.asks | (need.access == kWrite ? uapi::IOMMU_PGFAULT_PERM_WRITE : uapi::IOMMU_PGFAULT_PERM_READ);
   const Attachment& by = *endpoint_.attachment(need.pasid);
   std::vector<PageRequest> requests;
-  const uint64_t last = need.iova + (need.size - 1);
+  // A transfer can reach over the last address there is: nothing is asked for behind it.
+  const uint64_t last = need.iova + std::min<uint64_t>(need.size - 1, UINT64_MAX - need.iova);
   for (uint64_t page = need.iova & ~(kPage - 1); page <= last && requests.size() < most; page += kPage) {
     const Translation::Reach reach =
         endpoint_.reach(by, need.pasid, std::max(page, need.iova), 1, need.access);

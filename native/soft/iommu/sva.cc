@@ -167,7 +167,6 @@ void Sva::close(Endpoint& endpoint) {
 // ---------------------------------------------------------------- events
 
 void Sva::exited(Bond::Process& process) {
-  process.watch = 0;
   if (process.space->hasEnded()) return;
   process.space->end();
   for (const auto& each : bonds_) {
@@ -179,7 +178,9 @@ void Sva::exited(Bond::Process& process) {
   }
 }
 
-void Sva::unserved(const Bond::Process& process, const SharedTable::Unserved& what) {
+void Sva::unserved(Bond::Process& process, const SharedTable::Unserved& what) {
+  // The process may have replaced its program, of which nobody tells.
+  if (what.why == mm::FaultIn::ended) exited(process);
   for (const auto& each : bonds_) {
     const auto bond = each.lock();
     if (!bond || bond->process_.get() != &process || bond->endpoint_ != &what.from) continue;

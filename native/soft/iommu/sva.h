@@ -103,7 +103,7 @@ class Sva {
   friend Bond;
   [[nodiscard]] int processOf(pid_t pid, std::shared_ptr<Bond::Process>& out);
   void exited(Bond::Process& process);
-  void unserved(const Bond::Process& process, const SharedTable::Unserved& what);
+  void unserved(Bond::Process& process, const SharedTable::Unserved& what);
 
   Services& host_;
   std::set<const Endpoint*> enabled_;

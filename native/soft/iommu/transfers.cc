@@ -95,7 +95,9 @@ void Transfers::moveRest(Transfer transfer) {
     transfer.bytes += lost;
     transfer.size -= lost;
     bool missing = false;
-    if (move(transfer, missing) == nullptr) return;
+    const char* reason = move(transfer, missing);
+    while (reason != nullptr && missing && served(transfer)) reason = move(transfer, missing);
+    if (reason == nullptr) return;
   }
 }
 

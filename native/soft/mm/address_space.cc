@@ -36,7 +36,12 @@ class Presence {
   Presence(const Presence&) = delete;
   Presence& operator=(const Presence&) = delete;
 
-  [[nodiscard]] bool isKnown() const { return fd_ >= 0; }
+  // Is the memory there that the file was opened for? A process that has replaced its program (exec) has
+  // another memory, and so has one that ended.
+  [[nodiscard]] bool isThere() const {
+    uint64_t entry;
+    return fd_ < 0 || pread(fd_, &entry, sizeof entry, 0) == sizeof entry;
+  }
 
   [[nodiscard]] uint64_t from(uint64_t address, uint64_t limit) const {
     if (fd_ < 0) return limit;
@@ -128,8 +133,14 @@ class OwnSpace final : public AddressSpace {
 class OtherSpace final : public AddressSpace {
  public:
   OtherSpace(pid_t its, int pidfd)
-      : AddressSpace(its), pidfd_(pidfd), presence_("/proc/" + std::to_string(its) + "/pagemap") {}
-  ~OtherSpace() override { ::close(pidfd_); }
+      : AddressSpace(its),
+        pidfd_(pidfd),
+        presence_("/proc/" + std::to_string(its) + "/pagemap"),
+        maps_(fopen(("/proc/" + std::to_string(its) + "/maps").c_str(), "re")) {}
+  ~OtherSpace() override {
+    ::close(pidfd_);
+    if (maps_ != nullptr) fclose(maps_);
+  }
   OtherSpace(const OtherSpace&) = delete;
   OtherSpace& operator=(const OtherSpace&) = delete;
 
@@ -139,7 +150,7 @@ class OtherSpace final : public AddressSpace {
   // that this process has not ended.
   [[nodiscard]] bool isAlive() const override {
     pollfd ended{pidfd_, POLLIN, 0};
-    return poll(&ended, 1, 0) == 0;
+    return poll(&ended, 1, 0) == 0 && presence_.isThere();
   }
 
   // 0 if this process may read and write the memory of the other one.
@@ -166,6 +177,8 @@ class OtherSpace final : public AddressSpace {
   // written.
   [[nodiscard]] FaultIn faultIn(uint64_t address, bool write) const override {
     if (!isAlive()) return FaultIn::ended;
+    // Where the areas can't be read, the access itself shows what is allowed.
+    if (maps_ == nullptr) return FaultIn::done;
     const Area area = areaOf(address);
     if (!area.exists) return FaultIn::noArea;
     if (write ? !area.writable : !area.readable) return FaultIn::notPermitted;
@@ -196,14 +209,13 @@ class OtherSpace final : public AddressSpace {
     bool writable = false;
   };
 
-  // The area of an address, by /proc/PID/maps.
+  // The area of an address, by /proc/PID/maps. The open file belongs to the memory that the process had then.
   [[nodiscard]] Area areaOf(uint64_t address) const {
     Area found;
-    FILE* const maps = fopen(("/proc/" + std::to_string(pid) + "/maps").c_str(), "re");
-    if (maps == nullptr) return found;
+    rewind(maps_);
     char* line = nullptr;
     size_t size = 0;
-    while (getline(&line, &size, maps) > 0) {
+    while (getline(&line, &size, maps_) > 0) {
       unsigned long start = 0;
       unsigned long end = 0;
       char rights[5] = {};
@@ -212,12 +224,12 @@ class OtherSpace final : public AddressSpace {
       break;
     }
     free(line);
-    fclose(maps);
     return found;
   }
 
   const int pidfd_;
   const Presence presence_;
+  FILE* const maps_;
 };
 
 }  // namespace
