@@ -169,6 +169,11 @@ int answer(int fd, unsigned long request, void* argument) {
     reinterpret_cast<iommu_fault_alloc*>(bytes)->out_fault_fd = static_cast<uint32_t>(freshFile());
   else if (request == IOMMU_FAULT_QUEUE_ALLOC)
     reinterpret_cast<iommu_fault_alloc*>(bytes)->out_fault_fd = UINT32_MAX;
+  // The bind of shared virtual addressing (native/uapi/sva.h): its descriptor is 8 bytes into the payload.
+  if (request == VFIO_DEVICE_FEATURE && size == 24) {
+    const int32_t bond = once(2) ? freshFile() : -1;
+    std::memcpy(bytes + 16, &bond, sizeof bond);
+  }
   if (request == IOMMU_VEVENTQ_ALLOC && once(2))
     reinterpret_cast<iommu_veventq_alloc*>(bytes)->out_veventq_fd = static_cast<uint32_t>(freshFile());
   else if (request == IOMMU_VEVENTQ_ALLOC)

@@ -55,7 +55,7 @@ const flip = () => {
 };
 
 /** Each call of native/binding/file.h that makes a request on a file. */
-const calls = ({ iommufd, container, group, device, faultQueue, eventQueue }) => ({
+const calls = ({ iommufd, container, group, device, faultQueue, eventQueue, bond }) => ({
   destroy: () => iommufd.destroy(7),
   same: () => iommufd.same(container),
   ioasAlloc: () => iommufd.ioasAlloc().dispose(),
@@ -126,6 +126,12 @@ const calls = ({ iommufd, container, group, device, faultQueue, eventQueue }) =>
   reset: () => device.reset(),
   hotResetInfo: () => device.hotResetInfo(),
   hotReset: () => device.hotReset([group]),
+  svaSupported: () => device.svaSupported(),
+  svaEnabled: () => device.svaEnabled(),
+  svaEnable: () => device.svaEnable(true),
+  svaBind: () => device.svaBind(false).dispose(),
+  bondInfo: () => bond.bondInfo(),
+  readBondEvents: () => bond.readBondEvents(),
   regionInfo: () => device.regionInfo(0),
   regionRead: () => device.regionRead(0n, 4),
   regionWrite: () => device.regionWrite(0n, 4, 1),
@@ -145,13 +151,15 @@ function queue(make) {
     }
 }
 const iommufd = host.open('/dev/iommu', 'iommufd', false);
+const device = host.open('/dev/vfio/devices/vfio0', 'device', false);
 const files = {
   iommufd,
   container: host.open('/dev/vfio/vfio', 'container', false),
   group: host.open('/dev/vfio/7', 'group', false),
-  device: host.open('/dev/vfio/devices/vfio0', 'device', false),
+  device,
   faultQueue: queue(() => iommufd.faultQueueAlloc()),
   eventQueue: queue(() => iommufd.veventqAlloc(1, 'arm-smmuv3', 4)),
+  bond: queue(() => ({ file: device.svaBind(false) })),
 };
 
 // Checks that the list above is complete: only calls without a request to the kernel may be missing in it.
