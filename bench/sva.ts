@@ -37,7 +37,7 @@ async function withBond<T>(
       sanitizer: false,
       topology: {
         iommus: [{ kind: 'vtd', pasidBits: 8, pageRequests: 'pri' }],
-        devices: [{ model: 'edu', bdf: '0000:00:10.0' }],
+        devices: [{ model: 'host-bridge', bdf: '0000:00:00.0' }],
       },
     },
   });

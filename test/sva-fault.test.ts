@@ -6,11 +6,9 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import {
   DmaBuffer,
   DmaError,
-  Host,
   type Iommufd,
   type IommuModel,
   type SoftwareHost,
-  type SoftwareOptions,
   type VfioDevice,
 } from '../lib/index.ts';
 import { bufferAt } from '../lib/memory/dma-buffer.ts';
@@ -18,7 +16,7 @@ import { areas } from '../lib/sva/areas.ts';
 import { fault, faultWithin } from '../lib/sva/fault.ts';
 import type { SvaFault } from '../lib/sva/way.ts';
 import { needs } from './support/backends.ts';
-import { asked, type Bonded, bonded } from './support/bonding.ts';
+import { asked, type Bonded, bonded, plug } from './support/bonding.ts';
 import { Open } from './support/open-device.ts';
 import { run } from './support/program.ts';
 
@@ -40,20 +38,8 @@ let o: { pasid?: number };
 
 /** A device behind this IOMMU, bound to an iommufd and attached to nothing. */
 function begin(iommu: Partial<IommuModel> = {}, kernel?: string, plugged = new Open()): void {
-  const software: SoftwareOptions = {
-    topology: {
-      iommus: [{ kind: 'vtd', pasidBits: 8, pageRequests: 'pri', ...iommu }],
-      devices: [{ model: 'host-bridge', bdf: '0000:00:00.0' }],
-    },
-    ...(kernel !== undefined && { kernel }),
-  };
-  host = Host.open({ backend: 'software', software });
   model = plugged;
-  host.software.addDevice(BDF, model);
-  iommufd = host.openIommufd();
-  device = host.openDevice(BDF);
-  device.bind(iommufd);
-  device.config.busMaster = true;
+  ({ host, iommufd, device } = plug(model, BDF, iommu, kernel));
 }
 
 /** The same, with a bond. */

@@ -6,11 +6,10 @@ import { readFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import {
   DmaBuffer,
-  Host,
+  type Host,
   type Iommufd,
   type IommuModel,
   type SoftwareHost,
-  type SoftwareOptions,
   Sva,
   VfioDevice,
   VfioError,
@@ -21,7 +20,7 @@ import { fault } from '../lib/sva/fault.ts';
 import { mirror } from '../lib/sva/mirror.ts';
 import type { BondingRequest, NoWay } from '../lib/sva/way.ts';
 import { backend, needs, openHost } from './support/backends.ts';
-import { asked, bonded, bytesAt } from './support/bonding.ts';
+import { asked, bonded, bytesAt, plug } from './support/bonding.ts';
 import { collect, turn } from './support/collect.ts';
 import { bound } from './support/iommu.ts';
 import { Open } from './support/open-device.ts';
@@ -185,21 +184,9 @@ describe('of simulated devices', () => {
   let iommufd: Iommufd;
 
   /** A device behind this IOMMU, bound to an iommufd and attached to nothing. */
-  function begin(iommu: Partial<IommuModel> = {}, kernel?: string): void {
-    const software: SoftwareOptions = {
-      topology: {
-        iommus: [{ kind: 'vtd', pasidBits: 8, pageRequests: 'pri', ...iommu }],
-        devices: [{ model: 'host-bridge', bdf: '0000:00:00.0' }],
-      },
-      ...(kernel !== undefined && { kernel }),
-    };
-    host = Host.open({ backend: 'software', software });
+  function begin(iommu?: Partial<IommuModel>, kernel?: string): void {
     model = new Open();
-    host.software.addDevice(BDF, model);
-    iommufd = host.openIommufd();
-    device = host.openDevice(BDF);
-    device.bind(iommufd);
-    device.config.busMaster = true;
+    ({ host, iommufd, device } = plug(model, BDF, iommu, kernel));
   }
   afterEach(() => host[Symbol.dispose]());
 

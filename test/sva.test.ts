@@ -26,7 +26,7 @@ const A = '0000:00:1c.0';
 const B = '0000:00:1d.0';
 const VTD: Topology = {
   iommus: [{ kind: 'vtd', pasidBits: 8, pageRequests: 'pri' }],
-  devices: [{ model: 'edu', bdf: '0000:00:10.0' }],
+  devices: [{ model: 'host-bridge', bdf: '0000:00:00.0' }],
 };
 
 let host: SoftwareHost;
@@ -136,19 +136,22 @@ describe('C1: features', () => {
     ['no PASIDs', VTD, new Toucher(0)],
     [
       'an IOMMU without PASIDs',
-      { iommus: [{ kind: 'vtd', pageRequests: 'pri' }], devices: [{ model: 'edu', bdf: '0000:00:10.0' }] },
+      {
+        iommus: [{ kind: 'vtd', pageRequests: 'pri' }],
+        devices: [{ model: 'host-bridge', bdf: '0000:00:00.0' }],
+      },
       new Toucher(),
     ],
     [
       'an IOMMU without page requests',
-      { iommus: [{ kind: 'vtd', pasidBits: 8 }], devices: [{ model: 'edu', bdf: '0000:00:10.0' }] },
+      { iommus: [{ kind: 'vtd', pasidBits: 8 }], devices: [{ model: 'host-bridge', bdf: '0000:00:00.0' }] },
       new Toucher(),
     ],
     [
       'a virtio-iommu',
       {
         iommus: [{ kind: 'virtio', isolatesInterrupts: true }],
-        devices: [{ model: 'edu', bdf: '0000:00:10.0' }],
+        devices: [{ model: 'host-bridge', bdf: '0000:00:00.0' }],
       },
       new Toucher(),
     ],
@@ -286,7 +289,13 @@ describe('C4: functions of the program that go wrong', () => {
       class Device extends vfio.SimulatedDevice {
         identity = { vendor: 0x1af4, device: 0x10f2, classCode: 0xff0000 };
         bars = [{ size: 4096 }]; express = true; functionReset = true; pageRequests = true; pasidBits = 8;
-        touch(pasid) { try { this.dmaRead(0x1000, new Uint8Array(1), { pasid }); } catch {} }
+        touch(pasid) {
+          try {
+            this.dmaRead(0x1000, new Uint8Array(1), { pasid });
+          } catch (error) {
+            if (!(error instanceof vfio.DmaError)) throw error;
+          }
+        }
       }
       const host = Host.open({ backend: 'software', software: { topology: ${JSON.stringify(VTD)} } });
       const model = new Device();
@@ -309,6 +318,33 @@ describe('C4: functions of the program that go wrong', () => {
       expect.arrayContaining(['uncaught of fault', 'exit 2', 'exit 3']),
     );
     expect(stdout.match(/uncaught of fault/g)).toHaveLength(2);
+  });
+
+  test('mmExit for another process keeps this one alive until it was called; for this one it does not', async () => {
+    const script = new URL('./fixtures/shared-process.mjs', import.meta.url).pathname;
+    const { code, stdout, stderr } = await run(`
+      import { spawn } from 'node:child_process';
+      import { once } from 'node:events';
+      class Device extends vfio.SimulatedDevice {
+        identity = { vendor: 0x1af4, device: 0x10f2, classCode: 0xff0000 };
+        bars = [{ size: 4096 }]; express = true; functionReset = true; pageRequests = true; pasidBits = 8;
+      }
+      const host = Host.open({ backend: 'software', software: { topology: ${JSON.stringify(VTD)} } });
+      host.software.addDevice('${A}', new Device());
+      const { device } = host.attach('${A}');
+      vfio.Sva.features(device).enable('sva');
+      const own = vfio.Sva.bind(device);
+      own.setOps({ mmExit: () => console.log('own') });
+      const child = spawn(process.execPath, ['${script}', PACKAGE], { stdio: ['pipe', 'pipe', 'inherit'] });
+      await once(child.stdout, 'data');
+      const bond = vfio.Sva.bind(device, { mm: { pid: child.pid } });
+      held.push(host, own, bond);
+      for (const each of [child, child.stdin, child.stdout]) each.unref();
+      const ended = new Promise((resolve) => bond.setOps({ mmExit: () => resolve('told') }));
+      process.kill(child.pid);
+      console.log(await ended);
+    `);
+    expect({ code, stdout, stderr }).toEqual({ code: 0, stdout: 'told\nown\n', stderr: '' });
   });
 
   test('ops that come after the end are told of it', async () => {

@@ -138,8 +138,8 @@ export class SvaBond<T = unknown> extends Handle {
   }
 
   /**
-   * Sets what is called on events. It replaces what was set before. The functions are called from the event loop; a bond alone
-   * does not keep the process alive. What they throw is an uncaught exception.
+   * Sets what is called on events. It replaces what was set before. The functions are called from the event loop. What they throw
+   * is an uncaught exception. `mmExit` for another process keeps this one alive until it was called; nothing else of a bond does.
    */
   setOps(ops: SvaOps<T>): void {
     alive(this);
@@ -153,6 +153,7 @@ export class SvaBond<T = unknown> extends Handle {
       ...(mmExit && { mmExit: (bond) => Reflect.apply(mmExit, ops, [bond]) }),
       ...(fault && { fault: (what, bond) => Reflect.apply(fault, ops, [what, bond]) }),
     };
+    this.#bonding.awaitEnd?.(mmExit !== undefined);
     // The end came before anybody wanted to know.
     if (this.#exited) queueMicrotask(() => this.#tellExit());
   }

@@ -11,7 +11,7 @@ import { explained, type VfioError, type Words } from '../base/errors.ts';
 import { fileOf } from '../handles/handle.ts';
 import { DmaBuffer } from '../memory/dma-buffer.ts';
 import type { VfioDevice } from '../vfio/device.ts';
-import type { Bonding, BondingEvents, BondingRequest, NoWay } from './way.ts';
+import { ALREADY_BOUND, type Bonding, type BondingEvents, type BondingRequest, type NoWay } from './way.ts';
 
 /** Whether the device, its IOMMU and the host can do it. */
 export function supportsNative(device: VfioDevice): boolean {
@@ -25,15 +25,19 @@ class NativeBonding implements Bonding {
   readonly #deviceId: number;
   readonly #watch: NativeWatch;
   readonly #onReadable: () => void;
+  readonly #other: boolean;
+  #awaited = false;
   #open = true;
 
-  constructor(file: NativeBond, events: BondingEvents, deviceId: number) {
+  /** `other`: the memory is another process's. */
+  constructor(file: NativeBond, events: BondingEvents, deviceId: number, other: boolean) {
     this.#file = file;
     this.#events = events;
     this.#deviceId = deviceId;
+    this.#other = other;
     this.#onReadable = () => this.#serve();
     this.#watch = new native.Watch(file, this.#onReadable);
-    this.#watch.watch(true);
+    this.#listen();
   }
 
   pasid(): number | null {
@@ -42,6 +46,11 @@ class NativeBonding implements Bonding {
 
   ended(): boolean {
     return this.#open && this.#file.bondInfo().exited;
+  }
+
+  awaitEnd(on: boolean): void {
+    this.#awaited = on && this.#other && !this.ended();
+    this.#listen();
   }
 
   /** Every byte of the process can be reached. */
@@ -63,10 +72,18 @@ class NativeBonding implements Bonding {
   /** Tells each event in a turn of its own: what a program's function throws is its own affair, and no event is lost by it. */
   #serve(): void {
     try {
-      for (const event of this.#file.readBondEvents()) queueMicrotask(() => this.#tell(event));
+      for (const event of this.#file.readBondEvents()) {
+        if (event === 'exit') this.#awaited = false;
+        queueMicrotask(() => this.#tell(event));
+      }
     } finally {
-      this.#watch.watch(true);
+      this.#listen();
     }
+  }
+
+  #listen(): void {
+    this.#watch.rest();
+    this.#watch.watch(!this.#awaited);
   }
 
   #tell(event: NativeBondEvent): void {
@@ -104,7 +121,7 @@ export function bindNative({ device, pid, exclusive, events }: BondingRequest): 
     (error) => wordsFor(error, pid),
   );
   try {
-    return new NativeBonding(file, events, device.id ?? -1);
+    return new NativeBonding(file, events, device.id ?? -1, pid !== undefined);
   } catch (error) {
     file.dispose(); // nobody would ever unbind it
     throw error;
@@ -114,7 +131,7 @@ export function bindNative({ device, pid, exclusive, events }: BondingRequest): 
 function wordsFor(error: VfioError, pid: number | undefined): Words | undefined {
   switch (error.errno) {
     case -constants.errno.EEXIST:
-      return { reason: 'the process and the device are bound already, and an exclusive bond was asked for' };
+      return { reason: ALREADY_BOUND };
     case -constants.errno.EINVAL:
       return {
         reason: 'possibly other devices share its group, or SVA was disabled meanwhile',

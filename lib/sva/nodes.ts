@@ -59,7 +59,8 @@ const found = new WeakMap<object, { readonly parent: Handle; readonly host: Node
 /** The nodes of a host, which {@link Sva.bind} can open. */
 export function nodesFor(parent: Handle, host: NodeHost): SvaNode[] {
   const nodes = nodesOf(host);
-  for (const node of nodes) found.set(node, { parent, host });
+  // The host opens what it has found, not what a program has written over it.
+  for (const node of nodes) found.set(Object.freeze(node), { parent, host });
   return nodes;
 }
 

@@ -7,7 +7,7 @@
 import { constants } from 'node:os';
 import { VfioError } from '../base/errors.ts';
 import type { VfioDevice } from '../vfio/device.ts';
-import type { Bonding, BondingEvents, MakeBonding } from './way.ts';
+import { ALREADY_BOUND, type Bonding, type BondingEvents, type MakeBonding } from './way.ts';
 
 /** What a way has made for a device, and those that are told of its events. */
 interface Shared {
@@ -36,7 +36,7 @@ export function shared(make: MakeBonding): MakeBonding {
     if (exclusive)
       throw new VfioError(constants.errno.EEXIST, {
         syscall: 'ioctl',
-        reason: 'the process and the device are bound already, and an exclusive bond was asked for',
+        reason: ALREADY_BOUND,
       });
     if (addressBits !== there.addressBits)
       return {

@@ -45,6 +45,8 @@ export interface Bonding {
   pasid(): number | null;
   /** Whether the process has ended. */
   ended(): boolean;
+  /** Whether this process has to stay alive until it is told of the end of another one. */
+  awaitEnd?(on: boolean): void;
   /**
    * Makes sure that the device can reach these bytes of the process, at their own address.
    *
@@ -77,6 +79,10 @@ export interface BondingRequest {
   readonly addressBits?: number | undefined;
   readonly events: BondingEvents;
 }
+
+/** Why an exclusive bind fails with EEXIST. */
+export const ALREADY_BOUND =
+  'the process and the device are bound already, and an exclusive bond was asked for';
 
 /** Why a way can't be taken: a sentence without a full stop. `code`: the error, if no other way can be taken either. */
 export interface NoWay {

@@ -52,7 +52,7 @@ struct vfio_sva_bond_info {
 
 inline constexpr uint32_t VFIO_SVA_NO_PASID = 0xffffffff;
 
-// What a read of the descriptor gives, as often as it happened and there is room.
+// What a read of the descriptor gives: the faults so far, then the exit.
 enum vfio_sva_event_type : uint32_t {
   VFIO_SVA_EVENT_EXIT = 1,   // once
   VFIO_SVA_EVENT_FAULT = 2,  // a page request that was answered `invalid`

@@ -33,7 +33,9 @@ struct Queue {
     id = alloc.out_fault_id;
     fd = static_cast<int>(alloc.out_fault_fd);
   }
-  ~Queue() { host.close(fd); }
+  ~Queue() {
+    if (fd >= 0) host.close(fd);
+  }
   Queue(const Queue&) = delete;
   Queue& operator=(const Queue&) = delete;
   std::vector<Record> read() const {
@@ -41,6 +43,18 @@ struct Queue {
     const int64_t size = host.read(fd, records.data(), records.size() * sizeof(Record));
     records.resize(size > 0 ? static_cast<size_t>(size) / sizeof(Record) : 0);
     return records;
+  }
+  int64_t read(void* to, size_t size) const { return host.read(fd, to, size); }
+  // What poll says of the file; it waits for a record for that time.
+  short polled(int milliseconds = 0) const {
+    pollfd state = {fd, POLLIN | POLLOUT, 0};
+    if (milliseconds != 0) {
+      state.events = POLLIN;
+      poll(&state, 1, milliseconds);
+      state.events = POLLIN | POLLOUT;
+    }
+    poll(&state, 1, 0);
+    return state.revents;
   }
   int64_t answer(uint32_t cookie, uint32_t code) const {
     const Response response = {cookie, code};

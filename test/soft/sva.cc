@@ -69,6 +69,8 @@ void binds() {
 
   auto& sibling = machine.device(8, &a);
   claim("S13: a group of two EINVAL", -EINVAL, machine.bind(sibling, 0, second));
+  claim("... of which the second has the bond of the first",
+        machine.read(sibling, reinterpret_cast<uint64_t>(&value), &got, sizeof got, 2));
   claim("no such process ESRCH", -ESRCH, machine.bind(b, 1 << 29, second));
   machine.inside([&] { a.group.by = iommu::Confinement::none; });
   claim("S13: no IOMMU ENODEV", -ENODEV, machine.bind(a, 0, second));
@@ -76,6 +78,8 @@ void binds() {
   // A bond ends under the lock, as with the close of its file.
   machine.unbind(other);
   machine.unbind(first);
+  claim("B5: a member that joined later has no bond either, once it has ended",
+        !machine.read(sibling, reinterpret_cast<uint64_t>(&value), &got, sizeof got, 2));
 }
 
 void withoutPasids() {
@@ -158,6 +162,24 @@ void ends() {
   kill(other, SIGKILL);
   waitpid(other, nullptr, 0);
 
+  // A second bind checks the rights again. Another process, since this one could not become root again.
+  const pid_t user = getuid() == 0 ? fork() : 0;
+  if (user == 0 && getuid() == 0) {
+    SvaMachine mine;
+    auto& its = mine.device();
+    std::shared_ptr<Bond> first;
+    std::shared_ptr<Bond> second;
+    const pid_t parent = getppid();
+    const bool bound = mine.enable(its) == 0 && mine.bind(its, parent, first) == 0;
+    const bool fell = setgid(65534) == 0 && setuid(65534) == 0;
+    _exit(bound && fell && mine.bind(its, parent, second) == -EPERM ? 0 : 1);
+  }
+  if (user != 0) {
+    int code = -1;
+    waitpid(user, &code, 0);
+    claim("a process that may not access another one any more binds it no second time EPERM", 0, code);
+  }
+
   machine.host.beforeFork();
   const pid_t forked = fork();
   machine.host.afterFork(forked == 0);
@@ -187,10 +209,22 @@ void* anonymous(int protection) {
   return mmap(nullptr, 4 * kPage, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 }
 
-int file(off_t size) {
+// Memory that was touched, and then changed.
+template <class Change>
+void* touched(const Change& change) {
+  void* const at = anonymous(PROT_READ | PROT_WRITE);
+  std::memset(at, 1, 4 * kPage);
+  change(at);
+  return at;
+}
+
+// A mapping of a file of `size` bytes.
+char* file(size_t size, size_t mapped, int flags) {
   const int fd = memfd_create("sva", MFD_CLOEXEC);
-  if (ftruncate(fd, size) != 0) return -1;
-  return fd;
+  claim("a file", 0, ftruncate(fd, static_cast<off_t>(size)));
+  void* const at = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, flags, fd, 0);
+  close(fd);
+  return static_cast<char*>(at);
 }
 
 void areas() {
@@ -206,61 +240,19 @@ void areas() {
       {"read-only memory", [] { return anonymous(PROT_READ); }, true, false, FaultIn::notPermitted},
       {"no access", [] { return anonymous(PROT_NONE); }, false, false, FaultIn::notPermitted},
       {"touched, then no access",
-       [] {
-         void* const at = anonymous(PROT_READ | PROT_WRITE);
-         std::memset(at, 1, 4 * kPage);
-         mprotect(at, 4 * kPage, PROT_NONE);
-         return at;
-       },
-       false, false, FaultIn::notPermitted},
+       [] { return touched([](void* at) { mprotect(at, 4 * kPage, PROT_NONE); }); }, false, false,
+       FaultIn::notPermitted},
       {"touched, then read-only",
-       [] {
-         void* const at = anonymous(PROT_READ | PROT_WRITE);
-         std::memset(at, 1, 4 * kPage);
-         mprotect(at, 4 * kPage, PROT_READ);
-         return at;
-       },
-       true, false, FaultIn::notPermitted},
-      {"unmapped memory",
-       [] {
-         void* const at = anonymous(PROT_READ | PROT_WRITE);
-         std::memset(at, 1, 4 * kPage);
-         munmap(at, 4 * kPage);
-         return at;
-       },
-       false, false, FaultIn::noArea},
-      {"trimmed memory",
-       [] {
-         void* const at = anonymous(PROT_READ | PROT_WRITE);
-         std::memset(at, 1, 4 * kPage);
-         madvise(at, 4 * kPage, MADV_DONTNEED);
-         return at;
-       },
+       [] { return touched([](void* at) { mprotect(at, 4 * kPage, PROT_READ); }); }, true, false,
+       FaultIn::notPermitted},
+      {"unmapped memory", [] { return touched([](void* at) { munmap(at, 4 * kPage); }); }, false, false,
+       FaultIn::noArea},
+      {"trimmed memory", [] { return touched([](void* at) { madvise(at, 4 * kPage, MADV_DONTNEED); }); },
        true, true, FaultIn::done},
-      {"a file, private",
-       [] {
-         const int fd = file(4 * kPage);
-         void* const at = mmap(nullptr, 4 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
-         close(fd);
-         return at;
-       },
-       true, true, FaultIn::done},
-      {"a file, shared",
-       [] {
-         const int fd = file(4 * kPage);
-         void* const at = mmap(nullptr, 4 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-         close(fd);
-         return at;
-       },
-       true, true, FaultIn::done},
-      {"behind the end of a file",
-       [] {
-         const int fd = file(kPage);
-         void* const at = mmap(nullptr, 8 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-         close(fd);
-         return static_cast<void*>(static_cast<char*>(at) + 2 * kPage);
-       },
-       false, false, FaultIn::noMemory},
+      {"a file, private", [] { return file(4 * kPage, 4 * kPage, MAP_PRIVATE); }, true, true, FaultIn::done},
+      {"a file, shared", [] { return file(4 * kPage, 4 * kPage, MAP_SHARED); }, true, true, FaultIn::done},
+      {"behind the end of a file", [] { return file(kPage, 8 * kPage, MAP_SHARED) + 2 * kPage; }, false,
+       false, FaultIn::noMemory},
       {"below the stack",
        [] {
          // The lowest page of the main thread's stack, less a page: the processor would grow it.

@@ -2,7 +2,16 @@
 import { closeSync, openSync, readSync } from 'node:fs';
 import { vi } from 'vitest';
 import { native } from '../../lib/addon/native.ts';
-import type { Ioas, VfioDevice } from '../../lib/index.ts';
+import {
+  Host,
+  type Ioas,
+  type Iommufd,
+  type IommuModel,
+  type SimulatedDevice,
+  type SoftwareHost,
+  type SoftwareOptions,
+  type VfioDevice,
+} from '../../lib/index.ts';
 import type { Bonding, BondingRequest, MakeBonding, NoWay, SvaFault } from '../../lib/sva/way.ts';
 
 /** A bonding that was made. */
@@ -14,6 +23,29 @@ export interface Bonded extends Disposable {
   readonly faults: SvaFault[];
   /** Allocates memory as the bond does, and finds out where it is. */
   allocate(size: number): { address: bigint; bytes: Uint8Array };
+}
+
+/** A device behind this IOMMU, bound to an iommufd and attached to nothing. */
+export function plug(
+  model: SimulatedDevice,
+  bdf: string,
+  iommu: Partial<IommuModel> = {},
+  kernel?: string,
+): { host: SoftwareHost; iommufd: Iommufd; device: VfioDevice } {
+  const software: SoftwareOptions = {
+    topology: {
+      iommus: [{ kind: 'vtd', pasidBits: 8, pageRequests: 'pri', ...iommu }],
+      devices: [{ model: 'host-bridge', bdf: '0000:00:00.0' }],
+    },
+    ...(kernel !== undefined && { kernel }),
+  };
+  const host = Host.open({ backend: 'software', software });
+  host.software.addDevice(bdf, model);
+  const iommufd = host.openIommufd();
+  const device = host.openDevice(bdf);
+  device.bind(iommufd);
+  device.config.busMaster = true;
+  return { host, iommufd, device };
 }
 
 /** What a way answers. */

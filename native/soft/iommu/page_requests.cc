@@ -11,6 +11,11 @@
 #include "model.h"
 
 namespace vfio::soft::iommu {
+namespace {
+
+constexpr uint64_t kPage = 4096;
+
+}  // namespace
 
 uint32_t PageRequests::mostGroups() const {
   return endpoint_.unit.pageRequests == PageRequestKind::stall ? 1U << 16 : 1U << 9;
@@ -25,32 +30,31 @@ size_t PageRequests::most() const {
   return granted == 0 ? kOfDevice : std::min(kOfDevice, granted);
 }
 
+PageRequest PageRequests::single(const Need& need) {
+  const uint32_t access =
+      need.access == kWrite ? uapi::IOMMU_PGFAULT_PERM_WRITE : uapi::IOMMU_PGFAULT_PERM_READ;
+  return {.address = need.iova & ~(kPage - 1), .permissions = need.asks | access, .pasid = need.pasid};
+}
+
 std::vector<PageRequest> PageRequests::missing(uint32_t group, const Need& need, size_t room) const {
-  constexpr uint64_t kPage = 4096;
   constexpr size_t kMostOfGroup = 32;
   const size_t most =
       endpoint_.unit.pageRequests == PageRequestKind::stall ? 1 : std::min(room, kMostOfGroup);
-  const uint32_t permissions =
-      need.asks | (need.access == kWrite ? uapi::IOMMU_PGFAULT_PERM_WRITE : uapi::IOMMU_PGFAULT_PERM_READ);
+  PageRequest next = single(need);
+  next.group = group;
+  next.last = false;
   const Attachment& by = *endpoint_.attachment(need.pasid);
   std::vector<PageRequest> requests;
   // A transfer can reach over the last address there is: nothing is asked for behind it.
   const uint64_t last = need.iova + std::min<uint64_t>(need.size - 1, UINT64_MAX - need.iova);
-  for (uint64_t page = need.iova & ~(kPage - 1); page <= last && requests.size() < most; page += kPage) {
+  for (; next.address <= last && requests.size() < most; next.address += kPage) {
     const Translation::Reach reach =
-        endpoint_.reach(by, need.pasid, std::max(page, need.iova), 1, need.access);
-    if (requests.empty() || (reach.size == 0 && reach.missing))
-      requests.push_back({page, permissions, group, need.pasid, false});
-    if (page + kPage < page) break;
+        endpoint_.reach(by, need.pasid, std::max(next.address, need.iova), 1, need.access);
+    if (requests.empty() || (reach.size == 0 && reach.missing)) requests.push_back(next);
+    if (next.address + kPage < next.address) break;
   }
   requests.back().last = true;
   return requests;
-}
-
-PageRequest PageRequests::single(std::optional<uint32_t> pasid, uint64_t iova, uint32_t access) {
-  return {.address = iova & ~uint64_t{4095},
-          .permissions = access == kWrite ? uapi::IOMMU_PGFAULT_PERM_WRITE : uapi::IOMMU_PGFAULT_PERM_READ,
-          .pasid = pasid};
 }
 
 void PageRequests::send(const PageRequest& request) { endpoint_.unit.requestQueue.send(endpoint_, request); }

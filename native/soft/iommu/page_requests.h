@@ -23,8 +23,6 @@ class PageRequests {
   PageRequests(const PageRequests&) = delete;
   PageRequests& operator=(const PageRequests&) = delete;
 
-  // The request for one page.
-  [[nodiscard]] static PageRequest single(std::optional<uint32_t> pasid, uint64_t iova, uint32_t access);
   // How many groups, and how many requests, can be without an answer at the same time?
   [[nodiscard]] uint32_t mostGroups() const;
   [[nodiscard]] size_t most() const;
@@ -37,6 +35,8 @@ class PageRequests {
     uint32_t access;
     uint32_t asks;  // besides reading or writing: IOMMU_PGFAULT_PERM_EXEC, _PRIV
   };
+  // The request for the first page that it needs, as a group of its own.
+  [[nodiscard]] static PageRequest single(const Need& need);
   // The requests, as one group of at most `room` (> 0), for the pages that it needs: the first page, at which
   // the transfer has stopped, and those of the others that are missing.
   [[nodiscard]] std::vector<PageRequest> missing(uint32_t group, const Need& need, size_t room) const;

@@ -14,7 +14,7 @@ Translation::Reach SharedTable::reach(uint64_t iova, uint64_t limit, uint32_t /*
   if (!mm::Memory::inUserSpace(iova, 1)) return {.reason = "not an address of a process"};
   const uint64_t there = space_->present(iova, limit);
   // The rights of the area show in the access itself: it is made with the rights of the process.
-  if (there == 0) return {.reason = "the page is not present", .missing = true};
+  if (there == 0) return {.reason = "the page is not present", .space = space_.get(), .missing = true};
   return {.user = iova, .size = there, .iova = iova, .space = space_.get()};
 }
 

@@ -35,9 +35,15 @@ struct Bond::Process {
 
 // ---------------------------------------------------------------- a bond
 
-Bond::Bond(Sva& sva, std::shared_ptr<Process> process, Endpoint& endpoint)
-    : sva_(&sva), process_(std::move(process)), endpoint_(&endpoint) {
-  endpoint.attach(process_->pasid, {.translation = process_->table, .pageRequests = process_->table.get()});
+Bond::Bond(std::shared_ptr<Process> process, Endpoint& endpoint)
+    : process_(std::move(process)), endpoint_(&endpoint) {
+  attach({.translation = process_->table, .pageRequests = process_->table.get()});
+}
+
+// As in the kernel, a PASID is attached for the whole group: a member that was plugged in after the bind has
+// it too.
+void Bond::attach(const Attachment& to) const {
+  for (Endpoint* const member : std::vector(endpoint_->group.members)) member->attach(process_->pasid, to);
 }
 
 Bond::~Bond() { detach(); }
@@ -52,8 +58,8 @@ bool Bond::hasExited() const { return process_->space->hasEnded(); }
 // First nothing is translated any more, then the requests that have no answer get one.
 void Bond::detach() {
   if (endpoint_ == nullptr) return;
+  attach({});
   Endpoint& endpoint = *std::exchange(endpoint_, nullptr);
-  endpoint.attach(process_->pasid, {});
   endpoint.unit.requestQueue.drain();
   endpoint.dma.refuse(process_->pasid);
 }
@@ -99,7 +105,7 @@ int Sva::processOf(pid_t pid, std::shared_ptr<Bond::Process>& out) {
     const bool own = bond->process_->space->ending() < 0;
     if (pid == 0 ? own : !own && bond->process_->space->pid == pid) {
       out = bond->process_;
-      return 0;
+      return out->space->permitted();  // the caller may have become another user
     }
   }
   std::shared_ptr<mm::AddressSpace> space;
@@ -147,11 +153,10 @@ int Sva::bind(Endpoint& endpoint, pid_t pid, bool exclusive, std::shared_ptr<Bon
     out = bond;
     return 0;
   }
-  const Attachment* const there = endpoint.attachment(process->pasid);
-  if (there != nullptr && !endpoint.isPlain(*there)) return -EBUSY;
+  if (endpoint.hasPasid(process->pasid)) return -EBUSY;
   if (const int failed = process->table->suits(endpoint.unit)) return failed;
   if (!enabled(endpoint)) return -EINVAL;
-  out = std::make_shared<Bond>(*this, std::move(process), endpoint);
+  out = std::make_shared<Bond>(std::move(process), endpoint);
   bonds_.push_back(out);
   return 0;
 }

@@ -29,6 +29,7 @@ class Services;
 
 namespace vfio::soft::iommu {
 
+struct Attachment;
 class Endpoint;
 class Sva;
 
@@ -46,7 +47,7 @@ class BondUser {
 class Bond {
  public:
   struct Process;
-  Bond(Sva& sva, std::shared_ptr<Process> process, Endpoint& endpoint);
+  Bond(std::shared_ptr<Process> process, Endpoint& endpoint);
   ~Bond();
   Bond(const Bond&) = delete;
   Bond& operator=(const Bond&) = delete;
@@ -61,8 +62,8 @@ class Bond {
 
  private:
   friend Sva;
+  void attach(const Attachment& to) const;
   void detach();
-  Sva* sva_;
   const std::shared_ptr<Process> process_;
   Endpoint* endpoint_;
   std::vector<BondUser*> users_;

@@ -19,7 +19,9 @@ namespace vfio::soft::iommu {
 
 namespace {
 
-// How many times a device asks again for a page that it got, and can't access.
+// How often a transfer asks for a page of a process without moving a byte. The kernel's answer can be
+// `success` although the page can't be accessed, or is gone again. A program that answers by itself has no
+// such limit.
 constexpr unsigned kMostTries = 8;
 
 // Returns how many of the first bytes could be copied.
@@ -34,11 +36,15 @@ size_t copy(bool write, char* bytes, const Translation::Reach& reach) {
 
 }  // namespace
 
+PageRequests::Need Transfers::needOf(const Transfer& transfer) {
+  return {transfer.pasid, transfer.iova, transfer.size, transfer.access, transfer.asks};
+}
+
 // Does the owner of the page table bring in the page at which the transfer has stopped?
 bool Transfers::served(Transfer& transfer) {
   const Attachment* const by = endpoint_.attachment(transfer.pasid);
-  if (by == nullptr || !endpoint_.canRequestPages() || ++transfer.tries > kMostTries) return false;
-  const PageRequest request = endpoint_.requests.single(transfer.pasid, transfer.iova, transfer.access);
+  if (by == nullptr || !endpoint_.canRequestPages()) return false;
+  const PageRequest request = PageRequests::single(needOf(transfer));
   return by->pageRequests->serve(endpoint_, request) == PageResponse::success;
 }
 
@@ -54,6 +60,7 @@ const char* Transfers::move(Transfer& transfer, bool& missing) {
         endpoint_.reach(*by, transfer.pasid, transfer.iova, transfer.size, transfer.access);
     if (reach.size == 0) {
       missing = reach.missing && by->pageRequests != nullptr;
+      if (missing && reach.space != nullptr) missing = ++transfer.tries <= kMostTries;
       return reach.reason;
     }
     const size_t done = copy(write, transfer.bytes, reach);
@@ -71,7 +78,7 @@ const char* Transfers::move(Transfer& transfer, bool& missing) {
     // The memory is pinned, but the program protected it or truncated its file all the same.
     if (reach.space == nullptr) return "no memory behind the mapping";
     // The page has gone since, or its area does not allow the access: the page request finds out which.
-    missing = by->pageRequests != nullptr;
+    missing = by->pageRequests != nullptr && ++transfer.tries <= kMostTries;
     return "the process's memory does not allow it";
   }
   return nullptr;
@@ -133,7 +140,7 @@ void Transfers::startWrite(uint64_t iova, const void* from, size_t size, std::op
 void Transfers::proceed(Transfer transfer) {
   bool missing = false;
   const char* const reason = move(transfer, missing);
-  if (reason != nullptr && missing && endpoint_.canRequestPages() && ++transfer.tries <= kMostTries) {
+  if (reason != nullptr && missing && endpoint_.canRequestPages()) {
     wait(std::move(transfer));
     return;
   }
@@ -168,8 +175,8 @@ void Transfers::wait(Transfer transfer) {
   };
   while (outstanding(nextGroup_ % groups)) ++nextGroup_;
   transfer.group = nextGroup_++ % groups;
-  const std::vector<PageRequest> requests = endpoint_.requests.missing(
-      transfer.group, {transfer.pasid, transfer.iova, transfer.size, transfer.access, transfer.asks}, left);
+  const std::vector<PageRequest> requests =
+      endpoint_.requests.missing(transfer.group, needOf(transfer), left);
   transfer.requests = requests.size();
   asked_ += transfer.requests;
   waiting_.push_back(std::move(transfer));

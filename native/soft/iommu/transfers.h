@@ -18,6 +18,7 @@
 #include <optional>
 
 #include "page_request.h"
+#include "page_requests.h"
 
 namespace vfio::soft::iommu {
 
@@ -63,10 +64,11 @@ class Transfers {
     // While it waits:
     uint32_t group = 0;   // the number of its page requests
     size_t requests = 0;  // how many these are
-    unsigned tries = 0;   // how often it got its page, and could not move a byte all the same
+    unsigned tries = 0;   // how often it asked for a page of a process, and has moved no byte since
   };
 
   bool run(Transfer transfer);
+  [[nodiscard]] static PageRequests::Need needOf(const Transfer& transfer);
   [[nodiscard]] bool served(Transfer& transfer);
   // Moves as much as can be moved. Null: that was all of it; else the reason why not. `missing`: pages can
   // be requested.

@@ -153,8 +153,7 @@ class OtherSpace final : public AddressSpace {
     return poll(&ended, 1, 0) == 0 && presence_.isThere();
   }
 
-  // 0 if this process may read and write the memory of the other one.
-  [[nodiscard]] int permitted() const {
+  [[nodiscard]] int permitted() const override {
     char byte;
     if (transfer(process_vm_readv, &byte, pageSize(), 1) >= 0 || errno == EFAULT) return 0;
     return -errno;

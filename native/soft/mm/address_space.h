@@ -43,6 +43,8 @@ class AddressSpace {
   // A descriptor that becomes readable when the process ends; -1: this process.
   [[nodiscard]] virtual int ending() const { return -1; }
 
+  // 0, or -errno: -EPERM if the system lets this process not access it.
+  [[nodiscard]] virtual int permitted() const { return 0; }
   // Is the process there? It may have ended although nobody was told yet.
   [[nodiscard]] virtual bool isAlive() const { return true; }
   [[nodiscard]] bool hasEnded() const { return ended_; }

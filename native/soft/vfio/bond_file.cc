@@ -1,6 +1,7 @@
 #include "bond_file.h"
 
 #include <cerrno>
+#include <new>
 #include <utility>
 
 #include "../core/services.h"
@@ -50,40 +51,48 @@ int BondFile::ioctl(unsigned long request, UserAddress argument) {
 int64_t BondFile::read(UserAddress user, size_t size) {
   if (size < sizeof(vfio_sva_event)) return -EINVAL;
   size_t done = 0;
-  while (!events_.empty() && size - done >= sizeof(vfio_sva_event)) {
-    const vfio_sva_event& event = events_.front();
+  while ((!faults_.empty() || exit_) && size - done >= sizeof(vfio_sva_event)) {
+    const vfio_sva_event event =
+        !faults_.empty() ? faults_.front()
+                         : vfio_sva_event{.type = VFIO_SVA_EVENT_EXIT, .pasid = VFIO_SVA_NO_PASID};
     if (mm::Memory::copyOut(user + done, &event, sizeof event) != 0) {
       if (done == 0) return -EFAULT;
       break;
     }
     done += sizeof event;
-    if (event.type == VFIO_SVA_EVENT_FAULT) --faults_;
-    events_.pop_front();
+    if (!faults_.empty()) {
+      faults_.pop_front();
+    } else {
+      exit_ = false;
+    }
   }
-  host_.setReadable(*this, !events_.empty());
+  showReadable();
   return static_cast<int64_t>(done);
 }
 
-void BondFile::add(const vfio_sva_event& event) {
-  events_.push_back(event);
-  host_.setReadable(*this, true);
+void BondFile::showReadable() { host_.setReadable(*this, !faults_.empty() || exit_); }
+
+void BondFile::exited() {
+  exit_ = true;
+  showReadable();
 }
 
-void BondFile::exited() { add({.type = VFIO_SVA_EVENT_EXIT, .pasid = VFIO_SVA_NO_PASID}); }
-
 void BondFile::unserved(const iommu::PageRequest& request, mm::FaultIn why) {
-  if (faults_ == kMostFaults) {
-    ++lost_;
-    return;
+  const vfio_sva_event event{.type = VFIO_SVA_EVENT_FAULT,
+                             .pasid = request.pasid.value_or(VFIO_SVA_NO_PASID),
+                             .address = request.address,
+                             .perm = request.permissions,
+                             .group = request.group,
+                             .reason = reasonOf(why),
+                             .lost = lost_};
+  bool kept = faults_.size() < kMostFaults;
+  try {
+    if (kept) faults_.push_back(event);
+  } catch (const std::bad_alloc&) {
+    kept = false;
   }
-  ++faults_;
-  add({.type = VFIO_SVA_EVENT_FAULT,
-       .pasid = request.pasid.value_or(VFIO_SVA_NO_PASID),
-       .address = request.address,
-       .perm = request.permissions,
-       .group = request.group,
-       .reason = reasonOf(why),
-       .lost = std::exchange(lost_, 0)});
+  lost_ = kept ? 0 : lost_ + 1;
+  showReadable();
 }
 
 }  // namespace vfio::soft::cdev

@@ -30,18 +30,19 @@ class BondFile final : public File, public iommu::BondUser {
   // Whole records. 0: there are none. -EINVAL: less room than one takes.
   [[nodiscard]] int64_t read(UserAddress user, size_t size) override;
 
+  // Both work without memory too: a fault that can't be kept is counted.
   void exited() override;
   void unserved(const iommu::PageRequest& request, mm::FaultIn why) override;
 
  private:
   static constexpr size_t kMostFaults = 1024;
-  void add(const uapi::vfio_sva_event& event);
+  void showReadable();
 
   Services& host_;
   const std::shared_ptr<iommu::Bond> bond_;
-  std::deque<uapi::vfio_sva_event> events_;
-  size_t faults_ = 0;  // among the events
+  std::deque<uapi::vfio_sva_event> faults_;
   uint32_t lost_ = 0;
+  bool exit_ = false;  // to be read, after the faults
 };
 
 }  // namespace vfio::soft::cdev
