@@ -138,7 +138,7 @@ int Sva::bind(Endpoint& endpoint, pid_t pid, bool exclusive, std::shared_ptr<Bon
     process->pasid = free;
     pasids_.emplace(free, process.get());
     if (process->space->ending() >= 0) {
-      // Without a thread for it, the end is noticed by the accesses, which fail, and by the next calls.
+      // If no thread can be started, the next call on the host notices the end. Accesses fail in any case.
       process->watch = host_.engine().watchOnce(process->space->ending(),
                                                 [this, ended = process.get()] { exited(*ended); });
     }

@@ -79,7 +79,7 @@ const char* Transfers::move(Transfer& transfer, bool& missing) {
     if (reach.space == nullptr) return "no memory behind the mapping";
     // The page has gone since, or its area does not allow the access: the page request finds out which.
     missing = by->pageRequests != nullptr && ++transfer.tries <= kMostTries;
-    return "the process's memory does not allow it";
+    return "the process's memory could not be accessed";
   }
   return nullptr;
 }

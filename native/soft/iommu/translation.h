@@ -41,12 +41,12 @@ class Translation {
 
   // Where a transaction's bytes are: at consecutive addresses of the process, and in which domain.
   struct Reach {
-    uint64_t user = 0;                        // in this process, or in `space`,
+    uint64_t user = 0;                        // the address in this process, or in `space`
     uint64_t size = 0;                        // 0: the transaction can't continue, for a `reason`
     Domain* domain = nullptr;                 // whose dirty bits a write sets (null: nobody's),
     uint64_t iova = 0;                        // ... and where
     const char* reason = nullptr;             // in words, for the fault log
-    const mm::AddressSpace* space = nullptr;  // ... that of shared virtual addressing
+    const mm::AddressSpace* space = nullptr;  // memory that a process shares; null: pinned memory
     bool missing = false;  // software could supply the page: a page request is right here, a fault isn't
   };
   // Finds as many of the first `limit` (> 0) bytes from `iova` as are in one piece and allow `access` (kRead

@@ -171,9 +171,8 @@ class OtherSpace final : public AddressSpace {
     return moved(process_vm_writev, const_cast<void*>(from), address, size);
   }
 
-  // The system brings a page of another process in for a read only: a write of this process would race with
-  // those of the other one. The device's own write does the rest, and its failure says that the area can't be
-  // written.
+  // Reading one byte brings the page in. Writing it back would make the page writable too, but could undo a
+  // write that the other process makes meanwhile. So the device's own write does that.
   [[nodiscard]] FaultIn faultIn(uint64_t address, bool write) const override {
     if (!isAlive()) return FaultIn::ended;
     // Where the areas can't be read, the access itself shows what is allowed.
@@ -197,7 +196,7 @@ class OtherSpace final : public AddressSpace {
 
   size_t moved(Call call, void* here, uint64_t there, size_t size) const {
     if (!isAlive()) return 0;
-    // The call moves whole pages or nothing of a piece, so a page that is gone ends it there.
+    // The call stops at the first page that can't be accessed.
     const ssize_t got = transfer(call, here, there, size);
     return got > 0 ? static_cast<size_t>(got) : 0;
   }
