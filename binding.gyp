@@ -1,5 +1,6 @@
 {
-  "variables": { "werror%": 0, "bench%": 0, "sanitize%": 0 },
+  # test/fuzz/api/build.sh sets `sanitize`, and `soft`: the library that test/soft/Makefile has compiled for it.
+  "variables": { "werror%": 0, "bench%": 0, "sanitize%": 0, "soft%": "" },
   "target_defaults": {
     "cflags!": ["-fno-exceptions"],
     "cflags_cc!": ["-fno-exceptions", "-std=gnu++17", "-std=gnu++20", "-fno-rtti"],
@@ -8,9 +9,9 @@
       ["werror==1", { "cflags_cc": ["-Werror"] }],
       ["sanitize==1", {
         "cflags!": ["-O3", "-fomit-frame-pointer"],
-        "cflags": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined",
+        "cflags": ["-O1", "-gline-tables-only", "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
                    "-fno-omit-frame-pointer"],
-        "ldflags": ["-fsanitize=address,undefined"]
+        "ldflags": ["-fsanitize=address,undefined", "-shared-libasan"]
       }]
     ]
   },
@@ -23,7 +24,6 @@
     },
     {
       "target_name": "vfio",
-      "dependencies": ["vfio_soft"],
       "sources": ["<!@(find native/kernel native/binding -name '*.cc' | sort)"],
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
       # Before napi.h, whose handling of exceptions it replaces.
@@ -32,7 +32,10 @@
                   "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS"],
       "ldflags": ["-Wl,-z,nodelete"],
       # The addon's operators new are its own (native/base/reserve.cc), but under a sanitizer, which has its own.
-      "conditions": [["sanitize==0", { "ldflags": ["-Wl,-Bsymbolic-functions"] }]]
+      "conditions": [
+        ["sanitize==0", { "dependencies": ["vfio_soft"], "ldflags": ["-Wl,-Bsymbolic-functions"] }],
+        ["sanitize==1", { "libraries": ["<(soft)"] }]
+      ]
     }
   ],
   "conditions": [

@@ -10,4 +10,4 @@ export VFIO_PREBUILD
 # Leaks are not reported, since Node has some.
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=32
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-LD_PRELOAD=$(g++ -print-file-name=libasan.so) exec node_modules/.bin/vitest run "$@"
+LD_PRELOAD=$(test/fuzz/api/build.sh library) exec node_modules/.bin/vitest run "$@"

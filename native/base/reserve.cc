@@ -10,6 +10,7 @@
 #include <new>
 
 #include "reserve_fork.h"
+#include "sanitizers.h"
 
 namespace vfio {
 namespace {
@@ -94,6 +95,8 @@ void* allocate(size_t size, size_t alignment) noexcept {
 
 }  // namespace vfio
 
+// Every form is defined here: what one of them allocated, another may free. A sanitizer has its own.
+#if !VFIO_ASAN && !VFIO_TSAN
 namespace {
 
 void* allocateOrThrow(size_t size, size_t alignment = alignof(std::max_align_t)) {
@@ -104,8 +107,6 @@ void* allocateOrThrow(size_t size, size_t alignment = alignof(std::max_align_t))
 
 }  // namespace
 
-// Every form is defined here, because a sanitizer refuses memory that its own operator new allocated and
-// ours frees.
 void* operator new(size_t size) { return allocateOrThrow(size); }
 void* operator new[](size_t size) { return allocateOrThrow(size); }
 void* operator new(size_t size, std::align_val_t alignment) {
@@ -134,3 +135,4 @@ void operator delete(void* room, const std::nothrow_t&) noexcept { std::free(roo
 void operator delete[](void* room, const std::nothrow_t&) noexcept { std::free(room); }
 void operator delete(void* room, std::align_val_t, const std::nothrow_t&) noexcept { std::free(room); }
 void operator delete[](void* room, std::align_val_t, const std::nothrow_t&) noexcept { std::free(room); }
+#endif

@@ -19,6 +19,8 @@
 #include <mutex>
 #include <utility>
 
+#include "../base/sanitizers.h"
+
 #ifndef SYS_close_range
 #define SYS_close_range 436
 #endif
@@ -26,16 +28,7 @@
 // For functions that run in the new process: the code that sanitizers add needs memory that the new process
 // unmaps.
 #define VFIO_BARE __attribute__((noinline, no_sanitize("address", "thread", "undefined")))
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define VFIO_KEEPS_MEMORY 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define VFIO_KEEPS_MEMORY 1
-#endif
-#endif
-#ifndef VFIO_KEEPS_MEMORY
-#define VFIO_KEEPS_MEMORY 0
-#endif
+#define VFIO_KEEPS_MEMORY (VFIO_ASAN || VFIO_TSAN)
 
 namespace vfio {
 namespace {

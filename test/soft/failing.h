@@ -32,6 +32,7 @@
 #include <utility>
 #include <vector>
 
+#include "../../native/base/sanitizers.h"
 #include "../../native/soft/host/host.h"
 #include "../../native/soft/mm/memory.h"
 
@@ -252,7 +253,7 @@ inline std::unique_ptr<Backend> wrap(std::unique_ptr<soft::Host> host, unsigned 
 
 // ---------------------------------------------------------------- the C and C++ libraries' own
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // sanitizers define these
+#if !VFIO_ASAN && !VFIO_TSAN  // sanitizers define these
 extern "C" {
 
 void* __libc_malloc(size_t size);

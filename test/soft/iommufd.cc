@@ -9,6 +9,7 @@
 #include <map>
 #include <random>
 
+#include "../../native/base/sanitizers.h"
 #include "iommufd_harness.h"
 
 namespace vfio::soft::check {
@@ -98,7 +99,7 @@ void otherFaults() {
   };
   volatile uintptr_t nowhere = 16;
   int status = dies([&nowhere] { *reinterpret_cast<volatile int*>(nowhere) = 1; });
-#if defined(__SANITIZE_ADDRESS__)
+#if VFIO_ASAN
   claim("a fault of other code still goes to the sanitizer",
         WIFEXITED(status) ? WEXITSTATUS(status) != 0 : true);
 #else

@@ -3,34 +3,24 @@
  * the addon is linked with. (`npm run test:sanitizers` runs the same programs under sanitizers.)
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, expect, test } from 'vitest';
+import { beforeAll, expect, test } from 'vitest';
 import { needs } from '../support/backends.ts';
 
 const here = fileURLToPath(new URL('.', import.meta.url));
-const library = join(here, '../../build/Release/vfio_soft.a');
-const folder = mkdtempSync(join(tmpdir(), 'vfio-soft-'));
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
+const programs = join(here, '../../build/test-soft/plain');
 
-/** The real calls, for a program that can make them too. */
-const kernelCalls = ['kernel', 'descriptors'].map((file) => join(here, `../../native/kernel/${file}.cc`));
-
-const compiled = new Set<string>();
-
-/** Compiles a program of this folder, once, and returns its path. */
-function build(name: string, ...more: string[]): string {
-  const program = join(folder, name);
-  if (compiled.has(name)) return program;
-  const options = ['-std=c++20', '-O1', '-Wall', '-Wextra', '-Wno-missing-field-initializers', '-Werror'];
-  const sources = [join(here, `${name}.cc`), ...more, library];
-  const built = spawnSync('g++', [...options, ...sources, '-lpthread', '-o', program], { encoding: 'utf8' });
-  expect(built.stderr).toBe('');
-  compiled.add(name);
-  return program;
-}
+// One after another, a compilation of each program takes some minutes; make does two at a time, and only what has changed.
+beforeAll(() => {
+  const made = spawnSync('make', ['-s', '-j2', '-C', here, 'programs'], {
+    encoding: 'utf8',
+    maxBuffer: 1 << 26,
+  });
+  expect(made.stderr).toBe('');
+  expect(made.status).toBe(0);
+}, 900_000);
 
 /** Every program here that makes claims. */
 const checks = readdirSync(here)
@@ -50,7 +40,7 @@ test.for(checks.map((name) => [name, ids(name)] as const))(
     timeout: 300_000,
   },
   async ([name], { annotate }) => {
-    const program = build(name);
+    const program = join(programs, name);
     const run = spawnSync(program, [], { encoding: 'utf8' });
     const lines = run.stdout.split('\n');
     const claims = lines.filter((line) => /^\s*(ok|FAIL)\b/.test(line));
@@ -62,14 +52,10 @@ test.for(checks.map((name) => [name, ids(name)] as const))(
 );
 
 needs({ backends: ['software'], because: 'it is about the software host alone' });
-test('the library that they are linked with was built', () => {
-  expect(existsSync(library)).toBe(true);
-});
-
 test('1,500 answers are those that the real kernel gave', { timeout: 300_000 }, () => {
   // Recorded in the guest, see docs/testing.md. Numbers of groups and of the device's major are the machine's own, and
   // so is the class entry of a group, which is found by its number.
-  const program = build('vfio_trace', ...kernelCalls);
+  const program = join(programs, 'vfio_trace');
   const answers = spawnSync(program, ['soft'], { encoding: 'utf8' })
     .stdout.replace(/iommu_groups\/\d+/g, 'iommu_groups/N')
     .replace(/vfio-dev \d+:/g, 'vfio-dev N:')
@@ -81,7 +67,9 @@ test('1,500 answers are those that the real kernel gave', { timeout: 300_000 }, 
 });
 
 test('the test-only command of iommufd answers as the real kernel does', { timeout: 300_000 }, () => {
-  const answers = spawnSync(build('selftest_trace'), ['soft'], { encoding: 'utf8' }).stdout.split('\n');
+  const answers = spawnSync(join(programs, 'selftest_trace'), ['soft'], { encoding: 'utf8' }).stdout.split(
+    '\n',
+  );
   expect(answers.length).toBeGreaterThan(360);
   expect(answers).toEqual(readFileSync(join(here, 'selftest_trace.txt'), 'utf8').split('\n'));
 });
@@ -89,7 +77,7 @@ test('the test-only command of iommufd answers as the real kernel does', { timeo
 test('600 answers of groups and containers are those that the real kernel gave, on VT-d and on AMD (A2, B1, D4)', {
   timeout: 300_000,
 }, () => {
-  const program = build('group_trace', ...kernelCalls);
+  const program = join(programs, 'group_trace');
   for (const [kinds, file] of [
     [[], 'group_trace.txt'],
     [['amd'], 'group_trace_amd.txt'],
@@ -103,7 +91,7 @@ test('600 answers of groups and containers are those that the real kernel gave, 
 test('280 answers about devices without an IOMMU and parameters are those that the real kernel gave (A2, A3)', {
   timeout: 300_000,
 }, () => {
-  const program = build('noiommu_trace', ...kernelCalls);
+  const program = join(programs, 'noiommu_trace');
   const answers = spawnSync(program, ['soft'], { encoding: 'utf8' }).stdout.split('\n');
   expect(answers.length).toBeGreaterThan(280);
   expect(answers).toEqual(readFileSync(join(here, 'noiommu_trace.txt'), 'utf8').split('\n'));
@@ -112,7 +100,7 @@ test('280 answers about devices without an IOMMU and parameters are those that t
 test('what is said of page tables is what the real kernel said, on VT-d and on AMD', {
   timeout: 300_000,
 }, () => {
-  const program = build('page_tables_trace', ...kernelCalls);
+  const program = join(programs, 'page_tables_trace');
   for (const [kind, file] of [
     ['vtd', 'page_tables_trace.txt'],
     ['amd', 'page_tables_trace_amd.txt'],
@@ -124,7 +112,7 @@ test('what is said of page tables is what the real kernel said, on VT-d and on A
 });
 
 test('4,000 answers about address spaces are those that the real kernel gave', { timeout: 300_000 }, () => {
-  const program = build('ioas_trace', ...kernelCalls);
+  const program = join(programs, 'ioas_trace');
   const disk = join(here, '../../build/ioas-trace-disk');
   const answers = spawnSync(program, ['soft', disk], { encoding: 'utf8' }).stdout.split('\n');
   expect(answers.length).toBeGreaterThan(4000);
@@ -146,8 +134,7 @@ test.each(traces)(
     timeout: 600_000,
   },
   (name, _file, args) => {
-    const kernel = join(here, '../../native/kernel/kernel.cc');
-    const program = build(name, ...(name === 'selftest_trace' ? [] : [kernel]));
+    const program = join(programs, name);
     const answers = spawnSync(program, ['soft', ...args], { encoding: 'utf8', maxBuffer: 1 << 26 }).stdout;
     const thorough = process.env['VFIO_FAILING'] === 'all';
     const first = Number(process.env['VFIO_SEED'] ?? Date.now() % 100_000) + 1;

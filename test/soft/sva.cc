@@ -473,11 +473,11 @@ bool sequence(uint64_t seed, unsigned steps) {
       default: {
         if (below(8) != 0) break;
         machine.inside([&] { machine.host.sva().close(device); });
-        for (auto& [each, some] : bonds) {
-          if (each.device != pair.device) continue;
-          for (auto& bond : some) same &= !machine.pasidOf(bond);
-          machine.inside([&] { some.clear(); });
-          reference.bonds.erase(each);
+        for (auto& entry : bonds) {
+          if (entry.first.device != pair.device) continue;
+          for (auto& bond : entry.second) same &= !machine.pasidOf(bond);
+          machine.inside([&] { entry.second.clear(); });
+          reference.bonds.erase(entry.first);
         }
         reference.enabled[pair.device] = false;
         what = "close";

@@ -6,10 +6,12 @@
 
 #include <atomic>
 
+#include "../../base/sanitizers.h"
+
 namespace vfio::soft {
 
 inline void fence([[maybe_unused]] std::memory_order order) {
-#if !defined(__SANITIZE_THREAD__)
+#if !VFIO_TSAN
   std::atomic_thread_fence(order);
 #endif
 }

@@ -5,15 +5,9 @@
 
 #include <cstddef>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define VFIO_SOFT_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define VFIO_SOFT_ASAN 1
-#endif
-#endif
+#include "../../base/sanitizers.h"
 
-#if defined(VFIO_SOFT_ASAN)
+#if VFIO_ASAN
 #include <sanitizer/asan_interface.h>
 
 namespace vfio::soft::sanitizer {

@@ -62,7 +62,9 @@ if (!existsSync(join(dist, 'vfio.js')))
   throw new Error(`${dist}/vfio.js is missing: "npm run build:ts" makes it`);
 const environment = { ...process.env };
 if (addon !== 'plain') {
-  const library = execFileSync('g++', ['-print-file-name=libasan.so'], { encoding: 'utf8' }).trim();
+  const library = execFileSync(join(root, 'test/fuzz/api/build.sh'), ['library'], {
+    encoding: 'utf8',
+  }).trim();
   Object.assign(environment, {
     VFIO_PREBUILD: addon,
     LD_PRELOAD: library,

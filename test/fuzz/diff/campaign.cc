@@ -163,7 +163,7 @@ class Campaign {
   void replay() {
     for (auto& [kind, guest] : guests_) {
       std::vector<Case> cases = parseCases(readFile(options_.replay));
-      std::erase_if(cases, [&kind](const Case& each) { return each.kind != kind; });
+      std::erase_if(cases, [&kind = kind](const Case& each) { return each.kind != kind; });
       if (cases.empty()) continue;
       Batch batch{kind, 0, cases, {}};
       batch.number = guest.send(cases);
