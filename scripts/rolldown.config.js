@@ -1,6 +1,6 @@
 /**
- * The other entries: vfio/models, and those of vfio/testing. Each imports the entries that it needs, so that a program that uses
- * several has each class once.
+ * What a program loads: one file for each entry, without comments, since Node reads all of it at each start. The declarations
+ * keep theirs. Each entry imports the entries that it needs, so that a program that uses several has each class once.
  */
 import { resolve } from 'node:path';
 
@@ -8,16 +8,19 @@ const main = resolve('dist/lib/index.js');
 const testing = resolve('dist/lib/testing/index.js');
 const paths = { [main]: './vfio.js', [testing]: './testing.js' };
 
-const entry = (name, file, external) => ({
-  input: `dist/lib/${name}.js`,
+const entry = (input, file, external = []) => ({
+  input: `dist/${input}.js`,
   platform: 'node',
   external,
-  output: { file: `dist/${file}.js`, format: 'esm', paths },
+  output: { file: `dist/${file}.js`, format: 'esm', comments: false, paths },
 });
 
 export default [
-  entry('models/index', 'models', [main]),
-  entry('testing/index', 'testing', [main]),
-  entry('testing/vitest', 'testing-vitest', [testing, 'vitest']),
-  entry('testing/jest', 'testing-jest', [testing, '@jest/globals']),
+  entry('lib/index', 'vfio'),
+  entry('lib/models/index', 'models', [main]),
+  entry('lib/testing/index', 'testing', [main]),
+  entry('lib/testing/vitest', 'testing-vitest', [testing, 'vitest']),
+  entry('lib/testing/jest', 'testing-jest', [testing, '@jest/globals']),
+  entry('bin/vfio', 'vfio-command', ['commander', 'picocolors']),
+  entry('bin/vfio-soft-preload', 'bin/vfio-soft-preload'),
 ];

@@ -1,4 +1,5 @@
-// Which sanitizer this is compiled with: VFIO_ASAN and VFIO_TSAN are 1 or 0. GCC and clang say it differently.
+// Which sanitizer this is compiled with: VFIO_ASAN and VFIO_TSAN are 1 or 0. GCC and clang say it
+// differently.
 #pragma once
 
 #if defined(__has_feature)

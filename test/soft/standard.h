@@ -1,5 +1,6 @@
-// The standard library's headers that most files here use. The Makefile compiles them once, before everything else.
-// No file depends on this one: each still includes what it uses, since the addon is compiled without it.
+// The standard library's headers that most files here use. The Makefile compiles them once, before everything
+// else. No file depends on this one: each still includes what it uses, since the addon is compiled without
+// it.
 
 #include <algorithm>
 #include <array>
