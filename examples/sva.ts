@@ -1,6 +1,6 @@
 /**
- * Shared virtual addressing: two devices use the memory of this process by its own addresses, with no map call. Then one of them
- * is bound to a child process, which is killed.
+ * Shared virtual addressing: two devices use the memory of this process by its own addresses, with no map call: one walks a list,
+ * the other is the copy engine of vfio/models. Then one of them is bound to a child process, which is killed.
  *
  *   npm run demo:sva
  *
@@ -9,70 +9,45 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import pc from 'picocolors';
-import { Host, RegisterBank, registers, SimulatedDevice, Sva, view } from '../lib/index.ts';
+import { Host, RegisterBank, registers, SimulatedDevice, Sva, type SvaBond, view } from '../lib/index.ts';
+import { dmaEngineDescriptor as copy, DmaEngine, dmaEngineRegisters } from '../lib/models/index.ts';
 
 const PAGE = 4096;
 
 const map = registers({
   pasid: { offset: 0x00, width: 4, doc: 'the PASID of all accesses' },
-  first: { offset: 0x08, width: 8, doc: 'walker: the address of the first node. Writer: where to write' },
-  marks: { offset: 0x10, width: 8, doc: 'walker: where it marks what it has seen, a page for each node' },
-  count: { offset: 0x18, width: 4, doc: 'how many nodes were walked, or numbers are to be written' },
-  sum: { offset: 0x20, width: 8, doc: 'the sum of the values' },
+  first: { offset: 0x08, width: 8, doc: 'the address of the first node' },
+  marks: { offset: 0x10, width: 8, doc: 'where it marks what it has seen, a page for each node' },
+  count: { offset: 0x18, width: 4, access: 'ro', doc: 'how many nodes were walked' },
+  sum: { offset: 0x20, width: 8, access: 'ro', doc: 'the sum of the values' },
   start: { offset: 0x28, width: 4, access: 'wo', doc: 'doorbell' },
-  done: { offset: 0x2c, width: 4, access: 'ro', doc: '1: done; 2: an access failed' },
 });
 
-/** The part that both devices have. */
-abstract class Accelerator extends SimulatedDevice {
+/** Follows the pointers of a list, and adds up its values. */
+class Walker extends SimulatedDevice {
   readonly identity = { vendor: 0x1af4, device: 0x10fb, classCode: 0x120000 };
   override readonly express = true;
   override readonly functionReset = true;
   override readonly pasidBits = 8;
   override readonly pageRequests = true;
-  override readonly msi = 1;
-  protected readonly bank = new RegisterBank(map, { start: { onWrite: () => this.post(() => this.#run()) } });
-  override readonly bars = [{ size: PAGE, registers: this.bank }];
+  override readonly msix = 1;
+  readonly #bank = new RegisterBank(map, { start: { onWrite: () => this.post(() => this.#walk()) } });
+  override readonly bars = [{ size: PAGE, registers: this.#bank }];
 
-  protected abstract work(pasid: number): Promise<void>;
-
-  async #run(): Promise<void> {
-    const { pasid, done } = this.bank.registers;
-    done.write(0);
-    try {
-      await this.work(pasid.read());
-      done.write(1);
-    } catch {
-      done.write(2);
-    }
-    this.interrupt(0);
-  }
-}
-
-/** Follows the pointers of a list, and adds up its values. */
-class Walker extends Accelerator {
-  protected async work(pasid: number): Promise<void> {
-    const { first, marks, count, sum } = this.bank.registers;
+  async #walk(): Promise<void> {
+    const { first, marks, count, sum } = this.#bank.registers;
+    const pasid = this.#bank.registers.pasid.read();
     const node = new DataView(new ArrayBuffer(16));
     let total = 0n;
     let nodes = 0;
     for (let at = first.read(); at !== 0n; at = node.getBigUint64(0, true)) {
       await this.dmaReadAsync(at, new Uint8Array(node.buffer), { pasid });
       total += node.getBigUint64(8, true);
-      if (marks.read() !== 0n)
-        await this.dmaWriteAsync(marks.read() + BigInt(nodes * PAGE), Uint8Array.of(1), { pasid });
+      await this.dmaWriteAsync(marks.read() + BigInt(nodes * PAGE), Uint8Array.of(1), { pasid });
       count.write(++nodes);
     }
     sum.write(total);
-  }
-}
-
-/** Writes the square numbers. */
-class Writer extends Accelerator {
-  protected async work(pasid: number): Promise<void> {
-    const { first, count } = this.bank.registers;
-    const squares = Float64Array.from({ length: count.read() }, (_, each) => each * each);
-    await this.dmaWriteAsync(first.read(), new Uint8Array(squares.buffer), { pasid });
+    this.interrupt(0);
   }
 }
 
@@ -86,7 +61,7 @@ using host = Host.open({
   },
 });
 host.software.addDevice('0000:00:1c.0', new Walker());
-host.software.addDevice('0000:00:1d.0', new Writer());
+host.software.addDevice('0000:00:1d.0', new DmaEngine());
 
 /** A device that is bound to this process. */
 async function open(bdf: string) {
@@ -94,23 +69,13 @@ async function open(bdf: string) {
   const { device } = host.attach(bdf);
   device.config.busMaster = true;
   Sva.features(device).enable('sva');
-  const bond = Sva.bind(device);
-  const r = view(device.region('bar0'), map);
-  const irq = device.irq('msi').enable(1)[0];
-  const run = async () => {
-    r.pasid.write(bond.pasid ?? 0);
-    const over = irq.wait();
-    r.start.write(1);
-    await over;
-    return r.done.read() === 1;
-  };
-  return { device, bond, r, run };
+  return { device, bond: Sva.bind(device), bar: device.region('bar0'), irq: device.irq('msix').enable(1)[0] };
 }
 
 const walker = await open('0000:00:1c.0');
-const writer = await open('0000:00:1d.0');
+const engine = await open('0000:00:1d.0');
 console.log(
-  `two devices share this process: way ${pc.bold(walker.bond.way)}, PASID ${walker.bond.pasid} for both (${walker.bond.pasid === writer.bond.pasid})`,
+  `two devices share this process: way ${pc.bold(walker.bond.way)}, PASID ${walker.bond.pasid} for both (${walker.bond.pasid === engine.bond.pasid})`,
 );
 
 // A list in ordinary memory: each node is a buffer of its own.
@@ -123,8 +88,10 @@ for (const [index, node] of nodes.entries()) {
 }
 // Memory that nobody has touched yet: the kernel brings in each page when the device first writes to it.
 const marks = new Uint8Array(NODES * PAGE);
-walker.r.first.write(addresses[0] ?? 0n);
-walker.r.marks.write(walker.bond.pointer(marks));
+const walk = view(walker.bar, map);
+walk.pasid.write(walker.bond.pasid ?? 0);
+walk.first.write(addresses[0] ?? 0n);
+walk.marks.write(walker.bond.pointer(marks));
 
 /** The page faults of this process, as the kernel counts them, in each slice of time. */
 const slices: number[] = [];
@@ -134,33 +101,63 @@ const timer = setInterval(() => {
   slices.push(now - before);
   before = now;
 }, 2);
-const walked = await walker.run();
+const walked = walker.irq.wait({ timeout: 5000 });
+walk.start.write(1);
+await walked;
 clearInterval(timer);
 slices.push(process.resourceUsage().minorPageFault - before);
 const bars = '▁▂▃▄▅▆▇█';
 const most = Math.max(1, ...slices);
-console.log(
-  `the walker followed ${walker.r.count.read()} pointers, sum ${walker.r.sum.read()} (${walked ? 'done' : 'failed'})`,
-);
+console.log(`the walker followed ${walk.count.read()} pointers, sum ${walk.sum.read()}`);
 console.log(
   `page faults of the process, every 2 ms: ${pc.cyan(slices.map((each) => bars[Math.ceil((each / most) * (bars.length - 1))]).join(''))}  ${slices.reduce((sum, each) => sum + each, 0)} in all`,
 );
 if (marks.filter((each) => each === 1).length !== NODES) throw new Error('a mark is missing');
 
-const squares = new Float64Array(100_000);
-writer.r.first.write(writer.bond.pointer(squares));
-writer.r.count.write(squares.length);
-await writer.run();
-console.log(`the writer wrote ${squares.length} squares: squares[99999] is ${squares[99_999]}`);
+// The engine's descriptor is ordinary memory too.
+const channel = view(engine.bar, dmaEngineRegisters);
+channel.channelPasid.update({ pasid: engine.bond.pasid ?? 0, enable: 1 });
+const descriptor = aligned(engine.bond, copy.size);
+const completion = aligned(engine.bond, copy.completionSize);
+
+/** Memory at a multiple of its size, and its address. */
+function aligned(bond: SvaBond, size: number) {
+  const room = new ArrayBuffer(2 * size);
+  const start = bond.pointer(room);
+  const skip = (size - Number(start % BigInt(size))) % size;
+  return { data: new DataView(room, skip, size), address: start + BigInt(skip) };
+}
+
+/** Has the engine copy. What it says of it: one of dmaEngineDescriptor's. */
+async function copied(source: bigint, destination: bigint, length: number): Promise<number> {
+  descriptor.data.setBigUint64(0, source, true);
+  descriptor.data.setBigUint64(8, destination, true);
+  descriptor.data.setBigUint64(16, completion.address, true);
+  descriptor.data.setUint32(24, length, true);
+  descriptor.data.setUint32(28, copy.interrupt | copy.completion, true);
+  const over = engine.irq.wait({ timeout: 5000 });
+  channel.submit.write(descriptor.address);
+  await over;
+  return completion.data.getUint32(0, true);
+}
+
+const squares = Float64Array.from({ length: 100_000 }, (_, each) => each * each);
+const results = new Float64Array(squares.length);
+const from = engine.bond.pointer(squares);
+const status = await copied(from, engine.bond.pointer(results), squares.byteLength);
+console.log(
+  `the engine copied ${squares.length} squares: ${status === copy.success ? 'done' : 'failed'}, results[99999] is ${results[99_999]}`,
+);
 
 // A pointer to nowhere: the fault is told, and the device's access fails.
 const awake = setInterval(() => {}, 100); // waiting for a fault does not keep a process alive
 const fault = new Promise<string>((resolve) => {
-  writer.bond.setOps({ fault: ({ address, reason }) => resolve(`0x${address.toString(16)}: ${reason}`) });
+  engine.bond.setOps({ fault: ({ address, reason }) => resolve(`0x${address.toString(16)}: ${reason}`) });
 });
-writer.r.first.write(0x1000n);
-const wrote = await writer.run();
-console.log(`a pointer to nowhere: ${await fault}; the device ${wrote ? 'went on' : 'was told'}`);
+const refused = await copied(from, 0x1000n, 8);
+console.log(
+  `a pointer to nowhere: ${await fault}; the device ${refused === copy.destinationFault ? 'was told' : 'went on'}`,
+);
 clearInterval(awake);
 
 // Another process, by its pid: the same device gets another PASID, until the process is killed.

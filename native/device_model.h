@@ -107,6 +107,14 @@ struct Description {
   uint8_t expressType = 0;
 };
 
+// Whose access it is, and which rights its page requests ask for besides reading or writing. The bus has bits
+// for these rights only beside a PASID.
+struct Requester {
+  std::optional<uint32_t> pasid{};
+  bool execute = false;
+  bool privileged = false;  // as the supervisor
+};
+
 // The model's side of its slot.
 class Port : public std::enable_shared_from_this<Port> {
  public:
@@ -137,10 +145,8 @@ class Port : public std::enable_shared_from_this<Port> {
   // for one. `done` is called with the outcome, at once or later on the engine. Until then the memory
   // belongs to the transfer. A reset of the function drops the transfer.
   using Done = std::function<void(bool)>;
-  virtual void startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid,
-                         Done done) = 0;
-  virtual void startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
-                          Done done) = 0;
+  virtual void startRead(uint64_t iova, void* into, size_t size, Requester by, Done done) = 0;
+  virtual void startWrite(uint64_t iova, const void* from, size_t size, Requester by, Done done) = 0;
   // Reports a transfer that the device itself can't do, with the reason in words.
   virtual void refuseDma(uint64_t iova, uint64_t length, bool write, std::string reason) = 0;
 

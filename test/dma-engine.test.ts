@@ -245,6 +245,33 @@ describe('a copy engine', () => {
     for (const each of memories) each[Symbol.dispose]();
   });
 
+  test('takes descriptors from the address space of the PASID that a channel has', async () => {
+    begin();
+    using memory = DmaBuffer.alloc(0x4000);
+    space(3).map(memory, { iova: 0 });
+    memory.write(0x1000, pattern(100));
+    // The descriptor is in that space too, at 0x3000; with no PASID, nothing is mapped there.
+    describeCopy(0, { source: 0x1000n, destination: 0x800n, length: 100, completion: COMPLETION });
+    memory.write(0x3000, ring.bytes.subarray(0, D.size));
+    r.channelPasid.write({ pasid: 3, enable: 1 });
+    r.submit.write(0x3000n);
+    await interrupts[0]!.wait(TIMEOUT);
+    expect(completionIn(memory)).toEqual([D.success, 100n]);
+    expect(memory.bytes.subarray(0x800, 0x864)).toEqual(pattern(100));
+    expect(r.channelStatus.field('lost')).toBe(0);
+    // One that the engine can't send, and one that is not enabled.
+    for (const wrong of [
+      { pasid: 256, enable: 1 },
+      { pasid: 3, enable: 0 },
+    ]) {
+      r.channelPasid.write(wrong);
+      r.submit.write(0x3000n);
+      await interrupts[0]!.wait(TIMEOUT);
+      expect(r.channelStatus.field('lost')).toBe(1);
+      r.channelStatus.write({ lost: 1 });
+    }
+  });
+
   test('waits for a page that is missing, and another channel goes on meanwhile', async () => {
     begin({ faults: true });
     using memory = DmaBuffer.alloc(0x4000);

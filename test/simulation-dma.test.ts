@@ -62,6 +62,53 @@ describe('DMA that waits for pages', () => {
     expect(host.software.takeFaults()).toEqual([]);
   });
 
+  test('with a PASID, it can ask to execute, or as the supervisor (2.4)', async () => {
+    for (const o of [{ execute: true }, { privileged: true }])
+      await expect(model.fetch(0x10000n, new Uint8Array(8), o)).rejects.toThrow(
+        `Expected a number beside ${Object.keys(o)[0]} for pasid but received undefined`,
+      );
+    await expect(model.fetch(0n, new Uint8Array(8), { pasid: 1, execute: 1 as never })).rejects.toThrow(
+      'execute',
+    );
+    await expect(model.store(0n, new Uint8Array(8), { pasid: 1, execute: true } as never)).rejects.toThrow(
+      'execute',
+    );
+    host[Symbol.dispose]();
+    host = Host.open({
+      backend: 'software',
+      software: {
+        topology: {
+          iommus: [{ kind: 'smmuv3', pasidBits: 8, pageRequests: 'stall' }],
+          devices: [{ model: 'host-bridge', bdf: '0000:00:00.0' }],
+        },
+      },
+    });
+    host.software.addDevice(BDF, model);
+    const iommufd = host.openIommufd();
+    const device = host.openDevice(BDF);
+    device.bind(iommufd);
+    device.config.busMaster = true;
+    const queue = iommufd.allocFaultQueue();
+    const ioas = iommufd.allocIoas();
+    device.attach(iommufd.allocHwpt({ device, parent: ioas, faultQueue: queue, pasid: true }));
+    device.attach(iommufd.allocHwpt({ device, parent: ioas, faultQueue: queue, pasid: true }), { pasid: 3 });
+    for (const [asked, seen] of [
+      [{}, { execute: false, privileged: false }],
+      [{ execute: true }, { execute: true, privileged: false }],
+      [{ privileged: true }, { execute: false, privileged: true }],
+      [
+        { execute: true, privileged: true },
+        { execute: true, privileged: true },
+      ],
+    ]) {
+      const reading = model.fetch(0x10000n, new Uint8Array(8), { pasid: 3, ...asked });
+      const record = await queue.wait({ timeout: 5000 });
+      expect(record).toMatchObject({ pasid: 3, access: { read: true, write: false, ...seen } });
+      queue.respond(record, 'invalid');
+      await expect(reading).rejects.toThrow(DmaError);
+    }
+  });
+
   test('rejects with a DmaError if the request is refused, or there is nobody to ask', async () => {
     using at = paged();
     const reading = model.fetch(0x10000n, new Uint8Array(8));

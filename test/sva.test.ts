@@ -495,6 +495,30 @@ test('C9: no privileged PASID, and no guest table, is offered: the bond has the 
   expect(() => Sva.bind(ofA.device, { supervisor: true } as never)).toThrow('supervisor');
 });
 
+test('S26: a device may execute only what the process may; VT-d refuses to execute and read', async () => {
+  // Memory of this test that no device has touched: it is not there yet, and not executable.
+  const fresh = () => new Uint8Array(0x200000).subarray(0x100000, 0x101000);
+  const amd: Topology = {
+    iommus: [{ kind: 'amd', pasidBits: 8, pageRequests: 'pri' }],
+    devices: [{ model: 'host-bridge', bdf: '0000:00:00.0' }],
+  };
+  for (const [topology, told] of [
+    [amd, [{ read: true, write: false, execute: true, privileged: false }]],
+    [VTD, []],
+  ] as const) {
+    host[Symbol.dispose]();
+    open(topology);
+    a = new Toucher();
+    ofA = plug(A, a);
+    const bond = bindA();
+    const faults: SvaFault[] = [];
+    bond.setOps({ fault: (fault) => faults.push(fault) });
+    await expect(a.runLater(pasidOf(bond), bond.pointer(fresh()), 4)).rejects.toThrow(DmaError);
+    expect(await a.readLater(pasidOf(bond), bond.pointer(fresh()), 4)).toEqual(new Uint8Array(4));
+    await expect.poll(() => faults.map((each) => each.access)).toEqual(told);
+  }
+});
+
 test('the demo runs to its end (npm run demo:sva)', async () => {
   const demo = new URL('../dist/examples/sva.js', import.meta.url).pathname;
   const child = spawn(process.execPath, [demo], {
@@ -507,7 +531,8 @@ test('the demo runs to its end (npm run demo:sva)', async () => {
     output += piece.toString();
   });
   const [code] = (await once(child, 'close')) as [number | null];
-  expect(output).toMatch(/the walker followed 512 pointers, sum 130816 \(done\)/);
+  expect(output).toMatch(/the walker followed 512 pointers, sum 130816/);
+  expect(output).toMatch(/the engine copied 100000 squares: done, results\[99999\] is 9999800001/);
   expect(output).toMatch(/a pointer to nowhere: 0x1000: nothing is mapped there; the device was told/);
   expect(output).toMatch(/the child was killed: mmExit was called, the PASID is null/);
   expect(code).toBe(0);

@@ -151,8 +151,22 @@ export interface NativePort {
   /** False: the device is unplugged or in reset. `delay` in microseconds. */
   post(id: number, delay: number): boolean;
   /** False: the device is unplugged. */
-  startRead(id: number, iova: bigint, length: number, pasid: number | undefined): boolean;
-  startWrite(id: number, iova: bigint, from: Uint8Array, pasid: number | undefined): boolean;
+  startRead(
+    id: number,
+    iova: bigint,
+    length: number,
+    pasid: number | undefined,
+    execute: boolean,
+    privileged: boolean,
+  ): boolean;
+  startWrite(
+    id: number,
+    iova: bigint,
+    from: Uint8Array,
+    pasid: number | undefined,
+    execute: boolean,
+    privileged: boolean,
+  ): boolean;
   /** Work of the model that `settle` waits for begins, or ends. */
   hold(): void;
   release(): void;

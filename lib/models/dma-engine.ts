@@ -41,12 +41,23 @@ export const dmaEngineRegisters = registers({
     access: 'ro',
     doc: 'how many descriptors the channel is done with, modulo 2^32',
   },
+  channelPasid: {
+    ...CHANNELS,
+    offset: 0x100,
+    width: 4,
+    fields: {
+      pasid: { bits: [19, 0], doc: 'the PASID of the descriptors, and of what they ask for' },
+      enable: { bits: 31, doc: 'use it' },
+    },
+    doc: 'so a driver with shared virtual addressing needs no mapping, not even for descriptors',
+  },
 });
 
 /**
  * A descriptor is 64 bytes, little-endian, at a multiple of 64: 8 bytes IOVA of the source; 8 bytes IOVA of the destination;
  * 8 bytes IOVA of the completion; 4 bytes length; 4 bytes flags; 4 bytes PASID; the rest is 0. A completion is 16 bytes: 4 bytes
- * status, 4 bytes 0, 8 bytes how many bytes were copied. The engine reads descriptors without a PASID.
+ * status, 4 bytes 0, 8 bytes how many bytes were copied. The engine reads descriptors without a PASID, unless `channelPasid` of
+ * the channel gives one, which then is also that of the copy; a descriptor with a PASID of its own uses that.
  */
 export const dmaEngineDescriptor = {
   size: 64,
@@ -80,6 +91,11 @@ export interface DmaEngineOptions {
   pasidBits?: number;
 }
 
+/** Whose access it is. */
+interface By {
+  readonly pasid?: number;
+}
+
 /** A descriptor that was read. */
 interface Descriptor {
   readonly source: bigint;
@@ -89,7 +105,7 @@ interface Descriptor {
   readonly flags: number;
   readonly pasid: number;
   /** The options of the accesses that it asks for. */
-  readonly with: { readonly pasid?: number };
+  readonly with: By;
 }
 
 /**
@@ -97,7 +113,7 @@ interface Descriptor {
  * `dmaEngineDescriptor` describe it for its driver.
  *
  * Source and destination must not overlap. A reset drops the descriptors that are not completed. The completion of a
- * descriptor whose PASID is too wide is written without a PASID.
+ * descriptor whose PASID is too wide is written as that of one without a PASID.
  */
 export class DmaEngine extends SimulatedDevice {
   override readonly identity = { vendor: 0x1af4, device: 0x10f9, classCode: 0x088000 };
@@ -140,7 +156,7 @@ export class DmaEngine extends SimulatedDevice {
 
   async #work(channel: number, address: bigint): Promise<void> {
     const job = this.#resets;
-    const descriptor = await this.#fetch(job, address);
+    const descriptor = await this.#fetch(job, address, this.#owner(channel));
     let lost = descriptor === undefined;
     if (descriptor) {
       const [status, copied] = await this.#copy(job, descriptor);
@@ -166,11 +182,18 @@ export class DmaEngine extends SimulatedDevice {
     }
   }
 
-  async #fetch(job: number, address: bigint): Promise<Descriptor | undefined> {
+  /** Whose the descriptors of a channel are; undefined: the PASID is too wide. */
+  #owner(channel: number): By | undefined {
+    const { pasid: id, enable } = this.#bank.registers.channelPasid.fields(channel);
+    if (enable === 0) return {};
+    return id < 2 ** this.pasidBits ? { pasid: id } : undefined;
+  }
+
+  async #fetch(job: number, address: bigint, by: By | undefined): Promise<Descriptor | undefined> {
     const bytes = new DataView(new ArrayBuffer(dmaEngineDescriptor.size));
-    if (address % BigInt(bytes.byteLength) !== 0n) return undefined;
+    if (by === undefined || address % BigInt(bytes.byteLength) !== 0n) return undefined;
     const into = new Uint8Array(bytes.buffer);
-    if (!(await this.#arrives(job, () => this.dmaReadAsync(address, into)))) return undefined;
+    if (!(await this.#arrives(job, () => this.dmaReadAsync(address, into, by)))) return undefined;
     const flags = bytes.getUint32(28, true);
     const id = bytes.getUint32(32, true);
     return {
@@ -180,7 +203,7 @@ export class DmaEngine extends SimulatedDevice {
       length: bytes.getUint32(24, true),
       flags,
       pasid: id,
-      with: (flags & pasid) !== 0 && id < 2 ** this.pasidBits ? { pasid: id } : {},
+      with: (flags & pasid) !== 0 && id < 2 ** this.pasidBits ? { pasid: id } : by,
     };
   }
 

@@ -1,5 +1,5 @@
 /** Checks of what a model passes to its device, and of what its functions return. */
-import { integer, known, refusal, type U64Like, u64 } from '../base/check.ts';
+import { flag, integer, known, refusal, type U64Like, u64 } from '../base/check.ts';
 import { refusePromise } from '../base/later.ts';
 
 /** What `own` takes at most, in bytes: it is copied. */
@@ -14,15 +14,33 @@ export function range(iova: U64Like, length: number, o: { pasid?: number } | und
   return { address, size, pasid };
 }
 
+/** Whose access it is, and what its page requests ask for besides reading or writing. */
+export interface Requester {
+  pasid?: number;
+  execute?: boolean;
+  privileged?: boolean;
+}
+
+const NAMES = {
+  dmaRead: ['pasid'],
+  dmaWrite: ['pasid'],
+  dmaReadAsync: ['pasid', 'execute', 'privileged'],
+  dmaWriteAsync: ['pasid', 'privileged'],
+} as const;
+
 /** The checked arguments of a DMA access. */
-export function access(write: boolean, iova: U64Like, bytes: Uint8Array, o: { pasid?: number } | undefined) {
+export function access(call: keyof typeof NAMES, iova: U64Like, bytes: Uint8Array, o: Requester | undefined) {
   const address = u64(iova, 'iova');
-  const { pasid } = known(o, 'options', ['pasid']);
+  const { pasid, ...asks } = known(o, 'options', NAMES[call]);
   if (!ArrayBuffer.isView(bytes) || !(bytes instanceof Uint8Array))
-    throw refusal('a Uint8Array', write ? 'from' : 'into', bytes);
+    throw refusal('a Uint8Array', call.startsWith('dmaWrite') ? 'from' : 'into', bytes);
   if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
+  const execute = flag(asks.execute, 'execute', false);
+  const privileged = flag(asks.privileged, 'privileged', false);
+  if ((execute || privileged) && pasid === undefined)
+    throw refusal(`a number beside ${execute ? 'execute' : 'privileged'}`, 'pasid', pasid);
   const { length } = bytes; // 0 once a model has detached it
-  return { address, length, pasid };
+  return { address, length, pasid, execute, privileged };
 }
 
 /** A value that a model gave, as 64 bits of which the addon takes those of the access. */

@@ -15,7 +15,7 @@ import { later } from '../base/later.ts';
 import { OURS } from '../base/private.ts';
 import type { RegisterFile } from '../registers/register-bank.ts';
 import type { RegisterWidth } from '../registers/register-map.ts';
-import { access, onTheBus, range } from './arguments.ts';
+import { access, onTheBus, type Requester, range } from './arguments.ts';
 import { type DeviceIdentity, describe, type SimulatedBar, type VirtualFunctions } from './description.ts';
 import { DmaError } from './dma-error.ts';
 import { Doorbell, type DoorbellWrite } from './doorbell.ts';
@@ -206,13 +206,25 @@ export abstract class SimulatedDevice {
    *
    * The promise rejects with a DmaError as dmaRead throws it, and when the device is reset or removed meanwhile. A pending one
    * does not keep the process alive: a driver that waits for an interrupt does.
+   *
+   * With a PASID, page requests can also ask to `execute`, or as the supervisor (`privileged`), as the bits of a PASID prefix on the
+   * bus do (PCIe 6.20). Page tables do not look at this, only who handles the requests does: shared virtual addressing refuses to
+   * execute where the process may not; VT-d refuses to execute and read, and each privileged request.
    */
-  protected dmaReadAsync(iova: U64Like, into: Uint8Array, o?: { pasid?: number }): Promise<void> {
+  protected dmaReadAsync(
+    iova: U64Like,
+    into: Uint8Array,
+    o?: { pasid?: number; execute?: boolean; privileged?: boolean },
+  ): Promise<void> {
     return seen(this.#moveLater(false, iova, into, o));
   }
 
   /** Writes memory as the device, and waits as {@link dmaReadAsync}. The bytes are those that `from` has at the call. */
-  protected dmaWriteAsync(iova: U64Like, from: Uint8Array, o?: { pasid?: number }): Promise<void> {
+  protected dmaWriteAsync(
+    iova: U64Like,
+    from: Uint8Array,
+    o?: { pasid?: number; privileged?: boolean },
+  ): Promise<void> {
     return seen(this.#moveLater(true, iova, from, o));
   }
 
@@ -329,7 +341,7 @@ export abstract class SimulatedDevice {
   }
 
   #move(write: boolean, iova: U64Like, bytes: Uint8Array, o: { pasid?: number } | undefined): void {
-    const { address, length, pasid } = access(write, iova, bytes, o);
+    const { address, length, pasid } = access(write ? 'dmaWrite' : 'dmaRead', iova, bytes, o);
     const port = this.#port;
     this.#owned?.check(address, length, pasid);
     const moved = write ? port?.dmaWrite(address, bytes, pasid) : port?.dmaRead(address, bytes, pasid);
@@ -342,9 +354,10 @@ export abstract class SimulatedDevice {
     write: boolean,
     iova: U64Like,
     bytes: Uint8Array,
-    o: { pasid?: number } | undefined,
+    o: Requester | undefined,
   ): Promise<void> {
-    const { address, length, pasid } = access(write, iova, bytes, o);
+    const call = write ? 'dmaWriteAsync' : 'dmaReadAsync';
+    const { address, length, pasid, execute, privileged } = access(call, iova, bytes, o);
     const port = this.#port;
     this.#owned?.check(address, length, pasid);
     // Nobody knows when the bytes arrive.
@@ -352,8 +365,8 @@ export abstract class SimulatedDevice {
     const id = ++this.#last;
     const ended = new Promise<Moved>((resolve) => this.#transfers.set(id, resolve));
     const begun = write
-      ? port?.startWrite(id, address, bytes, pasid)
-      : port?.startRead(id, address, length, pasid);
+      ? port?.startWrite(id, address, bytes, pasid, execute, privileged)
+      : port?.startRead(id, address, length, pasid, execute, privileged);
     if (begun !== true) this.#moved(id, DROPPED);
     const moved = await ended;
     if (!write && moved.bytes.length > 0) {

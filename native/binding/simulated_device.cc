@@ -47,6 +47,12 @@ std::optional<uint32_t> pasidOf(const Arguments& arguments, size_t index) {
   return arguments.optionalU32(index, "pasid");
 }
 
+// (..., pasid?, execute?, privileged?)
+devices::Requester requesterOf(const Arguments& arguments, size_t index) {
+  return {pasidOf(arguments, index), arguments.boolean(index + 1, "execute"),
+          arguments.boolean(index + 2, "privileged")};
+}
+
 // A transfer of a device that waits for missing pages. Whoever drops it (a reset, the end of the device) has
 // the model told that it failed.
 struct Transfer {
@@ -207,10 +213,10 @@ Napi::Value SimulatedPort::startRead(const Napi::CallbackInfo& info) {
   const uint64_t id = arguments.u64(0, "id");
   const uint64_t iova = arguments.u64(1, "iova");
   std::vector<uint8_t> bytes(arguments.u64(2, "length"));
-  const auto pasid = pasidOf(arguments, 3);
+  const devices::Requester by = requesterOf(arguments, 3);
   const bool started = link_ && link_->withPort([&](devices::Port& port) {
     const auto transfer = std::make_shared<Transfer>(link_, id, std::move(bytes));
-    port.startRead(iova, transfer->bytes.data(), transfer->bytes.size(), pasid, doneOf(transfer));
+    port.startRead(iova, transfer->bytes.data(), transfer->bytes.size(), by, doneOf(transfer));
     return true;
   });
   return Napi::Boolean::New(info.Env(), started);
@@ -221,11 +227,11 @@ Napi::Value SimulatedPort::startWrite(const Napi::CallbackInfo& info) {
   const uint64_t id = arguments.u64(0, "id");
   const uint64_t iova = arguments.u64(1, "iova");
   const auto given = arguments.bytes(2, "from");
-  const auto pasid = pasidOf(arguments, 3);
+  const devices::Requester by = requesterOf(arguments, 3);
   const bool started = link_ && link_->withPort([&](devices::Port& port) {
     const auto transfer =
         std::make_shared<Transfer>(link_, id, std::vector<uint8_t>(given.begin(), given.end()));
-    port.startWrite(iova, transfer->bytes.data(), transfer->bytes.size(), pasid, doneOf(transfer));
+    port.startWrite(iova, transfer->bytes.data(), transfer->bytes.size(), by, doneOf(transfer));
     return true;
   });
   return Napi::Boolean::New(info.Env(), started);

@@ -51,9 +51,11 @@ class SimulatedPort final : public Napi::ObjectWrap<SimulatedPort> {
   Napi::Value memory(const Napi::CallbackInfo& info);
   // (id, delay in microseconds) => posted? `run` is called with the id, unless the function is reset before
   Napi::Value post(const Napi::CallbackInfo& info);
-  // (id, iova, length, pasid?) => begun? Then `moved` is called with the id, if the device is not unplugged
+  // (id, iova, length, pasid?, execute, privileged) => begun? Then `moved` is called with the id, if the
+  // device is not unplugged
   Napi::Value startRead(const Napi::CallbackInfo& info);
-  Napi::Value startWrite(const Napi::CallbackInfo& info);  // (id, iova, from: Uint8Array, pasid?) => begun?
+  // (id, iova, from: Uint8Array, pasid?, execute, privileged) => begun?
+  Napi::Value startWrite(const Napi::CallbackInfo& info);
   // (): work of the model that goes on by itself begins or ends: `settle` waits for it
   Napi::Value hold(const Napi::CallbackInfo& info);
   Napi::Value release(const Napi::CallbackInfo& info);

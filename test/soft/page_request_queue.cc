@@ -150,8 +150,8 @@ void stalled() {
           it.queue.answer(second[0].cookie, 1) == sizeof(Response) ? machine.finish() : "no answer");
     claim("S24: ... and the device goes on", !machine.busy());
     machine.inside([&] {
-      machine.edu.endpoint->dma.startRead(
-          0xd000, bytes, sizeof(bytes), std::nullopt, [](bool) {}, kExecutes | kPrivileged);
+      machine.edu.endpoint->dma.startRead(0xd000, bytes, sizeof(bytes), std::nullopt, [](bool) {},
+                                          {.execute = true, .privileged = true});
     });
     machine.host.settle();
     const std::vector<Record> third = it.queue.read();

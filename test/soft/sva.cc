@@ -365,6 +365,62 @@ void groups() {
   machine.inside([&] { bond->leave(told); });
 }
 
+// What a device asks for besides reading, with the PASID of a bond: 1 it may, 0 not, -1 no answer. `in`: 0
+// this process, or a child with the same memory. The unit is AMD's, since VT-d's driver refuses such requests
+// itself.
+void rights() {
+  const auto fresh = [](int protection) {
+    return [protection] {
+      void* const at = anonymous(PROT_READ | PROT_WRITE);
+      mprotect(at, 4 * kPage, protection);
+      return at;
+    };
+  };
+  const struct {
+    const char* name;
+    std::function<void*()> make;
+    iommu::PageRequests::Asks asks;
+    bool may;
+  } all[] = {
+      {"executes what is executable", fresh(PROT_READ | PROT_EXEC), {.execute = true}, true},
+      {"executes what is not", fresh(PROT_READ | PROT_WRITE), {.execute = true}, false},
+      {"executes what is not even readable", fresh(PROT_NONE), {.execute = true}, false},
+      {"executes where nothing is",
+       [] { return touched([](void* at) { munmap(at, 4 * kPage); }); },
+       {.execute = true},
+       false},
+      {"reads as the supervisor", fresh(PROT_READ), {.privileged = true}, true},
+  };
+  for (const bool ours : {true, false}) {
+    for (const auto& each : all) {
+      auto* const at = static_cast<char*>(each.make());
+      const Child child;
+      SvaMachine machine(kNewestKernel, iommu::makeUnit({.model = &iommu::models::amd(),
+                                                         .pasidBits = 16,
+                                                         .pageRequests = iommu::PageRequestKind::pri}));
+      auto& device = machine.device();
+      std::shared_ptr<Bond> bond;
+      Told told;
+      claim("a device is bound",
+            machine.enable(device) == 0 && machine.bind(device, ours ? 0 : child.pid, bond) == 0);
+      machine.inside([&] { bond->join(told); });
+      char bytes[16];
+      int outcome = -1;
+      machine.inside([&] {
+        device.dma.startRead(
+            reinterpret_cast<uint64_t>(at), bytes, sizeof bytes, *bond->pasid(),
+            [&](bool moved) { outcome = moved ? 1 : 0; }, each.asks);
+      });
+      machine.host.settle();
+      const std::string who = ours ? "C7: a device " : "C7: a device, in another process, ";
+      claim(who + each.name, each.may ? 1 : 0, outcome);
+      claim("... and is refused with a reason, if it is", each.may ? 0 : 1, told.faults);
+      machine.inside([&] { bond->leave(told); });
+      machine.unbind(bond);
+    }
+  }
+}
+
 // ---------------------------------------------------------------- random sequences against a reference
 
 // What the calls should do, written apart from the code.
@@ -534,6 +590,7 @@ int main(int argc, char** argv) {
   areas();
   changes();
   groups();
+  rights();
   sequences(argc > 1 ? std::atof(argv[1]) : 2, argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1);
   return failures == 0 ? 0 : 1;
 }

@@ -34,9 +34,9 @@ struct Told final : iommu::BondUser {
 
 class SvaMachine {
  public:
-  explicit SvaMachine(KernelVersion kernel = kNewestKernel)
+  explicit SvaMachine(KernelVersion kernel = kNewestKernel, iommu::Unit itsUnit = fullUnit())
       : host(std::make_shared<mm::Memory>(), {.kernel = kernel}),
-        unit(fullUnit()),
+        unit(std::move(itsUnit)),
         inside_(host.install(std::make_shared<Inside>(), FdKind::plain, O_RDWR)) {}
   ~SvaMachine() {
     // A device may be in the group of an earlier one.

@@ -30,10 +30,14 @@ export class Open extends SimulatedDevice {
   bell(bar = 0, offset = BELL) {
     return this.doorbell(bar, offset);
   }
-  fetch(iova: bigint, into: Uint8Array, o?: { pasid?: number }): Promise<void> {
+  fetch(
+    iova: bigint,
+    into: Uint8Array,
+    o?: { pasid?: number; execute?: boolean; privileged?: boolean },
+  ): Promise<void> {
     return this.dmaReadAsync(iova, into, o);
   }
-  store(iova: bigint, from: Uint8Array, o?: { pasid?: number }): Promise<void> {
+  store(iova: bigint, from: Uint8Array, o?: { pasid?: number; privileged?: boolean }): Promise<void> {
     return this.dmaWriteAsync(iova, from, o);
   }
   messages(): string[] {

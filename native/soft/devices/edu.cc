@@ -226,10 +226,10 @@ void Edu::transfer() {
     port_->refuseDma(iova, dma_.count, toMemory, "outside the device's buffer");
     finish();
   } else if (toMemory) {
-    port_->startWrite(reachable(iova, true), buffer_.data() + inside, dma_.count, std::nullopt,
+    port_->startWrite(reachable(iova, true), buffer_.data() + inside, dma_.count, Requester{},
                       [this](bool) { finish(); });
   } else {
-    port_->startRead(reachable(iova, false), buffer_.data() + inside, dma_.count, std::nullopt,
+    port_->startRead(reachable(iova, false), buffer_.data() + inside, dma_.count, Requester{},
                      [this](bool) { finish(); });
   }
 }

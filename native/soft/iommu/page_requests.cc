@@ -31,9 +31,11 @@ size_t PageRequests::most() const {
 }
 
 PageRequest PageRequests::single(const Need& need) {
-  const uint32_t access =
+  uint32_t permissions =
       need.access == kWrite ? uapi::IOMMU_PGFAULT_PERM_WRITE : uapi::IOMMU_PGFAULT_PERM_READ;
-  return {.address = need.iova & ~(kPage - 1), .permissions = need.asks | access, .pasid = need.pasid};
+  if (need.asks.execute) permissions |= uapi::IOMMU_PGFAULT_PERM_EXEC;
+  if (need.asks.privileged) permissions |= uapi::IOMMU_PGFAULT_PERM_PRIV;
+  return {.address = need.iova & ~(kPage - 1), .permissions = permissions, .pasid = need.pasid};
 }
 
 std::vector<PageRequest> PageRequests::missing(uint32_t group, const Need& need, size_t room) const {

@@ -27,13 +27,18 @@ class PageRequests {
   [[nodiscard]] uint32_t mostGroups() const;
   [[nodiscard]] size_t most() const;
 
+  // What a device can ask for besides reading or writing.
+  struct Asks {
+    bool execute = false;
+    bool privileged = false;  // as the supervisor
+  };
   // What a transfer lacks.
   struct Need {
     std::optional<uint32_t> pasid;
     uint64_t iova;
     size_t size;
     uint32_t access;
-    uint32_t asks;  // besides reading or writing: IOMMU_PGFAULT_PERM_EXEC, _PRIV
+    Asks asks;
   };
   // The request for the first page that it needs, as a group of its own.
   [[nodiscard]] static PageRequest single(const Need& need);

@@ -21,8 +21,13 @@ Translation::Reach SharedTable::reach(uint64_t iova, uint64_t limit, uint32_t /*
 int SharedTable::suits(const Unit& unit) const { return unit.model.sharesTables() ? 0 : -EOPNOTSUPP; }
 
 std::optional<PageResponse> SharedTable::serve(Endpoint& from, const PageRequest& request) {
-  const bool write = (request.permissions & uapi::IOMMU_PGFAULT_PERM_WRITE) != 0;
-  const mm::FaultIn came = space_->hasEnded() ? mm::FaultIn::ended : space_->faultIn(request.address, write);
+  const auto asks = [&request](uint32_t permission) { return (request.permissions & permission) != 0; };
+  // Whether the access is privileged makes no difference to the kernel, which looks at the rights of the
+  // area.
+  const mm::FaultIn came = space_->hasEnded()
+                               ? mm::FaultIn::ended
+                               : space_->faultIn(request.address, asks(uapi::IOMMU_PGFAULT_PERM_WRITE),
+                                                 asks(uapi::IOMMU_PGFAULT_PERM_EXEC));
   if (came == mm::FaultIn::done) return PageResponse::success;
   report_({from, request, came});
   return PageResponse::invalid;

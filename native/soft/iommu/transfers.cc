@@ -128,12 +128,12 @@ bool Transfers::write(uint64_t iova, const void* from, size_t size, std::optiona
 }
 
 void Transfers::startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done,
-                          uint32_t asks) {
+                          Asks asks) {
   proceed({iova, size, static_cast<char*>(into), kRead, pasid, std::move(done), asks});
 }
 
 void Transfers::startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
-                           Done done, uint32_t asks) {
+                           Done done, Asks asks) {
   proceed({iova, size, static_cast<char*>(const_cast<void*>(from)), kWrite, pasid, std::move(done), asks});
 }
 

@@ -37,13 +37,14 @@ class Transfers {
   bool write(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid = std::nullopt);
 
   // The same for a device that can wait. `done` is told the outcome, at once or later on the engine. Until
-  // then the memory must stay valid. `asks`: what its page requests ask for besides reading or writing,
-  // IOMMU_PGFAULT_PERM_EXEC or _PRIV. Page tables here know no such rights.
+  // then the memory must stay valid. `asks`: what its page requests ask for besides reading or writing. Page
+  // tables here know no such rights: only who handles the request does.
   using Done = std::function<void(bool)>;
+  using Asks = PageRequests::Asks;
   void startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done,
-                 uint32_t asks = 0);
+                 Asks asks = {});
   void startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid, Done done,
-                  uint32_t asks = 0);
+                  Asks asks = {});
 
   // The answer to the page requests of `group`. Nothing happens if no transfer waits for it.
   void resume(uint32_t group, PageResponse response);
@@ -60,7 +61,7 @@ class Transfers {
     uint32_t access;
     std::optional<uint32_t> pasid;
     Done done;
-    uint32_t asks = 0;
+    Asks asks{};
     // While it waits:
     uint32_t group = 0;   // the number of its page requests
     size_t requests = 0;  // how many these are

@@ -10,7 +10,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <string>
 
 #include "../../guard/guard.h"
@@ -63,6 +66,46 @@ class Presence {
   const int fd_;
 };
 
+struct Area {
+  bool exists = false;
+  bool readable = false;
+  bool writable = false;
+  bool executable = false;
+};
+
+// The areas of a process, by its `maps`. The open file belongs to the memory that the process had then.
+class Areas {
+ public:
+  explicit Areas(const std::string& path) : maps_(fopen(path.c_str(), "re")) {}
+  ~Areas() {
+    if (maps_ != nullptr) fclose(maps_);
+  }
+  Areas(const Areas&) = delete;
+  Areas& operator=(const Areas&) = delete;
+
+  // Nothing: they can't be read.
+  [[nodiscard]] std::optional<Area> at(uint64_t address) const {
+    if (maps_ == nullptr) return std::nullopt;
+    Area found;
+    rewind(maps_);
+    char* line = nullptr;
+    size_t size = 0;
+    while (getline(&line, &size, maps_) > 0) {
+      unsigned long start = 0;
+      unsigned long end = 0;
+      char rights[5] = {};
+      if (sscanf(line, "%lx-%lx %4s", &start, &end, rights) != 3 || address >= end) continue;
+      if (address >= start) found = {true, rights[0] == 'r', rights[1] == 'w', rights[2] == 'x'};
+      break;
+    }
+    free(line);
+    return found;
+  }
+
+ private:
+  FILE* const maps_;
+};
+
 // ---------------------------------------------------------------- this process
 
 bool canPopulate() {
@@ -94,8 +137,14 @@ class OwnSpace final : public AddressSpace {
     return Memory::copyOutSome(address, from, size);
   }
 
-  [[nodiscard]] FaultIn faultIn(uint64_t address, bool write) const override {
+  [[nodiscard]] FaultIn faultIn(uint64_t address, bool write, bool execute) const override {
     if (memory_.anyUnmapped(address, 1)) return FaultIn::noArea;
+    if (execute) {
+      // Rare, so the file is not kept open.
+      const std::optional<Area> area = Areas("/proc/self/maps").at(address);
+      if (area && !area->exists) return FaultIn::noArea;
+      if (!area || !area->executable) return FaultIn::notPermitted;
+    }
     void* const page = pointer(pageOf(address));
     // Unlike an access by the processor, neither of these grows the stack.
     if (!canPopulate()) {
@@ -136,11 +185,8 @@ class OtherSpace final : public AddressSpace {
       : AddressSpace(its),
         pidfd_(pidfd),
         presence_("/proc/" + std::to_string(its) + "/pagemap"),
-        maps_(fopen(("/proc/" + std::to_string(its) + "/maps").c_str(), "re")) {}
-  ~OtherSpace() override {
-    ::close(pidfd_);
-    if (maps_ != nullptr) fclose(maps_);
-  }
+        areas_("/proc/" + std::to_string(its) + "/maps") {}
+  ~OtherSpace() override { ::close(pidfd_); }
   OtherSpace(const OtherSpace&) = delete;
   OtherSpace& operator=(const OtherSpace&) = delete;
 
@@ -173,15 +219,16 @@ class OtherSpace final : public AddressSpace {
 
   // Reading one byte brings the page in. Writing it back would make the page writable too, but could undo a
   // write that the other process makes meanwhile. So the device's own write does that.
-  [[nodiscard]] FaultIn faultIn(uint64_t address, bool write) const override {
+  [[nodiscard]] FaultIn faultIn(uint64_t address, bool write, bool execute) const override {
     if (!isAlive()) return FaultIn::ended;
-    // Where the areas can't be read, the access itself shows what is allowed.
-    if (maps_ == nullptr) return FaultIn::done;
-    const Area area = areaOf(address);
-    if (!area.exists) return FaultIn::noArea;
-    if (write ? !area.writable : !area.readable) return FaultIn::notPermitted;
+    const std::optional<Area> area = areas_.at(address);
+    // Where the areas can't be read, the access itself shows what is allowed, but for executing.
+    if (!area) return execute ? FaultIn::notPermitted : FaultIn::done;
+    if (!area->exists) return FaultIn::noArea;
+    if (write ? !area->writable : !area->readable) return FaultIn::notPermitted;
+    if (execute && !area->executable) return FaultIn::notPermitted;
     char byte;
-    if (!area.readable || transfer(process_vm_readv, &byte, address, 1) == 1) return FaultIn::done;
+    if (!area->readable || transfer(process_vm_readv, &byte, address, 1) == 1) return FaultIn::done;
     return errno == ESRCH ? FaultIn::ended : FaultIn::noMemory;
   }
 
@@ -201,33 +248,9 @@ class OtherSpace final : public AddressSpace {
     return got > 0 ? static_cast<size_t>(got) : 0;
   }
 
-  struct Area {
-    bool exists = false;
-    bool readable = false;
-    bool writable = false;
-  };
-
-  // The area of an address, by /proc/PID/maps. The open file belongs to the memory that the process had then.
-  [[nodiscard]] Area areaOf(uint64_t address) const {
-    Area found;
-    rewind(maps_);
-    char* line = nullptr;
-    size_t size = 0;
-    while (getline(&line, &size, maps_) > 0) {
-      unsigned long start = 0;
-      unsigned long end = 0;
-      char rights[5] = {};
-      if (sscanf(line, "%lx-%lx %4s", &start, &end, rights) != 3 || address >= end) continue;
-      if (address >= start) found = {true, rights[0] == 'r', rights[1] == 'w'};
-      break;
-    }
-    free(line);
-    return found;
-  }
-
   const int pidfd_;
   const Presence presence_;
-  FILE* const maps_;
+  const Areas areas_;
 };
 
 }  // namespace

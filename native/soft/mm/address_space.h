@@ -55,8 +55,8 @@ class AddressSpace {
   // Copies. These return how many of the first bytes could be copied.
   [[nodiscard]] virtual size_t read(void* into, uint64_t address, size_t size) const = 0;
   [[nodiscard]] virtual size_t write(uint64_t address, const void* from, size_t size) const = 0;
-  // Brings in the page of `address`.
-  [[nodiscard]] virtual FaultIn faultIn(uint64_t address, bool write) const = 0;
+  // Brings in the page of `address`, if its area allows to read it, or to write and to execute it as asked.
+  [[nodiscard]] virtual FaultIn faultIn(uint64_t address, bool write, bool execute) const = 0;
 
  protected:
   explicit AddressSpace(pid_t its) : pid(its) {}

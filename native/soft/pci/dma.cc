@@ -84,34 +84,37 @@ bool Function::writeMemory(uint64_t iova, const void* from, size_t size, std::op
 }
 
 // The parts move one after the other: each begins when the part before it is done.
-void Function::beginRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) {
-  if (!begins(iova, size, false, pasid)) return done(false);
-  const Reach part = reach(iova, size, pasid);
+void Function::beginRead(uint64_t iova, void* into, size_t size, devices::Requester by, Done done) {
+  if (!begins(iova, size, false, by.pasid)) return done(false);
+  const Reach part = reach(iova, size, by.pasid);
   auto* bytes = static_cast<uint8_t*>(into);
   Done next = std::move(done);
   if (part.size < size) {
-    next = [this, iova = iova + part.size, bytes = bytes + part.size, size = size - part.size, pasid,
+    next = [this, iova = iova + part.size, bytes = bytes + part.size, size = size - part.size, by,
             last = std::move(next)](bool moved) {
-      beginRead(iova, bytes, size, pasid, [last, moved](bool rest) { last(moved && rest); });
+      beginRead(iova, bytes, size, by, [last, moved](bool rest) { last(moved && rest); });
     };
   }
-  if (!part.peer) return endpoint->dma.startRead(iova, bytes, part.size, pasid, std::move(next));
+  if (!part.peer)
+    return endpoint->dma.startRead(iova, bytes, part.size, by.pasid, std::move(next),
+                                   {by.execute, by.privileged});
   if (peerRead(part, bytes)) next(true);
 }
 
-void Function::beginWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
-                          Done done) {
-  if (!begins(iova, size, true, pasid)) return done(false);
-  const Reach part = reach(iova, size, pasid);
+void Function::beginWrite(uint64_t iova, const void* from, size_t size, devices::Requester by, Done done) {
+  if (!begins(iova, size, true, by.pasid)) return done(false);
+  const Reach part = reach(iova, size, by.pasid);
   const auto* bytes = static_cast<const uint8_t*>(from);
   Done next = std::move(done);
   if (part.size < size) {
-    next = [this, iova = iova + part.size, bytes = bytes + part.size, size = size - part.size, pasid,
+    next = [this, iova = iova + part.size, bytes = bytes + part.size, size = size - part.size, by,
             last = std::move(next)](bool moved) {
-      beginWrite(iova, bytes, size, pasid, [last, moved](bool rest) { last(moved && rest); });
+      beginWrite(iova, bytes, size, by, [last, moved](bool rest) { last(moved && rest); });
     };
   }
-  if (!part.peer) return endpoint->dma.startWrite(iova, bytes, part.size, pasid, std::move(next));
+  if (!part.peer)
+    return endpoint->dma.startWrite(iova, bytes, part.size, by.pasid, std::move(next),
+                                    {by.execute, by.privileged});
   if (peerWrite(part, bytes)) next(true);
 }
 

@@ -74,19 +74,19 @@ bool Function::dmaWrite(uint64_t iova, const void* from, size_t size, std::optio
   return writeMemory(iova, from, size, pasid);
 }
 
-void Function::startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) {
+void Function::startRead(uint64_t iova, void* into, size_t size, devices::Requester by, Done done) {
   host.trace("dma read", bdf);
   const auto strike = host.deviceFaults().strike(Of::dma, bdf);
-  if (!strike) return beginRead(iova, into, size, pasid, std::move(done));
+  if (!strike) return beginRead(iova, into, size, by, std::move(done));
   switch (strike->kind) {
     case Kind::dmaDelayed:
-      return later(strike->delay, [this, iova, into, size, pasid, done = std::move(done)] {
-        beginRead(iova, into, size, pasid, done);
+      return later(strike->delay, [this, iova, into, size, by, done = std::move(done)] {
+        beginRead(iova, into, size, by, done);
       });
     case Kind::dmaDropped:
-      return done(faultyRead(*strike, iova, into, size, pasid));
+      return done(faultyRead(*strike, iova, into, size, by.pasid));
     default:
-      return beginRead(iova, into, size, pasid,
+      return beginRead(iova, into, size, by,
                        [into, size, number = strike->number, done = std::move(done)](bool moved) {
                          flipBit(into, size, number);
                          done(moved);
@@ -94,22 +94,21 @@ void Function::startRead(uint64_t iova, void* into, size_t size, std::optional<u
   }
 }
 
-void Function::startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
-                          Done done) {
+void Function::startWrite(uint64_t iova, const void* from, size_t size, devices::Requester by, Done done) {
   host.trace("dma write", bdf);
   const auto strike = host.deviceFaults().strike(Of::dma, bdf);
-  if (!strike) return beginWrite(iova, from, size, pasid, std::move(done));
+  if (!strike) return beginWrite(iova, from, size, by, std::move(done));
   switch (strike->kind) {
     case Kind::dmaDelayed:
-      return later(strike->delay, [this, iova, from, size, pasid, done = std::move(done)] {
-        beginWrite(iova, from, size, pasid, done);
+      return later(strike->delay, [this, iova, from, size, by, done = std::move(done)] {
+        beginWrite(iova, from, size, by, done);
       });
     case Kind::dmaDropped:
       return done(true);
     default: {
       const auto bytes = copyOf(from, size);
       flipBit(bytes->data(), size, strike->number);
-      return beginWrite(iova, bytes->data(), size, pasid,
+      return beginWrite(iova, bytes->data(), size, by,
                         [bytes, done = std::move(done)](bool moved) { done(moved); });
     }
   }

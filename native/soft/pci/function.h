@@ -155,9 +155,8 @@ class Function final : public devices::Port {
   [[nodiscard]] bool reachesNeighbour(uint64_t iova, size_t size, std::optional<uint32_t> pasid);
   bool dmaRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) override;
   bool dmaWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid) override;
-  void startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) override;
-  void startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
-                  Done done) override;
+  void startRead(uint64_t iova, void* into, size_t size, devices::Requester by, Done done) override;
+  void startWrite(uint64_t iova, const void* from, size_t size, devices::Requester by, Done done) override;
   void refuseDma(uint64_t iova, uint64_t length, bool write, std::string reason) override;
   [[nodiscard]] bool messagesEnabled() const override;
   void sendMessage(unsigned vector) override;
@@ -242,8 +241,8 @@ class Function final : public devices::Port {
   // The DMA of the port, without injected faults.
   bool readMemory(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid);
   bool writeMemory(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid);
-  void beginRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done);
-  void beginWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid, Done done);
+  void beginRead(uint64_t iova, void* into, size_t size, devices::Requester by, Done done);
+  void beginWrite(uint64_t iova, const void* from, size_t size, devices::Requester by, Done done);
   // The same with a fault: faults.cc
   using Strike = DeviceFaults::Strike;
   bool faultyRead(const Strike& strike, uint64_t iova, void* into, size_t size,

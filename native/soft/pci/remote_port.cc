@@ -70,16 +70,15 @@ bool RemotePort::peek(uint64_t iova, void* into, size_t size, std::optional<uint
   return whole;
 }
 
-void RemotePort::startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) {
+void RemotePort::startRead(uint64_t iova, void* into, size_t size, devices::Requester by, Done done) {
   enter([&](Function& function) {
-    function.startRead(iova, into, size, pasid, onEngine(function, std::move(done)));
+    function.startRead(iova, into, size, by, onEngine(function, std::move(done)));
   });
 }
 
-void RemotePort::startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
-                            Done done) {
+void RemotePort::startWrite(uint64_t iova, const void* from, size_t size, devices::Requester by, Done done) {
   enter([&](Function& function) {
-    function.startWrite(iova, from, size, pasid, onEngine(function, std::move(done)));
+    function.startWrite(iova, from, size, by, onEngine(function, std::move(done)));
   });
 }
 

@@ -36,9 +36,8 @@ class RemotePort final : public devices::Port {
   [[nodiscard]] std::optional<bool> dmaWriteAlone(uint64_t iova, const void* from, size_t size,
                                                   std::optional<uint32_t> pasid) override;
   bool peek(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid) override;
-  void startRead(uint64_t iova, void* into, size_t size, std::optional<uint32_t> pasid, Done done) override;
-  void startWrite(uint64_t iova, const void* from, size_t size, std::optional<uint32_t> pasid,
-                  Done done) override;
+  void startRead(uint64_t iova, void* into, size_t size, devices::Requester by, Done done) override;
+  void startWrite(uint64_t iova, const void* from, size_t size, devices::Requester by, Done done) override;
   void refuseDma(uint64_t iova, uint64_t length, bool write, std::string reason) override;
   [[nodiscard]] bool messagesEnabled() const override;
   void sendMessage(unsigned vector) override;
