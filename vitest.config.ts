@@ -1,4 +1,5 @@
 import { defineConfig } from 'vitest/config';
+import { leftOut } from './test/support/software-only.ts';
 
 // The guest runs on a software CPU: everything takes some ten times longer there.
 const guest = Boolean(process.env['VFIO_GUEST']);
@@ -6,7 +7,7 @@ const guest = Boolean(process.env['VFIO_GUEST']);
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
-    exclude: ['test/package/**', 'test/selftest/**'],
+    exclude: ['test/package/**', 'test/selftest/**', ...leftOut().keys()],
     reporters: ['default', './test/support/reporter.ts'],
     pool: 'forks',
     execArgv: ['--expose-gc'],

@@ -6,6 +6,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { SerializedError } from 'vitest';
 import type { Reporter, TestModule, Vitest } from 'vitest/node';
+import { leftOut } from './software-only.ts';
 
 export interface Report {
   readonly backend: string;
@@ -80,6 +81,8 @@ function summarize(
         if (type === 'skip') skipped.push({ test: `${name}: a part of it`, reason: message });
     }
   }
+  for (const [file, because] of leftOut())
+    skipped.push({ test: `${file}: all of it`, reason: `needs the software backend: ${because}` });
   if (passed + failures.length + skipped.length === 0) failures.push('there was no test to run');
   for (const error of unhandled) failures.push(`outside any test: ${error.message}`);
   return {
