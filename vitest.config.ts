@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os';
 import { defineConfig } from 'vitest/config';
 import { leftOut } from './test/support/software-only.ts';
 
@@ -18,6 +19,8 @@ export default defineConfig({
     // starting one takes 6 seconds.
     fileParallelism: !guest,
     isolate: !guest,
+    // vitest leaves a core free, which on two cores is half of the machine.
+    ...(guest ? {} : { maxWorkers: Math.max(2, availableParallelism() - 1) }),
     // vitest runs longer files first, by what it remembers of the last run: that of the software host, for the guest. The
     // order there, which shares one machine, should depend on nothing that another run left.
     ...(guest ? { cache: false } : {}),
