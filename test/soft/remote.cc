@@ -85,7 +85,7 @@ void callsBack() {
   claim("DMA to where nothing is fails", !port.dmaRead(0x900000, copy.data(), 6, std::nullopt));
   claim("... and is in the fault log", 1, static_cast<int64_t>(machine.host->takeFaults().size()));
   std::atomic<int> outcome = -1;
-  port.startRead(kIova, copy.data(), copy.size(), std::nullopt,
+  port.startRead(kIova, copy.data(), copy.size(), {},
                  [&](bool moved) { outcome = moved && machine.answers() ? 1 : 0; });
   machine.host->settle();
   claim("the outcome of a transfer comes without the lock", 1, outcome);
