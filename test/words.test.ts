@@ -213,7 +213,10 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
     expect(await vfio(host, 'doctor')).toMatch(/^fail +IOMMU/m);
   });
 
-  test('A2: the user nobody, with 64 MiB of memory to lock, does all but binding once root has granted it', async (ctx) => {
+  // It starts five programs, each of which takes some ten seconds in the guest.
+  test('A2: the user nobody, with 64 MiB of memory to lock, does all but binding once root has granted it', {
+    timeout: 180_000,
+  }, async (ctx) => {
     needs(ctx, {
       backends: ['kernel'],
       because: 'it is about the users of this machine (test/command.test.ts: E1)',
