@@ -2,6 +2,7 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { DmaBuffer, DmaError, Host, SimulatedDevice, type SoftwareHost } from '../lib/index.ts';
 import { GROUP_OF_TWO, needs } from './support/backends.ts';
+import { plug } from './support/bonding.ts';
 import { collect, turn } from './support/collect.ts';
 import { Open } from './support/open-device.ts';
 
@@ -74,20 +75,9 @@ describe('DMA that waits for pages', () => {
       'execute',
     );
     host[Symbol.dispose]();
-    host = Host.open({
-      backend: 'software',
-      software: {
-        topology: {
-          iommus: [{ kind: 'smmuv3', pasidBits: 8, pageRequests: 'stall' }],
-          devices: [{ model: 'host-bridge', bdf: '0000:00:00.0' }],
-        },
-      },
-    });
-    host.software.addDevice(BDF, model);
-    const iommufd = host.openIommufd();
-    const device = host.openDevice(BDF);
-    device.bind(iommufd);
-    device.config.busMaster = true;
+    const plugged = plug(model, BDF, { kind: 'smmuv3', pageRequests: 'stall' });
+    host = plugged.host;
+    const { iommufd, device } = plugged;
     const queue = iommufd.allocFaultQueue();
     const ioas = iommufd.allocIoas();
     device.attach(iommufd.allocHwpt({ device, parent: ioas, faultQueue: queue, pasid: true }));

@@ -213,7 +213,7 @@ describe('A4 A5: why a device cannot be used, and what repairs it:', () => {
     expect(await vfio(host, 'doctor')).toMatch(/^fail +IOMMU/m);
   });
 
-  // It starts five programs, each of which takes some ten seconds in the guest.
+  // It starts five programs, which took 62 seconds in a guest beside other work.
   test('A2: the user nobody, with 64 MiB of memory to lock, does all but binding once root has granted it', {
     timeout: 180_000,
   }, async (ctx) => {

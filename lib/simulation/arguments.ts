@@ -31,12 +31,13 @@ const NAMES = {
 /** The checked arguments of a DMA access. */
 export function access(call: keyof typeof NAMES, iova: U64Like, bytes: Uint8Array, o: Requester | undefined) {
   const address = u64(iova, 'iova');
-  const { pasid, execute: executes, privileged: supervises } = known(o, 'options', NAMES[call]);
+  const given = known(o, 'options', NAMES[call]);
+  const { pasid } = given;
   if (!ArrayBuffer.isView(bytes) || !(bytes instanceof Uint8Array))
     throw refusal('a Uint8Array', call.startsWith('dmaWrite') ? 'from' : 'into', bytes);
   if (pasid !== undefined) integer(pasid, 'pasid', 0, 0xfffff);
-  const execute = flag(executes, 'execute', false);
-  const privileged = flag(supervises, 'privileged', false);
+  const execute = flag(given.execute, 'execute', false);
+  const privileged = flag(given.privileged, 'privileged', false);
   if ((execute || privileged) && pasid === undefined)
     throw refusal(`a number beside ${execute ? 'execute' : 'privileged'}`, 'pasid', pasid);
   const { length } = bytes; // 0 once a model has detached it

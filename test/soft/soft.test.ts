@@ -52,6 +52,7 @@ test.for(checks.map((name) => [name, ids(name)] as const))(
 );
 
 needs({ backends: ['software'], because: 'it is about the software host alone' });
+
 test('1,500 answers are those that the real kernel gave', { timeout: 300_000 }, () => {
   // Recorded in the guest, see docs/testing.md. Numbers of groups and of the device's major are the machine's own, and
   // so is the class entry of a group, which is found by its number.
