@@ -309,6 +309,26 @@ describe('Accesses of a device', () => {
     expect(only(host, 'overlapping-writes')).toMatchObject({ device: OTHER, other: BDF, iova: 0x20020n });
     second.user[Symbol.dispose]();
   });
+
+  test("of two devices to the same memory, but the first one can't write there any more: none", () => {
+    const second = plug(OTHER);
+    using buffer = DmaBuffer.alloc(PAGE);
+    using _other = second.user.dma.map(buffer, { iova: 0x20000 });
+    const ends: Record<string, (space: typeof user.dma) => void> = {
+      unmap: (space) => void space.unmap(0x10000, PAGE),
+      detach: () => user.device.detach(),
+    };
+    for (const [name, end] of Object.entries(ends)) {
+      const mapping = user.dma.map(buffer, { iova: 0x10000 });
+      ring(() => second.model.move(true, 0x20000n), second);
+      ring(() => model.move(true, 0x10000n));
+      end(user.dma);
+      second.model.move(true, 0x20000n);
+      expect(host.software.report.findings, name).toEqual([]);
+      if (name === 'unmap') mapping[Symbol.dispose]();
+    }
+    second.user[Symbol.dispose]();
+  });
 });
 
 describe('Interrupts that nobody hears of', () => {

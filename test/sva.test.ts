@@ -519,6 +519,26 @@ test('S26: a device may execute only what the process may; VT-d refuses to execu
   }
 });
 
+describe('the DMA sanitizer', () => {
+  test('does not call it an overlap when the first device wrote before its bond ended', () => {
+    const bond = bindA();
+    enable(ofB);
+    const other = Sva.bind(ofB.device);
+    const memory = new Uint8Array(4096);
+    const overlaps = (unbind: boolean) => {
+      host.software.report.clear();
+      for (const user of [ofB, ofA]) user.device.region('bar0').write32(0, 0);
+      a.dmaWrite(bond.pointer(memory), bytesOf('one'), { pasid: pasidOf(bond) });
+      const { pasid } = other;
+      if (unbind) bond[Symbol.dispose]();
+      b.dmaWrite(other.pointer(memory), bytesOf('two'), { pasid: pasid as number });
+      return host.software.report.findings.map((each) => each.kind);
+    };
+    expect(overlaps(false)).toEqual(['overlapping-writes']);
+    expect(overlaps(true)).toEqual([]);
+  });
+});
+
 test('the demo runs to its end (npm run demo:sva)', async () => {
   const demo = new URL('../dist/examples/sva.js', import.meta.url).pathname;
   const child = spawn(process.execPath, [demo], {

@@ -43,7 +43,7 @@ void DmaWatch::moved(const Transfer& transfer) {
 }
 
 // Two devices may write to the same memory one after the other, if a driver gives it to the second one when
-// the first is done with it. So it is an incident only if the driver has told the second one nothing since.
+// the first is done with it. So it is an incident only if the driver has told the second one nothing since, and the first one can still write there.
 void DmaWatch::compare(const Transfer& transfer) {
   for (const Write& other : writes_) {
     const bool overlaps =
@@ -56,9 +56,19 @@ void DmaWatch::compare(const Transfer& transfer) {
   }
   Write& mine = writes_[nextWrite_++ % writes_.size()];
   mine.bdf = transfer.bdf;
+  mine.pasid = transfer.pasid;
+  mine.iova = transfer.iova;
   mine.user = transfer.user;
   mine.size = transfer.size;
   mine.time = now();
+}
+
+void DmaWatch::withdrawn(const Withdrawal& what) {
+  for (Write& write : writes_) {
+    const bool within = write.iova <= what.last && write.iova + (write.size - 1) >= what.first;
+    const bool same = write.pasid == what.pasid || what.allPasids;
+    if (write.size != 0 && within && same && write.bdf == what.bdf) write.size = 0;
+  }
 }
 
 void DmaWatch::forbid(uint64_t address, uint64_t length) {

@@ -28,12 +28,21 @@ class DmaWatch {
     bool write;
     uint64_t stored;  // when a driver last wrote to a register of the device
   };
+  // Addresses that a device can't use any more, or not as before.
+  struct Withdrawal {
+    const std::string& bdf;
+    std::optional<uint32_t> pasid;
+    bool allPasids;  // those of a guest's table too
+    uint64_t first;
+    uint64_t last;
+  };
 
   // Nanoseconds of the monotonic clock, which process.hrtime of Node reads too.
   [[nodiscard]] static uint64_t now();
 
   void report(Incident incident);
   void moved(const Transfer& transfer);
+  void withdrawn(const Withdrawal& what);
   void lostInterrupt(const std::string& bdf, unsigned vector, std::string reason);
   // From now on DMA to this memory of the process is an incident, or none any more.
   void forbid(uint64_t address, uint64_t length);
@@ -44,8 +53,10 @@ class DmaWatch {
  private:
   struct Write {
     std::string bdf;
+    std::optional<uint32_t> pasid;
+    uint64_t iova = 0;
     uint64_t user = 0;
-    uint64_t size = 0;
+    uint64_t size = 0;  // 0: none, or the device can't write there any more
     uint64_t time = 0;
   };
   void compare(const Transfer& transfer);

@@ -138,6 +138,7 @@ class Host final : public Backend, public Controls, public Services {
   const HostOptions options_;
   Parameters parameters_;
   DeviceFaults deviceFaults_{options_.seed};
+  std::optional<DmaWatch> watch_;  // told of the ends of mappings and devices below
   std::shared_ptr<mm::Memory> memory_;
   iommu::Sva sva_{*this};
   files::Descriptors descriptors_;
@@ -147,7 +148,6 @@ class Host final : public Backend, public Controls, public Services {
   std::unique_ptr<machine::Machine> machine_;
   std::vector<DmaFault> faults_;
   std::vector<TraceEntry> trace_;
-  std::optional<DmaWatch> watch_;
   std::vector<std::function<void()>> after_;  // the work left for the end of the current call
 };
 

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "../core/dma_watch.h"
 #include "../core/engine.h"
 #include "../core/services.h"
 #include "guest_format.h"
@@ -61,8 +62,13 @@ Translation::Reach Endpoint::reach(const Attachment& by, std::optional<uint32_t>
 }
 
 void Endpoint::invalidate(std::optional<uint32_t> pasid, Range range) const {
-  unit.model.invalidate(
-      {.endpoint = *this, .pasid = pasid, .guestPasids = !pasid && guestsPasid(), .range = range});
+  withdraw({.endpoint = *this, .pasid = pasid, .guestPasids = !pasid && guestsPasid(), .range = range});
+}
+
+void Endpoint::withdraw(const Invalidation& what) const {
+  unit.model.invalidate(what);
+  if (DmaWatch* const watch = host.watcher())
+    watch->withdrawn({bdf, what.pasid, what.guestPasids, what.range.start, what.range.last});
 }
 
 void Endpoint::serve(std::optional<uint32_t> pasid, const Attachment& by) const {
@@ -93,7 +99,7 @@ void Endpoint::attach(std::optional<uint32_t> pasid, const Attachment& to) {
     }
   }
   serve(pasid, to);
-  if (translated) unit.model.invalidate({.endpoint = *this, .pasid = pasid, .guestPasids = guests});
+  if (translated) withdraw({.endpoint = *this, .pasid = pasid, .guestPasids = guests});
 }
 
 }  // namespace vfio::soft::iommu

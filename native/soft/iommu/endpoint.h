@@ -31,6 +31,8 @@ class Services;
 
 namespace vfio::soft::iommu {
 
+struct Invalidation;
+
 // What translates the transactions of an endpoint with one PASID, or without any.
 struct Attachment {
   std::shared_ptr<Translation> translation;    // null: blocked
@@ -61,8 +63,8 @@ class Endpoint {
   // Where the bytes of a transaction are. `by` is the attachment of this endpoint that translates it.
   [[nodiscard]] Translation::Reach reach(const Attachment& by, std::optional<uint32_t> pasid, uint64_t iova,
                                          uint64_t limit, uint32_t access) const;
-  // Makes the unit forget the translations of `range` that it has cached, for transactions with this PASID,
-  // or without one.
+  // The translations of `range` have changed or ended, for transactions with this PASID, or without one: makes
+  // the unit forget those that it has cached.
   void invalidate(std::optional<uint32_t> pasid, Range range) const;
 
   Services& host;
@@ -87,6 +89,8 @@ class Endpoint {
  private:
   // Does a guest's table translate the transactions with a PASID for which nothing is attached?
   [[nodiscard]] bool guestsPasid() const;
+  // Every invalidation goes through here, so that the host's DmaWatch learns of it too.
+  void withdraw(const Invalidation& what) const;
   // Every attachment is made and removed through these two, so that its translation knows whom it serves.
   void serve(std::optional<uint32_t> pasid, const Attachment& by) const;
   void leave(std::optional<uint32_t> pasid, const Attachment& by) const;
