@@ -69,7 +69,11 @@ Waits& waits() {
 constexpr const char* kDeadlock =
     "an access to this device was not made: the threads of its model and of its driver wait for each other";
 
+// How long a thread that waits for a model stays awake.
 constexpr auto kAwake = std::chrono::microseconds(50);
+// How long a model's thread stays awake for the next access of another thread. Drivers read several registers
+// in a row, and to wake a thread whose processor sleeps can take longer than all of them.
+constexpr auto kNext = std::chrono::microseconds(20);
 // How often a thread that waits looks whether the host has ended.
 constexpr std::chrono::milliseconds kLook{10};
 
@@ -249,7 +253,11 @@ bool SimulatedLink::queue(std::shared_ptr<Request> request) {
   const Reserve::Use use;
   auto kept = std::make_unique<std::shared_ptr<Request>>(request);
   if (!request->piece) pending_.push_back(std::move(request));
-  if (napi_call_threadsafe_function(queue_, kept.get(), napi_tsfn_nonblocking) != napi_ok) return false;
+  ++queued_;
+  if (napi_call_threadsafe_function(queue_, kept.get(), napi_tsfn_nonblocking) != napi_ok) {
+    --queued_;
+    return false;
+  }
   (void)kept.release();
   return true;
 }
@@ -263,11 +271,18 @@ void SimulatedLink::close() {
 void SimulatedLink::take(napi_env env, napi_value, void* context, void* data) {
   const std::unique_ptr<std::shared_ptr<Request>> request(static_cast<std::shared_ptr<Request>*>(data));
   auto& link = **static_cast<std::shared_ptr<SimulatedLink>*>(context);
+  --link.queued_;
   if (env == nullptr) {
     (*request)->answer(allOnes((*request)->width));
   } else if (!(*request)->answered) {
     link.run(**request);
+    if (!(*request)->piece) link.awaitNext();
   }
+}
+
+void SimulatedLink::awaitNext() const {
+  const auto end = std::chrono::steady_clock::now() + kNext;
+  while (queued_ == 0 && !ended_ && std::chrono::steady_clock::now() < end) std::this_thread::yield();
 }
 
 void SimulatedLink::finalize(napi_env, void* data, void*) {

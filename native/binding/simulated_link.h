@@ -76,6 +76,8 @@ class SimulatedLink : public std::enable_shared_from_this<SimulatedLink> {
   static void take(napi_env env, napi_value, void* context, void* data);
   static void finalize(napi_env, void* data, void*);
   void run(Request& request);
+  // Waits a moment for the next request, so that the queue finds it before the thread goes to sleep.
+  void awaitNext() const;
   uint64_t call(Request& request);
 
   const std::weak_ptr<Backend> host_;
@@ -89,6 +91,7 @@ class SimulatedLink : public std::enable_shared_from_this<SimulatedLink> {
   bool open_ = false;
   std::vector<std::shared_ptr<Request>> pending_;  // the calls that other threads wait for
   std::vector<ModelWork::Piece> held_;
+  std::atomic<unsigned> queued_ = 0;  // the requests that the queue has and `take` has not
   std::atomic<bool> ended_ = false;  // the owner's JavaScript; changes on its thread
   std::shared_ptr<devices::Port> port_;
 };
