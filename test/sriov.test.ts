@@ -1,7 +1,7 @@
 /** SR-IOV on both backends: virtual functions are made and removed, and opening one needs a token. */
 import { writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { type Group, Host, type Topology, VfioDevice } from '../lib/index.ts';
+import { type Container, type Group, Host, type Topology, VfioDevice } from '../lib/index.ts';
 import { backend, needs, SRIOV_PF } from './support/backends.ts';
 
 const PF = SRIOV_PF;
@@ -47,6 +47,7 @@ const code = (expected: string, reason = /(?:)/) =>
 needs({ guest: ['intel', 'amd', 'virtio'], because: 'the other has no IOMMU, so no group' });
 
 let host: Host;
+const containers: Container[] = [];
 beforeEach(async () => {
   host = open();
   // Another test file may have bound the devices.
@@ -55,6 +56,7 @@ beforeEach(async () => {
   if (backend === 'kernel') writeFileSync(`/sys/bus/pci/devices/${PF}/reset_method`, '\n');
 });
 afterEach(async () => {
+  for (const container of containers.splice(0)) container[Symbol.dispose]();
   const { driver, sriov } = host.device(PF);
   if (driver !== null && sriov?.numVfs !== 0) await host.device(PF).setNumVfs(0);
   if (driver !== null) await host.device(PF).unbind();
@@ -67,9 +69,10 @@ async function withVfs(count: number, on = host): Promise<void> {
   await on.device(PF).setNumVfs(count, { enableSriov: true });
 }
 
-/** A group of one device that has joined a container. */
+/** A group of one device that has joined a container of its own, which the end of the test closes. */
 function ready(bdf: string): Group & Disposable {
   const container = host.openContainer();
+  containers.push(container);
   const group = host.openGroup(host.device(bdf).group ?? -1);
   group.setContainer(container);
   container.setIommu('type1v2');
