@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <csignal>
@@ -283,6 +284,19 @@ void areas() {
       claim("... once, for the page", told.faults == 1 && told.address == (at & ~(kPage - 1)));
     }
   }
+  // However many pages are refused, the pages behind them are accessed, and each refusal is told.
+  constexpr size_t kRefused = 40;
+  constexpr size_t kPages = kRefused + 2;
+  auto* const at = static_cast<char*>(
+      mmap(nullptr, kPages * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  mprotect(at, kRefused * kPage, PROT_NONE);
+  const std::vector<char> sevens(kPages * kPage, 7);
+  told.faults = 0;
+  claim("a write over refused pages fails", false,
+        machine.write(device, reinterpret_cast<uint64_t>(at), sevens.data(), sevens.size(), 1));
+  claim("... and reaches all pages behind them", 2 * kPage,
+        std::count(at + kRefused * kPage, at + kPages * kPage, 7));
+  claim("... and each refusal is told", kRefused, told.faults);
   machine.inside([&] { bond->leave(told); });
 }
 

@@ -101,6 +101,7 @@ void Transfers::moveRest(Transfer transfer) {
     transfer.iova += lost;
     transfer.bytes += lost;
     transfer.size -= lost;
+    transfer.tries = 0;
     bool missing = false;
     const char* reason = move(transfer, missing);
     while (reason != nullptr && missing && served(transfer)) reason = move(transfer, missing);
