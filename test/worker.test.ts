@@ -176,6 +176,27 @@ describe('a descriptor', () => {
 describe('a worker that is stopped', () => {
   // Each prints `at work` when it is in the middle of its work. They use software hosts on both backends, since the code under
   // test is the same.
+  /** A device of the worker's own, on a software host. */
+  const plugModel = `
+      function plugModel() {
+        const { SimulatedDevice } = vfio;
+        class Model extends SimulatedDevice {
+          identity = { vendor: 0x1af4, device: 0x10f2, classCode: 0xff0000 };
+          bars = [{ size: 4096 }];
+          express = true;
+          functionReset = true;
+          pageRequests = true;
+          pasidBits = 8;
+        }
+        const topology = { iommus: [{ kind: 'vtd', pasidBits: 8, pageRequests: 'pri' }], devices: [{ model: 'host-bridge', bdf: '0000:00:00.0' }] };
+        const host = Host.open({ backend: 'software', software: { topology } });
+        const model = new Model();
+        host.software.addDevice('0000:00:1c.0', model);
+        const user = host.attach('0000:00:1c.0');
+        user.device.config.busMaster = true;
+        setInterval(() => {}, 1000); // its transfers don't keep the thread alive
+        return { host, model, user };
+      }`;
   const middles: Record<string, string> = {
     'in a pending wait': `
       const edu = await openEdu('software');
@@ -232,12 +253,35 @@ describe('a worker that is stopped', () => {
         edu.start(0x40000n, iova, 2048, 2);
         await turn();
       }`,
+    'while a model of its own does DMA': `
+      const { model, user } = plugModel();
+      user.dma.map(DmaBuffer.alloc(1 << 20), { iova: 0x100000n });
+      parentPort.postMessage('at work');
+      const move = async (way) => {
+        for (;;) await model[way](0x100000n, new Uint8Array(1 << 20));
+      };
+      await Promise.all(['dmaReadAsync', 'dmaWriteAsync', 'dmaReadAsync', 'dmaWriteAsync'].map(move));`,
+    'while a model of its own asks for pages': `
+      const { model, user } = plugModel();
+      const { Sva } = vfio;
+      Sva.features(user.device).enable('sva');
+      const bond = Sva.bind(user.device);
+      bond.setOps({ fault: () => {} });
+      parentPort.postMessage('at work');
+      const move = async (way) => {
+        for (;;) {
+          const memory = new Uint8Array(4 << 20);
+          await model[way](bond.pointer(memory), new Uint8Array(4 << 20), { pasid: bond.pasid });
+          await model[way](0x1000n, new Uint8Array(4096), { pasid: bond.pasid }).catch(() => {});
+        }
+      };
+      await Promise.all(['dmaReadAsync', 'dmaWriteAsync'].map(move));`,
   };
   for (const [name, body] of Object.entries(middles)) {
     test(`${name} does not harm the process, and leaves nothing open`, patient, async () => {
       const before = await descriptorsAtRest();
       for (let round = 0; round < (backend === 'software' ? 10 : 3); round++) {
-        const worker = start(body);
+        const worker = start(plugModel + body);
         expect(await message(worker)).toBe('at work');
         await sleep(round * 3);
         expect(await worker.terminate()).toBe(1);

@@ -74,6 +74,8 @@ constexpr auto kAwake = std::chrono::microseconds(50);
 // How long a model's thread stays awake for the next access of another thread. Drivers read several registers
 // in a row, and to wake a thread whose processor sleeps can take longer than all of them.
 constexpr auto kNext = std::chrono::microseconds(20);
+// How often it does not, so that its timers and its other work have their turn.
+constexpr auto kTurn = std::chrono::milliseconds(1);
 // How often a thread that waits looks whether the host has ended.
 constexpr std::chrono::milliseconds kLook{10};
 
@@ -267,22 +269,27 @@ void SimulatedLink::close() {
   if (std::exchange(open_, false)) napi_release_threadsafe_function(queue_, napi_tsfn_release);
 }
 
-// On the owner's thread: env is null if its JavaScript has ended.
+// On the owner's thread. env is null if its JavaScript has ended: `finalize` was called then, and the link
+// may be gone.
 void SimulatedLink::take(napi_env env, napi_value, void* context, void* data) {
   const std::unique_ptr<std::shared_ptr<Request>> request(static_cast<std::shared_ptr<Request>*>(data));
+  if (env == nullptr) return (*request)->answer(allOnes((*request)->width));
   auto& link = **static_cast<std::shared_ptr<SimulatedLink>*>(context);
   --link.queued_;
-  if (env == nullptr) {
-    (*request)->answer(allOnes((*request)->width));
-  } else if (!(*request)->answered) {
-    link.run(**request);
-    if (!(*request)->piece) link.awaitNext();
-  }
+  if ((*request)->answered) return;
+  link.run(**request);
+  if (!(*request)->piece) link.awaitNext();
 }
 
-void SimulatedLink::awaitNext() const {
-  const auto end = std::chrono::steady_clock::now() + kNext;
-  while (queued_ == 0 && !ended_ && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+void SimulatedLink::awaitNext() {
+  auto now = std::chrono::steady_clock::now();
+  if (now - slept_ > kTurn) {
+    slept_ = now;
+    return;
+  }
+  for (const auto end = now + kNext; queued_ == 0 && !ended_ && now < end;
+       now = std::chrono::steady_clock::now())
+    std::this_thread::yield();
 }
 
 void SimulatedLink::finalize(napi_env, void* data, void*) {
@@ -299,7 +306,12 @@ void SimulatedLink::run(Request& request) {
   uint64_t result = allOnes(request.width);
   if (!ended_) {
     const Napi::HandleScope scope(env_);
-    result = call(request);
+    try {
+      result = call(request);
+    } catch (const Napi::Error&) {
+      // Not even the arguments could be made: the JavaScript is being stopped, or has no memory left for
+      // them.
+    }
   }
   request.answer(result);
 }

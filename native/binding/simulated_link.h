@@ -9,6 +9,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -77,7 +78,7 @@ class SimulatedLink : public std::enable_shared_from_this<SimulatedLink> {
   static void finalize(napi_env, void* data, void*);
   void run(Request& request);
   // Waits a moment for the next request, so that the queue finds it before the thread goes to sleep.
-  void awaitNext() const;
+  void awaitNext();
   uint64_t call(Request& request);
 
   const std::weak_ptr<Backend> host_;
@@ -91,8 +92,9 @@ class SimulatedLink : public std::enable_shared_from_this<SimulatedLink> {
   bool open_ = false;
   std::vector<std::shared_ptr<Request>> pending_;  // the calls that other threads wait for
   std::vector<ModelWork::Piece> held_;
-  std::atomic<unsigned> queued_ = 0;  // the requests that the queue has and `take` has not
-  std::atomic<bool> ended_ = false;  // the owner's JavaScript; changes on its thread
+  std::atomic<unsigned> queued_ = 0;             // the requests that the queue has and `take` has not
+  std::chrono::steady_clock::time_point slept_;  // when awaitNext last let the thread go to sleep
+  std::atomic<bool> ended_ = false;              // the owner's JavaScript; changes on its thread
   std::shared_ptr<devices::Port> port_;
 };
 
