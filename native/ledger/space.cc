@@ -5,6 +5,9 @@
 namespace vfio::ledger {
 namespace {
 
+constexpr const char* kHidden =
+    "type1 before Linux 6.18 does not find a mapping that ends with the highest address, nor all those "
+    "beside it";
 constexpr const char* kLess = "type1 unmapped less than is recorded, and does not say what";
 constexpr const char* kUnknownKind = "nobody has said what kind of container unmapped a part";
 
@@ -205,6 +208,10 @@ Space::Outcome Space::decide(const Flight& flight, uint64_t length, Manner manne
   if (one) manner = manner == Manner::unknown && bytes != length ? manner : Manner::wholeRange;
   switch (manner) {
     case Manner::wholeRange:
+      if (hides() && bytes < recorded(flight, outcome)) {
+        doubt(flight, kHidden);
+        break;
+      }
       pieces_.drop(flight.start, flight.last, outcome.born);
       // The kernel unmapped more than was recorded: a map that ran at the same time may have lost its new
       // mapping.
@@ -212,28 +219,62 @@ Space::Outcome Space::decide(const Flight& flight, uint64_t length, Manner manne
       outcome.born = UINT64_MAX;
       break;
     case Manner::firstVersion: {
-      if (bytes == 0) break;
-      uint64_t sum = 0;
-      for (auto at = first; at != all.end() && at->first <= flight.last; ++at)
-        sum += at->second.last - at->first + 1;
-      const bool known = first->first >= flight.start && bytes >= sum;
+      if (bytes == 0 && !hides()) break;
+      const bool known = first->first >= flight.start && bytes >= recorded(flight, outcome);
+      if (!known) {
+        doubt(flight, hides() ? kHidden : kLess);
+        break;
+      }
       for (auto at = first; at != all.end() && at->first <= flight.last;) {
         const uint64_t start = at->first;
-        if (!known) at->second.doubt = kLess;
         ++at;
-        if (known) pieces_.dropWhole(start);
+        pieces_.dropWhole(start);
       }
-      if (!known) ++doubtCount;
       break;
     }
     case Manner::unknown:
-      if (bytes == 0) break;
-      for (auto at = first; at != all.end() && at->first <= flight.last; ++at)
-        at->second.doubt = kUnknownKind;
-      ++doubtCount;
+      if (bytes != 0 || hides()) doubt(flight, hides() ? kHidden : kUnknownKind);
       break;
   }
   return outcome;
+}
+
+bool Space::hides() const {
+  const auto& all = pieces_.all();
+  return !all.empty() && std::prev(all.end())->second.last == UINT64_MAX;
+}
+
+bool Space::mayHide() {
+  const std::lock_guard lock(mutex_);
+  return hides();
+}
+
+uint64_t Space::recorded(const Flight& flight, const Outcome& outcome) {
+  uint64_t sum = 0;
+  for (auto at = pieces_.find(flight.start, flight.last);
+       at != pieces_.all().end() && at->first <= flight.last; ++at)
+    if (at->second.born < outcome.born) sum += at->second.last - at->first + 1;
+  return sum;
+}
+
+void Space::doubt(const Flight& flight, const char* why) {
+  for (auto at = pieces_.find(flight.start, flight.last);
+       at != pieces_.all().end() && at->first <= flight.last; ++at)
+    at->second.doubt = why;
+  ++doubtCount;
+}
+
+int Space::keepHidden(Flight& flight, Wanted& wanted) {
+  std::unique_lock lock(mutex_);
+  const auto there = pieces_.find(flight.start, flight.last);
+  if (!flight.valid || there == pieces_.all().end() || there->second.memory == nullptr) return 0;
+  try {
+    wanted.memory = std::make_shared<std::pair<Memory, Memory>>(wanted.memory, there->second.memory);
+    return 0;
+  } catch (const std::bad_alloc&) {
+    finish(lock, flight);
+    return -ENOMEM;
+  }
 }
 
 std::optional<std::pair<uint64_t, uint64_t>> Space::pieceIn(uint64_t start, const Outcome& outcome) {
@@ -245,10 +286,15 @@ std::optional<std::pair<uint64_t, uint64_t>> Space::pieceIn(uint64_t start, cons
   return std::nullopt;
 }
 
-bool Space::settled(uint64_t start, int result) {
+bool Space::settled(uint64_t start, int result, uint64_t bytes) {
   if (result < 0 && result != -ENOENT) return false;
   const std::lock_guard lock(mutex_);
-  pieces_.dropWhole(start);
+  if (result >= 0 && bytes == 0 && hides()) {
+    pieces_.all().find(start)->second.doubt = kHidden;
+    ++doubtCount;
+  } else {
+    pieces_.dropWhole(start);
+  }
   return true;
 }
 

@@ -87,6 +87,12 @@ class Space {
       wanted.memory.reset();
       return refused;
     }
+    if (flight.last == UINT64_MAX && !flight.anywhere) {
+      if (const int failed = keepHidden(flight, wanted)) {
+        wanted.memory.reset();
+        return failed;
+      }
+    }
     const int result = call(wanted);
     record(flight, wanted, result);
     return result;
@@ -115,6 +121,7 @@ class Space {
       const int result = finishUnmap(flight, flight.start, size, Manner::wholeRange, unmapped, call);
       if (result < 0 && result != -ENOENT) return result;
       bytes += unmapped;
+      if (unmapped < size && mayHide()) return 0;  // it may be there still, and asking again would not help
     }
   }
 
@@ -212,13 +219,25 @@ class Space {
     uint64_t born = 0;    // and that were recorded before this count
   };
   // Ends the flight, unless pieces must be unmapped again.
+  // Type1 before Linux 6.18 adds up to 0 where a mapping ends with the highest address: its search does not
+  // find that mapping, and may not find others. So while one is recorded, an unmap that succeeded proves no
+  // more than the bytes that it tells.
+  [[nodiscard]] bool hides() const;
+  [[nodiscard]] bool mayHide();  // the same, for a caller that does not hold the lock
+  // The bytes recorded in a range before a call began.
+  [[nodiscard]] uint64_t recorded(const Flight& flight, const Outcome& outcome);
+  // Keeps all that is recorded in a range, with the reason.
+  void doubt(const Flight& flight, const char* why);
+  // Such a kernel also maps the highest address twice. The record of the new mapping keeps the memory of the
+  // old one too. On failure the call has left.
+  [[nodiscard]] int keepHidden(Flight& flight, Wanted& wanted);
   [[nodiscard]] Outcome unmapped(Flight& flight, uint64_t length, Manner manner, int result, uint64_t bytes);
   [[nodiscard]] Outcome decide(const Flight& flight, uint64_t length, Manner manner, int result,
                                uint64_t bytes);
   [[nodiscard]] std::optional<std::pair<uint64_t, uint64_t>> pieceIn(uint64_t start, const Outcome& outcome);
   // An unmap of exactly this piece returned `result`. False: it failed, and the kernel may still map the
   // piece.
-  [[nodiscard]] bool settled(uint64_t start, int result);
+  [[nodiscard]] bool settled(uint64_t start, int result, uint64_t bytes);
 
   template <class Call>
   [[nodiscard]] int finishUnmap(Flight& flight, uint64_t start, uint64_t length, Manner manner,
@@ -231,7 +250,8 @@ class Space {
       uint64_t from = flight.start;
       while (const auto piece = pieceIn(from, outcome)) {
         uint64_t one = 0;
-        if (!settled(piece->first, call(piece->first, piece->second - piece->first + 1, one))) break;
+        const int again = call(piece->first, piece->second - piece->first + 1, one);
+        if (!settled(piece->first, again, one)) break;
         from = piece->second;
         if (from == UINT64_MAX) break;
         ++from;

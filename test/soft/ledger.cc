@@ -307,8 +307,46 @@ void endings() {
   claim("an address space that is closed beside calls on it ends, with all its memory", right && alive == 3);
 }
 
+// A kernel before Linux 6.18 does not find a mapping that ends with the highest address, and says that it
+// unmapped 0 bytes.
+void hidden() {
+  constexpr uint64_t kTop = UINT64_MAX - kPage + 1;
+  const int64_t before = alive;
+  ledger::Space space;
+  const auto mapAt = [&](uint64_t iova) {
+    ledger::Space::Wanted wanted = {nextMapping++, kPage, true, token(), iova};
+    return space.map(wanted, [](auto&) { return 0; });
+  };
+  const auto says = [](uint64_t told) {
+    return [told](uint64_t, uint64_t, uint64_t& bytes) {
+      bytes = told;
+      return 0;
+    };
+  };
+  uint64_t bytes = 0;
+  claim("a mapping ends with the highest address", 0, mapAt(kTop));
+  claim("... beside another one", 0, mapAt(0));
+  for (const Manner manner : {Manner::wholeRange, Manner::firstVersion, Manner::unknown}) {
+    (void)space.unmap(kTop, kPage, manner, bytes, says(0));
+    (void)space.unmap(0, kPage, manner, bytes, says(0));
+    (void)space.unmap(0, kEverything, manner, bytes, says(kPage));
+    claim("... after unmaps of fewer bytes both are kept", before + 2, alive);
+  }
+  claim("... and are listed as mapped", 2, static_cast<int64_t>(space.mapped().size()));
+  const uint64_t last = nextMapping - 2;
+  claim("... a mapping that is disposed too", 0, space.unmapMapping(last, kTop, kPage, bytes, says(0)));
+  claim("... and its memory", before + 2, alive);
+  claim("the kernel maps that address again", 0, mapAt(kTop));
+  claim("... and both memories of it are kept", before + 3, alive);
+  (void)space.unmap(kTop, kPage, Manner::wholeRange, bytes, says(kPage));
+  claim("an unmap that tells all bytes is a proof", before + 1, alive);
+  (void)space.unmap(0, kPage, Manner::wholeRange, bytes, says(0));
+  claim("... and without such a mapping success is one, as before", before, alive);
+}
+
 int run() {
   rules();
+  hidden();
   doubt();
   alive = 3;  // the memory that doubt() keeps for good is not counted below
   stress();

@@ -122,10 +122,13 @@ int Type1::checkCut(uint64_t iova, uint64_t last) {
   return end != nullptr && end->last() != last ? -EINVAL : 0;
 }
 
-// The first mapping of a walk over [iova, iova + size). If the range ends with the highest address, the
-// kernel's sum overflows to 0, and the walk finds nothing.
+// The first mapping of a walk over [iova, iova + size). Before Linux 6.18 the kernel's sums overflow to 0: a
+// walk finds nothing if its range ends with the highest address, or if the only mapping does.
 Type1::Mappings::iterator Type1::firstOf(uint64_t iova, uint64_t size) {
-  if (iova + size == 0) return mappings_.end();
+  if (!host_.since(6, 18) && !mappings_.empty()) {
+    const bool hidden = mappings_.size() == 1 && mappings_.begin()->second.last() == UINT64_MAX;
+    if (iova + size == 0 || hidden) return mappings_.end();
+  }
   const Mapping* const first = find(iova, iova + (size - 1));
   if (first == nullptr) return mappings_.end();
   // Version 1 finds mappings by their start: a mapping that starts before the range ends the walk.
@@ -137,7 +140,7 @@ int Type1::unmap(uint64_t iova, uint64_t size, bool all, const uapi::vfio_bitmap
   if (v2_ && !all) {
     if (const int error = checkCut(iova, iova + (size - 1))) return error;
   }
-  for (auto next = firstOf(iova, size); next != mappings_.end() && next->first < iova + size;) {
+  for (auto next = firstOf(iova, size); next != mappings_.end() && next->first <= iova + (size - 1);) {
     Mapping& mapping = next->second;
     if (bitmap != nullptr) {
       const uint64_t at = (mapping.iova - iova) / smallestPage();
@@ -154,7 +157,7 @@ int Type1::dropAddresses(uint64_t iova, uint64_t size, bool all, uint64_t& dropp
     if (const int error = checkCut(iova, iova + (size - 1))) return error;
   }
   const auto first = firstOf(iova, size);
-  for (auto next = first; next != mappings_.end() && next->first < iova + size; ++next) {
+  for (auto next = first; next != mappings_.end() && next->first <= iova + (size - 1); ++next) {
     if (next->second.addressGone) {
       for (auto undo = first; undo != next; ++undo) {
         undo->second.addressGone = false;
