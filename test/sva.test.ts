@@ -528,10 +528,10 @@ describe('the DMA sanitizer', () => {
     const overlaps = (unbind: boolean) => {
       host.software.report.clear();
       for (const user of [ofB, ofA]) user.device.region('bar0').write32(0, 0);
-      a.dmaWrite(bond.pointer(memory), bytesOf('one'), { pasid: pasidOf(bond) });
+      a.write(pasidOf(bond), bond.pointer(memory), bytesOf('one'));
       const { pasid } = other;
       if (unbind) bond[Symbol.dispose]();
-      b.dmaWrite(other.pointer(memory), bytesOf('two'), { pasid: pasid as number });
+      b.write(pasid, other.pointer(memory), bytesOf('two'));
       return host.software.report.findings.map((each) => each.kind);
     };
     expect(overlaps(false)).toEqual(['overlapping-writes']);

@@ -131,8 +131,27 @@ export function makeSystemError(
   handled?: number,
   reason?: string,
 ): VfioError {
-  return new VfioError(errno, { syscall, request, path, handled, reason });
+  const known = reason === undefined ? ofDescriptors.get(Math.abs(errno)) : { reason };
+  return new VfioError(errno, { syscall, request, path, handled, ...known });
 }
+
+/** The kernel has one cause for each of these. */
+const ofDescriptors: ReadonlyMap<number, Words> = new Map([
+  [
+    constants.errno.EMFILE,
+    {
+      reason: 'this process has as many files open as its limit allows (RLIMIT_NOFILE)',
+      hint: 'Raise it and start the program again: ulimit -n NUMBER. "ulimit -n" shows it',
+    },
+  ],
+  [
+    constants.errno.ENFILE,
+    {
+      reason: 'the system has as many files open as its limit allows (/proc/sys/fs/file-max)',
+      hint: 'Raise it, as root: sysctl fs.file-max=NUMBER',
+    },
+  ],
+]);
 
 /** Why a call failed, and what to do: a command to run, where there is one. */
 export interface Words {

@@ -9,6 +9,7 @@ import { flag, known, oneOf, text } from '../base/check.ts';
 import { VfioError, withWords } from '../base/errors.ts';
 import type { Iommufd } from '../iommufd/iommufd.ts';
 import type { DmaSpace } from '../memory/dma-space.ts';
+import { wordsWithoutGroup } from '../system/explain/host-words.ts';
 import type { Container } from '../type1/container.ts';
 import type { VfioDevice } from '../vfio/device.ts';
 import type { Opener } from './opener.ts';
@@ -91,6 +92,7 @@ export function attach(host: Opener, bdf: string, o: AttachOptions | undefined):
   const unsafe = flag(unsafeNoIommu, 'unsafeNoIommu', false);
   const token = vfToken === undefined ? undefined : text(vfToken, 'vfToken');
   const only = via === undefined ? undefined : oneOf(via, 'via', ways);
+  if (unsafe && (only === undefined || only === 'noiommu')) needsGroup(host, bdf);
   const tried: { way: AttachedBy; error: VfioError }[] = [];
   for (const way of ways) {
     if (only === undefined ? way === 'noiommu' && !unsafe : way !== only) continue;
@@ -153,6 +155,14 @@ function groupOf(host: Opener, bdf: string): number {
   return group;
 }
 
+/** Without an IOMMU a device is used through what VFIO makes for it: a group, or from Linux 7.3 on its own node. */
+function needsGroup(host: Opener, bdf: string): void {
+  const device = host.device(bdf);
+  if (device.group !== null || device.vfioNode !== null) return;
+  const { reason, hint } = wordsWithoutGroup(device);
+  throw notThere(reason, hint);
+}
+
 /** Whether VFIO has made its group because it has no IOMMU. */
 function withoutIommu(host: Opener, bdf: string): boolean {
   const { group } = host.device(bdf);
@@ -164,7 +174,7 @@ function nodeWithoutIommu(host: Opener, bdf: string): boolean {
   return host.device(bdf).vfioNode?.includes('/noiommu-') ?? false;
 }
 
-function notThere(reason: string, hint?: string): VfioError {
+function notThere(reason: string | undefined, hint?: string): VfioError {
   return new VfioError(constants.errno.ENODEV, { syscall: 'open', reason, hint });
 }
 

@@ -328,12 +328,13 @@ export class Host extends Handle implements Opener {
         ),
       });
     return new VfioDevice(OURS, this, this.#open(path, 'device'), device.bdf, {
-      words: (error) => {
+      words: (error, token = false) => {
         const group = device.group;
         return wordsForJoin(
           error,
           device,
           group === null ? undefined : new IommuGroup(OURS, this.#native, group),
+          token,
         );
       },
       bound: () => markInUse(this.#native, device.bdf),

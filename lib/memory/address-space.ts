@@ -237,6 +237,7 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
   readonly #native: NativeSpace;
   readonly #file: NativeFile;
   readonly #request: string;
+  readonly #entriesLeft: (() => number | null) | undefined;
   readonly #own: Way;
   /** The free addresses. Undefined until this package chooses an IOVA, and when they have to be read again. */
   #allocator: IovaAllocator | undefined;
@@ -261,7 +262,8 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
 
   /**
    * `file`: the open file that the space belongs to. `request`: the name of its request to map. `closes`: the file, if it is
-   * closed with a space that was collected undisposed.
+   * closed with a space that was collected undisposed. `entriesLeft`: how many more mappings the kernel takes, if it has a limit
+   * of that kind; null: it does not tell.
    */
   protected constructor(
     key: typeof OURS,
@@ -272,11 +274,13 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
     file: NativeFile,
     request: string,
     closes?: NativeFile,
+    entriesLeft?: () => number | null,
   ) {
     super(key, kind, parent, [endOf(made, closes)], (self: AddressSpace) => self.#release());
     this.#native = made;
     this.#file = file;
     this.#request = request;
+    this.#entriesLeft = entriesLeft;
     this.#own = wayOf(this, made, calls);
   }
 
@@ -356,7 +360,8 @@ export abstract class AddressSpace extends Handle implements DmaSpace {
       return undefined; // the space was disposed or destroyed: the first error says enough
     }
     const { ranges, alignment } = usable;
-    return wordsForMap(error, request, { ranges, alignment, mappings: this.mappings(), pinned });
+    const entriesLeft = this.#entriesLeft?.() ?? undefined;
+    return wordsForMap(error, request, { ranges, alignment, mappings: this.mappings(), pinned, entriesLeft });
   }
 
   #map(way: Way, window: Window, access: number, iova: U64Like | undefined): SpaceMapping {

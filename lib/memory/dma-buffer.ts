@@ -9,9 +9,11 @@
 import type { NativeMemory } from '../addon/memory.ts';
 import { native } from '../addon/native.ts';
 import { integer, oneOf, options, refusal, type U64Like } from '../base/check.ts';
+import { explained } from '../base/errors.ts';
 import { OURS, ours, remembered } from '../base/private.ts';
 import { disposedError, type Observer } from '../handles/handle.ts';
 import type { MappedMemory } from '../handles/observer.ts';
+import { wordsForHugePages } from './huge-pages.ts';
 
 /** Part of a {@link DmaBuffer}, which can be mapped by itself. */
 export interface MemorySlice {
@@ -122,7 +124,11 @@ export class DmaBuffer implements Disposable {
     const { hugePages = false, numaNode } = options(o, 'options');
     const shift = hugePages === false ? 0 : pageShifts[oneOf(hugePages, 'hugePages', ['2M', '1G'])];
     const node = numaNode === undefined ? undefined : integer(numaNode, 'numaNode', 0, 1023);
-    return new DmaBuffer(OURS, native.allocateMemory(size, shift, node));
+    const made = explained(
+      () => native.allocateMemory(size, shift, node),
+      (error) => (shift === 0 ? undefined : wordsForHugePages(error, BigInt(size), shift, node)),
+    );
+    return new DmaBuffer(OURS, made);
   }
 
   /**

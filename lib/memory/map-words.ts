@@ -21,6 +21,8 @@ export interface SpaceState {
   mappings: { iova: bigint; length: bigint }[];
   /** Bytes of this process that are pinned for devices. */
   pinned: number;
+  /** How many more mappings type1 takes in this container; undefined: no such limit, or the kernel does not tell. */
+  entriesLeft: number | undefined;
 }
 
 const mebibytes = (bytes: number) => `${(bytes / 1048576).toFixed(bytes < 10485760 ? 2 : 0)} MiB`;
@@ -60,6 +62,11 @@ export function wordsForMap(error: VfioError, request: MapRequest, space: SpaceS
       );
     }
     case 'ENOSPC':
+      if (space.entriesLeft === 0)
+        return {
+          reason: `the container has ${space.mappings.length} mappings, as many as type1 takes (dma_entry_limit, for each container)`,
+          hint: 'Map larger ranges, or as root raise the limit before the container is opened: echo NUMBER > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit',
+        };
       return {
         reason: `no free range of ${hex(size)} bytes in ${space.ranges.map((each) => span(each.start, each.last)).join(', ')} or what allowIovas left of it`,
       };

@@ -18,7 +18,18 @@ export class Type1Space extends AddressSpace {
   /** `file` is closed if the space is collected undisposed, which happens together with its container. */
   constructor(key: typeof OURS, container: Handle, file: NativeContainer, calls: NativeSpaceCalls) {
     ours(key, 'Container');
-    super(key, 'Container', container, file.containerSpace(), calls, file, 'VFIO_IOMMU_MAP_DMA', file);
+    const entriesLeft = () => file.containerInfo().dmaAvailable; // Linux 5.10
+    super(
+      key,
+      'Container',
+      container,
+      file.containerSpace(),
+      calls,
+      file,
+      'VFIO_IOMMU_MAP_DMA',
+      file,
+      entriesLeft,
+    );
     this.#file = file;
   }
 

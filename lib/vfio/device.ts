@@ -10,7 +10,7 @@
 import type { NativeDevice, NativeGroup } from '../addon/files.ts';
 import { native } from '../addon/native.ts';
 import { array, integer, known, oneOf, options, refusal } from '../base/check.ts';
-import { VfioError, type Words, withWords } from '../base/errors.ts';
+import { explained, VfioError, type Words, withWords } from '../base/errors.ts';
 import { ownOf } from '../base/own.ts';
 import { OURS, ours } from '../base/private.ts';
 import { alive, fileOf, type Handle, instance, isHandle, observerOf } from '../handles/handle.ts';
@@ -70,8 +70,8 @@ export interface HotResetFunction {
 
 /** The host's part of a device that was opened through it. */
 export interface DeviceContext {
-  /** The reason and the hint of a failed call. */
-  words(error: VfioError): Words | undefined;
+  /** The reason and the hint of a failed call. `token`: it was given a token. */
+  words(error: VfioError, token?: boolean): Words | undefined;
   /** Records that the device was bound. Returns the function to call when it is closed. */
   bound?(): () => void;
   /** The IOMMU group of a function, as sysfs shows it. */
@@ -170,7 +170,7 @@ export class VfioDevice extends IommufdDevice {
         error,
         (failed) =>
           (token === undefined ? undefined : wordsForToken(failed, this.#file)) ??
-          this.#context?.words(failed),
+          this.#context?.words(failed, token !== undefined),
       );
     }
     bound(this, iommufd, id);
@@ -285,7 +285,14 @@ export class VfioDevice extends IommufdDevice {
     const index = indexOf(which, irqNames, 'irq');
     let irq = this.#irqs.get(index);
     if (!irq) {
-      irq = new Irq(OURS, this, index, this.#file.irqInfo(index));
+      const info = explained(
+        () => this.#file.irqInfo(index),
+        (error) =>
+          error.code === 'EINVAL' && irqNames[index] === 'err'
+            ? { reason: "vfio-pci has the interrupt 'err' for PCI Express devices only" }
+            : undefined,
+      );
+      irq = new Irq(OURS, this, index, info);
       this.#irqs.set(index, irq);
     }
     return irq;

@@ -1,7 +1,7 @@
 /** The reasons and hints of failed calls on groups, containers and hot resets. */
 
 import type { VfioError, Words } from '../base/errors.ts';
-import { wordsForRefusal } from '../system/explain/host-words.ts';
+import { tokenRefused, wordsForRefusal } from '../system/explain/host-words.ts';
 import type { GroupFacts } from '../system/facts/group-facts.ts';
 import { usesVfioDriver } from '../system/facts/pci-facts.ts';
 
@@ -78,12 +78,16 @@ export function wordsForSetContainer(
   }
 }
 
-/** Why VFIO_GROUP_GET_DEVICE_FD failed, or a call on a device that uses the address space of its group's container. */
+/**
+ * Why VFIO_GROUP_GET_DEVICE_FD failed, or a call on a device that uses the address space of its group's container. `token`: one
+ * was given.
+ */
 export function wordsForGroupDevice(
   error: VfioError,
   bdf: string,
   id: number,
   group: GroupFacts | undefined,
+  token: boolean,
 ): Words | undefined {
   if (error.request !== 'VFIO_GROUP_GET_DEVICE_FD')
     return error.request === 'VFIO_DEVICE_BIND_IOMMUFD' || error.request?.includes('IOMMUFD_PT')
@@ -100,11 +104,15 @@ export function wordsForGroupDevice(
         reason: `${bdf} is not bound to a VFIO driver (its driver: ${device.driver ?? 'none'})`,
         hint: `await host.device('${bdf}').bind()`,
       };
-    case 'EINVAL':
-      return {
-        reason: `group ${id} has no address space yet, ${bdf} is open by its character device, or the token is superfluous`,
-        hint: "group.setContainer(container); container.setIommu('type1v2')",
-      };
+    case 'EINVAL': {
+      const refused = token && device !== undefined ? tokenRefused(device) : undefined;
+      return (
+        refused ?? {
+          reason: `possible: group ${id} has no address space yet, or ${bdf} is open by its character device`,
+          hint: "For an address space: group.setContainer(container); container.setIommu('type1v2')",
+        }
+      );
+    }
     case 'EACCES':
       return {
         reason: `the token is missing or wrong: ${bdf} is a virtual function whose physical function is bound to vfio-pci, or a physical one whose virtual functions are open`,

@@ -147,7 +147,7 @@ export class Group extends GroupFile {
       throw refusal("a UUID such as '00112233-4455-6677-8899-aabbccddeeff'", 'vfToken', vfToken);
     alive(this);
     const words: DeviceContext['words'] = (error) =>
-      wordsForGroupDevice(error, name, this.id, this.#context.sysfs());
+      wordsForGroupDevice(error, name, this.id, this.#context.sysfs(), vfToken !== undefined);
     const file = explained(
       () => this.#file.groupDevice(vfToken === undefined ? name : `${name} vf_token=${vfToken}`),
       words,

@@ -5,7 +5,7 @@ import type { VfioError, Words } from '../../base/errors.ts';
 import { OURS } from '../../base/private.ts';
 import type { GroupFacts } from '../facts/group-facts.ts';
 import { describeOwnership, openersOf } from '../facts/nodes.ts';
-import { changeUnderWay, hostOf, PciFacts, usersOf } from '../facts/pci-facts.ts';
+import { changeUnderWay, hostOf, PciFacts, usersOf, usesVfioDriver } from '../facts/pci-facts.ts';
 import {
   asRoot,
   causesOf,
@@ -121,11 +121,32 @@ function users(device: PciFacts): string {
   return names.length === 0 ? '' : ` (${names.join(', ')})`;
 }
 
-/** Why VFIO_DEVICE_BIND_IOMMUFD or an attach failed. */
+/**
+ * Why vfio-pci takes no token for this device, whatever the token is (vfio_pci_validate_vf_token); undefined: it takes one, or
+ * another cause is possible.
+ */
+export function tokenRefused(device: PciFacts): Words | undefined {
+  const { bdf, physicalFunction, sriov } = device;
+  const hint = 'Leave the token out';
+  if (device.mediated) return { reason: `${bdf} takes no token: it is a mediated device`, hint };
+  if (physicalFunction !== null) {
+    const parent = new PciFacts(OURS, hostOf(device), physicalFunction);
+    if (usesVfioDriver(parent)) return undefined;
+    return {
+      reason: `${bdf} takes no token: its physical function ${physicalFunction} is not bound to vfio-pci (its driver: ${parent.driver ?? 'none'})`,
+      hint,
+    };
+  }
+  if (sriov !== null) return undefined;
+  return { reason: `${bdf} takes no token: it has no virtual functions and is none`, hint };
+}
+
+/** Why VFIO_DEVICE_BIND_IOMMUFD or an attach failed. `token`: one was given. */
 export function wordsForJoin(
   error: VfioError,
   device: PciFacts,
   group: GroupFacts | undefined,
+  token: boolean,
 ): Words | undefined {
   const { bdf } = device;
   const host = hostOf(device);
@@ -149,10 +170,14 @@ export function wordsForJoin(
       reason: `the token is missing or wrong: ${bdf} is a virtual function whose physical function is bound to vfio-pci, or a physical one whose virtual functions are open`,
       hint: 'The token that the physical function was given by setVfToken: bind(iommufd, { token })',
     };
-  if (error.code === 'EINVAL' && error.request === 'VFIO_DEVICE_BIND_IOMMUFD')
-    return {
-      reason: `${bdf} is bound already, by this descriptor or by another one${device.vfioNode === null ? '' : by(host, device.vfioNode)}`,
-    };
+  if (error.code === 'EINVAL' && error.request === 'VFIO_DEVICE_BIND_IOMMUFD') {
+    const refused = token ? tokenRefused(device) : undefined;
+    return (
+      refused ?? {
+        reason: `possible: ${bdf} is bound already, by this descriptor or by another one${device.vfioNode === null ? '' : by(host, device.vfioNode)}`,
+      }
+    );
+  }
   return undefined;
 }
 
@@ -187,6 +212,29 @@ export function wordsForNode(device: PciFacts, group: GroupFacts | undefined): W
     ({ cause }) => cause !== 'interrupts' && cause !== 'no-reset' && cause !== 'group',
   );
   return found === undefined ? { reason: `${device.bdf} has no character device` } : wordsOf(found);
+}
+
+/** Why VFIO has no group for a device that no IOMMU translates, which it would make if its parameter allowed it. */
+export function wordsWithoutGroup(device: PciFacts): Words {
+  const { bdf } = device;
+  const host = hostOf(device);
+  const parameter = '/sys/module/vfio/parameters/enable_unsafe_noiommu_mode';
+  const mode = host.readText(parameter)?.trim();
+  const none = `${bdf} is in no IOMMU group, and VFIO makes none for it`;
+  if (mode === undefined)
+    return {
+      reason: `${none}: there is no ${parameter}. Possible: the module vfio is not loaded, or the kernel was built without CONFIG_VFIO_NOIOMMU`,
+      hint: `Run: ${asRoot(host, 'modprobe vfio enable_unsafe_noiommu_mode=1')}`,
+    };
+  if (mode === 'Y' || mode === '1')
+    return {
+      reason: `${none}, though enable_unsafe_noiommu_mode is on. Possible: ${bdf} is not bound to vfio-pci, or was bound before that`,
+      hint: `Bind it: await host.device('${bdf}').bind()`,
+    };
+  return {
+    reason: `${none}: its parameter enable_unsafe_noiommu_mode is off`,
+    hint: `Run: ${asRoot(host, `sh -c 'echo 1 > ${parameter}'`)} and bind the device to vfio-pci after that`,
+  };
 }
 
 /** Why a node could not be opened. */
