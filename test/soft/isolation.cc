@@ -99,6 +99,18 @@ std::string members(Host& host, const std::string& group) {
   return text;
 }
 
+// The extended capability, as a dump of config space shows it: the header, and the words capability and
+// control.
+std::string extended(Host& host, const std::string& bdf) {
+  const int fd = host.open(("/sys/bus/pci/devices/" + bdf + "/config").c_str(), O_RDONLY);
+  std::array<uint32_t, 2> words{};
+  if (host.pread(fd, words.data(), sizeof words, 0x100) != sizeof words) return "none";
+  host.close(fd);
+  std::array<char, 32> text;
+  std::snprintf(text.data(), text.size(), "%08x %08x", words[0], words[1]);
+  return text.data();
+}
+
 void groups() {
   const auto host = machine(kGuest);
   for (size_t group = 0; group < kGroups.size(); ++group) {
@@ -115,18 +127,17 @@ void groups() {
     { "model": "passive", "behind": "0000:00:01.0", "slot": 0, "function": 1, "vendor": 1, "device": 1,
       "classCode": 0, "acs": true })");
   claim("functions with ACS are alone", std::string("0000:01:00.1"), members(*isolated, "2"));
-}
-
-// The extended capability, as a dump of config space shows it: the header, and the words capability and
-// control.
-std::string extended(Host& host, const std::string& bdf) {
-  const int fd = host.open(("/sys/bus/pci/devices/" + bdf + "/config").c_str(), O_RDONLY);
-  std::array<uint32_t, 2> words{};
-  if (host.pread(fd, words.data(), sizeof words, 0x100) != sizeof words) return "none";
-  host.close(fd);
-  std::array<char, 32> text;
-  std::snprintf(text.data(), text.size(), "%08x %08x", words[0], words[1]);
-  return text.data();
+  // As the chipsets of Intel: four functions that the kernel can't keep apart, and a network controller for
+  // which it has a quirk.
+  const auto quirk = machine(R"(
+    { "model": "passive", "bdf": "0000:00:1f.0", "vendor": 1, "device": 1, "classCode": 0, "express": false },
+    { "model": "passive", "bdf": "0000:00:1f.3", "vendor": 1, "device": 1, "classCode": 0, "express": false },
+    { "model": "passive", "bdf": "0000:00:1f.6", "vendor": 1, "device": 1, "classCode": 0, "express": false,
+      "acs": true })");
+  claim("conventional functions share a group", std::string("0000:00:1f.0 0000:00:1f.3"),
+        members(*quirk, "0"));
+  claim("... but for the one that a quirk isolates", std::string("0000:00:1f.6"), members(*quirk, "1"));
+  claim("... which has no capability", std::string("none"), extended(*quirk, "0000:00:1f.6"));
 }
 
 void capability() {

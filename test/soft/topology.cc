@@ -439,8 +439,6 @@ void errors() {
        "line 2: Expected 0, the only one behind a port for devices[1].slot but received 1"},
       {edu("\"bdf\": \"0000:00:01.3\""),
        "Expected a device that has a function 0 for devices[0].bdf but received \"0000:00:01.3\""},
-      {edu("\"bdf\": \"0000:00:01.0\", \"acs\": true"),
-       "Expected false for a conventional device for devices[0].acs but received true"},
       {device("\"model\": \"downstream-port\", \"bdf\": \"0000:00:01.0\""),
        "Expected downstream ports, and nothing else, behind an upstream port for devices[0].bdf but "
        "received \"0000:00:01.0\""},

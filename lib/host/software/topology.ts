@@ -94,8 +94,9 @@ export interface DeviceModel {
   function?: number;
   /**
    * Whether it has access control services (ACS), turned on. They keep requests from reaching its neighbours directly, and so
-   * decide which devices are in one group. Default: true for root and downstream ports, else false. Conventional devices have
-   * none.
+   * decide which devices are in one group. Default: true for root and downstream ports, else false. Conventional devices and
+   * bridges have no such capability: `true` says that the kernel takes the device as isolated all the same, by a quirk for its
+   * vendor and device id (drivers/pci/quirks.c, pci_dev_acs_enabled).
    */
   acs?: boolean;
   /** The index of the IOMMU that translates its accesses; null: none. Default: as the bridge in front of it, or 0. */

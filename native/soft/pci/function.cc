@@ -66,7 +66,8 @@ Function::Function(Services& host, const Place& place, std::unique_ptr<devices::
   if (bus.bridge) isolation.bridge = &bus.bridge->isolation;
   if (isolation.multifunction)
     config.set(regHeaderType, 1, config.read(regHeaderType, 1) | headerMultifunction);
-  if (isolation.acs) config.addAcs(isolation.kind != PortKind::endpoint);
+  if (isolation.acs && description().express && isolation.kind != PortKind::conventionalBridge)
+    config.addAcs(isolation.kind != PortKind::endpoint);
   if (place.sriov) {
     sriov = std::make_unique<Sriov>(Sriov{*place.sriov});
     config.addSriov(*place.sriov);

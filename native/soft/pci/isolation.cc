@@ -15,16 +15,8 @@ bool pathIsolates(const Isolation* isolation) {
 }  // namespace
 
 bool Isolation::isolates() const {
-  if (!express) return false;
-  switch (kind) {
-    case PortKind::conventionalBridge:
-      return false;
-    case PortKind::rootPort:
-    case PortKind::downstreamPort:
-      return acs;
-    default:
-      return !multifunction || acs;
-  }
+  if (!express) return acs;
+  return acs || ((kind == PortKind::endpoint || kind == PortKind::upstreamPort) && !multifunction);
 }
 
 std::optional<int> Fabric::groupFor(const Isolation& newcomer) const {

@@ -22,11 +22,11 @@ struct Isolation {
   PortKind kind = PortKind::endpoint;
   bool express = false;
   bool multifunction = false;  // its device has several functions
-  bool acs = false;            // the function has the capability, and the kernel has enabled it
+  bool acs = false;            // the kernel takes it as isolated: it has the capability, or a quirk says so
   std::optional<int> group;
 
   // Does its device send its requests to others upstream, and nowhere else? Ports need ACS for that, and so
-  // do functions with siblings; a conventional device shares its bus.
+  // do functions with siblings; a conventional device does only where a quirk of the kernel says so.
   [[nodiscard]] bool isolates() const;
   // Are its requests redirected to the IOMMU at the points where they could reach a neighbour?
   [[nodiscard]] bool redirects() const { return acs; }

@@ -231,8 +231,6 @@ DeviceSpec readDevice(const Reader& reader, const Value& value, std::string name
   if (function && !slot) reader.refuse("function", "a device that is placed by slot");
   device.function = static_cast<uint8_t>(function.value_or(0));
   device.acs = reader.boolean("acs");
-  const bool hasAcs = device.description().express && device.kind != PortKind::conventionalBridge;
-  if (device.acs.value_or(false) && !hasAcs) reader.refuse("acs", "false for a conventional device");
   const auto* which = reader.find("iommu");
   device.translated = which ? which->kind != Value::Kind::null : iommus != 0;
   if (which && device.translated) {
