@@ -103,6 +103,31 @@ void tree() {
         std::adjacent_find(resources.begin(), resources.end()) == resources.end());
 }
 
+// Firmware numbers buses in any order. A bridge passes on a range of them, from its secondary to its
+// subordinate bus.
+void numbers() {
+  const auto host = machine(R"({ "devices": [
+    { "model": "root-port", "bdf": "0000:00:02.0" },
+    { "model": "edu", "bdf": "0000:09:00.0", "behind": "0000:00:02.0" },
+    { "model": "root-port", "bdf": "0000:00:03.0" },
+    { "model": "upstream-port", "bdf": "0000:02:00.0", "behind": "0000:00:03.0" },
+    { "model": "downstream-port", "bdf": "0000:03:00.0", "behind": "0000:02:00.0" },
+    { "model": "downstream-port", "bdf": "0000:03:01.0", "behind": "0000:02:00.0" },
+    { "model": "edu", "bdf": "0000:07:00.0", "behind": "0000:03:00.0" },
+    { "model": "edu", "bdf": "0000:05:00.0", "behind": "0000:03:01.0" },
+    { "model": "root-port", "bdf": "0000:00:04.0" }] })");
+  const auto buses = [&host](const std::string& bdf) {
+    return read(*host, kDevices + bdf + "/secondary_bus_number") +
+           read(*host, kDevices + bdf + "/subordinate_bus_number");
+  };
+  same("a port has the bus that its device names, higher", "9\n9\n", buses("0000:00:02.0"));
+  same("... or lower than the one before", "2\n7\n", buses("0000:00:03.0"));
+  same("... with all buses behind it", "3\n7\n", buses("0000:02:00.0"));
+  same("... whatever their order", "5\n5\n", buses("0000:03:01.0"));
+  same("... and a port without a device, the next one above all", "10\n10\n", buses("0000:00:04.0"));
+  same("an address is found there", "0x11e8\n", read(*host, kDevices + "0000:05:00.0/device"));
+}
+
 // IOMMUs of all kinds, and the fields of a topology that describe them.
 void kinds() {
   const auto host = machine(R"({
@@ -437,6 +462,19 @@ void errors() {
        "\"bdf\": "
        "\"0000:01:01.0\", \"behind\": \"0000:00:01.0\" }] }",
        "line 2: Expected 0, the only one behind a port for devices[1].slot but received 1"},
+      {device("\"model\": \"root-port\", \"bdf\": \"0000:05:01.0\" },\n{ \"model\": \"edu\", \"bdf\": "
+              "\"0000:04:00.0\", \"behind\": \"0000:05:01.0\""),
+       "line 2: Expected a bus above 05 that no other bridge has behind 0000:05:01.0 for devices[1].bdf but "
+       "received \"0000:04:00.0\""},
+      {device("\"model\": \"root-port\", \"bdf\": \"0000:00:01.0\" },\n{ \"model\": \"bridge\", \"bdf\": "
+              "\"0000:02:00.0\", \"behind\": \"0000:00:01.0\" },\n{ \"model\": \"edu\", \"bdf\": "
+              "\"0000:04:00.0\", \"behind\": \"0000:02:00.0\" },\n{ \"model\": \"root-port\", \"bdf\": "
+              "\"0000:00:02.0\" },\n{ \"model\": \"edu\", \"bdf\": \"0000:03:00.0\", \"behind\": "
+              "\"0000:00:02.0\""),
+       "line 1: Expected no bus but its own from 02 to 04, the buses behind it for devices[0].bdf but "
+       "received bus "
+       "03 "
+       "elsewhere"},
       {edu("\"bdf\": \"0000:00:01.3\""),
        "Expected a device that has a function 0 for devices[0].bdf but received \"0000:00:01.3\""},
       {device("\"model\": \"downstream-port\", \"bdf\": \"0000:00:01.0\""),
@@ -462,6 +500,7 @@ int main() {
   using namespace vfio::soft::check;
   theDefault();
   tree();
+  numbers();
   kinds();
   systems();
   ownership();

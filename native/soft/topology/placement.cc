@@ -42,13 +42,14 @@ class Enumeration {
       roots[device.address.bus].push_back(i);
     }
     for (auto& [number, members] : roots) {
-      if (number < next_) {
+      if (owners_.contains(number) || number < next_) {
         devices_[members.front()].refuse("bdf",
                                          "the bus of a root that no bridge has taken (bus " +
                                              twoDigits(next_) + " is free), or the field \"behind\"",
                                          '"' + devices_[members.front()].address.text() + '"');
       }
       next_ = number + 1;
+      owners_.emplace(number, std::nullopt);
       for (const size_t member : members) checkPlace(devices_[member], std::nullopt);
       scan(members);
     }
@@ -57,6 +58,8 @@ class Enumeration {
       devices_[i].refuse("behind", "the address of a bridge or port that is in the topology",
                          '"' + devices_[i].behind->text() + '"');
     }
+    for (const size_t index : order_)
+      if (devices_[index].kind != PortKind::endpoint) checkRange(index);
     return std::move(order_);
   }
 
@@ -108,28 +111,54 @@ class Enumeration {
           device.bdf ? device.bdf->devfn : static_cast<uint8_t>(device.slot << 3 | device.function);
       if (!device.bdf) continue;
       const unsigned wanted = device.bdf->bus;
-      if (wanted < next_ || (chosenBy && wanted != number)) {
-        const std::string free = chosenBy ? twoDigits(number) : twoDigits(next_) + " or higher";
-        device.refuse("bdf", "bus " + free + " behind " + bridge.address.text(),
-                      '"' + device.bdf->text() + '"');
+      const bool other = chosenBy && wanted != number;
+      if (other || wanted <= bridge.address.bus || owners_.contains(wanted)) {
+        const std::string free =
+            other ? "bus " + twoDigits(number)
+                  : "a bus above " + twoDigits(bridge.address.bus) + " that no other bridge has";
+        device.refuse("bdf", free + " behind " + bridge.address.text(), '"' + device.bdf->text() + '"');
       }
       number = wanted;
       chosenBy = &device;
     }
     if (number >= mostBuses) bridge.refuse("bdf", "at most 256 buses", "one more");
-    next_ = number + 1;
+    next_ = std::max(next_, number + 1);
+    owners_.emplace(number, index);
     bridge.secondary = static_cast<uint8_t>(number);
     for (const size_t member : members) devices_[member].address.bus = bridge.secondary;
     for (const size_t member : members) checkPlace(devices_[member], bridge.kind);
     scan(members);
-    bridge.subordinate = static_cast<uint8_t>(next_ - 1);
+    bridge.subordinate = bridge.secondary;
+    for (const size_t member : members) {
+      const auto& device = devices_[member];
+      if (device.kind != PortKind::endpoint)
+        bridge.subordinate = std::max(bridge.subordinate, device.subordinate);
+    }
+  }
+
+  // A bridge passes on what is for a bus from its secondary to its subordinate one: all of these have to be
+  // behind it.
+  void checkRange(size_t index) const {
+    const auto& bridge = devices_[index];
+    for (auto at = owners_.lower_bound(bridge.secondary);
+         at != owners_.end() && at->first <= bridge.subordinate; ++at) {
+      std::optional<size_t> owner = at->second;
+      while (owner && *owner != index)
+        owner = devices_[*owner].behind ? std::optional(devices_[*owner].parent) : std::nullopt;
+      if (!owner)
+        bridge.refuse("bdf",
+                      "no bus but its own from " + twoDigits(bridge.secondary) + " to " +
+                          twoDigits(bridge.subordinate) + ", the buses behind it",
+                      "bus " + twoDigits(at->first) + " elsewhere");
+    }
   }
 
   std::vector<DeviceSpec>& devices_;
   std::vector<bool> seen_;
   std::vector<size_t> order_;
-  std::map<unsigned, std::vector<size_t>> behind_;  // the devices behind a bridge, by the bridge's place
-  unsigned next_ = 0;
+  std::map<unsigned, std::vector<size_t>> behind_;    // the devices behind a bridge, by the bridge's place
+  std::map<unsigned, std::optional<size_t>> owners_;  // the bridge in front of each bus; none: a root
+  unsigned next_ = 0;                                 // above all buses so far
 };
 
 // ---------------------------------------------------------------- groups
