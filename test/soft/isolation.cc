@@ -127,6 +127,14 @@ void groups() {
     { "model": "passive", "behind": "0000:00:01.0", "slot": 0, "function": 1, "vendor": 1, "device": 1,
       "classCode": 0, "acs": true })");
   claim("functions with ACS are alone", std::string("0000:01:00.1"), members(*isolated, "2"));
+  // As a card reader whose functions send requests in each other's name.
+  const auto joined = machine(R"(
+    { "model": "root-port", "bdf": "0000:00:1c.0" },
+    { "model": "edu", "bdf": "0000:01:00.0", "behind": "0000:00:1c.0", "group": 5 },
+    { "model": "root-port", "bdf": "0000:00:1c.1" },
+    { "model": "edu", "bdf": "0000:02:00.0", "behind": "0000:00:1c.1", "group": 5 })");
+  claim("devices with one group number share a group", std::string("0000:01:00.0 0000:02:00.0"),
+        members(*joined, "5"));
   // As the chipsets of Intel: four functions that the kernel can't keep apart, and a network controller for
   // which it has a quirk.
   const auto quirk = machine(R"(

@@ -107,7 +107,10 @@ export interface DeviceModel {
   pasidBits?: number;
   /** Whether it can request pages that are not mapped; default false. */
   pageRequests?: boolean;
-  /** The number of its group. Default: the next one, in the order in which a kernel finds devices. */
+  /**
+   * The number of its group. Default: the next one, in the order in which a kernel finds devices. Devices that are given the
+   * same number are in one group (DMA aliases, for example). They must have the same IOMMU.
+   */
   group?: number;
   /** Its legacy interrupt line, 0 to 255. */
   irq?: number;

@@ -174,7 +174,7 @@ std::optional<size_t> speaker(const std::vector<DeviceSpec>& devices, size_t ind
 }
 
 // Makes the groups in the order in which functions are found; then chooses their numbers, which any member
-// can ask for.
+// can ask for. Groups that ask for the same number become one.
 void placeInGroups(Topology& topology, const std::vector<size_t>& order) {
   auto& devices = topology.devices;
   std::vector<Isolation> nodes(devices.size());
@@ -210,11 +210,14 @@ void placeInGroups(Topology& topology, const std::vector<size_t>& order) {
     const auto& device = devices[index];
     if (!device.group) continue;
     auto& number = numbers[static_cast<size_t>(*nodes[index].group)];
-    const auto [owner, isFree] = taken.emplace(*device.group, *nodes[index].group);
-    if (number.value_or(*device.group) != *device.group || owner->second != *nodes[index].group)
-      device.refuse("group", "a number for one group",
-                    std::to_string(*device.group) + ", which differs or is taken");
+    if (number.value_or(*device.group) != *device.group)
+      device.refuse("group", "one number for its group, " + std::to_string(*number),
+                    std::to_string(*device.group));
     number = device.group;
+    const auto [owner, isFree] = taken.emplace(*device.group, *nodes[index].group);
+    const size_t unit = devices[firsts[static_cast<size_t>(owner->second)]].unit;
+    if (device.unit != unit)
+      device.refuse("group", "a group of devices of one IOMMU", std::to_string(*device.group));
   }
   int next = 0;
   for (const size_t index : order) {
