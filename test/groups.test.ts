@@ -212,7 +212,9 @@ describe('a group and a container', () => {
     group.setContainer(container);
     container.setIommu('type1v2');
     const vfToken = '00112233-4455-6677-8899-aabbccddeeff';
-    expect(() => group.openDevice(EDU, { vfToken })).toThrow(code('EINVAL', /takes no token: it has no virtual functions and is none/));
+    expect(() => group.openDevice(EDU, { vfToken })).toThrow(
+      code('EINVAL', /takes no token: it has no virtual functions and is none/),
+    );
     expect(() => group.openDevice(EDU, { vfToken: 'x' })).toThrow(
       "Expected a UUID such as '00112233-4455-6677-8899-aabbccddeeff' for vfToken",
     );
