@@ -43,7 +43,8 @@ void DmaWatch::moved(const Transfer& transfer) {
 }
 
 // Two devices may write to the same memory one after the other, if a driver gives it to the second one when
-// the first is done with it. So it is an incident only if the driver has told the second one nothing since, and the first one can still write there.
+// the first is done with it. So it is an incident only if the driver has told the second one nothing since,
+// and the first one can still write there.
 void DmaWatch::compare(const Transfer& transfer) {
   for (const Write& other : writes_) {
     const bool overlaps =

@@ -63,8 +63,8 @@ class Endpoint {
   // Where the bytes of a transaction are. `by` is the attachment of this endpoint that translates it.
   [[nodiscard]] Translation::Reach reach(const Attachment& by, std::optional<uint32_t> pasid, uint64_t iova,
                                          uint64_t limit, uint32_t access) const;
-  // The translations of `range` have changed or ended, for transactions with this PASID, or without one: makes
-  // the unit forget those that it has cached.
+  // The translations of `range` have changed or ended, for transactions with this PASID, or without one:
+  // makes the unit forget those that it has cached.
   void invalidate(std::optional<uint32_t> pasid, Range range) const;
 
   Services& host;
