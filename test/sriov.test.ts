@@ -390,7 +390,9 @@ describe('the token', () => {
     await host.device(VF).bind();
     {
       using group = ready(VF);
-      expect(opening(group, VF, TOKEN)).toThrow(code('EINVAL', /takes no token: its physical function .* is not bound to vfio-pci/));
+      expect(opening(group, VF, TOKEN)).toThrow(
+        code('EINVAL', /takes no token: its physical function .* is not bound to vfio-pci/),
+      );
       expect(opening(group, VF)).not.toThrow();
     }
     await expect(pf.bind()).rejects.toThrow(code('EBUSY', /has virtual functions already/));
