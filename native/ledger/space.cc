@@ -6,8 +6,8 @@ namespace vfio::ledger {
 namespace {
 
 constexpr const char* kHidden =
-    "type1 before Linux 6.18 does not find a mapping that ends with the highest address, nor all those "
-    "beside it";
+    "possible: type1 before Linux 6.18, which does not find all mappings while one ends with the highest "
+    "address";
 constexpr const char* kLess = "type1 unmapped less than is recorded, and does not say what";
 constexpr const char* kUnknownKind = "nobody has said what kind of container unmapped a part";
 

@@ -121,7 +121,8 @@ class Space {
       const int result = finishUnmap(flight, flight.start, size, Manner::wholeRange, unmapped, call);
       if (result < 0 && result != -ENOENT) return result;
       bytes += unmapped;
-      if (unmapped < size && mayHide()) return 0;  // it may be there still, and asking again would not help
+      if (result >= 0 && unmapped < size && mayHide())
+        return 0;  // it may be there still, and asking again would not help
     }
   }
 
@@ -218,7 +219,6 @@ class Space {
     uint64_t last = 0;    // only pieces that end here or before
     uint64_t born = 0;    // and that were recorded before this count
   };
-  // Ends the flight, unless pieces must be unmapped again.
   // Type1 before Linux 6.18 adds up to 0 where a mapping ends with the highest address: its search does not
   // find that mapping, and may not find others. So while one is recorded, an unmap that succeeded proves no
   // more than the bytes that it tells.
@@ -231,6 +231,7 @@ class Space {
   // Such a kernel also maps the highest address twice. The record of the new mapping keeps the memory of the
   // old one too. On failure the call has left.
   [[nodiscard]] int keepHidden(Flight& flight, Wanted& wanted);
+  // Ends the flight, unless pieces must be unmapped again.
   [[nodiscard]] Outcome unmapped(Flight& flight, uint64_t length, Manner manner, int result, uint64_t bytes);
   [[nodiscard]] Outcome decide(const Flight& flight, uint64_t length, Manner manner, int result,
                                uint64_t bytes);
